@@ -1,0 +1,272 @@
+"""Orthonormal bases in which a Gaussian reference is diagonal: identity, pixelwise, EOF, Fourier, spherical harmonics.
+
+A basis turns flat states [..., d] into coordinates [..., n] on which an operator that is constant on *shells* of
+coordinates acts elementwise, and back. Coordinates may be redundant (n >= d): a basis that does not span the whole
+space appends what is left over, the *tail*, as a last shell, so that `synthesise(analyse(x)) == x` always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Basis(Protocol):
+    """An orthonormal basis of flat states; gains per shell act elementwise on coordinates."""
+
+    event_shape: tuple[int, ...]
+    num_coords: int
+    num_shells: int
+
+    def analyse(self, x: Tensor) -> Tensor:
+        """States [..., d] to coordinates [..., num_coords]."""
+        ...
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        """Coordinates [..., num_coords] to states [..., d]."""
+        ...
+
+    def expand(self, gains: Tensor) -> Tensor:
+        """Gains per shell [..., num_shells] to gains per coordinate, [..., num_coords] or broadcastable to it."""
+        ...
+
+    def energy(self, z: Tensor) -> Tensor:
+        """Mean square per shell of coordinates [samples, num_coords], so that white noise has energy one in every shell."""
+        ...
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Basis: ...
+
+
+class Identity:
+    """The grid itself, one shell: operators are multiples of the identity."""
+
+    def __init__(self, event_shape: Sequence[int]):
+        self.event_shape = tuple(event_shape)
+        self.num_coords = math.prod(self.event_shape)
+        self.num_shells = 1
+
+    def analyse(self, x: Tensor) -> Tensor:
+        return x
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return z
+
+    def expand(self, gains: Tensor) -> Tensor:
+        return gains
+
+    def energy(self, z: Tensor) -> Tensor:
+        return (z**2).mean().reshape(1)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Identity:
+        return self
+
+
+class Pixelwise(Identity):
+    """The grid itself, every entry its own shell: operators are diagonal matrices."""
+
+    def __init__(self, event_shape: Sequence[int]):
+        super().__init__(event_shape)
+        self.num_shells = self.num_coords
+
+    def energy(self, z: Tensor) -> Tensor:
+        return (z**2).mean(0)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Pixelwise:
+        return self
+
+
+class EOF:
+    """Leading empirical orthogonal functions `modes` [d, r] (orthonormal columns), one shell each, and one tail shell."""
+
+    def __init__(self, modes: Tensor, event_shape: Sequence[int]):
+        self.event_shape = tuple(event_shape)
+        self.modes = modes
+        self.rank = modes.shape[1]
+        self.num_coords = self.rank + modes.shape[0]
+        self.num_shells = self.rank + 1
+
+    def analyse(self, x: Tensor) -> Tensor:
+        head = x @ self.modes
+        return torch.cat([head, x - head @ self.modes.T], dim=-1)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        return z[..., : self.rank] @ self.modes.T + z[..., self.rank :]
+
+    def expand(self, gains: Tensor) -> Tensor:
+        tail = gains[..., self.rank :].expand(*gains.shape[:-1], self.modes.shape[0])
+        return torch.cat([gains[..., : self.rank], tail], dim=-1)
+
+    def energy(self, z: Tensor) -> Tensor:
+        degrees = max(1, self.modes.shape[0] - self.rank)
+        tail = (z[:, self.rank :] ** 2).sum(-1).mean() / degrees
+        return torch.cat([(z[:, : self.rank] ** 2).mean(0), tail.reshape(1)])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> EOF:
+        return EOF(self.modes.to(device, dtype), self.event_shape)
+
+
+class _Spectral:
+    """Bases whose coordinates carry a table of shell numbers.
+
+    Subclasses fill `shells`, and `weights` and `degrees` [num_coords]: the weight of a squared coordinate in the
+    squared norm of the state, and the real degrees of freedom it stands for.
+    """
+
+    num_shells: int
+    shells: Tensor
+    weights: Tensor
+    degrees: Tensor
+
+    def expand(self, gains: Tensor) -> Tensor:
+        return gains.index_select(-1, self.shells)
+
+    def energy(self, z: Tensor) -> Tensor:
+        zero = torch.zeros(self.num_shells, dtype=z.dtype, device=z.device)
+        power = zero.index_add(0, self.shells, self.weights.to(z.dtype) * (z**2).mean(0))
+        return power / zero.index_add(0, self.shells, self.degrees.to(z.dtype)).clamp(min=1e-30)
+
+
+def _half_spectrum(columns: int, length: int) -> Tensor:
+    """How often each column of a real transform of `length` points occurs in the full one: 1 at the ends, 2 between."""
+    weights = torch.full((columns,), 2.0)
+    weights[0] = 1.0
+    if length % 2 == 0 and columns == length // 2 + 1:
+        weights[-1] = 1.0
+    return weights
+
+
+class Fourier(_Spectral):
+    """Real fields on a periodic grid of any dimension; one shell per rounded radius of the integer wave vector."""
+
+    def __init__(self, event_shape: Sequence[int], device: torch.device | None = None):
+        self.event_shape = tuple(event_shape)
+        last = self.event_shape[-1]
+        axes = [torch.fft.fftfreq(n, 1 / n) for n in self.event_shape[:-1]] + [torch.fft.rfftfreq(last, 1 / last)]
+        waves = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        self.spectral_shape = tuple(waves.shape[1:])
+        self.wavenumbers, shells = torch.unique(torch.sqrt((waves**2).sum(0)).round().long(), return_inverse=True)
+        self.num_shells = len(self.wavenumbers)
+        self.shells = shells.reshape(-1).repeat_interleave(2).to(device)
+        self.num_coords = len(self.shells)
+        weights = _half_spectrum(self.spectral_shape[-1], last).expand(self.spectral_shape)
+        self.weights = weights.reshape(-1).repeat_interleave(2).to(device)
+        self.degrees = self.weights / 2
+
+    def analyse(self, x: Tensor) -> Tensor:
+        grid = x.reshape(*x.shape[:-1], *self.event_shape)
+        modes = torch.fft.rfftn(grid, dim=self._axes, norm="ortho")
+        return torch.view_as_real(modes).reshape(*x.shape[:-1], self.num_coords)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        modes = torch.view_as_complex(z.reshape(*z.shape[:-1], *self.spectral_shape, 2).contiguous())
+        grid = torch.fft.irfftn(modes, s=self.event_shape, dim=self._axes, norm="ortho")
+        return grid.reshape(*z.shape[:-1], math.prod(self.event_shape))
+
+    @property
+    def _axes(self) -> tuple[int, ...]:
+        return tuple(range(-len(self.event_shape), 0))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Fourier:
+        return Fourier(self.event_shape, device)
+
+
+class SphericalHarmonics(_Spectral):
+    """Area-weighted fields sqrt(w) f on latitudes x longitudes; one shell per degree l < lmax, and a tail shell.
+
+    `latitudes` in degrees (any order, default: Gauss-Legendre, north first), `nlon` equally spaced longitudes. On
+    Gauss-Legendre latitudes the basis functions are sqrt(w) Y_lm exactly; on others the same functions are made
+    orthonormal order by order in m (QR, low degrees first). States are area-weighted, `sqrt_weights` [nlat] has mean
+    square one, so that white noise on the sphere is white noise in the state.
+    """
+
+    def __init__(self, nlat: int, nlon: int, lmax: int, latitudes: Sequence[float] | None = None,
+                 device: torch.device | None = None, dtype: torch.dtype = torch.float64):
+        if not 1 <= lmax <= min(nlat, nlon // 2):
+            raise ValueError(f"lmax must be between 1 and min(nlat, nlon // 2) = {min(nlat, nlon // 2)}, got {lmax}")
+        self.event_shape = (nlat, nlon)
+        self.lmax, self.latitudes = lmax, latitudes
+        sine, weights = _latitude_nodes(nlat, latitudes)
+        root = np.sqrt(weights / weights.mean())
+        values = _legendre(lmax, sine) * root
+        columns = np.zeros_like(values)
+        for m in range(lmax):
+            columns[m, m:] = _orthonormal_rows(values[m, m:])
+        degree = torch.arange(lmax).expand(lmax, lmax)
+        self._valid = torch.nonzero((degree >= degree.T).reshape(-1)).reshape(-1).to(device)
+        self.columns = torch.tensor(columns, dtype=dtype, device=device)
+        self.sqrt_weights = torch.tensor(root, dtype=dtype, device=device)
+        size = nlat * nlon
+        head = degree.reshape(-1).to(device)[self._valid].repeat_interleave(2)
+        self.num_coords, self.num_shells = len(head) + size, lmax + 1
+        self.shells = torch.cat([head, torch.full((size,), lmax, device=device)])
+        weight = _half_spectrum(nlon // 2 + 1, nlon)[:lmax, None].expand(lmax, lmax).reshape(-1).to(device)
+        weight = weight[self._valid].repeat_interleave(2)
+        tail = torch.full((size,), 1 - float(weight.sum()) / 2 / size, device=device)
+        self.weights = torch.cat([weight, torch.ones(size, device=device)])
+        self.degrees = torch.cat([weight / 2, tail])
+
+    def analyse(self, x: Tensor) -> Tensor:
+        head = self._head(x)
+        return torch.cat([head, x - self._field(head)], dim=-1)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        size = math.prod(self.event_shape)
+        return self._field(z[..., :-size]) + z[..., -size:]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> SphericalHarmonics:
+        return SphericalHarmonics(*self.event_shape, self.lmax, self.latitudes, device, dtype)
+
+    def _head(self, x: Tensor) -> Tensor:
+        grid = x.reshape(*x.shape[:-1], *self.event_shape)
+        waves = torch.view_as_real(torch.fft.rfft(grid, dim=-1, norm="ortho")[..., : self.lmax])
+        modes = torch.einsum("...kmc,mlk->...mlc", waves, self.columns).flatten(-3, -2)
+        return modes.index_select(-2, self._valid).flatten(-2)
+
+    def _field(self, head: Tensor) -> Tensor:
+        modes = head.new_zeros(*head.shape[:-1], self.lmax * self.lmax, 2)
+        modes = modes.index_copy(-2, self._valid, head.unflatten(-1, (-1, 2)))
+        waves = torch.einsum("...mlc,mlk->...kmc", modes.unflatten(-2, (self.lmax, self.lmax)), self.columns)
+        grid = torch.fft.irfft(torch.view_as_complex(waves.contiguous()), n=self.event_shape[1], dim=-1, norm="ortho")
+        return grid.flatten(-2)
+
+
+def _latitude_nodes(nlat: int, latitudes: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sines of the latitudes and their area weights: Gauss-Legendre (north first) or the given degrees."""
+    if latitudes is None:
+        nodes, weights = np.polynomial.legendre.leggauss(nlat)
+        return nodes[::-1].copy(), weights[::-1].copy()
+    if len(latitudes) != nlat:
+        raise ValueError(f"got {len(latitudes)} latitudes for nlat = {nlat}")
+    sine = np.sin(np.deg2rad(np.asarray(latitudes, dtype=np.float64)))
+    nodes, weights = np.polynomial.legendre.leggauss(nlat)
+    if np.abs(np.sort(sine) - nodes).max() < 1e-5:
+        return sine, np.interp(sine, nodes, weights)
+    return sine, np.cos(np.deg2rad(np.asarray(latitudes, dtype=np.float64))).clip(min=1e-6)
+
+
+def _legendre(lmax: int, sine: np.ndarray) -> np.ndarray:
+    """Orthonormal associated Legendre functions P_l^m, [m, l, latitude], by the stable three-term recurrence in l."""
+    cosine = np.sqrt(1 - sine**2)
+    values = np.zeros((lmax, lmax, len(sine)))
+    values[0, 0] = np.sqrt(1 / (4 * np.pi))
+    for m in range(1, lmax):
+        values[m, m] = -np.sqrt((2 * m + 1) / (2 * m)) * cosine * values[m - 1, m - 1]
+    for m in range(lmax - 1):
+        values[m, m + 1] = np.sqrt(2 * m + 3) * sine * values[m, m]
+    for m in range(lmax):
+        for degree in range(m + 2, lmax):
+            a = np.sqrt((4 * degree**2 - 1) / (degree**2 - m**2))
+            b = np.sqrt(((degree - 1) ** 2 - m**2) / (4 * (degree - 1) ** 2 - 1))
+            values[m, degree] = a * (sine * values[m, degree - 1] - b * values[m, degree - 2])
+    return values
+
+
+def _orthonormal_rows(rows: np.ndarray) -> np.ndarray:
+    """The rows made orthonormal in order, signs kept."""
+    q, r = np.linalg.qr(rows.T)
+    return (q * np.sign(np.diag(r))).T

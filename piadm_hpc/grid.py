@@ -1,0 +1,145 @@
+"""Time grids, blocks and slices: index arithmetic only, no communication."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .process import Process
+
+
+@dataclass(frozen=True)
+class Block:
+    """Steps start .. stop-1 solved together; its points are start .. stop."""
+
+    index: int
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Partition:
+    """`total` items cut into `parts` consecutive slices whose lengths differ by at most one, longer ones first."""
+
+    total: int
+    parts: int
+
+    def __post_init__(self) -> None:
+        if self.parts < 1 or self.total < 0:
+            raise ValueError(f"cannot cut {self.total} items into {self.parts} slices; give parts >= 1 and total >= 0")
+
+    def start(self, part: int) -> int:
+        return part * (self.total // self.parts) + min(part, self.total % self.parts)
+
+    def slice(self, part: int) -> slice:
+        return slice(self.start(part), self.start(part + 1))
+
+    def length(self, part: int) -> int:
+        return self.start(part + 1) - self.start(part)
+
+    def owner(self, item: int) -> int:
+        """The part whose slice holds `item`."""
+        return next(part for part in range(self.parts) if item < self.start(part + 1))
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """Grid points t [J+1], float64, decreasing from T to delta, and the points at which blocks begin and end.
+
+    Raises ValueError for times that are not finite and strictly decreasing, or edges that do not run from 0 to J.
+    """
+
+    t: Tensor
+    edges: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        t = self.t
+        if t.ndim != 1 or len(t) < 2 or not bool(torch.isfinite(t).all()) or bool((t[1:] >= t[:-1]).any()):
+            raise ValueError("grid times must be at least two finite, strictly decreasing numbers (from noise to data)")
+        edges = self.edges
+        if edges[0] != 0 or edges[-1] != len(t) - 1 or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+            raise ValueError(f"block edges must increase from 0 to {len(t) - 1}, got {edges}")
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.t) - 1
+
+    def blocks(self) -> Iterator[Block]:
+        for index, (start, stop) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
+            yield Block(index, start, stop)
+
+    def with_blocks(self, num_blocks: int) -> TimeGrid:
+        """The same points in `num_blocks` blocks of nearly equal length."""
+        if not 1 <= num_blocks <= self.num_steps:
+            raise ValueError(f"num_blocks must be between 1 and the {self.num_steps} steps, got {num_blocks}")
+        cut = Partition(self.num_steps, num_blocks)
+        return TimeGrid(self.t, tuple(cut.start(part) for part in range(num_blocks + 1)))
+
+    def with_edges_at(self, clock: Tensor, num_blocks: int) -> TimeGrid:
+        """The same points in blocks of nearly equal increments of `clock` [J+1], a monotone function of the points."""
+        marks = torch.linspace(float(clock[0]), float(clock[-1]), num_blocks + 1, dtype=torch.float64)[1:-1]
+        inner = {int(torch.argmin((clock - mark).abs())) for mark in marks} - {0, self.num_steps}
+        return TimeGrid(self.t, (0, *sorted(inner), self.num_steps))
+
+
+def from_times(t: Tensor, num_blocks: int = 1) -> TimeGrid:
+    """A grid through the given decreasing times, in blocks of nearly equal length."""
+    t = t.to(torch.float64)
+    return TimeGrid(t, (0, len(t) - 1)).with_blocks(num_blocks)
+
+
+def piadm(process: Process, *, horizon: float, delta: float, step: float, block: float = 1.0) -> TimeGrid:
+    """The published grid: blocks of forward time `block`, uniform steps, shrinking steps in the last block.
+
+    `horizon`, `delta` (early stopping), `step` and `block` are forward times theta. In the last block every step is
+    at most `step` times the forward time that remains after it (Chen et al. 2024, section 3.1; the geometric
+    generator meets that rule with equality).
+    """
+    mistakes = [
+        message
+        for bad, message in [
+            (not 0 < delta < horizon, f"delta must lie between 0 and the horizon {horizon}, got {delta}"),
+            (not 0 < step, f"step must be positive, got {step}"),
+            (not 0 < block, f"block must be positive, got {block}"),
+        ]
+        if bad
+    ]
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    num_blocks = max(1, math.ceil((horizon - delta) / block - 1e-9))
+    theta, edges = [horizon], [0]
+    for n in range(num_blocks - 1):
+        top, bottom = horizon - n * block, horizon - (n + 1) * block
+        count = math.ceil(block / step - 1e-9)
+        theta += [top + (bottom - top) * m / count for m in range(1, count + 1)]
+        edges.append(len(theta) - 1)
+    remaining = theta[-1]
+    count = max(1, math.ceil(math.log(remaining / delta) / math.log1p(step) - 1e-9))
+    theta += [remaining * (delta / remaining) ** (m / count) for m in range(1, count + 1)]
+    edges.append(len(theta) - 1)
+    return TimeGrid(process.time(torch.tensor(theta, dtype=torch.float64)), tuple(edges))
+
+
+def log_snr(process: Process, num_steps: int, *, horizon: float, delta: float, num_blocks: int = 1) -> TimeGrid:
+    """Points equally spaced in log-SNR between the forward times `horizon` and `delta`."""
+    ends = torch.tensor([horizon, delta], dtype=torch.float64)
+    low, high = -torch.log(torch.expm1(ends))
+    snr = torch.linspace(float(low), float(high), num_steps + 1, dtype=torch.float64)
+    theta = torch.log1p(torch.exp(-snr))
+    theta[0], theta[-1] = ends[0], ends[1]
+    return from_times(process.time(theta), num_blocks)
+
+
+def karras(process: Process, num_steps: int, *, horizon: float, delta: float, rho: float = 7.0, num_blocks: int = 1) -> TimeGrid:
+    """Points equally spaced in (sigma/alpha)^(1/rho) between the forward times `horizon` and `delta` (EDM, eq. 5)."""
+    high, low = torch.sqrt(torch.expm1(torch.tensor([horizon, delta], dtype=torch.float64)))
+    ramp = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    level = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    return from_times(process.time(torch.log1p(level**2)), num_blocks)

@@ -1,0 +1,60 @@
+"""The samplers most networks are used with: DDIM, ancestral DDPM, DPM-Solver++(2M), each as a chain."""
+
+from __future__ import annotations
+
+import torch
+
+from ..chain import Chain
+from ..grid import TimeGrid
+from ..process import Process
+
+
+def ddim(process: Process, grid: TimeGrid, *, eta: float = 0.0) -> Chain:
+    """DDIM with any eta: x_b = alpha_b D + sqrt(sigma_b^2 - c^2) eps + c xi (Song et al. 2021, eq. 12).
+
+    c = eta times the standard deviation of the forward process's posterior; eta = 0 is deterministic, eta = 1 DDPM.
+    """
+    a, s = process.alpha(grid.t), process.sigma(grid.t)
+    noise = eta * _posterior_deviation(process, grid)
+    direction = torch.sqrt((s[1:] ** 2 - noise**2).clamp(min=0))
+    P = a[1:] / a[:-1]
+    Q = P * s[:-1] ** 2 - direction * s[:-1]
+    return Chain(P, Q, noise, grid.t, a, s, grid.edges)
+
+
+def ddpm(process: Process, grid: TimeGrid, *, large_variance: bool = False) -> Chain:
+    """Ancestral DDPM: posterior mean, and the posterior's variance or the larger beta (Ho et al. 2020, section 3.2)."""
+    chain = ddim(process, grid, eta=1.0)
+    if not large_variance:
+        return chain
+    forward = torch.sqrt(_transition_variance(process, grid))
+    return Chain(chain.P, chain.Q, forward, grid.t, chain.alpha, chain.sigma, grid.edges)
+
+
+def dpmpp_2m(process: Process, grid: TimeGrid) -> Chain:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); the previous denoised estimate travels as a second channel."""
+    a, s = process.alpha(grid.t), process.sigma(grid.t)
+    half_snr = torch.log(a / s)
+    step = half_snr[1:] - half_snr[:-1]
+    # w = h_j / (2 h_{j-1}); the first step has no history and is of first order
+    history = torch.cat([torch.zeros(1, dtype=torch.float64), step[1:] / (2 * step[:-1])])
+    gain = -a[1:] * torch.expm1(-step)
+    P = torch.zeros(len(step), 2, 2, dtype=torch.float64)
+    P[:, 0, 0] = s[1:] / s[:-1] + gain * (1 + history) / a[:-1]
+    P[:, 0, 1] = -gain * history
+    P[:, 1, 0] = 1 / a[:-1]
+    tweedie = s[:-1] ** 2 / a[:-1]
+    Q = torch.stack([gain * (1 + history) * tweedie, tweedie], dim=-1)
+    return Chain(P, Q, None, grid.t, a, s, grid.edges)
+
+
+def _transition_variance(process: Process, grid: TimeGrid) -> torch.Tensor:
+    """Variance of x_a given x_b for every step a -> b of the reverse chain."""
+    a, s = process.alpha(grid.t), process.sigma(grid.t)
+    return (s[:-1] ** 2 - (a[:-1] / a[1:]) ** 2 * s[1:] ** 2).clamp(min=0)
+
+
+def _posterior_deviation(process: Process, grid: TimeGrid) -> torch.Tensor:
+    """Standard deviation of x_b given x_a and x_0 for every step."""
+    s = process.sigma(grid.t)
+    return torch.sqrt(_transition_variance(process, grid)) * s[1:] / s[:-1]

@@ -1,0 +1,64 @@
+"""Standard normals that are a function of (seed, sample, step): the sample owns its randomness, not the rank or batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PRIOR = 0
+CHAIN = 1
+CORRECTOR = 2
+
+
+class NoiseSource(Protocol):
+    """Fixed standard normal draws of a run."""
+
+    def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
+        """Draws [steps, samples, channels, d] of the given step numbers and sample ids."""
+        ...
+
+
+class Noise:
+    """Counter-based draws: Philox4x64 with key (seed, sample) and counter (0, channel, step, stream), float64 ziggurat.
+
+    The same numbers on every machine, in any order, for any subset; `dtype` only rounds them. Draws are made on the
+    host, so that a device never changes a member.
+    """
+
+    def __init__(self, seed: int, size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed must be between 0 and 2**63 - 1, got {seed}")
+        self.seed, self.size, self.dtype, self.device = seed, size, dtype, torch.device(device)
+
+    def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
+        steps = list(steps)
+        drawn = torch.empty(len(steps), len(samples), channels, self.size, dtype=self.dtype, device=self.device)
+        for j, step in enumerate(steps):
+            for i, sample in enumerate(samples):
+                for channel in range(channels):
+                    drawn[j, i, channel] = torch.from_numpy(self._draw(sample, step, channel, stream))
+        return drawn
+
+    def _draw(self, sample: int, step: int, channel: int, stream: int) -> np.ndarray:
+        key = np.array([self.seed, sample], dtype=np.uint64)
+        counter = np.array([0, channel, step, stream], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key, counter=counter)).standard_normal(self.size)
+
+
+class GivenNoise:
+    """Draws handed over as a tensor [J, samples, *event] (or [J, samples, c, *event] for c channels), samples in order."""
+
+    def __init__(self, draws: Tensor, samples: Sequence[int], channels: int = 1):
+        if draws.shape[1] != len(samples):
+            raise ValueError(f"noise has {draws.shape[1]} samples, x0 has {len(samples)}; give noise [steps, samples, *event]")
+        self.draws = draws.reshape(draws.shape[0], draws.shape[1], channels, -1)
+        self.position = {sample: i for i, sample in enumerate(samples)}
+
+    def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
+        if stream != CHAIN:
+            raise ValueError("given noise has draws for the chain alone; use Noise(seed, size) when a corrector needs its own")
+        return self.draws[list(steps)][:, [self.position[sample] for sample in samples]]

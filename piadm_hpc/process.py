@@ -1,0 +1,135 @@
+"""Noising processes x_t = alpha(t) x_0 + sigma(t) eps, and the one clock all of them share.
+
+Every process is the Ornstein-Uhlenbeck process in other units: y = x / r with r = sqrt(alpha^2 + sigma^2) has
+alpha_y = exp(-theta/2), sigma_y^2 = 1 - exp(-theta) at the *forward time* theta = log(1 + sigma^2 / alpha^2).
+Integrators are written once, in (y, theta), and rescaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Process(Protocol):
+    """A noising process: signal and noise level at time t, and the time of a given forward time theta."""
+
+    def alpha(self, t: Tensor) -> Tensor: ...
+
+    def sigma(self, t: Tensor) -> Tensor: ...
+
+    def time(self, theta: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class OU:
+    """Ornstein-Uhlenbeck process of the PIADM paper: dx = -x/2 dt + dw, so theta = t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-t / 2)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(-t))
+
+    def time(self, theta: Tensor) -> Tensor:
+        return theta
+
+
+@dataclass(frozen=True)
+class VP:
+    """Variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) on [0, 1] (Song et al. 2021, eq. 32)."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def _integral(self, t: Tensor) -> Tensor:
+        return self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-self._integral(t) / 2)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(-self._integral(t)))
+
+    def time(self, theta: Tensor) -> Tensor:
+        slope = self.beta_max - self.beta_min
+        root = torch.sqrt(self.beta_min**2 + 2 * slope * theta)
+        return 2 * theta / (self.beta_min + root)
+
+
+@dataclass(frozen=True)
+class VPSchedule:
+    """Variance-preserving process of any schedule, given as the integral of beta from 0 to t (increasing).
+
+    `horizon` is the largest time at which the integral is defined; `time` inverts it by bisection.
+    """
+
+    integral: Callable[[Tensor], Tensor]
+    horizon: float
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.exp(-self.integral(t) / 2)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(-torch.expm1(-self.integral(t)))
+
+    def time(self, theta: Tensor) -> Tensor:
+        low, high = torch.zeros_like(theta), torch.full_like(theta, self.horizon)
+        for _ in range(80):
+            middle = (low + high) / 2
+            below = self.integral(middle) < theta
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class EDM:
+    """Variance-exploding process x_t = x_0 + t eps, the one of Karras et al. 2022 (EDM): t is the noise level."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def time(self, theta: Tensor) -> Tensor:
+        return torch.sqrt(torch.expm1(theta))
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Rectified flow (flow matching) x_t = (1 - t) x_0 + t eps, 0 < t < 1."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t
+
+    def time(self, theta: Tensor) -> Tensor:
+        ratio = torch.sqrt(torch.expm1(theta))
+        return ratio / (1 + ratio)
+
+
+NAMES: dict[str, type[OU | VP | EDM | Flow]] = {"ou": OU, "vp": VP, "edm": EDM, "flow": Flow}
+
+
+def by_name(name: str, **parameters: float) -> Process:
+    """The process called `name` ("ou", "vp", "edm", "flow") with its parameters; ValueError if there is none."""
+    if name not in NAMES:
+        raise ValueError(f"unknown process {name!r}; known are {', '.join(NAMES)}")
+    return NAMES[name](**parameters)
+
+
+def forward_time(process: Process, t: Tensor) -> Tensor:
+    """theta(t) = log(1 + sigma^2 / alpha^2), the equivalent Ornstein-Uhlenbeck time; float64 in, float64 out."""
+    return torch.log1p((process.sigma(t) / process.alpha(t)) ** 2)
+
+
+def radius(process: Process, t: Tensor) -> Tensor:
+    """r(t) = sqrt(alpha^2 + sigma^2), the factor between the process and its Ornstein-Uhlenbeck form."""
+    return torch.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)

@@ -1,0 +1,118 @@
+"""A Gaussian reference for the data, diagonal in a basis: its score, its flow and the Jacobian solvers are built on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .bases import EOF, Basis, Identity
+from .process import Process
+
+
+@dataclass(frozen=True)
+class GaussianReference:
+    """N(mean, U diag(spectrum) U^T): mean [d], an orthonormal basis and a variance per shell [num_shells].
+
+    Everything is closed form: at time t the marginal has mean alpha m and variance v = alpha^2 lambda + sigma^2 per
+    shell. Raises ValueError for shapes that do not fit or variances that are negative or not finite.
+    """
+
+    mean: Tensor
+    basis: Basis
+    spectrum: Tensor
+
+    def __post_init__(self) -> None:
+        d = _size(self.basis.event_shape)
+        if self.mean.shape != (d,) or self.spectrum.shape != (self.basis.num_shells,):
+            raise ValueError(
+                f"reference: mean {tuple(self.mean.shape)} and spectrum {tuple(self.spectrum.shape)} must have the "
+                f"basis's sizes, ({d},) and ({self.basis.num_shells},)"
+            )
+        if not bool(torch.isfinite(self.spectrum).all()) or bool((self.spectrum < 0).any()):
+            raise ValueError("reference: variances must be finite and not negative")
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.basis.event_shape
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> GaussianReference:
+        device = torch.device(device)
+        return GaussianReference(self.mean.to(device, dtype), self.basis.to(device, dtype), self.spectrum.to(device))
+
+    def variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """v = alpha^2 lambda + sigma^2 per shell: alpha, sigma [*] -> [*, num_shells], float64."""
+        spectrum = self.spectrum.to(torch.float64)
+        return alpha[..., None] ** 2 * spectrum + sigma[..., None] ** 2
+
+    def jacobian(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """J = -1/v, the slope of the reference's score per shell: [*] -> [*, num_shells], float64."""
+        return -1 / self.variance(alpha, sigma)
+
+    def score(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
+        """Score of the reference's marginals: x [rows, *event], t [rows] -> [rows, *event]."""
+        alpha, sigma = _levels(process, t)
+        return self._apply(self.jacobian(alpha, sigma), self._deviation(alpha, x)).reshape(x.shape)
+
+    def denoise(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
+        """Wiener filter E[x_0 | x_t] of the reference: x [rows, *event], t [rows] -> [rows, *event]."""
+        alpha, sigma = _levels(process, t)
+        gain = alpha[:, None] * self.spectrum.to(torch.float64) / self.variance(alpha, sigma)
+        return (self.mean + self._apply(gain, self._deviation(alpha, x))).reshape(x.shape)
+
+    def flow(self, process: Process, x: Tensor, t_from: Tensor, t_to: Tensor) -> Tensor:
+        """Probability flow of the reference in closed form, from times t_from [rows] to t_to [rows]."""
+        (alpha, sigma), (alpha_to, sigma_to) = _levels(process, t_from), _levels(process, t_to)
+        gain = torch.sqrt(self.variance(alpha_to, sigma_to) / self.variance(alpha, sigma))
+        moved = self._apply(gain, self._deviation(alpha, x))
+        return (alpha_to[:, None].to(x.dtype) * self.mean + moved).reshape(x.shape)
+
+    def draw(self, white: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Samples of the marginal at signal and noise level alpha, sigma (scalars) from white noise [rows, *event]."""
+        gain = torch.sqrt(self.variance(alpha, sigma)).reshape(1, -1)
+        drawn = self._apply(gain, white.flatten(1))
+        return (float(alpha) * self.mean + drawn).reshape(white.shape)
+
+    def _deviation(self, alpha: Tensor, x: Tensor) -> Tensor:
+        return x.flatten(1) - alpha[:, None].to(x.dtype) * self.mean
+
+    def _apply(self, gain: Tensor, flat: Tensor) -> Tensor:
+        gains = self.basis.expand(gain.to(flat.dtype).to(flat.device))
+        return self.basis.synthesise(gains * self.basis.analyse(flat))
+
+
+def isotropic(event_shape: tuple[int, ...], variance: float = 1.0) -> GaussianReference:
+    """The reference N(0, variance I), for models about which nothing else is known."""
+    basis = Identity(event_shape)
+    return GaussianReference(torch.zeros(basis.num_coords), basis, torch.tensor([variance], dtype=torch.float64))
+
+
+def from_fields(fields: Tensor, basis: Basis) -> GaussianReference:
+    """Mean of the samples [n, *event] and their variance per shell of a given basis."""
+    flat = fields.flatten(1)
+    mean = flat.mean(0)
+    energy = basis.energy(basis.analyse(flat - mean)) * len(flat) / max(1, len(flat) - 1)
+    return GaussianReference(mean, basis, energy.to(torch.float64))
+
+
+def eof(fields: Tensor, rank: int) -> GaussianReference:
+    """Reference of the leading `rank` EOFs of samples [n, *event] and one variance for all other directions."""
+    if not 1 <= rank < min(len(fields), fields[0].numel()):
+        raise ValueError(f"rank must be between 1 and {min(len(fields), fields[0].numel()) - 1}, got {rank}")
+    flat = fields.flatten(1)
+    centred = flat - flat.mean(0)
+    modes = torch.linalg.svd(centred.to(torch.float64), full_matrices=False).Vh[:rank].T.to(fields.dtype).contiguous()
+    return from_fields(fields, EOF(modes, fields.shape[1:]))
+
+
+def _levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
+    t = t.to(torch.float64)
+    return process.alpha(t), process.sigma(t)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

@@ -1,0 +1,75 @@
+"""Calling the score network: rows in, rows out, split to fit, checked, projected."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+Score = Callable[[Tensor, Tensor], Tensor]
+
+
+class ScoreError(RuntimeError):
+    """The score failed or returned numbers that are not finite; the message names sample, time and rank."""
+
+
+@dataclass
+class Evaluator:
+    """A score on flat rows x [rows, d] at times t [rows], at most `max_rows` rows a call.
+
+    `project` maps flat fields [..., d] to the subspace states live in. An out-of-memory error halves `max_rows`, once
+    reported. Raises ScoreError for a score of the wrong shape or with numbers that are not finite.
+    """
+
+    score: Score
+    event_shape: tuple[int, ...]
+    projection: Callable[[Tensor], Tensor] | None = None
+    max_rows: int | None = None
+    rank: int = 0
+    num_calls: int = field(default=0)
+
+    def project(self, flat: Tensor) -> Tensor:
+        if self.projection is None:
+            return flat
+        return self.projection(flat.reshape(-1, *self.event_shape)).reshape(flat.shape)
+
+    def __call__(self, x: Tensor, t: Tensor, samples: Sequence[int]) -> Tensor:
+        """Projected scores of flat rows; `samples` names each row's sample for error messages."""
+        scores = torch.empty_like(x)
+        start = 0
+        while start < len(x):
+            stop = min(len(x), start + (self.max_rows or len(x)))
+            try:
+                scores[start:stop] = self._call(x[start:stop], t[start:stop])
+            except torch.OutOfMemoryError:
+                self._halve(stop - start)
+                continue
+            start = stop
+        self._check(scores, t, samples)
+        return self.project(scores)
+
+    def _call(self, x: Tensor, t: Tensor) -> Tensor:
+        self.num_calls += 1
+        result = self.score(self.project(x).reshape(-1, *self.event_shape), t)
+        if not isinstance(result, Tensor) or result.shape != (len(x), *self.event_shape):
+            got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ScoreError(f"the score returned {got} for states of shape {(len(x), *self.event_shape)}; it must return the same shape")
+        return result.detach().to(x.dtype).reshape(x.shape)
+
+    def _halve(self, rows: int) -> None:
+        if rows == 1:
+            raise ScoreError("out of memory with a single row a call; use a smaller model or a larger device")
+        self.max_rows = math.ceil(rows / 2)
+        logger.warning("out of memory at %d rows a call; going on with model_batch = %d", rows, self.max_rows)
+
+    def _check(self, scores: Tensor, t: Tensor, samples: Sequence[int]) -> None:
+        finite = torch.isfinite(scores).all(dim=-1)
+        if not bool(finite.all()):
+            row = int(torch.nonzero(~finite)[0])
+            raise ScoreError(f"the score is not finite for sample {samples[row]} at time t = {float(t[row]):.6g} on rank {self.rank}")

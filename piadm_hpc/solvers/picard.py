@@ -1,0 +1,290 @@
+"""Picard sweeps over a block: all scores in one batch, then one scan of affine maps.
+
+    x_new[j+1] = A[j] x_new[j] + ((P[j]-A[j]) x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j] + M[j] mean)      (sweep)
+
+Each time rank owns a slice of the block's points. A sweep costs one batched score call, one exclusive scan and one
+maximum; a block one broadcast more. After k sweeps the points up to k are exact whatever A is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from ..chain import LinearPart, apply, expand, lift
+from ..comm import Communicator
+from ..grid import Block, Partition
+from .evaluate import ScoreError
+from .problem import Problem
+from .sequential import run_steps
+
+
+class Status(IntEnum):
+    """How a sample's block ended."""
+
+    CONVERGED = 0
+    DEPTH_REACHED = 1
+    ROUND_OFF_FLOOR = 2
+    FINISHED_SEQUENTIALLY = 3
+
+
+@dataclass(frozen=True)
+class Picard:
+    """When to stop: `tol` on the change of the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
+
+    With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
+    `sweeps` sweeps are finished sequentially. `scale` is the data's standard deviation, a number or a field [d].
+    """
+
+    tol: float | None
+    sweeps: int | None = None
+    scale: float | Tensor = 1.0
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if self.tol is None and self.sweeps is None:
+            mistakes.append("give a tolerance `tol`, a fixed depth `sweeps`, or both")
+        if self.tol is not None and not self.tol > 0:
+            mistakes.append(f"tol must be positive, got {self.tol}")
+        if self.sweeps is not None and self.sweeps < 1:
+            mistakes.append(f"sweeps must be at least 1, got {self.sweeps}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+
+
+@dataclass(frozen=True)
+class BlockSolution:
+    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps."""
+
+    end: Tensor
+    sweeps: Tensor
+    residual: Tensor
+    status: Tensor
+    calls: Tensor
+    sequential_steps: Tensor
+
+
+@torch.no_grad()
+def solve_block(
+    problem: Problem,
+    block: Block,
+    first: Tensor,
+    samples: Sequence[int],
+    *,
+    stop: Picard,
+    linear: LinearPart,
+    start: LinearPart | None,
+    comm: Communicator,
+) -> BlockSolution:
+    """Solve one block from coordinates `first` [samples, c, n] of its first point; collective over `comm`.
+
+    `start` is the linear part of a reference whose own path, with the same noise, is the first guess; None starts
+    from copies of the first state. Raises ScoreError on every rank when the score fails on any.
+    """
+    if len(block) < comm.size:
+        raise ValueError(f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks")
+    return _Sweeps(problem, block, first, list(samples), stop, linear, start, comm).run()
+
+
+class _Sweeps:
+    """The iteration's state on one rank: coordinates z, increments b, draws and last estimates of the rank's points."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        block: Block,
+        first: Tensor,
+        samples: list[int],
+        stop: Picard,
+        linear: LinearPart,
+        start: LinearPart | None,
+        comm: Communicator,
+    ):
+        self.problem, self.block, self.samples, self.stop, self.comm = problem, block, samples, stop, comm
+        self.cut = Partition(len(block), comm.size)
+        own = self.cut.slice(comm.rank)
+        self.points = range(block.start + own.start, block.start + own.stop)
+        self.linear = linear
+        self.first = first
+        self.times = problem.chain.t.to(device=first.device, dtype=first.dtype)
+        self.draws = torch.stack([problem.draws(j, samples, first) for j in self.points]) if problem.has_draws else None
+        self.z = first.expand(len(self.points), *first.shape).clone()
+        self.b = torch.empty_like(self.z)
+        self.end = torch.empty_like(first)
+        size = problem.frame.synthesise(first[:1, 0]).shape[-1]
+        self.seen = torch.full((len(self.points), len(samples), size), float("inf"), dtype=first.dtype, device=first.device)
+        if start is not None:
+            self._reference_path(start)
+        self.active = torch.arange(len(samples))
+        self.best = torch.full((len(samples),), float("inf"), dtype=torch.float64)
+        self.stuck = torch.zeros(len(samples), dtype=torch.long)
+        self.result = _empty(first, len(samples))
+
+    def run(self) -> BlockSolution:
+        limit = min(self.stop.sweeps or len(self.block), len(self.block))
+        for sweep in range(1, limit + 1):
+            residual = self._evaluate(sweep)
+            self._update(self.linear)
+            self._retire(sweep, residual, last=sweep == limit)
+            if len(self.active) == 0:
+                break
+        if len(self.active):
+            self._finish_sequentially(limit)
+        self.result.end.copy_(self.comm.bcast(self.result.end, self.comm.size - 1))
+        return self.result
+
+    def _reference_path(self, start: LinearPart) -> None:
+        """The path of the chain with the reference's score and the same noise, and its denoised estimates: no score call."""
+        chain, frame = self.problem.chain, self.problem.frame
+        assert chain.alpha is not None and start.slope is not None
+        mean = self.problem.mean
+        for local, j in enumerate(self.points):
+            self.b[local] = self._draw(local)
+            if mean is not None:
+                # the reference's score is J (x - alpha m); its constant part is not in A
+                pull = -float(chain.alpha[j]) * chain.Q[j] * start.slope[j][:, None]
+                self.b[local] += lift(expand(frame, pull, self.first), mean)
+        self._update(start)
+        for local, j in enumerate(self.points):
+            deviation = self.z[local, :, 0] if mean is None else self.z[local, :, 0] - float(chain.alpha[j]) * mean
+            score = frame.synthesise(expand(frame, start.slope[j], self.first) * deviation)
+            points = torch.full((len(score),), j)
+            self.seen[local] = self.problem.watch(points, frame.synthesise(self.z[local, :, 0]), score)
+
+    def _evaluate(self, sweep: int) -> Tensor:
+        """Scores at the points that can still change, increments, and the largest change of a denoised estimate.
+
+        After k sweeps points 0 .. k are exact, so sweep k+1 needs no new score before point k.
+        """
+        low = max(0, self.block.start + sweep - 1 - self.points.start)
+        residual = torch.zeros(len(self.active) + 1, dtype=torch.float64)
+        message = ""
+        try:
+            if low < len(self.points):
+                residual[:-1] = self._scores(low)
+        except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
+            residual[-1], message = 1.0, _describe(error, self.problem.evaluator.rank)
+        residual = self.comm.max(torch.nan_to_num(residual, nan=float("inf"), posinf=float("inf")))
+        if residual[-1] > 0:
+            messages = [text for text in self.comm.gather_objects(message) if text]
+            raise ScoreError(messages[0])
+        still = len(self.block) - (sweep - 1)
+        self.result.calls[self.active] += still
+        return residual[:-1]
+
+    def _scores(self, low: int) -> Tensor:
+        problem, frame = self.problem, self.problem.frame
+        num_points, num_samples = len(self.points) - low, len(self.active)
+        names = [self.samples[i] for i in self.active] * num_points
+        flat = self.z[low:, :, 0].reshape(num_points * num_samples, -1)
+        times = self.times[self.points.start + low : self.points.stop].repeat_interleave(num_samples)
+        residual = torch.zeros(num_samples, dtype=torch.float64)
+        rows = problem.evaluator.max_rows or len(flat)
+        for start in range(0, len(flat), rows):
+            part = slice(start, min(len(flat), start + rows))
+            x = problem.evaluator.project(frame.synthesise(flat[part]))
+            score = problem.evaluator(x, times[part], names[part])
+            self._take(low, part, x, score, residual)
+        for local in range(low, len(self.points)):
+            j = self.points[local]
+            self.b[local] = problem.increment(j, self.z[local], self.b[local, :, 0].clone(), self._draw(local), self.linear)
+        return residual
+
+    def _take(self, low: int, part: slice, x: Tensor, score: Tensor, residual: Tensor) -> None:
+        """Keep the coordinates of some rows' scores and note how far their denoised estimates moved."""
+        num_samples = len(self.active)
+        rows = torch.arange(part.start, part.stop)
+        estimate = self.problem.watch(self.points.start + low + rows // num_samples, x, score)
+        seen = self.seen[low:].view(-1, estimate.shape[-1])
+        change = torch.sub(estimate, seen[part]).div_(self.stop.scale)
+        moved = change.square_().mean(-1).sqrt().to("cpu", torch.float64).nan_to_num(nan=float("inf"))
+        residual.scatter_reduce_(0, rows % num_samples, moved, "amax")
+        seen[part] = estimate
+        self.b[low:].view(-1, *self.b.shape[2:])[part, 0] = self.problem.frame.analyse(score)
+
+    def _draw(self, local: int) -> Tensor | float:
+        return 0.0 if self.draws is None else self.draws[local]
+
+    def _update(self, linear: LinearPart) -> None:
+        """The recurrence in x_new: local total, one exclusive scan over ranks, then the local points."""
+        frame, total = self.problem.frame, torch.zeros_like(self.first)
+        for local, j in enumerate(self.points):
+            total = apply(expand(frame, linear.A[j], total), total) + self.b[local]
+        z = self.comm.exscan(self.first, total, self._gain(linear))
+        for local, j in enumerate(self.points):
+            self.z[local] = z
+            z = apply(expand(frame, linear.A[j], z), z) + self.b[local]
+        self.end = z
+
+    def _gain(self, linear: LinearPart):  # type: ignore[no-untyped-def]
+        def gain(rank: int, coordinates: slice) -> Tensor:
+            own = self.cut.slice(rank)
+            product = linear.product(self.block.start + own.start, self.block.start + own.stop)
+            full = expand(self.problem.frame, product, self.first)
+            return full if len(full) == 1 else full[coordinates]
+
+        return gain
+
+    def _retire(self, sweep: int, residual: Tensor, *, last: bool) -> None:
+        """Record and drop the samples that are done: converged, at the round-off floor, exact, or at the fixed depth."""
+        self.result.sweeps[self.active] = sweep
+        self.result.residual[self.active] = residual
+        improved = residual < 0.95 * self.best
+        self.stuck = torch.where(improved, torch.zeros_like(self.stuck), self.stuck + 1)
+        self.best = torch.minimum(self.best, residual)
+        exact = sweep == len(self.block)
+        met = residual <= self.stop.tol if self.stop.tol is not None else torch.zeros_like(improved)
+        floor = (self.stuck >= 3) & (self.best <= 100 * self._floor()) & (self.stop.tol is not None)
+        depth = torch.full_like(met, last and self.stop.tol is None)
+        status = torch.full((len(self.active),), int(Status.CONVERGED))
+        status[depth] = int(Status.DEPTH_REACHED)
+        status[floor] = int(Status.ROUND_OFF_FLOOR)
+        status[met | exact] = int(Status.CONVERGED)
+        self._drop(met | floor | depth | exact, status)
+
+    def _drop(self, done: Tensor, status: Tensor) -> None:
+        if not bool(done.any()):
+            return
+        self.result.end[self.active[done]] = self.end[done]
+        self.result.status[self.active[done]] = status[done]
+        keep = ~done
+        self.active, self.best, self.stuck = self.active[keep], self.best[keep], self.stuck[keep]
+        self.first, self.end = self.first[keep], self.end[keep]
+        self.z, self.b, self.seen = self.z[:, keep], self.b[:, keep], self.seen[:, keep]
+        self.draws = None if self.draws is None else self.draws[:, keep]
+
+    def _floor(self) -> float:
+        """Change of a denoised estimate that rounding alone can cause."""
+        chain = self.problem.chain
+        ratio = 1.0 if chain.alpha is None or chain.sigma is None else float((chain.sigma / chain.alpha).max())
+        return 4 * torch.finfo(self.first.dtype).eps * max(1.0, ratio)
+
+    def _finish_sequentially(self, sweeps: int) -> None:
+        """From the furthest exact point, `sweeps` steps into the block, the rest of the chain step by step."""
+        point = self.block.start + sweeps
+        owner = self.cut.owner(sweeps) if sweeps < len(self.block) else self.comm.size - 1
+        z = self.first.clone()
+        if owner == self.comm.rank:
+            z = self.z[point - self.points.start].clone()
+        z = self.comm.bcast(z, owner)
+        names = [self.samples[i] for i in self.active]
+        self.result.end[self.active] = run_steps(self.problem, z, point, self.block.stop, names)
+        self.result.status[self.active] = int(Status.FINISHED_SEQUENTIALLY)
+        self.result.sequential_steps[self.active] = self.block.stop - point
+        self.result.calls[self.active] += self.block.stop - point
+
+
+def _describe(error: Exception, rank: int) -> str:
+    if isinstance(error, ScoreError):
+        return str(error)
+    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"
+
+
+def _empty(first: Tensor, num_samples: int) -> BlockSolution:
+    counts = [torch.zeros(num_samples, dtype=torch.long) for _ in range(4)]
+    residual = torch.full((num_samples,), float("inf"), dtype=torch.float64)
+    return BlockSolution(torch.empty_like(first), counts[0], residual, counts[1], counts[2], counts[3])

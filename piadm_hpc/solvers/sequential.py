@@ -1,0 +1,22 @@
+"""The chain step by step: the oracle of every parallel solver, and the finish of samples that did not converge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .problem import Problem
+
+
+@torch.no_grad()
+def run_steps(problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int]) -> Tensor:
+    """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`."""
+    times = problem.chain.t.to(device=z.device, dtype=z.dtype)
+    for j in range(start, stop):
+        draws = problem.draws(j, samples, z) if problem.has_draws else 0.0
+        x = problem.evaluator.project(problem.frame.synthesise(z[:, 0]))
+        score = problem.evaluator(x, times[j].expand(len(z)), samples)
+        z = problem.increment(j, z, problem.frame.analyse(score), draws, None)
+    return z
