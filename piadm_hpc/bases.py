@@ -159,12 +159,12 @@ class Fourier(_Spectral):
 
     def analyse(self, x: Tensor) -> Tensor:
         grid = x.reshape(*x.shape[:-1], *self.event_shape)
-        modes = torch.fft.rfftn(grid, dim=self._axes, norm="ortho")
+        modes: Tensor = torch.fft.rfftn(grid, dim=self._axes, norm="ortho")
         return torch.view_as_real(modes).reshape(*x.shape[:-1], self.num_coords)
 
     def synthesise(self, z: Tensor) -> Tensor:
         modes = torch.view_as_complex(z.reshape(*z.shape[:-1], *self.spectral_shape, 2).contiguous())
-        grid = torch.fft.irfftn(modes, s=self.event_shape, dim=self._axes, norm="ortho")
+        grid: Tensor = torch.fft.irfftn(modes, s=self.event_shape, dim=self._axes, norm="ortho")
         return grid.reshape(*z.shape[:-1], math.prod(self.event_shape))
 
     @property
@@ -184,11 +184,18 @@ class SphericalHarmonics(_Spectral):
     square one, so that white noise on the sphere is white noise in the state.
     """
 
-    def __init__(self, nlat: int, nlon: int, lmax: int, latitudes: Sequence[float] | None = None,
-                 device: torch.device | None = None, dtype: torch.dtype = torch.float64):
+    def __init__(
+        self,
+        nlat: int,
+        nlon: int,
+        lmax: int,
+        latitudes: Sequence[float] | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float64,
+    ):
         if not 1 <= lmax <= min(nlat, nlon // 2):
             raise ValueError(f"lmax must be between 1 and min(nlat, nlon // 2) = {min(nlat, nlon // 2)}, got {lmax}")
-        self.event_shape = (nlat, nlon)
+        self.event_shape: tuple[int, ...] = (nlat, nlon)
         self.lmax, self.latitudes = lmax, latitudes
         sine, weights = _latitude_nodes(nlat, latitudes)
         root = np.sqrt(weights / weights.mean())
@@ -219,7 +226,8 @@ class SphericalHarmonics(_Spectral):
         return self._field(z[..., :-size]) + z[..., -size:]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SphericalHarmonics:
-        return SphericalHarmonics(*self.event_shape, self.lmax, self.latitudes, device, dtype)
+        nlat, nlon = self.event_shape
+        return SphericalHarmonics(nlat, nlon, self.lmax, self.latitudes, device, dtype)
 
     def _head(self, x: Tensor) -> Tensor:
         grid = x.reshape(*x.shape[:-1], *self.event_shape)
@@ -229,9 +237,9 @@ class SphericalHarmonics(_Spectral):
 
     def _field(self, head: Tensor) -> Tensor:
         modes = head.new_zeros(*head.shape[:-1], self.lmax * self.lmax, 2)
-        modes = modes.index_copy(-2, self._valid, head.unflatten(-1, (-1, 2)))
-        waves = torch.einsum("...mlc,mlk->...kmc", modes.unflatten(-2, (self.lmax, self.lmax)), self.columns)
-        grid = torch.fft.irfft(torch.view_as_complex(waves.contiguous()), n=self.event_shape[1], dim=-1, norm="ortho")
+        modes = modes.index_copy(-2, self._valid, head.reshape(*head.shape[:-1], -1, 2))
+        waves = torch.einsum("...mlc,mlk->...kmc", modes.reshape(*modes.shape[:-2], self.lmax, self.lmax, 2), self.columns)
+        grid: Tensor = torch.fft.irfft(torch.view_as_complex(waves.contiguous()), n=self.event_shape[1], dim=-1, norm="ortho")
         return grid.flatten(-2)
 
 

@@ -118,8 +118,14 @@ class Chain:
 
 def apply(block: Tensor, z: Tensor) -> Tensor:
     """Blocks [n or 1, c, c] acting on coordinates [..., c, n], elementwise in n."""
-    rows = [sum(block[:, row, k] * z[..., k, :] for k in range(z.shape[-2])) for row in range(z.shape[-2])]
-    return torch.stack([torch.as_tensor(row) for row in rows], dim=-2)
+    channels = range(1, z.shape[-2])
+    rows = []
+    for row in range(z.shape[-2]):
+        total = block[:, row, 0] * z[..., 0, :]
+        for k in channels:
+            total = total + block[:, row, k] * z[..., k, :]
+        rows.append(total)
+    return torch.stack(rows, dim=-2)
 
 
 def lift(column: Tensor, field: Tensor) -> Tensor:
@@ -171,8 +177,9 @@ def reference_part(chain: Chain, reference: GaussianReference) -> LinearPart:
     if chain.basis is not None and chain.basis is not reference.basis:
         raise ValueError("the chain's tables and the reference must share one basis; build both from the same reference")
     slope = reference.jacobian(chain.alpha[:-1], chain.sigma[:-1])
-    pull = torch.zeros(*torch.broadcast_shapes(chain.Q.shape[:2], slope.shape), chain.channels, chain.channels, dtype=torch.float64)
-    pull[..., 0] = chain.Q * slope[..., None]
+    pulled = chain.Q * slope[..., None]
+    pull = torch.zeros(*pulled.shape, chain.channels, dtype=torch.float64)
+    pull[..., 0] = pulled
     return LinearPart(chain.P + pull, reference.basis, slope)
 
 

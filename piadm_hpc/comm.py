@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .grid import Partition
 
-# gain(rank, coordinates) -> [n or 1, c, c]: the linear part of a rank's affine map on a slice of coordinates
-Gain = Callable[[int, slice], Tensor]
+# linear(rank, coordinates, z): the linear part of a rank's affine map, on states z [S, c, part] of a slice of coordinates
+Linear = Callable[[int, slice, Tensor], Tensor]
 MAX_COUNT = 2**31 - 1
 
 
@@ -34,8 +34,8 @@ class Communicator(Protocol):
     size: int
     seconds: float
 
-    def exscan(self, first: Tensor, shift: Tensor, gain: Gain) -> Tensor:
-        """State at which this rank's slice starts: ranks map z to gain(rank) z + shift, rank 0 starts at `first` [S, c, n]."""
+    def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
+        """State at which this rank's slice starts: ranks map z to linear(rank, z) + shift, rank 0 starts at `first` [S, c, n]."""
         ...
 
     def max(self, values: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class SerialCommunicator:
     def __init__(self) -> None:
         self.rank, self.size, self.seconds = 0, 1, 0.0
 
-    def exscan(self, first: Tensor, shift: Tensor, gain: Gain) -> Tensor:
+    def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
         return first
 
     def max(self, values: Tensor) -> Tensor:
@@ -87,28 +87,22 @@ class MPICommunicator:
         self.comm = comm
         self.rank, self.size, self.seconds = int(comm.rank), int(comm.size), 0.0
 
-    def exscan(self, first: Tensor, shift: Tensor, gain: Gain) -> Tensor:
+    def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
         """Exclusive scan of affine maps by two transpositions.
 
         Each rank receives one slice of the coordinates of everybody's shift, runs the recurrence over ranks there, and
         sends the starts back: 2 (size-1)/size words a coordinate whatever the number of ranks, where a tree moves
-        log2(size). The gains follow from the tables, so every rank knows them and only shifts travel.
+        log2(size). The linear parts follow from the tables, so every rank knows them and only shifts travel.
         """
         cut = Partition(shift.shape[-1], self.size)
         mine = cut.slice(self.rank)
-        shifts = self._transpose([shift[..., cut.slice(rank)] for rank in range(self.size)], shift[..., mine])
+        template = [shift[..., cut.slice(rank)] for rank in range(self.size)]
+        shifts = self._exchange(template, [shift[..., mine]] * self.size)
         state, starts = first[..., mine], []
         for rank in range(self.size):
             starts.append(state)
-            block = gain(rank, mine)
-            state = torch.stack(
-                [sum(block[:, c, k] * state[:, k] for k in range(state.shape[1])) for c in range(state.shape[1])], dim=1
-            ) + shifts[rank]
-        template = [shift[..., cut.slice(rank)] for rank in range(self.size)]
+            state = linear(rank, mine, state) + shifts[rank]
         return torch.cat(self._exchange(starts, template), dim=-1)
-
-    def _transpose(self, pieces: list[Tensor], mine: Tensor) -> list[Tensor]:
-        return self._exchange(pieces, [mine] * self.size)
 
     def _exchange(self, pieces: list[Tensor], like: list[Tensor]) -> list[Tensor]:
         """Piece r goes to rank r; what rank r sends has the shape of like[r]."""
@@ -198,6 +192,14 @@ def launcher_size() -> tuple[str | None, int]:
     return None, 1
 
 
+def launcher_rank() -> int:
+    """This process's rank as the launcher numbers it, without loading MPI; 0 without a launcher."""
+    for key in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"):
+        if os.environ.get(key, "").isdigit():
+            return int(os.environ[key])
+    return 0
+
+
 def launched() -> bool:
     """Whether a launcher started this process as one of several ranks."""
     return launcher_size()[1] > 1
@@ -234,11 +236,16 @@ def rank_grid(time_ranks: int | None = None) -> RankGrid:
     return RankGrid.mpi(comm, time=time_ranks or comm.size)
 
 
-def abort(message: str) -> NoReturn:
-    """Print one message and end every rank at once (an exception alone would leave the others waiting)."""
-    print(message, file=sys.stderr, flush=True)
-    if launched() and "mpi4py.MPI" in sys.modules:
-        _mpi().COMM_WORLD.Abort(1)
+def abort(message: str, *, speak: bool = True) -> NoReturn:
+    """End every rank at once with one message (an exception alone would leave the others waiting).
+
+    A rank that does not `speak`, because all ranks of its group hold the same error, gives the one that does a moment.
+    """
+    if speak:
+        print(message, file=sys.stderr, flush=True)
+    else:
+        time.sleep(5)
+    _mpi().COMM_WORLD.Abort(1)
     raise SystemExit(1)
 
 

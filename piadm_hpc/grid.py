@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class TimeGrid:
         if t.ndim != 1 or len(t) < 2 or not bool(torch.isfinite(t).all()) or bool((t[1:] >= t[:-1]).any()):
             raise ValueError("grid times must be at least two finite, strictly decreasing numbers (from noise to data)")
         edges = self.edges
-        if edges[0] != 0 or edges[-1] != len(t) - 1 or any(b <= a for a, b in zip(edges, edges[1:], strict=False)):
+        if edges[0] != 0 or edges[-1] != len(t) - 1 or any(b <= a for a, b in itertools.pairwise(edges)):
             raise ValueError(f"block edges must increase from 0 to {len(t) - 1}, got {edges}")
 
     @property

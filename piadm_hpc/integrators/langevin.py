@@ -29,9 +29,7 @@ def underdamped(process: Process, t: float, *, friction: float, length: float, n
     def repeated(table: torch.Tensor) -> torch.Tensor:
         return table.expand(num_steps, *table.shape).clone()
 
-    return Chain(
-        repeated(drift), repeated(weight), repeated(factor), times, process.alpha(times), process.sigma(times), edges
-    )
+    return Chain(repeated(drift), repeated(weight), repeated(factor), times, process.alpha(times), process.sigma(times), edges)
 
 
 def step_tables(friction: float, step: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

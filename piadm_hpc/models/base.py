@@ -17,7 +17,7 @@ Prediction = Literal["score", "eps", "x0", "v", "flow"]
 class ScoreModel(Protocol):
     """grad log p_t(x): states x [rows, *event] and their times t [rows] to scores [rows, *event]."""
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...
 
 
 def broadcast(level: Tensor, x: Tensor) -> Tensor:
@@ -38,6 +38,7 @@ def wrap(network: Network, *, predicts: Prediction, process: Process) -> ScoreMo
     v = alpha eps - sigma x_0 (Salimans and Ho 2022, divided by alpha^2 + sigma^2 for processes that do not preserve
     variance); flow = eps - x_0, the velocity of rectified flow. Raises ValueError for another word.
     """
+
     def levels(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         t = t.to(torch.float64)
         return broadcast(process.alpha(t), x), broadcast(process.sigma(t), x)
@@ -56,7 +57,7 @@ def wrap(network: Network, *, predicts: Prediction, process: Process) -> ScoreMo
         alpha, sigma = levels(x, t)
         return -(x + alpha * network(x, t)) / (sigma * (alpha + sigma))
 
-    readings: dict[str, ScoreModel] = {"score": network, "eps": from_eps, "x0": from_x0, "v": from_v, "flow": from_flow}
+    readings: dict[str, Network] = {"score": network, "eps": from_eps, "x0": from_x0, "v": from_v, "flow": from_flow}
     if predicts not in readings:
         raise ValueError(f"unknown prediction {predicts!r}; a network may predict {', '.join(readings)}")
     return readings[predicts]

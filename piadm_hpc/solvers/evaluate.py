@@ -59,7 +59,9 @@ class Evaluator:
         result = self.score(self.project(x).reshape(-1, *self.event_shape), t)
         if not isinstance(result, Tensor) or result.shape != (len(x), *self.event_shape):
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ScoreError(f"the score returned {got} for states of shape {(len(x), *self.event_shape)}; it must return the same shape")
+            raise ScoreError(
+                f"the score returned {got} for states of shape {(len(x), *self.event_shape)}; it must return the same shape"
+            )
         return result.detach().to(x.dtype).reshape(x.shape)
 
     def _halve(self, rows: int) -> None:
@@ -72,4 +74,6 @@ class Evaluator:
         finite = torch.isfinite(scores).all(dim=-1)
         if not bool(finite.all()):
             row = int(torch.nonzero(~finite)[0])
-            raise ScoreError(f"the score is not finite for sample {samples[row]} at time t = {float(t[row]):.6g} on rank {self.rank}")
+            raise ScoreError(
+                f"the score is not finite for sample {samples[row]} at time t = {float(t[row]):.6g} on rank {self.rank}"
+            )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..chain import LinearPart, apply, expand, lift
-from ..comm import Communicator
+from ..comm import Communicator, Linear
 from ..grid import Block, Partition
 from .evaluate import ScoreError
 from .problem import Problem
@@ -86,7 +86,9 @@ def solve_block(
     from copies of the first state. Raises ScoreError on every rank when the score fails on any.
     """
     if len(block) < comm.size:
-        raise ValueError(f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks")
+        raise ValueError(
+            f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks"
+        )
     return _Sweeps(problem, block, first, list(samples), stop, linear, start, comm).run()
 
 
@@ -117,6 +119,7 @@ class _Sweeps:
         self.end = torch.empty_like(first)
         size = problem.frame.synthesise(first[:1, 0]).shape[-1]
         self.seen = torch.full((len(self.points), len(samples), size), float("inf"), dtype=first.dtype, device=first.device)
+        self.maps = self._slice_maps(linear)
         if start is not None:
             self._reference_path(start)
         self.active = torch.arange(len(samples))
@@ -128,7 +131,7 @@ class _Sweeps:
         limit = min(self.stop.sweeps or len(self.block), len(self.block))
         for sweep in range(1, limit + 1):
             residual = self._evaluate(sweep)
-            self._update(self.linear)
+            self._update(self.linear, self.maps)
             self._retire(sweep, residual, last=sweep == limit)
             if len(self.active) == 0:
                 break
@@ -148,7 +151,7 @@ class _Sweeps:
                 # the reference's score is J (x - alpha m); its constant part is not in A
                 pull = -float(chain.alpha[j]) * chain.Q[j] * start.slope[j][:, None]
                 self.b[local] += lift(expand(frame, pull, self.first), mean)
-        self._update(start)
+        self._update(start, self.maps if start is self.linear else self._slice_maps(start))
         for local, j in enumerate(self.points):
             deviation = self.z[local, :, 0] if mean is None else self.z[local, :, 0] - float(chain.alpha[j]) * mean
             score = frame.synthesise(expand(frame, start.slope[j], self.first) * deviation)
@@ -209,25 +212,27 @@ class _Sweeps:
     def _draw(self, local: int) -> Tensor | float:
         return 0.0 if self.draws is None else self.draws[local]
 
-    def _update(self, linear: LinearPart) -> None:
+    def _update(self, linear: LinearPart, maps: Linear) -> None:
         """The recurrence in x_new: local total, one exclusive scan over ranks, then the local points."""
         frame, total = self.problem.frame, torch.zeros_like(self.first)
         for local, j in enumerate(self.points):
             total = apply(expand(frame, linear.A[j], total), total) + self.b[local]
-        z = self.comm.exscan(self.first, total, self._gain(linear))
+        z = self.comm.exscan(self.first, total, maps)
         for local, j in enumerate(self.points):
             self.z[local] = z
             z = apply(expand(frame, linear.A[j], z), z) + self.b[local]
         self.end = z
 
-    def _gain(self, linear: LinearPart):  # type: ignore[no-untyped-def]
-        def gain(rank: int, coordinates: slice) -> Tensor:
-            own = self.cut.slice(rank)
-            product = linear.product(self.block.start + own.start, self.block.start + own.stop)
-            full = expand(self.problem.frame, product, self.first)
-            return full if len(full) == 1 else full[coordinates]
+    def _slice_maps(self, linear: LinearPart) -> Linear:
+        """What the slices of all ranks do to a state, from the tables alone."""
+        bounds = [self.cut.slice(rank) for rank in range(self.comm.size)]
+        products = [linear.product(self.block.start + own.start, self.block.start + own.stop) for own in bounds]
 
-        return gain
+        def act(rank: int, coordinates: slice, z: Tensor) -> Tensor:
+            table = expand(self.problem.frame, products[rank], z)
+            return apply(table if len(table) == 1 else table[coordinates], z)
+
+        return act
 
     def _retire(self, sweep: int, residual: Tensor, *, last: bool) -> None:
         """Record and drop the samples that are done: converged, at the round-off floor, exact, or at the fixed depth."""

@@ -48,7 +48,9 @@ class Problem:
         total = torch.zeros_like(like)
         if self.chain.stochastic:
             if self.noise is None:
-                raise ValueError("this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]")
+                raise ValueError(
+                    "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
+                )
             xi = self.noise.at([j + self.step_offset], samples, self.chain.channels, self.stream)[0].to(like)
             xi = self.evaluator.project(xi)
             total = apply(expand(self.frame, self.chain.noise[j], like), self.frame.analyse(xi))

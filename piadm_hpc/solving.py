@@ -132,14 +132,26 @@ def _check(
             (not bool(torch.isfinite(x0).all()), "x0 contains numbers that are not finite"),
             (len(names) != len(x0), f"{len(names)} sample ids for {len(x0)} states"),
             (len(set(names)) != len(names), "sample ids must differ"),
-            (linear not in ("auto", "identity", "process", "reference"), f"linear = {linear!r}; use auto, identity, process or reference"),
+            (
+                linear not in ("auto", "identity", "process", "reference"),
+                f"linear = {linear!r}; use auto, identity, process or reference",
+            ),
             (start not in ("auto", "constant", "reference"), f"start = {start!r}; use auto, constant or reference"),
             (solver not in ("picard", "sequential"), f"solver = {solver!r}; use picard or sequential"),
             ("reference" in (linear, start) and reference is None, "linear or start = 'reference' needs a reference"),
-            (reference is not None and len(reference.mean) != size, f"the reference has size {0 if reference is None else len(reference.mean)}, states {size}"),
+            (
+                reference is not None and len(reference.mean) != size,
+                f"the reference has size {0 if reference is None else len(reference.mean)}, states {size}",
+            ),
             (chain.basis is not None and chain.basis.num_coords < size, "the chain's basis does not fit the states"),
-            (chain.basis is not None and (reference is None or chain.basis is not reference.basis), "a chain with tables per shell needs the reference it was built from"),
-            (momentum is not None and (chain.channels == 1 or momentum.shape != x0.shape), "momentum must have x0's shape and a chain of two channels"),
+            (
+                chain.basis is not None and (reference is None or chain.basis is not reference.basis),
+                "a chain with tables per shell needs the reference it was built from",
+            ),
+            (
+                momentum is not None and (chain.channels == 1 or momentum.shape != x0.shape),
+                "momentum must have x0's shape and a chain of two channels",
+            ),
             (solver == "sequential" and comm.size > 1, "the sequential solver has nothing to share: use one time rank"),
         ]
         if bad

@@ -1,0 +1,181 @@
+"""A run as one validated record: the same words in run.toml, on the command line and in Python."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from .records import ConfigError, Record, build
+
+Auto = Literal["auto"]
+
+
+class ChainConfig(Record):
+    """Which discretisation of the reverse process: see `integrators`.
+
+    `piadm` is the published exponential integrator, `gaussian` the Gaussian-aware one. `churn` (piadm, gaussian,
+    euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE, `eta` the same for ddim.
+    """
+
+    integrator: Literal["piadm", "gaussian", "ddim", "ddpm", "euler-maruyama", "dpmpp-2m"] = "gaussian"
+    churn: float = Field(1.0, ge=0, le=1)
+    eta: float = Field(0.0, ge=0, le=1)
+    large_variance: bool = False
+
+
+class GridConfig(Record):
+    """Points in time. `horizon` and `delta` (early stopping) are forward times theta; "auto" takes the model's.
+
+    Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr` and
+    `karras`: `steps` steps. `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks for
+    a solver without reference and makes one block otherwise.
+    """
+
+    kind: Literal["piadm", "log-snr", "karras"] = "log-snr"
+    steps: int = Field(48, ge=1)
+    step: float = Field(0.0625, gt=0)
+    block: float = Field(1.0, gt=0)
+    horizon: float | Auto = "auto"
+    delta: float | Auto = "auto"
+    blocks: int | Auto = "auto"
+
+    @field_validator("horizon", "delta", "blocks")
+    @classmethod
+    def _positive(cls, value: float | str) -> float | str:
+        if isinstance(value, int | float) and value <= 0:
+            raise ValueError("must be positive or 'auto'")
+        return value
+
+
+class SolverConfig(Record):
+    """How a block is solved. `tol` is the change of the denoised estimate in units of the data's standard deviation.
+
+    Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
+    (samples that need more are finished sequentially). `linear`: what every sweep treats exactly.
+    """
+
+    kind: Literal["picard", "sequential"] = "picard"
+    linear: Literal["auto", "identity", "process", "reference"] = "auto"
+    start: Literal["auto", "constant", "reference"] = "auto"
+    tol: float = Field(1e-2, gt=0)
+    sweeps: int | None = Field(None, ge=1)
+    fixed_depth: bool = False
+
+    @model_validator(mode="after")
+    def _depth(self) -> Self:
+        if self.fixed_depth and self.sweeps is None:
+            raise ValueError("fixed_depth needs `sweeps`, the number of sweeps")
+        return self
+
+
+class CorrectorConfig(Record):
+    """The underdamped Langevin corrector of PIADM-ODE after every block.
+
+    "auto": friction 2 sqrt(L) and length 1 / sqrt(L), with L one over the reference's smallest variance at that time.
+    """
+
+    enabled: bool = False
+    friction: float | Auto = "auto"
+    length: float | Auto = "auto"
+    steps: int = Field(8, ge=1)
+    blocks: int = Field(1, ge=1)
+
+
+class ComputeConfig(Record):
+    """Where and how: none of these changes a sample beyond rounding.
+
+    `time_ranks` ranks share each sample's time axis ("auto": as many as there are ranks to spare). `model_batch` caps
+    the rows of a network call. `threads` per rank ("auto": the launcher's share of the cores).
+    """
+
+    time_ranks: int | Auto = "auto"
+    device: str = "auto"
+    precision: Literal["float32", "float64"] = "float32"
+    model_batch: int = Field(16, ge=1)
+    threads: int | Auto = "auto"
+
+    @field_validator("time_ranks", "threads")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1 or 'auto'")
+        return value
+
+
+class OutputConfig(Record):
+    """Shards hold `batch` samples, solved and stored together. `log_interval` in seconds."""
+
+    batch: int = Field(4, ge=1)
+    compression: Literal["zlib", "none"] = "zlib"
+    log_interval: float = Field(30.0, gt=0)
+
+
+class RunConfig(Record):
+    """A run: a model (name of a shipped one, or a folder), how many samples, one seed, and where they go.
+
+    `only` names sample ids to make instead of 0 .. samples-1; they equal the same members of any other run.
+    """
+
+    model: str = Field(min_length=1)
+    samples: int = Field(8, ge=1)
+    seed: int = Field(0, ge=0, lt=2**63)
+    out: str = Field("run", min_length=1)
+    only: tuple[int, ...] | None = None
+    chain: ChainConfig = ChainConfig()
+    grid: GridConfig = GridConfig()
+    solver: SolverConfig = SolverConfig()
+    corrector: CorrectorConfig = CorrectorConfig()
+    compute: ComputeConfig = ComputeConfig()
+    output: OutputConfig = OutputConfig()
+
+    @field_validator("only")
+    @classmethod
+    def _ids(cls, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if ids is not None and (len(ids) == 0 or min(ids) < 0 or len(set(ids)) != len(ids)):
+            raise ValueError("sample ids must be distinct and not negative, at least one")
+        return ids
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        mistakes = []
+        if self.corrector.enabled and self.chain.integrator == "dpmpp-2m":
+            mistakes.append("corrector.enabled: the corrector follows one-step chains, not dpmpp-2m")
+        if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
+            mistakes.append("compute.time_ranks: the sequential solver has nothing to share, use 1")
+        if self.corrector.blocks > self.corrector.steps:
+            mistakes.append("corrector.blocks: cannot exceed corrector.steps")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Ids of the samples to make, increasing."""
+        return tuple(range(self.samples)) if self.only is None else tuple(sorted(self.only))
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """The same run with some keys changed; sections are given as dictionaries of the changed keys."""
+        values = self.model_dump()
+        for key, value in changes.items():
+            values[key] = {**values[key], **value} if isinstance(value, dict) else value
+        return build(RunConfig, values)
+
+
+# Keys that never change a member beyond rounding: a run may be continued with other values of these.
+INDEPENDENT_KEYS = frozenset(
+    {"samples", "only", "out", "output.batch", "output.compression", "output.log_interval"}
+    | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "threads")}
+)
+
+
+def parse_ids(text: str) -> tuple[int, ...]:
+    """Sample ids from text such as `17,42-47`; ConfigError for anything else."""
+    ids: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-")
+            ids += range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        raise ConfigError(f"--only {text!r}: give sample ids such as 17,42-47") from None
+    return tuple(ids)

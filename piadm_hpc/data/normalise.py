@@ -1,0 +1,50 @@
+"""Between physical fields and states: subtract a mean field, divide by a scale field, leave out what is masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """x = (field - mean) / scale where `mask` is true, zero elsewhere.
+
+    `mean`, `scale` (physical units) and `mask` (bool) are [variables, lat, lon]. States are [samples, lat, lon] for one
+    variable and [samples, variables, lat, lon] for several.
+    """
+
+    names: tuple[str, ...]
+    mean: np.ndarray
+    scale: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.mean.shape[1:] if len(self.names) == 1 else self.mean.shape
+
+    @property
+    def has_gaps(self) -> bool:
+        return not bool(self.mask.all())
+
+    def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
+        """Physical fields by name, each [samples, lat, lon], to states float32; ValueError for names or shapes that do not fit."""
+        wrong = [name for name in self.names if name not in fields or np.shape(fields[name])[1:] != self.mean.shape[1:]]
+        if wrong or len({len(fields[name]) for name in self.names}) != 1:
+            given = {name: np.shape(values) for name, values in fields.items()}
+            raise ValueError(f"fields {given} do not fit; needed are {', '.join(self.names)}, each [samples, *{self.mean.shape[1:]}]")
+        stacked = np.stack([np.asarray(fields[name], dtype=np.float64) for name in self.names], axis=1)
+        states = np.where(self.mask, (stacked - self.mean) / self.scale, 0.0)
+        return torch.from_numpy(states.astype(np.float32)).reshape(len(states), *self.event_shape)
+
+    def decode(self, x: Tensor) -> dict[str, np.ndarray]:
+        """States [samples, *event] to physical fields by name, [samples, lat, lon] float32, NaN where masked."""
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(f"states have shape {tuple(x.shape)}; accepted is [samples, {', '.join(map(str, self.event_shape))}]")
+        states = x.detach().cpu().to(torch.float64).numpy().reshape(len(x), *self.mean.shape)
+        fields = np.where(self.mask, states * self.scale + self.mean, np.nan).astype(np.float32)
+        return {name: fields[:, i] for i, name in enumerate(self.names)}

@@ -1,0 +1,217 @@
+"""A model is a folder: card.toml says what it is, reference.h5 and weights.safetensors hold its numbers.
+
+`load_model` takes such a folder, or the name of a model shipped with the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..data.normalise import Normalisation
+from ..layout import Coordinate, Layout, Variable
+from ..process import Process, by_name
+from ..reference import GaussianReference
+from ..store.reference_file import read_arrays, write_arrays
+from .base import ScoreModel
+from .denoiser import DenoiserScore, GaussianDenoiser
+from .network import GridUNet, latitudes_from
+from .packing import pack_reference, unpack_reference
+from .record import Card, VariableCard, read_card, write_card
+
+CARD, REFERENCE, WEIGHTS, STATISTICS = "card.toml", "reference.h5", "weights.safetensors", "statistics.h5"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, ready to sample from.
+
+    `score` takes states [rows, *event] and the process's own times [rows]; `reference` is in float64; `mask` [d] (or
+    None) is true where there are data; `card` is the card as a dictionary; `sha256` identifies all its numbers.
+    """
+
+    name: str
+    score: ScoreModel
+    denoiser: GaussianDenoiser
+    process: Process
+    event_shape: tuple[int, ...]
+    reference: GaussianReference
+    mask: Tensor | None
+    layout: Layout
+    normalisation: Normalisation
+    horizon: float
+    delta: float
+    card: dict[str, Any]
+    sha256: str
+
+    def decode(self, x: Tensor) -> dict[str, np.ndarray]:
+        """States [samples, *event] to fields in physical units by variable, NaN where masked."""
+        return self.normalisation.decode(x)
+
+    def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
+        """Fields in physical units by variable, each [samples, lat, lon], to states [samples, *event] float32."""
+        return self.normalisation.encode(fields)
+
+
+def save_model(folder: Path, card: Card, reference: GaussianReference, normalisation: Normalisation,
+               coordinates: Mapping[str, Coordinate], network: nn.Module | None = None,
+               extra: Mapping[str, Coordinate] | None = None, statistics: Mapping[str, Coordinate] | None = None) -> Path:
+    """Write a model folder whole, replacing an older one; returns it. The card's checksums are filled in here.
+
+    `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    grid = tuple(coordinates)
+    arrays = dict(coordinates) | _normalisation_arrays(normalisation, grid) | pack_reference(reference, grid) | dict(extra or {})
+    write_arrays(partial / REFERENCE, arrays, {"title": card.title or card.name})
+    if statistics:
+        write_arrays(partial / STATISTICS, statistics, {"title": f"statistics of the data behind {card.name}"})
+    if network is not None:
+        weights = {k: p.detach().cpu().to(torch.float32).contiguous() for k, p in network.named_parameters()}
+        save_file(weights, partial / WEIGHTS)
+    sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+    write_card(partial / CARD, card.model_copy(update={"sha256": sums}))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
+    """The model in a folder, or shipped under a name. ValueError, naming the file, for whatever is missing or damaged."""
+    path = find_model(folder)
+    card = read_card(path / CARD)
+    _verify(path, card)
+    arrays, _ = read_arrays(path / REFERENCE)
+    coordinates, normalisation = _grid(path / REFERENCE, card, arrays)
+    try:
+        process = by_name(card.process.name, **card.process.parameters)
+        reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
+    network = _network(path / WEIGHTS, card, coordinates).to(device) if card.network is not None else None
+    mask = torch.from_numpy(normalisation.mask).reshape(normalisation.event_shape).to(device) if normalisation.has_gaps else None
+    denoiser = GaussianDenoiser(process, reference, network, mask)
+    variables = tuple(_variable(v) for v in card.variables)
+    return Model(
+        name=card.name, score=DenoiserScore(denoiser), denoiser=denoiser, process=process,
+        event_shape=normalisation.event_shape, reference=reference, mask=None if mask is None else mask.flatten(),
+        layout=Layout(variables, coordinates), normalisation=normalisation, horizon=card.process.horizon,
+        delta=card.process.delta, card=card.model_dump(mode="json"), sha256=_joint_digest(card),
+    )
+
+
+def find_model(folder: str | Path) -> Path:
+    """An existing folder, or the folder of a shipped model of that name; ValueError listing the names there are."""
+    given = Path(folder)
+    if given.is_dir():
+        return given
+    for shelf in _shelves():
+        if given.name == str(folder) and (shelf / given.name / CARD).is_file():
+            return shelf / given.name
+    raise ValueError(f"{folder}: no such model folder; models shipped with the package are {', '.join(shipped_models()) or 'none'}")
+
+
+def shipped_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted({card.parent.name for shelf in _shelves() for card in shelf.glob(f"*/{CARD}")})
+
+
+def _shelves() -> list[Path]:
+    """Where shipped models lie: inside an installed package, or beside it in a working copy."""
+    package = Path(__file__).resolve().parent.parent
+    return [package / "datasets", package.parent / "datasets"]
+
+
+def _verify(path: Path, card: Card) -> None:
+    """Files against the checksums of the card, all mistakes at once."""
+    needed = [REFERENCE] + ([WEIGHTS] if card.network is not None else [])
+    mistakes = []
+    for name in needed:
+        if name not in card.sha256:
+            mistakes.append(f"{path / CARD}: no sha256 of {name}")
+        elif not (path / name).is_file():
+            mistakes.append(f"{path / name}: no such file")
+        elif _digest(path / name) != card.sha256[name]:
+            mistakes.append(f"{path / name}: its sha256 is not the one in {CARD}; the file was changed or copied incompletely")
+    if mistakes:
+        raise ValueError("\n".join(mistakes))
+
+
+def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dict[str, Coordinate], Normalisation]:
+    """Coordinates and normalisation; ValueError if an array is missing or of another size."""
+    dims = card.variables[0].dims
+    absent = [name for name in (*dims, "mean_field", "scale_field", "mask") if name not in arrays]
+    if absent:
+        raise ValueError(f"{path}: lacks {', '.join(absent)}")
+    coordinates = {dim: arrays[dim] for dim in dims}
+    shape = (len(card.variables), *(len(c.values) for c in coordinates.values()))
+    fields = {name: arrays[name].values for name in ("mean_field", "scale_field", "mask")}
+    wrong = [f"{name} is {v.shape}, not {shape}" for name, v in fields.items() if v.shape != shape]
+    wrong += [f"{name} has values that are not finite" for name, v in fields.items() if not np.isfinite(v).all()]
+    if wrong:
+        raise ValueError(f"{path}: {'; '.join(wrong)}")
+    names = tuple(v.name for v in card.variables)
+    return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], fields["mask"].astype(bool))
+
+
+def _network(path: Path, card: Card, coordinates: Mapping[str, Coordinate]) -> GridUNet:
+    """The network with its weights; ValueError naming those that are missing, of another shape, or not finite."""
+    if card.network is None:
+        raise ValueError(f"{path}: the card describes no network")
+    lat, lon = coordinates.values()
+    count = len(card.variables)
+    network = GridUNet(2 * count, count, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    wanted = dict(network.named_parameters())
+    mistakes = [f"no weight {name}" for name in wanted.keys() - weights.keys()]
+    mistakes += [f"unknown weight {name}" for name in weights.keys() - wanted.keys()]
+    for name in wanted.keys() & weights.keys():
+        if weights[name].shape != wanted[name].shape:
+            mistakes.append(f"{name} is {tuple(weights[name].shape)}, the card's network needs {tuple(wanted[name].shape)}")
+        elif not bool(torch.isfinite(weights[name]).all()):
+            mistakes.append(f"{name} has values that are not finite")
+    if mistakes:
+        raise ValueError(f"{path}: {'; '.join(sorted(mistakes)[:8])}" + (f" and {len(mistakes) - 8} more" if len(mistakes) > 8 else ""))
+    network.load_state_dict(weights, strict=False)
+    return network.eval().requires_grad_(False)
+
+
+def _latitudes(coordinates: Mapping[str, Coordinate]) -> list[float]:
+    values: list[float] = next(iter(coordinates.values())).values.tolist()
+    return values
+
+
+def _normalisation_arrays(normalisation: Normalisation, grid: tuple[str, ...]) -> dict[str, Coordinate]:
+    dims = ("variable", *grid)
+    return {
+        "mean_field": Coordinate(dims, normalisation.mean, {"long_name": "added when decoding, in physical units"}),
+        "scale_field": Coordinate(dims, normalisation.scale, {"long_name": "physical units of a state of one"}),
+        "mask": Coordinate(dims, normalisation.mask, {"long_name": "one where there are data"}),
+    }
+
+
+def _variable(card: VariableCard) -> Variable:
+    return Variable(card.name, card.dims, card.model_dump(exclude={"name", "dims"}, exclude_none=True))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _joint_digest(card: Card) -> str:
+    return hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(card.sha256.items())).encode()).hexdigest()

@@ -1,0 +1,109 @@
+"""Everything a training run is made of, as validated frozen records: data, reference, network, optimiser."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ..data.gridded import DataConfig
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkConfig(_Record):
+    """Shape of the U-Net: channels at half resolution, their multiple per level, features of the noise level."""
+
+    width: int = Field(default=32, ge=4)
+    multipliers: tuple[int, ...] = Field(default=(1, 2, 2), min_length=1)
+    embedding: int = Field(default=128, ge=4)
+    static_maps: int = Field(default=4, ge=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @field_validator("multipliers")
+    @classmethod
+    def _positive(cls, multipliers: tuple[int, ...]) -> tuple[int, ...]:
+        if min(multipliers) < 1:
+            raise ValueError(f"multipliers must be at least 1, got {multipliers}")
+        return multipliers
+
+
+class ReferenceConfig(_Record):
+    """The Gaussian reference: which basis, and for EOFs how many (`"auto"`: the best held-out likelihood up to max_rank)."""
+
+    basis: Literal["eof", "spherical", "fourier", "pixelwise", "isotropic"] = "eof"
+    rank: int | Literal["auto"] = "auto"
+    max_rank: int = Field(default=128, ge=1)
+    lmax: int | None = Field(default=None, ge=1)
+
+
+class OptimiserConfig(_Record):
+    """AdamW with warm-up and a cosine, an exponential moving average, and stopping when validation stops improving."""
+
+    steps: int = Field(default=10_000, ge=1)
+    batch: int = Field(default=16, ge=1)
+    rate: float = Field(default=1e-3, gt=0)
+    warm_up: int = Field(default=300, ge=0)
+    weight_decay: float = Field(default=0.02, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    validate_every: int = Field(default=500, ge=1)
+    patience: int = Field(default=8, ge=1)
+    max_minutes: float = Field(default=float("inf"), gt=0)
+
+
+class NoiseConfig(_Record):
+    """The process and the log-SNR levels to train at: `spread` of the draws are uniform, the rest where the remainder is."""
+
+    process: Literal["ou", "vp", "edm", "flow"] = "ou"
+    lowest: float = -10.0
+    highest: float = 9.0
+    spread: float = Field(default=0.2, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> NoiseConfig:
+        if not self.lowest < self.highest:
+            raise ValueError(f"lowest log-SNR {self.lowest} must be below highest {self.highest}")
+        return self
+
+
+class TrainConfig(_Record):
+    """A training run. `network = "none"` fits the Gaussian reference alone; `output` is the model folder to write."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    output: str
+    title: str = ""
+    seed: int = 0
+    data: DataConfig
+    reference: ReferenceConfig = ReferenceConfig()
+    network: NetworkConfig | Literal["none"] = NetworkConfig()
+    noise: NoiseConfig = NoiseConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    horizon: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _bases_fit(self) -> TrainConfig:
+        several = len(self.data.variables) > 1
+        if several and self.reference.basis in ("spherical", "fourier"):
+            raise ValueError(f"basis {self.reference.basis!r} takes one variable, got {len(self.data.variables)}; use 'eof'")
+        if (self.reference.basis == "spherical") != self.data.area_weights:
+            raise ValueError("basis 'spherical' and data.area_weights = true go together: set both or neither")
+        return self
+
+
+def load_config(path: Path) -> TrainConfig:
+    """The configuration in a TOML file; ValueError names the file and every mistake in it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such training configuration")
+    try:
+        return TrainConfig.model_validate(tomllib.loads(path.read_text()))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"{path}: " + "; ".join(lines)) from None

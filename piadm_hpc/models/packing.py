@@ -1,0 +1,78 @@
+"""A Gaussian reference as named arrays and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
+from ..data.normalise import Normalisation
+from ..layout import Coordinate
+from ..reference import GaussianReference
+from .record import ReferenceCard
+from .shells import MaskedEOF
+
+KINDS: dict[type, str] = {
+    MaskedEOF: "masked_eof", EOF: "eof", SphericalHarmonics: "spherical", Fourier: "fourier", Pixelwise: "pixelwise",
+    Identity: "isotropic",
+}
+
+
+def describe_reference(reference: GaussianReference) -> ReferenceCard:
+    """What the card says about a reference; ValueError for a basis that cannot be stored."""
+    basis = reference.basis
+    if type(basis) not in KINDS:
+        raise ValueError(f"a reference in basis {type(basis).__name__} cannot be stored; accepted are {', '.join(KINDS.values())}")
+    rank = basis.rank if isinstance(basis, EOF) else None
+    if isinstance(basis, SphericalHarmonics):
+        return ReferenceCard(basis="spherical", lmax=basis.lmax, gauss_latitudes=basis.latitudes is None)
+    return ReferenceCard.model_validate({"basis": KINDS[type(basis)], "rank": rank})
+
+
+def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[str, Coordinate]:
+    """Arrays for the file: the mean state, a variance per shell, and the modes of EOFs in single precision."""
+    event = grid if len(reference.event_shape) == len(grid) else ("variable", *grid)
+    mean = _numpy(reference.mean).reshape(reference.event_shape)
+    arrays = {
+        "reference_mean": Coordinate(event, mean, {"long_name": "mean state"}),
+        "reference_spectrum": Coordinate(("shell",), _numpy(reference.spectrum), {"long_name": "variance per shell of modes"}),
+    }
+    if isinstance(reference.basis, EOF):
+        modes = _numpy(reference.basis.modes).T.reshape(reference.basis.rank, *reference.event_shape)
+        attrs = {"long_name": "empirical orthogonal functions, orthonormal in state space"}
+        arrays["reference_modes"] = Coordinate(("mode", *event), modes.astype(np.float32), attrs)
+    return arrays
+
+
+def unpack_reference(arrays: Mapping[str, Coordinate], card: ReferenceCard, normalisation: Normalisation,
+                     latitudes: Sequence[float]) -> GaussianReference:
+    """The reference in float64 on a grid with these latitudes; ValueError for arrays that are missing or of another size, or not finite."""
+    wanted = ["reference_mean", "reference_spectrum"] + (["reference_modes"] if card.rank is not None else [])
+    absent = [name for name in wanted if name not in arrays]
+    damaged = [name for name in wanted if name in arrays and not np.isfinite(arrays[name].values).all()]
+    if absent or damaged:
+        raise ValueError("; ".join([f"no array {name}" for name in absent] + [f"{name} has values that are not finite" for name in damaged]))
+    found = {name: torch.from_numpy(np.array(arrays[name].values)).to(torch.float64) for name in wanted}
+    basis = _basis(card, found.get("reference_modes"), normalisation, latitudes)
+    return GaussianReference(found["reference_mean"].flatten(), basis, found["reference_spectrum"])
+
+
+def _basis(card: ReferenceCard, modes: Tensor | None, normalisation: Normalisation, latitudes: Sequence[float]) -> Basis:
+    event = normalisation.event_shape
+    if card.basis in ("eof", "masked_eof"):
+        if modes is None or modes.shape != (card.rank, *event):
+            raise ValueError(f"reference_modes must be [{card.rank}, {', '.join(map(str, event))}] (rank, state)")
+        columns = modes.flatten(1).T.contiguous()
+        return EOF(columns, event) if card.basis == "eof" else MaskedEOF(columns, event, torch.from_numpy(normalisation.mask.reshape(-1)))
+    if card.basis == "spherical":
+        nlat, nlon = event
+        return SphericalHarmonics(nlat, nlon, card.lmax or min(nlat, nlon // 2), None if card.gauss_latitudes else latitudes)
+    kinds: dict[str, type[Fourier | Pixelwise | Identity]] = {"fourier": Fourier, "pixelwise": Pixelwise, "isotropic": Identity}
+    return kinds[card.basis](event)
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    return x.detach().cpu().numpy()

@@ -1,0 +1,105 @@
+"""From a finished training run to a model folder: the card with its evidence, the arrays, the weights."""
+
+from __future__ import annotations
+
+import math
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.gridded import GriddedData
+from ..layout import Coordinate, Variable
+from ..process import Process
+from .card import save_model
+from .checkpoint import TrainingState
+from .config import NetworkConfig, TrainConfig
+from .denoiser import GaussianDenoiser
+from .evaluation import DenoisingTable, denoising_table, even_levels
+from .network import GridUNet, count_parameters
+from .packing import describe_reference
+from .record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
+from .statistics import data_statistics
+
+PREDICTION = "x0: Wiener filter of the Gaussian reference plus c_out(t) times the network"
+
+
+def publish(folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser, state: TrainingState | None) -> Path:
+    """Score the denoiser on held-out states and write the model folder; returns it."""
+    network = denoiser.network
+    weights = network if isinstance(network, GridUNet) else None
+    card = Card(
+        format=FORMAT, name=config.name, title=config.title, version=package_version(), prediction=PREDICTION,
+        normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
+        anomaly=config.data.anomaly, wrap=config.data.wrap, process=_process_card(config, denoiser),
+        variables=tuple(_variable_card(v) for v in data.variables), reference=describe_reference(denoiser.reference),
+        network=config.network if isinstance(config.network, NetworkConfig) else None,
+        data=DataCard(source=config.data.source, licence=config.data.licence, files=data.files, train=len(data.train),
+                      validation=len(data.validation), test=len(data.test), excluded=data.excluded),
+        training=_training_card(config, weights, state), scores=_scores(config, data, denoiser), sha256={},
+    )
+    extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
+    return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, weights, extra, data_statistics(data))
+
+
+def package_version() -> str:
+    try:
+        return version("piadm_hpc")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _process_card(config: TrainConfig, denoiser: GaussianDenoiser) -> ProcessCard:
+    """Recommended times: start where the strongest mode keeps a hundredth of unit variance, stop at a noise level of 3%."""
+    forgotten = max(8.0, math.ceil(math.log(max(1.0, float(denoiser.reference.spectrum.max())) / 0.01)))
+    horizon = config.horizon or _at(denoiser.process, forgotten)
+    delta = config.delta or _at(denoiser.process, 1e-3)
+    trained = None if denoiser.network is None else (config.noise.lowest, config.noise.highest)
+    return ProcessCard(name=config.noise.process, horizon=horizon, delta=delta, log_snr_trained=trained)
+
+
+def _at(process: Process, theta: float) -> float:
+    return float(process.time(torch.tensor(theta, dtype=torch.float64)))
+
+
+def _variable_card(variable: Variable) -> VariableCard:
+    lat, lon = variable.dims
+    known = {k: v for k, v in variable.attrs.items() if k in ("units", "long_name", "standard_name", "cell_methods")}
+    return VariableCard(name=variable.name, dims=(lat, lon), **known)
+
+
+def _training_card(config: TrainConfig, network: GridUNet | None, state: TrainingState | None) -> TrainingCard:
+    record = config.model_dump(mode="json", exclude_none=True)
+    # TOML has no infinity in the configurations people write; leaving it out means the same
+    if math.isinf(config.optimiser.max_minutes):
+        record["optimiser"].pop("max_minutes")
+    record.pop("output")
+    return TrainingCard(
+        command="piadm train RECIPE.toml, with the configuration below as RECIPE.toml",
+        steps=0 if state is None else state.step, best_step=0 if state is None else state.best_step,
+        minutes=0.0 if state is None else round(state.minutes, 1),
+        parameters=0 if network is None else count_parameters(network), config=record,
+    )
+
+
+def _scores(config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser) -> dict[str, ScoreCard]:
+    levels = even_levels(config.noise.lowest, config.noise.highest)
+    parts = {"validation": data.validation, "test": data.test}
+    return {
+        name: _score_card(denoising_table(denoiser, states, levels, seed=config.seed), len(states))
+        for name, states in parts.items() if len(states)
+    }
+
+
+def _score_card(table: DenoisingTable, states: int) -> ScoreCard:
+    def short(values: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(float(f"{v:.4g}") for v in values)
+
+    return ScoreCard(states=states, log_snr=table.log_snr, denoiser=short(table.denoiser), gaussian=short(table.gaussian),
+                     ratio=short(table.ratios))
+
+
+def _climatology(monthly: np.ndarray, grid: tuple[str, ...]) -> dict[str, Coordinate]:
+    attrs = {"long_name": "mean of each calendar month, removed from the fields and not added back"}
+    return {"climatology": Coordinate(("month", "variable", *grid), monthly, attrs)}

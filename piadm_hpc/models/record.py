@@ -1,0 +1,124 @@
+"""The model card as a validated record, and its TOML."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .config import NetworkConfig
+
+FORMAT = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProcessCard(_Record):
+    """The noising process by name with its parameters; times to start and stop at, in the process's own clock."""
+
+    name: str
+    parameters: dict[str, float] = {}
+    horizon: float = Field(gt=0)
+    delta: float = Field(gt=0)
+    log_snr_trained: tuple[float, float] | None = None
+
+
+class VariableCard(_Record):
+    """A generated variable and its CF attributes."""
+
+    name: str
+    dims: tuple[str, str]
+    units: str = "1"
+    long_name: str | None = None
+    standard_name: str | None = None
+    cell_methods: str | None = None
+
+
+class ReferenceCard(_Record):
+    """The basis of the Gaussian reference; arrays are in reference.h5."""
+
+    basis: Literal["eof", "masked_eof", "spherical", "fourier", "pixelwise", "isotropic"]
+    rank: int | None = None
+    lmax: int | None = None
+    gauss_latitudes: bool = False
+
+
+class ScoreCard(_Record):
+    """Mean square denoising errors per entry on one set of states: the model's, the Gaussian's, and their ratio per log-SNR."""
+
+    states: int
+    log_snr: tuple[float, ...]
+    denoiser: tuple[float, ...]
+    gaussian: tuple[float, ...]
+    ratio: tuple[float, ...]
+
+
+class DataCard(_Record):
+    """Where the training data come from and how they were used."""
+
+    source: str = ""
+    licence: str = ""
+    files: tuple[str, ...] = ()
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+    excluded: int = 0
+
+
+class TrainingCard(_Record):
+    """How the weights came about."""
+
+    command: str = ""
+    steps: int = 0
+    best_step: int = 0
+    minutes: float = 0.0
+    parameters: int = 0
+    config: dict[str, Any] = {}
+
+
+class Card(_Record):
+    """Everything about a model that is not an array."""
+
+    format: int
+    name: str
+    title: str = ""
+    version: str
+    prediction: str
+    normalisation: str
+    coordinates: str = "reference.h5"
+    anomaly: str = "none"
+    wrap: bool = True
+    process: ProcessCard
+    variables: tuple[VariableCard, ...] = Field(min_length=1)
+    reference: ReferenceCard
+    network: NetworkConfig | None = None
+    data: DataCard = DataCard()
+    training: TrainingCard = TrainingCard()
+    scores: dict[str, ScoreCard] = {}
+    sha256: dict[str, str]
+
+
+def write_card(path: Path, card: Card) -> None:
+    path.write_text(tomli_w.dumps(card.model_dump(mode="json", exclude_none=True)))
+
+
+def read_card(path: Path) -> Card:
+    """The card in a TOML file; ValueError naming the file and every mistake in it."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a model folder holds card.toml, reference.h5 and, with a network, weights.safetensors")
+    try:
+        content = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid TOML: {error}") from None
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{path}: model format {content.get('format')!r} is unknown here; this version reads format {FORMAT}")
+    try:
+        return Card.model_validate(content)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"{path}: " + "; ".join(lines)) from None

@@ -1,0 +1,205 @@
+"""Training a denoiser on few fields: weighted denoising loss, averaged weights, early stopping, resumable.
+
+Every random number of a step is a function of (seed, step), so a run that was interrupted ends where it would have ended.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.gridded import GriddedData, read_fields
+from ..process import by_name
+from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
+from .config import NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
+from .denoiser import GaussianDenoiser
+from .evaluation import denoising_table, even_levels, noised, time_of
+from .fitting import fit_reference
+from .network import GridUNet, count_parameters, latitudes_from
+from .publishing import publish
+
+Report = Callable[[str], None]
+
+# a resumed run may be longer or more patient than the one it continues
+FREE_TO_CHANGE = ("steps", "patience", "max_minutes")
+
+
+class NoiseLevels:
+    """Draws of log-SNR: partly uniform, mostly where the remainder's share of the Wiener error, c_out^2 / error, is."""
+
+    def __init__(self, denoiser: GaussianDenoiser, config: NoiseConfig, knots: int = 512):
+        self.knots = torch.linspace(config.lowest, config.highest, knots, dtype=torch.float64)
+        t = time_of(denoiser.process, self.knots)
+        share = denoiser.output_scale(t) ** 2 / denoiser.wiener_error(t)
+        density = config.spread / knots + (1 - config.spread) * share / share.sum()
+        self.cumulative = torch.cumsum(density, 0)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count] float64, one from each of `count` equally likely strata, which halves the loss's noise."""
+        strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+        index = torch.searchsorted(self.cumulative, strata.to(torch.float64) * self.cumulative[-1])
+        return self.knots[index.clamp(max=len(self.knots) - 1)]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss |D - x_0|^2 per entry over the Wiener error at that level: one for a Gaussian, on Gaussian data."""
+
+    denoiser: GaussianDenoiser
+    levels: NoiseLevels
+
+    def __call__(self, states: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+        """A scalar for `batch` states drawn from states [n, *event]."""
+        clean = states[torch.randperm(len(states), generator=generator)[:batch]]
+        t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
+        noise = torch.randn(clean.shape, generator=generator)
+        estimate = self.denoiser(noised(self.denoiser.process, clean, t, noise), t)
+        errors = ((estimate - clean) ** 2).flatten(1).mean(1)
+        return (errors / self.denoiser.wiener_error(t).to(errors.dtype)).mean()
+
+
+def train(config: TrainConfig, *, root: Path = Path(), report: Report = print) -> Path:
+    """Read, fit, train and write the model folder `config.output`; data files are looked for from `root`.
+
+    A run that was interrupted continues from the checkpoints beside its output. ValueError for data or settings that
+    do not work.
+    """
+    data = read_fields(config.data, root)
+    mask = torch.from_numpy(data.normalisation.mask).reshape(data.normalisation.event_shape) if data.normalisation.has_gaps else None
+    latitudes = data.coordinates[config.data.spatial_dims[0]].values.tolist()
+    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, latitudes=latitudes)
+    report(f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states; {data.excluded} left out")
+    network = None if config.network == "none" else make_network(config.network, data, config.data.wrap, config.seed)
+    denoiser = GaussianDenoiser(by_name(config.noise.process), reference, network, mask)
+    output = Path(config.output)
+    state = None
+    if network is not None:
+        report(f"{count_parameters(network)} weights to train")
+        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report)
+    return publish(output, config, data, denoiser, state)
+
+
+def make_network(config: NetworkConfig, data: GriddedData, wrap: bool, seed: int) -> GridUNet:
+    """A network for the data's grid, with weights drawn from `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        variables = len(data.variables)
+        lat, lon = data.coordinates.values()
+        return GridUNet(2 * variables, variables, latitudes_from(lat.values), len(lon.values), wrap, config)
+
+
+def fit_network(denoiser: GaussianDenoiser, data: GriddedData, config: TrainConfig, checkpoints: Path,
+                report: Report = print) -> TrainingState:
+    """Train the denoiser's network in place, leaving the best averaged weights in it. ValueError if the loss is not finite."""
+    network = denoiser.network
+    if network is None:
+        raise ValueError("fit_network needs a denoiser with a network")
+    options = config.optimiser
+    optimiser = torch.optim.AdamW(network.parameters(), lr=options.rate, weight_decay=options.weight_decay, betas=(0.9, 0.99))
+    state = TrainingState.start(network, optimiser)
+    identity = _identity(config)
+    if load_checkpoint(checkpoints, state, identity):
+        report(f"continuing from step {state.step}, best {state.best_score:+.4f} at step {state.best_step}")
+    objective = Objective(denoiser, NoiseLevels(denoiser, config.noise))
+    clock = _Clock(state.minutes, report)
+    with torch.random.fork_rng():
+        while state.step < options.steps and not _finished(state, options):
+            loss = _step(state, objective, data.train, config)
+            state.minutes = clock.tick(state.step, options.steps, loss)
+            if state.step % options.validate_every == 0 or state.step == options.steps:
+                _validate(state, denoiser, data, config, report)
+                save_checkpoint(checkpoints, state, identity)
+    put(network, state.best)
+    network.eval()
+    return state
+
+
+def _step(state: TrainingState, objective: Objective, states: Tensor, config: TrainConfig) -> float:
+    """One step of AdamW on one batch; its loss."""
+    options, network = config.optimiser, state.network
+    torch.manual_seed(config.seed * 1_000_003 + state.step)  # for dropout
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
+    for group in state.optimiser.param_groups:
+        group["lr"] = options.rate * _schedule(state.step, options)
+    network.train()
+    loss: Tensor = objective(states, options.batch, generator)
+    if not bool(torch.isfinite(loss)):
+        raise ValueError(f"the loss is {float(loss)} at step {state.step}; lower optimiser.rate or look for outliers in the data")
+    state.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+    state.optimiser.step()
+    state.step += 1
+    _average(state, options.ema)
+    return float(loss.detach())
+
+
+def _average(state: TrainingState, decay: float) -> None:
+    """Exponential moving average of the weights, with a short memory at first."""
+    keep = min(decay, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for name, parameter in state.network.named_parameters():
+            state.average[name].lerp_(parameter, 1 - keep)
+
+
+def _schedule(step: int, options: OptimiserConfig) -> float:
+    """Warm-up to one, then half a cosine to one hundredth."""
+    if step < options.warm_up:
+        return (step + 1) / options.warm_up
+    passed = (step - options.warm_up) / max(1, options.steps - options.warm_up)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * passed)) / 2
+
+
+def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: GriddedData, config: TrainConfig, report: Report) -> None:
+    """Score the averaged weights on held-out states (training states if none are held out) and keep them if best."""
+    current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
+    held = data.validation if len(data.validation) else data.train
+    put(state.network, state.average)
+    state.network.eval()
+    levels = even_levels(config.noise.lowest, config.noise.highest)
+    # every third field: neighbours in time are alike, and validation should not cost more than training
+    table = denoising_table(denoiser, held[::3], levels, seed=config.seed)
+    put(state.network, current)
+    if table.score < state.best_score:
+        state.best_score, state.best_step = table.score, state.step
+        state.best = {name: value.clone() for name, value in state.average.items()}
+    state.history.append({"step": state.step, "score": table.score, "ratios": table.ratios})
+    report(f"step {state.step}: validation {table.score:+.4f} (best {state.best_score:+.4f}), error over Gaussian's {table}")
+
+
+def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
+    stale = state.step - state.best_step > options.patience * options.validate_every
+    return stale or state.minutes > options.max_minutes
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued."""
+    record: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "title", "horizon", "delta"})
+    for key in FREE_TO_CHANGE:
+        record["optimiser"].pop(key)
+    return record
+
+
+class _Clock:
+    """Minutes trained, earlier sittings included, and a line every thirty seconds."""
+
+    def __init__(self, minutes: float, report: Report, every: float = 30.0):
+        self.begun, self.report, self.every = time.monotonic() - 60 * minutes, report, every
+        self.spoken, self.losses = time.monotonic(), [0.0, 0.0]
+
+    def tick(self, step: int, steps: int, loss: float) -> float:
+        now = time.monotonic()
+        minutes = (now - self.begun) / 60
+        self.losses = [self.losses[0] + loss, self.losses[1] + 1]
+        if now - self.spoken > self.every:
+            rate = self.losses[1] / (now - self.spoken)
+            self.report(f"step {step}/{steps}  loss {self.losses[0] / self.losses[1]:.4f}  {rate:.2f} steps/s  {minutes:.1f} min")
+            self.spoken, self.losses = now, [0.0, 0.0]
+        return minutes

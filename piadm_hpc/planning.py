@@ -1,0 +1,181 @@
+"""What a run will cost, before it runs: rounds, calls, bytes a sweep, memory per rank, output, time from one timed call."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import resource
+import time
+from dataclasses import dataclass
+
+import torch
+
+from .build import make_sampler
+from .comm import launcher_size
+from .config import RunConfig
+from .models.card import load_model
+from .run import threads, time_ranks
+from .sampler import Sampler
+
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a run on `ranks` ranks; times in seconds, memory and messages in bytes."""
+
+    ranks: int
+    time_ranks: int
+    groups: int
+    num_samples: int
+    steps: int
+    blocks: int
+    sweeps_per_block: int
+    measured: bool
+    rounds: int
+    calls: int
+    seconds_per_call: float
+    seconds: float
+    sequential_seconds: float
+    bytes_per_sweep: int
+    memory_per_rank: int
+    output_bytes: int
+
+    def __str__(self) -> str:
+        origin = "measured on one sample" if self.measured else "estimated; --pilot measures it on one sample"
+        faster = (
+            ""
+            if self.seconds <= self.sequential_seconds
+            else ('\n  step by step would be faster here: set solver.kind = "sequential", or give more ranks or a faster device')
+        )
+        return (
+            f"{self.num_samples} samples on {self.ranks} ranks: {self.groups} sample groups x {self.time_ranks} time ranks\n"
+            f"  chain            {self.steps} steps in {self.blocks} blocks\n"
+            f"  rounds           {self.rounds} per sample ({self.sweeps_per_block} sweeps a block, {origin})\n"
+            f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
+            f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank\n"
+            f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
+            f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
+            f"  time             about {self.seconds:.0f} s; the same chain step by step, samples over ranks: "
+            f"about {self.sequential_seconds:.0f} s{faster}"
+        )
+
+
+def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) -> Plan:
+    """The cost of a run on `ranks` ranks (default: those this process was launched with); nothing is written.
+
+    One network call is timed; `pilot` also solves one sample to measure its sweeps.
+    """
+    torch.set_num_threads(threads(config))
+    model = load_model(config.model)
+    sampler = make_sampler(config, model)
+    world = ranks or launcher_size()[1]
+    on_time = time_ranks(config, world)
+    groups = max(1, world // on_time)
+    batch = max(1, min(config.output.batch, -(-len(config.ids) // groups)))
+    seconds, activations = _timed_call(sampler, min(config.compute.model_batch, batch * _longest(sampler)))
+    sweeps = _pilot_sweeps(sampler, config.ids[0]) if pilot else _expected_sweeps(config, sampler)
+    blocks, steps = len(sampler.chain.edges) - 1, sampler.chain.num_steps
+    sequential = config.solver.kind == "sequential"
+    calls = steps if sequential else sum(_block_calls(length, sweeps) for length in _lengths(sampler))
+    on_rank = calls if sequential else sum(_block_calls(-(-length // on_time), sweeps) for length in _lengths(sampler))
+    share = -(-len(config.ids) // groups)
+    even = -(-len(config.ids) // world)
+    return Plan(
+        ranks=world,
+        time_ranks=on_time,
+        groups=groups,
+        num_samples=len(config.ids),
+        steps=steps,
+        blocks=blocks,
+        sweeps_per_block=sweeps,
+        measured=pilot,
+        rounds=steps if sequential else sum(min(sweeps, length) for length in _lengths(sampler)),
+        calls=calls,
+        seconds_per_call=seconds,
+        seconds=seconds * on_rank * share,
+        sequential_seconds=seconds * steps * even,
+        bytes_per_sweep=_bytes_per_sweep(sampler, batch, on_time),
+        memory_per_rank=_memory(config, sampler, batch, on_time, activations),
+        output_bytes=4 * len(config.ids) * math.prod(model.event_shape),
+    )
+
+
+def _lengths(sampler: Sampler) -> list[int]:
+    edges = sampler.chain.edges
+    return [stop - start for start, stop in itertools.pairwise(edges)]
+
+
+def _longest(sampler: Sampler) -> int:
+    return max(_lengths(sampler))
+
+
+def _block_calls(points: int, sweeps: int) -> int:
+    """Rows a slice evaluates when sweep k skips the k-1 points that cannot change any more."""
+    return sum(max(0, points - k) for k in range(min(sweeps, points)))
+
+
+def _expected_sweeps(config: RunConfig, sampler: Sampler) -> int:
+    """Sweeps of the longest block by the Lambda law (smallest k with Lambda^k / k! below tol); 8 with a reference.
+
+    For a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)); half of kappa for
+    A = I, whose measured sweeps are about two thirds of those of A = P.
+    """
+    longest = _longest(sampler)
+    if config.solver.fixed_depth:
+        return min(int(config.solver.sweeps or 1), longest)
+    if config.solver.linear in ("auto", "reference"):
+        return min(8, longest)
+    assert sampler.chain.alpha is not None and sampler.chain.sigma is not None
+    theta = torch.log1p((sampler.chain.sigma / sampler.chain.alpha) ** 2)
+    smallest = float(sampler.reference.spectrum.min()) if sampler.reference is not None else 0.0
+    v = 1 + (smallest - 1) * torch.exp(-theta)
+    stochastic = 1.0 if sampler.chain.stochastic else 0.5
+    edges = torch.tensor(sampler.chain.edges)
+    law = stochastic * (theta[edges[:-1]] - theta[edges[1:]] + torch.log(v[edges[:-1]] / v[edges[1:]]))
+    worst, k = float(law.max()), 1
+    while k * math.log(max(worst, 1e-9)) - math.lgamma(k + 1) > math.log(config.solver.tol):
+        k += 1
+    return min(max(2, k if config.solver.linear == "process" else round(2 * k / 3)), longest)
+
+
+def _pilot_sweeps(sampler: Sampler, sample: int) -> int:
+    return int(sampler.draw([sample]).sweeps.max())
+
+
+def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
+    """Seconds per row of one network call, and the memory it needed beyond what was there."""
+    x = torch.randn(rows, *sampler.event_shape, dtype=sampler.dtype)
+    t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
+    with torch.no_grad():
+        sampler.score(x[:1], t[:1])
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.perf_counter()
+        sampler.score(x, t)
+        spent = time.perf_counter() - start
+    return spent / rows, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+
+
+def _bytes_per_sweep(sampler: Sampler, batch: int, on_time: int) -> int:
+    """What one rank sends in a sweep: two transpositions of its shifts, and the residuals."""
+    width = torch.finfo(sampler.dtype).bits // 8
+    words = batch * sampler.chain.channels * _coords(sampler)
+    return 0 if on_time == 1 else round(2 * words * width * (on_time - 1) / on_time) + 8 * (batch + 1)
+
+
+def _memory(config: RunConfig, sampler: Sampler, batch: int, on_time: int, activations: int) -> int:
+    """This process as it stands, plus the sweep's arrays (solvers.picard), plus one network call."""
+    width = torch.finfo(sampler.dtype).bits // 8
+    points, d, n, c = -(-_longest(sampler) // on_time), math.prod(sampler.event_shape), _coords(sampler), sampler.chain.channels
+    arrays = 2 + (1 if sampler.chain.stochastic else 0)
+    held = width * batch * points * (arrays * c * n + d)
+    retired = width * batch * points * c * n
+    exchange = 0 if on_time == 1 else 6 * width * batch * c * n
+    rows = min(config.compute.model_batch, batch * points)
+    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - activations
+    return resident + held + retired + exchange + activations + rows * width * (4 * d + n)
+
+
+def _coords(sampler: Sampler) -> int:
+    d = math.prod(sampler.event_shape)
+    return d if sampler.reference is None else sampler.reference.basis.num_coords

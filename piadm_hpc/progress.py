@@ -1,0 +1,64 @@
+"""What a run says while it works: a bar on a terminal, one plain line an interval in a job log."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+logger = logging.getLogger("piadm_hpc")
+
+
+def set_up_logging(*, root: bool, file: Path | None = None) -> None:
+    """Lines with a clock, from the root alone (other ranks speak up at warnings), also into the run's log.txt."""
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if root and file is not None:
+        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    for old in logger.handlers:
+        old.close()
+    logger.handlers = handlers
+    logger.setLevel(logging.INFO if root else logging.WARNING)
+    logger.propagate = False
+
+
+class Progress:
+    """Steps of work done out of a total; silent on ranks other than the root."""
+
+    def __init__(self, total: int, *, unit: str, interval: float, enabled: bool):
+        self.total, self.unit, self.interval, self.enabled = total, unit, interval, enabled
+        self.done, self.began, self.spoke = 0, time.monotonic(), time.monotonic()
+        self.bar = None
+        if enabled and sys.stdout.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, unit=unit, leave=False)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def advance(self, steps: int, note: str) -> None:
+        self.done += steps
+        if self.bar is not None:
+            self.bar.set_postfix_str(note)
+            self.bar.update(steps)
+        elif self.enabled and time.monotonic() - self.spoke >= self.interval:
+            self.spoke = time.monotonic()
+            rate = self.done / max(1e-9, self.spoke - self.began)
+            left = (self.total - self.done) / max(1e-9, rate)
+            logger.info(
+                "%d/%d %s  %s  %.3g %s/s  about %s left", self.done, self.total, self.unit, note, rate, self.unit, _span(left)
+            )
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

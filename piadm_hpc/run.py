@@ -1,0 +1,269 @@
+"""The composition root: a configuration becomes ranks, a model, a sampler, shards and an index."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .build import make_sampler
+from .comm import RankGrid, abort, launcher_size, rank_grid
+from .config import INDEPENDENT_KEYS, RunConfig
+from .grid import Block
+from .models.card import Model, load_model
+from .progress import Progress, set_up_logging
+from .records import without_none
+from .sampler import Sampler
+from .solvers.picard import BlockSolution
+from .solving import ScoreError, Solution, Status
+from .store import Store, global_attributes, open_run
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+logger = logging.getLogger("piadm_hpc")
+STOP_FILE = "STOP"
+
+
+class StopRequested(Exception):
+    """Somebody asked the run to stop; finished shards are kept and the same command goes on later."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did: totals over the samples it made (not those it found), and where the time went."""
+
+    num_samples: int
+    not_converged: int
+    rounds: float
+    calls: float
+    sequential_rounds: int
+    sweeps: list[int]
+    seconds: float
+    communication: float
+    writing: float
+    ranks: str
+
+    def lines(self, tol: float) -> list[str]:
+        share = 100 / max(self.seconds, 1e-9)
+        return [
+            f"{self.num_samples} samples on {self.ranks}; most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})",
+            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median); the same chain step by step: "
+            f"{self.sequential_rounds} in {self.sequential_rounds}",
+            f"{self.seconds / max(1, self.num_samples):.2f} s per sample (communication {share * self.communication:.0f} %, "
+            f"writing {share * self.writing:.0f} %)",
+        ]
+
+
+def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
+    """Make the samples of a run and open them: collective over the ranks this process was launched with.
+
+    Finished shards of the same run are kept. Raises ConfigError, StoreError, ScoreError or StopRequested.
+    """
+    execute(config, overwrite=overwrite)
+    return open_run(Path(config.out) / "samples.h5")
+
+
+def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
+    """Make the samples of a run; the summary is the same on every rank."""
+    ranks = rank_grid(time_ranks(config, launcher_size()[1]))
+    device = _device(config)
+    torch.set_num_threads(threads(config))
+    model = load_model(config.model, device=device)
+    sampler = make_sampler(config, model, device)
+    store = _open_store(config, model, ranks, overwrite, command)
+    try:
+        set_up_logging(root=ranks.root, file=Path(config.out) / "log.txt")
+        return _make_missing(config, model, sampler, store, ranks)
+    except StopRequested:
+        raise
+    except Exception as error:
+        if ranks.world.size > 1:
+            # a failed score is known to its whole group, anything else to one rank alone
+            abort(f"piadm: {error}", speak=ranks.writer or not isinstance(error, ScoreError))
+        raise
+    finally:
+        if ranks.root:
+            store.close()
+
+
+def time_ranks(config: RunConfig, size: int) -> int:
+    """How many of `size` ranks share each sample's time axis: as given, or those left over when every sample has a rank."""
+    if config.compute.time_ranks != "auto":
+        return int(config.compute.time_ranks)
+    if config.solver.kind == "sequential":
+        return 1
+    groups = max(n for n in range(1, size + 1) if size % n == 0 and n <= len(config.ids))
+    return size // groups
+
+
+def threads(config: RunConfig) -> int:
+    """Threads per rank: as given, OMP_NUM_THREADS, or this rank's share of the cores."""
+    if config.compute.threads != "auto":
+        return int(config.compute.threads)
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return int(os.environ["OMP_NUM_THREADS"])
+    names = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
+    local = next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), launcher_size()[1])
+    return max(1, len(os.sched_getaffinity(0)) // local)
+
+
+def _device(config: RunConfig) -> str:
+    if config.compute.device != "auto":
+        return config.compute.device
+    if not torch.cuda.is_available():
+        return "cpu"
+    names = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+    local = next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
+    return f"cuda:{local % torch.cuda.device_count()}"
+
+
+def _open_store(config: RunConfig, model: Model, ranks: RankGrid, overwrite: bool, command: str) -> Store:
+    """The run folder, made and locked by the root; an error there is raised on every rank."""
+    values = without_none(config.model_dump(mode="json"))
+    attributes = global_attributes(
+        values,
+        model_sha256=model.sha256,
+        title=f"Samples of {model.name}",
+        source=f"piadm_hpc, model {model.name}",
+        seed=config.seed,
+        command=command,
+    )
+    shape: dict[str, Any] = {
+        "layout": model.layout,
+        "samples": config.ids,
+        "shard_size": config.output.batch,
+        "attributes": attributes,
+        "compression": config.output.compression,
+    }
+    store, failure = None, None
+    if ranks.root:
+        try:
+            store = Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
+        except Exception as error:  # every rank must learn of it before anyone enters a collective
+            failure = error
+    failure = ranks.world.bcast_object(failure)
+    if failure is not None:
+        raise failure
+    return store or Store.attach(config.out, **shape)
+
+
+def _make_missing(config: RunConfig, model: Model, sampler: Sampler, store: Store, ranks: RankGrid) -> Summary:
+    """Every group takes its share of what is missing; the root joins the shards."""
+    began = time.perf_counter()
+    missing = ranks.world.bcast_object([sample for batch in store.missing() for sample in batch] if ranks.root else None)
+    batches = _batches(missing, config.output.batch, ranks.num_groups)
+    mine = batches[ranks.group :: ranks.num_groups]
+    _announce(config, sampler, ranks, len(missing))
+    num_blocks = len(sampler.chain.edges) - 1
+    gaps = _gaps(model)
+    costs: list[Solution] = []
+    writing = 0.0
+    with Progress(len(mine) * num_blocks, unit="blocks", interval=config.output.log_interval, enabled=ranks.root) as progress:
+        for number, batch in enumerate(mine):
+            hook = _block_hook(config, ranks, progress, f"batch {number + 1}/{len(mine)}")
+            solution = sampler.draw(batch, comm=ranks.time, on_block=hook)
+            costs.append(solution)
+            start = time.perf_counter()
+            if ranks.writer:
+                store.write(batch, model.decode(solution.x.cpu()), _per_sample(config, batch, solution), allow_nan=gaps)
+            if ranks.root:
+                store.heartbeat()
+            writing += time.perf_counter() - start
+    ranks.world.barrier()
+    if ranks.root:
+        store.join()
+    ranks.world.barrier()
+    return _summary(sampler, ranks, costs, time.perf_counter() - began, writing)
+
+
+def _batches(missing: list[int], size: int, groups: int) -> list[list[int]]:
+    """Missing ids in batches of at most `size`, small enough that every group has one."""
+    size = max(1, min(size, -(-len(missing) // groups)))
+    return [missing[start : start + size] for start in range(0, len(missing), size)]
+
+
+def _announce(config: RunConfig, sampler: Sampler, ranks: RankGrid, num_missing: int) -> None:
+    logger.info(
+        "%s: %d of %d samples to make, %d steps in %d block(s), %s chain, seed %d; "
+        "%d sample group(s) x %d time rank(s), %s, %d thread(s) a rank",
+        config.model,
+        num_missing,
+        len(config.ids),
+        sampler.chain.num_steps,
+        len(sampler.chain.edges) - 1,
+        config.chain.integrator,
+        config.seed,
+        ranks.num_groups,
+        ranks.time.size,
+        sampler.device,
+        torch.get_num_threads(),
+    )
+
+
+def _block_hook(config: RunConfig, ranks: RankGrid, progress: Progress, batch: str):  # type: ignore[no-untyped-def]
+    def hook(block: Block, result: BlockSolution) -> None:
+        sweeps = int((result.sweeps + result.sequential_steps).max())
+        progress.advance(1, f"{batch} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}")
+        asked = ranks.time.rank == 0 and (Path(config.out) / STOP_FILE).exists()
+        if float(ranks.time.max(torch.tensor([float(asked)]))) > 0:
+            raise StopRequested(
+                f"{config.out}/{STOP_FILE} was found: finished shards are kept, the same command goes on from there"
+            )
+
+    return hook
+
+
+def _gaps(model: Model) -> dict[str, np.ndarray]:
+    """Where a variable has no value in any sample (land, for the sea): what a zero state decodes to NaN."""
+    empty = model.decode(torch.zeros(1, *model.event_shape))
+    return {name: np.isnan(values[0]) for name, values in empty.items()}
+
+
+def _per_sample(config: RunConfig, batch: list[int], solution: Solution) -> dict[str, np.ndarray]:
+    """Cost and convergence of every sample, as stored beside the fields."""
+    return {
+        "seed": np.full(len(batch), config.seed, dtype=np.int64),
+        "sweeps": solution.sweeps.numpy().astype(np.int32),
+        "residual": solution.residual.numpy().astype(np.float32),
+        "status": solution.status.numpy().astype(np.int8),
+        "converged": solution.converged.numpy().astype(np.int8),
+        "rounds": solution.rounds.numpy().astype(np.int32),
+        "model_calls": solution.calls.numpy().astype(np.int32),
+        "sequential_steps": solution.sequential_steps.numpy().astype(np.int32),
+    }
+
+
+def _summary(sampler: Sampler, ranks: RankGrid, costs: list[Solution], seconds: float, writing: float) -> Summary:
+    """Totals over all groups, from the ranks that speak for them."""
+    mine: dict[str, Any] = {
+        "rounds": [int(r) for cost in costs for r in cost.rounds],
+        "calls": [int(c) for cost in costs for c in cost.calls],
+        "bad": sum(int((~cost.converged).sum()) for cost in costs),
+        "finished": sum(int((cost.status == int(Status.FINISHED_SEQUENTIALLY)).any(1).sum()) for cost in costs),
+        "sweeps": [cost.sweeps.amax(0).tolist() for cost in costs],
+        "communication": ranks.time.seconds,
+        "writing": writing,
+    }
+    everyone = ranks.world.gather_objects(mine)
+    groups = everyone[:: ranks.time.size]
+    rounds, calls = [r for g in groups for r in g["rounds"]], [c for g in groups for c in g["calls"]]
+    sweeps = [row for g in groups for row in g["sweeps"]]
+    return Summary(
+        num_samples=len(rounds),
+        not_converged=sum(g["bad"] for g in groups),
+        rounds=float(np.median(rounds)) if rounds else 0.0,
+        calls=float(np.median(calls)) if calls else 0.0,
+        sequential_rounds=sampler.chain.num_steps,
+        sweeps=[max(column) for column in zip(*sweeps, strict=True)],
+        seconds=seconds,
+        communication=float(np.mean([g["communication"] for g in everyone])),
+        writing=max(g["writing"] for g in groups),
+        ranks=f"{ranks.num_groups} sample group(s) x {ranks.time.size} time rank(s)",
+    )

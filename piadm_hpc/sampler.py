@@ -1,0 +1,105 @@
+"""From a model to samples: the prior draw, the chain, the corrector and the solver, for any set of sample ids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .chain import Chain
+from .comm import Communicator
+from .noise import PRIOR, Noise
+from .process import Process
+from .reference import GaussianReference
+from .solvers.evaluate import Score
+from .solving import BlockHook, Corrector, Linear, Projection, Solution, solve
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Everything that determines a sample, and the settings that do not. `draw` makes any samples by their ids.
+
+    The prior is the reference's marginal at the chain's first point, N(0, sigma^2) without a reference.
+    """
+
+    chain: Chain
+    score: Score
+    event_shape: tuple[int, ...]
+    seed: int
+    reference: GaussianReference | None = None
+    project: Projection | None = None
+    corrector: Corrector | None = None
+    solver: Literal["picard", "sequential"] = "picard"
+    linear: Linear = "auto"
+    start: Literal["auto", "constant", "reference"] = "auto"
+    tol: float | None = 1e-2
+    sweeps: int | None = None
+    scale: float | Tensor = 1.0
+    model_batch: int | None = None
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+    def prior(self, samples: Sequence[int]) -> Tensor:
+        """States [samples, *event] at the chain's first point."""
+        white = self._noise().at([0], samples, stream=PRIOR)[0, :, 0].reshape(-1, *self.event_shape)
+        assert self.chain.alpha is not None and self.chain.sigma is not None
+        alpha, sigma = self.chain.alpha[0], self.chain.sigma[0]
+        if self.reference is None:
+            return white * float(torch.sqrt(alpha**2 + sigma**2))
+        return self.reference.to(self.device, self.dtype).draw(white, alpha, sigma)
+
+    def draw(self, samples: Sequence[int], *, comm: Communicator | None = None, on_block: BlockHook | None = None) -> Solution:
+        """Samples of the given ids; collective over `comm`, whose ranks share the time axis."""
+        return solve(
+            self.chain,
+            self.score,
+            self.prior(samples),
+            noise=self._noise(),
+            tol=self.tol,
+            sweeps=self.sweeps,
+            reference=self.reference,
+            linear=self.linear,
+            start=self.start,
+            solver=self.solver,
+            comm=comm,
+            samples=samples,
+            scale=self.scale,
+            project=self.project,
+            model_batch=self.model_batch,
+            corrector=self.corrector,
+            on_block=on_block,
+        )
+
+    def _noise(self) -> Noise:
+        return Noise(self.seed, math.prod(self.event_shape), dtype=self.dtype, device=self.device)
+
+
+def critical_corrector(
+    process: Process,
+    reference: GaussianReference | None,
+    *,
+    friction: float | None,
+    length: float | None,
+    num_steps: int,
+    num_blocks: int,
+) -> Corrector:
+    """The corrector of PIADM-ODE with friction 2 sqrt(L) and length 1/sqrt(L) unless given.
+
+    L is the largest curvature of the reference's marginal at the block's end: critical damping of the stiffest mode.
+    """
+    from .integrators import underdamped
+
+    def chain(t: float) -> Chain:
+        time = torch.tensor(t, dtype=torch.float64)
+        alpha, sigma = process.alpha(time), process.sigma(time)
+        smallest = sigma**2 if reference is None else reference.variance(alpha, sigma).min()
+        root = 1 / math.sqrt(float(smallest))
+        return underdamped(
+            process, t, friction=friction or 2 * root, length=length or 1 / root, num_steps=num_steps, num_blocks=num_blocks
+        )
+
+    return chain

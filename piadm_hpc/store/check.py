@@ -1,0 +1,191 @@
+"""Whether everything that an index promises is there: HDF5 itself reads missing shards as missing values and says nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .conventions import PER_SAMPLE
+from .errors import DamagedShard, StoreError
+from .files import allow_open_files, most_open_files
+from .index import INDEX
+from .shard import SHARDS, UNREADABLE, Shard, open_file, read_shard, scan
+
+DRAW_AGAIN = "run the same `piadm sample` again, which draws only what is missing"
+JOIN = "run `piadm join`"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found: `problems` one line each, empty when all is well."""
+
+    path: Path
+    problems: tuple[str, ...]
+    num_samples: int = 0
+    num_shards: int = 0
+    bytes: int = 0
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        head = f"{self.path}: {self.num_samples} samples in {self.num_shards} shards, {self.bytes / 1e6:.1f} MB"
+        return head + (": whole" if self.ok else ":\n  " + "\n  ".join(self.problems))
+
+
+def find_file(path: str | os.PathLike[str]) -> Path:
+    """The file that people open, given it or its folder. Raises StoreError when there is none."""
+    given = Path(path).absolute()
+    file = given / INDEX if given.is_dir() else given
+    if file.is_file():
+        return file
+    if given.is_dir() and any((given / SHARDS).glob("samples_*.h5")):
+        raise StoreError(f"{given} has shards but no {INDEX}; {JOIN} {given}")
+    raise StoreError(f"{given} holds no samples; give the folder of a run, its {INDEX}, or one of its shards")
+
+
+def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = True) -> Report:
+    """Look at a run's folder, its index, a joined copy or a single shard, and list everything that is wrong.
+
+    The structure of each file is read; with `deep` every value too, which finds damaged bytes, missing values where there
+    should be none, and an index that disagrees with its shards. `extra` also reports shards that the index does not know.
+    """
+    try:
+        file = find_file(path)
+        whole = read_shard(file)
+        with open_file(file) as handle:
+            listed: dict[str, int] | None = json.loads(handle.attrs["shards"]) if "shards" in handle.attrs else None
+    except DamagedShard as error:
+        return Report(Path(path), (f"{error}; {JOIN} to write it anew from its shards, or {DRAW_AGAIN}",))
+    except StoreError as error:
+        return Report(Path(path), (str(error),))
+    if listed is None:
+        return Report(file, tuple(_wrong_values(whole)) if deep else (), len(whole.ids), 1, whole.num_bytes)
+    base = file.resolve().parent
+    shards, problems = _listed_shards(file, base, listed)
+    if not problems:
+        problems += _wrong_index(file, shards, whole, deep)
+    if not problems and deep:
+        for shard in shards.values():
+            problems += _wrong_values(shard)
+    if extra:
+        problems += _unknown_shards(base, whole, listed)
+    return Report(file, tuple(problems), len(whole.ids), len(listed), whole.num_bytes + sum(listed.values()))
+
+
+def _listed_shards(file: Path, base: Path, listed: dict[str, int]) -> tuple[dict[str, Shard], list[str]]:
+    """The shards that an index lists, by the names it uses, and what is wrong with them."""
+    if not any((base / name).exists() for name in listed):
+        advice = "copy that folder beside it, or make one ordinary file where the shards are with `piadm join --copy`"
+        return {}, [f"{file.name} is an index, and none of its {len(listed)} shards is in {base / SHARDS}: {advice}"]
+    problems = []
+    if not allow_open_files(len(listed)):
+        problems.append(
+            f"{file.name} needs {len(listed)} files open at once, and this process may open only {max(0, most_open_files())} more:"
+            " raise the limit with `ulimit -n`, or make one ordinary file with `piadm join --copy`"
+        )
+    shards: dict[str, Shard] = {}
+    for name, size in listed.items():
+        path = base / name
+        try:
+            if not path.exists():
+                problems.append(f"{name} is missing: bring it back, or {DRAW_AGAIN}")
+            elif path.stat().st_size != size:
+                found = path.stat().st_size
+                problems.append(f"{name} has {found} bytes, the index knows {size}: {JOIN} if it is sound, or {DRAW_AGAIN}")
+            else:
+                shards[name] = read_shard(path)
+        except DamagedShard as error:
+            problems.append(f"{error}: {DRAW_AGAIN}")
+        except StoreError as error:
+            problems.append(str(error))
+    return shards, problems
+
+
+def _wrong_index(file: Path, shards: dict[str, Shard], whole: Shard, deep: bool) -> list[str]:
+    """Rows of the index that lead to another sample, and with `deep` to other values, than the shards hold."""
+    names = list(whole.shapes) if deep else list(whole.shapes)[:1]
+    problems = []
+    with open_file(file) as index:
+        for name in names:
+            sources = index[name].virtual_sources()
+            covered = 0
+            for source in sources:
+                rows, there = _rows(source.vspace), _rows(source.src_space)
+                covered += rows.stop - rows.start
+                shard = shards.get(source.file_name)
+                if shard is None or shard.ids[there] != whole.ids[rows]:
+                    problems.append(f"{source.file_name} holds other samples than the index says: {JOIN}")
+                elif deep:
+                    problems += _other_values(index, name, rows, shard.path, there)
+            if covered != len(whole.ids):
+                problems.append(f"{file.name}: {name} leads to {covered} of {len(whole.ids)} samples: {JOIN}")
+    return list(dict.fromkeys(problems))
+
+
+def _rows(space: h5py.h5s.SpaceID) -> slice:
+    low, high = space.get_select_bounds()
+    return slice(int(low[0]), int(high[0]) + 1)
+
+
+def _other_values(index: h5py.File, name: str, rows: slice, path: Path, there: slice) -> list[str]:
+    try:
+        with open_file(path) as shard:
+            for cost in set(shard) & set(PER_SAMPLE):
+                if not np.array_equal(index[cost][rows], shard[cost][there], equal_nan=shard[cost].dtype.kind == "f"):
+                    return [f"{path.name}: {cost} differs from the index: {JOIN}"]
+            for ours, theirs in zip(range(rows.start, rows.stop), range(there.start, there.stop), strict=True):
+                if not np.array_equal(index[name][ours], shard[name][theirs], equal_nan=True):
+                    return [f"{path.name}: {name} differs from what the index gives: {JOIN}"]
+    except UNREADABLE as error:
+        return [f"{path.name} is damaged ({str(error).splitlines()[0]}): delete it and {DRAW_AGAIN}"]
+    return []
+
+
+def _wrong_values(whole: Shard) -> list[str]:
+    """Values of one file that cannot be read, are infinite, or are missing without having been so when it was written."""
+    problems = []
+    try:
+        with open_file(whole.path) as file:
+            for name in set(file) - set(whole.shapes):
+                file[name][...]
+            for name in whole.shapes:
+                problems += list(_odd_samples(file[name], whole, name))
+    except UNREADABLE as error:
+        problems.append(f"{whole.name} is damaged ({str(error).splitlines()[0]}): delete it and {DRAW_AGAIN}")
+    return problems
+
+
+def _odd_samples(dataset: h5py.Dataset, whole: Shard, name: str) -> Iterator[str]:
+    num_missing = 0
+    for row, sample in enumerate(whole.ids):
+        values = dataset[row]
+        num_missing += int(np.isnan(values).sum())
+        if np.isinf(values).any():
+            yield f"{whole.name}: {name} of sample {sample} is infinite: delete the file and {DRAW_AGAIN}"
+    expected = int(dataset.attrs["num_missing"])
+    if num_missing != expected:
+        yield f"{whole.name}: {name} has {num_missing} missing values, {expected} are meant to be: delete the file and {DRAW_AGAIN}"
+
+
+def _unknown_shards(base: Path, whole: Shard, listed: dict[str, int]) -> list[str]:
+    try:
+        shards, damaged = scan(base)
+    except StoreError as error:
+        return [str(error)]
+    known, problems = set(whole.ids), []
+    for shard in shards:
+        more = len(set(shard.ids) - known)
+        if more and f"{SHARDS}/{shard.name}" not in listed:
+            problems.append(f"{SHARDS}/{shard.name} holds {more} samples that the index does not have: {JOIN}")
+    for path in damaged:
+        if f"{SHARDS}/{path.name}" not in listed:
+            problems.append(f"{SHARDS}/{path.name} is damaged and not part of the index: {DRAW_AGAIN}")
+    return problems

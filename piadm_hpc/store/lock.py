@@ -1,0 +1,171 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .errors import StoreError
+
+log = logging.getLogger(__name__)
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a folder. `born` tells it from a later process that was given the same number."""
+
+    host: str
+    pid: int
+    born: str
+    job: str
+    restarts: int
+    started: str
+    token: str
+
+    def __str__(self) -> str:
+        job = f", job {self.job}" if self.job else ""
+        return f"process {self.pid} on {self.host}{job}, since {self.started}"
+
+    @classmethod
+    def here(cls) -> Holder:
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            born=_born(os.getpid()),
+            job=os.environ.get("SLURM_JOB_ID", ""),
+            restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            started=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            token=uuid.uuid4().hex,
+        )
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A held lock file; released by the process that took it."""
+
+    path: Path
+    text: str
+
+    @classmethod
+    def take(cls, folder: Path, *, stale_hours: float) -> Lock:
+        """Lock `folder`. Raises StoreError naming the holder while another run is alive there.
+
+        A lock is taken over from a process that has died on this host, from an earlier start of this very job, and from
+        another host when its heartbeat is more than `stale_hours` old.
+        """
+        path = folder / LOCK
+        text = json.dumps(asdict(Holder.here()))
+        for _ in range(8):
+            try:
+                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+                try:
+                    os.write(handle, text.encode())
+                except OSError:
+                    path.unlink()
+                    raise
+                finally:
+                    os.close(handle)
+                return cls(path, text)
+            except FileExistsError:
+                _clear(path, stale_hours)
+            except OSError as error:
+                raise StoreError(f"cannot lock {folder}: {error.strerror or error}; choose a folder you may write") from error
+        raise StoreError(f"cannot lock {folder}: several runs are trying to take it at once; start only one of them")
+
+    def heartbeat(self) -> None:
+        """Tell other hosts that this run is alive. Raises StoreError when somebody else has taken the folder."""
+        if _text(self.path) != self.text:
+            raise StoreError(f"{self.path} is no longer held by this run; another one took the folder over: stop one of the two")
+        with suppress(OSError):
+            os.utime(self.path)
+
+    def release(self) -> None:
+        if _text(self.path) == self.text:
+            self.path.unlink(missing_ok=True)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
+
+
+def _clear(path: Path, stale_hours: float) -> None:
+    """Remove the lock of a run that is over; raise StoreError when it may still be alive."""
+    text = _text(path)
+    if text is None:
+        return
+    try:
+        holder: Holder | None = Holder(**json.loads(text))
+    except (ValueError, TypeError):
+        holder = None  # just created and not yet written, or written by hand: only its age can tell
+    reason = _over(path, holder, stale_hours)
+    if not reason:
+        owner = holder or "an unknown process"
+        raise StoreError(
+            f"{path.parent} is being written by {owner}; wait for it or choose another folder"
+            f" (if that run is certainly over, remove {path} and start again)"
+        )
+    # renamed first, then compared: of two runs that see the same dead lock only one may go on
+    aside = path.with_name(f"{LOCK}.{uuid.uuid4().hex}")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    if _text(aside) != text:
+        with suppress(OSError):
+            os.link(aside, path)
+    else:
+        log.warning("taking %s over from %s: %s", path.parent, holder or "an unknown process", reason)
+    aside.unlink(missing_ok=True)
+
+
+def _over(path: Path, holder: Holder | None, stale_hours: float) -> str:
+    """Why the holder is certainly over; empty when it may be alive."""
+    here = Holder.here()
+    if holder is not None and holder.host == here.host:
+        return "" if _born(holder.pid) == holder.born and _alive(holder.pid) else "that process has ended"
+    if holder is not None and holder.job and holder.job == here.job and holder.restarts < here.restarts:
+        return "this job was restarted"
+    hours = _age(path) / 3600
+    return f"no sign of life for {hours:.1f} hours" if hours > stale_hours else ""
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _born(pid: int) -> str:
+    """When the process started, in clock ticks since boot; "over" for a dead one not yet collected; empty where not told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "over" if fields[0] in "ZX" else fields[19]
+
+
+def _age(path: Path) -> float:
+    """Seconds since the last heartbeat, by the clock of the file server: clocks of two hosts may disagree."""
+    probe = path.with_name(f"{LOCK}.{uuid.uuid4().hex}")
+    try:
+        probe.touch()
+        now = probe.stat().st_mtime
+        probe.unlink()
+        return now - path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,30 @@
+"""Whether HDF5 can write, lock and read back in a folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .errors import StoreError
+
+
+def probe(folder: Path) -> str:
+    """Write and read a small file as shards are written; one line of what works. Raises StoreError with what to do."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".piadm-probe-") as inner:
+            path, values = Path(inner) / "probe.h5", np.arange(1000.0)
+            with h5py.File(path, "w") as file:
+                file.create_dataset("values", data=values, chunks=(100,), compression="gzip", shuffle=True)
+            with h5py.File(path, "r") as file:
+                if not np.array_equal(file["values"][()], values):
+                    raise StoreError(f"{folder}: HDF5 does not read back what it wrote; use another file system")
+    except OSError as error:
+        locked = "lock" in str(error).lower()
+        advice = "set HDF5_USE_FILE_LOCKING=FALSE (safe here: every file has one writer)" if locked else "choose another folder"
+        raise StoreError(f"{folder}: {error}; {advice}") from error
+    locking = os.environ.get("HDF5_USE_FILE_LOCKING", "default")
+    return f"HDF5 {h5py.version.hdf5_version} writes and reads zlib in {folder.resolve()} (file locking: {locking})"

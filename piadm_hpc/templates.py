@@ -1,0 +1,135 @@
+"""Commented configurations to start from, printed by `piadm init`."""
+
+from __future__ import annotations
+
+CLIMATE = """\
+# New global temperature fields from the model that comes with the package.
+#   piadm sample run.toml                        one process
+#   mpiexec -n 4 piadm sample run.toml           four ranks
+model = "ccsm-temperature"   # a shipped model, or a folder made by `piadm train`
+samples = 8
+seed = 0
+out = "run"
+
+[chain]
+integrator = "gaussian"      # piadm, gaussian, ddim, ddpm, euler-maruyama, dpmpp-2m
+churn = 1.0                  # 1: reverse SDE, 0: probability-flow ODE
+
+[grid]
+kind = "log-snr"             # or karras; or piadm, the published grid (see `piadm init paper-sde`)
+steps = 48
+blocks = "auto"              # one block, if memory allows: blocks save memory, not rounds
+
+[solver]
+tol = 1e-2                   # change of the denoised estimate, in units of the data's standard deviation
+linear = "auto"              # what sweeps treat exactly: reference, process or identity
+
+[compute]
+time_ranks = "auto"          # ranks that share one sample's time axis
+model_batch = 16             # most rows of one network call
+precision = "float32"
+
+[output]
+batch = 4                    # samples solved and stored together
+compression = "zlib"
+"""
+
+PAPER_SDE = """\
+# PIADM-SDE as published (Chen, Ren, Ying, Rotskoff 2024): blocks of length one, exponential integrator, shrinking
+# steps in the last block, Picard sweeps that treat the process exactly.
+model = "ccsm-temperature"
+samples = 4
+seed = 0
+out = "paper-sde"
+
+[chain]
+integrator = "piadm"
+churn = 1.0
+
+[grid]
+kind = "piadm"
+step = 0.0625                # forward time; at most this fraction of the remaining time in the last block
+block = 1.0
+
+[solver]
+linear = "process"
+start = "constant"
+sweeps = 17                  # the fixed depth K
+fixed_depth = true
+"""
+
+PAPER_ODE = """\
+# PIADM-ODE as published: the probability-flow predictor, and after every block the parallel underdamped Langevin
+# corrector at the block's last noise level.
+model = "ccsm-temperature"
+samples = 4
+seed = 0
+out = "paper-ode"
+
+[chain]
+integrator = "piadm"
+churn = 0.0
+
+[grid]
+kind = "piadm"
+step = 0.0625
+block = 1.0
+
+[solver]
+linear = "process"
+start = "constant"
+sweeps = 10
+fixed_depth = true
+
+[corrector]
+enabled = true
+friction = "auto"            # critical damping of the stiffest mode
+length = "auto"
+steps = 8
+"""
+
+TRAIN = """\
+# A model of your own fields: any NetCDF, HDF5 or Zarr that xarray reads.
+#   piadm train train.toml
+name = "my-fields"
+title = "What the fields are"
+output = "my-fields"         # the model folder to write; `piadm sample --model my-fields` samples from it
+seed = 0
+# network = "none"           # the Gaussian reference alone
+
+[data]
+files = ["data/*.nc"]        # several files are taken together, as members or as years
+variables = ["TREFHT"]
+sample_dims = ["time"]
+spatial_dims = ["lat", "lon"]
+anomaly = "none"             # or monthly: subtract the mean of every calendar month
+wrap = true                  # false for a regional grid
+validation_fraction = 0.1    # or validation_files = ["*member7*"]
+test_fraction = 0.1
+source = "where the data come from"
+licence = ""
+
+[reference]
+basis = "eof"                # spherical, fourier, pixelwise, isotropic
+rank = "auto"
+
+[network]
+width = 32
+multipliers = [1, 2, 2]
+dropout = 0.1
+
+[noise]
+process = "ou"
+
+[optimiser]
+steps = 7000
+batch = 16
+rate = 1e-3
+"""
+
+KINDS = {"train": TRAIN, "climate": CLIMATE, "paper-sde": PAPER_SDE, "paper-ode": PAPER_ODE}
+
+
+def template(kind: str) -> str:
+    """The configuration called `kind`."""
+    return KINDS[kind]

@@ -1,0 +1,76 @@
+"""Small runs for the tests of the store, and a child process to harm them in."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from piadm_hpc.layout import Coordinate, Layout, Variable
+from piadm_hpc.store import Store, open_run
+
+SIDE = 64
+
+
+def layout(side: int = SIDE) -> Layout:
+    points = Coordinate(("x",), np.arange(side, dtype=np.float64), {"units": "m"})
+    return Layout((Variable("u", ("x",), {"units": "m s-1"}),), {"x": points})
+
+
+def values(ids: Sequence[int], side: int = SIDE) -> dict[str, np.ndarray]:
+    return {"u": np.stack([np.random.default_rng(sample).standard_normal(side).astype(np.float32) for sample in ids])}
+
+
+def create(folder: Path, samples: Sequence[int], shard_size: int = 3, *, side: int = SIDE, **options: Any) -> Store:
+    given: dict[str, Any] = {"config": {"seed": 1}, "attributes": {"model_sha256": "abc"}}
+    return Store.create(folder, layout=layout(side), samples=samples, shard_size=shard_size, **(given | options))
+
+
+def fill(store: Store, side: int = SIDE) -> Path:
+    for ids in store.missing():
+        store.write(ids, values(ids, side), {"seed": np.ones(len(ids), int), "sweeps": np.ones((len(ids), 2), int)})
+    return store.join()
+
+
+def run(folder: Path, samples: Sequence[int] = range(9), side: int = SIDE) -> list[Path]:
+    """A whole run; its shards."""
+    with create(folder, samples, side=side) as store:
+        fill(store, side)
+    return sorted((folder / "shards").glob("*.h5"))
+
+
+def assert_holds(folder: Path, ids: Sequence[int], side: int = SIDE) -> None:
+    with open_run(folder) as dataset:
+        assert dataset["realization"].values.tolist() == list(ids)
+        np.testing.assert_array_equal(dataset["u"].values, values(ids, side)["u"])
+
+
+def in_child(action: Callable[[], object], *, kill_after: float | None = None) -> None:
+    """Run `action` in another process, killed without warning after some seconds if so wanted; its failure is ours."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+
+    def main() -> None:
+        try:
+            action()
+            there.send("")
+        except BaseException as error:
+            there.send(f"{type(error).__name__}: {error}")
+
+    child = context.Process(target=main)
+    child.start()
+    if kill_after is None:
+        failure = here.recv() if here.poll(50) else "the child gave no answer"
+        child.join(10)
+        assert failure == "" and child.exitcode == 0, failure
+        return
+    time.sleep(kill_after)
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()

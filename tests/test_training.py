@@ -1,0 +1,222 @@
+"""Fitting references and training denoisers on small synthetic fields: better than Gaussian, resumable, published whole."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import load_file
+
+from piadm_hpc.bases import EOF
+from piadm_hpc.data.gridded import read_fields
+from piadm_hpc.models.card import load_model
+from piadm_hpc.models.config import ReferenceConfig, TrainConfig, load_config
+from piadm_hpc.models.denoiser import GaussianDenoiser
+from piadm_hpc.models.evaluation import denoising_table, even_levels, time_of
+from piadm_hpc.models.fitting import fit_reference
+from piadm_hpc.models.shells import MaskedEOF
+from piadm_hpc.models.statistics import zonal_power
+from piadm_hpc.models.training import NoiseLevels, fit_network, make_network, train
+from piadm_hpc.process import EDM, OU, VP, Flow
+from piadm_hpc.store.reference_file import read_arrays
+
+COUNT, SHAPE = 96, (8, 16)
+
+
+def write_fields(path: Path, *, gaps: bool = False) -> None:
+    """Fields of strongly non-Gaussian amplitude in two patterns: a denoiser that knows the amplitude does better."""
+    generator = np.random.default_rng(0)
+    lat, lon = np.linspace(70, -70, SHAPE[0]), np.arange(SHAPE[1]) * 22.5
+    pattern = np.cos(np.deg2rad(2 * lon)) * np.cos(np.deg2rad(lat))[:, None]
+    amplitude = np.sign(generator.normal(size=COUNT)) * 4
+    fields = amplitude[:, None, None] * pattern + 0.3 * generator.normal(size=(COUNT, *SHAPE))
+    if gaps:
+        fields[:, 2:4, 3:6] = np.nan
+    variable = (("time", "lat", "lon"), fields.astype(np.float32), {"units": "K"})
+    xr.Dataset({"tas": variable}, {"time": np.arange(COUNT), "lat": lat, "lon": lon}).to_netcdf(path)
+
+
+def make_config(output: Path, **changes) -> TrainConfig:
+    record = {
+        "name": "small", "output": str(output),
+        "data": {"files": ["a.nc"], "variables": ["tas"], "scale": "global", "validation_fraction": 0.2, "test_fraction": 0.2},
+        "reference": {"max_rank": 4},
+        "network": {"width": 16, "multipliers": [1, 1], "embedding": 16, "static_maps": 1, "dropout": 0.05},
+        "noise": {"lowest": -6.0, "highest": 5.0},
+        "optimiser": {"steps": 60, "batch": 16, "rate": 3e-3, "warm_up": 5, "validate_every": 20, "ema": 0.9},
+    }
+    for key, value in changes.items():
+        record[key] = {**record.get(key, {}), **value} if isinstance(value, dict) else value
+    return TrainConfig.model_validate(record)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_fields(tmp_path / "a.nc")
+    return tmp_path
+
+
+def quiet(line: str) -> None:
+    """Progress that nobody reads."""
+
+
+def test_training_beats_the_gaussian_and_is_published(folder: Path):
+    lines: list[str] = []
+    output = train(make_config(folder / "small"), root=folder, report=lines.append)
+    model = load_model(output)
+    scores = model.card["scores"]["test"]
+    assert scores["states"] == 19 and min(scores["ratio"]) < 0.8 and max(scores["ratio"]) < 1.2
+    assert model.card["training"]["steps"] == 60 and model.card["data"]["train"] == 58
+    assert any("error over Gaussian's" in line for line in lines)
+    table = denoising_table(model.denoiser, read_fields(make_config(output).data, folder).test, tuple(scores["log_snr"]))
+    assert np.allclose(table.denoiser, scores["denoiser"], rtol=0.02)
+    arrays, _ = read_arrays(output / "statistics.h5")
+    assert arrays["train_zonal_power"].values.argmax() == 2
+    assert arrays["held_out_examples"].values.shape == (19, 1, *SHAPE)
+    again = TrainConfig.model_validate({**model.card["training"]["config"], "output": "x"})
+    assert again.optimiser.steps == 60, "the card holds a configuration that can be run again"
+
+
+def test_an_interrupted_run_ends_where_it_would_have_ended(folder: Path):
+    options = {"steps": 40, "validate_every": 10}
+    whole = train(make_config(folder / "whole", optimiser=options), root=folder, report=quiet)
+    config = make_config(folder / "parts", optimiser=options)
+    lines: list[str] = []
+
+    def killing(line: str) -> None:
+        # the validation line of step 20 comes before its checkpoint: the run has to fall back to step 10
+        if line.startswith("step 20:"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, root=folder, report=killing)
+    parts = train(config, root=folder, report=lines.append)
+    assert any("continuing from step 10" in line for line in lines)
+    expected, got = load_file(whole / "weights.safetensors"), load_file(parts / "weights.safetensors")
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def test_another_configuration_does_not_continue(folder: Path):
+    train(make_config(folder / "small", optimiser={"steps": 2, "validate_every": 1}), root=folder, report=quiet)
+    with pytest.raises(ValueError, match=r"\.small\.training: was started with another .*differing: noise"):
+        train(make_config(folder / "small", noise={"lowest": -5.0}), root=folder, report=quiet)
+
+
+def test_checkpoints_hold_no_pickles(folder: Path):
+    train(make_config(folder / "small", optimiser={"steps": 2, "validate_every": 1}), root=folder, report=quiet)
+    (step,) = (folder / ".small.training").iterdir()
+    assert sorted(path.name for path in step.iterdir()) == ["state.json", "tensors.safetensors"]
+    assert json.loads((step / "state.json").read_text())["step"] == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder: Path):
+    config = make_config(folder / "small")
+    data = read_fields(config.data, folder)
+    network = make_network(config.network, data, True, 0)
+    torch.nn.init.constant_(network.head.conv.bias, float("nan"))
+    denoiser = GaussianDenoiser(OU(), fit_reference(data.train, data.validation, config.reference), network)
+    with pytest.raises(ValueError, match="the loss is nan at step 0"):
+        fit_network(denoiser, data, config, folder / "checkpoints", quiet)
+
+
+def test_a_stale_run_stops_early(folder: Path):
+    config = make_config(folder / "small", optimiser={"steps": 400, "rate": 1e-12, "validate_every": 2, "patience": 2, "warm_up": 0})
+    output = train(config, root=folder, report=quiet)
+    assert load_model(output).card["training"]["steps"] < 20
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_gaussian_only_models(tmp_path: Path, gaps: bool):
+    write_fields(tmp_path / "a.nc", gaps=gaps)
+    model = load_model(train(make_config(tmp_path / "plain", network="none"), root=tmp_path, report=quiet))
+    assert isinstance(model.reference.basis, MaskedEOF) == gaps and isinstance(model.reference.basis, EOF)
+    assert not (tmp_path / "plain" / "weights.safetensors").exists()
+    x, t = torch.randn(3, *SHAPE, dtype=torch.float64), torch.tensor([0.01, 1.0, 8.0])
+    assert torch.allclose(model.score(x, t), model.reference.score(model.process, x, t), rtol=1e-7)
+    assert set(model.card["scores"]["test"]["ratio"]) == {1.0}
+    assert np.isnan(model.decode(x)["tas"]).any() == gaps
+
+
+@pytest.mark.parametrize("basis", ["spherical", "fourier", "pixelwise", "isotropic"])
+def test_other_bases_by_name(folder: Path, basis: str):
+    config = make_config(folder / basis, network="none", reference={"basis": basis}, data={"area_weights": basis == "spherical"})
+    model = load_model(train(config, root=folder, report=quiet))
+    states = read_fields(config.data, folder).train.flatten(1).double()
+    assert float(model.denoiser.degrees @ model.reference.spectrum) == pytest.approx(float(states.var(0).sum()), rel=0.02)
+    x = torch.randn(2, *SHAPE, dtype=torch.float64)
+    assert torch.isfinite(model.score(x, torch.tensor([0.1, 2.0]))).all()
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_rank_is_found_by_held_out_likelihood():
+    generator = torch.Generator().manual_seed(0)
+    modes = torch.linalg.qr(torch.randn(128, 4, generator=generator)).Q
+    states = torch.randn(200, 4, generator=generator) * 10 @ modes.T + torch.randn(200, 128, generator=generator)
+    states = states.reshape(200, 8, 16)
+    reference = fit_reference(states[:150], states[150:], ReferenceConfig(max_rank=64))
+    assert isinstance(reference.basis, EOF) and reference.basis.rank == 4
+    assert float(reference.spectrum[-1]) == pytest.approx(1.0, rel=0.1)
+    alone = fit_reference(states[:150], states[:0], ReferenceConfig(rank=40))
+    assert float(alone.spectrum[-1]) == pytest.approx(1.0, rel=0.25), "the tail is not understated"
+
+
+def test_references_that_do_not_fit_are_refused():
+    states, mask = torch.randn(20, 8, 16), torch.ones(8, 16, dtype=torch.bool)
+    mask[0, 0] = False
+    with pytest.raises(ValueError, match="rank 30 is too high for 20 training fields; use at most 18"):
+        fit_reference(states, states[:0], ReferenceConfig(rank=30))
+    with pytest.raises(ValueError, match="'fourier' needs fields without gaps, these have 1"):
+        fit_reference(states, states[:0], ReferenceConfig(basis="fourier"), mask=mask)
+
+
+@pytest.mark.parametrize("process", [OU(), VP(), EDM(), Flow()])
+def test_time_of_a_noise_level(process):
+    levels = torch.tensor([-6.0, 0.0, 5.0], dtype=torch.float64)
+    t = time_of(process, levels)
+    assert torch.allclose(2 * torch.log(process.alpha(t) / process.sigma(t)), levels, atol=1e-9)
+
+
+def test_noise_levels_stay_in_range_and_follow_the_remainder(folder: Path):
+    config = make_config(folder / "small")
+    data = read_fields(config.data, folder)
+    levels = NoiseLevels(GaussianDenoiser(OU(), fit_reference(data.train, data.validation, config.reference)), config.noise)
+    drawn = levels.draw(4000, torch.Generator().manual_seed(0))
+    assert -6 <= float(drawn.min()) and float(drawn.max()) <= 5
+    assert float((drawn > 0).double().mean()) > 0.5
+    assert even_levels(-6.0, 5.0) == (-4.0, -2.0, 0.0, 2.0, 4.0) and even_levels(0.5, 1.5) == (1.0,)
+
+
+def test_zonal_power_adds_up_to_the_mean_square():
+    fields, area = np.random.default_rng(0).normal(size=(5, 6, 8)), np.arange(1.0, 7)
+    assert zonal_power(fields, area).sum() == pytest.approx(float((fields**2).mean((0, 2)) @ area / area.sum()))
+    assert zonal_power(fields[..., :7], area).sum() == pytest.approx(float((fields[..., :7] ** 2).mean((0, 2)) @ area / area.sum()))
+
+
+def test_configurations_list_all_their_mistakes(tmp_path: Path):
+    path = tmp_path / "train.toml"
+    with pytest.raises(ValueError, match="no such training configuration"):
+        load_config(path)
+    path.write_text('name = "x"\noutput = "y"\ncolour = 1\n[data]\nfiles = []\nvariables = ["a"]\n[optimiser]\nrate = -1\n')
+    with pytest.raises(ValueError, match=r"(?s)data\.files: .*optimiser\.rate: .*colour: "):
+        load_config(path)
+    path.write_text("name = ")
+    with pytest.raises(ValueError, match="not valid TOML"):
+        load_config(path)
+
+
+def test_bases_and_weights_go_together(tmp_path: Path):
+    with pytest.raises(ValueError, match="area_weights = true go together"):
+        make_config(tmp_path, reference={"basis": "spherical"})
+    with pytest.raises(ValueError, match="takes one variable, got 2"):
+        make_config(tmp_path, reference={"basis": "fourier"}, data={"variables": ["a", "b"]})
+    with pytest.raises(ValueError, match="must be below highest"):
+        make_config(tmp_path, noise={"lowest": 9.0})
+
+
+def test_the_shipped_recipes_are_valid():
+    for recipe in (Path(__file__).parent.parent / "datasets").glob("*.toml"):
+        assert load_config(recipe).name == recipe.stem
