@@ -154,7 +154,7 @@ def test_land_becomes_a_mask_and_other_gaps_leave_samples_out(tmp_path: Path):
     dataset.to_netcdf(tmp_path / "a.nc")
     data = read(tmp_path)
     assert data.excluded == 1 and len(data.train) == YEARS - 1
-    assert int((~data.normalisation.mask).sum()) == 4 and data.normalisation.has_gaps
+    assert int((~data.normalisation.mask).sum()) == 4 and data.normalisation.state_mask() is not None
     assert bool(torch.isfinite(data.train).all()) and float(data.train[:, 1:3, 2:4].abs().max()) == 0
     assert np.isnan(data.normalisation.decode(data.train)["tas"][:, 1:3, 2:4]).all()
 

@@ -1,12 +1,12 @@
 """Networks on the sphere, denoisers, analytic scores, and model folders."""
 
 import math
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tomli_w
-import tomllib
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -18,6 +18,7 @@ from piadm_hpc.models.base import EDMPreconditioned, wrap
 from piadm_hpc.models.card import find_model, load_model, save_model, shipped_models
 from piadm_hpc.models.config import NetworkConfig
 from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
+from piadm_hpc.models.harmonics import GridHarmonics, HarmonicEOF, fit_harmonic_eof
 from piadm_hpc.models.network import GridPad, GridUNet, count_parameters
 from piadm_hpc.models.packing import describe_reference
 from piadm_hpc.models.record import FORMAT, Card, ProcessCard, VariableCard
@@ -149,6 +150,33 @@ def test_points_without_data_stay_zero_and_cost_nothing():
     assert shell_degrees(basis).tolist() == [1.0] * 5 + [128.0 - 18 - 5, 18.0]
 
 
+@pytest.mark.parametrize("split", [1, 4, 7])
+def test_rotated_harmonics_are_an_orthonormal_basis(split: int):
+    harmonics = GridHarmonics(8, 16, 8, np.linspace(78, -78, 8).tolist())
+    rotation = torch.linalg.qr(torch.randn(split**2, split**2, dtype=torch.float64)).Q
+    basis = HarmonicEOF(harmonics, rotation, split)
+    x = torch.randn(20_000, 128, dtype=torch.float64)
+    assert torch.allclose(basis.synthesise(basis.analyse(x)), x, atol=1e-12)
+    assert torch.allclose(basis.energy(basis.analyse(x)), torch.ones(basis.num_shells, dtype=torch.float64), atol=0.05)
+    degrees, gains = shell_degrees(basis), torch.rand(basis.num_shells, dtype=torch.float64) + 0.1
+    matrix = basis.synthesise(basis.expand(gains) * basis.analyse(torch.eye(128, dtype=torch.float64)))
+    assert torch.allclose(matrix, matrix.T, atol=1e-12) and float(degrees.sum()) == pytest.approx(128)
+    assert float(torch.logdet(matrix)) == pytest.approx(float(degrees @ torch.log(gains)))
+    single = basis.to(torch.device("cpu"), torch.float32)
+    assert torch.allclose(single.synthesise(single.analyse(x[:3].float())), x[:3].float(), atol=1e-5)
+
+
+def test_large_scales_get_a_full_covariance():
+    generator = torch.Generator().manual_seed(0)
+    latitudes = np.linspace(78, -78, 8)
+    pattern = torch.as_tensor(np.cos(np.deg2rad(latitudes))[:, None] * np.cos(np.deg2rad(np.arange(16) * 22.5)))
+    states = 5 * torch.randn(300, 1, 1, generator=generator) * pattern + 0.1 * torch.randn(300, 8, 16, generator=generator)
+    reference = fit_harmonic_eof(states[:200], states[200:], latitudes.tolist(), 8, 4)
+    assert isinstance(reference.basis, HarmonicEOF)
+    assert float(reference.spectrum[0]) == pytest.approx(25 * float((pattern**2).sum()), rel=0.25)
+    assert torch.allclose(reference.spectrum[16:], torch.full((5,), 0.01, dtype=torch.float64), rtol=0.2)
+
+
 # --- wrappers and analytic scores ------------------------------------------------------------------------------------
 
 
@@ -183,7 +211,7 @@ def test_edm_preconditioning_recovers_the_denoiser():
 
 
 def test_an_unknown_prediction_is_named():
-    with pytest.raises(ValueError, match="'noise'.*eps"):
+    with pytest.raises(ValueError, match=r"'noise'.*eps"):
         wrap(lambda x, t: x, predicts="noise", process=OU())
 
 
@@ -295,6 +323,8 @@ def test_decoding_and_encoding_are_inverse(tmp_path: Path):
     GaussianReference(torch.zeros(128), SphericalHarmonics(8, 16, 5), torch.rand(6)),
     GaussianReference(torch.zeros(128), Fourier((8, 16)), torch.rand(Fourier((8, 16)).num_shells)),
     GaussianReference(torch.zeros(128), Pixelwise((8, 16)), torch.rand(128)),
+    GaussianReference(torch.zeros(128), HarmonicEOF(GridHarmonics(8, 16, 6, np.linspace(80, -80, 8).tolist()), torch.eye(16), 4),
+                      torch.rand(19)),
 ])
 def test_every_basis_can_be_stored(tmp_path: Path, reference: GaussianReference):
     folder = make_folder(tmp_path / "small", network=False)

@@ -157,22 +157,6 @@ def test_provenance_travels_with_every_file(tmp_path: Path) -> None:
             dataset.drop_attrs().load()
 
 
-def test_moved_folder_and_lonely_index(tmp_path: Path) -> None:
-    with create(tmp_path / "run", range(6)) as store:
-        fill(store)
-    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
-    (tmp_path / "link.h5").symlink_to(tmp_path / "elsewhere/samples.h5")
-    for path in ("elsewhere", "link.h5"):
-        with open_run(tmp_path / path) as dataset:
-            assert_holds(dataset, range(6))
-    (tmp_path / "alone").mkdir()
-    shutil.copy(tmp_path / "elsewhere/samples.h5", tmp_path / "alone")
-    report = check(tmp_path / "alone")
-    assert len(report.problems) == 1 and "copy that folder beside it" in report.problems[0]
-    with pytest.raises(StoreError, match=r"none of its 2 shards is in .*--copy"):
-        open_run(tmp_path / "alone")
-
-
 def test_copy_elsewhere_stands_alone(tmp_path: Path) -> None:
     with create(tmp_path / "run", range(6), compression="none") as store:
         fill(store)
@@ -189,7 +173,7 @@ def test_copy_elsewhere_stands_alone(tmp_path: Path) -> None:
 ids_strategy = st.lists(st.integers(0, 60), min_size=1, max_size=14, unique=True).map(sorted)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(ids=ids_strategy, shard_size=st.integers(1, 6), data=st.data())
 def test_batches_partition_and_missing_is_what_is_absent(ids: list[int], shard_size: int, data: st.DataObject) -> None:
     with TemporaryDirectory() as name, create(Path(name), ids, shard_size) as store:
@@ -207,7 +191,7 @@ def test_batches_partition_and_missing_is_what_is_absent(ids: list[int], shard_s
             assert_holds(dataset, ids)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(lists=st.lists(ids_strategy, min_size=1, max_size=4), limit=st.integers(1, 4))
 def test_any_shards_in_any_order_give_the_same_samples(lists: list[list[int]], limit: int) -> None:
     ids = sorted({sample for part in lists for sample in part})

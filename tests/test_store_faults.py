@@ -85,6 +85,20 @@ def test_changed_bytes_are_found_by_the_deep_check(tmp_path: Path) -> None:
     assert found > 1
 
 
+def test_moved_folder_and_lonely_index(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    (tmp_path / "link.h5").symlink_to(tmp_path / "elsewhere/samples.h5")
+    for path in ("elsewhere", "link.h5"):
+        assert_holds(tmp_path / path, range(9))
+    (tmp_path / "alone").mkdir()
+    shutil.copy(tmp_path / "elsewhere/samples.h5", tmp_path / "alone")
+    report = check(tmp_path / "alone")
+    assert len(report.problems) == 1 and "copy that folder beside it" in report.problems[0]
+    with pytest.raises(StoreError, match=r"none of its 3 shards is in .*--copy"):
+        open_run(tmp_path / "alone")
+
+
 def test_extra_shards_are_told(tmp_path: Path) -> None:
     run(tmp_path)
     with create(tmp_path, range(12)) as store:

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from store_runs import assert_holds, create, fill, in_child, run, values
+from store_runs import assert_holds, create, in_child, run, values
 
 from piadm_hpc.store import Store, StoreError, open_run
 from piadm_hpc.store.files import DiskFile
@@ -148,7 +148,7 @@ def test_few_open_files_allowed(tmp_path: Path) -> None:
 
     def narrow() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
-        with pytest.raises(StoreError, match=r"needs 600 files open at once, .* only \d+ more: raise the limit with `ulimit -n`"):
+        with pytest.raises(StoreError, match=r"needs 600 files open at once, .* \d+ more: raise the limit with `ulimit -n`"):
             open_run(tmp_path)
         with Store.existing(tmp_path) as store:
             store.join(copy=True, to=tmp_path / "one.h5")

@@ -29,10 +29,11 @@ Anomaly = Literal["none", "mean", "monthly"]
 class DataConfig(BaseModel):
     """What to read and how to standardise it.
 
-    `files` are paths or globs; `sample_dims` together count samples; `spatial_dims` are (latitude, longitude). With
-    `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's mean, with
-    "none" of the fields themselves. `attributes` adds CF attributes to variables, `select` picks the value nearest to a number
-    along any other dimension; points missing in more than `max_missing` of the samples are masked. Files and samples held out are named by glob (`*_files`) or by last fraction.
+    `files` are paths or globs; `sample_dims` together count samples; `spatial_dims` are (latitude, longitude); `select`
+    picks the value nearest to a number along any other dimension. With `anomaly` "mean" or "monthly" the model is one of
+    deviations from the mean or from each calendar month's mean, with "none" of the fields themselves. Points missing in
+    more than `max_missing` of the samples are masked. Files and samples held out are named by glob (`*_files`) or by last
+    fraction. `attributes` adds CF attributes to variables.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -160,7 +161,8 @@ def _climatology(values: np.ndarray, train: np.ndarray, season: np.ndarray, seas
     """Mean training field of every season [seasons, variables, lat, lon], NaN for seasons without data."""
     absent = sorted(set(season.tolist()) - set(season[train].tolist()))
     if absent:
-        raise ValueError(f"no training samples in month(s) {[k + 1 for k in absent]}, so their climatology is unknown; hold out fewer")
+        months = [k + 1 for k in absent]
+        raise ValueError(f"no training samples in month(s) {months}, so their climatology is unknown; hold out fewer")
     means = np.full((seasons, *values.shape[1:]), np.nan)
     for k in np.unique(season[train]):
         means[k] = values[train[season[train] == k]].mean(0, dtype=np.float64)

@@ -27,16 +27,20 @@ class Normalisation:
     def event_shape(self) -> tuple[int, ...]:
         return self.mean.shape[1:] if len(self.names) == 1 else self.mean.shape
 
-    @property
-    def has_gaps(self) -> bool:
-        return not bool(self.mask.all())
+    def state_mask(self) -> Tensor | None:
+        """The mask as a state, [*event], or None if there are data everywhere."""
+        return None if bool(self.mask.all()) else torch.from_numpy(self.mask).reshape(self.event_shape)
 
     def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
-        """Physical fields by name, each [samples, lat, lon], to states float32; ValueError for names or shapes that do not fit."""
+        """Physical fields by name, each [samples, lat, lon], to states float32.
+
+        Raises ValueError for names or shapes that do not fit.
+        """
         wrong = [name for name in self.names if name not in fields or np.shape(fields[name])[1:] != self.mean.shape[1:]]
         if wrong or len({len(fields[name]) for name in self.names}) != 1:
             given = {name: np.shape(values) for name, values in fields.items()}
-            raise ValueError(f"fields {given} do not fit; needed are {', '.join(self.names)}, each [samples, *{self.mean.shape[1:]}]")
+            needed = ", ".join(self.names)
+            raise ValueError(f"fields {given} do not fit; needed are {needed}, each [samples, *{self.mean.shape[1:]}]")
         stacked = np.stack([np.asarray(fields[name], dtype=np.float64) for name in self.names], axis=1)
         states = np.where(self.mask, (stacked - self.mean) / self.scale, 0.0)
         return torch.from_numpy(states.astype(np.float32)).reshape(len(states), *self.event_shape)
@@ -44,7 +48,8 @@ class Normalisation:
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
         """States [samples, *event] to physical fields by name, [samples, lat, lon] float32, NaN where masked."""
         if tuple(x.shape[1:]) != self.event_shape:
-            raise ValueError(f"states have shape {tuple(x.shape)}; accepted is [samples, {', '.join(map(str, self.event_shape))}]")
+            accepted = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"states have shape {tuple(x.shape)}; accepted is [samples, {accepted}]")
         states = x.detach().cpu().to(torch.float64).numpy().reshape(len(x), *self.mean.shape)
         fields = np.where(self.mask, states * self.scale + self.mean, np.nan).astype(np.float32)
         return {name: fields[:, i] for i, name in enumerate(self.names)}

@@ -97,7 +97,8 @@ def _choose(dataset: xr.Dataset, variables: Sequence[str], sample_dims: Sequence
     present = [v for v in variables if v in names]
     unknown = [dim for dim in select if dim not in dataset.dims]
     mistakes += [f"select: no dimension {dim!r}; {_nearest(dim, [str(d) for d in dataset.dims])}" for dim in unknown]
-    mistakes += [f"select: {dim!r} has no coordinate values to choose from" for dim in select if dim in dataset.dims and dim not in dataset.coords]
+    bare = [dim for dim in select if dim in dataset.dims and dim not in dataset.coords]
+    mistakes += [f"select: {dim!r} has no coordinate values to choose from" for dim in bare]
     if not mistakes:
         dataset = dataset[present].sel(dict(select), method="nearest") if select else dataset[present]
     wanted = [*sample_dims, *spatial_dims]
@@ -105,7 +106,8 @@ def _choose(dataset: xr.Dataset, variables: Sequence[str], sample_dims: Sequence
         has = [str(dim) for dim in dataset[name].dims]
         mistakes += [f"{name} has no dimension {dim!r}; it has {', '.join(has)}" for dim in wanted if dim not in has]
         extra = [dim for dim in has if dim not in wanted and dataset.sizes[dim] > 1 and dim not in select]
-        mistakes += [f"{name} has a further dimension {dim!r}; name it in sample_dims or choose from it with select" for dim in extra]
+        advice = "name it in sample_dims or choose from it with select"
+        mistakes += [f"{name} has a further dimension {dim!r}; {advice}" for dim in extra]
         if dataset[name].dtype.kind not in "fiu":
             mistakes.append(f"{name} holds {dataset[name].dtype}, not numbers")
     if mistakes:
@@ -144,7 +146,7 @@ def _same_grid(first: xr.Dataset, other: xr.Dataset, spatial_dims: Sequence[str]
     for dim in spatial_dims:
         a, b = _coordinate(first, dim).values, _coordinate(other, dim).values
         if a.shape != b.shape or not np.allclose(a, b, atol=1e-4):
-            raise ValueError(f"its {dim} ({len(b)} values) differs from the first file's ({len(a)}); all files must share one grid")
+            raise ValueError(f"its {dim} ({len(b)} values) differs from the first file's ({len(a)}); use files on one grid")
 
 
 def _coordinate(dataset: xr.Dataset, dim: str) -> Coordinate:

@@ -6,6 +6,7 @@ Each target is a score model, draws exact samples, and knows its own mean and co
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -17,14 +18,20 @@ from ..reference import GaussianReference
 from .shells import shell_degrees
 
 
-class _Target:
-    """What every target shares: it can be called as a score model, and broadcasts levels over rows."""
+class _Target(ABC):
+    """What every target shares: it can be called as a score model, draws samples and knows its Gaussian reference."""
 
     process: Process
     event_shape: tuple[int, ...]
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define score(x, t)")
+    @abstractmethod
+    def score(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
+
+    @abstractmethod
+    def reference(self) -> GaussianReference: ...
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.score(x, t)

@@ -101,7 +101,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
     network = _network(path / WEIGHTS, card, coordinates).to(device) if card.network is not None else None
-    mask = torch.from_numpy(normalisation.mask).reshape(normalisation.event_shape).to(device) if normalisation.has_gaps else None
+    gaps = normalisation.state_mask()
+    mask = None if gaps is None else gaps.to(device)
     denoiser = GaussianDenoiser(process, reference, network, mask)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
@@ -120,7 +121,8 @@ def find_model(folder: str | Path) -> Path:
     for shelf in _shelves():
         if given.name == str(folder) and (shelf / given.name / CARD).is_file():
             return shelf / given.name
-    raise ValueError(f"{folder}: no such model folder; models shipped with the package are {', '.join(shipped_models()) or 'none'}")
+    shipped = ", ".join(shipped_models()) or "none"
+    raise ValueError(f"{folder}: no such model folder; models shipped with the package are {shipped}")
 
 
 def shipped_models() -> list[str]:
@@ -186,7 +188,8 @@ def _network(path: Path, card: Card, coordinates: Mapping[str, Coordinate]) -> G
         elif not bool(torch.isfinite(weights[name]).all()):
             mistakes.append(f"{name} has values that are not finite")
     if mistakes:
-        raise ValueError(f"{path}: {'; '.join(sorted(mistakes)[:8])}" + (f" and {len(mistakes) - 8} more" if len(mistakes) > 8 else ""))
+        more = f" and {len(mistakes) - 8} more" if len(mistakes) > 8 else ""
+        raise ValueError(f"{path}: {'; '.join(sorted(mistakes)[:8])}{more}")
     network.load_state_dict(weights, strict=False)
     return network.eval().requires_grad_(False)
 

@@ -33,12 +33,18 @@ class NetworkConfig(_Record):
 
 
 class ReferenceConfig(_Record):
-    """The Gaussian reference: which basis, and for EOFs how many (`"auto"`: the best held-out likelihood up to max_rank)."""
+    """The Gaussian reference: which basis, and its sizes.
 
-    basis: Literal["eof", "spherical", "fourier", "pixelwise", "isotropic"] = "eof"
+    "eof": `rank` modes ("auto": the best held-out likelihood up to `max_rank`) and a tail, for any grid and fields with gaps.
+    "harmonic_eof": for global fields, modes of the spherical harmonics below degree `split` and one variance per degree
+    from there to `lmax` (default: all the grid resolves). Others: "spherical", "fourier", "pixelwise", "isotropic".
+    """
+
+    basis: Literal["eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"] = "eof"
     rank: int | Literal["auto"] = "auto"
     max_rank: int = Field(default=128, ge=1)
     lmax: int | None = Field(default=None, ge=1)
+    split: int = Field(default=28, ge=1)
 
 
 class OptimiserConfig(_Record):
@@ -89,7 +95,7 @@ class TrainConfig(_Record):
     @model_validator(mode="after")
     def _bases_fit(self) -> TrainConfig:
         several = len(self.data.variables) > 1
-        if several and self.reference.basis in ("spherical", "fourier"):
+        if several and self.reference.basis in ("spherical", "fourier", "harmonic_eof"):
             raise ValueError(f"basis {self.reference.basis!r} takes one variable, got {len(self.data.variables)}; use 'eof'")
         if (self.reference.basis == "spherical") != self.data.area_weights:
             raise ValueError("basis 'spherical' and data.area_weights = true go together: set both or neither")

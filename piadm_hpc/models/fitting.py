@@ -8,6 +8,7 @@ from torch import Tensor
 from ..bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from ..reference import GaussianReference, from_fields
 from .config import ReferenceConfig
+from .harmonics import fit_harmonic_eof
 from .shells import MaskedEOF
 
 
@@ -22,7 +23,13 @@ def fit_reference(train: Tensor, validation: Tensor, config: ReferenceConfig, *,
     if config.basis == "eof":
         return _fit_eof(fields, validation.to(torch.float64), config, mask)
     if mask is not None and config.basis != "pixelwise":
-        raise ValueError(f"basis {config.basis!r} needs fields without gaps, these have {int((~mask).sum())}; use 'eof' or 'pixelwise'")
+        gaps = int((~mask).sum())
+        raise ValueError(f"basis {config.basis!r} needs fields without gaps, these have {gaps}; use 'eof' or 'pixelwise'")
+    if config.basis == "harmonic_eof":
+        if latitudes is None or max(map(abs, latitudes)) > 90:
+            raise ValueError("basis 'harmonic_eof' needs a global grid with latitudes in degrees; use 'eof'")
+        lmax = config.lmax or min(train.shape[1], train.shape[2] // 2)
+        return fit_harmonic_eof(fields, validation.to(torch.float64), latitudes, lmax, config.split)
     return from_fields(fields, _plain_basis(config, tuple(train.shape[1:]), latitudes))
 
 
@@ -37,52 +44,47 @@ def _plain_basis(config: ReferenceConfig, event_shape: tuple[int, ...], latitude
 
 def _fit_eof(train: Tensor, validation: Tensor, config: ReferenceConfig, mask: Tensor | None) -> GaussianReference:
     flat = train.flatten(1)
-    most = min(len(flat) - 2, flat.shape[1] - 1 if mask is None else int(mask.sum()) - 1)
-    wanted = config.max_rank if config.rank == "auto" else config.rank
-    if config.rank != "auto" and wanted > most:
-        raise ValueError(f"reference rank {wanted} is too high for {len(flat)} training fields; use at most {most} or \"auto\"")
+    size = flat.shape[1] if mask is None else int(mask.sum())
+    # without held-out states the last fifth of the training states stands in for them
+    kept = len(flat) if len(validation) else len(flat) - len(flat) // 5
+    held = validation.flatten(1) if len(validation) else flat[kept:]
+    most = min(kept - 2, size - 1)
+    if config.rank != "auto" and config.rank > most:
+        raise ValueError(f"reference rank {config.rank} is too high for {kept} training fields; use at most {most} or \"auto\"")
+    rank, tail = _size_up(flat[:kept], held, config, size, most)
+    mean, variances, modes = _decompose(flat)
+    spectrum = torch.cat([variances[:rank], tail])
+    leading = modes[:rank].T.contiguous()
+    if mask is None:
+        return GaussianReference(mean, EOF(leading, tuple(train.shape[1:])), spectrum)
+    basis = MaskedEOF(leading * mask.flatten()[:, None], tuple(train.shape[1:]), mask.flatten())
+    return GaussianReference(mean, basis, torch.cat([spectrum, torch.zeros_like(tail)]))
+
+
+def _decompose(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [d], variances (descending) and modes [k, d] of states [n, d]."""
     mean = flat.mean(0)
     _, singular, modes = torch.linalg.svd(flat - mean, full_matrices=False)
-    variances = singular**2 / (len(flat) - 1)
-    size = flat.shape[1] if mask is None else int(mask.sum())
-    held = validation.flatten(1) - mean
-    if config.rank == "auto":
-        rank = _best_rank(variances, modes, held, size, min(config.max_rank, most))
-    else:
-        rank = config.rank
-    kept = modes[:rank].T.contiguous()
-    tail = _tail(variances, kept, held, size, len(flat))
-    if mask is None:
-        basis: EOF = EOF(kept, tuple(train.shape[1:]))
-        return GaussianReference(mean, basis, torch.cat([variances[:rank], tail]))
-    basis = MaskedEOF(kept * mask.flatten()[:, None], tuple(train.shape[1:]), mask.flatten())
-    return GaussianReference(mean, basis, torch.cat([variances[:rank], tail, torch.zeros_like(tail)]))
+    return mean, singular**2 / (len(flat) - 1), modes
 
 
-def _tail(variances: Tensor, kept: Tensor, held: Tensor, size: int, count: int) -> Tensor:
-    """Variance per direction outside the kept modes, [1].
+def _size_up(probe: Tensor, held: Tensor, config: ReferenceConfig, size: int, most: int) -> tuple[int, Tensor]:
+    """The rank, and the variance per direction outside the modes, [1], as held-out states [n, d] see them.
 
-    Training fields understate it, since the modes were fitted to them; held-out fields do not. Without these, the usual
-    correction for the degrees of freedom the modes have used up.
+    Training states understate the latter, since the modes were fitted to them.
     """
-    rank = kept.shape[1]
-    if len(held):
-        outside = (held**2).sum() - ((held @ kept) ** 2).sum()
-        return (outside / len(held) / (size - rank)).reshape(1)
-    return (variances[rank:].sum() / (size - rank) * count / max(1, count - 1 - rank)).reshape(1)
+    mean, variances, modes = _decompose(probe)
+    inside = ((held - mean) @ modes[:most].T).square().mean(0)
+    total = (held - mean).square().sum(1).mean()
 
-
-def _best_rank(variances: Tensor, modes: Tensor, held: Tensor, size: int, most: int) -> int:
-    """The rank under which held-out fields are likeliest; without held-out fields the largest allowed."""
-    if not len(held):
-        return most
-    ladder = {2**k for k in range(most.bit_length())} | {3 * 2**k for k in range(most.bit_length())} | {most}
-    inside = (held @ modes[:most].T) ** 2
-    total = (held**2).sum(1).mean()
+    def tail(rank: int) -> Tensor:
+        return (total - inside[:rank].sum()) / (size - rank)
 
     def surprise(rank: int) -> float:
-        head = (torch.log(variances[:rank]) + inside[:, :rank].mean(0) / variances[:rank]).sum()
-        tail = (total - inside[:, :rank].mean(0).sum()) / (size - rank)
-        return float(head + (size - rank) * (torch.log(tail) + 1))
+        head = (torch.log(variances[:rank]) + inside[:rank] / variances[:rank]).sum()
+        return float(head + (size - rank) * (torch.log(tail(rank)) + 1))
 
-    return min((rank for rank in ladder if rank <= most), key=surprise)
+    most = min(most, config.max_rank)
+    ladder = {step * 2**k for k in range(most.bit_length()) for step in (1, 3)} | {most}
+    rank = min((r for r in ladder if r <= most), key=surprise) if config.rank == "auto" else config.rank
+    return rank, tail(rank).reshape(1)

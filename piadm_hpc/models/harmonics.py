@@ -52,14 +52,16 @@ class HarmonicEOF:
         others = torch.ones(harmonics.num_coords, dtype=torch.bool, device=low.device)
         others[low] = False
         self.low, self.high = low, torch.nonzero(others).flatten()
-        self.root = torch.sqrt(harmonics.weights[low]).to(rotation.dtype)
+        self.root = torch.sqrt(harmonics.weights[low].to(torch.float64)).to(rotation.dtype)
         self.rank = len(low)
         if rotation.shape != (self.rank, self.rank):
             raise ValueError(f"rotation must be {(self.rank, self.rank)} for split {split}, got {tuple(rotation.shape)}")
         self.num_coords = harmonics.num_coords
         self.num_shells = self.rank + harmonics.num_shells - split
-        # coordinates of low degree that are not rotated are identically zero, their shell does not matter
-        self.shells = self.rank + (harmonics.shells[self.high] - split).clamp(min=0)
+        shells = harmonics.shells[self.high]
+        # imaginary parts of zonal means are always zero; those of low degree belong to no mode and do not count
+        self.shells = self.rank + (shells - split).clamp(min=0)
+        self.degrees = torch.where(shells < split, torch.zeros_like(harmonics.degrees[self.high]), harmonics.degrees[self.high])
 
     def analyse(self, x: Tensor) -> Tensor:
         z = self.harmonics.analyse(x)
@@ -74,16 +76,58 @@ class HarmonicEOF:
         return torch.cat([gains[..., : self.rank], gains.index_select(-1, self.shells)], dim=-1)
 
     def energy(self, z: Tensor) -> Tensor:
-        weights, degrees = (v[self.high].to(z.dtype) for v in (self.harmonics.weights, self.harmonics.degrees))
         zero = z.new_zeros(self.num_shells)
-        power = zero.index_add(0, self.shells, weights * (z[:, self.rank :] ** 2).mean(0))[self.rank :]
-        count = zero.index_add(0, self.shells, degrees)[self.rank :]
-        # the unused coordinates of low degree were counted with the first shell
-        count = count - torch.nn.functional.one_hot(torch.tensor(0), len(count)).to(count) * self._unused()
-        return torch.cat([(z[:, : self.rank] ** 2).mean(0), power / count])
-
-    def _unused(self) -> float:
-        return float(self.harmonics.degrees[self.harmonics.shells < self.split].sum()) - self.rank
+        power = zero.index_add(0, self.shells, self.harmonics.weights[self.high].to(z.dtype) * (z[:, self.rank :] ** 2).mean(0))
+        count = zero.index_add(0, self.shells, self.degrees.to(z.dtype))
+        return torch.cat([(z[:, : self.rank] ** 2).mean(0), (power / count.clamp(min=1e-30))[self.rank :]])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> HarmonicEOF:
         return HarmonicEOF(self.harmonics.to(device, dtype), self.rotation.to(device, dtype), self.split)
+
+
+def low_degrees(harmonics: SphericalHarmonics, split: int) -> Tensor:
+    """Which coordinates are of degree below `split`, without the imaginary parts of zonal means: [split^2]."""
+    head = len(harmonics._valid) * 2
+    order = (harmonics._valid // harmonics.lmax).repeat_interleave(2)
+    imaginary = torch.arange(head, device=order.device) % 2 == 1
+    return torch.nonzero((harmonics.shells[:head] < split) & ~((order == 0) & imaginary)).flatten()
+
+
+def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[float], lmax: int, split: int) -> GaussianReference:
+    """The reference of states [n, lat, lon] float64; held-out states choose how far the covariance is regularised.
+
+    ValueError if the split is not below lmax.
+    """
+    if not 1 <= split < lmax:
+        raise ValueError(f"reference.split must be at least 1 and below lmax = {lmax}, got {split}")
+    nlat, nlon = train.shape[1:]
+    harmonics = GridHarmonics(nlat, nlon, lmax, latitudes)
+    mean = train.flatten(1).mean(0)
+    low = low_degrees(harmonics, split)
+    root = torch.sqrt(harmonics.weights[low].to(torch.float64))
+    apart, held = (harmonics.analyse(states.flatten(1) - mean) for states in (train, validation))
+    unbiased = len(apart) / max(1, len(apart) - 1)
+    sample = (apart[:, low] * root).T @ (apart[:, low] * root) / len(apart) * unbiased
+    variances, modes = _regularised(sample, harmonics.shells[low], held[:, low] * root)
+    energy = harmonics.energy(apart)[split:] * unbiased
+    return GaussianReference(mean, HarmonicEOF(harmonics, modes, split), torch.cat([variances, energy]))
+
+
+def _regularised(sample: Tensor, degree: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (descending) and eigenvectors of the covariance shrunk towards one variance per degree.
+
+    The amount is the one under which held-out coordinates [n, k] are likeliest, or a third without them.
+    """
+    count = int(degree.max()) + 1
+    mean = torch.zeros(count, dtype=sample.dtype).index_add(0, degree, sample.diagonal()) / torch.bincount(degree)
+    target = torch.diag(mean[degree])
+
+    def shrunk(amount: float) -> tuple[Tensor, Tensor]:
+        variances, modes = torch.linalg.eigh((1 - amount) * sample + amount * target)
+        return variances.flip(0), modes.flip(1)
+
+    def surprise(amount: float) -> float:
+        variances, modes = shrunk(amount)
+        return float((torch.log(variances) + ((held @ modes) ** 2).mean(0) / variances).sum())
+
+    return shrunk(min(SHRINKAGES, key=surprise) if len(held) else 0.3)

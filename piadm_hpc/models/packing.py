@@ -12,12 +12,13 @@ from ..bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from ..data.normalise import Normalisation
 from ..layout import Coordinate
 from ..reference import GaussianReference
+from .harmonics import GridHarmonics, HarmonicEOF
 from .record import ReferenceCard
 from .shells import MaskedEOF
 
 KINDS: dict[type, str] = {
-    MaskedEOF: "masked_eof", EOF: "eof", SphericalHarmonics: "spherical", Fourier: "fourier", Pixelwise: "pixelwise",
-    Identity: "isotropic",
+    MaskedEOF: "masked_eof", EOF: "eof", HarmonicEOF: "harmonic_eof", SphericalHarmonics: "spherical",
+    Fourier: "fourier", Pixelwise: "pixelwise", Identity: "isotropic",
 }
 
 
@@ -25,8 +26,11 @@ def describe_reference(reference: GaussianReference) -> ReferenceCard:
     """What the card says about a reference; ValueError for a basis that cannot be stored."""
     basis = reference.basis
     if type(basis) not in KINDS:
-        raise ValueError(f"a reference in basis {type(basis).__name__} cannot be stored; accepted are {', '.join(KINDS.values())}")
+        accepted = ", ".join(KINDS.values())
+        raise ValueError(f"a reference in basis {type(basis).__name__} cannot be stored; accepted are {accepted}")
     rank = basis.rank if isinstance(basis, EOF) else None
+    if isinstance(basis, HarmonicEOF):
+        return ReferenceCard(basis="harmonic_eof", lmax=basis.harmonics.lmax, split=basis.split)
     if isinstance(basis, SphericalHarmonics):
         return ReferenceCard(basis="spherical", lmax=basis.lmax, gauss_latitudes=basis.latitudes is None)
     return ReferenceCard.model_validate({"basis": KINDS[type(basis)], "rank": rank})
@@ -44,17 +48,25 @@ def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[
         modes = _numpy(reference.basis.modes).T.reshape(reference.basis.rank, *reference.event_shape)
         attrs = {"long_name": "empirical orthogonal functions, orthonormal in state space"}
         arrays["reference_modes"] = Coordinate(("mode", *event), modes.astype(np.float32), attrs)
+    if isinstance(reference.basis, HarmonicEOF):
+        rotation = _numpy(reference.basis.rotation).T.astype(np.float32)
+        attrs = {"long_name": "empirical orthogonal functions in coordinates of the spherical harmonics of low degree"}
+        arrays["reference_modes"] = Coordinate(("mode", "harmonic"), rotation, attrs)
     return arrays
 
 
 def unpack_reference(arrays: Mapping[str, Coordinate], card: ReferenceCard, normalisation: Normalisation,
                      latitudes: Sequence[float]) -> GaussianReference:
-    """The reference in float64 on a grid with these latitudes; ValueError for arrays that are missing or of another size, or not finite."""
-    wanted = ["reference_mean", "reference_spectrum"] + (["reference_modes"] if card.rank is not None else [])
+    """The reference in float64 on a grid with these latitudes.
+
+    Raises ValueError for arrays that are missing, of another size, or not finite.
+    """
+    wanted = ["reference_mean", "reference_spectrum"] + (["reference_modes"] if "eof" in card.basis else [])
     absent = [name for name in wanted if name not in arrays]
     damaged = [name for name in wanted if name in arrays and not np.isfinite(arrays[name].values).all()]
-    if absent or damaged:
-        raise ValueError("; ".join([f"no array {name}" for name in absent] + [f"{name} has values that are not finite" for name in damaged]))
+    mistakes = [f"no array {name}" for name in absent] + [f"{name} has values that are not finite" for name in damaged]
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
     found = {name: torch.from_numpy(np.array(arrays[name].values)).to(torch.float64) for name in wanted}
     basis = _basis(card, found.get("reference_modes"), normalisation, latitudes)
     return GaussianReference(found["reference_mean"].flatten(), basis, found["reference_spectrum"])
@@ -66,12 +78,24 @@ def _basis(card: ReferenceCard, modes: Tensor | None, normalisation: Normalisati
         if modes is None or modes.shape != (card.rank, *event):
             raise ValueError(f"reference_modes must be [{card.rank}, {', '.join(map(str, event))}] (rank, state)")
         columns = modes.flatten(1).T.contiguous()
-        return EOF(columns, event) if card.basis == "eof" else MaskedEOF(columns, event, torch.from_numpy(normalisation.mask.reshape(-1)))
+        valid = torch.from_numpy(normalisation.mask.reshape(-1))
+        return EOF(columns, event) if card.basis == "eof" else MaskedEOF(columns, event, valid)
+    if card.basis == "harmonic_eof":
+        return _harmonic_eof(card, modes, event, latitudes)
     if card.basis == "spherical":
         nlat, nlon = event
         return SphericalHarmonics(nlat, nlon, card.lmax or min(nlat, nlon // 2), None if card.gauss_latitudes else latitudes)
     kinds: dict[str, type[Fourier | Pixelwise | Identity]] = {"fourier": Fourier, "pixelwise": Pixelwise, "isotropic": Identity}
     return kinds[card.basis](event)
+
+
+def _harmonic_eof(card: ReferenceCard, modes: Tensor | None, event: tuple[int, ...], latitudes: Sequence[float]) -> HarmonicEOF:
+    """The stored single-precision rotation is made orthonormal again, so that the reference is exact in double precision."""
+    if modes is None or modes.ndim != 2 or card.split is None or card.lmax is None:
+        raise ValueError("a harmonic_eof reference needs lmax, split and a square array of modes")
+    nlat, nlon = event
+    q, r = torch.linalg.qr(modes.T)
+    return HarmonicEOF(GridHarmonics(nlat, nlon, card.lmax, latitudes), q * r.diagonal().sign(), card.split)
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -25,7 +25,8 @@ from .statistics import data_statistics
 PREDICTION = "x0: Wiener filter of the Gaussian reference plus c_out(t) times the network"
 
 
-def publish(folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser, state: TrainingState | None) -> Path:
+def publish(folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser,
+            state: TrainingState | None) -> Path:
     """Score the denoiser on held-out states and write the model folder; returns it."""
     network = denoiser.network
     weights = network if isinstance(network, GridUNet) else None
@@ -40,7 +41,8 @@ def publish(folder: Path, config: TrainConfig, data: GriddedData, denoiser: Gaus
         training=_training_card(config, weights, state), scores=_scores(config, data, denoiser), sha256={},
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
-    return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, weights, extra, data_statistics(data))
+    statistics = data_statistics(data)
+    return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, weights, extra, statistics)
 
 
 def package_version() -> str:

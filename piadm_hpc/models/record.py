@@ -42,9 +42,10 @@ class VariableCard(_Record):
 class ReferenceCard(_Record):
     """The basis of the Gaussian reference; arrays are in reference.h5."""
 
-    basis: Literal["eof", "masked_eof", "spherical", "fourier", "pixelwise", "isotropic"]
+    basis: Literal["eof", "masked_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
     rank: int | None = None
     lmax: int | None = None
+    split: int | None = None
     gauss_latitudes: bool = False
 
 
@@ -110,7 +111,7 @@ def write_card(path: Path, card: Card) -> None:
 def read_card(path: Path) -> Card:
     """The card in a TOML file; ValueError naming the file and every mistake in it."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; a model folder holds card.toml, reference.h5 and, with a network, weights.safetensors")
+        raise ValueError(f"{path}: no such file; a model folder holds card.toml, reference.h5 and usually weights.safetensors")
     try:
         content = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..bases import EOF, Basis, _Spectral
+from .harmonics import HarmonicEOF
 
 
 class MaskedEOF(EOF):
@@ -42,6 +43,10 @@ def shell_degrees(basis: Basis) -> Tensor:
     if isinstance(basis, MaskedEOF):
         valid = int(basis.valid.sum())
         return _with_head(basis.rank, [valid - basis.rank, size - valid])
+    if isinstance(basis, HarmonicEOF):
+        zero = torch.zeros(basis.num_shells, dtype=torch.float64)
+        zero[: basis.rank] = 1
+        return zero.index_add(0, basis.shells.cpu(), basis.degrees.cpu().to(torch.float64))
     if isinstance(basis, EOF):
         return _with_head(basis.rank, [size - basis.rank])
     if isinstance(basis, _Spectral):

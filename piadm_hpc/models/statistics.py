@@ -40,11 +40,13 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
         fields = _physical(data, states)
         apart = np.nan_to_num(fields - centre)
         power = np.stack([zonal_power(apart[:, v], area) for v in range(fields.shape[1])])
+        area_mean = np.einsum("nvyx,y->nv", apart, area) / area.sum() / len(lon.values)
+        about = {"long_name": "one-sided power of deviations from the training mean"}
         arrays |= {
             f"{part}_mean": Coordinate(("variable", *dims), fields.mean(0)),
             f"{part}_std": Coordinate(("variable", *dims), fields.std(0)),
-            f"{part}_zonal_power": Coordinate(("variable", "zonal_wavenumber"), power, {"long_name": "one-sided power of deviations"}),
-            f"{part}_area_mean": Coordinate((f"{part}_sample", "variable"), np.einsum("nvyx,y->nv", apart, area) / area.sum() / len(lon.values)),
+            f"{part}_zonal_power": Coordinate(("variable", "zonal_wavenumber"), power, about),
+            f"{part}_area_mean": Coordinate((f"{part}_sample", "variable"), area_mean),
         }
     return arrays | _examples(data, dims, examples)
 

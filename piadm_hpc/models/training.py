@@ -72,10 +72,11 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = print) -
     do not work.
     """
     data = read_fields(config.data, root)
-    mask = torch.from_numpy(data.normalisation.mask).reshape(data.normalisation.event_shape) if data.normalisation.has_gaps else None
+    mask = data.normalisation.state_mask()
     latitudes = data.coordinates[config.data.spatial_dims[0]].values.tolist()
     reference = fit_reference(data.train, data.validation, config.reference, mask=mask, latitudes=latitudes)
-    report(f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states; {data.excluded} left out")
+    counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
+    report(f"{counts}; {data.excluded} left out")
     network = None if config.network == "none" else make_network(config.network, data, config.data.wrap, config.seed)
     denoiser = GaussianDenoiser(by_name(config.noise.process), reference, network, mask)
     output = Path(config.output)
@@ -131,7 +132,7 @@ def _step(state: TrainingState, objective: Objective, states: Tensor, config: Tr
     network.train()
     loss: Tensor = objective(states, options.batch, generator)
     if not bool(torch.isfinite(loss)):
-        raise ValueError(f"the loss is {float(loss)} at step {state.step}; lower optimiser.rate or look for outliers in the data")
+        raise ValueError(f"the loss is {loss.item()} at step {state.step}; lower optimiser.rate or look for outliers in the data")
     state.optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(network.parameters(), options.clip)

@@ -88,7 +88,7 @@ def _listed_shards(file: Path, base: Path, listed: dict[str, int]) -> tuple[dict
     problems = []
     if not allow_open_files(len(listed)):
         problems.append(
-            f"{file.name} needs {len(listed)} files open at once, and this process may open only {max(0, most_open_files())} more:"
+            f"{file.name} needs {len(listed)} files open at once, and this process may open {max(0, most_open_files())} more:"
             " raise the limit with `ulimit -n`, or make one ordinary file with `piadm join --copy`"
         )
     shards: dict[str, Shard] = {}
@@ -172,7 +172,7 @@ def _odd_samples(dataset: h5py.Dataset, whole: Shard, name: str) -> Iterator[str
             yield f"{whole.name}: {name} of sample {sample} is infinite: delete the file and {DRAW_AGAIN}"
     expected = int(dataset.attrs["num_missing"])
     if num_missing != expected:
-        yield f"{whole.name}: {name} has {num_missing} missing values, {expected} are meant to be: delete the file and {DRAW_AGAIN}"
+        yield f"{whole.name}: {name} lacks {num_missing} values, {expected} on purpose: delete the file and {DRAW_AGAIN}"
 
 
 def _unknown_shards(base: Path, whole: Shard, listed: dict[str, int]) -> list[str]:

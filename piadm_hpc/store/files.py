@@ -126,8 +126,9 @@ def whole_file(path: Path, *, needed: int, libver: tuple[str, str] | None = None
 def _writing_failed(path: Path, error: OSError, needed: int) -> str:
     if error.errno not in FULL:
         return f"cannot write {path}: {error.strerror or error}; make the folder writable or choose another one, then start again"
+    left = _size(free(path.parent))
     return (
-        f"no room for {path.name} in {path.parent} ({error.strerror}): it needs about {_size(needed)} and {_size(free(path.parent))}"
+        f"no room for {path.name} in {path.parent} ({error.strerror}): it needs about {_size(needed)} and {left}"
         " are free; every finished shard is kept, so free some space (or quota) and start again to draw what is missing"
     )
 

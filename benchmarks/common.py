@@ -1,0 +1,152 @@
+"""What the benchmarks share: markdown tables, aims that can be missed, the machine, and launching ranks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Cell = str | float | int
+TIMEOUT = 3600
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A measured number beside the number it is held to."""
+
+    what: str
+    measured: float
+    limit: str
+    met: bool
+
+    def __str__(self) -> str:
+        return f"{'met   ' if self.met else 'MISSED'}  {self.what}: {self.measured:.4g} (aim: {self.limit})"
+
+
+def at_most(what: str, measured: float, limit: float) -> Aim:
+    """The aim `measured <= limit`; NaN misses it."""
+    return Aim(what, measured, f"at most {limit:g}", measured <= limit)
+
+
+def between(what: str, measured: float, low: float, high: float) -> Aim:
+    """The aim `low <= measured <= high`; NaN misses it."""
+    return Aim(what, measured, f"{low:g} to {high:g}", low <= measured <= high)
+
+
+@dataclass
+class Report:
+    """Tables and aims of one benchmark; `finish` prints them and gives the exit code."""
+
+    name: str
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    tables: dict[str, list[list[Cell]]] = field(default_factory=dict)
+    aims: list[Aim] = field(default_factory=list)
+
+    def add(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        self.columns[title] = list(columns)
+        self.tables[title] = [list(row) for row in rows]
+
+    def finish(self, to: str | None = None) -> int:
+        """Print everything, write the JSON file if asked, and return 0 when every aim is met, else 1."""
+        print(f"{self.name}: {machine()}")
+        for title, rows in self.tables.items():
+            print(f"\n{title}\n")
+            print(markdown(self.columns[title], rows))
+        print()
+        for aim in self.aims:
+            print(aim)
+        if to is not None:
+            Path(to).write_text(json.dumps(self.record(), indent=1) + "\n")
+        return 0 if all(aim.met for aim in self.aims) else 1
+
+    def record(self) -> dict[str, Any]:
+        tables = {
+            title: [dict(zip(self.columns[title], row, strict=True)) for row in rows] for title, rows in self.tables.items()
+        }
+        return {"benchmark": self.name, "machine": machine(), "tables": tables, "aims": [vars(aim) for aim in self.aims]}
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
+    """A markdown table, columns padded so that it reads as plain text too."""
+    texts = [list(columns), *[[cell if isinstance(cell, str) else f"{cell:.4g}" for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in texts) for i in range(len(columns))]
+    lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in texts]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def machine() -> str:
+    """Processor, cores and library versions, one line."""
+    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    model = names[0] if names else platform.processor() or platform.machine()
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}, {cores} cores, Python {platform.python_version()}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Options every benchmark has. `--worker` is how a benchmark calls itself on every rank."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--quick", action="store_true", help="a tiny size, to see that it runs; aims that need size are not held")
+    made.add_argument("--json", metavar="FILE", help="write tables and aims here too")
+    made.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
+    return made
+
+
+def launch(script: str, ranks: int | None, setting: dict[str, Any], mpiexec: str | None = None, python: str | None = None) -> Any:
+    """What `script --worker` writes for a setting on `ranks` ranks; None is one process without a launcher.
+
+    Every rank has one thread. Raises RuntimeError with the ranks' own words when they fail.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        question = Path(folder) / "question.json"
+        question.write_text(json.dumps(setting))
+        command = [python or sys.executable, str(Path(script).resolve()), "--worker", str(question)]
+        if ranks is not None:
+            command = [mpiexec or find_mpiexec(), "-n", str(ranks), *command]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        return json.loads(_answer(question).read_text())
+
+
+def question(path: str) -> dict[str, Any]:
+    """The setting this worker was started with."""
+    setting: dict[str, Any] = json.loads(Path(path).read_text())
+    return setting
+
+
+def answer(path: str, result: Any) -> None:
+    """Hand a worker's result back; called on one rank."""
+    _answer(Path(path)).write_text(json.dumps(result))
+
+
+def _answer(path: Path) -> Path:
+    return path.with_name("answer.json")
+
+
+def find_mpiexec() -> str:
+    """The launcher beside this interpreter, else the one on the path. Raises RuntimeError when there is none."""
+    beside = Path(sys.executable).parent / "mpiexec"
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise RuntimeError("no mpiexec: install an MPI (pip install mpich) or load the site's module")
+    return found
+
+
+def median(values: Sequence[float]) -> float:
+    return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.5))

@@ -1,0 +1,40 @@
+"""One chain, solved three ways: step by step, by Picard sweeps, and by sweeps that know a Gaussian reference.
+
+    python docs/tutorial/01_one_chain_three_ways.py
+
+The target is a random vector of 1024 independent entries with heavy tails, whose score is known in closed form. The
+chain is the published exponential integrator on the reverse SDE with 64 steps. A *sweep* evaluates the score at all 64
+points in one batch, and is one sequential network call; step by step, 64 such calls follow one another.
+
+What one sees: the three samples are equal, and the number of sequential calls is 64, about 25, and about 5.
+"""
+
+import torch
+
+import piadm_hpc as piadm
+from piadm_hpc import grid, integrators
+from piadm_hpc.models.analytic import target_b
+
+process = piadm.OU()
+target = target_b(process, d=1024)
+points = grid.log_snr(process, 64, horizon=8.0, delta=1e-3)
+chain = integrators.piadm(process, points, churn=1.0)
+
+samples = [0, 1, 2, 3]
+noise = piadm.Noise(seed=0, size=1024, dtype=torch.float64)
+x0 = noise.at([0], samples, stream=0)[0, :, 0]
+
+settings = {
+    "step by step": {"solver": "sequential"},
+    "sweeps, identity": {"linear": "identity"},
+    "sweeps, reference": {"reference": target.reference()},
+}
+ends = {}
+print(f"{'solver':18}  sequential calls  score evaluations  largest difference")
+for name, options in settings.items():
+    solution = piadm.solve(chain, target, x0, noise=noise, samples=samples, tol=1e-6, **options)
+    ends[name] = solution.x
+    apart = (solution.x - ends["step by step"]).abs().max()
+    print(f"{name:18}  {int(solution.rounds.max()):16d}  {int(solution.calls.max()):17d}  {apart:.1e}")
+
+assert all(torch.allclose(end, ends["step by step"], atol=1e-4) for end in ends.values())

@@ -1,0 +1,207 @@
+"""Samples of a run against the statistics that travel with its model, or against a file of real fields."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..layout import Coordinate
+from ..models.card import CARD, STATISTICS, find_model
+from ..models.record import VariableCard, read_card
+from ..store.reference_file import read_arrays
+from .scores import Ensemble, Moments, Reference, area_weights, ensemble, moments, reference_of, scores, standard_errors
+
+MAX_BYTES = 2**30
+"""Most memory for the fields of one variable; of larger runs evenly spaced samples are scored."""
+
+SAME_DEGREES = 1e-3
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One variable of a run against a reference: `own` scores with standard `errors`, and scores of as many real fields.
+
+    `fields` [n, lat, lon] are the samples scored, of `available` there are; `real_label` says what `real` was made from.
+    """
+
+    variable: VariableCard
+    fields: np.ndarray
+    available: int
+    reference: Reference
+    samples: Ensemble
+    own: dict[str, float]
+    errors: dict[str, float]
+    reference_scores: dict[str, float]
+    real_label: str
+    real: dict[str, float]
+
+    def rows(self) -> dict[str, dict[str, float]]:
+        """Scores that are defined: samples, their standard_error, the reference's, and real fields'."""
+        columns = {"samples": self.own, "standard_error": self.errors, "reference": self.reference_scores, "held_out": self.real}
+        names = [name for name, value in self.own.items() if np.isfinite(value)]
+        return {
+            name: {key: float(f"{column[name]:.6g}") for key, column in columns.items() if np.isfinite(column.get(name, np.nan))}
+            for name in names
+        }
+
+
+def score_table(dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """Scores of a run's samples by variable, as plain numbers for a model card or a JSON file.
+
+    `model` is a shipped model's name or a folder. Real fields come from its statistics.h5, or from `against`, any file
+    xarray opens that has the variables on the same grid. ValueError if there is nothing to compare with.
+    """
+    return {c.variable.name: as_record(c) for c in compare(dataset, model, against=against)}
+
+
+def as_record(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as nested plain values."""
+    return {
+        "units": comparison.variable.units,
+        "num_samples": len(comparison.fields),
+        "reference": comparison.reference.label,
+        "held_out": comparison.real_label,
+        "scores": comparison.rows(),
+    }
+
+
+def compare(
+    dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None
+) -> list[Comparison]:
+    """One comparison per variable of the model; ValueError if there is nothing to compare with."""
+    folder = find_model(Path(model))
+    variables = read_card(folder / CARD).variables
+    absent = [v.name for v in variables if v.name not in dataset]
+    if absent:
+        raise ValueError(f"the samples have no {', '.join(absent)}, which model {folder.name} makes; give the run's own model")
+    if against is not None:
+        return [_compare(dataset, v, _from_file(Path(against), dataset, v), None) for v in variables]
+    statistics, _ = read_arrays(_statistics_file(folder))
+    return [_compare(dataset, v, _shipped(statistics, k, v), (statistics, k)) for k, v in enumerate(variables)]
+
+
+def has_statistics(model: str | os.PathLike[str]) -> bool:
+    return (find_model(Path(model)) / STATISTICS).is_file()
+
+
+def load_fields(dataset: xr.Dataset, variable: VariableCard) -> np.ndarray:
+    """Samples [n, lat, lon] of a variable, evenly spaced ones where all of them would be too many."""
+    array = dataset[variable.name]
+    others = [dim for dim in array.dims if dim not in variable.dims]
+    if len(array.dims) - len(others) != 2 or not others:
+        raise ValueError(f"{variable.name} has dimensions {array.dims}; scores need samples over {variable.dims}")
+    stacked = array.transpose(*others, *variable.dims)
+    stacked = stacked if len(others) == 1 else stacked.stack(all_samples=others).transpose("all_samples", *variable.dims)
+    count = len(stacked)
+    most = max(2, MAX_BYTES // (8 * int(np.prod(stacked.shape[1:]))))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+    return stacked.isel({stacked.dims[0]: chosen}).values
+
+
+def _compare(
+    dataset: xr.Dataset, variable: VariableCard, reference: Reference, held_out: tuple[Mapping[str, Coordinate], int] | None
+) -> Comparison:
+    fields = load_fields(dataset, variable)
+    if fields.shape[1:] != reference.mean.shape:
+        raise ValueError(f"{variable.name} is {fields.shape[1:]}, {reference.label} {reference.mean.shape}; compare on one grid")
+    samples = ensemble(fields, reference)
+    label, real = ("", {}) if held_out is None else _held_out(*held_out, reference, len(fields))
+    return Comparison(
+        variable=variable,
+        fields=fields,
+        available=int(np.prod([size for dim, size in dataset[variable.name].sizes.items() if dim not in variable.dims])),
+        reference=reference,
+        samples=samples,
+        own=_single(moments(samples), reference),
+        errors=standard_errors(samples, reference),
+        reference_scores=_of_itself(reference),
+        real_label=label,
+        real=real,
+    )
+
+
+def _single(found: Moments, reference: Reference) -> dict[str, float]:
+    return {name: float(values[0]) for name, values in scores(found, reference).items()}
+
+
+def _of_itself(reference: Reference) -> dict[str, float]:
+    """The scores a perfect infinite ensemble would have."""
+    own = Moments(np.zeros((1, *reference.mean.shape)), reference.std[None], reference.power[None],
+                  reference.area_means.mean(keepdims=True), reference.area_means.std(ddof=1, keepdims=True))
+    return _single(own, reference)
+
+
+def _statistics_file(folder: Path) -> Path:
+    path = folder / STATISTICS
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; train the model again to get it, or give a file of real fields to compare with")
+    return path
+
+
+def _shipped(statistics: Mapping[str, Coordinate], k: int, variable: VariableCard) -> Reference:
+    """The training data of variable number `k` as a reference."""
+    weights = area_weights(statistics[variable.dims[0]].values)
+    mean = statistics["train_mean"].values[k]
+    area_means = _area_means(statistics, "train", k, mean, weights)
+    std = statistics["train_std"].values[k] * _unbiased(len(area_means))
+    label = f"training data, {len(area_means)} fields"
+    return Reference(label, mean, std, statistics["train_zonal_power"].values[k], area_means, weights)
+
+
+def _area_means(statistics: Mapping[str, Coordinate], part: str, k: int, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area means of every field over points with data; stored are those of deviations, with gaps counted as zero."""
+    there = np.isfinite(mean).astype(np.float64)
+    share = (there * weights[:, None]).sum() / there.shape[1]
+    centre = (np.nan_to_num(mean) * weights[:, None]).sum() / there.shape[1]
+    values: np.ndarray = (statistics[f"{part}_area_mean"].values[:, k] + centre) / share
+    return values
+
+
+def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference, count: int) -> tuple[str, dict[str, float]]:
+    """Scores of as many held-out fields as there are samples where enough are kept, else of all; empty without any."""
+    examples = statistics["held_out_examples"].values[:, k] if "held_out_examples" in statistics else np.empty(0)
+    if count <= len(examples):
+        chosen = np.linspace(0, len(examples) - 1, count).round().astype(int)
+        return f"{count} held-out fields", _single(moments(ensemble(examples[chosen], reference)), reference)
+    part = next((name for name in ("test", "validation") if f"{name}_mean" in statistics), None)
+    if part is None:
+        return "", {}
+    area_means = _area_means(statistics, part, k, reference.mean, reference.weights)
+    mean, std, power = (statistics[f"{part}_{name}"].values[k] for name in ("mean", "std", "zonal_power"))
+    found = Moments((mean - reference.mean)[None], (std * _unbiased(len(area_means)))[None], power[None],
+                    area_means.mean(keepdims=True), area_means.std(keepdims=True) * _unbiased(len(area_means)))
+    return f"{len(area_means)} held-out fields", _single(found, reference)
+
+
+def _unbiased(count: int) -> float:
+    return float(np.sqrt(count / (count - 1))) if count > 1 else float("nan")
+
+
+def _from_file(path: Path, dataset: xr.Dataset, variable: VariableCard) -> Reference:
+    """Fields of any file on the samples' grid as a reference; rows in another order are put right."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file to compare with")
+    try:
+        with xr.open_dataset(path) as real:
+            if variable.name not in real:
+                raise ValueError(f"it has {', '.join(map(str, real.data_vars))} but no {variable.name}")
+            grid = {dim: dataset[dim] for dim in variable.dims}
+            chosen = real[[variable.name]].sel(grid, method="nearest", tolerance=SAME_DEGREES)
+            fields = load_fields(chosen, variable)
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(f"{path}: cannot be compared with the samples: {error}; give {variable.name} on their grid") from None
+    return reference_of(f"{path.name}, {len(fields)} fields", fields, _weights(dataset, variable))
+
+
+def _weights(dataset: xr.Dataset, variable: VariableCard) -> np.ndarray:
+    """The weights stored with the samples where there are any, else cos(latitude)."""
+    if "cell_weight" in dataset and dataset["cell_weight"].dims == (variable.dims[0],):
+        stored = dataset["cell_weight"].values.astype(np.float64)
+        return stored / stored.sum()
+    return area_weights(dataset[variable.dims[0]].values)

@@ -1,0 +1,165 @@
+"""`piadm report`: the figure, the table of costs and the scores of a finished run."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..build import make_sampler
+from ..config import RunConfig
+from ..models.card import Model, find_model, load_model
+from ..models.record import VariableCard
+from ..records import build, read
+from ..sampler import Sampler
+from ..store import open_run
+from ..store.settings import RUN_FILE
+from .comparison import Comparison, as_record, compare, has_statistics, load_fields
+from .figures import Picture, PlotError, draw
+from .rivals import Rivals, measure, sequential_rounds
+from .tables import cost_lines, score_lines
+
+FIGURE, RECORD, SUMMARY = "report.png", "report.json", "summary.json"
+
+
+def report(folder: str | os.PathLike[str], *, rivals: int = 0, against: str | os.PathLike[str] | None = None) -> str:
+    """Write report.png and report.json into a run's folder and return the table to print.
+
+    `rivals` samples are made again step by step and by DPM-Solver++(2M). Scores compare with the statistics that travel
+    with the model, or with the fields of a file `against`. Raises StoreError for a run that is not whole, ValueError
+    when its model cannot be found or is another one.
+    """
+    folder = Path(folder)
+    with open_run(folder) as dataset:
+        config = stored_config(folder, dataset)
+        path = run_model(folder, config)
+        model = load_model(path)
+        _same_model(dataset, model, path)
+        sampler = make_sampler(config, model)
+        compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
+        measured = _rivals(dataset, config, model, sampler, rivals) if rivals > 0 else None
+        summary = _summary(folder)
+        record = _record(dataset, config, model, compared, measured, summary)
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        lines = cost_lines(dataset, config, model.name, sequential_rounds(sampler, config), measured, summary)
+        lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
+        lines += ["", *_figures(folder, dataset, config, model, compared)]
+    return "\n".join(lines)
+
+
+def stored_config(folder: Path, dataset: xr.Dataset) -> RunConfig:
+    """The configuration a run was made with: its run.toml, or what its samples carry."""
+    if (folder / RUN_FILE).is_file():
+        return read(RunConfig, folder / RUN_FILE)
+    if "piadm_config" not in dataset.attrs:
+        raise ValueError(f"{folder}: neither {RUN_FILE} nor an attribute piadm_config says how the samples were made")
+    return build(RunConfig, json.loads(dataset.attrs["piadm_config"]), f"{folder}: piadm_config")
+
+
+def run_model(folder: Path, config: RunConfig) -> Path:
+    """The model's folder; relative ones are looked for from here, then from beside the run."""
+    beside = [parent / config.model for parent in list(folder.resolve().parents)[:3]]
+    found = next((path for path in [Path(config.model), *beside] if path.is_dir()), None)
+    try:
+        return found or find_model(config.model)
+    except ValueError as error:
+        raise ValueError(f"{folder}: its model cannot be found: {error}; call `piadm report` from where the run was made") from None
+
+
+def _same_model(dataset: xr.Dataset, model: Model, path: Path) -> None:
+    stored = dataset.attrs.get("model_sha256", model.sha256)
+    if stored != model.sha256:
+        raise ValueError(f"{path} is not the model the samples were made with (sha256 {model.sha256[:12]}, theirs {stored[:12]})")
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    """What the last invocation of the run measured, if it made any samples."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable JSON file ({error}); delete it to report without timings") from None
+    return summary if isinstance(summary, dict) and summary.get("num_samples", 0) > 0 else None
+
+
+def _rivals(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Rivals:
+    """Measure on the first `count` samples of the run; their stored fields, as states, are the run's own result."""
+    dim = str(dataset.attrs["sample_dim"])
+    first = dataset.isel({dim: slice(0, count)})
+    variables = model.layout.variables
+    own = model.encode({v.name: first[v.name].transpose(dim, *v.dims).values for v in variables})
+    names = [int(name) for name in first[dim].values]
+    return measure(sampler, model.process, own, names, tol=config.solver.tol)
+
+
+def _record(
+    dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison], measured: Rivals | None, summary: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The report as plain values."""
+    record: dict[str, Any] = {
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "num_samples": int(dataset.sizes[str(dataset.attrs["sample_dim"])]),
+        "not_converged": int((dataset["converged"] == 0).sum()),
+        "rounds": float(dataset["rounds"].median()),
+        "model_calls": float(dataset["model_calls"].median()),
+        "config": config.model_dump(mode="json", exclude_none=True),
+        "scores": {c.variable.name: as_record(c) for c in compared},
+        "spectra": {c.variable.name: _spectra(c) for c in compared},
+    }
+    if measured is not None:
+        record["rivals"] = asdict(measured)
+    if summary is not None:
+        record["summary"] = summary
+    return record
+
+
+def _spectra(comparison: Comparison) -> dict[str, list[float]]:
+    """Power per zonal wavenumber, from 0, in units squared."""
+    both = {"samples": comparison.samples.power.mean(0), "reference": comparison.reference.power}
+    return {name: [float(f"{value:.6g}") for value in power] for name, power in both.items()}
+
+
+def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison]) -> list[str]:
+    """Draw one figure per variable; what was written, or why not."""
+    by_name = {c.variable.name: c for c in compared}
+    written = []
+    try:
+        for number, name in enumerate(v.name for v in model.layout.variables):
+            path = folder / (FIGURE if number == 0 else f"report-{name}.png")
+            card = VariableCard.model_validate(model.card["variables"][number])
+            draw(_picture(dataset, config, model, card, by_name.get(name)), path)
+            written.append(f"figure: {path}")
+    except PlotError as error:
+        written.append(str(error))
+    return [*written, f"numbers: {folder / RECORD}"]
+
+
+def _picture(dataset: xr.Dataset, config: RunConfig, model: Model, variable: VariableCard, compared: Comparison | None) -> Picture:
+    fields = load_fields(dataset, variable) if compared is None else compared.fields
+    rows, columns = (dataset[dim].values for dim in variable.dims)
+    dim = str(dataset.attrs["sample_dim"])
+    names = dataset[dim].values
+    spread = np.linspace(0, len(names) - 1, len(fields)).round().astype(int)
+    return Picture(
+        title=f"{len(names)} samples of {model.name}: {variable.long_name or variable.name} [{variable.units}]",
+        name=variable.name,
+        units=variable.units,
+        rows=rows,
+        columns=columns,
+        globe=bool(np.abs(rows).max() <= 90 and np.ptp(columns) > 180),
+        fields=fields,
+        names=[int(names[k]) for k in spread],
+        power=None if compared is None else compared.samples.power,
+        reference=None if compared is None else compared.reference,
+        sweeps=(dataset["sweeps"] + dataset["sequential_steps"]).values,
+        residual=dataset["residual"].values,
+        tol=config.solver.tol,
+    )

@@ -1,0 +1,191 @@
+"""How generated fields compare with real ones: means, spreads, patterns and zonal spectra, each with its sampling error.
+
+Points that are missing in any sample (land, for the sea) are left out of means and patterns; in zonal spectra, which
+need whole circles of latitude, they count as no deviation from the reference mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..models.statistics import zonal_power
+
+BANDS: tuple[tuple[int, int | None], ...] = ((1, 5), (6, 20), (21, None))
+"""Zonal wavenumbers over which spectra are compared, both ends included."""
+
+CHUNK_BYTES = 2**27
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What real fields of one variable look like, in physical units.
+
+    `mean`, `std` [lat, lon] (NaN where there are no data), `power` [nlon // 2 + 1] of deviations from `mean`,
+    `area_means` [count] of every field, `weights` [lat] that sum to one. `std` is unbiased.
+    """
+
+    label: str
+    mean: np.ndarray
+    std: np.ndarray
+    power: np.ndarray
+    area_means: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return len(self.area_means)
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Fields seen from a reference: `deviations` [n, lat, lon] from its mean, `power` [n, k] and `area_means` [n] of each."""
+
+    deviations: np.ndarray
+    power: np.ndarray
+    area_means: np.ndarray
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What scores are made from, for B sets of fields.
+
+    `shift` [B, lat, lon] of their mean from the reference's, unbiased `std` [B, lat, lon], mean `power` [B, k],
+    mean and standard deviation of the area means [B].
+    """
+
+    shift: np.ndarray
+    std: np.ndarray
+    power: np.ndarray
+    area_mean: np.ndarray
+    area_spread: np.ndarray
+
+
+def area_weights(lat: np.ndarray) -> np.ndarray:
+    """Share of the area in each row, summing to one: cos(latitude) for degrees, equal for anything else."""
+    share = np.cos(np.deg2rad(lat)).clip(min=0) if np.abs(lat).max() <= 90 else np.ones(len(lat))
+    return share / share.sum()
+
+
+def area_mean(fields: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean over the points that are there: [..., lat, lon] -> [...]; NaN where there are none."""
+    area = np.where(np.isfinite(fields), weights[:, None], 0)
+    total = area.sum((-2, -1))
+    return np.divide((np.nan_to_num(fields) * area).sum((-2, -1)), total, out=np.full_like(total, np.nan), where=total > 0)
+
+
+def pattern_correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Area-weighted, centred correlation of fields [..., lat, lon] over their common points; NaN if one is constant."""
+    a, b = _common(a, b)
+    a = a - area_mean(a, weights)[..., None, None]
+    b = b - area_mean(b, weights)[..., None, None]
+    scale = np.sqrt(area_mean(a**2, weights) * area_mean(b**2, weights))
+    return np.divide(area_mean(a * b, weights), scale, out=np.full_like(scale, np.nan), where=scale > 0)
+
+
+def amplitude_ratio(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Root of the area mean of a^2 over that of b^2, for fields [..., lat, lon] over their common points."""
+    a, b = _common(a, b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.sqrt(area_mean(a**2, weights) / area_mean(b**2, weights))
+
+
+def band_ratios(power: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
+    """Geometric mean of power [..., k] over reference [k] in every band of BANDS that the grid resolves."""
+    ratios: dict[str, np.ndarray] = {}
+    for low, high in BANDS:
+        band = slice(low, None if high is None else high + 1)
+        own, other = power[..., band], reference[band]
+        if len(other) and (other > 0).all():
+            with np.errstate(divide="ignore"):
+                ratios[band_name(low, high)] = np.exp(np.log(own / other).mean(-1))
+    return ratios
+
+
+def band_name(low: int, high: int | None) -> str:
+    return f"power_ratio_{low}_{high or 'up'}"
+
+
+def reference_of(label: str, fields: np.ndarray, weights: np.ndarray) -> Reference:
+    """The reference made of fields [n, lat, lon] themselves."""
+    mean = fields.mean(0, dtype=np.float64)
+    power = zonal_power(np.nan_to_num(fields - mean), weights)
+    return Reference(label, mean, _std(fields), power, area_mean(_valid(fields), weights), weights)
+
+
+def ensemble(fields: np.ndarray, reference: Reference) -> Ensemble:
+    """Fields [n, lat, lon] as seen from a reference on the same grid."""
+    deviations = fields.astype(np.float64) - reference.mean
+    power = np.stack([zonal_power(np.nan_to_num(one)[None], reference.weights) for one in deviations])
+    return Ensemble(deviations, power, area_mean(_valid(deviations), reference.weights) + _common_mean(deviations, reference))
+
+
+def moments(fields: Ensemble, counts: np.ndarray | None = None) -> Moments:
+    """Moments of the fields, or of B resamples in which field i occurs counts[b, i] times (rows add up to n)."""
+    n = len(fields.deviations)
+    weight = (np.ones((1, n)) if counts is None else counts) / n
+    flat = fields.deviations.reshape(n, -1)
+    shift = weight @ flat
+    average = weight @ fields.area_means
+    return Moments(
+        shift=shift.reshape(-1, *fields.deviations.shape[1:]),
+        std=_spread(weight @ flat**2 - shift**2, n).reshape(-1, *fields.deviations.shape[1:]),
+        power=weight @ fields.power,
+        area_mean=average,
+        area_spread=_spread(((fields.area_means - average[:, None]) ** 2 * weight).sum(1), n),
+    )
+
+
+def scores(found: Moments, reference: Reference) -> dict[str, np.ndarray]:
+    """Every score [B] of B sets of fields against a reference; NaN where a score is not defined."""
+    weights = reference.weights
+    return {
+        "global_mean": found.area_mean,
+        "global_mean_spread": found.area_spread,
+        "mean_field_rms_difference": np.sqrt(area_mean(found.shift**2, weights)),
+        "std_pattern_correlation": pattern_correlation(found.std, reference.std, weights),
+        "std_ratio": amplitude_ratio(found.std, reference.std, weights),
+        **band_ratios(found.power, reference.power),
+    }
+
+
+def standard_errors(fields: Ensemble, reference: Reference, *, resamples: int = 200, seed: int = 0) -> dict[str, float]:
+    """Bootstrap standard errors of the scores: their standard deviation over fields drawn with replacement.
+
+    The reference is taken as known, so these are also standard errors of the differences from it.
+    """
+    n = len(fields.deviations)
+    if n < 2:
+        return {}
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    rows = max(1, CHUNK_BYTES // fields.deviations[0].nbytes)
+    parts = [scores(moments(fields, counts[start : start + rows]), reference) for start in range(0, resamples, rows)]
+    drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: float(np.std(values[np.isfinite(values)])) for name, values in drawn.items() if np.isfinite(values).sum() > 1}
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both with NaN wherever one of them is missing."""
+    both = np.isfinite(a) & np.isfinite(b)
+    return np.where(both, a, np.nan), np.where(both, b, np.nan)
+
+
+def _valid(fields: np.ndarray) -> np.ndarray:
+    """Fields [n, lat, lon] with NaN at every point that is missing in any of them."""
+    return np.where(np.isfinite(fields).all(0), fields, np.nan)
+
+
+def _common_mean(deviations: np.ndarray, reference: Reference) -> np.ndarray:
+    """Area mean of the reference's mean over the points the deviations have, so that the two add up."""
+    return area_mean(np.where(np.isfinite(deviations).all(0), reference.mean, np.nan), reference.weights)
+
+
+def _std(fields: np.ndarray) -> np.ndarray:
+    """Unbiased pointwise standard deviation; NaN for a single field."""
+    return _spread(fields.var(0, dtype=np.float64), len(fields))
+
+
+def _spread(variance: np.ndarray, n: int) -> np.ndarray:
+    """Unbiased standard deviation from the mean square deviation of n values; NaN for one."""
+    return np.sqrt(np.maximum(variance, 0) * n / (n - 1)) if n > 1 else np.full_like(variance, np.nan)

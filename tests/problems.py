@@ -1,0 +1,54 @@
+"""Problems with exact scores shared by the solver tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from piadm_hpc import grid, integrators
+from piadm_hpc.chain import Chain
+from piadm_hpc.models.analytic import GaussianMixture
+from piadm_hpc.noise import PRIOR, Noise
+from piadm_hpc.process import EDM, OU, VP, Flow, Process
+from piadm_hpc.reference import GaussianReference
+
+F64 = torch.float64
+SIZE = 12
+HORIZONS = {OU: 6.0, VP: 6.0, EDM: 5.0, Flow: 4.0}
+
+
+def mixture(process: Process, size: int = SIZE) -> GaussianMixture:
+    """Three components with different spectra: a score with a Gaussian part and a remainder that is not small."""
+    generator = torch.Generator().manual_seed(5)
+    spectrum = 2.0 / (1 + torch.arange(size, dtype=F64)) ** 1.2
+    means = 0.7 * torch.randn(3, size, dtype=F64, generator=generator) * spectrum.sqrt()
+    variances = spectrum * torch.tensor([0.5, 1.0, 1.5], dtype=F64)[:, None]
+    return GaussianMixture(process, means, variances, torch.tensor([0.5, 0.3, 0.2], dtype=F64))
+
+
+def chains(process: Process, reference: GaussianReference, *, steps: int = 24, num_blocks: int = 1) -> dict[str, Chain]:
+    """Every chain of the package on one grid."""
+    made = grid.log_snr(process, steps, horizon=HORIZONS[type(process)], delta=0.02, num_blocks=num_blocks)
+    build: dict[str, Callable[[], Chain]] = {
+        "piadm sde": lambda: integrators.piadm(process, made),
+        "piadm ode": lambda: integrators.piadm(process, made, churn=0.0),
+        "piadm half": lambda: integrators.piadm(process, made, churn=0.5),
+        "euler-maruyama": lambda: integrators.euler_maruyama(process, made),
+        "ddim": lambda: integrators.ddim(process, made),
+        "ddim eta": lambda: integrators.ddim(process, made, eta=0.6),
+        "ddpm": lambda: integrators.ddpm(process, made),
+        "ddpm large": lambda: integrators.ddpm(process, made, large_variance=True),
+        "gaussian sde": lambda: integrators.gaussian_exponential(process, made, reference),
+        "gaussian ode": lambda: integrators.gaussian_exponential(process, made, reference, churn=0.0),
+        "dpmpp-2m": lambda: integrators.dpmpp_2m(process, made),
+    }
+    return {name: make() for name, make in build.items()}
+
+
+def start(process: Process, chain: Chain, samples: list[int], seed: int = 11, size: int = SIZE) -> tuple[Tensor, Noise]:
+    """States at the chain's first point and the noise of the run."""
+    noise = Noise(seed, size, dtype=F64)
+    white = noise.at([0], samples, stream=PRIOR)[0, :, 0]
+    return white * float(torch.sqrt(chain.alpha[0] ** 2 + chain.sigma[0] ** 2)), noise

@@ -1,0 +1,315 @@
+"""Parallel solvers against the sequential chain: fixed points, exact prefixes, stopping, safeguards, constraints."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from piadm_hpc import grid, integrators, solve
+from piadm_hpc.bases import Fourier
+from piadm_hpc.chain import Chain
+from piadm_hpc.process import EDM, OU, VP, Flow
+from piadm_hpc.reference import GaussianReference, isotropic
+from piadm_hpc.solving import ScoreError, Status
+
+from problems import F64, SIZE, chains, mixture, start
+
+PROCESSES = {"ou": OU(), "vp": VP(), "edm": EDM(), "flow": Flow()}
+NAMES = list(chains(OU(), mixture(OU()).reference()))
+
+
+@pytest.mark.parametrize("linear", ["identity", "process", "reference"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+def test_fixed_point_is_the_sequential_chain(process, name, linear):
+    target = mixture(process)
+    reference = target.reference()
+    chain = chains(process, reference, num_blocks=2)[name]
+    x0, noise = start(process, chain, [0, 3, 4])
+    given = {"noise": noise, "samples": [0, 3, 4], "reference": reference}
+    oracle = solve(chain, target.score, x0, solver="sequential", **given)
+    parallel = solve(chain, target.score, x0, tol=1e-12, linear=linear, **given)
+    assert float((parallel.x - oracle.x).abs().max()) < 1e-10
+    assert bool(parallel.converged.all())
+
+
+@pytest.mark.parametrize("linear", ["identity", "process", "reference"])
+@pytest.mark.parametrize("name", ["piadm sde", "gaussian ode", "dpmpp-2m"])
+def test_points_up_to_k_are_exact_after_k_sweeps(name, linear):
+    """A chain cut after k steps is a block whose end is exact after k sweeps, and not after k-1."""
+    process = OU()
+    target = mixture(process)
+    reference = target.reference()
+    whole = chains(process, reference)[name]
+    x0, noise = start(process, whole, [0, 1])
+    for k in (1, 3, 7):
+        part = _first_steps(whole, k)
+        exact = solve(part, target.score, x0, noise=noise, reference=reference, solver="sequential")
+        swept = solve(part, target.score, x0, noise=noise, reference=reference, linear=linear, tol=None, sweeps=k, start="constant")
+        assert float((swept.state - exact.state).abs().max()) < 1e-12
+        if k > 1 and name == "piadm sde" and linear != "reference":
+            short = solve(part, target.score, x0, noise=noise, reference=reference, linear=linear, tol=None, sweeps=k - 1)
+            assert float((short.x - exact.x).abs().max()) > 1e-12
+
+
+def _first_steps(chain: Chain, k: int) -> Chain:
+    points = slice(0, k + 1)
+    return Chain(
+        chain.P[:k], chain.Q[:k], chain.noise[:k], chain.t[points], chain.alpha[points], chain.sigma[points], (),
+        chain.basis, chain.mean, chain.shift[:k],
+    )  # fmt: skip
+
+
+def test_a_gaussian_is_solved_in_one_sweep():
+    process = OU()
+    reference = GaussianReference(
+        torch.linspace(-2, 2, 20, dtype=F64), Fourier((20,)), torch.linspace(0.1, 4, Fourier((20,)).num_shells, dtype=F64)
+    )
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return reference.score(process, x, t)
+
+    for name in ("piadm sde", "gaussian sde", "ddim", "dpmpp-2m"):
+        chain = chains(process, reference)[name]
+        x0, noise = start(process, chain, [0, 1], size=20)
+        oracle = solve(chain, score, x0, noise=noise, reference=reference, solver="sequential")
+        once = solve(chain, score, x0, noise=noise, reference=reference, tol=1e-9)
+        assert once.rounds.tolist() == [1, 1]
+        assert float((once.x - oracle.x).abs().max()) < 1e-11
+
+
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-5])
+def test_tolerance_bounds_the_error(tol):
+    """The error of the end state, in units of the data's deviation, stays below about the tolerance."""
+    process = OU()
+    target = mixture(process)
+    reference = target.reference()
+    names = list(range(20))
+    for name in ("piadm sde", "gaussian ode"):
+        chain = chains(process, reference, steps=60)[name]
+        x0, noise = start(process, chain, names)
+        scale = reference.spectrum.mean().sqrt()
+        oracle = solve(chain, target.score, x0, noise=noise, reference=reference, solver="sequential")
+        result = solve(chain, target.score, x0, noise=noise, reference=reference, tol=tol, scale=float(scale))
+        error = ((result.x - oracle.x) / scale).square().mean(1).sqrt()
+        assert float(error.max()) < 2 * tol
+        assert bool((result.residual <= tol).all())
+
+
+def test_members_do_not_depend_on_their_batch():
+    process = OU()
+    target = mixture(process)
+    reference = target.reference()
+    chain = chains(process, reference, num_blocks=3)["piadm sde"]
+    everyone = list(range(6))
+    x0, noise = start(process, chain, everyone)
+    together = solve(chain, target.score, x0, noise=noise, reference=reference, tol=1e-3, samples=everyone)
+    for member in (0, 4):
+        alone = solve(chain, target.score, x0[[member]], noise=noise, reference=reference, tol=1e-3, samples=[member])
+        assert torch.allclose(alone.x[0], together.x[member], atol=1e-12)
+        assert alone.sweeps[0].tolist() == together.sweeps[member].tolist()
+        assert alone.calls[0] == together.calls[member]
+
+
+def test_sweeps_follow_the_lambda_law():
+    """Smallest k with Lambda^k / k! <= tol bounds the sweeps of A = P on a Gaussian (Lambda from its smallest mode).
+
+    The stopping test sees the change, one sweep later than the error, and at every point, not at the end alone.
+    """
+    process = OU()
+    made = grid.piadm(process, horizon=8.0, delta=1e-3, step=1 / 16).with_blocks(1)
+    for variance, churn in ((0.013, 1.0), (0.013, 0.0), (0.3, 1.0)):
+        gaussian = isotropic((4,), variance)
+
+        def score(x: torch.Tensor, t: torch.Tensor, law: GaussianReference = gaussian) -> torch.Tensor:
+            return law.to("cpu", F64).score(process, x, t)
+
+        chain = integrators.piadm(process, made, churn=churn)
+        x0, noise = start(process, chain, [0, 1, 2], size=4)
+        scale = math.sqrt(variance)
+        result = solve(chain, score, x0, noise=noise, linear="process", tol=1e-2, scale=scale)
+        v = [1 + (variance - 1) * math.exp(-theta) for theta in (8.0, 1e-3)]
+        law = (1 + churn**2) / 2 * (8.0 - 1e-3 + math.log(v[0] / v[1]))
+        predicted = next(k for k in range(1, 200) if k * math.log(law) - math.lgamma(k + 1) < math.log(1e-2))
+        assert 0.6 * predicted < float(result.rounds.max()) <= predicted + 3
+
+
+def test_counts_of_rounds_and_calls():
+    process, target = OU(), mixture(OU())
+    chain = chains(process, target.reference(), steps=10)["ddim"]
+    x0, _ = start(process, chain, [0, 1])
+    rows = []
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        rows.append(len(x))
+        return target.score(x, t)
+
+    fixed = solve(chain, score, x0, tol=None, sweeps=3, linear="process")
+    # sweep k cannot change the k-1 points that are exact already
+    assert fixed.calls.tolist() == [10 + 9 + 8] * 2 and sum(rows) == 2 * 27
+    assert fixed.rounds.tolist() == [3, 3] and fixed.status.tolist() == [[int(Status.DEPTH_REACHED)]] * 2
+    rows.clear()
+    solve(chain, score, x0, tol=None, sweeps=2, model_batch=7)
+    assert max(rows) == 7
+
+
+def test_unconverged_samples_are_finished_sequentially_and_marked():
+    process, target = OU(), mixture(OU())
+    reference = target.reference()
+    chain = chains(process, reference, num_blocks=2)["gaussian sde"]
+    x0, noise = start(process, chain, [0, 1, 2])
+    oracle = solve(chain, target.score, x0, noise=noise, reference=reference, solver="sequential")
+    result = solve(chain, target.score, x0, noise=noise, reference=reference, tol=1e-13, sweeps=2)
+    assert torch.allclose(result.x, oracle.x, atol=1e-12)
+    assert not bool(result.converged.any())
+    assert (result.status == int(Status.FINISHED_SEQUENTIALLY)).all()
+    assert result.sequential_steps.tolist() == [[10, 10]] * 3 and result.rounds.tolist() == [24] * 3
+
+
+def test_round_off_floor_is_detected_and_reported():
+    process, target = OU(), mixture(OU())
+    reference = target.reference()
+    chain = chains(process, reference, steps=80)["gaussian sde"]
+    x0, noise = start(process, chain, [0, 1])
+    result = solve(chain, target.score, x0.float(), noise=noise, reference=reference, tol=1e-12)
+    floored = result.status[:, 0] == int(Status.ROUND_OFF_FLOOR)
+    assert bool(floored.any()) and not bool(result.converged[floored].any())
+    assert bool((floored | (result.residual[:, 0] == 0)).all())
+    assert float(result.residual.max()) < 1e-4 and int(result.rounds.max()) < 40
+
+
+def test_own_tables_own_noise_and_a_score_that_ignores_time():
+    """Anyone's coefficients, without noise levels: the change of the state is watched instead."""
+    steps = 30
+    P, Q, N = torch.full((steps,), 0.98), torch.full((steps,), 0.05), torch.full((steps,), 0.1)
+    chain = Chain(P, Q, N, torch.linspace(1, 0, steps + 1))
+    draws, x0 = torch.randn(steps, 2, 3, 5, dtype=F64), torch.randn(2, 3, 5, dtype=F64)
+    result = solve(chain, lambda x, t: -torch.tanh(x), x0, noise=draws, tol=1e-13)
+    y = x0
+    for j in range(steps):
+        y = P[j] * y - Q[j] * torch.tanh(y) + N[j] * draws[j]
+    assert torch.allclose(result.x, y, atol=1e-6)  # the tables are float32
+    single = solve(chain, lambda x, t: -torch.tanh(x), x0.float(), noise=draws.float(), tol=1e-4)
+    assert single.x.dtype == torch.float32 and torch.allclose(single.x.double(), y, atol=1e-3)
+
+
+@pytest.mark.parametrize("horizon", [0.5, 10.0, 14.0])
+def test_short_and_long_horizons(horizon):
+    process, target = OU(), mixture(OU())
+    reference = target.reference()
+    made = grid.piadm(process, horizon=horizon, delta=1e-3, step=0.1).with_blocks(1)
+    chain = integrators.piadm(process, made)
+    x0, noise = start(process, chain, [0, 1])
+    oracle = solve(chain, target.score, x0, noise=noise, solver="sequential")
+    for linear in ("identity", "process", "reference"):
+        result = solve(chain, target.score, x0, noise=noise, reference=reference, linear=linear, tol=1e-11)
+        assert torch.allclose(result.x, oracle.x, atol=1e-9)
+
+
+def test_every_state_respects_a_projection():
+    """Masked entries stay zero in all states the score sees, with a reference whose basis does not respect the mask."""
+    process, mask = OU(), torch.ones(16, dtype=F64)
+    mask[3:7] = 0
+    basis = Fourier((16,))
+    reference = GaussianReference(torch.zeros(16, dtype=F64), basis, 1 / (1 + torch.arange(basis.num_shells, dtype=F64)))
+    seen = []
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        seen.append(float((x * (1 - mask)).abs().max()))
+        return -torch.tanh(x) - 0.3 * x.roll(1, 1)
+
+    chain = chains(process, reference)["piadm sde"]
+    x0, noise = start(process, chain, [0, 1], size=16)
+    given = {"noise": noise, "project": lambda x: x * mask}
+    oracle = solve(chain, score, x0, solver="sequential", **given)
+    result = solve(chain, score, x0, reference=reference, tol=1e-12, **given)
+    assert max(seen) == 0 and float((result.x * (1 - mask)).abs().max()) == 0
+    assert torch.allclose(result.x, oracle.x, atol=1e-10)
+
+
+def test_corrector_keeps_a_gaussian_and_has_the_sequential_fixed_point():
+    process = OU()
+    reference = GaussianReference(torch.zeros(4, dtype=F64), isotropic((4,)).basis, torch.tensor([0.6], dtype=F64))
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return reference.score(process, x, t)
+
+    def corrector(t: float) -> Chain:
+        return integrators.underdamped(process, t, friction=2.6, length=0.8, num_steps=8, num_blocks=2)
+
+    made = grid.piadm(process, horizon=4.0, delta=0.05, step=0.05)
+    chain = integrators.piadm(process, made, churn=0.0)
+    names = list(range(1500))
+    x0, noise = start(process, chain, names, size=4)
+    given = {"noise": noise, "corrector": corrector, "samples": names}
+    result = solve(chain, score, x0, reference=reference, tol=1e-10, **given)
+    oracle = solve(chain, score, x0, solver="sequential", **given)
+    assert torch.allclose(result.x, oracle.x, atol=1e-9)
+    assert int(result.rounds[0]) == int(result.sweeps[0].sum()) + 2 * len(chain.edges) - 2
+    expected = 1 + (0.6 - 1) * math.exp(-0.05)
+    # 6,000 values: standard error 1.8 %, plus the first-order bias of predictor and corrector
+    assert float(result.x.var()) == pytest.approx(expected, rel=0.09)
+
+
+def test_out_of_memory_halves_the_rows_of_a_call(caplog):
+    process, target = OU(), mixture(OU())
+    chain = chains(process, target.reference(), steps=10)["ddim"]
+    x0, _ = start(process, chain, [0, 1])
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if len(x) > 6:
+            raise torch.OutOfMemoryError("no memory")
+        return target.score(x, t)
+
+    result = solve(chain, score, x0, tol=1e-9)
+    assert torch.allclose(result.x, solve(chain, target.score, x0, tol=1e-9).x, atol=1e-12)
+    assert "going on with model_batch = 5" in caplog.text
+
+
+def _nan_late(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    return torch.where((t < 0.1)[:, None], torch.full_like(x, float("nan")), -x)
+
+
+def _broken(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    raise KeyError("weights")
+
+
+@pytest.mark.parametrize(
+    "score, message",
+    [
+        (_nan_late, r"not finite for sample 3 at time t = 0\.0\d+ on rank 0"),
+        (_broken, "the score failed on rank 0: KeyError: 'weights'"),
+        (lambda x, t: x[:, :2], r"the score returned \(\d+, 2\) for states of shape \(\d+, 12\)"),
+        (lambda x, t: None, "the score returned NoneType"),
+    ],
+)
+def test_failing_scores_are_named(score, message):
+    process = OU()
+    chain = chains(process, mixture(process).reference())["ddim"]
+    x0, _ = start(process, chain, [3, 5])
+    with pytest.raises(ScoreError, match=message):
+        solve(chain, score, x0, samples=[3, 5])
+
+
+def test_bad_arguments_are_refused_all_at_once():
+    process, target = OU(), mixture(OU())
+    chain = chains(process, target.reference())["piadm sde"]
+    x0, noise = start(process, chain, [0, 1])
+    with pytest.raises(ValueError, match=r"states are float32.*sample ids must differ.*linear = 'newton'.*needs a reference"):
+        solve(chain, target.score, x0.half(), samples=[1, 1], linear="newton", start="reference")
+    with pytest.raises(ValueError, match="this chain is stochastic: give `noise`"):
+        solve(chain, target.score, x0)
+    with pytest.raises(ValueError, match=f"the reference has size 5, states {SIZE}"):
+        solve(chain, target.score, x0, noise=noise, reference=isotropic((5,)))
+    with pytest.raises(ValueError, match="tol must be positive, got -1"):
+        solve(chain, target.score, x0, noise=noise, tol=-1)
+    with pytest.raises(ValueError, match="give a tolerance `tol`, a fixed depth `sweeps`, or both"):
+        solve(chain, target.score, x0, noise=noise, tol=None)
+    other = mixture(process).reference()
+    aware = chains(process, target.reference())["gaussian sde"]
+    with pytest.raises(ValueError, match="needs the reference it was built from"):
+        solve(aware, target.score, x0, noise=noise, reference=other)
+    with pytest.raises(ValueError, match="not finite"):
+        solve(chain, target.score, x0 * float("nan"), noise=noise)
