@@ -82,6 +82,20 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     )
 
 
+def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:
+    """ConfigError unless every block, and every block of the corrector, has a step for each of `on_time` time ranks."""
+    steps = min(len(block) for block in sampler.chain.grid.blocks())
+    shares = [("grid", steps, "fewer blocks or more steps")]
+    if config.corrector.enabled:
+        shares.append(("corrector", config.corrector.steps // config.corrector.blocks, "more corrector.steps"))
+    for name, steps, advice in shares:
+        if on_time > steps:
+            raise ConfigError(
+                f"{on_time} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
+                f"give --time-ranks {steps} or less, {advice}"
+            )
+
+
 def mask_projection(mask: Tensor | None, event_shape: tuple[int, ...], device: str) -> Projection | None:
     """Multiplication by a mask [d] of zeros (land, padding) and ones; None keeps every point."""
     if mask is None:

@@ -175,7 +175,10 @@ def parse_ids(text: str) -> tuple[int, ...]:
     try:
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
-            ids += range(int(first), int(last if dash else first) + 1)
+            low, high = int(first), int(last if dash else first)
+            if low > high:
+                raise ValueError("a range runs upwards")
+            ids += range(low, high + 1)
     except ValueError:
         raise ConfigError(f"--only {text!r}: give sample ids such as 17,42-47") from None
     return tuple(ids)

@@ -66,12 +66,17 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) ->
 
     One network call is timed; `pilot` also solves one sample to measure its sweeps.
     """
+    world = launcher_size()[1] if ranks is None else ranks
+    if world < 1:
+        raise ConfigError(f"--ranks {world}: a run takes at least one rank")
+    on_time = time_ranks(config, world)
+    if world % on_time:
+        raise ConfigError(f"--time-ranks {on_time} does not divide {world} ranks; possible are {divisors(world)}")
     torch.set_num_threads(threads(config))
     model = load_model(config.model)
     sampler = make_sampler(config, model)
-    world = ranks or launcher_size()[1]
-    on_time = time_ranks(config, world)
-    groups = max(1, world // on_time)
+    require_points(config, sampler, on_time)
+    groups = world // on_time
     batch = max(1, min(config.output.batch, -(-len(config.ids) // groups)))
     seconds, activations = _timed_call(sampler, min(config.compute.model_batch, batch * _longest(sampler)))
     sweeps = _pilot_sweeps(sampler, config.ids[0]) if pilot else _expected_sweeps(config, sampler)

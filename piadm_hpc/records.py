@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+
+MAX_SHOWN = 60
+
+# what would have been accepted, by the kind of mistake; in braces its bound
+NEEDS = {
+    "int_": "a whole number",
+    "float_": "a number",
+    "finite_number": "a finite number",
+    "bool_": "true or false",
+    "string_type": "text in quotes",
+    "string_too_short": "text of at least {:g} character",
+    "tuple_type": "a list in brackets",
+    "model_type": "a section of its own, with keys below it",
+    "dict_type": "a section of its own, with keys below it",
+    "greater_than_equal": "at least {:g}",
+    "greater_than": "more than {:g}",
+    "less_than_equal": "at most {:g}",
+    "less_than": "less than {:g}",
+}
 
 
 class ConfigError(ValueError):
@@ -17,9 +39,16 @@ class ConfigError(ValueError):
 
 
 class Record(BaseModel):
-    """A frozen record that refuses keys it does not know."""
+    """A frozen record that refuses keys it does not know, and true or false where a number is meant."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("cannot be true or false")
+        return value
 
 
 R = TypeVar("R", bound=BaseModel)
@@ -28,9 +57,11 @@ R = TypeVar("R", bound=BaseModel)
 def read(record: type[R], path: str | Path | None, overrides: Iterable[tuple[str, Any]] = ()) -> R:
     """A record from a TOML file (or from nothing) with dotted overrides; ConfigError lists every mistake."""
     values = {} if path is None else _load(Path(path))
+    sources = [] if path is None else [str(path)]
     for key, value in overrides:
         _set(values, key, value)
-    return build(record, values, "the command line" if path is None else str(path))
+        sources = [*sources[: path is not None], "the command line"]
+    return build(record, values, " with ".join(sources) or "configuration")
 
 
 def build(record: type[R], values: dict[str, Any], source: str = "configuration") -> R:
@@ -38,10 +69,9 @@ def build(record: type[R], values: dict[str, Any], source: str = "configuration"
     try:
         return record.model_validate(values)
     except ValidationError as error:
-        lines = [_line(record, detail) for detail in error.errors()]
-        raise ConfigError(
-            f"{source}: {len(lines)} mistake{'s' * (len(lines) > 1)}\n" + "\n".join(f"  {line}" for line in lines)
-        ) from None
+        lines = _sentences(record, error.errors())
+        listed = lines[0] if len(lines) == 1 else f"{len(lines)} mistakes" + "".join(f"\n  {line}" for line in lines)
+        raise ConfigError(f"{source}: {listed}") from None
 
 
 def override(text: str) -> tuple[str, Any]:
@@ -91,38 +121,95 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _line(record: type[BaseModel], detail: Any) -> str:
-    where = [str(part) for part in detail["loc"]]
-    key, given = ".".join(where), detail.get("input")
-    if detail["type"] == "extra_forbidden":
-        known = _names(record, where[:-1])
-        close = difflib.get_close_matches(where[-1], known, 1, 0.5)
-        advice = f"did you mean {'.'.join([*where[:-1], close[0]])}?" if close else f"known here: {', '.join(sorted(known))}"
-        return f"{key}: unknown key; {advice}"
-    if detail["type"] == "missing":
-        return f"{key}: missing; it has no default"
-    message = detail["msg"].removeprefix("Value error, ")
-    if detail["type"] == "literal_error" and isinstance(given, str):
-        choices = [
-            choice
-            for choice in message.replace("'", " ").replace(",", " ").split()
-            if choice not in ("Input", "should", "be", "or")
-        ]
-        close = difflib.get_close_matches(given, choices, 1, 0.5)
-        message += f"; did you mean {close[0]!r}?" if close else ""
-    shown = "" if isinstance(given, dict) else f" (given {json.dumps(given, default=str)})"
-    return f"{key}: {message}{shown}" if key else message
+@dataclass(frozen=True)
+class _Mistake:
+    """A mistake at a dotted key. Those of a union share `need`s: what would have been accepted instead."""
+
+    key: str
+    text: str = ""
+    need: str = ""
+    given: Any = None
 
 
-def _names(record: type[BaseModel], where: Sequence[str]) -> list[str]:
-    """Field names of the section at `where`."""
-    for part in where:
-        field = record.model_fields.get(part)
-        inner = (
-            [] if field is None else [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
-        )
-        sections = [kind for kind in inner if issubclass(kind, BaseModel)]
-        if not sections:
-            return []
-        record = sections[0]
-    return list(record.model_fields)
+def _sentences(record: type[BaseModel], details: Iterable[Any]) -> list[str]:
+    """One sentence per key, in the order of the record."""
+    found: dict[str, list[_Mistake]] = {}
+    for detail in details:
+        mistake = _mistake(record, detail)
+        found.setdefault(mistake.key, []).append(mistake)
+    # a section that was given as one is not also "not 'none'"
+    sections = [
+        key
+        for key, mistakes in found.items()
+        if isinstance(mistakes[0].given, dict) and any(other.startswith(f"{key}.") for other in found)
+    ]
+    return [_sentence(mistakes) for key, mistakes in found.items() if key not in sections]
+
+
+def _sentence(mistakes: list[_Mistake]) -> str:
+    first = mistakes[0]
+    text = first.text or f"must be {' or '.join(dict.fromkeys(mistake.need for mistake in mistakes))}"
+    shown = json.dumps(first.given, default=str, ensure_ascii=False)
+    if not isinstance(first.given, dict):
+        text += f" (given {shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + ' ...'})"
+    return f"{first.key}: {text}" if first.key else text
+
+
+def _mistake(record: type[BaseModel], detail: Any) -> _Mistake:
+    where, section = _place(record, detail["loc"])
+    key, given, kind, limits = ".".join(where), detail.get("input"), detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return _Mistake(key, f"unknown key; {_advice(record, section, where)}", given={})
+    if kind == "missing":
+        return _Mistake(key, "missing; it has no default", given={})
+    if kind == "value_error":
+        return _Mistake(key, detail["msg"].removeprefix("Value error, "), given=given)
+    if kind == "string_pattern_mismatch":
+        return _Mistake(key, need=f"text that matches {limits['pattern']}", given=given)
+    if kind == "literal_error":
+        close = difflib.get_close_matches(str(given), re.findall("'(.*?)'", limits["expected"]), 1)
+        return _Mistake(key, need=limits["expected"] + (f"; did you mean {close[0]!r}?" if close else ""), given=given)
+    bounds = [words.format(*limits.values()) for start, words in NEEDS.items() if kind.startswith(start)]
+    return _Mistake(key, need=bounds[0] if bounds else detail["msg"].removeprefix("Input should be "), given=given)
+
+
+def _place(record: type[BaseModel], location: Iterable[Any]) -> tuple[list[str], type[BaseModel] | None]:
+    """The key at an error's location, without the names of a union's alternatives, and the section that holds it."""
+    key: list[str] = []
+    parts, kind, section = list(location), cast(Any, record), None
+    while parts:
+        part = parts.pop(0)
+        key.append(str(part))
+        section = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        field = None if section is None else section.model_fields.get(str(part))
+        kind = None if field is None else field.annotation
+        choices = _choices(kind)
+        if parts and len(choices) > 1:
+            tag = parts.pop(0)
+            choices = [choice for choice in choices if getattr(choice, "__name__", "") == tag]
+        kind = choices[0] if choices else kind
+    return key, section
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The alternatives of a union, None left out; nothing for any other annotation."""
+    return [kind for kind in get_args(annotation) if kind is not NoneType] if get_origin(annotation) in (Union, UnionType) else []
+
+
+def _advice(record: type[BaseModel], section: type[BaseModel] | None, where: Sequence[str]) -> str:
+    """The same name in another section, else the nearest one in this section, else all of this section."""
+    known = [] if section is None else list(section.model_fields)
+    elsewhere = [name for name in _leaves(record) if name.rpartition(".")[2] == where[-1]]
+    close = [".".join([*where[:-1], name]) for name in difflib.get_close_matches(where[-1], known, 1)]
+    if elsewhere or close:
+        return f"did you mean {' or '.join(elsewhere or close)}?"
+    return f"known here: {', '.join(sorted(known))}"
+
+
+def _leaves(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all keys of a record and its sections."""
+    for name, field in record.model_fields.items():
+        yield prefix + name
+        for kind in (field.annotation, *_choices(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _leaves(kind, f"{prefix}{name}.")

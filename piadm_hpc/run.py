@@ -5,23 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
 
-from .build import make_sampler
+from .build import make_sampler, require_points
 from .comm import RankGrid, abort, launcher_size, rank_grid
 from .config import INDEPENDENT_KEYS, RunConfig
 from .grid import Block
 from .models.card import Model, load_model
 from .progress import Progress, set_up_logging
-from .records import without_none
+from .records import ConfigError, without_none
 from .sampler import Sampler
 from .solvers.picard import BlockSolution
-from .solving import ScoreError, Solution, Status
+from .solving import BlockHook, Solution, Status
 from .store import Store, global_attributes, open_run
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("piadm_hpc")
 STOP_FILE = "STOP"
+PATIENCE = 2.0
+T = TypeVar("T")
 
 
 class StopRequested(Exception):
@@ -51,6 +54,8 @@ class Summary:
     ranks: str
 
     def lines(self, tol: float) -> list[str]:
+        if self.num_samples == 0:
+            return ["nothing to do: every sample of this run is there already"]
         share = 100 / max(self.seconds, 1e-9)
         return [
             f"{self.num_samples} samples on {self.ranks}; most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})",
@@ -73,10 +78,8 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
     """Make the samples of a run; the summary is the same on every rank."""
     ranks = rank_grid(time_ranks(config, launcher_size()[1]))
-    device = _device(config)
     torch.set_num_threads(threads(config))
-    model = load_model(config.model, device=device)
-    sampler = make_sampler(config, model, device)
+    model, sampler = _everywhere(ranks, lambda: _load(config, ranks.time.size))
     store = _open_store(config, model, ranks, overwrite, command)
     try:
         set_up_logging(root=ranks.root, file=Path(config.out) / "log.txt")
@@ -85,12 +88,34 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
         raise
     except Exception as error:
         if ranks.world.size > 1:
-            # a failed score is known to its whole group, anything else to one rank alone
-            abort(f"piadm: {error}", speak=ranks.writer or not isinstance(error, ScoreError))
+            # several ranks may hold this error or one of the same cause: a short wait lets one of them speak for all
+            time.sleep(0 if ranks.root else PATIENCE)
+            abort(f"piadm: {error}")
         raise
     finally:
         if ranks.root:
             store.close()
+
+
+def _everywhere(ranks: RankGrid, action: Callable[[], T]) -> T:
+    """The action's result once it has succeeded on every rank; the first failure is raised on all of them, so nobody waits."""
+    result, failure = None, None
+    try:
+        result = action()
+    except Exception as error:
+        failure = error
+    failures = [found for found in ranks.world.gather_objects(failure) if found is not None]
+    if failures:
+        raise failures[0]
+    return cast(T, result)
+
+
+def _load(config: RunConfig, on_time: int) -> tuple[Model, Sampler]:
+    device = _device(config)
+    model = load_model(config.model, device=device)
+    sampler = make_sampler(config, model, device)
+    require_points(config, sampler, on_time)
+    return model, sampler
 
 
 def time_ranks(config: RunConfig, size: int) -> int:
@@ -115,13 +140,18 @@ def threads(config: RunConfig) -> int:
 
 
 def _device(config: RunConfig) -> str:
-    if config.compute.device != "auto":
-        return config.compute.device
-    if not torch.cuda.is_available():
+    """The device as given, if it is there, or this rank's share of the host's GPUs."""
+    given, seen = config.compute.device, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if given != "auto":
+        there = ["cpu", *["cuda"] * (seen > 0), *(f"cuda:{index}" for index in range(seen))]
+        if given not in there:
+            raise ConfigError(f"compute.device: no {given!r} on this host; give auto or {', '.join(there)}")
+        return given
+    if seen == 0:
         return "cpu"
     names = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
     local = next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
-    return f"cuda:{local % torch.cuda.device_count()}"
+    return f"cuda:{local % seen}"
 
 
 def _open_store(config: RunConfig, model: Model, ranks: RankGrid, overwrite: bool, command: str) -> Store:
@@ -142,16 +172,12 @@ def _open_store(config: RunConfig, model: Model, ranks: RankGrid, overwrite: boo
         "attributes": attributes,
         "compression": config.output.compression,
     }
-    store, failure = None, None
-    if ranks.root:
-        try:
-            store = Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
-        except Exception as error:  # every rank must learn of it before anyone enters a collective
-            failure = error
-    failure = ranks.world.bcast_object(failure)
-    if failure is not None:
-        raise failure
-    return store or Store.attach(config.out, **shape)
+    if not ranks.root:
+        return _everywhere(ranks, lambda: Store.attach(config.out, **shape))
+    return _everywhere(
+        ranks,
+        lambda: Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape),
+    )
 
 
 def _make_missing(config: RunConfig, model: Model, sampler: Sampler, store: Store, ranks: RankGrid) -> Summary:
@@ -159,15 +185,40 @@ def _make_missing(config: RunConfig, model: Model, sampler: Sampler, store: Stor
     began = time.perf_counter()
     missing = ranks.world.bcast_object([sample for batch in store.missing() for sample in batch] if ranks.root else None)
     batches = _batches(missing, config.output.batch, ranks.num_groups)
-    mine = batches[ranks.group :: ranks.num_groups]
     _announce(config, sampler, ranks, len(missing))
-    num_blocks = len(sampler.chain.edges) - 1
-    gaps = _gaps(model)
     costs: list[Solution] = []
-    writing = 0.0
-    with Progress(len(mine) * num_blocks, unit="blocks", interval=config.output.log_interval, enabled=ranks.root) as progress:
-        for number, batch in enumerate(mine):
-            hook = _block_hook(config, ranks, progress, f"batch {number + 1}/{len(mine)}")
+    writing, stopped = 0.0, False
+    try:
+        writing = _make(config, model, sampler, store, ranks, batches[ranks.group :: ranks.num_groups], costs)
+    except StopRequested:
+        stopped = True
+    # groups come here at different batches; all of them stop when one of them was asked to
+    stopped = float(ranks.world.max(torch.tensor([float(stopped)]))) > 0
+    if ranks.root:
+        (store.folder / STOP_FILE).unlink(missing_ok=True)
+    if stopped:
+        raise StopRequested(f"{config.out}/{STOP_FILE} was found: finished shards are kept, the same command goes on from there")
+    if ranks.root:
+        store.join()
+    ranks.world.barrier()
+    return _summary(sampler, ranks, costs, time.perf_counter() - began, writing)
+
+
+def _make(
+    config: RunConfig,
+    model: Model,
+    sampler: Sampler,
+    store: Store,
+    ranks: RankGrid,
+    batches: list[list[int]],
+    costs: list[Solution],
+) -> float:
+    """Solve and store this group's batches, adding what each cost; seconds spent writing. Raises StopRequested."""
+    gaps, writing = _gaps(model), 0.0
+    total = len(batches) * (len(sampler.chain.edges) - 1)
+    with Progress(total, unit="blocks", interval=config.output.log_interval, enabled=ranks.root) as progress:
+        for number, batch in enumerate(batches):
+            hook = _block_hook(sampler, store, ranks, progress, f"batch {number + 1}/{len(batches)}")
             solution = sampler.draw(batch, comm=ranks.time, on_block=hook)
             costs.append(solution)
             start = time.perf_counter()
@@ -176,11 +227,8 @@ def _make_missing(config: RunConfig, model: Model, sampler: Sampler, store: Stor
             if ranks.root:
                 store.heartbeat()
             writing += time.perf_counter() - start
-    ranks.world.barrier()
-    if ranks.root:
-        store.join()
-    ranks.world.barrier()
-    return _summary(sampler, ranks, costs, time.perf_counter() - began, writing)
+            _stop_if_asked(store, ranks)
+    return writing
 
 
 def _batches(missing: list[int], size: int, groups: int) -> list[list[int]]:
@@ -207,17 +255,22 @@ def _announce(config: RunConfig, sampler: Sampler, ranks: RankGrid, num_missing:
     )
 
 
-def _block_hook(config: RunConfig, ranks: RankGrid, progress: Progress, batch: str):  # type: ignore[no-untyped-def]
+def _block_hook(sampler: Sampler, store: Store, ranks: RankGrid, progress: Progress, batch: str) -> BlockHook:
+    last = len(sampler.chain.edges) - 2
+
     def hook(block: Block, result: BlockSolution) -> None:
         sweeps = int((result.sweeps + result.sequential_steps).max())
         progress.advance(1, f"{batch} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}")
-        asked = ranks.time.rank == 0 and (Path(config.out) / STOP_FILE).exists()
-        if float(ranks.time.max(torch.tensor([float(asked)]))) > 0:
-            raise StopRequested(
-                f"{config.out}/{STOP_FILE} was found: finished shards are kept, the same command goes on from there"
-            )
+        if block.index < last:  # a batch that is solved is stored first
+            _stop_if_asked(store, ranks)
 
     return hook
+
+
+def _stop_if_asked(store: Store, ranks: RankGrid) -> None:
+    asked = ranks.writer and (store.folder / STOP_FILE).exists()
+    if float(ranks.time.max(torch.tensor([float(asked)]))) > 0:
+        raise StopRequested
 
 
 def _gaps(model: Model) -> dict[str, np.ndarray]:

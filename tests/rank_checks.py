@@ -1,0 +1,180 @@
+"""Checks that run on every rank of a launch: `mpiexec -n N python tests/rank_checks.py VERDICTS.json`.
+
+Each check is a function of the world's communicator. Its verdict is reduced over ranks before anybody looks at it, so
+that a failure on one rank can never leave the others waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+
+import torch
+
+from piadm_hpc import grid, integrators, solve
+from piadm_hpc.comm import MPICommunicator, RankGrid, world
+from piadm_hpc.grid import Partition
+from piadm_hpc.process import OU
+from piadm_hpc.solving import ScoreError
+from problems import F64, chains, mixture, start
+
+PROCESS = OU()
+
+
+def exscan_equals_the_recurrence(comm) -> None:
+    """States at which slices start, for scalar, per-coordinate and 2x2 maps, more coordinates or fewer than ranks."""
+    mpi, generator = MPICommunicator(comm), torch.Generator().manual_seed(0)
+    for channels, size in ((1, 1), (1, 17), (2, 5)):
+        maps = torch.randn(comm.size, size, channels, channels, dtype=F64, generator=generator)
+        shifts = torch.randn(comm.size, 3, channels, size, dtype=F64, generator=generator)
+        first = torch.randn(3, channels, size, dtype=F64, generator=generator)
+
+        def linear(rank: int, part: slice, z: torch.Tensor, maps: torch.Tensor = maps) -> torch.Tensor:
+            return torch.einsum("nck,skn->scn", maps[rank, part], z)
+
+        state = first
+        for rank in range(comm.rank):
+            state = linear(rank, slice(0, size), state) + shifts[rank]
+        assert torch.allclose(mpi.exscan(first, shifts[comm.rank], linear), state, atol=1e-12)
+
+
+def collectives_refuse_what_mpi_gets_wrong(comm) -> None:
+    mpi = MPICommunicator(comm)
+    transposed = torch.arange(6.0).reshape(2, 3).T
+    assert torch.equal(mpi.bcast(transposed, 0), transposed)
+    assert torch.equal(mpi.max(torch.tensor([float(comm.rank), -1.0])), torch.tensor([comm.size - 1.0, -1.0]))
+    try:
+        mpi.max(torch.zeros(2, dtype=torch.bfloat16))
+    except TypeError as error:
+        assert "states and sums are float32 or float64" in str(error)
+    else:
+        raise AssertionError("bfloat16 was accepted")
+
+
+def every_rank_grid_gives_the_same_samples(comm) -> None:
+    """All sample groups x time ranks of this world against the sequential chain of one process, uneven counts included."""
+    target = mixture(PROCESS)
+    reference = target.reference()
+    names = list(range(5))
+    divisors = [n for n in range(1, comm.size + 1) if comm.size % n == 0]
+    for name, chain in chains(PROCESS, reference, steps=17, num_blocks=2).items():
+        x0, noise = start(PROCESS, chain, names)
+        oracle = solve(chain, target.score, x0, noise=noise, reference=reference, solver="sequential").x
+        for on_time in divisors:
+            ranks = RankGrid.mpi(comm, time=on_time)
+            mine = names[Partition(len(names), ranks.num_groups).slice(ranks.group)]
+            if not mine:
+                continue
+            result = solve(
+                chain, target.score, x0[mine], noise=noise, reference=reference, tol=1e-12, comm=ranks.time, samples=mine
+            )
+            assert float((result.x - oracle[mine]).abs().max()) < 1e-10, name
+            assert len({str(item) for item in ranks.time.gather_objects(result.sweeps.tolist())}) == 1
+
+
+def one_step_per_rank_and_linear_parts(comm) -> None:
+    """The smallest slices there are, and every linear part, for a stochastic chain with a corrector."""
+    target = mixture(PROCESS)
+    reference = target.reference()
+    chain = integrators.piadm(PROCESS, grid.log_snr(PROCESS, comm.size, horizon=3.0, delta=0.1))
+    x0, noise = start(PROCESS, chain, [0, 1])
+
+    def corrector(t: float):
+        return integrators.underdamped(PROCESS, t, friction=2.0, length=0.5, num_steps=comm.size)
+
+    given = {"noise": noise, "reference": reference, "corrector": corrector}
+    oracle = solve(chain, target.score, x0, solver="sequential", **given)
+    for linear in ("identity", "process", "reference"):
+        result = solve(chain, target.score, x0, tol=1e-12, linear=linear, comm=MPICommunicator(comm), **given)
+        assert torch.allclose(result.x, oracle.x, atol=1e-10)
+
+
+def single_precision_agrees_to_rounding(comm) -> None:
+    target = mixture(PROCESS)
+    reference = target.reference()
+    chain = chains(PROCESS, reference, steps=20)["gaussian sde"]
+    x0, noise = start(PROCESS, chain, [0, 1])
+    oracle = solve(chain, target.score, x0, noise=noise, reference=reference, solver="sequential").x
+    single = solve(chain, target.score, x0.float(), noise=noise, reference=reference, tol=1e-4, comm=MPICommunicator(comm))
+    assert float((single.x - oracle).norm() / oracle.norm()) < 1e-4
+
+
+def unconverged_samples_are_finished_alike(comm) -> None:
+    target = mixture(PROCESS)
+    reference = target.reference()
+    chain = chains(PROCESS, reference, steps=11)["piadm sde"]
+    x0, noise = start(PROCESS, chain, [0, 1, 2])
+    oracle = solve(chain, target.score, x0, noise=noise, reference=reference, solver="sequential")
+    for sweeps in (1, 4, 10):
+        result = solve(chain, target.score, x0, noise=noise, tol=1e-13, sweeps=sweeps, comm=MPICommunicator(comm))
+        assert torch.allclose(result.x, oracle.x, atol=1e-10)
+        assert not bool(result.converged.any())
+
+
+def more_ranks_than_points_is_refused(comm) -> None:
+    chain = integrators.ddim(PROCESS, grid.log_snr(PROCESS, max(1, comm.size - 1), horizon=3.0, delta=0.1))
+    x0, _ = start(PROCESS, chain, [0])
+    try:
+        solve(chain, lambda x, t: -x, x0, comm=MPICommunicator(comm))
+    except ValueError as error:
+        assert f"for {comm.size} time ranks" in str(error)
+    else:
+        assert comm.size == 1
+
+
+def a_failing_score_ends_every_rank_with_the_same_words(comm) -> None:
+    chain = chains(PROCESS, mixture(PROCESS).reference(), steps=12)["ddim"]
+    x0, _ = start(PROCESS, chain, [7])
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if comm.rank == comm.size - 1:
+            return torch.full_like(x, float("nan"))
+        return -x
+
+    try:
+        solve(chain, score, x0, samples=[7], comm=MPICommunicator(comm))
+    except ScoreError as error:
+        words = set(comm.allgather(str(error)))
+        assert len(words) == 1 and f"on rank {comm.size - 1}" in str(error) and "sample 7" in str(error)
+    else:
+        raise AssertionError("the failure of one rank was not seen by another")
+
+
+def members_differ_between_ranks(comm) -> None:
+    from piadm_hpc import Noise
+
+    drawn = comm.allgather(Noise(0, 4).at([0], [comm.rank]).tolist())
+    assert len({str(item) for item in drawn}) == comm.size
+
+
+CHECKS = [
+    exscan_equals_the_recurrence,
+    collectives_refuse_what_mpi_gets_wrong,
+    every_rank_grid_gives_the_same_samples,
+    one_step_per_rank_and_linear_parts,
+    single_precision_agrees_to_rounding,
+    unconverged_samples_are_finished_alike,
+    more_ranks_than_points_is_refused,
+    a_failing_score_ends_every_rank_with_the_same_words,
+    members_differ_between_ranks,
+]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    comm, verdicts = world(), {}
+    for check in CHECKS:
+        try:
+            check(comm)
+            problem = ""
+        except Exception:
+            problem = f"rank {comm.rank}: {traceback.format_exc()}"
+        verdicts[check.__name__] = "\n".join(text for text in comm.allgather(problem) if text)
+    if comm.rank == 0:
+        with open(sys.argv[1], "w", encoding="utf-8") as file:
+            json.dump(verdicts, file)
+
+
+if __name__ == "__main__":
+    main()
