@@ -116,21 +116,24 @@ class Chain:
         return self.basis or basis or Identity((size,))
 
 
+def add_applied(out: Tensor, block: Tensor, z: Tensor) -> Tensor:
+    """out += block z in place: blocks [n or 1, c, c] acting on coordinates [..., c, n], elementwise in n."""
+    for row in range(z.shape[-2]):
+        for k in range(z.shape[-2]):
+            out[..., row, :].addcmul_(block[:, row, k], z[..., k, :])
+    return out
+
+
 def apply(block: Tensor, z: Tensor) -> Tensor:
     """Blocks [n or 1, c, c] acting on coordinates [..., c, n], elementwise in n."""
-    channels = range(1, z.shape[-2])
-    rows = []
-    for row in range(z.shape[-2]):
-        total = block[:, row, 0] * z[..., 0, :]
-        for k in channels:
-            total = total + block[:, row, k] * z[..., k, :]
-        rows.append(total)
-    return torch.stack(rows, dim=-2)
+    return add_applied(torch.zeros_like(z), block, z)
 
 
-def lift(column: Tensor, field: Tensor) -> Tensor:
-    """Columns [n or 1, c] times one field of coordinates [..., n]: [..., c, n]."""
-    return torch.stack([column[:, row] * field for row in range(column.shape[-1])], dim=-2)
+def add_lifted(out: Tensor, column: Tensor, field: Tensor) -> Tensor:
+    """out += column field in place: columns [n or 1, c] times one field of coordinates [..., n], into [..., c, n]."""
+    for row in range(column.shape[-1]):
+        out[..., row, :].addcmul_(column[:, row], field)
+    return out
 
 
 def expand(basis: Basis, table: Tensor, like: Tensor) -> Tensor:

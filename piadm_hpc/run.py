@@ -21,7 +21,7 @@ from .models.card import Model, load_model
 from .progress import Progress, set_up_logging
 from .records import ConfigError, without_none
 from .sampler import Sampler
-from .solvers.picard import BlockSolution
+from .solvers.stopping import BlockSolution
 from .solving import BlockHook, Solution, Status
 from .store import Store, global_attributes, open_run
 
@@ -227,7 +227,8 @@ def _make(
             if ranks.root:
                 store.heartbeat()
             writing += time.perf_counter() - start
-            _stop_if_asked(store, ranks)
+            if number + 1 < len(batches):
+                _stop_if_asked(store, ranks)
     return writing
 
 

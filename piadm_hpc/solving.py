@@ -16,9 +16,10 @@ from .grid import Block
 from .noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
 from .reference import GaussianReference
 from .solvers.evaluate import Evaluator, Score, ScoreError
-from .solvers.picard import BlockSolution, Picard, Status, solve_block
+from .solvers.picard import solve_block
 from .solvers.problem import Problem
 from .solvers.sequential import run_steps
+from .solvers.stopping import BlockSolution, Picard, Status
 
 Linear = Literal["auto", "identity", "process", "reference"]
 Projection = Callable[[Tensor], Tensor]

@@ -9,63 +9,17 @@ maximum; a block one broadcast more. After k sweeps the points up to k are exact
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from ..chain import LinearPart, apply, expand, lift
+from ..chain import LinearPart, add_applied, add_lifted, apply, expand
 from ..comm import Communicator, Linear
 from ..grid import Block, Partition
 from .evaluate import ScoreError
 from .problem import Problem
 from .sequential import run_steps
-
-
-class Status(IntEnum):
-    """How a sample's block ended."""
-
-    CONVERGED = 0
-    DEPTH_REACHED = 1
-    ROUND_OFF_FLOOR = 2
-    FINISHED_SEQUENTIALLY = 3
-
-
-@dataclass(frozen=True)
-class Picard:
-    """When to stop: `tol` on the change of the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
-
-    With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
-    `sweeps` sweeps are finished sequentially. `scale` is the data's standard deviation, a number or a field [d].
-    """
-
-    tol: float | None
-    sweeps: int | None = None
-    scale: float | Tensor = 1.0
-
-    def __post_init__(self) -> None:
-        mistakes = []
-        if self.tol is None and self.sweeps is None:
-            mistakes.append("give a tolerance `tol`, a fixed depth `sweeps`, or both")
-        if self.tol is not None and not self.tol > 0:
-            mistakes.append(f"tol must be positive, got {self.tol}")
-        if self.sweeps is not None and self.sweeps < 1:
-            mistakes.append(f"sweeps must be at least 1, got {self.sweeps}")
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
-
-
-@dataclass(frozen=True)
-class BlockSolution:
-    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps."""
-
-    end: Tensor
-    sweeps: Tensor
-    residual: Tensor
-    status: Tensor
-    calls: Tensor
-    sequential_steps: Tensor
+from .stopping import BlockSolution, Picard, Status, unsolved
 
 
 @torch.no_grad()
@@ -113,9 +67,12 @@ class _Sweeps:
         self.linear = linear
         self.first = first
         self.times = problem.chain.t.to(device=first.device, dtype=first.dtype)
-        self.draws = torch.stack([problem.draws(j, samples, first) for j in self.points]) if problem.has_draws else None
         self.z = first.expand(len(self.points), *first.shape).clone()
         self.b = torch.empty_like(self.z)
+        self.draws = torch.empty_like(self.z) if problem.has_draws else None
+        if self.draws is not None:
+            for local, j in enumerate(self.points):
+                self.draws[local] = problem.draws(j, samples, first)
         self.end = torch.empty_like(first)
         size = problem.frame.synthesise(first[:1, 0]).shape[-1]
         self.seen = torch.full((len(self.points), len(samples), size), float("inf"), dtype=first.dtype, device=first.device)
@@ -125,7 +82,7 @@ class _Sweeps:
         self.active = torch.arange(len(samples))
         self.best = torch.full((len(samples),), float("inf"), dtype=torch.float64)
         self.stuck = torch.zeros(len(samples), dtype=torch.long)
-        self.result = _empty(first, len(samples))
+        self.result = unsolved(first, len(samples))
 
     def run(self) -> BlockSolution:
         limit = min(self.stop.sweeps or len(self.block), len(self.block))
@@ -146,11 +103,11 @@ class _Sweeps:
         assert chain.alpha is not None and start.slope is not None
         mean = self.problem.mean
         for local, j in enumerate(self.points):
-            self.b[local] = self._draw(local)
+            self._restart(local, slice(None))
             if mean is not None:
                 # the reference's score is J (x - alpha m); its constant part is not in A
                 pull = -float(chain.alpha[j]) * chain.Q[j] * start.slope[j][:, None]
-                self.b[local] += lift(expand(frame, pull, self.first), mean)
+                add_lifted(self.b[local], expand(frame, pull, self.first), mean)
         self._update(start, self.maps if start is self.linear else self._slice_maps(start))
         for local, j in enumerate(self.points):
             deviation = self.z[local, :, 0] if mean is None else self.z[local, :, 0] - float(chain.alpha[j]) * mean
@@ -192,35 +149,42 @@ class _Sweeps:
             x = problem.evaluator.project(frame.synthesise(flat[part]))
             score = problem.evaluator(x, times[part], names[part])
             self._take(low, part, x, score, residual)
-        for local in range(low, len(self.points)):
-            j = self.points[local]
-            self.b[local] = problem.increment(j, self.z[local], self.b[local, :, 0].clone(), self._draw(local), self.linear)
         return residual
 
     def _take(self, low: int, part: slice, x: Tensor, score: Tensor, residual: Tensor) -> None:
-        """Keep the coordinates of some rows' scores and note how far their denoised estimates moved."""
+        """From some rows' scores: how far their denoised estimates moved, and the increments of their steps."""
         num_samples = len(self.active)
         rows = torch.arange(part.start, part.stop)
         estimate = self.problem.watch(self.points.start + low + rows // num_samples, x, score)
-        seen = self.seen[low:].view(-1, estimate.shape[-1])
-        change = torch.sub(estimate, seen[part]).div_(self.stop.scale)
-        moved = change.square_().mean(-1).sqrt().to("cpu", torch.float64).nan_to_num(nan=float("inf"))
-        residual.scatter_reduce_(0, rows % num_samples, moved, "amax")
-        seen[part] = estimate
-        self.b[low:].view(-1, *self.b.shape[2:])[part, 0] = self.problem.frame.analyse(score)
+        seen = self.seen[low:].view(-1, estimate.shape[-1])[part]
+        change = seen.sub_(estimate).div_(self.stop.scale)
+        moved = torch.linalg.vector_norm(change, dim=-1).to("cpu", torch.float64) / change.shape[-1] ** 0.5
+        residual.scatter_reduce_(0, rows % num_samples, moved.nan_to_num(nan=float("inf")), "amax")
+        seen.copy_(estimate)
+        kicks = self.problem.frame.analyse(score)
+        for local in range(low + part.start // num_samples, low + (part.stop - 1) // num_samples + 1):
+            offset = (local - low) * num_samples
+            own = slice(max(part.start - offset, 0), min(part.stop - offset, num_samples))
+            kick = kicks[offset + own.start - part.start : offset + own.stop - part.start]
+            self._restart(local, own)
+            self.problem.increment(self.b[local, own], self.points[local], self.z[local, own], kick, self.linear)
 
-    def _draw(self, local: int) -> Tensor | float:
-        return 0.0 if self.draws is None else self.draws[local]
+    def _restart(self, local: int, own: slice) -> None:
+        """Increments of some samples at a point set back to their draws."""
+        if self.draws is None:
+            self.b[local, own] = 0
+        else:
+            self.b[local, own] = self.draws[local, own]
 
     def _update(self, linear: LinearPart, maps: Linear) -> None:
         """The recurrence in x_new: local total, one exclusive scan over ranks, then the local points."""
         frame, total = self.problem.frame, torch.zeros_like(self.first)
         for local, j in enumerate(self.points):
-            total = apply(expand(frame, linear.A[j], total), total) + self.b[local]
+            total = add_applied(self.b[local].clone(), expand(frame, linear.A[j], total), total)
         z = self.comm.exscan(self.first, total, maps)
         for local, j in enumerate(self.points):
             self.z[local] = z
-            z = apply(expand(frame, linear.A[j], z), z) + self.b[local]
+            z = add_applied(self.b[local].clone(), expand(frame, linear.A[j], z), z)
         self.end = z
 
     def _slice_maps(self, linear: LinearPart) -> Linear:
@@ -287,9 +251,3 @@ def _describe(error: Exception, rank: int) -> str:
     if isinstance(error, ScoreError):
         return str(error)
     return f"the score failed on rank {rank}: {type(error).__name__}: {error}"
-
-
-def _empty(first: Tensor, num_samples: int) -> BlockSolution:
-    counts = [torch.zeros(num_samples, dtype=torch.long) for _ in range(4)]
-    residual = torch.full((num_samples,), float("inf"), dtype=torch.float64)
-    return BlockSolution(torch.empty_like(first), counts[0], residual, counts[1], counts[2], counts[3])

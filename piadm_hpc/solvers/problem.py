@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..bases import Basis
-from ..chain import Chain, LinearPart, apply, expand, lift
+from ..chain import Chain, LinearPart, add_applied, add_lifted, expand
 from ..noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
 
@@ -36,7 +36,7 @@ class Problem:
         if self.chain.alpha is None or self.chain.sigma is None:
             return x
         variance = (self.chain.sigma[points] ** 2).to(x)[:, None]
-        return (x + variance * score) / self.chain.alpha[points].to(x)[:, None]
+        return torch.addcmul(x, variance, score).div_(self.chain.alpha[points].to(x)[:, None])
 
     @property
     def has_draws(self) -> bool:
@@ -52,14 +52,13 @@ class Problem:
                     "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
                 )
             xi = self.noise.at([j + self.step_offset], samples, self.chain.channels, self.stream)[0].to(like)
-            xi = self.evaluator.project(xi)
-            total = apply(expand(self.frame, self.chain.noise[j], like), self.frame.analyse(xi))
-        if self.mean is not None and bool((self.chain.shift[j] != 0).any()):
-            total = total + lift(expand(self.frame, self.chain.shift[j], like), self.mean)
+            add_applied(total, expand(self.frame, self.chain.noise[j], like), self.frame.analyse(self.evaluator.project(xi)))
+        if self.mean is not None:
+            add_lifted(total, expand(self.frame, self.chain.shift[j], like), self.mean)
         return total
 
-    def increment(self, j: int, z: Tensor, score: Tensor, draws: Tensor | float, linear: LinearPart | None) -> Tensor:
-        """(P - A) z + Q s + N xi + M mean at step j: all of a step that is not the linear part."""
+    def increment(self, out: Tensor, j: int, z: Tensor, score: Tensor, linear: LinearPart | None) -> Tensor:
+        """out += (P - A) z + Q s in place, at step j, for coordinates z [samples, c, n] and of the score [samples, n]."""
         block = self.chain.P[j] if linear is None else self.chain.P[j] - linear.A[j]
-        column = expand(self.frame, self.chain.Q[j], z)
-        return apply(expand(self.frame, block, z), z) + lift(column, score) + draws
+        add_applied(out, expand(self.frame, block, z), z)
+        return add_lifted(out, expand(self.frame, self.chain.Q[j], z), score)

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from .errors import StoreError
+from .files import whole_file
 
 
 def probe(folder: Path) -> str:
@@ -17,7 +18,7 @@ def probe(folder: Path) -> str:
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".piadm-probe-") as inner:
             path, values = Path(inner) / "probe.h5", np.arange(1000.0)
-            with h5py.File(path, "w") as file:
+            with whole_file(path, needed=values.nbytes) as (file, _):
                 file.create_dataset("values", data=values, chunks=(100,), compression="gzip", shuffle=True)
             with h5py.File(path, "r") as file:
                 if not np.array_equal(file["values"][()], values):

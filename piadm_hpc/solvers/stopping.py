@@ -1,0 +1,61 @@
+"""When a block is done, and what is said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """How a sample's block ended."""
+
+    CONVERGED = 0
+    DEPTH_REACHED = 1
+    ROUND_OFF_FLOOR = 2
+    FINISHED_SEQUENTIALLY = 3
+
+
+@dataclass(frozen=True)
+class Picard:
+    """When to stop: `tol` on the change of the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
+
+    With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
+    `sweeps` sweeps are finished sequentially. `scale` is the data's standard deviation, a number or a field [d].
+    """
+
+    tol: float | None
+    sweeps: int | None = None
+    scale: float | Tensor = 1.0
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if self.tol is None and self.sweeps is None:
+            mistakes.append("give a tolerance `tol`, a fixed depth `sweeps`, or both")
+        if self.tol is not None and not self.tol > 0:
+            mistakes.append(f"tol must be positive, got {self.tol}")
+        if self.sweeps is not None and self.sweeps < 1:
+            mistakes.append(f"sweeps must be at least 1, got {self.sweeps}")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+
+
+@dataclass(frozen=True)
+class BlockSolution:
+    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps."""
+
+    end: Tensor
+    sweeps: Tensor
+    residual: Tensor
+    status: Tensor
+    calls: Tensor
+    sequential_steps: Tensor
+
+
+def unsolved(first: Tensor, num_samples: int) -> BlockSolution:
+    """A solution still to be filled in, for states like `first` [samples, c, n]."""
+    counts = [torch.zeros(num_samples, dtype=torch.long) for _ in range(4)]
+    residual = torch.full((num_samples,), float("inf"), dtype=torch.float64)
+    return BlockSolution(torch.empty_like(first), counts[0], residual, counts[1], counts[2], counts[3])
