@@ -180,6 +180,21 @@ def test_round_off_floor_is_detected_and_reported():
     assert float(result.residual.max()) < 1e-4 and int(result.rounds.max()) < 40
 
 
+def test_a_network_of_low_precision_stops_at_its_own_floor():
+    process, target = OU(), mixture(OU())
+    reference = target.reference()
+    chain = chains(process, reference, steps=80)["gaussian sde"]
+    x0, noise = start(process, chain, [0, 1])
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return target.score(x, t).bfloat16()
+
+    result = solve(chain, score, x0.float(), noise=noise, reference=reference, tol=1e-6)
+    assert result.x.dtype == torch.float32
+    # rounding is a fixed function, so that a sample may also happen to land on its fixed point
+    assert bool((result.status == int(Status.ROUND_OFF_FLOOR)).any()) and int(result.rounds.max()) < 40
+
+
 def test_own_tables_own_noise_and_a_score_that_ignores_time():
     """Anyone's coefficients, without noise levels: the change of the state is watched instead."""
     steps = 30

@@ -24,7 +24,7 @@ class Evaluator:
     """A score on flat rows x [rows, d] at times t [rows], at most `max_rows` rows a call.
 
     `project` maps flat fields [..., d] to the subspace states live in. An out-of-memory error halves `max_rows`, once
-    reported. Raises ScoreError for a score of the wrong shape or with numbers that are not finite.
+    reported. `resolution` is the coarsest relative rounding of the scores seen. Raises ScoreError for a score of the wrong shape or with numbers that are not finite.
     """
 
     score: Score
@@ -33,6 +33,7 @@ class Evaluator:
     max_rows: int | None = None
     rank: int = 0
     num_calls: int = field(default=0)
+    resolution: float = field(default=0.0)
 
     def project(self, flat: Tensor) -> Tensor:
         if self.projection is None:
@@ -62,6 +63,8 @@ class Evaluator:
             raise ScoreError(
                 f"the score returned {got} for states of shape {(len(x), *self.event_shape)}; it must return the same shape"
             )
+        # a network of lower precision than the states sets the floor that sweeps can reach
+        self.resolution = max(self.resolution, torch.finfo(result.dtype).eps)
         return result.detach().to(x.dtype).reshape(x.shape)
 
     def _halve(self, rows: int) -> None:

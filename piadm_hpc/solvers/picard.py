@@ -227,10 +227,11 @@ class _Sweeps:
         self.draws = None if self.draws is None else self.draws[:, keep]
 
     def _floor(self) -> float:
-        """Change of a denoised estimate that rounding alone can cause."""
+        """Change of a denoised estimate that rounding of states or scores alone can cause."""
         chain = self.problem.chain
         ratio = 1.0 if chain.alpha is None or chain.sigma is None else float((chain.sigma / chain.alpha).max())
-        return 4 * torch.finfo(self.first.dtype).eps * max(1.0, ratio)
+        resolution = max(self.problem.evaluator.resolution, torch.finfo(self.first.dtype).eps)
+        return 4 * resolution * max(1.0, ratio)
 
     def _finish_sequentially(self, sweeps: int) -> None:
         """From the furthest exact point, `sweeps` steps into the block, the rest of the chain step by step."""
