@@ -116,17 +116,24 @@ class Chain:
         return self.basis or basis or Identity((size,))
 
 
-def add_applied(out: Tensor, block: Tensor, z: Tensor) -> Tensor:
-    """out += block z in place: blocks [n or 1, c, c] acting on coordinates [..., c, n], elementwise in n."""
+def affine(out: Tensor, base: Tensor | None, block: Tensor, z: Tensor) -> Tensor:
+    """out = base + block z: blocks [n or 1, c, c] acting on coordinates [..., c, n], elementwise in n; out is not z.
+
+    Written into `out` without temporaries: sweeps over large fields are bound by memory, not arithmetic.
+    """
     for row in range(z.shape[-2]):
-        for k in range(z.shape[-2]):
+        if base is None:
+            torch.mul(block[:, row, 0], z[..., 0, :], out=out[..., row, :])
+        else:
+            torch.addcmul(base[..., row, :], block[:, row, 0], z[..., 0, :], out=out[..., row, :])
+        for k in range(1, z.shape[-2]):
             out[..., row, :].addcmul_(block[:, row, k], z[..., k, :])
     return out
 
 
 def apply(block: Tensor, z: Tensor) -> Tensor:
-    """Blocks [n or 1, c, c] acting on coordinates [..., c, n], elementwise in n."""
-    return add_applied(torch.zeros_like(z), block, z)
+    """Blocks [n or 1, c, c] acting on coordinates [..., c, n]."""
+    return affine(torch.empty_like(z), None, block, z)
 
 
 def add_lifted(out: Tensor, column: Tensor, field: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ class Evaluator:
     """A score on flat rows x [rows, d] at times t [rows], at most `max_rows` rows a call.
 
     `project` maps flat fields [..., d] to the subspace states live in. An out-of-memory error halves `max_rows`, once
-    reported. `resolution` is the coarsest relative rounding of the scores seen. Raises ScoreError for a score of the wrong shape or with numbers that are not finite.
+    reported. `resolution` is the coarsest relative rounding of the scores seen. Raises ScoreError for a score of the
+    wrong shape; `check` raises it for numbers that are not finite.
     """
 
     score: Score
@@ -40,20 +41,17 @@ class Evaluator:
             return flat
         return self.projection(flat.reshape(-1, *self.event_shape)).reshape(flat.shape)
 
-    def __call__(self, x: Tensor, t: Tensor, samples: Sequence[int]) -> Tensor:
-        """Projected scores of flat rows; `samples` names each row's sample for error messages."""
-        scores = torch.empty_like(x)
-        start = 0
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Projected scores of flat rows x [rows, d] at times t [rows]; not yet checked."""
+        parts, start = [], 0
         while start < len(x):
             stop = min(len(x), start + (self.max_rows or len(x)))
             try:
-                scores[start:stop] = self._call(x[start:stop], t[start:stop])
+                parts.append(self._call(x[start:stop], t[start:stop]))
+                start = stop
             except torch.OutOfMemoryError:
                 self._halve(stop - start)
-                continue
-            start = stop
-        self._check(scores, t, samples)
-        return self.project(scores)
+        return self.project(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
         self.num_calls += 1
@@ -73,7 +71,8 @@ class Evaluator:
         self.max_rows = math.ceil(rows / 2)
         logger.warning("out of memory at %d rows a call; going on with model_batch = %d", rows, self.max_rows)
 
-    def _check(self, scores: Tensor, t: Tensor, samples: Sequence[int]) -> None:
+    def check(self, scores: Tensor, t: Tensor, samples: Sequence[int]) -> None:
+        """Raise ScoreError unless all scores are finite; `samples` names each row's sample."""
         finite = torch.isfinite(scores).all(dim=-1)
         if not bool(finite.all()):
             row = int(torch.nonzero(~finite)[0])

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..chain import LinearPart, add_applied, add_lifted, apply, expand
+from ..chain import LinearPart, add_lifted, affine, apply, expand
 from ..comm import Communicator, Linear
 from ..grid import Block, Partition
 from .evaluate import ScoreError
@@ -75,7 +75,8 @@ class _Sweeps:
                 self.draws[local] = problem.draws(j, samples, first)
         self.end = torch.empty_like(first)
         size = problem.frame.synthesise(first[:1, 0]).shape[-1]
-        self.seen = torch.full((len(self.points), len(samples), size), float("inf"), dtype=first.dtype, device=first.device)
+        self.seen = first.new_zeros(len(self.points), len(samples), size)
+        self.watched = start is not None
         self.maps = self._slice_maps(linear)
         if start is not None:
             self._reference_path(start)
@@ -103,7 +104,7 @@ class _Sweeps:
         assert chain.alpha is not None and start.slope is not None
         mean = self.problem.mean
         for local, j in enumerate(self.points):
-            self._restart(local, slice(None))
+            self.b[local] = 0 if self.draws is None else self.draws[local]
             if mean is not None:
                 # the reference's score is J (x - alpha m); its constant part is not in A
                 pull = -float(chain.alpha[j]) * chain.Q[j] * start.slope[j][:, None]
@@ -112,8 +113,7 @@ class _Sweeps:
         for local, j in enumerate(self.points):
             deviation = self.z[local, :, 0] if mean is None else self.z[local, :, 0] - float(chain.alpha[j]) * mean
             score = frame.synthesise(expand(frame, start.slope[j], self.first) * deviation)
-            points = torch.full((len(score),), j)
-            self.seen[local] = self.problem.watch(points, frame.synthesise(self.z[local, :, 0]), score)
+            torch.add(frame.synthesise(self.z[local, :, 0]), score, alpha=self.problem.noise_level(j)[1], out=self.seen[local])
 
     def _evaluate(self, sweep: int) -> Tensor:
         """Scores at the points that can still change, increments, and the largest change of a denoised estimate.
@@ -137,55 +137,68 @@ class _Sweeps:
         return residual[:-1]
 
     def _scores(self, low: int) -> Tensor:
-        problem, frame = self.problem, self.problem.frame
-        num_points, num_samples = len(self.points) - low, len(self.active)
-        names = [self.samples[i] for i in self.active] * num_points
-        flat = self.z[low:, :, 0].reshape(num_points * num_samples, -1)
+        """Evaluate this rank's points from `low` on, at most `max_rows` rows a call."""
+        evaluator, num_samples = self.problem.evaluator, len(self.active)
+        num_rows = (len(self.points) - low) * num_samples
+        flat = self.z[low:, :, 0].reshape(num_rows, -1)
         times = self.times[self.points.start + low : self.points.stop].repeat_interleave(num_samples)
         residual = torch.zeros(num_samples, dtype=torch.float64)
-        rows = problem.evaluator.max_rows or len(flat)
-        for start in range(0, len(flat), rows):
-            part = slice(start, min(len(flat), start + rows))
-            x = problem.evaluator.project(frame.synthesise(flat[part]))
-            score = problem.evaluator(x, times[part], names[part])
+        rows = evaluator.max_rows or num_rows
+        for start in range(0, num_rows, rows):
+            part = slice(start, min(num_rows, start + rows))
+            x = evaluator.project(self.problem.frame.synthesise(flat[part]))
+            score = evaluator(x, times[part])
             self._take(low, part, x, score, residual)
+            if not bool(torch.isfinite(residual).all()):
+                names = [self.samples[self.active[row % num_samples]] for row in range(part.start, part.stop)]
+                evaluator.check(score, times[part], names)
+        if not self.watched:
+            residual.fill_(float("inf"))
+        self.watched = True
         return residual
 
     def _take(self, low: int, part: slice, x: Tensor, score: Tensor, residual: Tensor) -> None:
         """From some rows' scores: how far their denoised estimates moved, and the increments of their steps."""
         num_samples = len(self.active)
-        rows = torch.arange(part.start, part.stop)
-        estimate = self.problem.watch(self.points.start + low + rows // num_samples, x, score)
-        seen = self.seen[low:].view(-1, estimate.shape[-1])[part]
-        change = seen.sub_(estimate).div_(self.stop.scale)
-        moved = torch.linalg.vector_norm(change, dim=-1).to("cpu", torch.float64) / change.shape[-1] ** 0.5
-        residual.scatter_reduce_(0, rows % num_samples, moved.nan_to_num(nan=float("inf")), "amax")
-        seen.copy_(estimate)
         kicks = self.problem.frame.analyse(score)
         for local in range(low + part.start // num_samples, low + (part.stop - 1) // num_samples + 1):
-            offset = (local - low) * num_samples
-            own = slice(max(part.start - offset, 0), min(part.stop - offset, num_samples))
-            kick = kicks[offset + own.start - part.start : offset + own.stop - part.start]
-            self._restart(local, own)
-            self.problem.increment(self.b[local, own], self.points[local], self.z[local, own], kick, self.linear)
+            first_row = (local - low) * num_samples
+            own = slice(max(part.start - first_row, 0), min(part.stop - first_row, num_samples))
+            rows = slice(first_row + own.start - part.start, first_row + own.stop - part.start)
+            moved = self._moved(local, own, x[rows], score[rows])
+            residual[own] = torch.maximum(residual[own], moved.nan_to_num(nan=float("inf")))
+            draws = None if self.draws is None else self.draws[local, own]
+            j, z = self.points[local], self.z[local, own]
+            self.problem.increment(self.b[local, own], draws, j, z, kicks[rows], self.linear)
 
-    def _restart(self, local: int, own: slice) -> None:
-        """Increments of some samples at a point set back to their draws."""
-        if self.draws is None:
-            self.b[local, own] = 0
-        else:
-            self.b[local, own] = self.draws[local, own]
+    def _moved(self, local: int, own: slice, x: Tensor, score: Tensor) -> Tensor:
+        """Change of the denoised estimates of some samples at a point, root mean square in units of the scale.
+
+        What is remembered is alpha D = x + sigma^2 s, in place.
+        """
+        alpha, variance = self.problem.noise_level(self.points[local])
+        seen = self.seen[local, own]
+        change = seen.sub_(x).sub_(score, alpha=variance)
+        if isinstance(self.stop.scale, Tensor):
+            change.div_(self.stop.scale)
+        norm: Tensor = torch.linalg.vector_norm(change, dim=-1).to("cpu", torch.float64)
+        torch.add(x, score, alpha=variance, out=seen)
+        unit = 1.0 if isinstance(self.stop.scale, Tensor) else self.stop.scale
+        return norm.div_(x.shape[-1] ** 0.5 * alpha * unit)
 
     def _update(self, linear: LinearPart, maps: Linear) -> None:
         """The recurrence in x_new: local total, one exclusive scan over ranks, then the local points."""
-        frame, total = self.problem.frame, torch.zeros_like(self.first)
-        for local, j in enumerate(self.points):
-            total = add_applied(self.b[local].clone(), expand(frame, linear.A[j], total), total)
-        z = self.comm.exscan(self.first, total, maps)
-        for local, j in enumerate(self.points):
-            self.z[local] = z
-            z = add_applied(self.b[local].clone(), expand(frame, linear.A[j], z), z)
-        self.end = z
+
+        def step(out: Tensor, local: int, z: Tensor) -> Tensor:
+            return affine(out, self.b[local], expand(self.problem.frame, linear.A[self.points[local]], z), z)
+
+        total = self.b[0]
+        for local in range(1, len(self.points)):
+            total = step(torch.empty_like(total), local, total)
+        self.z[0] = self.comm.exscan(self.first, total, maps)
+        for local in range(1, len(self.points)):
+            step(self.z[local], local - 1, self.z[local - 1])
+        step(self.end, len(self.points) - 1, self.z[-1])
 
     def _slice_maps(self, linear: LinearPart) -> Linear:
         """What the slices of all ranks do to a state, from the tables alone."""

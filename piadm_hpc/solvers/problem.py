@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..bases import Basis
-from ..chain import Chain, LinearPart, add_applied, add_lifted, expand
+from ..chain import Chain, LinearPart, add_lifted, affine, expand
 from ..noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
 
@@ -28,15 +28,14 @@ class Problem:
     stream: int = CHAIN
     step_offset: int = 0
 
-    def watch(self, points: Tensor, x: Tensor, score: Tensor) -> Tensor:
-        """Denoised estimates (x + sigma^2 s) / alpha of rows [rows, d] at grid points [rows].
+    def noise_level(self, j: int) -> tuple[float, float]:
+        """alpha and sigma^2 at point j, for the denoised estimate (x + sigma^2 s) / alpha.
 
-        The state itself where the chain does not know its noise levels.
+        (1, 0) where the chain does not know its levels: then the state itself is watched.
         """
         if self.chain.alpha is None or self.chain.sigma is None:
-            return x
-        variance = (self.chain.sigma[points] ** 2).to(x)[:, None]
-        return torch.addcmul(x, variance, score).div_(self.chain.alpha[points].to(x)[:, None])
+            return 1.0, 0.0
+        return float(self.chain.alpha[j]), float(self.chain.sigma[j]) ** 2
 
     @property
     def has_draws(self) -> bool:
@@ -52,13 +51,14 @@ class Problem:
                     "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
                 )
             xi = self.noise.at([j + self.step_offset], samples, self.chain.channels, self.stream)[0].to(like)
-            add_applied(total, expand(self.frame, self.chain.noise[j], like), self.frame.analyse(self.evaluator.project(xi)))
+            xi = self.frame.analyse(self.evaluator.project(xi))
+            affine(total, None, expand(self.frame, self.chain.noise[j], like), xi)
         if self.mean is not None:
             add_lifted(total, expand(self.frame, self.chain.shift[j], like), self.mean)
         return total
 
-    def increment(self, out: Tensor, j: int, z: Tensor, score: Tensor, linear: LinearPart | None) -> Tensor:
-        """out += (P - A) z + Q s in place, at step j, for coordinates z [samples, c, n] and of the score [samples, n]."""
+    def increment(self, out: Tensor, draws: Tensor | None, j: int, z: Tensor, score: Tensor, linear: LinearPart | None) -> Tensor:
+        """out = draws + (P - A) z + Q s at step j, for coordinates z [samples, c, n] and of the score [samples, n]."""
         block = self.chain.P[j] if linear is None else self.chain.P[j] - linear.A[j]
-        add_applied(out, expand(self.frame, block, z), z)
+        affine(out, draws, expand(self.frame, block, z), z)
         return add_lifted(out, expand(self.frame, self.chain.Q[j], z), score)

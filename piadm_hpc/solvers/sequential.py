@@ -15,8 +15,10 @@ def run_steps(problem: Problem, z: Tensor, start: int, stop: int, samples: Seque
     """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`."""
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):
-        draws = problem.draws(j, samples, z)
         x = problem.evaluator.project(problem.frame.synthesise(z[:, 0]))
-        score = problem.evaluator(x, times[j].expand(len(z)), samples)
-        z = problem.increment(draws, j, z, problem.frame.analyse(score), None)
+        t = times[j].expand(len(z))
+        score = problem.evaluator(x, t)
+        problem.evaluator.check(score, t, samples)
+        kick = problem.frame.analyse(score)
+        z = problem.increment(torch.empty_like(z), problem.draws(j, samples, z), j, z, kick, None)
     return z
