@@ -33,13 +33,14 @@ FIND_PYTHON = for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format benchmarks clean distclean
+.PHONY: help demo test lint format docs benchmarks clean distclean
 
 help:
 	@echo 'make demo        install into $(VENV), sample new climate fields on two MPI ranks, write figures and costs to demo/'
 	@echo 'make test        install what the tests need, then ruff, mypy and pytest'
 	@echo 'make lint        ruff and mypy alone'
 	@echo 'make format      rewrite the code in the project'"'"'s format'
+	@echo 'make docs        write docs/configuration.md and docs/cli.txt from the code'
 	@echo 'make benchmarks  the measurements of docs/benchmarks.md (an hour)'
 	@echo 'make clean       remove the demo, caches and build products'
 	@echo 'make distclean   remove the environments too'
@@ -63,6 +64,9 @@ lint: $(FOR_TESTS)
 format: $(FOR_TESTS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(FOR_TESTS)
+	$(BIN)/python docs/generate.py
 
 benchmarks: $(FOR_TESTS)
 	@for script in $$(grep -l __main__ benchmarks/*.py); do \

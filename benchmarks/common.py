@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 Cell = str | float | int
-TIMEOUT = 3600
+TIMEOUT = 900
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,12 @@ def launch(script: str, ranks: int | None, setting: dict[str, Any], mpiexec: str
     with tempfile.TemporaryDirectory() as folder:
         question = Path(folder) / "question.json"
         question.write_text(json.dumps(setting))
-        command = [python or sys.executable, str(Path(script).resolve()), "--worker", str(question)]
-        if ranks is not None:
-            command = [mpiexec or find_mpiexec(), "-n", str(ranks), *command]
+        command = [str(Path(script).resolve()), "--worker", str(question)]
+        if ranks is None:
+            command = [python or sys.executable, *command]
+        else:
+            # run by mpi4py, so that a rank that fails ends the others too
+            command = [mpiexec or find_mpiexec(), "-n", str(ranks), python or sys.executable, "-m", "mpi4py", *command]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         if done.returncode != 0:

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options))
     except ConfigError as error:
         return _fail(error, BAD_CONFIGURATION)
-    except (ValueError, LauncherError, ScoreError, StoreError) as error:
+    except (ValueError, LauncherError, ScoreError, StoreError, OSError) as error:
         return _fail(error, BAD_CONFIGURATION if isinstance(error, ValueError) else FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; finished shards are kept, the same command goes on from there", STOPPED)
@@ -143,6 +143,8 @@ def _config(options: argparse.Namespace) -> RunConfig:
         "compute.model_batch": options.model_batch,
     }
     changes += [(key, value) for key, value in named.items() if value is not None]
+    if options.config is None and "model" not in dict(changes):
+        raise ConfigError("give a configuration (`piadm init` prints one) or --model with the name or folder of a model")
     return read(RunConfig, options.config, changes)
 
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from .build import make_sampler
+from .build import make_sampler, require_points
 from .comm import launcher_size
 from .config import RunConfig
 from .models.card import load_model
+from .records import ConfigError
 from .run import threads, time_ranks
 from .sampler import Sampler
 
@@ -71,7 +72,8 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) ->
         raise ConfigError(f"--ranks {world}: a run takes at least one rank")
     on_time = time_ranks(config, world)
     if world % on_time:
-        raise ConfigError(f"--time-ranks {on_time} does not divide {world} ranks; possible are {divisors(world)}")
+        possible = [n for n in range(1, world + 1) if world % n == 0]
+        raise ConfigError(f"--time-ranks {on_time} does not divide {world} ranks; possible are {possible}")
     torch.set_num_threads(threads(config))
     model = load_model(config.model)
     sampler = make_sampler(config, model)

@@ -15,7 +15,7 @@ def set_up_logging(*, root: bool, file: Path | None = None) -> None:
     """Lines with a clock, from the root alone (other ranks speak up at warnings), also into the run's log.txt."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if root and file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(_LogFile(file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     for old in logger.handlers:
@@ -25,6 +25,13 @@ def set_up_logging(*, root: bool, file: Path | None = None) -> None:
     logger.propagate = False
 
 
+class _LogFile(logging.FileHandler):
+    """A log that may fall short on a full disk: the shard that cannot be written then ends the run, in words."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 class Progress:
     """Steps of work done out of a total; silent on ranks other than the root."""
 
@@ -32,7 +39,8 @@ class Progress:
         self.total, self.unit, self.interval, self.enabled = total, unit, interval, enabled
         self.done, self.began, self.spoke = 0, time.monotonic(), time.monotonic()
         self.bar = None
-        if enabled and sys.stdout.isatty():
+        # where the bar is drawn; Open MPI gives every rank a terminal for its standard output, even in a batch job
+        if enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, unit=unit, leave=False)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("piadm_hpc")
 STOP_FILE = "STOP"
+SUMMARY_FILE = "summary.json"
 PATIENCE = 2.0
 T = TypeVar("T")
 
@@ -201,7 +203,10 @@ def _make_missing(config: RunConfig, model: Model, sampler: Sampler, store: Stor
     if ranks.root:
         store.join()
     ranks.world.barrier()
-    return _summary(sampler, ranks, costs, time.perf_counter() - began, writing)
+    summary = _summary(sampler, ranks, costs, time.perf_counter() - began, writing)
+    if ranks.root and summary.num_samples:
+        (store.folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
+    return summary
 
 
 def _make(
@@ -220,7 +225,8 @@ def _make(
         for number, batch in enumerate(batches):
             hook = _block_hook(sampler, store, ranks, progress, f"batch {number + 1}/{len(batches)}")
             solution = sampler.draw(batch, comm=ranks.time, on_block=hook)
-            costs.append(solution)
+            # an ensemble of any size must fit: of what is stored, the costs alone stay in memory
+            costs.append(replace(solution, x=solution.x[:0], state=solution.state[:0]))
             start = time.perf_counter()
             if ranks.writer:
                 store.write(batch, model.decode(solution.x.cpu()), _per_sample(config, batch, solution), allow_nan=gaps)

@@ -25,6 +25,7 @@ from piadm_hpc.models.record import FORMAT, Card, ProcessCard, VariableCard
 from piadm_hpc.models.shells import MaskedEOF, shell_degrees
 from piadm_hpc.process import EDM, OU, VP, Flow, Process
 from piadm_hpc.reference import GaussianReference, from_fields
+from piadm_hpc.store.reference_file import read_arrays
 
 PROCESSES = [OU(), VP(), EDM(), Flow()]
 SMALL = NetworkConfig(width=8, multipliers=(1, 2), embedding=16, static_maps=0, dropout=0.0)
@@ -397,6 +398,23 @@ def test_changed_and_missing_files_are_named(tmp_path: Path):
         load_model(folder)
 
 
-def test_shipped_models_are_found_by_name():
-    for name in shipped_models():
-        assert (find_model(name) / "card.toml").is_file()
+def test_the_shipped_model_is_whole_and_better_than_gaussian():
+    assert "ccsm-temperature" in shipped_models()
+    model = load_model("ccsm-temperature")
+    assert model.event_shape == (64, 128) and model.mask is None and isinstance(model.process, OU)
+    scores = model.card["scores"]["test"]
+    ratio = dict(zip(scores["log_snr"], scores["ratio"], strict=True))
+    assert ratio[2.0] < 0.93 and ratio[4.0] < 0.9 and ratio[6.0] < 0.9 and max(ratio.values()) < 1.01
+    arrays, _ = read_arrays(find_model("ccsm-temperature") / "statistics.h5")
+    fields = arrays["held_out_examples"].values
+    states = model.encode({"TREFHT": fields[:, 0]})
+    assert np.allclose(model.decode(states)["TREFHT"], fields[:, 0], atol=1e-3)
+    assert 200 < fields.min() < 260 and 290 < fields.max() < 320 and float(states.std()) == pytest.approx(1, abs=0.3)
+    # one denoising step from a low noise level comes close to the field
+    t = torch.full((4,), 0.01, dtype=torch.float64)
+    noise = torch.randn(4, 64, 128, generator=torch.Generator().manual_seed(0))
+    noisy = states[:4] * float(model.process.alpha(t)[0]) + noise * float(model.process.sigma(t)[0])
+    denoised, linear = model.denoiser(noisy, t), model.reference.to("cpu", torch.float32).denoise(model.process, noisy, t)
+    errors = [float((estimate - states[:4]).square().mean()) for estimate in (denoised, linear, noisy)]
+    assert errors[0] < errors[1] < errors[2]
+    assert torch.allclose(model.score(noisy, t).double(), model.score(noisy.double(), t), rtol=1e-2, atol=0.05)

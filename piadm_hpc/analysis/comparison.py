@@ -15,7 +15,18 @@ from ..layout import Coordinate
 from ..models.card import CARD, STATISTICS, find_model
 from ..models.record import VariableCard, read_card
 from ..store.reference_file import read_arrays
-from .scores import Ensemble, Moments, Reference, area_weights, ensemble, moments, reference_of, scores, standard_errors
+from .scores import (
+    Ensemble,
+    Moments,
+    Reference,
+    area_weights,
+    counted,
+    ensemble,
+    moments,
+    reference_of,
+    scores,
+    standard_errors,
+)
 
 MAX_BYTES = 2**30
 """Most memory for the fields of one variable; of larger runs evenly spaced samples are scored."""
@@ -51,7 +62,9 @@ class Comparison:
         }
 
 
-def score_table(dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def score_table(
+    dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:
     """Scores of a run's samples by variable, as plain numbers for a model card or a JSON file.
 
     `model` is a shipped model's name or a folder. Real fields come from its statistics.h5, or from `against`, any file
@@ -150,7 +163,7 @@ def _shipped(statistics: Mapping[str, Coordinate], k: int, variable: VariableCar
     mean = statistics["train_mean"].values[k]
     area_means = _area_means(statistics, "train", k, mean, weights)
     std = statistics["train_std"].values[k] * _unbiased(len(area_means))
-    label = f"training data, {len(area_means)} fields"
+    label = f"training data, {counted(len(area_means), 'field')}"
     return Reference(label, mean, std, statistics["train_zonal_power"].values[k], area_means, weights)
 
 
@@ -168,7 +181,7 @@ def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference
     examples = statistics["held_out_examples"].values[:, k] if "held_out_examples" in statistics else np.empty(0)
     if count <= len(examples):
         chosen = np.linspace(0, len(examples) - 1, count).round().astype(int)
-        return f"{count} held-out fields", _single(moments(ensemble(examples[chosen], reference)), reference)
+        return counted(count, "held-out field"), _single(moments(ensemble(examples[chosen], reference)), reference)
     part = next((name for name in ("test", "validation") if f"{name}_mean" in statistics), None)
     if part is None:
         return "", {}
@@ -176,7 +189,7 @@ def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference
     mean, std, power = (statistics[f"{part}_{name}"].values[k] for name in ("mean", "std", "zonal_power"))
     found = Moments((mean - reference.mean)[None], (std * _unbiased(len(area_means)))[None], power[None],
                     area_means.mean(keepdims=True), area_means.std(keepdims=True) * _unbiased(len(area_means)))
-    return f"{len(area_means)} held-out fields", _single(found, reference)
+    return counted(len(area_means), "held-out field"), _single(found, reference)
 
 
 def _unbiased(count: int) -> float:
@@ -196,12 +209,13 @@ def _from_file(path: Path, dataset: xr.Dataset, variable: VariableCard) -> Refer
             fields = load_fields(chosen, variable)
     except (ValueError, OSError, KeyError) as error:
         raise ValueError(f"{path}: cannot be compared with the samples: {error}; give {variable.name} on their grid") from None
-    return reference_of(f"{path.name}, {len(fields)} fields", fields, _weights(dataset, variable))
+    return reference_of(f"{path.name}, {counted(len(fields), 'field')}", fields, _weights(dataset, variable))
 
 
 def _weights(dataset: xr.Dataset, variable: VariableCard) -> np.ndarray:
     """The weights stored with the samples where there are any, else cos(latitude)."""
     if "cell_weight" in dataset and dataset["cell_weight"].dims == (variable.dims[0],):
         stored = dataset["cell_weight"].values.astype(np.float64)
-        return stored / stored.sum()
+        share: np.ndarray = stored / stored.sum()
+        return share
     return area_weights(dataset[variable.dims[0]].values)

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .scores import Reference
+from .scores import Reference, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OWN, REAL, FAINT, MISSING = "#c0392b", "#1f1f1f", "#8a8a8a", "#d4d4d4"
-STYLE = {
+OWN, PALE, SECOND = "#c0392b", "#e2b4ad", "#2c5f8a"
+REAL, FAINT, MISSING = "#1f1f1f", "#8a8a8a", "#d4d4d4"
+MARGINS: dict[str, Any] = {"left": 0.05, "right": 0.945, "top": 0.92, "bottom": 0.06}
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
@@ -31,6 +33,7 @@ STYLE = {
 }
 
 
+
 class PlotError(ValueError):
     """matplotlib is not installed."""
 
@@ -40,7 +43,7 @@ class Picture:
     """What the figure of one variable shows, in physical units.
 
     `fields` [n, lat, lon] with sample numbers `names` [n]; `power` [n, k] per zonal wavenumber; `sweeps` and `residual`
-    [all samples, blocks]; `reference` of real fields where there is one.
+    [all samples, blocks]; `reference` of real fields where there is one. `rounds` is what sweeps are called.
     """
 
     title: str
@@ -56,6 +59,7 @@ class Picture:
     sweeps: np.ndarray
     residual: np.ndarray
     tol: float
+    rounds: str = "sweeps"
 
 
 def draw(picture: Picture, path: str | os.PathLike[str]) -> None:
@@ -66,14 +70,14 @@ def draw(picture: Picture, path: str | os.PathLike[str]) -> None:
     except ImportError:
         raise PlotError("no figure was drawn, for matplotlib is not installed: pip install 'piadm_hpc[plot]'") from None
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(14, 9.6))
-        grid = figure.add_gridspec(3, 12, height_ratios=(0.86, 1.08, 1.1), hspace=0.42, wspace=1.1,
-                                   left=0.05, right=0.955, top=0.915, bottom=0.065)
-        figure.suptitle(picture.title, x=0.05, ha="left", fontsize=13, fontweight="bold")
-        _members(figure, grid, picture)
-        _ensemble(figure, grid, picture)
-        _spectrum(figure.add_subplot(grid[2, :6]), picture)
-        _sweeps(figure.add_subplot(grid[2, 6:]), picture)
+        figure = Figure(figsize=(14, 10.2))
+        rows = figure.add_gridspec(3, 1, height_ratios=(0.92, 1.2, 0.98), hspace=0.36, **MARGINS)
+        figure.suptitle(picture.title, x=0.05, y=0.975, ha="left", fontsize=13, fontweight="bold")
+        _members(figure, rows[0].subgridspec(1, 4, wspace=0.07), picture)
+        _ensemble(figure, rows[1].subgridspec(1, 3, wspace=0.07), picture)
+        below = rows[2].subgridspec(1, 2, wspace=0.14)
+        _spectrum(figure.add_subplot(below[0]), picture)
+        _sweeps(figure.add_subplot(below[1]), picture)
         figure.savefig(path)
 
 
@@ -82,31 +86,34 @@ def _members(figure: Figure, grid: Any, picture: Picture) -> None:
     centre = picture.fields.mean(0) if picture.reference is None else picture.reference.mean
     shown = picture.fields[:4] - centre
     limit = _round_up(np.nanpercentile(np.abs(shown), 99.5))
-    whose = "ensemble" if picture.reference is None else "data"
-    axes = [figure.add_subplot(grid[0, 3 * k : 3 * k + 3]) for k in range(4)]
+    whose = f"mean of {_samples(picture.fields)}" if picture.reference is None else f"mean of {picture.reference.label}"
+    axes = [figure.add_subplot(grid[0, k]) for k in range(4)]
     for k, axis in enumerate(axes):
         if k >= len(shown):
             axis.set_visible(False)
             continue
         image = _map(axis, picture, shown[k], cmap="RdBu_r", vmin=-limit, vmax=limit, edge=k == 0)
-        axis.set_title(f"sample {picture.names[k]}" + (f": {picture.name}, anomaly from the {whose} mean" if len(shown) == 1 else ""))
-    _colour_bar(figure, image, axes[: len(shown)], f"{picture.name} minus {whose} mean [{picture.units}]", extend="both")
+        axis.set_title(f"sample {picture.names[k]}")
+    _colour_bar(figure, image, axes[: len(shown)], f"{picture.name} minus {whose} [{picture.units}]", extend="both")
 
 
 def _ensemble(figure: Figure, grid: Any, picture: Picture) -> None:
     """Ensemble mean, ensemble spread, and beside it the spread of the real fields on the same scale."""
     count = len(picture.fields)
     mean = picture.fields.mean(0, dtype=np.float64)
-    axis = figure.add_subplot(grid[1, :4])
+    axis = figure.add_subplot(grid[0, 0])
     image = _map(axis, picture, mean, edge=True, **_scale_of_mean(mean))
-    axis.set_title(f"mean of {count} samples")
+    axis.set_title(f"mean of {_samples(picture.fields)}")
     _colour_bar(figure, image, [axis], f"[{picture.units}]")
-    spread = picture.fields.std(0, ddof=min(1, count - 1), dtype=np.float64)
-    maps = [(f"standard deviation of {count} samples", spread)]
+    maps = []
+    if count > 1:
+        maps.append((f"standard deviation of {_samples(picture.fields)}", picture.fields.std(0, ddof=1, dtype=np.float64)))
     if picture.reference is not None:
         maps.append((f"standard deviation of {picture.reference.label}", picture.reference.std))
+    if not maps:
+        return
     top = _round_up(max(np.nanpercentile(values, 99.5) for _, values in maps))
-    axes = [figure.add_subplot(grid[1, 4 * k + 4 : 4 * k + 8]) for k in range(len(maps))]
+    axes = [figure.add_subplot(grid[0, k + 1]) for k in range(len(maps))]
     for axis, (title, values) in zip(axes, maps, strict=True):
         image = _map(axis, picture, values, cmap="YlOrRd", vmin=0, vmax=top, edge=False)
         axis.set_title(title)
@@ -126,7 +133,7 @@ def _map(axis: Axes, picture: Picture, values: np.ndarray, *, edge: bool, **scal
     """One field over longitude and latitude; missing points are grey, row labels only at the `edge`."""
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-    image = axis.pcolormesh(picture.columns, picture.rows, np.ma.masked_invalid(values), shading="nearest", rasterized=True, **scale)
+    image = axis.pcolormesh(picture.columns, picture.rows, np.ma.masked_invalid(values), shading="nearest", **scale)
     axis.set_facecolor(MISSING)
     axis.spines[["top", "right"]].set_visible(True)
     axis.tick_params(length=2.5, labelsize=8, labelleft=edge)
@@ -144,8 +151,8 @@ def _degrees(value: float, positive: str, negative: str) -> str:
 
 
 def _colour_bar(figure: Figure, image: Any, axes: list[Axes], label: str, extend: str = "neither") -> None:
-    bar = figure.colorbar(image, ax=axes, orientation="horizontal", extend=extend, fraction=0.055, pad=0.13,
-                          aspect=34 * len(axes), shrink=1.0 if len(axes) == 1 else 0.6)
+    bar = figure.colorbar(image, ax=axes, orientation="horizontal", extend=extend, extendfrac=0.012, fraction=0.045,
+                          pad=0.115, aspect=60, shrink=0.9 if len(axes) == 1 else 0.5)
     bar.set_label(label, fontsize=8.5)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=8, length=2.5)
@@ -159,14 +166,16 @@ def _spectrum(axis: Axes, picture: Picture) -> None:
     if picture.power is None or picture.reference is None:
         axis.text(0.5, 0.5, "no statistics of the data to compare with", ha="center", color=FAINT, transform=axis.transAxes)
         return
-    k = np.arange(1, picture.power.shape[1])
-    own = picture.power[:, 1:]
+    # the last wavenumber of an even number of points has one coefficient instead of two
+    k = np.arange(1, (len(picture.columns) + 1) // 2)
+    own, real = picture.power[:, k], picture.reference.power[k]
     if len(own) > 1:
-        axis.fill_between(k, *np.percentile(own, (10, 90), axis=0), color=OWN, alpha=0.16, linewidth=0, label="10 to 90 % of samples")
-    axis.plot(k, picture.reference.power[1:], color=REAL, linewidth=1.6, label=picture.reference.label)
-    axis.plot(k, own.mean(0), color=OWN, linewidth=1.8, label=f"{len(own)} samples")
+        low, high = np.percentile(own, (10, 90), axis=0)
+        axis.fill_between(k, low, high, color=OWN, alpha=0.16, linewidth=0, label="10 to 90 % of samples")
+    axis.plot(k, real, color=REAL, linewidth=1.6, label=picture.reference.label)
+    axis.plot(k, own.mean(0), color=OWN, linewidth=1.8, label=_samples(own))
     axis.set(xscale="log", yscale="log", xlim=(1, k[-1]))
-    floor = min(picture.reference.power[1:].min(), own.mean(0).min())
+    floor = min(real.min(), own.mean(0).min())
     # a truncated model's data have next to no power in the last wavenumbers, which would flatten everything else
     axis.set_ylim(bottom=max(floor, 1e-6 * own.mean(0).max()) / 2)
     axis.xaxis.set_major_formatter("{x:g}")
@@ -177,38 +186,46 @@ def _spectrum(axis: Axes, picture: Picture) -> None:
 
 def _sweeps(axis: Axes, picture: Picture) -> None:
     """Sweeps per block as bars with the range over samples; of a single block, how many samples took how many."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
     right = axis.twinx()
     right.spines["right"].set_visible(True)
-    right.set(yscale="log")
-    right.set_ylabel("largest change in the last sweep", color="#2c5f8a")
-    right.tick_params(axis="y", labelcolor="#2c5f8a", length=2.5)
-    (_one_block if picture.sweeps.shape[1] == 1 else _blocks)(axis, right, picture)
-    right.axhline(picture.tol, color="#2c5f8a", linewidth=0.9, linestyle=(0, (4, 3)))
-    right.annotate("tolerance", (0.01, picture.tol), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color="#2c5f8a",
+    right.set_ylabel("change in the last sweep", color=SECOND)
+    right.tick_params(axis="y", labelcolor=SECOND, length=2.5)
+    # nothing moves in a chain made step by step, and a logarithmic axis has no place for it
+    residual = np.where(np.isfinite(picture.residual) & (picture.residual > 0), picture.residual, np.nan)
+    there = np.append(residual[np.isfinite(residual)], picture.tol)
+    right.set(yscale="log", ylim=(there.min() / 6, there.max() * 8))
+    right.yaxis.set_minor_formatter(NullFormatter())
+    (_one_block if picture.sweeps.shape[1] == 1 else _blocks)(axis, right, picture.sweeps, residual, picture.rounds)
+    right.axhline(picture.tol, color=SECOND, linewidth=0.9, linestyle=(0, (4, 3)))
+    right.annotate("tolerance", (0.01, picture.tol), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=SECOND,
                    xytext=(0, 2), textcoords="offset points")
-    low = np.min(picture.residual[picture.residual > 0], initial=picture.tol)
-    right.set_ylim(max(low, 1e-12) / 4, max(picture.residual.max(initial=0), picture.tol) * 6)
-    axis.yaxis.get_major_locator().set_params(integer=True)
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_locator(MaxNLocator(integer=True))
 
 
-def _blocks(axis: Axes, right: Axes, picture: Picture) -> None:
-    blocks = np.arange(1, picture.sweeps.shape[1] + 1)
-    middle = np.median(picture.sweeps, axis=0)
-    reach = np.abs(np.stack([picture.sweeps.min(0), picture.sweeps.max(0)]) - middle)
-    axis.bar(blocks, middle, width=0.7, color="#e2b4ad", yerr=reach, error_kw={"ecolor": OWN, "elinewidth": 1, "capsize": 2})
-    axis.set(title="sweeps per block: median and range over samples", xlabel="block, from noise to data", ylabel="sweeps")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_ylim(0, 1.25 * picture.sweeps.max(initial=1))
-    right.plot(blocks, picture.residual.max(0), "o", color="#2c5f8a", markersize=4)
+def _blocks(axis: Axes, right: Axes, sweeps: np.ndarray, residual: np.ndarray, word: str) -> None:
+    blocks = np.arange(1, sweeps.shape[1] + 1)
+    middle = np.median(sweeps, axis=0)
+    reach = np.abs(np.stack([sweeps.min(0), sweeps.max(0)]) - middle)
+    axis.bar(blocks, middle, width=0.7, color=PALE, yerr=reach, error_kw={"ecolor": OWN, "elinewidth": 1, "capsize": 2})
+    axis.set(title=f"{word} per block: median and range over samples", xlabel="block, from noise to data", ylabel=word)
+    axis.set_ylim(0, 1.25 * sweeps.max(initial=1))
+    right.plot(blocks, np.fmax.reduce(residual), "o", color=SECOND, markersize=4)
 
 
-def _one_block(axis: Axes, right: Axes, picture: Picture) -> None:
-    values, counts = np.unique(picture.sweeps[:, 0], return_counts=True)
-    axis.bar(values, counts, width=0.6, color="#e2b4ad", edgecolor=OWN, linewidth=0.6)
-    axis.set(title="sweeps until the change met the tolerance (one block)", xlabel="sweeps", ylabel="samples")
-    axis.set(xticks=np.arange(max(0, values.min() - 2), values.max() + 3), ylim=(0, 1.25 * counts.max()))
-    spread = 0.2 * (np.arange(len(picture.sweeps)) % 7 - 3) / 3
-    right.plot(picture.sweeps[:, 0] + spread, picture.residual[:, 0], "o", color="#2c5f8a", markersize=3.5, alpha=0.8)
+def _one_block(axis: Axes, right: Axes, sweeps: np.ndarray, residual: np.ndarray, word: str) -> None:
+    values, counts = np.unique(sweeps[:, 0], return_counts=True)
+    axis.bar(values, counts, width=0.5, color=PALE, edgecolor=OWN, linewidth=0.6)
+    axis.set(title=f"{word} needed in the one block, and how far the last one still moved", xlabel=word, ylabel="samples")
+    axis.set(xlim=(0, max(values.max() + 1.5, 6)), ylim=(0, 1.25 * counts.max()))
+    spread = 0.17 * (np.arange(len(sweeps)) % 7 - 3) / 3
+    right.plot(sweeps[:, 0] + spread, residual[:, 0], "o", color=SECOND, markersize=3.5, alpha=0.8)
+
+
+def _samples(fields: np.ndarray) -> str:
+    return counted(len(fields), "sample")
 
 
 def _squared(units: str) -> str:

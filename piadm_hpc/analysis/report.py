@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import xarray as xr
 
 from ..build import make_sampler
@@ -22,6 +23,7 @@ from ..store.settings import RUN_FILE
 from .comparison import Comparison, as_record, compare, has_statistics, load_fields
 from .figures import Picture, PlotError, draw
 from .rivals import Rivals, measure, sequential_rounds
+from .scores import counted
 from .tables import cost_lines, score_lines
 
 FIGURE, RECORD, SUMMARY = "report.png", "report.json", "summary.json"
@@ -38,9 +40,10 @@ def report(folder: str | os.PathLike[str], *, rivals: int = 0, against: str | os
     with open_run(folder) as dataset:
         config = stored_config(folder, dataset)
         path = run_model(folder, config)
-        model = load_model(path)
+        device = _device(config)
+        model = load_model(path, device=device)
         _same_model(dataset, model, path)
-        sampler = make_sampler(config, model)
+        sampler = make_sampler(config, model, device)
         compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
         measured = _rivals(dataset, config, model, sampler, rivals) if rivals > 0 else None
         summary = _summary(folder)
@@ -62,13 +65,22 @@ def stored_config(folder: Path, dataset: xr.Dataset) -> RunConfig:
 
 
 def run_model(folder: Path, config: RunConfig) -> Path:
-    """The model's folder; relative ones are looked for from here, then from beside the run."""
-    beside = [parent / config.model for parent in list(folder.resolve().parents)[:3]]
-    found = next((path for path in [Path(config.model), *beside] if path.is_dir()), None)
+    """The folder of the run's model, as the run would find it, else looked for beside the run and above."""
     try:
-        return found or find_model(config.model)
+        return find_model(config.model)
     except ValueError as error:
-        raise ValueError(f"{folder}: its model cannot be found: {error}; call `piadm report` from where the run was made") from None
+        for parent in list(folder.resolve().parents)[:3]:
+            if (parent / config.model).is_dir():
+                return parent / config.model
+        advice = "call `piadm report` from the folder in which the run was started"
+        raise ValueError(f"{folder}: its model cannot be found: {error}; {advice}") from None
+
+
+def _device(config: RunConfig) -> str:
+    """Where the rivals run: as configured if it is here."""
+    if config.compute.device in ("auto", "cpu") or not torch.cuda.is_available():
+        return "cuda" if config.compute.device == "auto" and torch.cuda.is_available() else "cpu"
+    return config.compute.device
 
 
 def _same_model(dataset: xr.Dataset, model: Model, path: Path) -> None:
@@ -100,16 +112,21 @@ def _rivals(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampl
 
 
 def _record(
-    dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison], measured: Rivals | None, summary: dict[str, Any] | None
+    dataset: xr.Dataset,
+    config: RunConfig,
+    model: Model,
+    compared: list[Comparison],
+    measured: Rivals | None,
+    summary: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The report as plain values."""
     record: dict[str, Any] = {
         "model": model.name,
         "model_sha256": model.sha256,
         "num_samples": int(dataset.sizes[str(dataset.attrs["sample_dim"])]),
-        "not_converged": int((dataset["converged"] == 0).sum()),
-        "rounds": float(dataset["rounds"].median()),
-        "model_calls": float(dataset["model_calls"].median()),
+        "not_converged": int((dataset["converged"].values == 0).sum()),
+        "rounds": float(np.median(dataset["rounds"].values)),
+        "model_calls": float(np.median(dataset["model_calls"].values)),
         "config": config.model_dump(mode="json", exclude_none=True),
         "scores": {c.variable.name: as_record(c) for c in compared},
         "spectra": {c.variable.name: _spectra(c) for c in compared},
@@ -142,14 +159,16 @@ def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model,
     return [*written, f"numbers: {folder / RECORD}"]
 
 
-def _picture(dataset: xr.Dataset, config: RunConfig, model: Model, variable: VariableCard, compared: Comparison | None) -> Picture:
+def _picture(
+    dataset: xr.Dataset, config: RunConfig, model: Model, variable: VariableCard, compared: Comparison | None
+) -> Picture:
     fields = load_fields(dataset, variable) if compared is None else compared.fields
     rows, columns = (dataset[dim].values for dim in variable.dims)
     dim = str(dataset.attrs["sample_dim"])
     names = dataset[dim].values
     spread = np.linspace(0, len(names) - 1, len(fields)).round().astype(int)
     return Picture(
-        title=f"{len(names)} samples of {model.name}: {variable.long_name or variable.name} [{variable.units}]",
+        title=f"{counted(len(names), 'sample')} of {model.name}: {variable.long_name or variable.name} [{variable.units}]",
         name=variable.name,
         units=variable.units,
         rows=rows,
@@ -162,4 +181,5 @@ def _picture(dataset: xr.Dataset, config: RunConfig, model: Model, variable: Var
         sweeps=(dataset["sweeps"] + dataset["sequential_steps"]).values,
         residual=dataset["residual"].values,
         tol=config.solver.tol,
+        rounds="sweeps" if (dataset["sweeps"].values > 0).any() else "steps",
     )

@@ -41,10 +41,11 @@ class Rivals:
 
     `own_error` and `step_by_step` belong to the run's chain, `path_error` is its distance from the same chain step by
     step. `ladder` is DPM-Solver++(2M) with more and more steps, `converged_error` that of the solution it is held
-    against. `deterministic`: whether `own_error` is measured against that solution too.
+    against. `deterministic`: whether `own_error` is measured against that solution too. `where` the rivals ran.
     """
 
     samples: tuple[int, ...]
+    where: str
     deterministic: bool
     own_error: float
     path_error: float
@@ -77,6 +78,7 @@ def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[i
             break
     return Rivals(
         samples=tuple(samples),
+        where=f"one process, {sampler.device}, {torch.get_num_threads()} threads",
         deterministic=deterministic,
         own_error=own_error,
         path_error=path_error,
@@ -102,7 +104,7 @@ class _Distance:
         self.share = float(mask.mean())
 
     def __call__(self, a: Tensor, b: Tensor) -> float:
-        difference = a.detach().cpu().to(torch.float64) - b.detach().cpu().to(torch.float64)
+        difference = a.to(torch.float64) - b.to(torch.float64)
         return float(torch.sqrt(difference.square().mean() / self.share))
 
 
@@ -116,5 +118,7 @@ def _dpm(sampler: Sampler, process: Process, steps: int, samples: Sequence[int])
 def _solve(sampler: Sampler, samples: Sequence[int]) -> tuple[Tensor, Cost]:
     began = time.perf_counter()
     solution = sampler.draw(samples)
+    # fetching the result also waits for a device that works asynchronously
+    x = solution.x.cpu()
     seconds = (time.perf_counter() - began) / len(samples)
-    return solution.x, Cost(int(solution.rounds.max()), int(solution.calls.max()), None, seconds)
+    return x, Cost(int(solution.rounds.max()), int(solution.calls.max()), None, seconds)

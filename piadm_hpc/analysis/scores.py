@@ -64,15 +64,16 @@ class Moments:
 
 def area_weights(lat: np.ndarray) -> np.ndarray:
     """Share of the area in each row, summing to one: cos(latitude) for degrees, equal for anything else."""
-    share = np.cos(np.deg2rad(lat)).clip(min=0) if np.abs(lat).max() <= 90 else np.ones(len(lat))
-    return share / share.sum()
+    area = np.cos(np.deg2rad(lat)).clip(min=0) if np.abs(lat).max() <= 90 else np.ones(len(lat))
+    share: np.ndarray = area / area.sum()
+    return share
 
 
 def area_mean(fields: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean over the points that are there: [..., lat, lon] -> [...]; NaN where there are none."""
     area = np.where(np.isfinite(fields), weights[:, None], 0)
     total = area.sum((-2, -1))
-    return np.divide((np.nan_to_num(fields) * area).sum((-2, -1)), total, out=np.full_like(total, np.nan), where=total > 0)
+    return _ratio((np.nan_to_num(fields) * area).sum((-2, -1)), total)
 
 
 def pattern_correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -81,14 +82,13 @@ def pattern_correlation(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np
     a = a - area_mean(a, weights)[..., None, None]
     b = b - area_mean(b, weights)[..., None, None]
     scale = np.sqrt(area_mean(a**2, weights) * area_mean(b**2, weights))
-    return np.divide(area_mean(a * b, weights), scale, out=np.full_like(scale, np.nan), where=scale > 0)
+    return _ratio(area_mean(a * b, weights), scale)
 
 
 def amplitude_ratio(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Root of the area mean of a^2 over that of b^2, for fields [..., lat, lon] over their common points."""
     a, b = _common(a, b)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.sqrt(area_mean(a**2, weights) / area_mean(b**2, weights))
+    return np.asarray(np.sqrt(_ratio(area_mean(a**2, weights), area_mean(b**2, weights))))
 
 
 def band_ratios(power: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
@@ -165,10 +165,20 @@ def standard_errors(fields: Ensemble, reference: Reference, *, resamples: int = 
     return {name: float(np.std(values[np.isfinite(values)])) for name, values in drawn.items() if np.isfinite(values).sum() > 1}
 
 
+def counted(number: int, thing: str) -> str:
+    """`3 fields`, `1 field`."""
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
 def _common(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both with NaN wherever one of them is missing."""
     both = np.isfinite(a) & np.isfinite(b)
     return np.where(both, a, np.nan), np.where(both, b, np.nan)
+
+
+def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, NaN where b is not positive."""
+    return np.asarray(np.divide(a, b, out=np.full_like(b, np.nan), where=b > 0))
 
 
 def _valid(fields: np.ndarray) -> np.ndarray:

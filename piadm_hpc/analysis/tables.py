@@ -11,7 +11,9 @@ import xarray as xr
 from ..config import RunConfig
 from .comparison import Comparison
 from .rivals import Cost, Rivals
+from .scores import counted
 
+COSTS = ("one sample", "rounds", "calls", "error", "seconds")
 DESCRIPTIONS = {
     "global_mean": "area mean [{units}]",
     "global_mean_spread": "its standard deviation [{units}]",
@@ -29,7 +31,7 @@ def cost_lines(
 ) -> list[str]:
     """What was run, the table of costs, what its columns mean, and where the time went."""
     lines = [_headline(dataset, config, model), ""]
-    lines += table(["one sample", "rounds", "calls", "error", "seconds"], _cost_rows(dataset, config, step_by_step, rivals, summary))
+    lines += table(COSTS, _cost_rows(dataset, config, step_by_step, rivals, summary))
     if rivals is not None:
         lines += _meaning(rivals, config)
     lines += _where_time_went(summary)
@@ -47,16 +49,20 @@ def score_lines(compared: Sequence[Comparison]) -> list[str]:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lines of aligned columns under a rule, the first column to the left."""
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]) for row in [head, *rows]]
+    lines = []
+    for row in [head, *rows]:
+        others = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *others]))
     return [lines[0], "-" * len(lines[0]), *lines[1:]]
 
 
 def _headline(dataset: xr.Dataset, config: RunConfig, model: str) -> str:
     count, blocks = dataset.sizes[str(dataset.attrs["sample_dim"])], dataset.sizes["block"]
-    left = int((dataset["converged"] == 0).sum())
+    left = int((dataset["converged"].values == 0).sum())
+    ended = f"{left} did not converge by themselves" if left else "all converged"
     return (
-        f"{count} samples of {model}, seed {config.seed}: {config.chain.integrator} chain in {blocks} block{'s' * (blocks > 1)}, "
-        f"tol {config.solver.tol:g}" + (f"; {left} did not converge by themselves" if left else "; all converged")
+        f"{counted(count, 'sample')} of {model}, seed {config.seed}: {config.chain.integrator} chain "
+        f"in {counted(blocks, 'block')}, tol {config.solver.tol:g}; {ended}"
     )
 
 
@@ -64,7 +70,8 @@ def _cost_rows(
     dataset: xr.Dataset, config: RunConfig, step_by_step: int, rivals: Rivals | None, summary: dict[str, Any] | None
 ) -> list[list[str]]:
     seconds = None if summary is None else summary["seconds"] / summary["num_samples"]
-    own = Cost(int(dataset["rounds"].median()), int(dataset["model_calls"].median()), rivals and rivals.own_error, seconds)
+    error = None if rivals is None else rivals.own_error
+    own = Cost(int(np.median(dataset["rounds"].values)), int(np.median(dataset["model_calls"].values)), error, seconds)
     where = "" if summary is None else f" ({summary['ranks']})"
     rows = [_row(f"this run{where}", own)]
     if rivals is None:
@@ -92,15 +99,15 @@ def _dpm_row(rivals: Rivals, error: float, what: str) -> list[str]:
 
 def _meaning(rivals: Rivals, config: RunConfig) -> list[str]:
     """What the error column compares."""
-    count = f"{len(rivals.samples)} sample{'s' * (len(rivals.samples) > 1)}"
-    lines = [f"error: RMS over pixels, in standard deviations of the data, of {count}; seconds per sample, rivals in one process here"]
-    converged = f"its converged solution from the same prior draw (itself within {rivals.converged_error:.1g})"
+    count = counted(len(rivals.samples), "sample")
+    lines = [f"errors are RMS over pixels in standard deviations of the data, of {count}; rivals ran in {rivals.where};"]
+    converged = f"converged solution from the same prior draw (itself within {rivals.converged_error:.1g})"
     if rivals.deterministic:
-        lines.append(f"error of every row: distance from the probability flow, DPM-Solver++(2M)'s {converged[4:]};")
-        lines.append(f"the run is within {rivals.path_error:.2g} of its own chain step by step, the rest is the chain's discretisation")
+        lines.append(f"the chain is deterministic: every error is the distance to DPM-Solver++(2M)'s {converged};")
+        lines.append(f"this run is within {rivals.path_error:.2g} of its chain step by step, the rest is that chain's own")
     else:
-        lines.append("the chain is stochastic: its error is the distance to the same chain, same noise, made step by step;")
-        lines.append(f"DPM-Solver++(2M) solves the ODE instead: its error is the distance to {converged}")
+        lines.append("the chain is stochastic: its error is the distance to the same chain, same noise, step by step;")
+        lines.append(f"DPM-Solver++(2M) solves the ODE instead: its error is the distance to its own {converged}")
     if rivals.reaching(min(config.solver.tol, rivals.own_error)) is None:
         lines.append("> marks an error that was not reached with the largest number of steps tried")
     return lines
@@ -119,7 +126,7 @@ def _where_time_went(summary: dict[str, Any] | None) -> list[str]:
 def _scores(comparison: Comparison) -> list[str]:
     units = comparison.variable.units
     count = len(comparison.fields)
-    kept = f"{count} of {comparison.available} samples" if count < comparison.available else f"{count} samples"
+    kept = f"{count} of {comparison.available} samples" if count < comparison.available else counted(count, "sample")
     head = [comparison.variable.name, kept, "", comparison.reference.label]
     rows = [
         [DESCRIPTIONS[name].format(units=units), _number(row.get("samples")), _error(row.get("standard_error")),
@@ -128,7 +135,7 @@ def _scores(comparison: Comparison) -> list[str]:
     ]
     head.append(comparison.real_label or "-")
     lines = table(head, rows)
-    notes = ["+-: bootstrap standard error; ratios are to the reference, 1 is perfect; power is of anomalies from the reference mean"]
+    notes = ["+- bootstrap standard error; ratios are to the reference, 1 is perfect; power of anomalies from its mean"]
     if np.isnan(comparison.reference.mean).any():
         notes.append("points without data are left out of means and patterns and count as no anomaly in spectra")
     return lines + notes

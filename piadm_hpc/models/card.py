@@ -81,6 +81,8 @@ def save_model(folder: Path, card: Card, reference: GaussianReference, normalisa
     if network is not None:
         weights = {k: p.detach().cpu().to(torch.float32).contiguous() for k, p in network.named_parameters()}
         save_file(weights, partial / WEIGHTS)
+    for path in partial.iterdir():
+        path.chmod(0o644)  # safetensors writes files that only their owner may read
     sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
     write_card(partial / CARD, card.model_copy(update={"sha256": sums}))
     shutil.rmtree(folder, ignore_errors=True)

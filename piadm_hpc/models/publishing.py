@@ -46,6 +46,7 @@ def publish(folder: Path, config: TrainConfig, data: GriddedData, denoiser: Gaus
 
 
 def package_version() -> str:
+    """The version that wrote a card, or "unknown" when run from a tree that is not installed."""
     try:
         return version("piadm_hpc")
     except PackageNotFoundError:

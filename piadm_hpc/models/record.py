@@ -105,6 +105,7 @@ class Card(_Record):
 
 
 def write_card(path: Path, card: Card) -> None:
+    """The card as a TOML file; fields without a value are left out."""
     path.write_text(tomli_w.dumps(card.model_dump(mode="json", exclude_none=True)))
 
 

@@ -27,6 +27,12 @@ from .publishing import publish
 
 Report = Callable[[str], None]
 
+
+def say(line: str) -> None:
+    """Print at once, also into a log file."""
+    print(line, flush=True)
+
+
 # a resumed run may be longer or more patient than the one it continues
 FREE_TO_CHANGE = ("steps", "patience", "max_minutes")
 
@@ -42,7 +48,7 @@ class NoiseLevels:
         self.cumulative = torch.cumsum(density, 0)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """[count] float64, one from each of `count` equally likely strata, which halves the loss's noise."""
+        """[count] float64, one from each of `count` equally likely strata, so that every batch covers all levels."""
         strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
         index = torch.searchsorted(self.cumulative, strata.to(torch.float64) * self.cumulative[-1])
         return self.knots[index.clamp(max=len(self.knots) - 1)]
@@ -65,7 +71,7 @@ class Objective:
         return (errors / self.denoiser.wiener_error(t).to(errors.dtype)).mean()
 
 
-def train(config: TrainConfig, *, root: Path = Path(), report: Report = print) -> Path:
+def train(config: TrainConfig, *, root: Path = Path(), report: Report = say) -> Path:
     """Read, fit, train and write the model folder `config.output`; data files are looked for from `root`.
 
     A run that was interrupted continues from the checkpoints beside its output. ValueError for data or settings that
@@ -97,7 +103,7 @@ def make_network(config: NetworkConfig, data: GriddedData, wrap: bool, seed: int
 
 
 def fit_network(denoiser: GaussianDenoiser, data: GriddedData, config: TrainConfig, checkpoints: Path,
-                report: Report = print) -> TrainingState:
+                report: Report = say) -> TrainingState:
     """Train the denoiser's network in place, leaving the best averaged weights in it. ValueError if the loss is not finite."""
     network = denoiser.network
     if network is None:
@@ -114,7 +120,8 @@ def fit_network(denoiser: GaussianDenoiser, data: GriddedData, config: TrainConf
         while state.step < options.steps and not _finished(state, options):
             loss = _step(state, objective, data.train, config)
             state.minutes = clock.tick(state.step, options.steps, loss)
-            if state.step % options.validate_every == 0 or state.step == options.steps:
+            last = state.step == options.steps or state.minutes > options.max_minutes
+            if last or state.step % options.validate_every == 0:
                 _validate(state, denoiser, data, config, report)
                 save_checkpoint(checkpoints, state, identity)
     put(network, state.best)

@@ -193,7 +193,8 @@ class _Sweeps:
             return affine(out, self.b[local], expand(self.problem.frame, linear.A[self.points[local]], z), z)
 
         total = self.b[0]
-        for local in range(1, len(self.points)):
+        # the scan is exclusive: nobody asks what the last rank's slice adds
+        for local in range(1, len(self.points) if self.comm.rank + 1 < self.comm.size else 0):
             total = step(torch.empty_like(total), local, total)
         self.z[0] = self.comm.exscan(self.first, total, maps)
         for local in range(1, len(self.points)):

@@ -1,0 +1,147 @@
+"""Peak memory per rank of a `piadm sample` run against the figure `piadm plan` gives before it.
+
+Models are made on the fly: synthetic fields, a Gaussian reference, no network, so that states dominate.
+
+    python benchmarks/memory.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from common import Report, answer, at_most, launch, parser, question
+
+from piadm_hpc.cli import main as piadm
+from piadm_hpc.comm import launched, launcher_rank, world
+
+AIM = 0.20
+MEGABYTE = 1e6
+COLUMNS = ("reference", "grid", "steps", "batch", "ranks", "planned MB", "measured MB", "planned / measured")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run: size of the model, of the grid in time and of the batch, and the number of time ranks."""
+
+    basis: str
+    nlat: int
+    nlon: int
+    steps: int
+    batch: int
+    ranks: int
+
+
+CASES = (
+    Case("isotropic", 256, 512, 64, 4, 1),
+    Case("isotropic", 256, 512, 64, 4, 2),
+    Case("eof", 256, 512, 64, 4, 1),
+    Case("eof", 256, 512, 64, 4, 2),
+    Case("isotropic", 512, 1024, 48, 4, 1),
+    Case("eof", 512, 1024, 48, 4, 2),
+)
+TINY = (Case("isotropic", 16, 32, 8, 2, 1), Case("eof", 16, 32, 8, 2, 2))
+
+
+def write_fields(path: Path, nlat: int, nlon: int, count: int = 24) -> None:
+    """Smooth random fields: a few waves of random amplitude and a little noise."""
+    generator = np.random.default_rng(0)
+    lat, lon = np.linspace(-89, 89, nlat), np.arange(nlon) * 360 / nlon
+    waves = [np.outer(np.cos(np.deg2rad(k * lat)), np.cos(np.deg2rad(m * lon))) for k in range(4) for m in range(4)]
+    fields = np.tensordot(generator.standard_normal((count, len(waves))), np.stack(waves), 1)
+    fields += 0.3 * generator.standard_normal(fields.shape)
+    array = xr.DataArray(fields.astype(np.float32), dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}, name="T")
+    array.attrs = {"units": "K", "long_name": "synthetic temperature"}
+    array.to_dataset().to_netcdf(path)
+
+
+def make_model(folder: Path, case: Case) -> Path:
+    """A model folder of a Gaussian reference alone."""
+    model = folder / f"{case.basis}-{case.nlat}"
+    if model.exists():
+        return model
+    fields = folder / f"fields-{case.nlat}.nc"
+    if not fields.exists():
+        launch(__file__, None, {"fields": str(fields), "nlat": case.nlat, "nlon": case.nlon})
+    rank = "rank = 8\n" if case.basis == "eof" else ""
+    settings = folder / "train.toml"
+    settings.write_text(
+        f'name = "{model.name}"\noutput = "{model}"\nnetwork = "none"\n\n[data]\nfiles = ["{fields}"]\nvariables = ["T"]\n'
+        f'\n[reference]\nbasis = "{case.basis}"\n{rank}'
+    )
+    launch(__file__, None, {"command": ["train", str(settings)]})
+    return model
+
+
+def work(path: str) -> None:
+    """Run a piadm command on every rank; rank 0 answers with everybody's peak memory in bytes."""
+    setting = question(path)
+    if "plan" in setting:
+        answer(path, plan(setting))
+        return
+    if "fields" in setting:
+        write_fields(Path(setting["fields"]), setting["nlat"], setting["nlon"])
+        answer(path, None)
+        return
+    code = piadm(setting["command"])
+    if code != 0:
+        raise RuntimeError(f"piadm {' '.join(setting['command'])} ended with {code}")
+    peaks = world().allgather(peak()) if launched() else [peak()]
+    if launcher_rank() == 0:
+        answer(path, peaks)
+
+
+def plan(setting: dict[str, Any]) -> int:
+    """Bytes per rank as `piadm plan` prints them."""
+    from piadm_hpc import plan
+    from piadm_hpc.config import RunConfig
+
+    return plan(RunConfig(**setting["plan"]), ranks=setting["ranks"]).memory_per_rank
+
+
+def peak() -> int:
+    """Most memory this program has ever held, in bytes. getrusage would count what its parent held before starting it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def row(folder: Path, case: Case) -> list[Any]:
+    """One line of the table."""
+    model, out = make_model(folder, case), folder / "run"
+    settings = {"grid.steps": case.steps, "output.batch": case.batch, "compute.time_ranks": case.ranks}
+    command = ["sample", "--model", str(model), "--out", str(out), "--samples", str(case.batch), "--overwrite"]
+    command += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    config = {
+        "model": str(model), "samples": case.batch, "out": str(out), "grid": {"steps": case.steps},
+        "output": {"batch": case.batch}, "compute": {"time_ranks": case.ranks},
+    }
+    planned = launch(__file__, None, {"plan": config, "ranks": case.ranks})
+    found = launch(__file__, None if case.ranks == 1 else case.ranks, {"command": command})
+    measured = max(found)
+    size = f"{case.nlat} x {case.nlon}"
+    numbers = [round(value / MEGABYTE) for value in (planned, measured)]
+    return [case.basis, size, case.steps, case.batch, case.ranks, *numbers, planned / measured]
+
+
+def main() -> int:
+    options = parser("Peak memory per rank against `piadm plan`.").parse_args()
+    if options.worker:
+        work(options.worker)
+        return 0
+    report = Report("memory")
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row(Path(folder), case) for case in (TINY if options.quick else CASES)]
+    report.add("Peak resident memory of the largest rank (MB = 1e6 bytes)", COLUMNS, rows)
+    for line in rows:
+        what = f"distance of planned / measured from one, {line[0]}, {line[1]}, {line[4]} ranks"
+        report.aims.append(at_most(what, abs(line[-1] - 1), AIM))
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""Write docs/configuration.md and docs/cli.txt from the code: `make docs`. A test checks that both are current.
+
+What a key means stands in docs/meanings.toml, its name and default in the records of the package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from piadm_hpc.cli import main
+from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
+from piadm_hpc.models.config import TrainConfig
+
+DOCS = Path(__file__).resolve().parent
+COMMANDS = ("", "sample", "plan", "train", "report", "check", "join", "doctor", "init")
+
+HEAD = """\
+# Configuration
+
+Written by `docs/generate.py` from the records that check every configuration; do not edit.
+
+Sections are TOML tables: `grid.steps` is the key `steps` under `[grid]`. On the command line the same key is
+`--set grid.steps=64`; in Python it is `RunConfig(model=..., grid={"steps": 64})`. Unknown keys and bad values are refused, all at
+once, each with the nearest valid name. `piadm init` prints commented files to start from, `piadm check run.toml` reads one.
+"""
+
+RUN_HEAD = """
+## A run: `piadm sample`, `piadm plan`
+
+Keys marked * never change a sample beyond rounding: a run may be continued with other values of these. All others must stay as
+they were, or the run is refused, naming the keys that differ.
+"""
+
+TRAIN_HEAD = """
+## Training: `piadm train`
+"""
+
+
+def fields(record: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Dotted keys of a record and of its sections, with their type and default."""
+    for name, field in record.model_fields.items():
+        choices = (field.annotation, *get_args(field.annotation))
+        sections = [kind for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not sections or len(get_args(field.annotation)) > 1:
+            yield prefix + name, field.annotation, default_text(field.default, bool(sections))
+        if sections:
+            yield from fields(sections[0], f"{prefix}{name}.")
+
+
+def default_text(value: Any, section: bool) -> str:
+    if section:
+        return "section"
+    if value is PydanticUndefined:
+        return "required"
+    if value is None:
+        return ""
+    if value == float("inf"):
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    if isinstance(value, tuple):
+        inner = ", ".join(f'"{item}"' if isinstance(item, str) else str(item) for item in value)
+        return f"`[{inner}]`"
+    return f"`{value}`"
+
+
+def table(record: type[BaseModel], meanings: dict[str, str], marked: frozenset[str] = frozenset()) -> str:
+    """A markdown table with one row per key; ValueError unless every key has a meaning here and the other way round."""
+    rows = list(fields(record))
+    wrong = {key for key, _, _ in rows} ^ set(meanings)
+    if wrong:
+        raise ValueError(
+            f"docs/generate.py: {', '.join(sorted(wrong))} is either unknown or without a meaning; describe it there"
+        )
+    lines = ["| key | default | meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{key}`{'*' if key in marked else ''} | {default} | {meanings[key]} |" for key, _, default in rows]
+    return "\n".join(lines) + "\n"
+
+
+def configuration() -> str:
+    """The text of docs/configuration.md."""
+    meanings = tomllib.loads((DOCS / "meanings.toml").read_text(encoding="utf-8"))
+    run, train = table(RunConfig, meanings["run"], INDEPENDENT_KEYS), table(TrainConfig, meanings["train"])
+    return f"{HEAD}{RUN_HEAD}\n{run}{TRAIN_HEAD}\n{train}"
+
+
+def cli() -> str:
+    """The text of docs/cli.txt: what `piadm --help` and every command's --help print on a screen of 100 columns."""
+    parts = []
+    width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
+    try:
+        for command in COMMANDS:
+            words, printed = [*command.split(), "--help"], io.StringIO()
+            with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+                main(words)
+            parts.append(f"$ piadm {' '.join(words)}\n{printed.getvalue()}")
+    finally:
+        if width is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = width
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    (DOCS / "configuration.md").write_text(configuration(), encoding="utf-8")
+    (DOCS / "cli.txt").write_text(cli(), encoding="utf-8")

@@ -1,0 +1,123 @@
+"""A run as one record: ids, changes, the round trip through run.toml, and values that do not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig, parse_ids
+from piadm_hpc.models.config import TrainConfig
+from piadm_hpc.records import ConfigError, build, flat, read, without_none
+from piadm_hpc.templates import KINDS, template
+
+
+def refusal(**values: object) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(RunConfig, {"model": "m", **values}, "run.toml")
+    return str(caught.value).removeprefix("run.toml: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"), [("17", (17,)), ("17,42-45", (17, 42, 43, 44, 45)), (" 3 - 5 , 0", (3, 4, 5, 0)), ("7-7", (7,))]
+)
+def test_ids_from_text(text: str, ids: tuple[int, ...]):
+    assert parse_ids(text) == ids
+
+
+@pytest.mark.parametrize("text", ["", "a", "-3", "5-3", "1,,2", "1-2-3", "1.5", "17;18"])
+def test_ids_that_cannot_be_read(text: str):
+    with pytest.raises(ConfigError) as caught:
+        parse_ids(text)
+    assert str(caught.value) == f"--only {text!r}: give sample ids such as 17,42-47"
+
+
+def test_ids_of_a_run():
+    assert RunConfig(model="m", samples=3).ids == (0, 1, 2)
+    assert RunConfig(model="m", samples=3, only=(9, 4)).ids == (4, 9)
+    for only in ([], [1, 1], [-1]):
+        assert refusal(only=only).startswith("only: sample ids must be distinct and not negative, at least one (given ")
+
+
+def test_values_that_do_not_go_together_are_named_all_at_once():
+    assert refusal(solver={"fixed_depth": True}) == "solver: fixed_depth needs `sweeps`, the number of sweeps"
+    text = refusal(
+        chain={"integrator": "dpmpp-2m"}, corrector={"enabled": True, "blocks": 9},
+        solver={"kind": "sequential"}, compute={"time_ranks": 2},
+    )  # fmt: skip
+    assert text.count(";") == 2 and "dpmpp-2m" in text and "use 1" in text and "cannot exceed corrector.steps" in text
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "needed"),
+    [
+        ("grid", "horizon", -1.0, "must be positive or 'auto'"),
+        ("grid", "delta", "small", "must be a number or 'auto'"),
+        ("grid", "delta", float("nan"), "must be a finite number or 'auto'"),
+        ("grid", "blocks", 0, "must be positive or 'auto'"),
+        ("grid", "steps", 0, "must be at least 1"),
+        ("compute", "time_ranks", 0, "must be at least 1 or 'auto'"),
+        ("compute", "time_ranks", 1.5, "must be a whole number or 'auto'"),
+        ("compute", "threads", "all", "must be a whole number or 'auto'"),
+        ("compute", "precision", "float16", "must be 'float32' or 'float64'"),
+        ("solver", "tol", 0, "must be more than 0"),
+        ("chain", "churn", 1.5, "must be at most 1"),
+        ("chain", "integrator", "dimm", "did you mean 'ddim'?"),
+        ("output", "compression", "gzip", "must be 'zlib' or 'none'"),
+    ],
+)
+def test_bad_values_of_a_run(section: str, key: str, value: object, needed: str):
+    text = refusal(**{section: {key: value}})
+    assert text.startswith(f"{section}.{key}: ") and needed in text and len(text.splitlines()) == 1
+
+
+def test_replace_changes_some_keys_and_checks_them():
+    config = RunConfig(model="m", solver={"tol": 1e-3, "sweeps": 4})
+    changed = config.replace(seed=5, solver={"tol": 1e-4}, only=(3,))
+    assert (changed.seed, changed.solver.tol, changed.solver.sweeps, changed.only) == (5, 1e-4, 4, (3,))
+    assert config.seed == 0 and config.replace() == config
+    with pytest.raises(ConfigError, match=r"solver\.tol: must be more than 0"):
+        config.replace(solver={"tol": -1})
+    with pytest.raises(ConfigError, match=r"sead: unknown key; did you mean seed\?"):
+        config.replace(sead=1)
+
+
+def test_a_run_survives_being_written_as_toml(tmp_path: Path):
+    given = RunConfig(
+        model="m", only=(3, 17), seed=2**63 - 1, grid={"horizon": 12.5, "blocks": 3}, compute={"time_ranks": 4},
+        solver={"sweeps": 7, "fixed_depth": True}, corrector={"enabled": True, "friction": 2.0},
+    )  # fmt: skip
+    for config in (given, RunConfig(model="m")):
+        path = tmp_path / "run.toml"
+        path.write_text(tomli_w.dumps(without_none(config.model_dump(mode="json"))))
+        assert read(RunConfig, path) == config
+
+
+def test_keys_that_may_change_between_runs_exist():
+    known = flat(RunConfig(model="m").model_dump())
+    assert known.keys() >= INDEPENDENT_KEYS
+    assert "seed" not in INDEPENDENT_KEYS and "compute.precision" not in INDEPENDENT_KEYS
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_templates_are_valid_configurations(kind: str, tmp_path: Path):
+    path = tmp_path / "template.toml"
+    path.write_text(template(kind))
+    config = read(TrainConfig if kind == "train" else RunConfig, path)
+    if kind.startswith("paper"):
+        assert config.solver.fixed_depth and config.chain.integrator == "piadm" and config.grid.kind == "piadm"
+    if kind == "paper-ode":
+        assert config.corrector.enabled and config.chain.churn == 0
+
+
+def test_mistakes_in_a_training_configuration_are_told_the_same_way(tmp_path: Path):
+    path = tmp_path / "train.toml"
+    path.write_text('name = "a b"\noutput = "x"\n[data]\nfiles = []\nvariables = ["t"]\nwarp = true\n[network]\nwidht = 3\n')
+    with pytest.raises(ConfigError) as caught:
+        read(TrainConfig, path)
+    head, *lines = str(caught.value).splitlines()
+    assert head == f"{path}: 4 mistakes"
+    assert "  data.warp: unknown key; did you mean data.wrap?" in lines
+    assert "  network.widht: unknown key; did you mean network.width?" in lines
+    assert any(line.startswith("  name: must be text that matches ") for line in lines)

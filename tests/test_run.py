@@ -1,0 +1,217 @@
+"""A run gives the same members on every rank grid, whatever else is drawn, and after any interruption that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from helpers import RUN, STEPS, add_network, call, make_model, on_ranks, one_line, write_config
+
+import piadm_hpc
+from piadm_hpc.run import STOP_FILE
+
+NUM_SAMPLES = 20
+
+
+@dataclass(frozen=True)
+class Work:
+    """A folder with two models, a run.toml, and the finished serial run that others are compared with."""
+
+    folder: Path
+    config: Path
+    serial: xr.Dataset
+
+    def members(self, out: str) -> xr.Dataset:
+        with piadm_hpc.open(self.folder / out) as dataset:
+            return dataset.load()
+
+    def assert_same(self, out: str, ids: list[int]) -> None:
+        """The members of a run equal the serial ones: to an ulp of the 280 K they are stored at, far below 1e-4 of a member."""
+        found = self.members(out)
+        assert found["realization"].values.tolist() == ids
+        expected = self.serial.sel(realization=ids)
+        difference = np.abs(found["tas"].values - expected["tas"].values).max()
+        assert difference <= 1e-4 * float(self.serial["tas"].std("realization").mean()), difference
+        for name in ("converged", "status", "seed"):
+            np.testing.assert_array_equal(found[name].values, expected[name].values)
+
+    def sample(self, *arguments: object, **more: Any) -> dict[str, Any]:
+        return {"args": ["sample", self.config, *arguments], **more}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    folder = tmp_path_factory.mktemp("run")
+    model = add_network(make_model(folder), folder / "network")
+    config = write_config(folder / "run.toml", model, folder / "serial", samples=NUM_SAMPLES, output={"batch": 4})
+    assert call("sample", config)["code"] == 0
+    with piadm_hpc.open(folder / "serial") as dataset:
+        return Work(folder, config, dataset.load())
+
+
+Reports = dict[int, list[list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def reports(work: Work) -> Reports:
+    """What several commands came to on 2, 3 and 4 ranks, one launch each."""
+    few, stop = ["--samples", 6], work.folder / "stopped" / STOP_FILE
+    depth = ["--set", "solver.fixed_depth=true", "--set", "solver.sweeps=2"]
+    limited = ["--set", "solver.sweeps=1", "--tol", "1e-7"]
+    touch = {"kind": "touch", "rank": 1, "call": 1, "file": str(stop)}
+    commands = {
+        2: [
+            work.sample(*few, "--out", work.folder / "1x2", "--time-ranks", 2),
+            work.sample(*few, "--out", work.folder / "2x1", "--time-ranks", 1),
+            work.sample(*few, "--out", work.folder / "stopped", "--set", "output.batch=1", fault=touch),
+            work.sample(*few, "--out", work.folder / "stopped", "--set", "output.batch=1"),
+            work.sample("--only", "17", "--out", work.folder / "depth", *depth),
+            work.sample("--only", "17", "--out", work.folder / "limited", *limited),
+            work.sample("--out", work.folder / "1x2", "--time-ranks", 2, "--seed", 3),
+            work.sample("--out", work.folder / "2x1", fault={"kind": "load", "rank": 1}),
+            {"args": ["plan", work.config, "--time-ranks", 2]},
+            {"args": ["doctor", "--folder", work.folder]},
+        ],
+        3: [
+            work.sample("--only", "3-5", "--out", work.folder / "1x3", "--time-ranks", 3),
+            work.sample("--out", work.folder / "none", "--time-ranks", 2),
+            work.sample("--out", work.folder / "none", "--time-ranks", 3, "--set", "grid.steps=2"),
+            work.sample("--out", work.folder / "none", "--time-ranks", 3, "--set", "corrector.enabled=true",
+                        "--set", "corrector.steps=4", "--set", "corrector.blocks=2"),
+            work.sample("--out", work.folder / "none", "--model", "unheard-of"),
+        ],
+        4: [
+            work.sample("--only", "17,2", "--out", work.folder / "2x2"),
+            work.sample("--only", "7", "--out", work.folder / "1x4"),
+        ],
+    }  # fmt: skip
+    found = {}
+    for ranks, script in commands.items():
+        done, found[ranks] = on_ranks(ranks, work.folder / f"on-{ranks}", script, timeout=120)
+        assert all(len(report) == len(script) for report in found[ranks]), done
+    return found
+
+
+def codes(reports: Reports, ranks: int, command: int) -> set[int]:
+    return {report[command]["code"] for report in reports[ranks]}
+
+
+def said_once(reports: Reports, ranks: int, command: int, code: int) -> str:
+    """The one line that the first rank alone says; every rank ends with the same code."""
+    assert codes(reports, ranks, command) == {code}
+    assert not any(report[command]["err"] for report in reports[ranks][1:])
+    return one_line(reports[ranks][0][command], code)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "command", "out", "ids"),
+    [
+        (2, 0, "1x2", list(range(6))),
+        (2, 1, "2x1", list(range(6))),
+        (3, 0, "1x3", [3, 4, 5]),
+        (4, 0, "2x2", [2, 17]),
+        (4, 1, "1x4", [7]),
+    ],
+)
+def test_rank_grids_agree_with_the_serial_run(work: Work, reports: Reports, ranks: int, command: int, out: str, ids: list[int]):
+    assert codes(reports, ranks, command) == {0}
+    groups, on_time = out.split("x")
+    assert f"{groups} sample group(s) x {on_time} time rank(s)" in reports[ranks][0][command]["out"]
+    assert not any(report[command]["out"] for report in reports[ranks][1:]), "only the first rank speaks"
+    work.assert_same(out, ids)
+
+
+def test_a_member_made_alone_is_the_member_of_the_large_run(work: Work):
+    assert call("sample", work.config, "--only", "17", "--out", work.folder / "alone")["code"] == 0
+    work.assert_same("alone", [17])
+
+
+def test_members_differ_and_follow_the_seed(work: Work):
+    fields = work.serial["tas"].values.reshape(NUM_SAMPLES, -1)
+    distances = np.linalg.norm(fields[:, None] - fields[None], axis=-1)
+    typical = float(np.median(distances))
+    assert (distances[~np.eye(NUM_SAMPLES, dtype=bool)] > 0.1 * typical).all()
+    assert call("sample", work.config, "--only", "0", "--seed", 1, "--out", work.folder / "seed")["code"] == 0
+    other = work.members("seed")
+    assert other["seed"].values.tolist() == [1]
+    assert np.linalg.norm(other["tas"].values.ravel() - fields[0]) > 0.1 * typical
+
+
+def test_a_stop_file_ends_every_group_and_the_next_run_goes_on(work: Work, reports: Reports):
+    text = said_once(reports, 2, 2, 75)
+    assert text == f"{work.folder}/stopped/{STOP_FILE} was found: finished shards are kept, the same command goes on from there"
+    assert codes(reports, 2, 3) == {0} and not (work.folder / "stopped" / STOP_FILE).exists()
+    left = int(reports[2][0][3]["out"].split(" of 6 samples to make")[0].split()[-1])
+    assert 0 < left < 6, "the batch that was being solved is stored before the run stops"
+    work.assert_same("stopped", list(range(6)))
+
+
+def test_a_stop_file_between_blocks_stops_there(work: Work):
+    out = work.folder / "blocks"
+    arguments = ["sample", work.config, "--only", "0-3", "--out", out, "--set", "grid.blocks=3"]
+    fault = {"kind": "touch", "call": 1, "file": str(out / STOP_FILE)}
+    one_line(call(*arguments, fault=fault), 75)
+    assert not list((out / "shards").glob("*.h5"))
+    again = call(*arguments)
+    assert again["code"] == 0 and "4 of 4 samples to make" in again["out"]
+
+
+def test_a_fixed_depth_is_done_and_a_limit_is_not_converged(work: Work, reports: Reports):
+    assert codes(reports, 2, 4) == {0} and codes(reports, 2, 5) == {3}
+    depth, limited = work.members("depth"), work.members("limited")
+    assert depth["sweeps"].values.tolist() == [[2]] and depth["converged"].values.all() and depth["status"].values.all()
+    meaning = depth["status"].attrs["flag_meanings"].split()
+    assert meaning[int(depth["status"].values[0, 0])] == "fixed_depth"
+    assert meaning[int(limited["status"].values[0, 0])] == "finished_sequentially"
+    assert limited["converged"].values.tolist() == [0] and limited["sequential_steps"].values.tolist() == [[STEPS - 1]]
+    assert "1 samples did not meet the tolerance by themselves; they are marked converged = 0" in reports[2][0][5]["out"]
+    sequential = ["--set", "solver.kind=sequential", "--tol", "1e-7", "--only", "17", "--out", work.folder / "sequential"]
+    assert call("sample", work.config, *sequential)["code"] == 0
+    np.testing.assert_allclose(limited["tas"].values, work.members("sequential")["tas"].values, rtol=1e-6)
+
+
+def test_mistakes_on_several_ranks_are_said_once_before_any_work(work: Work, reports: Reports):
+    changed = reports[2][0][6]
+    assert codes(reports, 2, 6) == {1} and not reports[2][1][6]["err"]
+    assert "  seed: 0 there, 3 here" in changed["err"].splitlines()
+    assert said_once(reports, 2, 7, 2) == "weights.safetensors: no such file on this host"
+    assert said_once(reports, 3, 1, 2) == "--time-ranks 2 does not divide 3 ranks; possible are [1, 3]"
+    assert said_once(reports, 3, 2, 2) == (
+        "3 time ranks cannot share the 2 step(s) of the grid's shortest block; give --time-ranks 2 or less, "
+        "fewer blocks or more steps"
+    )
+    assert said_once(reports, 3, 3, 2).startswith("3 time ranks cannot share the 2 step(s) of the corrector's shortest block; ")
+    assert said_once(reports, 3, 4, 2).startswith("unheard-of: no such model folder; ")
+    assert not (work.folder / "none").exists()
+
+
+def test_plan_and_doctor_speak_once_on_two_ranks(reports: Reports):
+    for command, words in ((8, "20 samples on 2 ranks: 1 sample groups x 2 time ranks"), (9, "2 ranks (")):
+        assert codes(reports, 2, command) == {0}, reports
+        assert words in reports[2][0][command]["out"] and not reports[2][1][command]["out"]
+
+
+def test_the_same_words_in_python(work: Work):
+    config = piadm_hpc.RunConfig(model=str(work.folder / "gaussian"), out=str(work.folder / "python"), **RUN)
+    with piadm_hpc.sample(config.replace(samples=2)) as dataset:
+        assert dataset["tas"].shape == (2, 8, 16) and dataset.attrs["seed"] == 0
+    with piadm_hpc.sample(config.replace(samples=3)) as dataset:
+        assert dataset["realization"].values.tolist() == [0, 1, 2]
+        kept = dataset["tas"].values
+    with pytest.raises(RuntimeError, match="seed: 0 there, 1 here"):
+        piadm_hpc.sample(config.replace(samples=3, seed=1))
+    with piadm_hpc.sample(config.replace(samples=3, seed=1), overwrite=True) as dataset:
+        assert np.abs(dataset["tas"].values - kept).max() > 0.1
+
+
+@pytest.mark.parametrize("integrator", ["piadm", "gaussian", "ddim", "ddpm", "euler-maruyama", "dpmpp-2m"])
+def test_every_chain_runs_from_a_configuration(work: Work, integrator: str):
+    out = work.folder / integrator
+    report = call("sample", work.config, "--only", "0", "--out", out, "--set", f"chain.integrator={integrator}", "--tol", "1e-3")
+    assert report["code"] == 0, report
+    values = work.members(integrator)["tas"].values
+    assert np.isfinite(values).all() and 230 < values.mean() < 330
