@@ -1,10 +1,11 @@
-"""What a run says while it works: a bar on a terminal, one plain line an interval in a job log."""
+"""What a run says: while it works a bar on a terminal or one plain line an interval in a job log, at its end a summary."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -64,6 +65,34 @@ class Progress:
             logger.info(
                 "%d/%d %s  %s  %.3g %s/s  about %s left", self.done, self.total, self.unit, note, rate, self.unit, _span(left)
             )
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did: totals over the samples it made (not those it found), and where the time went."""
+
+    num_samples: int
+    not_converged: int
+    rounds: float
+    calls: float
+    sequential_rounds: int
+    sweeps: list[int]
+    seconds: float
+    communication: float
+    writing: float
+    ranks: str
+
+    def lines(self, tol: float) -> list[str]:
+        if self.num_samples == 0:
+            return ["nothing to do: every sample of this run is there already"]
+        share = 100 / max(self.seconds, 1e-9)
+        return [
+            f"{self.num_samples} samples on {self.ranks}; most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})",
+            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median); the same chain step by step: "
+            f"{self.sequential_rounds} in {self.sequential_rounds}",
+            f"{self.seconds / max(1, self.num_samples):.2f} s per sample (communication {share * self.communication:.0f} %, "
+            f"writing {share * self.writing:.0f} %)",
+        ]
 
 
 def _span(seconds: float) -> str:

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,7 +19,7 @@ from .comm import RankGrid, abort, launcher_size, rank_grid
 from .config import INDEPENDENT_KEYS, RunConfig
 from .grid import Block
 from .models.card import Model, load_model
-from .progress import Progress, set_up_logging
+from .progress import Progress, Summary, set_up_logging
 from .records import ConfigError, without_none
 from .sampler import Sampler
 from .solvers.stopping import BlockSolution
@@ -38,34 +38,6 @@ T = TypeVar("T")
 
 class StopRequested(Exception):
     """Somebody asked the run to stop; finished shards are kept and the same command goes on later."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run did: totals over the samples it made (not those it found), and where the time went."""
-
-    num_samples: int
-    not_converged: int
-    rounds: float
-    calls: float
-    sequential_rounds: int
-    sweeps: list[int]
-    seconds: float
-    communication: float
-    writing: float
-    ranks: str
-
-    def lines(self, tol: float) -> list[str]:
-        if self.num_samples == 0:
-            return ["nothing to do: every sample of this run is there already"]
-        share = 100 / max(self.seconds, 1e-9)
-        return [
-            f"{self.num_samples} samples on {self.ranks}; most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})",
-            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median); the same chain step by step: "
-            f"{self.sequential_rounds} in {self.sequential_rounds}",
-            f"{self.seconds / max(1, self.num_samples):.2f} s per sample (communication {share * self.communication:.0f} %, "
-            f"writing {share * self.writing:.0f} %)",
-        ]
 
 
 def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:

@@ -404,7 +404,7 @@ def test_the_shipped_model_is_whole_and_better_than_gaussian():
     assert model.event_shape == (64, 128) and model.mask is None and isinstance(model.process, OU)
     scores = model.card["scores"]["test"]
     ratio = dict(zip(scores["log_snr"], scores["ratio"], strict=True))
-    assert ratio[2.0] < 0.93 and ratio[4.0] < 0.9 and ratio[6.0] < 0.9 and max(ratio.values()) < 1.01
+    assert ratio[2.0] < 0.95 and ratio[4.0] < 0.9 and ratio[6.0] < 0.9 and max(ratio.values()) < 1.01
     arrays, _ = read_arrays(find_model("ccsm-temperature") / "statistics.h5")
     fields = arrays["held_out_examples"].values
     states = model.encode({"TREFHT": fields[:, 0]})
