@@ -29,8 +29,17 @@ from piadm_hpc.solving import solve
 AIM = 0.10
 LINES = ((2, None), (2, 2), (4, None), (4, 1), (4, 2))
 COLUMNS = (
-    "reference", "ranks", "points a rank", "ms a sweep", "network", "collectives", "rest", "share outside",
-    "ms a sweep, median", "processor outside, median", "ms to set up, median",
+    "reference",
+    "ranks",
+    "points a rank",
+    "ms a sweep",
+    "network",
+    "collectives",
+    "rest",
+    "share outside",
+    "ms a sweep, median",
+    "processor outside, median",
+    "ms to set up, median",
 )
 
 
@@ -72,13 +81,15 @@ def measure(setting: dict[str, Any], comm: Communicator) -> list[dict[str, float
         # sweep k skips k-1 points of the first rank: alone, a rank has one full sweep, the last of several has all
         full = 1 if comm.size == 1 else 2
         for k in range(full if comm.rank == comm.size - 1 else 0):
-            found.append({
-                "sweep": score.begun[k + 1] - score.begun[k],
-                "network": score.ended[k] - score.begun[k],
-                "collectives": score.waited[k + 1] - score.waited[k],
-                "processor": score.busy[2 * k + 2] - score.busy[2 * k + 1],
-                "set_up": score.begun[0] - start,
-            })
+            found.append(
+                {
+                    "sweep": score.begun[k + 1] - score.begun[k],
+                    "network": score.ended[k] - score.begun[k],
+                    "collectives": score.waited[k + 1] - score.waited[k],
+                    "processor": score.busy[2 * k + 2] - score.busy[2 * k + 1],
+                    "set_up": score.begun[0] - start,
+                }
+            )
     return found[full:]
 
 
@@ -104,7 +115,11 @@ def work(path: str) -> None:
 def row(kind: str, ranks: int | None, points: int, options: Any) -> list[str | float]:
     """One line of the table: the shortest sweep, as other work on the machine only adds, and medians."""
     setting = {
-        "reference": kind, "points": points, "mpi": ranks is not None, "size": options.size, "call": options.call,
+        "reference": kind,
+        "points": points,
+        "mpi": ranks is not None,
+        "size": options.size,
+        "call": options.call,
         "repeats": options.repeats,
     }
     found = launch(__file__, ranks, setting)
@@ -114,7 +129,17 @@ def row(kind: str, ranks: int | None, points: int, options: Any) -> list[str | f
     shortest, network, collectives = (1e3 * best[name] for name in ("sweep", "network", "collectives"))
     share = 1 - network / shortest
     return [
-        kind, label, points, shortest, network, collectives, shortest - network - collectives, share, sweep, processor, set_up,
+        kind,
+        label,
+        points,
+        shortest,
+        network,
+        collectives,
+        shortest - network - collectives,
+        share,
+        sweep,
+        processor,
+        set_up,
     ]
 
 
@@ -134,7 +159,9 @@ def main() -> int:
     if options.quick:
         lines = [("isotropic", None, 2), ("eof-32", 2, 2)]
     rows = [row(kind, ranks, points, options) for kind, ranks, points in lines]
-    title = f"{options.size:.0e} float32 entries, one sample, {1e3 * options.call:g} ms a call (milliseconds, shortest sweep first)"
+    title = (
+        f"{options.size:.0e} float32 entries, one sample, {1e3 * options.call:g} ms a call (milliseconds, shortest sweep first)"
+    )
     report.add(title, COLUMNS, rows)
     for line in rows:
         if line[1] == "mpiexec -n 2":

@@ -12,6 +12,7 @@ from . import integrators
 from .chain import Chain
 from .config import RunConfig
 from .grid import TimeGrid
+from .process import forward_time
 from .records import ConfigError
 from .sampler import Sampler, critical_corrector
 from .solving import Corrector, Projection
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     """The run's grid points and blocks, in the model's own time."""
     spec = config.grid
-    horizon = model.horizon if spec.horizon == "auto" else float(spec.horizon)
-    delta = model.delta if spec.delta == "auto" else float(spec.delta)
+    horizon = _theta(model, model.horizon) if spec.horizon == "auto" else float(spec.horizon)
+    delta = _theta(model, model.delta) if spec.delta == "auto" else float(spec.delta)
     if not 0 < delta < horizon:
         raise ConfigError(f"grid.delta = {delta:g} must lie between 0 and grid.horizon = {horizon:g}")
     if spec.kind == "piadm":
@@ -37,6 +38,11 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     if spec.blocks > grid.num_steps:
         raise ConfigError(f"grid.blocks = {spec.blocks} exceeds the {grid.num_steps} steps of the grid")
     return grid.with_blocks(int(spec.blocks))
+
+
+def _theta(model: Model, t: float) -> float:
+    """Forward time of a time on the model's own clock."""
+    return float(forward_time(model.process, torch.tensor(t, dtype=torch.float64)))
 
 
 def _published(config: RunConfig) -> bool:

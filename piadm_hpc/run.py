@@ -218,19 +218,10 @@ def _batches(missing: list[int], size: int, groups: int) -> list[list[int]]:
 
 def _announce(config: RunConfig, sampler: Sampler, ranks: RankGrid, num_missing: int) -> None:
     logger.info(
-        "%s: %d of %d samples to make, %d steps in %d block(s), %s chain, seed %d; "
-        "%d sample group(s) x %d time rank(s), %s, %d thread(s) a rank",
-        config.model,
-        num_missing,
-        len(config.ids),
-        sampler.chain.num_steps,
-        len(sampler.chain.edges) - 1,
-        config.chain.integrator,
-        config.seed,
-        ranks.num_groups,
-        ranks.time.size,
-        sampler.device,
-        torch.get_num_threads(),
+        f"{config.model}: {num_missing} of {len(config.ids)} samples to make, {sampler.chain.num_steps} steps in "
+        f"{len(sampler.chain.edges) - 1} block(s), {config.chain.integrator} chain, seed {config.seed}; "
+        f"{ranks.num_groups} sample group(s) x {ranks.time.size} time rank(s), {sampler.device}, "
+        f"{torch.get_num_threads()} thread(s) a rank"
     )
 
 

@@ -11,13 +11,13 @@ import sys
 import traceback
 
 import torch
+from problems import F64, chains, mixture, start
 
 from piadm_hpc import grid, integrators, solve
 from piadm_hpc.comm import MPICommunicator, RankGrid, world
 from piadm_hpc.grid import Partition
 from piadm_hpc.process import OU
 from piadm_hpc.solving import ScoreError
-from problems import F64, chains, mixture, start
 
 PROCESS = OU()
 

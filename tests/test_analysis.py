@@ -68,7 +68,9 @@ def make_model(folder: Path, *, land: bool = False, extra: bool = False) -> Path
     """A Gaussian model of red fields, trained and published as any other."""
     write_fields(folder / "data.nc", red_fields(60), land=land, extra=extra)
     config = {
-        "name": "red", "output": str(folder / "red"), "network": "none",
+        "name": "red",
+        "output": str(folder / "red"),
+        "network": "none",
         "data": {"files": ["data.nc"], "variables": ["tas", "pr"] if extra else ["tas"], "test_fraction": 0.3},
         "reference": {"basis": "eof", "rank": 10},
     }
@@ -76,8 +78,16 @@ def make_model(folder: Path, *, land: bool = False, extra: bool = False) -> Path
 
 
 def make_run(folder: Path, name: str, samples: int = 3, **changes) -> Path:
-    config = RunConfig.model_validate({"model": str(folder / "red"), "out": str(folder / name), "samples": samples,
-                                       "compute": {"threads": 1}, "grid": {"steps": 12}} | changes)
+    config = RunConfig.model_validate(
+        {
+            "model": str(folder / "red"),
+            "out": str(folder / name),
+            "samples": samples,
+            "compute": {"threads": 1},
+            "grid": {"steps": 12},
+        }
+        | changes
+    )
     execute(config)
     return folder / name
 
@@ -336,8 +346,18 @@ def test_the_summary_of_the_run_gives_seconds_and_shares(plain: Path, drawn: lis
     run = make_run(plain, "timed", samples=2)
     (run / "summary.json").unlink(missing_ok=True)
     assert "seconds are not known" in report(run)
-    summary = {"num_samples": 2, "not_converged": 0, "rounds": 3, "calls": 30, "sequential_rounds": 12, "sweeps": [3],
-               "seconds": 5.0, "communication": 1.0, "writing": 0.25, "ranks": "1 sample group x 2 time ranks"}
+    summary = {
+        "num_samples": 2,
+        "not_converged": 0,
+        "rounds": 3,
+        "calls": 30,
+        "sequential_rounds": 12,
+        "sweeps": [3],
+        "seconds": 5.0,
+        "communication": 1.0,
+        "writing": 0.25,
+        "ranks": "1 sample group x 2 time ranks",
+    }
     (run / "summary.json").write_text(json.dumps(summary))
     text = report(run)
     assert "communication 20 %, writing 5 %" in text and "this run (1 sample group x 2 time ranks)" in text and "2.5" in text
@@ -397,18 +417,34 @@ def test_without_matplotlib_the_table_is_still_there(plain: Path, monkeypatch):
 def picture(**changes) -> Picture:
     fields = red_fields(5)
     reference = reference_of("data", red_fields(20, seed=1), WEIGHTS)
-    made = Picture("title", "tas", "K", LAT, LON, True, fields, range(5), ensemble(fields, reference).power, reference,
-                   np.array([[3], [4], [4], [4], [5]]), np.full((5, 1), 1e-3), 1e-2)
+    made = Picture(
+        "title",
+        "tas",
+        "K",
+        LAT,
+        LON,
+        True,
+        fields,
+        range(5),
+        ensemble(fields, reference).power,
+        reference,
+        np.array([[3], [4], [4], [4], [5]]),
+        np.full((5, 1), 1e-3),
+        1e-2,
+    )
     return replace(made, **changes)
 
 
-@pytest.mark.parametrize("changes", [
-    {},
-    {"reference": None, "power": None},
-    {"sweeps": np.full((5, 4), 12), "residual": np.zeros((5, 4))},
-    {"fields": red_fields(1), "power": None, "reference": None, "globe": False},
-    {"fields": np.zeros((2, 18, 48)), "units": "kg m-2", "residual": np.full((5, 1), np.inf)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"reference": None, "power": None},
+        {"sweeps": np.full((5, 4), 12), "residual": np.zeros((5, 4))},
+        {"fields": red_fields(1), "power": None, "reference": None, "globe": False},
+        {"fields": np.zeros((2, 18, 48)), "units": "kg m-2", "residual": np.full((5, 1), np.inf)},
+    ],
+)
 def test_figures_of_unusual_runs(tmp_path: Path, changes: dict):
     draw(picture(**changes), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 20_000

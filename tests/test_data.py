@@ -63,8 +63,13 @@ def test_formats_give_the_same_states(tmp_path: Path, kind: str):
 def test_plain_hdf5_has_numbered_dimensions(tmp_path: Path):
     with h5py.File(tmp_path / "plain.h5", "w") as file:
         file["field"] = np.random.default_rng(0).normal(size=(12, 6, 8))
-    data = read(tmp_path, files=("plain.h5",), variables=("field",), sample_dims=("phony_dim_0",),
-                spatial_dims=("phony_dim_1", "phony_dim_2"))
+    data = read(
+        tmp_path,
+        files=("plain.h5",),
+        variables=("field",),
+        sample_dims=("phony_dim_0",),
+        spatial_dims=("phony_dim_1", "phony_dim_2"),
+    )
     assert data.train.shape == (12, 6, 8)
     assert np.array_equal(data.coordinates["phony_dim_1"].values, np.arange(6))
 

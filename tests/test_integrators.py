@@ -198,9 +198,18 @@ def test_chains_are_the_same_sampler_in_any_process(process, make):
     [
         ({"P": torch.ones(3), "Q": torch.ones(2), "t": torch.arange(4.0).flip(0)}, "Q has 2 steps, the 4 times make 3"),
         ({"P": torch.ones(2, 5), "Q": torch.ones(2, 5), "t": torch.tensor([2.0, 1.0, 0.5])}, "tables with 5 shells need a basis"),
-        ({"P": torch.tensor([float("nan")]), "Q": torch.ones(1), "t": torch.tensor([2.0, 1.0])}, "P contains a number that is not"),
-        ({"P": torch.ones(1), "Q": torch.ones(1), "t": torch.tensor([2.0, 1.0]), "alpha": torch.ones(2)}, "alpha and sigma together"),
-        ({"P": torch.ones(2), "Q": torch.ones(2), "t": torch.tensor([3.0, 2.0, 1.0]), "edges": (0, 1)}, "block edges must increase"),
+        (
+            {"P": torch.tensor([float("nan")]), "Q": torch.ones(1), "t": torch.tensor([2.0, 1.0])},
+            "P contains a number that is not",
+        ),
+        (
+            {"P": torch.ones(1), "Q": torch.ones(1), "t": torch.tensor([2.0, 1.0]), "alpha": torch.ones(2)},
+            "alpha and sigma together",
+        ),
+        (
+            {"P": torch.ones(2), "Q": torch.ones(2), "t": torch.tensor([3.0, 2.0, 1.0]), "edges": (0, 1)},
+            "block edges must increase",
+        ),
     ],
 )
 def test_bad_tables_are_refused_with_words(tables, message):

@@ -190,7 +190,10 @@ def test_all_predictions_give_the_same_score(process: Process):
     noise = (x - alpha * denoised) / sigma
     total = alpha**2 + sigma**2
     answers = {
-        "score": -noise / sigma, "eps": noise, "x0": denoised, "v": (alpha * noise - sigma * denoised) / total,
+        "score": -noise / sigma,
+        "eps": noise,
+        "x0": denoised,
+        "v": (alpha * noise - sigma * denoised) / total,
         "flow": noise - denoised,
     }
     if isinstance(process, OU | VP):
@@ -282,9 +285,15 @@ def make_folder(folder: Path, *, gaps: bool = False, network: bool = True) -> Pa
         "lon": Coordinate(("lon",), np.arange(16) * 22.5, {"units": "degrees_east"}),
     }
     card = Card(
-        format=FORMAT, name="small", version="0", prediction="x0", normalisation="z", sha256={},
+        format=FORMAT,
+        name="small",
+        version="0",
+        prediction="x0",
+        normalisation="z",
+        sha256={},
         process=ProcessCard(name="vp", parameters={"beta_max": 15.0}, horizon=1.0, delta=1e-3),
-        variables=(VariableCard(name="tas", dims=("lat", "lon"), units="K"),), reference=describe_reference(reference),
+        variables=(VariableCard(name="tas", dims=("lat", "lon"), units="K"),),
+        reference=describe_reference(reference),
         network=SMALL if network else None,
     )
     weights = make_unet(8, 16) if network else None
@@ -320,13 +329,19 @@ def test_decoding_and_encoding_are_inverse(tmp_path: Path):
         model.encode({"ts": fields["tas"]})
 
 
-@pytest.mark.parametrize("reference", [
-    GaussianReference(torch.zeros(128), SphericalHarmonics(8, 16, 5), torch.rand(6)),
-    GaussianReference(torch.zeros(128), Fourier((8, 16)), torch.rand(Fourier((8, 16)).num_shells)),
-    GaussianReference(torch.zeros(128), Pixelwise((8, 16)), torch.rand(128)),
-    GaussianReference(torch.zeros(128), HarmonicEOF(GridHarmonics(8, 16, 6, np.linspace(80, -80, 8).tolist()), torch.eye(16), 4),
-                      torch.rand(19)),
-])
+@pytest.mark.parametrize(
+    "reference",
+    [
+        GaussianReference(torch.zeros(128), SphericalHarmonics(8, 16, 5), torch.rand(6)),
+        GaussianReference(torch.zeros(128), Fourier((8, 16)), torch.rand(Fourier((8, 16)).num_shells)),
+        GaussianReference(torch.zeros(128), Pixelwise((8, 16)), torch.rand(128)),
+        GaussianReference(
+            torch.zeros(128),
+            HarmonicEOF(GridHarmonics(8, 16, 6, np.linspace(80, -80, 8).tolist()), torch.eye(16), 4),
+            torch.rand(19),
+        ),
+    ],
+)
 def test_every_basis_can_be_stored(tmp_path: Path, reference: GaussianReference):
     folder = make_folder(tmp_path / "small", network=False)
     model = load_model(folder)

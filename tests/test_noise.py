@@ -20,7 +20,9 @@ def test_draws_never_change():
     assert drawn.tolist() == pytest.approx([1.447417372315105, -0.5166096798259514, -0.6465294824088568], abs=1e-15)
 
 
-@given(samples=st.lists(st.integers(0, 2**40), min_size=1, max_size=5, unique=True), steps=st.lists(st.integers(0, 9999), max_size=4))
+@given(
+    samples=st.lists(st.integers(0, 2**40), min_size=1, max_size=5, unique=True), steps=st.lists(st.integers(0, 9999), max_size=4)
+)
 def test_a_draw_belongs_to_its_sample_and_step(samples, steps):
     source = Noise(3, 4, dtype=torch.float64)
     together = source.at(steps, samples, channels=2)

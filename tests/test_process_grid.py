@@ -48,9 +48,7 @@ def test_partition_covers_everything_once_in_nearly_equal_slices(total, parts):
     assert all(cut.slice(cut.owner(item)).start <= item < cut.slice(cut.owner(item)).stop for item in range(total))
 
 
-@given(
-    horizon=st.floats(0.5, 12), delta=st.floats(1e-4, 0.1), step=st.floats(0.01, 0.5), block=st.floats(0.3, 3)
-)
+@given(horizon=st.floats(0.5, 12), delta=st.floats(1e-4, 0.1), step=st.floats(0.01, 0.5), block=st.floats(0.3, 3))
 def test_published_grid_obeys_the_step_rule(horizon, delta, step, block):
     made = grid.piadm(OU(), horizon=horizon, delta=delta, step=step, block=block)
     theta = made.t

@@ -92,7 +92,7 @@ def reports(work: Work) -> Reports:
     found = {}
     for ranks, script in commands.items():
         done, found[ranks] = on_ranks(ranks, work.folder / f"on-{ranks}", script, timeout=120)
-        assert all(len(report) == len(script) for report in found[ranks]), done
+        assert all(len(report) == len(script) for report in found[ranks]), f"{done.returncode}: {done.stderr}"
     return found
 
 

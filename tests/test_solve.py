@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from problems import F64, SIZE, chains, mixture, start
 
 from piadm_hpc import grid, integrators, solve
 from piadm_hpc.bases import Fourier
@@ -13,8 +14,6 @@ from piadm_hpc.chain import Chain
 from piadm_hpc.process import EDM, OU, VP, Flow
 from piadm_hpc.reference import GaussianReference, isotropic
 from piadm_hpc.solving import ScoreError, Status
-
-from problems import F64, SIZE, chains, mixture, start
 
 PROCESSES = {"ou": OU(), "vp": VP(), "edm": EDM(), "flow": Flow()}
 NAMES = list(chains(OU(), mixture(OU()).reference()))
@@ -47,7 +46,9 @@ def test_points_up_to_k_are_exact_after_k_sweeps(name, linear):
     for k in (1, 3, 7):
         part = _first_steps(whole, k)
         exact = solve(part, target.score, x0, noise=noise, reference=reference, solver="sequential")
-        swept = solve(part, target.score, x0, noise=noise, reference=reference, linear=linear, tol=None, sweeps=k, start="constant")
+        swept = solve(
+            part, target.score, x0, noise=noise, reference=reference, linear=linear, tol=None, sweeps=k, start="constant"
+        )
         assert float((swept.state - exact.state).abs().max()) < 1e-12
         if k > 1 and name == "piadm sde" and linear != "reference":
             short = solve(part, target.score, x0, noise=noise, reference=reference, linear=linear, tol=None, sweeps=k - 1)

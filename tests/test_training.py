@@ -40,7 +40,8 @@ def write_fields(path: Path, *, gaps: bool = False) -> None:
 
 def make_config(output: Path, **changes) -> TrainConfig:
     record = {
-        "name": "small", "output": str(output),
+        "name": "small",
+        "output": str(output),
         "data": {"files": ["a.nc"], "variables": ["tas"], "scale": "global", "validation_fraction": 0.2, "test_fraction": 0.2},
         "reference": {"max_rank": 4},
         "network": {"width": 16, "multipliers": [1, 1], "embedding": 16, "static_maps": 1, "dropout": 0.05},

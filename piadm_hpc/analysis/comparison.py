@@ -100,6 +100,7 @@ def compare(
 
 
 def has_statistics(model: str | os.PathLike[str]) -> bool:
+    """Whether a model folder, or shipped model, brings the statistics that samples are compared with."""
     return (find_model(Path(model)) / STATISTICS).is_file()
 
 
@@ -145,8 +146,13 @@ def _single(found: Moments, reference: Reference) -> dict[str, float]:
 
 def _of_itself(reference: Reference) -> dict[str, float]:
     """The scores a perfect infinite ensemble would have."""
-    own = Moments(np.zeros((1, *reference.mean.shape)), reference.std[None], reference.power[None],
-                  reference.area_means.mean(keepdims=True), reference.area_means.std(ddof=1, keepdims=True))
+    own = Moments(
+        np.zeros((1, *reference.mean.shape)),
+        reference.std[None],
+        reference.power[None],
+        reference.area_means.mean(keepdims=True),
+        reference.area_means.std(ddof=1, keepdims=True),
+    )
     return _single(own, reference)
 
 
@@ -187,8 +193,13 @@ def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference
         return "", {}
     area_means = _area_means(statistics, part, k, reference.mean, reference.weights)
     mean, std, power = (statistics[f"{part}_{name}"].values[k] for name in ("mean", "std", "zonal_power"))
-    found = Moments((mean - reference.mean)[None], (std * _unbiased(len(area_means)))[None], power[None],
-                    area_means.mean(keepdims=True), area_means.std(keepdims=True) * _unbiased(len(area_means)))
+    found = Moments(
+        (mean - reference.mean)[None],
+        (std * _unbiased(len(area_means)))[None],
+        power[None],
+        area_means.mean(keepdims=True),
+        area_means.std(keepdims=True) * _unbiased(len(area_means)),
+    )
     return counted(len(area_means), "held-out field"), _single(found, reference)
 
 

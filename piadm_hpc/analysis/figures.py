@@ -33,7 +33,6 @@ STYLE: dict[Any, Any] = {
 }
 
 
-
 class PlotError(ValueError):
     """matplotlib is not installed."""
 
@@ -151,8 +150,17 @@ def _degrees(value: float, positive: str, negative: str) -> str:
 
 
 def _colour_bar(figure: Figure, image: Any, axes: list[Axes], label: str, extend: str = "neither") -> None:
-    bar = figure.colorbar(image, ax=axes, orientation="horizontal", extend=extend, extendfrac=0.012, fraction=0.045,
-                          pad=0.115, aspect=60, shrink=0.9 if len(axes) == 1 else 0.5)
+    bar = figure.colorbar(
+        image,
+        ax=axes,
+        orientation="horizontal",
+        extend=extend,
+        extendfrac=0.012,
+        fraction=0.045,
+        pad=0.115,
+        aspect=60,
+        shrink=0.9 if len(axes) == 1 else 0.5,
+    )
     bar.set_label(label, fontsize=8.5)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=8, length=2.5)
@@ -199,8 +207,16 @@ def _sweeps(axis: Axes, picture: Picture) -> None:
     right.yaxis.set_minor_formatter(NullFormatter())
     (_one_block if picture.sweeps.shape[1] == 1 else _blocks)(axis, right, picture.sweeps, residual, picture.rounds)
     right.axhline(picture.tol, color=SECOND, linewidth=0.9, linestyle=(0, (4, 3)))
-    right.annotate("tolerance", (0.01, picture.tol), xycoords=("axes fraction", "data"), va="bottom", fontsize=8, color=SECOND,
-                   xytext=(0, 2), textcoords="offset points")
+    right.annotate(
+        "tolerance",
+        (0.01, picture.tol),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        fontsize=8,
+        color=SECOND,
+        xytext=(0, 2),
+        textcoords="offset points",
+    )
     for one in (axis.xaxis, axis.yaxis):
         one.set_major_locator(MaxNLocator(integer=True))
 

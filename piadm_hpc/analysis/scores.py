@@ -104,6 +104,7 @@ def band_ratios(power: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarra
 
 
 def band_name(low: int, high: int | None) -> str:
+    """The score's name for zonal wavenumbers low to high; None for all above."""
     return f"power_ratio_{low}_{high or 'up'}"
 
 

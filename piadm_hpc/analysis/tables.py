@@ -129,8 +129,13 @@ def _scores(comparison: Comparison) -> list[str]:
     kept = f"{count} of {comparison.available} samples" if count < comparison.available else counted(count, "sample")
     head = [comparison.variable.name, kept, "", comparison.reference.label]
     rows = [
-        [DESCRIPTIONS[name].format(units=units), _number(row.get("samples")), _error(row.get("standard_error")),
-         _number(row.get("reference")), _number(row.get("held_out"))]
+        [
+            DESCRIPTIONS[name].format(units=units),
+            _number(row.get("samples")),
+            _error(row.get("standard_error")),
+            _number(row.get("reference")),
+            _number(row.get("held_out")),
+        ]
         for name, row in comparison.rows().items()
     ]
     head.append(comparison.real_label or "-")

@@ -33,8 +33,14 @@ class RawFields:
     coordinates: dict[str, Coordinate]
 
 
-def read_files(files: Sequence[str], variables: Sequence[str], sample_dims: Sequence[str], spatial_dims: tuple[str, str],
-               select: Mapping[str, float], root: Path) -> RawFields:
+def read_files(
+    files: Sequence[str],
+    variables: Sequence[str],
+    sample_dims: Sequence[str],
+    spatial_dims: tuple[str, str],
+    select: Mapping[str, float],
+    root: Path,
+) -> RawFields:
     """The named variables of all files, concatenated over samples; ValueError lists everything that does not fit."""
     paths = _expand(files, root)
     parts, months, mistakes = [], [], []
@@ -89,8 +95,13 @@ def _open(path: Path) -> xr.Dataset:
     raise ValueError(f"cannot be read as NetCDF, HDF5 or Zarr ({causes[0]}); a reader may be missing, see the extra 'climate'")
 
 
-def _choose(dataset: xr.Dataset, variables: Sequence[str], sample_dims: Sequence[str], spatial_dims: Sequence[str],
-            select: Mapping[str, float]) -> xr.Dataset:
+def _choose(
+    dataset: xr.Dataset,
+    variables: Sequence[str],
+    sample_dims: Sequence[str],
+    spatial_dims: Sequence[str],
+    select: Mapping[str, float],
+) -> xr.Dataset:
     """The variables with dimensions in order (samples, lat, lon), after selecting one value of any other dimension."""
     names = [str(name) for name in dataset.data_vars]
     mistakes = [f"no variable {v!r}; {_nearest(v, names)}" for v in variables if v not in names]

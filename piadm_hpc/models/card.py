@@ -63,9 +63,16 @@ class Model:
         return self.normalisation.encode(fields)
 
 
-def save_model(folder: Path, card: Card, reference: GaussianReference, normalisation: Normalisation,
-               coordinates: Mapping[str, Coordinate], network: nn.Module | None = None,
-               extra: Mapping[str, Coordinate] | None = None, statistics: Mapping[str, Coordinate] | None = None) -> Path:
+def save_model(
+    folder: Path,
+    card: Card,
+    reference: GaussianReference,
+    normalisation: Normalisation,
+    coordinates: Mapping[str, Coordinate],
+    network: nn.Module | None = None,
+    extra: Mapping[str, Coordinate] | None = None,
+    statistics: Mapping[str, Coordinate] | None = None,
+) -> Path:
     """Write a model folder whole, replacing an older one; returns it. The card's checksums are filled in here.
 
     `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own.
@@ -108,10 +115,19 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     denoiser = GaussianDenoiser(process, reference, network, mask)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
-        name=card.name, score=DenoiserScore(denoiser), denoiser=denoiser, process=process,
-        event_shape=normalisation.event_shape, reference=reference, mask=None if mask is None else mask.flatten(),
-        layout=Layout(variables, coordinates), normalisation=normalisation, horizon=card.process.horizon,
-        delta=card.process.delta, card=card.model_dump(mode="json"), sha256=_joint_digest(card),
+        name=card.name,
+        score=DenoiserScore(denoiser),
+        denoiser=denoiser,
+        process=process,
+        event_shape=normalisation.event_shape,
+        reference=reference,
+        mask=None if mask is None else mask.flatten(),
+        layout=Layout(variables, coordinates),
+        normalisation=normalisation,
+        horizon=card.process.horizon,
+        delta=card.process.delta,
+        card=card.model_dump(mode="json"),
+        sha256=_joint_digest(card),
     )
 
 

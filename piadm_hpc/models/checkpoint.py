@@ -35,7 +35,10 @@ class TrainingState:
 
     def numbers(self) -> dict[str, Any]:
         return {
-            "step": self.step, "best_step": self.best_step, "best_score": self.best_score, "minutes": self.minutes,
+            "step": self.step,
+            "best_step": self.best_step,
+            "best_score": self.best_score,
+            "minutes": self.minutes,
             "history": self.history,
         }
 

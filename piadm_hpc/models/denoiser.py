@@ -24,8 +24,9 @@ class GaussianDenoiser:
     [rows, variables, lat, lon], in its own precision. `mask` [*event] is true where there are data; elsewhere the result is zero.
     """
 
-    def __init__(self, process: Process, reference: GaussianReference, network: nn.Module | None = None,
-                 mask: Tensor | None = None):
+    def __init__(
+        self, process: Process, reference: GaussianReference, network: nn.Module | None = None, mask: Tensor | None = None
+    ):
         self.process, self.reference, self.network, self.mask = process, reference, network, mask
         # shells without variance hold points without data; they do not count in means over modes
         self.degrees = shell_degrees(reference.basis) * (reference.spectrum.cpu() > 0)

@@ -51,8 +51,9 @@ def noised(process: Process, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     return broadcast(process.alpha(t), x) * x + broadcast(process.sigma(t), x) * noise
 
 
-def denoising_table(denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0,
-                    batch: int = 16) -> DenoisingTable:
+def denoising_table(
+    denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int = 16
+) -> DenoisingTable:
     """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count."""
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(states.shape, generator=generator)

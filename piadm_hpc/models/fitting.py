@@ -12,8 +12,14 @@ from .harmonics import fit_harmonic_eof
 from .shells import MaskedEOF
 
 
-def fit_reference(train: Tensor, validation: Tensor, config: ReferenceConfig, *, mask: Tensor | None = None,
-                  latitudes: list[float] | None = None) -> GaussianReference:
+def fit_reference(
+    train: Tensor,
+    validation: Tensor,
+    config: ReferenceConfig,
+    *,
+    mask: Tensor | None = None,
+    latitudes: list[float] | None = None,
+) -> GaussianReference:
     """The reference of states [n, *event] in float64; `mask` [*event] is true where there are data.
 
     Held-out states `validation` choose the rank of EOFs and the variance of what they leave out. ValueError if the
@@ -50,7 +56,7 @@ def _fit_eof(train: Tensor, validation: Tensor, config: ReferenceConfig, mask: T
     held = validation.flatten(1) if len(validation) else flat[kept:]
     most = min(kept - 2, size - 1)
     if config.rank != "auto" and config.rank > most:
-        raise ValueError(f"reference rank {config.rank} is too high for {kept} training fields; use at most {most} or \"auto\"")
+        raise ValueError(f'reference rank {config.rank} is too high for {kept} training fields; use at most {most} or "auto"')
     rank, tail = _size_up(flat[:kept], held, config, size, most)
     mean, variances, modes = _decompose(flat)
     spectrum = torch.cat([variances[:rank], tail])

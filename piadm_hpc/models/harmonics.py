@@ -21,8 +21,15 @@ SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 class GridHarmonics(SphericalHarmonics):
     """Spherical harmonics for fields that are not area-weighted: the same functions, orthonormal under the plain sum."""
 
-    def __init__(self, nlat: int, nlon: int, lmax: int, latitudes: Sequence[float] | None = None,
-                 device: torch.device | None = None, dtype: torch.dtype = torch.float64):
+    def __init__(
+        self,
+        nlat: int,
+        nlon: int,
+        lmax: int,
+        latitudes: Sequence[float] | None = None,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float64,
+    ):
         super().__init__(nlat, nlon, lmax, latitudes, None, torch.float64)
         plain = torch.zeros_like(self.columns)
         for m in range(lmax):

@@ -17,8 +17,13 @@ from .record import ReferenceCard
 from .shells import MaskedEOF
 
 KINDS: dict[type, str] = {
-    MaskedEOF: "masked_eof", EOF: "eof", HarmonicEOF: "harmonic_eof", SphericalHarmonics: "spherical",
-    Fourier: "fourier", Pixelwise: "pixelwise", Identity: "isotropic",
+    MaskedEOF: "masked_eof",
+    EOF: "eof",
+    HarmonicEOF: "harmonic_eof",
+    SphericalHarmonics: "spherical",
+    Fourier: "fourier",
+    Pixelwise: "pixelwise",
+    Identity: "isotropic",
 }
 
 
@@ -55,8 +60,9 @@ def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[
     return arrays
 
 
-def unpack_reference(arrays: Mapping[str, Coordinate], card: ReferenceCard, normalisation: Normalisation,
-                     latitudes: Sequence[float]) -> GaussianReference:
+def unpack_reference(
+    arrays: Mapping[str, Coordinate], card: ReferenceCard, normalisation: Normalisation, latitudes: Sequence[float]
+) -> GaussianReference:
     """The reference in float64 on a grid with these latitudes.
 
     Raises ValueError for arrays that are missing, of another size, or not finite.

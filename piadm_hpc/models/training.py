@@ -102,8 +102,9 @@ def make_network(config: NetworkConfig, data: GriddedData, wrap: bool, seed: int
         return GridUNet(2 * variables, variables, latitudes_from(lat.values), len(lon.values), wrap, config)
 
 
-def fit_network(denoiser: GaussianDenoiser, data: GriddedData, config: TrainConfig, checkpoints: Path,
-                report: Report = say) -> TrainingState:
+def fit_network(
+    denoiser: GaussianDenoiser, data: GriddedData, config: TrainConfig, checkpoints: Path, report: Report = say
+) -> TrainingState:
     """Train the denoiser's network in place, leaving the best averaged weights in it. ValueError if the loss is not finite."""
     network = denoiser.network
     if network is None:
