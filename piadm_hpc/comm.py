@@ -28,10 +28,14 @@ class LauncherError(RuntimeError):
 
 
 class Communicator(Protocol):
-    """Ranks that work on the same samples; serial is size 1 of parallel. `seconds` is the time spent in collectives."""
+    """Ranks that work on the same samples; serial is size 1 of parallel. `seconds` is the time spent in collectives.
+
+    `world_rank` is the rank that people know, for messages.
+    """
 
     rank: int
     size: int
+    world_rank: int
     seconds: float
 
     def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
@@ -59,7 +63,7 @@ class SerialCommunicator:
     """One rank."""
 
     def __init__(self) -> None:
-        self.rank, self.size, self.seconds = 0, 1, 0.0
+        self.rank, self.size, self.world_rank, self.seconds = 0, 1, 0, 0.0
 
     def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
         return first
@@ -83,8 +87,9 @@ class SerialCommunicator:
 class MPICommunicator:
     """An mpi4py communicator with the few verbs the solvers need."""
 
-    def __init__(self, comm: Any):
+    def __init__(self, comm: Any, world_rank: int | None = None):
         self.comm = comm
+        self.world_rank = int(comm.rank) if world_rank is None else world_rank
         self.rank, self.size, self.seconds = int(comm.rank), int(comm.size), 0.0
 
     def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
@@ -181,7 +186,7 @@ class RankGrid:
             raise ValueError(f"--time-ranks {time} does not divide {comm.size} ranks; possible are {divisors}")
         group = comm.rank // time
         inner = comm.Split(color=group, key=comm.rank)
-        return cls(MPICommunicator(comm), MPICommunicator(inner), group, comm.size // time)
+        return cls(MPICommunicator(comm), MPICommunicator(inner, int(comm.rank)), group, comm.size // time)
 
 
 def launcher_size() -> tuple[str | None, int]:
@@ -215,9 +220,8 @@ def world() -> Any:
             f"{key}={announced} but no MPI library loads ({error}); install one (pip install mpich) or load the site's module"
         ) from error
     if key and comm.size != announced:
-        library = _mpi().Get_library_version().splitlines()[0][:60]
         raise LauncherError(
-            f"the launcher announced {announced} ranks ({key}) but the MPI library sees {comm.size}: {library} does not "
+            f"the launcher announced {announced} ranks ({key}) but the MPI library sees {comm.size}: {library()} does not "
             "belong to this launcher. Use the mpiexec of the same MPI, or set MPI4PY_LIBMPI to the launcher's libmpi"
         )
     return comm
@@ -236,22 +240,16 @@ def rank_grid(time_ranks: int | None = None) -> RankGrid:
     return RankGrid.mpi(comm, time=time_ranks or comm.size)
 
 
-def abort(message: str, *, speak: bool = True) -> NoReturn:
-    """End every rank at once with one message (an exception alone would leave the others waiting).
-
-    A rank that does not `speak`, because all ranks of its group hold the same error, gives the one that does a moment.
-    """
-    if speak:
-        print(message, file=sys.stderr, flush=True)
-    else:
-        time.sleep(5)
+def abort(message: str) -> NoReturn:
+    """End every rank at once with one message (an exception alone would leave the others waiting)."""
+    print(message, file=sys.stderr, flush=True)
     _mpi().COMM_WORLD.Abort(1)
     raise SystemExit(1)
 
 
 def library() -> str:
     """The MPI library in use, one line."""
-    return str(_mpi().Get_library_version().splitlines()[0])
+    return " ".join(str(_mpi().Get_library_version()).splitlines()[0].split())[:60]
 
 
 def _mpi() -> Any:

@@ -67,7 +67,7 @@ def _mpi() -> str:
         return "no launcher, so serial; `mpiexec -n 2 piadm doctor` tests MPI"
     comm = world()
     hosts = sorted(set(comm.allgather(os.uname().nodename)))
-    return f"{announced} ranks ({key}) on {len(hosts)} host(s) find each other; {library()[:60]}"
+    return f"{announced} ranks ({key}) on {len(hosts)} host(s) find each other; {library()}"
 
 
 def _threads() -> str:

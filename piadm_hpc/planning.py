@@ -7,6 +7,7 @@ import math
 import resource
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -151,16 +152,27 @@ def _pilot_sweeps(sampler: Sampler, sample: int) -> int:
 
 
 def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
-    """Seconds per row of one network call, and the memory it needed beyond what was there."""
+    """Seconds per row of one network call, and the bytes it needed at its peak beyond what was there."""
     x = torch.randn(rows, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
     with torch.no_grad():
         sampler.score(x[:1], t[:1])
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = _peak()
         start = time.perf_counter()
         sampler.score(x, t)
         spent = time.perf_counter() - start
-    return spent / rows, 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return spent / rows, _peak() - before
+
+
+def _peak() -> int:
+    """Most bytes this process has ever held; from the kernel's own record, since rusage inherits a parent's peak."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def _resident() -> int:
+    """Bytes this process holds now."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def _bytes_per_sweep(sampler: Sampler, batch: int, on_time: int) -> int:
@@ -176,11 +188,12 @@ def _memory(config: RunConfig, sampler: Sampler, batch: int, on_time: int, activ
     points, d, n, c = -(-_longest(sampler) // on_time), math.prod(sampler.event_shape), _coords(sampler), sampler.chain.channels
     arrays = 2 + (1 if sampler.chain.stochastic else 0)
     held = width * batch * points * (arrays * c * n + d)
-    retired = width * batch * points * c * n
+    # while one sample of a batch retires, one array stands twice but for that sample
+    retired = width * (batch - 1) * points * c * n
     exchange = 0 if on_time == 1 else 6 * width * batch * c * n
     rows = min(config.compute.model_batch, batch * points)
-    resident = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - activations
-    return resident + held + retired + exchange + activations + rows * width * (4 * d + n)
+    call = activations + rows * width * (4 * d + n)
+    return _resident() + held + exchange + max(retired, call)
 
 
 def _coords(sampler: Sampler) -> int:

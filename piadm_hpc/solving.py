@@ -90,7 +90,7 @@ def solve(
     _check(chain, x0, names, reference, linear, start, solver, momentum, comm)
     event_shape = tuple(x0.shape[1:])
     size = math.prod(event_shape)
-    evaluator = Evaluator(score, event_shape, project, model_batch, comm.rank)
+    evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     part, guess = _linear_parts(_in_basis(chain, moved), moved, linear, start)

@@ -86,7 +86,7 @@ def test_an_exception_on_one_of_three_ranks_ends_all(work: Path):
 
 def test_a_failing_group_ends_the_groups_that_are_well(work: Path):
     text = harmed(work, 2, "nan-group", {"kind": "nan", "rank": 1, "call": 1}, "--time-ranks", 1)
-    assert text.startswith("the score is not finite for sample ")
+    assert text.startswith("the score is not finite for sample ") and text.endswith("on rank 1")
 
 
 def test_a_killed_rank_loses_nothing_that_was_finished(work: Path):

@@ -237,7 +237,10 @@ class _Sweeps:
         keep = ~done
         self.active, self.best, self.stuck = self.active[keep], self.best[keep], self.stuck[keep]
         self.first, self.end = self.first[keep], self.end[keep]
-        self.z, self.b, self.seen = self.z[:, keep], self.b[:, keep], self.seen[:, keep]
+        # one by one, so that each old array is gone before the next copy is made
+        self.z = self.z[:, keep]
+        self.b = self.b[:, keep]
+        self.seen = self.seen[:, keep]
         self.draws = None if self.draws is None else self.draws[:, keep]
 
     def _floor(self) -> float:

@@ -36,8 +36,9 @@ class Report:
         return not self.problems
 
     def __str__(self) -> str:
-        head = f"{self.path}: {self.num_samples} samples in {self.num_shards} shards, {self.bytes / 1e6:.1f} MB"
-        return head + (": whole" if self.ok else ":\n  " + "\n  ".join(self.problems))
+        if not self.ok:
+            return "\n  ".join([f"{self.path} is not whole:", *self.problems])
+        return f"{self.path}: {self.num_samples} samples in {self.num_shards} shards, {self.bytes / 1e6:.1f} MB: whole"
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:

@@ -134,7 +134,7 @@ def _writing_failed(path: Path, error: OSError, needed: int) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 1e6:.1f} MB"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
 def free(folder: Path) -> int:

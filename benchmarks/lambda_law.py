@@ -1,0 +1,101 @@
+"""Sweeps of A = P on a Gaussian against the Lambda law: smallest k with Lambda^k / k! <= tol.
+
+For data of variance lam in every mode, Lambda of a block is kappa (dtheta + ln v_first / v_last), v = 1 + (lam - 1) e^-theta
+(methods.md, section 2.6). Blocks have equal Lambda and are solved to the same fixed depth.
+
+    python benchmarks/lambda_law.py
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from common import Report, at_most, parser
+from torch import Tensor
+
+from piadm_hpc import integrators
+from piadm_hpc.grid import TimeGrid, piadm
+from piadm_hpc.models.analytic import GaussianField
+from piadm_hpc.noise import PRIOR, Noise
+from piadm_hpc.process import OU
+from piadm_hpc.reference import isotropic
+from piadm_hpc.solving import solve
+
+LEVELS = (1e-1, 1e-2, 1e-3)
+MODES, SAMPLES, DELTA = 64, 4, 1e-3
+SLACK = 2
+COLUMNS = (
+    "equation", "variance", "horizon", "blocks", "Lambda a block", *[f"predicted, {level:g}" for level in LEVELS],
+    *[f"measured, {level:g}" for level in LEVELS],
+)
+
+
+def clock(grid: TimeGrid, variance: float, kappa: float) -> Tensor:
+    """Lambda from the first point to every point: [J+1]."""
+    theta = grid.t
+    v = 1 + (variance - 1) * torch.exp(-theta)
+    return kappa * (theta[0] - theta + torch.log(v[0] / v))
+
+
+def predicted(law: float, level: float) -> int:
+    """Smallest k with law^k / k! <= level."""
+    k = 1
+    while k * math.log(law) - math.lgamma(k + 1) > math.log(level):
+        k += 1
+    return k
+
+
+def measured(grid: TimeGrid, variance: float, churn: float, levels: Sequence[float]) -> list[int]:
+    """Smallest equal depth of all blocks at which the error, relative to one sweep less than any, is below each level."""
+    process, reference = OU(), isotropic((MODES,), variance)
+    chain, target = integrators.piadm(process, grid, churn=churn), GaussianField(process, reference)
+    noise = Noise(0, MODES, dtype=torch.float64)
+    x0 = noise.at([0], range(SAMPLES), stream=PRIOR)[0, :, 0]
+    truth = solve(chain, target, x0, noise=noise, solver="sequential").x
+    deviation = math.sqrt(variance + DELTA)
+    found: list[int] = []
+    for depth in range(1, grid.num_steps + 1):
+        x = solve(chain, target, x0, noise=noise, linear="process", tol=None, sweeps=depth).x
+        error = float((x - truth).square().mean().sqrt()) / deviation
+        while len(found) < len(levels) and error <= levels[len(found)]:
+            found.append(depth)
+        if len(found) == len(levels):
+            break
+    return found
+
+
+def row(churn: float, variance: float, horizon: float, blocks: int, step: float) -> list[Any]:
+    kappa = (1 + churn**2) / 2
+    grid = piadm(OU(), horizon=horizon, delta=DELTA, step=step).with_blocks(1)
+    ticks = clock(grid, variance, kappa)
+    grid = grid.with_edges_at(ticks, blocks)
+    edges = torch.tensor(grid.edges)
+    law = float((ticks[edges[1:]] - ticks[edges[:-1]]).max())
+    return [
+        "SDE" if churn > 0 else "ODE", variance, horizon, blocks, law, *[predicted(law, level) for level in LEVELS],
+        *measured(grid, variance, churn, LEVELS),
+    ]
+
+
+def main() -> int:
+    options = parser("Sweeps of A = P on a Gaussian against the Lambda law.").parse_args()
+    variances, horizons, cuts, step = (0.013, 0.1, 1.0, 10.0), (4.0, 8.0), (1, 4), 1 / 16
+    if options.quick:
+        variances, horizons, cuts, step = (0.1,), (4.0,), (1, 2), 0.25
+    report = Report("lambda_law")
+    rows = [
+        row(churn, variance, horizon, blocks, step)
+        for churn in (1.0, 0.0) for variance in variances for horizon in horizons for blocks in cuts
+    ]
+    report.add(f"Sweeps a block to an error of 0.1, 0.01, 0.001 standard deviations; {MODES} modes, {SAMPLES} samples", COLUMNS, rows)
+    worst = max(line[8 + i] - line[5 + i] for line in rows for i in range(len(LEVELS)))
+    report.aims.append(at_most("largest excess of measured over predicted sweeps", worst, SLACK))
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
