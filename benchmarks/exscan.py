@@ -89,7 +89,7 @@ def work(path: str) -> None:
         apart = float(comm.max(torch.tensor([apart], dtype=torch.float64)))
         results.append({"size": size, "apart": apart, **{name: median(seconds[name]) for name in scans}})
     if comm.rank == 0:
-        answer(path, {"library": library(), "results": results})
+        answer(path, {"library": " ".join(library().split()).rstrip(","), "results": results})
 
 
 def _timed(comm: MPICommunicator, scan: Scan, first: Tensor, shift: Tensor) -> float:

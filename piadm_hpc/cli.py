@@ -110,6 +110,10 @@ def _add_report(commands: Any) -> None:
     report = commands.add_parser("report", help="figure, table of costs and scores of a finished run")
     report.add_argument("folder", help="folder of the run")
     report.add_argument("--rivals", type=int, default=0, metavar="N", help="also measure the sequential rivals on N samples")
+    report.add_argument(
+        "--against", metavar="FILE", help="compare with the fields of this file instead of the model's statistics"
+    )
+    report.add_argument("--card", action="store_true", help="also write the scores into the model's card")
     report.set_defaults(run=_report)
 
 
@@ -188,7 +192,7 @@ def _train(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from .analysis.report import report
 
-    print(report(options.folder, rivals=options.rivals))
+    print(report(options.folder, rivals=options.rivals, against=options.against, card=options.card))
     return DONE
 
 

@@ -342,6 +342,16 @@ def test_a_report_of_a_run(plain: Path):
     assert max(map(len, text.splitlines())) < 160
 
 
+def test_scores_go_into_the_card_and_the_model_stays_the_same(tmp_path: Path, drawn: list[str]):
+    make_model(tmp_path)
+    run = make_run(tmp_path, "run")
+    before = load_model(tmp_path / "red")
+    text = report(run, card=True)
+    after = load_model(tmp_path / "red")
+    assert "scores of the samples: " in text and after.sha256 == before.sha256
+    assert after.card["samples"]["tas"]["num_samples"] == 3 and after.card["samples"]["run"]["grid"]["steps"] == 12
+
+
 def test_the_summary_of_the_run_gives_seconds_and_shares(plain: Path, drawn: list[str]):
     run = make_run(plain, "timed", samples=2)
     (run / "summary.json").unlink(missing_ok=True)

@@ -14,7 +14,7 @@ import xarray as xr
 
 from ..build import make_sampler
 from ..config import RunConfig
-from ..models.card import Model, find_model, load_model
+from ..models.card import Model, find_model, load_model, note_samples
 from ..models.record import VariableCard
 from ..records import build, read
 from ..sampler import Sampler
@@ -29,12 +29,18 @@ from .tables import cost_lines, score_lines
 FIGURE, RECORD, SUMMARY = "report.png", "report.json", "summary.json"
 
 
-def report(folder: str | os.PathLike[str], *, rivals: int = 0, against: str | os.PathLike[str] | None = None) -> str:
+def report(
+    folder: str | os.PathLike[str],
+    *,
+    rivals: int = 0,
+    against: str | os.PathLike[str] | None = None,
+    card: bool = False,
+) -> str:
     """Write report.png and report.json into a run's folder and return the table to print.
 
     `rivals` samples are made again step by step and by DPM-Solver++(2M). Scores compare with the statistics that travel
-    with the model, or with the fields of a file `against`. Raises StoreError for a run that is not whole, ValueError
-    when its model cannot be found or is another one.
+    with the model, or with the fields of a file `against`; `card` writes them into the model's card. Raises StoreError
+    for a run that is not whole, ValueError when its model cannot be found or is another one.
     """
     folder = Path(folder)
     with open_run(folder) as dataset:
@@ -51,8 +57,16 @@ def report(folder: str | os.PathLike[str], *, rivals: int = 0, against: str | os
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         lines = cost_lines(dataset, config, model.name, sequential_rounds(sampler, config), measured, summary)
         lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
+        if card:
+            lines += ["", f"scores of the samples: {note_samples(path, _for_card(config, compared))}"]
         lines += ["", *_figures(folder, dataset, config, model, compared)]
     return "\n".join(lines)
+
+
+def _for_card(config: RunConfig, compared: list[Comparison]) -> dict[str, Any]:
+    """Scores and the settings that decide them."""
+    settings = config.model_dump(mode="json", exclude_none=True, include={"samples", "seed", "chain", "grid", "solver"})
+    return {"run": settings} | {one.variable.name: as_record(one) for one in compared}
 
 
 def stored_config(folder: Path, dataset: xr.Dataset) -> RunConfig:

@@ -131,6 +131,13 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     )
 
 
+def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
+    """Write the scores of a run's samples into a model's card; returns the card. The model's checksums stay."""
+    card = read_card(folder / CARD)
+    write_card(folder / CARD, card.model_copy(update={"samples": dict(scores)}))
+    return folder / CARD
+
+
 def find_model(folder: str | Path) -> Path:
     """An existing folder, or the folder of a shipped model of that name; ValueError listing the names there are."""
     given = Path(folder)

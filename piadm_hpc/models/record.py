@@ -83,7 +83,10 @@ class TrainingCard(_Record):
 
 
 class Card(_Record):
-    """Everything about a model that is not an array."""
+    """Everything about a model that is not an array.
+
+    `scores` are denoising errors from training; `samples` the scores of a run's samples, by `piadm report --card`.
+    """
 
     format: int
     name: str
@@ -101,6 +104,7 @@ class Card(_Record):
     data: DataCard = DataCard()
     training: TrainingCard = TrainingCard()
     scores: dict[str, ScoreCard] = {}
+    samples: dict[str, Any] = {}
     sha256: dict[str, str]
 
 
