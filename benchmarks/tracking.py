@@ -26,8 +26,14 @@ def with_idle_step(chain: Chain) -> Chain:
 
     return replace(
         chain,
-        P=torch.cat([chain.P, eye]), Q=idle(chain.Q), N=idle(chain.noise), M=idle(chain.shift), t=repeated(chain.t),
-        alpha=repeated(chain.alpha), sigma=repeated(chain.sigma), edges=(0, chain.num_steps + 1),
+        P=torch.cat([chain.P, eye]),
+        Q=idle(chain.Q),
+        N=idle(chain.noise),
+        M=idle(chain.shift),
+        t=repeated(chain.t),
+        alpha=repeated(chain.alpha),
+        sigma=repeated(chain.sigma),
+        edges=(0, chain.num_steps + 1),
     )
 
 

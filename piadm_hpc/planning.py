@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import resource
 import time
@@ -58,8 +57,8 @@ class Plan:
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
-            f"  time             about {self.seconds:.0f} s; the same chain step by step, samples over ranks: "
-            f"about {self.sequential_seconds:.0f} s{faster}"
+            f"  time             about {self.seconds:.2g} s; the same chain step by step, samples over ranks: "
+            f"about {self.sequential_seconds:.2g} s{faster}"
         )
 
 
@@ -83,10 +82,10 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) ->
     batch = max(1, min(config.output.batch, -(-len(config.ids) // groups)))
     seconds, activations = _timed_call(sampler, min(config.compute.model_batch, batch * _longest(sampler)))
     sweeps = _pilot_sweeps(sampler, config.ids[0]) if pilot else _expected_sweeps(config, sampler)
-    blocks, steps = len(sampler.chain.edges) - 1, sampler.chain.num_steps
+    lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
     sequential = config.solver.kind == "sequential"
-    calls = steps if sequential else sum(_block_calls(length, sweeps) for length in _lengths(sampler))
-    on_rank = calls if sequential else sum(_block_calls(-(-length // on_time), sweeps) for length in _lengths(sampler))
+    calls = in_sequence if sequential else sum(_calls(length, length, sweeps) for length in lengths)
+    on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
     share = -(-len(config.ids) // groups)
     even = -(-len(config.ids) // world)
     return Plan(
@@ -94,33 +93,28 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) ->
         time_ranks=on_time,
         groups=groups,
         num_samples=len(config.ids),
-        steps=steps,
-        blocks=blocks,
+        steps=in_sequence,
+        blocks=len(sampler.chain.edges) - 1,
         sweeps_per_block=sweeps,
         measured=pilot,
-        rounds=steps if sequential else sum(min(sweeps, length) for length in _lengths(sampler)),
+        rounds=in_sequence if sequential else sum(min(sweeps, length) for length in lengths),
         calls=calls,
         seconds_per_call=seconds,
         seconds=seconds * on_rank * share,
-        sequential_seconds=seconds * steps * even,
+        sequential_seconds=seconds * in_sequence * even,
         bytes_per_sweep=_bytes_per_sweep(sampler, batch, on_time),
         memory_per_rank=_memory(config, sampler, batch, on_time, activations),
         output_bytes=4 * len(config.ids) * math.prod(model.event_shape),
     )
 
 
-def _lengths(sampler: Sampler) -> list[int]:
-    edges = sampler.chain.edges
-    return [stop - start for start, stop in itertools.pairwise(edges)]
-
-
 def _longest(sampler: Sampler) -> int:
-    return max(_lengths(sampler))
+    return max(sampler.step_counts)
 
 
-def _block_calls(points: int, sweeps: int) -> int:
-    """Rows a slice evaluates when sweep k skips the k-1 points that cannot change any more."""
-    return sum(max(0, points - k) for k in range(min(sweeps, points)))
+def _calls(slice_length: int, length: int, sweeps: int) -> int:
+    """Rows that the busiest slice of a block evaluates: sweep k skips the k-1 points that cannot change any more."""
+    return sum(min(slice_length, length - k) for k in range(min(sweeps, length)))
 
 
 def _expected_sweeps(config: RunConfig, sampler: Sampler) -> int:

@@ -283,7 +283,7 @@ def _summary(sampler: Sampler, ranks: RankGrid, costs: list[Solution], seconds: 
         not_converged=sum(g["bad"] for g in groups),
         rounds=float(np.median(rounds)) if rounds else 0.0,
         calls=float(np.median(calls)) if calls else 0.0,
-        sequential_rounds=sampler.chain.num_steps,
+        sequential_rounds=sampler.sequential_rounds,
         sweeps=[max(column) for column in zip(*sweeps, strict=True)],
         seconds=seconds,
         communication=float(np.mean([g["communication"] for g in everyone])),

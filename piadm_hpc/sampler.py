@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -42,6 +43,22 @@ class Sampler:
     model_batch: int | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+
+    @property
+    def step_counts(self) -> list[int]:
+        """Steps of every block, and after each those of the corrector's sub-blocks."""
+        edges = self.chain.edges
+        counts = []
+        for start, stop in pairwise(edges):
+            counts.append(stop - start)
+            if self.corrector is not None:
+                counts += [b - a for a, b in pairwise(self.corrector(float(self.chain.t[stop])).edges)]
+        return counts
+
+    @property
+    def sequential_rounds(self) -> int:
+        """Network calls of a sample, corrector included, when made step by step."""
+        return sum(self.step_counts)
 
     def prior(self, samples: Sequence[int]) -> Tensor:
         """States [samples, *event] at the chain's first point."""

@@ -100,6 +100,19 @@ def single_precision_agrees_to_rounding(comm) -> None:
     assert float((single.x - oracle).norm() / oracle.norm()) < 1e-4
 
 
+def the_shipped_network_agrees_to_single_precision(comm) -> None:
+    from piadm_hpc.build import make_sampler
+    from piadm_hpc.config import RunConfig
+    from piadm_hpc.models.card import load_model
+
+    model = load_model("ccsm-temperature")
+    run = RunConfig(model="ccsm-temperature", grid={"steps": 6}, solver={"tol": 1e-3})
+    sampler = make_sampler(run, model)
+    serial = sampler.draw([3]).x
+    parallel = sampler.draw([3], comm=MPICommunicator(comm)).x
+    assert float((parallel - serial).norm() / serial.norm()) < 1e-4
+
+
 def unconverged_samples_are_finished_alike(comm) -> None:
     target = mixture(PROCESS)
     reference = target.reference()
@@ -154,6 +167,7 @@ CHECKS = [
     every_rank_grid_gives_the_same_samples,
     one_step_per_rank_and_linear_parts,
     single_precision_agrees_to_rounding,
+    the_shipped_network_agrees_to_single_precision,
     unconverged_samples_are_finished_alike,
     more_ranks_than_points_is_refused,
     a_failing_score_ends_every_rank_with_the_same_words,

@@ -22,7 +22,7 @@ from ..store import open_run
 from ..store.settings import RUN_FILE
 from .comparison import Comparison, as_record, compare, has_statistics, load_fields
 from .figures import Picture, PlotError, draw
-from .rivals import Rivals, measure, sequential_rounds
+from .rivals import Rivals, measure
 from .scores import counted
 from .tables import cost_lines, score_lines
 
@@ -55,7 +55,7 @@ def report(
         summary = _summary(folder)
         record = _record(dataset, config, model, compared, measured, summary)
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        lines = cost_lines(dataset, config, model.name, sequential_rounds(sampler, config), measured, summary)
+        lines = cost_lines(dataset, config, model.name, sampler.sequential_rounds, measured, summary)
         lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
         if card:
             lines += ["", f"scores of the samples: {note_samples(path, _for_card(config, compared))}"]

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..config import RunConfig
 from ..grid import log_snr
 from ..integrators import dpmpp_2m
 from ..process import Process, forward_time
@@ -87,12 +86,6 @@ def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[i
         # of second order: halving the step quarters the error
         converged_error=distance(rough, converged) / 3,
     )
-
-
-def sequential_rounds(sampler: Sampler, config: RunConfig) -> int:
-    """Network calls of the run's chain, corrector included, when made step by step."""
-    corrector = config.corrector.steps * (len(sampler.chain.edges) - 1) if config.corrector.enabled else 0
-    return sampler.chain.num_steps + corrector
 
 
 class _Distance:
