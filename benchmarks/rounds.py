@@ -152,7 +152,7 @@ def rounds_to(target: Target, method: Method, churn: float, levels: Sequence[flo
     if len(chain.edges) > 2:
         errors = _at_depths(lambda k: target.error(target.solve(chain, sweeps=k, **settings).x, truth), target.depths, levels)
         return [_first_below(errors, level, len(chain.edges) - 1) for level in levels]
-    limit = 12
+    limit = 12 if method.linear == "reference" else 32
     while True:
         longer = with_idle_step(chain)
         seen = EndStates(target.score, chain.t[-1].to(target.dtype), target.samples)
@@ -226,7 +226,7 @@ def _options() -> argparse.Namespace:
     options.add_argument("--model", help="a trained model instead of targets A, B, C")
     options.add_argument("--samples", type=int, help="draws per row (default: 8, of a model 3)")
     options.add_argument("--size", type=int, default=1024, help="modes of the targets")
-    options.add_argument("--step", type=float, default=1 / 16, help="step of the published grid")
+    options.add_argument("--step", type=float, help="step of the published grid (default: 1/16, of a model 1/8)")
     return options.parse_args()
 
 
@@ -237,12 +237,18 @@ def main() -> int:
         table(report, analytic("A", 32, 0.25, 2), 1.0, METHODS[:1] + METHODS[3:], LEVELS)
     elif options.model:
         report = Report("rounds of a model")
-        table(report, trained(options.model, options.step, options.samples or 3), 1.0, METHODS[:1] + METHODS[3:], LEVELS[:2])
+        table(
+            report,
+            trained(options.model, options.step or 1 / 8, options.samples or 3),
+            1.0,
+            METHODS[:1] + METHODS[3:],
+            LEVELS[:2],
+        )
     else:
         report = Report("rounds")
         for name in "ABC":
             for churn in (1.0, 0.0):
-                table(report, analytic(name, options.size, options.step, options.samples or 8), churn, METHODS, LEVELS)
+                table(report, analytic(name, options.size, options.step or 1 / 16, options.samples or 8), churn, METHODS, LEVELS)
     return report.finish(options.json)
 
 

@@ -176,12 +176,12 @@ class Fourier(_Spectral):
 
 
 class SphericalHarmonics(_Spectral):
-    """Area-weighted fields sqrt(w) f on latitudes x longitudes; one shell per degree l < lmax, and a tail shell.
+    """Fields on latitudes x longitudes; one shell per degree l < lmax, and a tail shell.
 
-    `latitudes` in degrees (any order, default: Gauss-Legendre, north first), `nlon` equally spaced longitudes. On
-    Gauss-Legendre latitudes the basis functions are sqrt(w) Y_lm exactly; on others the same functions are made
-    orthonormal order by order in m (QR, low degrees first). States are area-weighted, `sqrt_weights` [nlat] has mean
-    square one, so that white noise on the sphere is white noise in the state.
+    `latitudes` in degrees (any order, default: Gauss-Legendre, north first), `nlon` equally spaced longitudes. Of
+    area-weighted states, sqrt(w) f with `sqrt_weights` [nlat] of mean square one, white noise is white on the sphere and
+    the basis functions on Gauss-Legendre latitudes are sqrt(w) Y_lm exactly. On other latitudes, and with `area_weighted`
+    false for fields f as they are, the same functions are made orthonormal order by order in m (QR, low degrees first).
     """
 
     def __init__(
@@ -192,13 +192,15 @@ class SphericalHarmonics(_Spectral):
         latitudes: Sequence[float] | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float64,
+        *,
+        area_weighted: bool = True,
     ):
         if not 1 <= lmax <= min(nlat, nlon // 2):
             raise ValueError(f"lmax must be between 1 and min(nlat, nlon // 2) = {min(nlat, nlon // 2)}, got {lmax}")
         self.event_shape: tuple[int, ...] = (nlat, nlon)
-        self.lmax, self.latitudes = lmax, latitudes
+        self.lmax, self.latitudes, self.area_weighted = lmax, latitudes, area_weighted
         sine, weights = _latitude_nodes(nlat, latitudes)
-        root = np.sqrt(weights / weights.mean())
+        root = np.sqrt(weights / weights.mean()) if area_weighted else np.ones(nlat)
         values = _legendre(lmax, sine) * root
         columns = np.zeros_like(values)
         for m in range(lmax):
@@ -227,7 +229,7 @@ class SphericalHarmonics(_Spectral):
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SphericalHarmonics:
         nlat, nlon = self.event_shape
-        return SphericalHarmonics(nlat, nlon, self.lmax, self.latitudes, device, dtype)
+        return SphericalHarmonics(nlat, nlon, self.lmax, self.latitudes, device, dtype, area_weighted=self.area_weighted)
 
     def _head(self, x: Tensor) -> Tensor:
         grid = x.reshape(*x.shape[:-1], *self.event_shape)

@@ -19,7 +19,7 @@ from .solvers.evaluate import Evaluator, Score, ScoreError
 from .solvers.picard import solve_block
 from .solvers.problem import Problem
 from .solvers.sequential import run_steps
-from .solvers.stopping import BlockSolution, Picard, Status
+from .solvers.stopping import BlockSolution, Picard, Status, unsolved
 
 Linear = Literal["auto", "identity", "process", "reference"]
 Projection = Callable[[Tensor], Tensor]
@@ -31,9 +31,10 @@ Corrector = Callable[[float], Chain]
 class Solution:
     """End states x [samples, *event] and what they cost, per sample and block.
 
-    `sweeps`, `residual`, `status`, `sequential_steps` [samples, blocks] describe the blocks; corrector sub-blocks add
-    to `rounds` and `calls` [samples] only. A round is one sequential network call. `converged` [samples]: every block
-    met its tolerance by itself (a fixed depth has none to meet). `state` holds all channels, [samples, c, *event].
+    `sweeps`, `residual`, `status`, `sequential_steps` [samples, blocks] describe the blocks; the corrector after a block
+    adds to `rounds` and `calls` [samples], and the worse of both is the block's `status`. A round is one sequential
+    network call. `converged` [samples]: every block met its tolerance by itself (a fixed depth has none to meet).
+    `state` holds all channels, [samples, c, *event].
     """
 
     x: Tensor
@@ -89,26 +90,23 @@ def solve(
     names = list(range(len(x0))) if samples is None else list(samples)
     _check(chain, x0, names, reference, linear, start, solver, momentum, comm)
     event_shape = tuple(x0.shape[1:])
-    size = math.prod(event_shape)
     evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
-    part, guess = _linear_parts(_in_basis(chain, moved), moved, linear, start)
-    problem = _problem(_in_basis(chain, moved), evaluator, source, moved, size, x0)
-    stopping = Picard(tol, sweeps, scale.to(x0).reshape(-1) if isinstance(scale, Tensor) else scale)
+    chain = _in_basis(chain, moved)
+    stop = Picard(tol, sweeps, scale.to(x0).reshape(-1) if isinstance(scale, Tensor) else scale)
+    method = _Method(solver, stop, linear, start, moved, comm)
+    problem = _problem(chain, evaluator, source, moved, x0)
+    parts = method.linear_parts(chain)
     state = evaluator.project(_state(x0, momentum, chain.channels))
     results, extra = [], torch.zeros(2, len(names), dtype=torch.long)
     for block in chain.grid.blocks():
-        z = problem.frame.analyse(state)
-        if solver == "sequential":
-            result = _sequential_block(problem, block, z, names)
-        else:
-            result = solve_block(problem, block, z, names, stop=stopping, linear=part, start=guess, comm=comm)
-        state = evaluator.project(problem.frame.synthesise(result.end))
-        results.append(result)
+        state, result = method.solve(problem, block, state, names, parts)
         if corrector is not None:
-            state[:, 0], cost = _correct(corrector, block, problem, state[:, 0], names, stopping, moved, linear, comm, solver)
-            extra += cost
+            state[:, 0], corrected = _correct(corrector, block, problem, state[:, 0], names, method)
+            extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
+            result = replace(result, status=torch.maximum(result.status, corrected.status))
+        results.append(result)
         if on_block is not None:
             on_block(block, result)
     return _solution(state, event_shape, results, extra)
@@ -168,21 +166,42 @@ def _in_basis(chain: Chain, reference: GaussianReference | None) -> Chain:
     return replace(chain, basis=reference.basis)
 
 
-def _linear_parts(
-    chain: Chain, reference: GaussianReference | None, linear: str, start: str
-) -> tuple[LinearPart, LinearPart | None]:
-    """The linear part of the sweeps, and that of the reference's path when it is the first guess."""
-    if reference is None:
-        return (process_part(chain) if linear == "process" else identity_part(chain)), None
-    gaussian = reference_part(chain, reference)
-    part = {"identity": identity_part, "process": process_part}.get(linear, lambda _: gaussian)(chain)
-    return part, (None if start == "constant" else gaussian)
+@dataclass(frozen=True)
+class _Method:
+    """How blocks are solved: step by step, or in sweeps over the ranks of `comm` with a linear part and a first guess."""
+
+    solver: str
+    stop: Picard
+    linear: str
+    start: str
+    reference: GaussianReference | None
+    comm: Communicator
+
+    def linear_parts(self, chain: Chain) -> tuple[LinearPart, LinearPart | None]:
+        """The linear part of the sweeps, and that of the reference's path when it is the first guess."""
+        if self.reference is None:
+            return (process_part(chain) if self.linear == "process" else identity_part(chain)), None
+        gaussian = reference_part(chain, self.reference)
+        part = {"identity": identity_part, "process": process_part}.get(self.linear, lambda _: gaussian)(chain)
+        return part, (None if self.start == "constant" else gaussian)
+
+    def solve(
+        self, problem: Problem, block: Block, state: Tensor, names: list[int], parts: tuple[LinearPart, LinearPart | None]
+    ) -> tuple[Tensor, BlockSolution]:
+        """States [samples, c, d] at the block's end, and what they cost."""
+        z = problem.frame.analyse(state)
+        if self.solver == "sequential":
+            result = _sequential_block(problem, block, z, names)
+        else:
+            linear, start = parts
+            result = solve_block(problem, block, z, names, stop=self.stop, linear=linear, start=start, comm=self.comm)
+        return problem.evaluator.project(problem.frame.synthesise(result.end)), result
 
 
 def _problem(
-    chain: Chain, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None, size: int, like: Tensor
+    chain: Chain, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None, like: Tensor
 ) -> Problem:
-    frame = chain.frame(size, None if reference is None else reference.basis)
+    frame = chain.frame(math.prod(evaluator.event_shape), None if reference is None else reference.basis)
     mean = None
     if reference is not None and bool((reference.mean != 0).any()):
         mean = frame.analyse(reference.mean.to(like))
@@ -204,36 +223,24 @@ def _sequential_block(problem: Problem, block: Block, z: Tensor, names: list[int
 
 
 def _correct(
-    corrector: Corrector,
-    block: Block,
-    problem: Problem,
-    position: Tensor,
-    names: list[int],
-    stopping: Picard,
-    reference: GaussianReference | None,
-    linear: str,
-    comm: Communicator,
-    solver: str,
-) -> tuple[Tensor, Tensor]:
-    """Kinetic Langevin steps at the block's last time, velocity drawn afresh; the new positions, and rounds and calls."""
-    chain = corrector(float(problem.chain.t[block.stop]))
+    corrector: Corrector, block: Block, problem: Problem, position: Tensor, names: list[int], method: _Method
+) -> tuple[Tensor, BlockSolution]:
+    """Kinetic Langevin steps at the block's last time, velocity drawn afresh: new positions, and costs of all sub-blocks."""
     if problem.noise is None:
         raise ValueError("the corrector is stochastic: give `noise`, a Noise(seed, size)")
-    part, guess = _linear_parts(chain, reference, linear, "auto")
+    chain = corrector(float(problem.chain.t[block.stop]))
     offset = block.index * (chain.num_steps + 1)
     inner = replace(problem, chain=chain, stream=CORRECTOR, step_offset=offset + 1)
     velocity = problem.noise.at([offset], names, 1, CORRECTOR)[0, :, 0].to(position)
     state = problem.evaluator.project(torch.stack([position, velocity], dim=1))
-    cost = torch.zeros(2, len(names), dtype=torch.long)
+    parts = method.linear_parts(chain)
+    total = unsolved(state, len(names))
     for sub in chain.grid.blocks():
-        z = problem.frame.analyse(state)
-        if solver == "sequential":
-            result = _sequential_block(inner, sub, z, names)
-        else:
-            result = solve_block(inner, sub, z, names, stop=stopping, linear=part, start=guess, comm=comm)
-        state = problem.evaluator.project(problem.frame.synthesise(result.end))
-        cost += torch.stack([result.sweeps + result.sequential_steps, result.calls])
-    return state[:, 0], cost
+        state, result = method.solve(inner, sub, state, names, parts)
+        for name in ("sweeps", "calls", "sequential_steps"):
+            getattr(total, name).add_(getattr(result, name))
+        total.status.copy_(torch.maximum(total.status, result.status))
+    return state[:, 0], total
 
 
 def _solution(state: Tensor, event_shape: tuple[int, ...], results: list[BlockSolution], extra: Tensor) -> Solution:

@@ -29,6 +29,7 @@ BASES = {
     "fourier odd": Fourier((15,)),
     "fourier cube": Fourier((3, 4, 5)),
     "sphere": SphericalHarmonics(8, 16, 6),
+    "sphere unweighted": SphericalHarmonics(8, 16, 6, area_weighted=False),
     "sphere regular": SphericalHarmonics(8, 16, 5, latitudes=np.linspace(-80, 80, 8).tolist()),
 }
 

@@ -14,14 +14,12 @@ from pathlib import Path
 import pytest
 from launching import launch
 
-from piadm_hpc.models.card import shipped_models
 from piadm_hpc.records import read
 from piadm_hpc.templates import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs" / "tutorial").glob("[0-9]*.py"))
 TEXTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "jobs").glob("*.md")])
-needs_model = pytest.mark.skipif("ccsm-temperature" not in shipped_models(), reason="the shipped model is not here")
 
 
 def run_page(number: str, folder: Path, *arguments: str, ranks: int | None = None) -> str:
@@ -75,7 +73,6 @@ def test_train_on_your_fields(tmp_path: Path) -> None:
     assert (tmp_path / "own-fields" / "run" / "samples.h5").is_file()
 
 
-@needs_model
 def test_climate_fields(tmp_path: Path) -> None:
     printed = run_page("06", tmp_path)
     means = [float(value) for value in re.findall(r"area mean (\S+) K", printed)]

@@ -18,7 +18,7 @@ from piadm_hpc.models.base import EDMPreconditioned, wrap
 from piadm_hpc.models.card import find_model, load_model, save_model, shipped_models
 from piadm_hpc.models.config import NetworkConfig
 from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
-from piadm_hpc.models.harmonics import GridHarmonics, HarmonicEOF, fit_harmonic_eof
+from piadm_hpc.models.harmonics import HarmonicEOF, fit_harmonic_eof
 from piadm_hpc.models.network import GridPad, GridUNet, count_parameters
 from piadm_hpc.models.packing import describe_reference
 from piadm_hpc.models.record import FORMAT, Card, ProcessCard, VariableCard
@@ -153,7 +153,7 @@ def test_points_without_data_stay_zero_and_cost_nothing():
 
 @pytest.mark.parametrize("split", [1, 4, 7])
 def test_rotated_harmonics_are_an_orthonormal_basis(split: int):
-    harmonics = GridHarmonics(8, 16, 8, np.linspace(78, -78, 8).tolist())
+    harmonics = SphericalHarmonics(8, 16, 8, np.linspace(78, -78, 8).tolist(), area_weighted=False)
     rotation = torch.linalg.qr(torch.randn(split**2, split**2, dtype=torch.float64)).Q
     basis = HarmonicEOF(harmonics, rotation, split)
     x = torch.randn(20_000, 128, dtype=torch.float64)
@@ -337,7 +337,7 @@ def test_decoding_and_encoding_are_inverse(tmp_path: Path):
         GaussianReference(torch.zeros(128), Pixelwise((8, 16)), torch.rand(128)),
         GaussianReference(
             torch.zeros(128),
-            HarmonicEOF(GridHarmonics(8, 16, 6, np.linspace(80, -80, 8).tolist()), torch.eye(16), 4),
+            HarmonicEOF(SphericalHarmonics(8, 16, 6, np.linspace(80, -80, 8).tolist(), area_weighted=False), torch.eye(16), 4),
             torch.rand(19),
         ),
     ],

@@ -18,33 +18,6 @@ from ..reference import GaussianReference
 SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 
-class GridHarmonics(SphericalHarmonics):
-    """Spherical harmonics for fields that are not area-weighted: the same functions, orthonormal under the plain sum."""
-
-    def __init__(
-        self,
-        nlat: int,
-        nlon: int,
-        lmax: int,
-        latitudes: Sequence[float] | None = None,
-        device: torch.device | None = None,
-        dtype: torch.dtype = torch.float64,
-    ):
-        super().__init__(nlat, nlon, lmax, latitudes, None, torch.float64)
-        plain = torch.zeros_like(self.columns)
-        for m in range(lmax):
-            q, r = torch.linalg.qr((self.columns[m, m:] / self.sqrt_weights).T)
-            plain[m, m:] = (q * r.diagonal().sign()).T
-        self.columns = plain.to(device, dtype)
-        self.sqrt_weights = torch.ones(nlat, dtype=dtype, device=device)
-        for name in ("_valid", "shells", "weights", "degrees"):
-            setattr(self, name, getattr(self, name).to(device))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> GridHarmonics:
-        nlat, nlon = self.event_shape
-        return GridHarmonics(nlat, nlon, self.lmax, self.latitudes, device, dtype)
-
-
 class HarmonicEOF:
     """Coordinates of `harmonics` in which those of degree l < split are rotated; a shell per mode, then one per degree.
 
@@ -52,7 +25,7 @@ class HarmonicEOF:
     degree, scaled to be orthonormal, in the order of `harmonics`.
     """
 
-    def __init__(self, harmonics: GridHarmonics, rotation: Tensor, split: int):
+    def __init__(self, harmonics: SphericalHarmonics, rotation: Tensor, split: int):
         self.harmonics, self.rotation, self.split = harmonics, rotation, split
         self.event_shape: tuple[int, ...] = harmonics.event_shape
         low = low_degrees(harmonics, split)
@@ -108,7 +81,7 @@ def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[floa
     if not 1 <= split < lmax:
         raise ValueError(f"reference.split must be at least 1 and below lmax = {lmax}, got {split}")
     nlat, nlon = train.shape[1:]
-    harmonics = GridHarmonics(nlat, nlon, lmax, latitudes)
+    harmonics = SphericalHarmonics(nlat, nlon, lmax, latitudes, area_weighted=False)
     mean = train.flatten(1).mean(0)
     low = low_degrees(harmonics, split)
     root = torch.sqrt(harmonics.weights[low].to(torch.float64))

@@ -12,7 +12,7 @@ from ..bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from ..data.normalise import Normalisation
 from ..layout import Coordinate
 from ..reference import GaussianReference
-from .harmonics import GridHarmonics, HarmonicEOF
+from .harmonics import HarmonicEOF
 from .record import ReferenceCard
 from .shells import MaskedEOF
 
@@ -101,7 +101,8 @@ def _harmonic_eof(card: ReferenceCard, modes: Tensor | None, event: tuple[int, .
         raise ValueError("a harmonic_eof reference needs lmax, split and a square array of modes")
     nlat, nlon = event
     q, r = torch.linalg.qr(modes.T)
-    return HarmonicEOF(GridHarmonics(nlat, nlon, card.lmax, latitudes), q * r.diagonal().sign(), card.split)
+    harmonics = SphericalHarmonics(nlat, nlon, card.lmax, latitudes, area_weighted=False)
+    return HarmonicEOF(harmonics, q * r.diagonal().sign(), card.split)
 
 
 def _numpy(x: Tensor) -> np.ndarray:
