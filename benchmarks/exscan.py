@@ -14,6 +14,7 @@ all-gather          everybody gets every shift and combines those before its own
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -38,8 +39,8 @@ def ways(comm: MPICommunicator, gains: list[float], words: int) -> dict[str, Sca
     """The scans, each from (first, shift) [words] to this rank's start [words]."""
 
     def package(first: Tensor, shift: Tensor) -> Tensor:
-        def linear(rank: int, part: slice, z: Tensor) -> Tensor:
-            return gains[rank] * z
+        def linear(low: int, high: int, z: Tensor) -> Tensor:
+            return z * math.prod(gains[low:high])
 
         return comm.exscan(first[None, None], shift[None, None], linear)[0, 0]
 

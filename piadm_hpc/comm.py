@@ -11,15 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
 
-from .grid import Partition
-
-# linear(rank, coordinates, z): the linear part of a rank's affine map, on states z [S, c, part] of a slice of coordinates
-Linear = Callable[[int, slice, Tensor], Tensor]
+# linear(low, high, z): the linear parts of the maps of ranks low .. high-1, one after the other, on states z [S, c, n]
+Linear = Callable[[int, int, Tensor], Tensor]
 MAX_COUNT = 2**31 - 1
 
 
@@ -39,7 +38,7 @@ class Communicator(Protocol):
     seconds: float
 
     def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
-        """State at which this rank's slice starts: ranks map z to linear(rank, z) + shift, rank 0 starts at `first` [S, c, n]."""
+        """State [S, c, n] at which this rank's slice starts: rank 0's at `first`, and every rank's map adds its `shift`."""
         ...
 
     def max(self, values: Tensor) -> Tensor:
@@ -93,34 +92,24 @@ class MPICommunicator:
         self.rank, self.size, self.seconds = int(comm.rank), int(comm.size), 0.0
 
     def exscan(self, first: Tensor, shift: Tensor, linear: Linear) -> Tensor:
-        """Exclusive scan of affine maps by two transpositions.
+        """MPI's exclusive scan with the composition of affine maps, an operation that does not commute.
 
-        Each rank receives one slice of the coordinates of everybody's shift, runs the recurrence over ranks there, and
-        sends the starts back: 2 (size-1)/size words a coordinate whatever the number of ranks, where a tree moves
-        log2(size). The linear parts follow from the tables, so every rank knows them and only shifts travel.
+        The linear parts follow from the tables, so every rank knows them; a map travels as its shift and the ranks it
+        stands for. The whole of it is one element of a derived type, so that MPI cannot cut it.
         """
-        cut = Partition(shift.shape[-1], self.size)
-        mine = cut.slice(self.rank)
-        template = [shift[..., cut.slice(rank)] for rank in range(self.size)]
-        shifts = self._exchange(template, [shift[..., mine]] * self.size)
-        state, starts = first[..., mine], []
-        for rank in range(self.size):
-            starts.append(state)
-            state = linear(rank, mine, state) + shifts[rank]
-        return torch.cat(self._exchange(starts, template), dim=-1)
-
-    def _exchange(self, pieces: list[Tensor], like: list[Tensor]) -> list[Tensor]:
-        """Piece r goes to rank r; what rank r sends has the shape of like[r]."""
-        send = _host(torch.cat([piece.reshape(-1) for piece in pieces]))
-        counts, expected = [piece.numel() for piece in pieces], [piece.numel() for piece in like]
-        if max(sum(counts), sum(expected)) > MAX_COUNT:
-            raise ValueError(f"a message of {sum(counts)} numbers exceeds MPI's limit of {MAX_COUNT}; use smaller batches")
-        received = torch.empty(sum(expected), dtype=send.dtype)
+        words = shift.numel() + 2
+        if words > MAX_COUNT:
+            raise ValueError(f"a message of {words} numbers exceeds MPI's limit of {MAX_COUNT}; use smaller batches")
+        mine = torch.empty(words, dtype=shift.dtype)
+        mine[0], mine[1] = self.rank, self.rank + 1
+        mine[2:].copy_(shift.reshape(-1))
+        below = torch.empty_like(mine)
         start = time.perf_counter()
-        self.comm.Alltoallv([send.numpy(), counts], [received.numpy(), expected])
+        _composition().exscan(self.comm, _host(mine), below, shift.shape, linear)
         self.seconds += time.perf_counter() - start
-        parts = torch.split(received.to(pieces[0].device), expected)
-        return [part.reshape(shape.shape) for part, shape in zip(parts, like, strict=True)]
+        if self.rank == 0:
+            return first
+        return linear(0, self.rank, first).add_(below[2:].view(shift.shape).to(first.device))
 
     def max(self, values: Tensor) -> Tensor:
         sent = _host(values).clone()
@@ -145,6 +134,38 @@ class MPICommunicator:
 
     def barrier(self) -> None:
         self.comm.Barrier()
+
+
+class _Composition:
+    """The MPI operation "one map after another". One for the whole process: MPI libraries have room for few of them."""
+
+    def __init__(self) -> None:
+        self.operation = _mpi().Op.Create(self._compose, commute=False)
+        self.dtype, self.shape = torch.float32, torch.Size()
+        self.linear: Linear | None = None
+
+    def exscan(self, comm: Any, mine: Tensor, below: Tensor, shape: torch.Size, linear: Linear) -> None:
+        self.dtype, self.shape, self.linear = mine.dtype, shape, linear
+        number = _mpi().FLOAT if mine.dtype == torch.float32 else _mpi().DOUBLE
+        element = number.Create_contiguous(len(mine)).Commit()
+        try:
+            comm.Exscan([mine.numpy(), 1, element], [below.numpy(), 1, element], op=self.operation)
+        finally:
+            element.Free()
+            self.linear = None
+
+    def _compose(self, lower: Any, upper: Any, datatype: Any) -> None:
+        """upper <- upper after lower: the lower map's shift goes through the upper ranks' linear parts."""
+        assert self.linear is not None
+        low, high = torch.frombuffer(lower, dtype=self.dtype), torch.frombuffer(upper, dtype=self.dtype)
+        carried = self.linear(int(high[0]), int(high[1]), low[2:].view(self.shape))
+        high[2:].view(self.shape).add_(carried)
+        high[0] = low[0]
+
+
+@cache
+def _composition() -> _Composition:
+    return _Composition()
 
 
 def _host(values: Tensor) -> Tensor:

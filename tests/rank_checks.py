@@ -30,12 +30,14 @@ def exscan_equals_the_recurrence(comm) -> None:
         shifts = torch.randn(comm.size, 3, channels, size, dtype=F64, generator=generator)
         first = torch.randn(3, channels, size, dtype=F64, generator=generator)
 
-        def linear(rank: int, part: slice, z: torch.Tensor, maps: torch.Tensor = maps) -> torch.Tensor:
-            return torch.einsum("nck,skn->scn", maps[rank, part], z)
+        def linear(low: int, high: int, z: torch.Tensor, maps: torch.Tensor = maps) -> torch.Tensor:
+            for rank in range(low, high):
+                z = torch.einsum("nck,skn->scn", maps[rank], z)
+            return z
 
         state = first
         for rank in range(comm.rank):
-            state = linear(rank, slice(0, size), state) + shifts[rank]
+            state = torch.einsum("nck,skn->scn", maps[rank], state) + shifts[rank]
         assert torch.allclose(mpi.exscan(first, shifts[comm.rank], linear), state, atol=1e-12)
 
 

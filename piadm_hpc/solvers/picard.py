@@ -202,13 +202,15 @@ class _Sweeps:
         step(self.end, len(self.points) - 1, self.z[-1])
 
     def _slice_maps(self, linear: LinearPart) -> Linear:
-        """What the slices of all ranks do to a state, from the tables alone."""
-        bounds = [self.cut.slice(rank) for rank in range(self.comm.size)]
-        products = [linear.product(self.block.start + own.start, self.block.start + own.stop) for own in bounds]
+        """What the slices of several ranks in a row do to a state, from the tables alone."""
+        tables: dict[tuple[int, int], Tensor] = {}
 
-        def act(rank: int, coordinates: slice, z: Tensor) -> Tensor:
-            table = expand(self.problem.frame, products[rank], z)
-            return apply(table if len(table) == 1 else table[coordinates], z)
+        def act(low: int, high: int, z: Tensor) -> Tensor:
+            if (low, high) not in tables:
+                first, last = self.cut.slice(low), self.cut.slice(high - 1)
+                product = linear.product(self.block.start + first.start, self.block.start + last.stop)
+                tables[low, high] = expand(self.problem.frame, product, self.first)
+            return apply(tables[low, high].to(z.device), z)
 
         return act
 
