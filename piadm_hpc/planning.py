@@ -54,7 +54,7 @@ class Plan:
             f"  chain            {self.steps} steps in {self.blocks} blocks\n"
             f"  rounds           {self.rounds} per sample ({self.sweeps_per_block} sweeps a block, {origin})\n"
             f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
-            f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank\n"
+            f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
             f"  time             about {self.seconds:.2g} s; the same chain step by step, samples over ranks: "
@@ -170,10 +170,11 @@ def _resident() -> int:
 
 
 def _bytes_per_sweep(sampler: Sampler, batch: int, on_time: int) -> int:
-    """What one rank sends in a sweep: two transpositions of its shifts, and the residuals."""
+    """What one rank sends in a sweep: its map in every stage of a scan over a tree of ranks, and the residuals."""
     width = torch.finfo(sampler.dtype).bits // 8
     words = batch * sampler.chain.channels * _coords(sampler)
-    return 0 if on_time == 1 else round(2 * words * width * (on_time - 1) / on_time) + 8 * (batch + 1)
+    stages = math.ceil(math.log2(on_time)) if on_time > 1 else 0
+    return stages * (width * words + 8 * (batch + 1))
 
 
 def _memory(config: RunConfig, sampler: Sampler, batch: int, on_time: int, activations: int) -> int:
