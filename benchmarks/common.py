@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+from piadm_hpc.comm import local_environment
+
 Cell = str | float | int
 TIMEOUT = 900
 
@@ -120,24 +122,12 @@ def launch(script: str, ranks: int | None, setting: dict[str, Any], mpiexec: str
         else:
             # run by mpi4py, so that a rank that fails ends the others too
             command = [mpiexec or find_mpiexec(), "-n", str(ranks), python or sys.executable, "-m", "mpi4py", *command]
-        done = subprocess.run(command, env=_environment(ranks or 1), capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(
+            command, env=local_environment(ranks or 1), capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
         return json.loads(_answer(question).read_text())
-
-
-def _environment(ranks: int) -> dict[str, str]:
-    """This process's environment, one thread a rank, and what an MPI needs to put more ranks than cores on a machine."""
-    extra = {
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    }
-    if ranks > len(os.sched_getaffinity(0)):
-        extra["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
-    return {**os.environ, **extra}
 
 
 def question(path: str) -> dict[str, Any]:

@@ -231,6 +231,21 @@ def launched() -> bool:
     return launcher_size()[1] > 1
 
 
+def local_environment(ranks: int) -> dict[str, str]:
+    """This process's environment for launching `ranks` ranks on this machine, one thread each, root and crowding allowed."""
+    extra = {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    }
+    if ranks > len(os.sched_getaffinity(0)):
+        # MPICH spins while it waits, which starves ranks that share a core
+        extra["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
+    return {**os.environ, **extra}
+
+
 def world() -> Any:
     """COMM_WORLD, checked against the launcher. Raises LauncherError when it says n > 1 and MPI says something else."""
     key, announced = launcher_size()
