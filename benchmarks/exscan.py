@@ -15,7 +15,6 @@ all-gather          everybody gets every shift and combines those before its own
 from __future__ import annotations
 
 import math
-import math
 import sys
 import time
 from collections.abc import Callable

@@ -30,6 +30,7 @@ FLOORS = (
     ("planning", "doctor", "analysis"),
     ("launch",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {"layout", "records", "templates"}
