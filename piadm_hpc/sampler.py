@@ -24,7 +24,7 @@ from .solving import BlockHook, Corrector, Linear, Projection, Solution, solve
 class Sampler:
     """Everything that determines a sample, and the settings that do not. `draw` makes any samples by their ids.
 
-    The prior is the reference's marginal at the chain's first point, N(0, sigma^2) without a reference.
+    The prior is the reference's marginal at the chain's first point, N(0, alpha^2 + sigma^2) without a reference.
     """
 
     chain: Chain
