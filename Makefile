@@ -69,8 +69,9 @@ docs: $(FOR_TESTS)
 	$(BIN)/python docs/generate.py
 
 benchmarks: $(FOR_TESTS)
-	@for script in $$(grep -l __main__ benchmarks/*.py); do \
-		echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	@missed=; for script in $$(grep -l __main__ benchmarks/*.py); do \
+		echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || missed="$$missed $$script"; done; \
+	if [ -n "$$missed" ]; then echo "aims missed in:$$missed" >&2; exit 1; fi
 
 clean:
 	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
