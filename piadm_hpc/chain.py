@@ -10,6 +10,7 @@ Tables are float64 and carry one entry per shell of the chain's basis (one shell
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -101,8 +102,9 @@ class Chain:
     def channels(self) -> int:
         return int(self.P.shape[-1])
 
-    @property
+    @cached_property
     def stochastic(self) -> bool:
+        """Whether any step is random; looked at once, since every step asks."""
         return bool((self.noise != 0).any())
 
     @property

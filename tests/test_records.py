@@ -8,7 +8,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from piadm_hpc.records import ConfigError, Record, build, flat, override, read, without_none
+from piadm_hpc.records import ConfigError, Record, build, override, read, without_none
+from piadm_hpc.store.settings import dotted as flat
 
 
 class Engine(Record):

@@ -33,7 +33,6 @@ class Evaluator:
     projection: Callable[[Tensor], Tensor] | None = None
     max_rows: int | None = None
     rank: int = 0
-    num_calls: int = field(default=0)
     resolution: float = field(default=0.0)
 
     def project(self, flat: Tensor) -> Tensor:
@@ -54,7 +53,6 @@ class Evaluator:
         return self.project(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
-        self.num_calls += 1
         result = self.score(self.project(x).reshape(-1, *self.event_shape), t)
         if not isinstance(result, Tensor) or result.shape != (len(x), *self.event_shape):
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__

@@ -255,7 +255,7 @@ class _Sweeps:
     def _finish_sequentially(self, sweeps: int) -> None:
         """From the furthest exact point, `sweeps` steps into the block, the rest of the chain step by step."""
         point = self.block.start + sweeps
-        owner = self.cut.owner(sweeps) if sweeps < len(self.block) else self.comm.size - 1
+        owner = self.cut.owner(sweeps)
         z = self.first.clone()
         if owner == self.comm.rank:
             z = self.z[point - self.points.start].clone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,6 @@ from ..bases import Basis
 from ..chain import Chain, LinearPart, add_lifted, affine, expand
 from ..noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
-
-Projection = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
