@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import h5py
@@ -21,7 +22,7 @@ from store_runs import assert_holds, create, in_child, run, values
 
 from piadm_hpc.store import Store, StoreError, open_run
 from piadm_hpc.store.files import DiskFile
-from piadm_hpc.store.lock import Holder
+from piadm_hpc.store.lock import Holder, Lock
 
 
 @contextmanager
@@ -137,6 +138,35 @@ def test_locks_of_the_dead_and_the_distant(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     create(tmp_path, range(3)).close()
     assert "this job was restarted" in caplog.text
+
+
+def test_lock_is_never_seen_half_made(tmp_path: Path) -> None:
+    random = Random(4)
+
+    def take_and_release() -> None:
+        while True:
+            Lock.take(tmp_path, stale_hours=2).release()
+
+    for _ in range(25):
+        in_child(take_and_release, kill_after=0.005 + 0.01 * random.random())
+        Lock.take(tmp_path, stale_hours=2).release()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_lock_where_links_are_not_offered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    held = Lock.take(tmp_path, stale_hours=2)
+    refused(tmp_path, f"process {os.getpid()}")
+    held.release()
+    (tmp_path / ".lock").touch()  # a process killed between the two calls that it then takes
+    refused(tmp_path, "an unknown process")
+    two_minutes_ago = time.time() - 120
+    os.utime(tmp_path / ".lock", (two_minutes_ago, two_minutes_ago))
+    create(tmp_path, range(3)).close()
+    assert [path.name for path in tmp_path.glob(".lock*")] == []
 
 
 def test_few_open_files_allowed(tmp_path: Path) -> None:

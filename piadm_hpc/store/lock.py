@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from .errors import StoreError
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
+UNWRITTEN_HOURS = 1 / 60  # a lock is filled at once: one still empty after a minute was left by a killed process
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,7 @@ class Lock:
         text = json.dumps(asdict(Holder.here()))
         for _ in range(8):
             try:
-                handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-                try:
-                    os.write(handle, text.encode())
-                except OSError:
-                    path.unlink()
-                    raise
-                finally:
-                    os.close(handle)
+                _create(path, text)
                 return cls(path, text)
             except FileExistsError:
                 _clear(path, stale_hours)
@@ -92,6 +87,41 @@ class Lock:
             self.path.unlink(missing_ok=True)
 
 
+def _create(path: Path, text: str) -> None:
+    """Create the lock with its text in one step; raises FileExistsError when there is one.
+
+    A process may be killed between any two calls: a lock without text would name nobody, and nothing could tell that its
+    holder is gone. So the text is written under another name and the file linked to the lock's.
+    """
+    draft = _aside(path)
+    try:
+        draft.write_text(text, encoding="utf-8")
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links: the text follows the name, and `_over` allows for the gap
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            try:
+                os.write(handle, text.encode())
+            except OSError:
+                path.unlink()
+                raise
+            finally:
+                os.close(handle)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _aside(path: Path) -> Path:
+    """A name of its own beside the lock; those left by processes killed long ago are removed."""
+    for old in path.parent.glob(f"{LOCK}.*"):
+        with suppress(OSError):
+            if time.time() - old.stat().st_mtime > 86_400:
+                old.unlink()
+    return path.with_name(f"{LOCK}.{uuid.uuid4().hex}")
+
+
 def _text(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
@@ -107,8 +137,8 @@ def _clear(path: Path, stale_hours: float) -> None:
     try:
         holder: Holder | None = Holder(**json.loads(text))
     except (ValueError, TypeError):
-        holder = None  # just created and not yet written, or written by hand: only its age can tell
-    reason = _over(path, holder, stale_hours)
+        holder = None  # not yet written, or written by hand: only its age can tell
+    reason = _over(path, holder, stale_hours if text else UNWRITTEN_HOURS)
     if not reason:
         owner = holder or "an unknown process"
         raise StoreError(
@@ -116,7 +146,7 @@ def _clear(path: Path, stale_hours: float) -> None:
             f" (if that run is certainly over, remove {path} and start again)"
         )
     # renamed first, then compared: of two runs that see the same dead lock only one may go on
-    aside = path.with_name(f"{LOCK}.{uuid.uuid4().hex}")
+    aside = _aside(path)
     try:
         os.rename(path, aside)
     except FileNotFoundError:
@@ -161,7 +191,7 @@ def _born(pid: int) -> str:
 
 def _age(path: Path) -> float:
     """Seconds since the last heartbeat, by the clock of the file server: clocks of two hosts may disagree."""
-    probe = path.with_name(f"{LOCK}.{uuid.uuid4().hex}")
+    probe = _aside(path)
     try:
         probe.touch()
         now = probe.stat().st_mtime
