@@ -182,17 +182,28 @@ def process_part(chain: Chain) -> LinearPart:
     return LinearPart(chain.P, chain.basis)
 
 
+def denoised_part(chain: Chain) -> LinearPart:
+    """A = P - Q / sigma^2: the denoised estimate held instead of the score, the data-prediction form of a step."""
+    if chain.sigma is None:
+        raise ValueError("holding the denoised estimate needs the noise levels: give the chain its alpha and sigma")
+    return _pulled(chain, -1 / chain.sigma[:-1, None] ** 2, chain.basis)
+
+
 def reference_part(chain: Chain, reference: GaussianReference) -> LinearPart:
     """A = P + Q J with the Jacobian J of a Gaussian reference's score, per shell: a Gaussian is solved in one sweep."""
     if chain.alpha is None or chain.sigma is None:
         raise ValueError("a reference needs to know the noise levels: give the chain its alpha and sigma")
     if chain.basis is not None and chain.basis is not reference.basis:
         raise ValueError("the chain's tables and the reference must share one basis; build both from the same reference")
-    slope = reference.jacobian(chain.alpha[:-1], chain.sigma[:-1])
+    return _pulled(chain, reference.jacobian(chain.alpha[:-1], chain.sigma[:-1]), reference.basis)
+
+
+def _pulled(chain: Chain, slope: Tensor, basis: Basis | None) -> LinearPart:
+    """P + Q slope, for a score of slope [J, K] in the first channel."""
     pulled = chain.Q * slope[..., None]
     pull = torch.zeros(*pulled.shape, chain.channels, dtype=torch.float64)
     pull[..., 0] = pulled
-    return LinearPart(chain.P + pull, reference.basis, slope)
+    return LinearPart(chain.P + pull, basis, slope)
 
 
 def _blocks(table: Tensor) -> Tensor:

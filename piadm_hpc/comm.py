@@ -1,7 +1,7 @@
 """Communicators and the rank grid: the only file that knows MPI.
 
-Every method of a communicator is collective. Reductions see contiguous float32/float64 buffers only; objects are
-exchanged during set-up and failure, never inside the loop.
+Every method of a communicator is collective. Reductions see contiguous float32/float64 buffers only; objects travel
+during set-up and failure, never inside the loop.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class Communicator(Protocol):
         """Elementwise maximum over ranks; NaN must already be +inf (MPI's MAX differs between ranks for NaN)."""
         ...
 
+    def sum(self, values: Tensor) -> Tensor: ...
+
     def bcast(self, values: Tensor, root: int) -> Tensor:
         """The root's tensor on every rank; the others give one of the same shape, which may be overwritten."""
         ...
 
     def bcast_object(self, item: Any, root: int = 0) -> Any: ...
 
-    def gather_objects(self, item: Any) -> list[Any]:
-        """Every rank's object, on every rank."""
-        ...
+    def gather_objects(self, item: Any) -> list[Any]: ...
 
     def barrier(self) -> None: ...
 
@@ -69,6 +69,8 @@ class SerialCommunicator:
 
     def max(self, values: Tensor) -> Tensor:
         return values
+
+    sum = max
 
     def bcast(self, values: Tensor, root: int) -> Tensor:
         return values
@@ -112,10 +114,16 @@ class MPICommunicator:
         return linear(0, self.rank, first).add_(below[2:].view(shift.shape).to(first.device))
 
     def max(self, values: Tensor) -> Tensor:
+        return self._reduced(values, _mpi().MAX)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return self._reduced(values, _mpi().SUM)
+
+    def _reduced(self, values: Tensor, operation: Any) -> Tensor:
         sent = _host(values).clone()
         result = torch.empty_like(sent)
         start = time.perf_counter()
-        self.comm.Allreduce(sent.numpy(), result.numpy(), op=_mpi().MAX)
+        self.comm.Allreduce(sent.numpy(), result.numpy(), op=operation)
         self.seconds += time.perf_counter() - start
         return result.to(values.device)
 
@@ -234,8 +242,7 @@ def launched() -> bool:
 def local_environment(ranks: int) -> dict[str, str]:
     """This process's environment for launching `ranks` ranks on this machine, one thread each, root and crowding allowed."""
     extra = {
-        "OMP_NUM_THREADS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
@@ -252,9 +259,8 @@ def world() -> Any:
     try:
         comm = _mpi().COMM_WORLD
     except (ImportError, RuntimeError) as error:
-        raise LauncherError(
-            f"{key}={announced} but no MPI library loads ({error}); install one (pip install mpich) or load the site's module"
-        ) from error
+        remedy = "install one (pip install mpich) or load the site's module"
+        raise LauncherError(f"{key}={announced} but no MPI library loads ({error}); {remedy}") from error
     if key and comm.size != announced:
         raise LauncherError(
             f"the launcher announced {announced} ranks ({key}) but the MPI library sees {comm.size}: {library()} does not "
@@ -264,7 +270,7 @@ def world() -> Any:
 
 
 def rank_grid(time_ranks: int | None = None) -> RankGrid:
-    """The rank grid this process was launched into; serial without a launcher, and then MPI is never loaded.
+    """The rank grid this process was launched into; serial, without loading MPI, where there is no launcher.
 
     `time_ranks` None gives all ranks of the world to the time axis.
     """

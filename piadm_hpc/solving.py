@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from .chain import Chain, LinearPart, identity_part, process_part, reference_part
+from .chain import Chain, LinearPart, denoised_part, identity_part, process_part, reference_part
 from .comm import Communicator, SerialCommunicator
 from .grid import Block
 from .noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
 from .reference import GaussianReference
 from .solvers.evaluate import Evaluator, Score, ScoreError
 from .solvers.picard import solve_block
+from .solvers.points import Method
 from .solvers.problem import Problem
+from .solvers.schedule import Schedule
 from .solvers.sequential import run_steps
 from .solvers.stopping import BlockSolution, Picard, Status, unsolved
 
-Linear = Literal["auto", "identity", "process", "reference"]
+Linear = Literal["auto", "identity", "process", "denoised", "reference"]
 Projection = Callable[[Tensor], Tensor]
 BlockHook = Callable[[Block, BlockSolution], None]
 Corrector = Callable[[float], Chain]
@@ -64,6 +66,9 @@ def solve(
     linear: Linear = "auto",
     start: Literal["auto", "constant", "reference"] = "auto",
     solver: Literal["picard", "sequential"] = "picard",
+    window: int | None = None,
+    pipelined: bool = False,
+    in_flight: int | None = None,
     comm: Communicator | None = None,
     samples: Sequence[int] | None = None,
     scale: float | Tensor = 1.0,
@@ -78,30 +83,35 @@ def solve(
     `score(x [rows, *event], t [rows])` is called with at most `model_batch` rows. `noise` is a Noise, or the draws
     themselves [steps, samples, *event]. `tol` bounds the change of the denoised estimate in units of `scale` (the
     data's standard deviation); `sweeps` fixes the depth instead (tol None) or limits it. `linear` is the part of a
-    step that sweeps treat exactly: the Gaussian `reference` (default when there is one), the process, or the
-    identity; it changes the number of sweeps, never the result. `project` maps states [rows, *event] to the subspace
-    all of them must lie in (a mask, a fixed centre of mass); it must be linear. `momentum` is the second channel of
-    chains that have one (default zero). `corrector(t)` gives a chain of position and velocity that follows every
-    block. Samples that fail to converge are finished sequentially and marked.
+    step that sweeps treat exactly: the Gaussian `reference` (default when there is one), the denoised estimate held
+    (default for one-channel chains that know their levels), the process, or the identity; it changes the number of
+    sweeps, never the result. `window` limits the points open to a sweep; `pipelined` opens one block more a sweep;
+    either treats the chain as a whole. `in_flight` limits the samples worked on at once: one that is done makes room.
+    `project` maps states [rows, *event] to the subspace all of them must lie in (a mask, a fixed centre of mass); it
+    must be linear. `momentum` is the second channel of chains that have one (default zero). `corrector(t)` gives a
+    chain of position and velocity that follows every block. Samples that fail to converge are finished sequentially
+    and marked.
 
     Raises ValueError for arguments that do not fit, all at once, and ScoreError when the score fails.
     """
     comm = comm or SerialCommunicator()
     names = list(range(len(x0))) if samples is None else list(samples)
+    stop = Picard(tol, sweeps, scale.to(x0).reshape(-1) if isinstance(scale, Tensor) else scale)
     _check(chain, x0, names, reference, linear, start, solver, momentum, comm)
+    _check_moving(chain, window, pipelined, in_flight, stop, corrector)
     event_shape = tuple(x0.shape[1:])
     evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
-    stop = Picard(tol, sweeps, scale.to(x0).reshape(-1) if isinstance(scale, Tensor) else scale)
-    method = _Method(solver, stop, linear, start, moved, comm)
+    method = _Method(solver, stop, linear, start, moved, comm, Schedule(window, chain.edges if pipelined else ()), in_flight)
     problem = _problem(chain, evaluator, source, moved, x0)
-    parts = method.linear_parts(chain)
+    sweep = method.sweeps(chain)
     state = evaluator.project(_state(x0, momentum, chain.channels))
     results, extra = [], torch.zeros(2, len(names), dtype=torch.long)
-    for block in chain.grid.blocks():
-        state, result = method.solve(problem, block, state, names, parts)
+    whole = (Block(0, 0, chain.num_steps),)
+    for block in whole if method.schedule.moves else chain.grid.blocks():
+        state, result = method.solve(problem, block, state, names, sweep)
         if corrector is not None:
             state[:, 0], corrected = _correct(corrector, block, problem, state[:, 0], names, method)
             extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
@@ -132,8 +142,8 @@ def _check(
             (len(names) != len(x0), f"{len(names)} sample ids for {len(x0)} states"),
             (len(set(names)) != len(names), "sample ids must differ"),
             (
-                linear not in ("auto", "identity", "process", "reference"),
-                f"linear = {linear!r}; use auto, identity, process or reference",
+                linear not in get_args(Linear),
+                f"linear = {linear!r}; use one of {', '.join(get_args(Linear))}",
             ),
             (start not in ("auto", "constant", "reference"), f"start = {start!r}; use auto, constant or reference"),
             (solver not in ("picard", "sequential"), f"solver = {solver!r}; use picard or sequential"),
@@ -159,6 +169,24 @@ def _check(
         raise ValueError("solve: " + "; ".join(mistakes))
 
 
+def _check_moving(
+    chain: Chain, window: int | None, pipelined: bool, in_flight: int | None, stop: Picard, corrector: Corrector | None
+) -> None:
+    moves = window is not None or pipelined
+    mistakes = [
+        message
+        for bad, message in [
+            (window is not None and stop.tol is None, "a window moves when points meet `tol`: give a tolerance"),
+            (moves and corrector is not None, "a corrector follows blocks that end one after the other: no window, no pipeline"),
+            (moves and chain.sigma is None, "points outside a window hold the denoised estimate: give alpha and sigma"),
+            (in_flight is not None and in_flight < 1, f"in_flight must be at least 1 sample, got {in_flight}"),
+        ]
+        if bad
+    ]
+    if mistakes:
+        raise ValueError("solve: " + "; ".join(mistakes))
+
+
 def _in_basis(chain: Chain, reference: GaussianReference | None) -> Chain:
     """A chain about a reference, on that reference's device and precision."""
     if chain.basis is None or reference is None:
@@ -176,25 +204,29 @@ class _Method:
     start: str
     reference: GaussianReference | None
     comm: Communicator
+    schedule: Schedule
+    in_flight: int | None
 
-    def linear_parts(self, chain: Chain) -> tuple[LinearPart, LinearPart | None]:
-        """The linear part of the sweeps, and that of the reference's path when it is the first guess."""
-        if self.reference is None:
-            return (process_part(chain) if self.linear == "process" else identity_part(chain)), None
-        gaussian = reference_part(chain, self.reference)
-        part = {"identity": identity_part, "process": process_part}.get(self.linear, lambda _: gaussian)(chain)
-        return part, (None if self.start == "constant" else gaussian)
+    def sweeps(self, chain: Chain) -> Method:
+        """The linear part of the sweeps, what stands in for the score where it was not called, and the rest."""
+        knows_levels = chain.sigma is not None and chain.channels == 1
+        guess: LinearPart | None = denoised_part(chain) if knows_levels else None
+        if self.reference is not None:
+            guess = reference_part(chain, self.reference)
+        parts = {"identity": identity_part, "process": process_part, "denoised": denoised_part}
+        linear = parts[self.linear](chain) if self.linear in parts else guess or identity_part(chain)
+        follows = self.reference is not None and self.start != "constant"
+        return Method(self.stop, linear, guess, follows, self.schedule, self.in_flight)
 
     def solve(
-        self, problem: Problem, block: Block, state: Tensor, names: list[int], parts: tuple[LinearPart, LinearPart | None]
+        self, problem: Problem, block: Block, state: Tensor, names: list[int], sweeps: Method
     ) -> tuple[Tensor, BlockSolution]:
         """States [samples, c, d] at the block's end, and what they cost."""
         z = problem.frame.analyse(state)
         if self.solver == "sequential":
             result = _sequential_block(problem, block, z, names)
         else:
-            linear, start = parts
-            result = solve_block(problem, block, z, names, stop=self.stop, linear=linear, start=start, comm=self.comm)
+            result = solve_block(problem, block, z, names, method=sweeps, comm=self.comm)
         return problem.evaluator.project(problem.frame.synthesise(result.end)), result
 
 
@@ -233,10 +265,10 @@ def _correct(
     inner = replace(problem, chain=chain, stream=CORRECTOR, step_offset=offset + 1)
     velocity = problem.noise.at([offset], names, 1, CORRECTOR)[0, :, 0].to(position)
     state = problem.evaluator.project(torch.stack([position, velocity], dim=1))
-    parts = method.linear_parts(chain)
+    sweeps = replace(method.sweeps(chain), schedule=Schedule())
     total = unsolved(state, len(names))
     for sub in chain.grid.blocks():
-        state, result = method.solve(inner, sub, state, names, parts)
+        state, result = method.solve(inner, sub, state, names, sweeps)
         for name in ("sweeps", "calls", "sequential_steps"):
             getattr(total, name).add_(getattr(result, name))
         total.status.copy_(torch.maximum(total.status, result.status))

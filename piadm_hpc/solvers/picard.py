@@ -2,269 +2,219 @@
 
     x_new[j+1] = A[j] x_new[j] + ((P[j]-A[j]) x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j] + M[j] mean)      (sweep)
 
-Each time rank owns a slice of the block's points. A sweep costs one batched score call, one exclusive scan and one
-maximum; a block one broadcast more. After k sweeps the points up to k are exact whatever A is.
+Each time rank owns slices of the block's points. A sweep costs one batched score call, one exclusive scan and one
+maximum; a block one broadcast more, a moving window one broadcast and one sum a sweep. After k sweeps the points up to
+k are exact whatever A is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ..chain import LinearPart, add_lifted, affine, apply, expand
-from ..comm import Communicator, Linear
-from ..grid import Block, Partition
+from ..comm import Communicator
+from ..grid import Block
 from .evaluate import ScoreError
+from .points import Front, Method, Points
 from .problem import Problem
+from .rows import Rows
 from .sequential import run_steps
-from .stopping import BlockSolution, Picard, Status, unsolved
+from .stopping import BlockSolution, Status, remaining_error, unsolved
+
+FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
+PATIENCE = 12  # and after which a sample near a boundary between modes is given up
 
 
 @torch.no_grad()
 def solve_block(
-    problem: Problem,
-    block: Block,
-    first: Tensor,
-    samples: Sequence[int],
-    *,
-    stop: Picard,
-    linear: LinearPart,
-    start: LinearPart | None,
-    comm: Communicator,
+    problem: Problem, block: Block, first: Tensor, samples: Sequence[int], *, method: Method, comm: Communicator
 ) -> BlockSolution:
     """Solve one block from coordinates `first` [samples, c, n] of its first point; collective over `comm`.
 
-    `start` is the linear part of a reference whose own path, with the same noise, is the first guess; None starts
-    from copies of the first state. Raises ScoreError on every rank when the score fails on any.
+    Raises ScoreError on every rank when the score fails on any.
     """
     if len(block) < comm.size:
         raise ValueError(
             f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks"
         )
-    return _Sweeps(problem, block, first, list(samples), stop, linear, start, comm).run()
+    return _Sweeps(problem, block, first, list(samples), method, comm).run()
 
 
 class _Sweeps:
-    """The iteration's state on one rank: coordinates z, increments b, draws and last estimates of the rank's points."""
+    """The iteration on one rank: samples enter slots, are swept until they are done, and leave."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        block: Block,
-        first: Tensor,
-        samples: list[int],
-        stop: Picard,
-        linear: LinearPart,
-        start: LinearPart | None,
-        comm: Communicator,
-    ):
-        self.problem, self.block, self.samples, self.stop, self.comm = problem, block, samples, stop, comm
-        self.cut = Partition(len(block), comm.size)
-        own = self.cut.slice(comm.rank)
-        self.points = range(block.start + own.start, block.start + own.stop)
-        self.linear = linear
-        self.first = first
-        self.times = problem.chain.t.to(device=first.device, dtype=first.dtype)
-        self.z = first.expand(len(self.points), *first.shape).clone()
-        self.b = torch.empty_like(self.z)
-        self.draws = torch.empty_like(self.z) if problem.has_draws else None
-        if self.draws is not None:
-            for local, j in enumerate(self.points):
-                self.draws[local] = problem.draws(j, samples, first)
-        self.end = torch.empty_like(first)
-        size = problem.frame.synthesise(first[:1, 0]).shape[-1]
-        self.seen = first.new_zeros(len(self.points), len(samples), size)
-        self.watched = start is not None
-        self.maps = self._slice_maps(linear)
-        if start is not None:
-            self._reference_path(start)
-        self.active = torch.arange(len(samples))
-        self.best = torch.full((len(samples),), float("inf"), dtype=torch.float64)
-        self.stuck = torch.zeros(len(samples), dtype=torch.long)
+    def __init__(self, problem: Problem, block: Block, first: Tensor, samples: list[int], method: Method, comm: Communicator):
+        self.problem, self.block, self.samples, self.method, self.comm = problem, block, samples, method, comm
+        self.all_first = first
+        self.rows = Rows.of(block, window=_width(method, block), size=comm.size, rank=comm.rank)
+        slots = min(len(samples), method.in_flight or len(samples))
+        self.points = Points(problem, self.rows, method, comm, slots, first)
+        self.waiting = list(range(len(samples)))
+        self.front = self._new(self.waiting[:slots])
+        self._enter(torch.arange(slots))
+        self.limit = min(method.stop.sweeps or len(block), len(block))
         self.result = unsolved(first, len(samples))
+        self.given_up: list[tuple[int, int, Tensor]] = []
 
     def run(self) -> BlockSolution:
-        limit = min(self.stop.sweeps or len(self.block), len(self.block))
-        for sweep in range(1, limit + 1):
-            residual = self._evaluate(sweep)
-            self._update(self.linear, self.maps)
-            self._retire(sweep, residual, last=sweep == limit)
-            if len(self.active) == 0:
-                break
-        if len(self.active):
-            self._finish_sequentially(limit)
+        while len(self.front.index):
+            change = self._evaluate()
+            self._advance(change)
+            self._update()
+            self._retire()
+        self._finish_sequentially()
         self.result.end.copy_(self.comm.bcast(self.result.end, self.comm.size - 1))
         return self.result
 
-    def _reference_path(self, start: LinearPart) -> None:
-        """The path of the chain with the reference's score and the same noise, and its denoised estimates: no score call."""
-        chain, frame = self.problem.chain, self.problem.frame
-        assert chain.alpha is not None and start.slope is not None
-        mean = self.problem.mean
-        for local, j in enumerate(self.points):
-            self.b[local] = 0 if self.draws is None else self.draws[local]
-            if mean is not None:
-                # the reference's score is J (x - alpha m); its constant part is not in A
-                pull = -float(chain.alpha[j]) * chain.Q[j] * start.slope[j][:, None]
-                add_lifted(self.b[local], expand(frame, pull, self.first), mean)
-        self._update(start, self.maps if start is self.linear else self._slice_maps(start))
-        for local, j in enumerate(self.points):
-            deviation = self.z[local, :, 0] if mean is None else self.z[local, :, 0] - float(chain.alpha[j]) * mean
-            score = frame.synthesise(expand(frame, start.slope[j], self.first) * deviation)
-            torch.add(frame.synthesise(self.z[local, :, 0]), score, alpha=self.problem.noise_level(j)[1], out=self.seen[local])
+    def _new(self, index: list[int]) -> Front:
+        start, age = torch.full((len(index),), self.block.start), torch.zeros(len(index), dtype=torch.long)
+        return Front.new(torch.tensor(index), self.block.start, self.method.schedule.reach(self.block, start, age))
 
-    def _evaluate(self, sweep: int) -> Tensor:
-        """Scores at the points that can still change, increments, and the largest change of a denoised estimate.
+    def _enter(self, slots: Tensor) -> None:
+        index = self.front.index[slots]
+        self.waiting = [i for i in self.waiting if i not in set(index.tolist())]
+        self.points.enter(slots, self.all_first[index], [self.samples[i] for i in index])
 
-        After k sweeps points 0 .. k are exact, so sweep k+1 needs no new score before point k.
-        """
-        low = max(0, self.block.start + sweep - 1 - self.points.start)
-        residual = torch.zeros(len(self.active) + 1, dtype=torch.float64)
+    def _evaluate(self) -> Tensor:
+        """Scores at the open points and the largest change of a denoised estimate: [points of the block, slots]."""
+        front, start = self.front, self.block.start
+        names = [self.samples[i] for i in front.index]
+        change = torch.zeros(len(self.block) + 1, len(names), dtype=torch.float64)
         message = ""
         try:
-            if low < len(self.points):
-                residual[:-1] = self._scores(low)
+            self.points.evaluate(front, names, change)
         except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
-            residual[-1], message = 1.0, _describe(error, self.problem.evaluator.rank)
-        residual = self.comm.max(torch.nan_to_num(residual, nan=float("inf"), posinf=float("inf")))
-        if residual[-1] > 0:
+            change[-1], message = 1.0, _describe(error, self.problem.evaluator.rank)
+        self.result.calls[front.index] += front.high - front.low
+        span = slice(int(front.low.min()) - start, int(front.high.max()) - start)
+        told = torch.cat([change[span], change[-1:]])
+        told = self.comm.max(torch.nan_to_num(told, nan=float("inf"), posinf=float("inf")))
+        if bool((told[-1] > 0).any()):
             messages = [text for text in self.comm.gather_objects(message) if text]
             raise ScoreError(messages[0])
-        still = len(self.block) - (sweep - 1)
-        self.result.calls[self.active] += still
-        return residual[:-1]
+        change[span] = told[:-1]
+        if self.points.held is not None:
+            self._share_held()
+        return change[:-1]
 
-    def _scores(self, low: int) -> Tensor:
-        """Evaluate this rank's points from `low` on, at most `max_rows` rows a call."""
-        evaluator, num_samples = self.problem.evaluator, len(self.active)
-        num_rows = (len(self.points) - low) * num_samples
-        flat = self.z[low:, :, 0].reshape(num_rows, -1)
-        times = self.times[self.points.start + low : self.points.stop].repeat_interleave(num_samples)
-        residual = torch.zeros(num_samples, dtype=torch.float64)
-        rows = evaluator.max_rows or num_rows
-        for start in range(0, num_rows, rows):
-            part = slice(start, min(num_rows, start + rows))
-            x = evaluator.project(self.problem.frame.synthesise(flat[part]))
-            score = evaluator(x, times[part])
-            self._take(low, part, x, score, residual)
-            if not bool(torch.isfinite(residual).all()):
-                names = [self.samples[self.active[row % num_samples]] for row in range(part.start, part.stop)]
-                evaluator.check(score, times[part], names)
-        if not self.watched:
-            residual.fill_(float("inf"))
-        self.watched = True
-        return residual
+    def _share_held(self) -> None:
+        """The remainder at the last open point, from the rank that owns it."""
+        held, front = self.points.held, self.front
+        assert held is not None
+        mine = torch.tensor([self.rows.owner(int(j) - 1) == self.comm.rank for j in front.high])
+        held[~mine] = 0
+        held.copy_(self.comm.sum(held))
 
-    def _take(self, low: int, part: slice, x: Tensor, score: Tensor, residual: Tensor) -> None:
-        """From some rows' scores: how far their denoised estimates moved, and the increments of their steps."""
-        num_samples = len(self.active)
-        kicks = self.problem.frame.analyse(score)
-        for local in range(low + part.start // num_samples, low + (part.stop - 1) // num_samples + 1):
-            first_row = (local - low) * num_samples
-            own = slice(max(part.start - first_row, 0), min(part.stop - first_row, num_samples))
-            rows = slice(first_row + own.start - part.start, first_row + own.stop - part.start)
-            moved = self._moved(local, own, x[rows], score[rows])
-            residual[own] = torch.maximum(residual[own], moved.nan_to_num(nan=float("inf")))
-            draws = None if self.draws is None else self.draws[local, own]
-            j, z = self.points[local], self.z[local, own]
-            self.problem.increment(self.b[local, own], draws, j, z, kicks[rows], self.linear)
+    def _advance(self, change: Tensor) -> None:
+        """Move the open points of every sample over those that are settled."""
+        front, stop, block = self.front, self.method.stop, self.block
+        points = torch.arange(block.start, block.stop)[:, None]
+        is_open = (points >= front.low) & (points < front.high)
+        front.age = front.age + 1
+        front.before, front.change = front.change, torch.where(is_open, change, 0.0).max(0).values
+        if stop.tol is None:
+            low = self.method.schedule.settled(block, front.age, self.limit)
+        else:
+            waiting = is_open & (change > stop.tol)
+            unsettled = torch.where(waiting, points, block.stop).min(0).values
+            low = torch.minimum(unsettled, front.high)
+        # after k sweeps the first k points are exact
+        front.low = torch.maximum(low, torch.minimum(block.start + front.age, front.high))
+        front.reached = torch.maximum(front.reached, front.high)
+        high = self.method.schedule.reach(block, front.low, front.age)
+        self.points.extend(front, high)
+        front.high = high
 
-    def _moved(self, local: int, own: slice, x: Tensor, score: Tensor) -> Tensor:
-        """Change of the denoised estimates of some samples at a point, root mean square in units of the scale.
+    def _update(self) -> None:
+        self.points.update(int(self.front.high.max()), min(int(self.front.low.min()), self.block.stop - 1))
 
-        What is remembered is alpha D = x + sigma^2 s, in place.
-        """
-        alpha, variance = self.problem.noise_level(self.points[local])
-        seen = self.seen[local, own]
-        change = seen.sub_(x).sub_(score, alpha=variance)
-        if isinstance(self.stop.scale, Tensor):
-            change.div_(self.stop.scale)
-        norm: Tensor = torch.linalg.vector_norm(change, dim=-1).to("cpu", torch.float64)
-        torch.add(x, score, alpha=variance, out=seen)
-        unit = 1.0 if isinstance(self.stop.scale, Tensor) else self.stop.scale
-        return norm.div_(x.shape[-1] ** 0.5 * alpha * unit)
+    def _retire(self) -> None:
+        """Record the samples that are done: converged, at the round-off floor, at the fixed depth, or given up."""
+        front, stop = self.front, self.method.stop
+        left = remaining_error(front.change, front.before)
+        self.result.sweeps[front.index] = front.age
+        self.result.residual[front.index] = left
+        improved = front.change < 0.95 * front.best
+        front.stuck = torch.where(improved, 0, front.stuck + 1)
+        front.best = torch.minimum(front.best, front.change)
+        whole = front.reached == self.block.stop
+        exact = front.low == self.block.stop
+        if stop.tol is None:
+            self._leave(exact, torch.where(front.age >= len(self.block), Status.CONVERGED, Status.DEPTH_REACHED))
+            return
+        met = exact | (whole & stop.met(front.change, front.before))
+        floor = whole & (front.stuck >= FLOOR_PATIENCE) & (front.best <= 100 * self._floor())
+        # without the score's slope in the linear part, changes grow for long before they shrink
+        stalled = whole & (front.stuck >= PATIENCE) & (self.method.linear.slope is not None)
+        hopeless = ~(met | floor) & ((front.age >= self.limit) | stalled)
+        status = torch.where(met, Status.CONVERGED, torch.where(floor, Status.ROUND_OFF_FLOOR, Status.FINISHED_SEQUENTIALLY))
+        for slot in hopeless.nonzero()[:, 0].tolist():
+            self._give_up(slot)
+        self._leave(met | floor | hopeless, status)
 
-    def _update(self, linear: LinearPart, maps: Linear) -> None:
-        """The recurrence in x_new: local total, one exclusive scan over ranks, then the local points."""
+    def _give_up(self, slot: int) -> None:
+        """Keep a sample's furthest settled point, to be finished step by step from there."""
+        point = int(self.front.low[slot])
+        owner = self.rows.owner(point)
+        state = self.points.first[slot].clone()
+        if owner == self.comm.rank:
+            state = self.points.z[self.rows.points.index(point), slot].clone()
+        self.given_up.append((int(self.front.index[slot]), point, self.comm.bcast(state, owner)))
 
-        def step(out: Tensor, local: int, z: Tensor) -> Tensor:
-            return affine(out, self.b[local], expand(self.problem.frame, linear.A[self.points[local]], z), z)
-
-        total = self.b[0]
-        # the scan is exclusive: nobody asks what the last rank's slice adds
-        for local in range(1, len(self.points) if self.comm.rank + 1 < self.comm.size else 0):
-            total = step(torch.empty_like(total), local, total)
-        self.z[0] = self.comm.exscan(self.first, total, maps)
-        for local in range(1, len(self.points)):
-            step(self.z[local], local - 1, self.z[local - 1])
-        step(self.end, len(self.points) - 1, self.z[-1])
-
-    def _slice_maps(self, linear: LinearPart) -> Linear:
-        """What the slices of several ranks in a row do to a state, from the tables alone."""
-        tables: dict[tuple[int, int], Tensor] = {}
-
-        def act(low: int, high: int, z: Tensor) -> Tensor:
-            if (low, high) not in tables:
-                first, last = self.cut.slice(low), self.cut.slice(high - 1)
-                product = linear.product(self.block.start + first.start, self.block.start + last.stop)
-                tables[low, high] = expand(self.problem.frame, product, self.first)
-            return apply(tables[low, high].to(z.device), z)
-
-        return act
-
-    def _retire(self, sweep: int, residual: Tensor, *, last: bool) -> None:
-        """Record and drop the samples that are done: converged, at the round-off floor, exact, or at the fixed depth."""
-        self.result.sweeps[self.active] = sweep
-        self.result.residual[self.active] = residual
-        improved = residual < 0.95 * self.best
-        self.stuck = torch.where(improved, torch.zeros_like(self.stuck), self.stuck + 1)
-        self.best = torch.minimum(self.best, residual)
-        exact = sweep == len(self.block)
-        met = residual <= self.stop.tol if self.stop.tol is not None else torch.zeros_like(improved)
-        floor = (self.stuck >= 3) & (self.best <= 100 * self._floor()) & (self.stop.tol is not None)
-        depth = torch.full_like(met, last and self.stop.tol is None)
-        status = torch.full((len(self.active),), int(Status.CONVERGED))
-        status[depth] = int(Status.DEPTH_REACHED)
-        status[floor] = int(Status.ROUND_OFF_FLOOR)
-        status[met | exact] = int(Status.CONVERGED)
-        self._drop(met | floor | depth | exact, status)
-
-    def _drop(self, done: Tensor, status: Tensor) -> None:
+    def _leave(self, done: Tensor, status: Tensor) -> None:
+        """Samples leave their slots; waiting ones take them, and slots nobody waits for are closed."""
         if not bool(done.any()):
             return
-        self.result.end[self.active[done]] = self.end[done]
-        self.result.status[self.active[done]] = status[done]
-        keep = ~done
-        self.active, self.best, self.stuck = self.active[keep], self.best[keep], self.stuck[keep]
-        self.first, self.end = self.first[keep], self.end[keep]
-        # one by one, so that each old array is gone before the next copy is made
-        self.z = self.z[:, keep]
-        self.b = self.b[:, keep]
-        self.seen = self.seen[:, keep]
-        self.draws = None if self.draws is None else self.draws[:, keep]
+        front = self.front
+        self.result.end[front.index[done]] = self.points.end[done]
+        self.result.status[front.index[done]] = status[done].to(torch.long)
+        free = done.nonzero()[:, 0]
+        taken = free[: len(self.waiting)]
+        if len(taken):
+            front.put(taken, self._new(self.waiting[: len(taken)]))
+            self._enter(taken)
+        closed = free[len(taken) :]
+        if len(closed):
+            kept = torch.ones(len(front.index), dtype=torch.bool)
+            kept[closed] = False
+            front.keep(kept)
+            self.points.keep(kept)
 
     def _floor(self) -> float:
         """Change of a denoised estimate that rounding of states or scores alone can cause."""
         chain = self.problem.chain
         ratio = 1.0 if chain.alpha is None or chain.sigma is None else float((chain.sigma / chain.alpha).max())
-        resolution = max(self.problem.evaluator.resolution, torch.finfo(self.first.dtype).eps)
+        resolution = max(self.problem.evaluator.resolution, torch.finfo(self.all_first.dtype).eps)
         return 4 * resolution * max(1.0, ratio)
 
-    def _finish_sequentially(self, sweeps: int) -> None:
-        """From the furthest exact point, `sweeps` steps into the block, the rest of the chain step by step."""
-        point = self.block.start + sweeps
-        owner = self.cut.owner(sweeps)
-        z = self.first.clone()
-        if owner == self.comm.rank:
-            z = self.z[point - self.points.start].clone()
-        z = self.comm.bcast(z, owner)
-        names = [self.samples[i] for i in self.active]
-        self.result.end[self.active] = run_steps(self.problem, z, point, self.block.stop, names)
-        self.result.status[self.active] = int(Status.FINISHED_SEQUENTIALLY)
-        self.result.sequential_steps[self.active] = self.block.stop - point
-        self.result.calls[self.active] += self.block.stop - point
+    def _finish_sequentially(self) -> None:
+        """The rest of the chain step by step for samples that were given up, on the rank that broadcasts the ends."""
+        message = ""
+        try:
+            for index, point, state in self.given_up:
+                steps = self.block.stop - point
+                self.result.sequential_steps[index] = steps
+                self.result.calls[index] += steps
+                if self.comm.rank == self.comm.size - 1:
+                    end = run_steps(self.problem, state[None], point, self.block.stop, [self.samples[index]])
+                    self.result.end[index] = end[0]
+        except Exception as error:
+            message = _describe(error, self.problem.evaluator.rank)
+        if self.given_up:
+            messages = [text for text in self.comm.gather_objects(message) if text]
+            if messages:
+                raise ScoreError(messages[0])
+
+
+def _width(method: Method, block: Block) -> int | None:
+    """The size of the window, or of the front's widest block, by which points are dealt out to ranks."""
+    if method.schedule.window is not None:
+        return method.schedule.window
+    edges = method.schedule.edges
+    return max(b - a for a, b in pairwise(edges)) if len(edges) > 2 else None
 
 
 def _describe(error: Exception, rank: int) -> str:

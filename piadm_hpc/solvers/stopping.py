@@ -8,6 +8,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+GUARD = 4.0  # how many times the tolerance a change may be for a prediction to be believed
+
 
 class Status(IntEnum):
     """How a sample's block ended."""
@@ -20,15 +22,22 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class Picard:
-    """When to stop: `tol` on the change of the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
+    """When to stop: `tol` on the error left in the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
 
-    With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
+    A sample is done when its last change is below `tol`, or at most GUARD * tol and shrinking so fast that what is left
+    is. With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
     `sweeps` sweeps are finished sequentially. `scale` is the data's standard deviation, a number or a field [d].
     """
 
     tol: float | None
     sweeps: int | None = None
     scale: float | Tensor = 1.0
+
+    def met(self, change: Tensor, before: Tensor) -> Tensor:
+        """Whether samples with these last two changes are done: [samples] booleans."""
+        if self.tol is None:
+            return torch.zeros_like(change, dtype=torch.bool)
+        return (change <= self.tol) | ((change <= GUARD * self.tol) & (remaining_error(change, before) <= self.tol))
 
     def __post_init__(self) -> None:
         mistakes = []
@@ -42,9 +51,22 @@ class Picard:
             raise ValueError("; ".join(mistakes))
 
 
+def remaining_error(change: Tensor, before: Tensor) -> Tensor:
+    """Estimate of what later sweeps would still change, from the last two changes of the denoised estimate [samples].
+
+    Changes that shrink by a factor rho leave change * rho / (1 - rho); sweeps converge faster than any fixed factor
+    (the Lambda law), so this is on the safe side once they shrink at all. Before that it is the change itself.
+    """
+    rho = torch.where(torch.isfinite(before), change / before, 1.0).nan_to_num(nan=1.0)
+    return torch.where(rho < 0.5, change * rho / (1 - rho), change)
+
+
 @dataclass(frozen=True)
 class BlockSolution:
-    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps."""
+    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps.
+
+    `residual` is the estimate of the error that is left in the denoised path, in units of the data's scale.
+    """
 
     end: Tensor
     sweeps: Tensor

@@ -1,0 +1,242 @@
+"""One rank's points of a block: states, draws, increments and last denoised estimates, for the samples in flight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..chain import LinearPart, expand
+from ..comm import Communicator
+from .problem import Problem
+from .recurrence import Recurrence
+from .rows import Rows
+from .schedule import Schedule
+from .stopping import Picard
+
+Slots = slice | Tensor
+
+
+@dataclass(frozen=True)
+class Method:
+    """How sweeps are made.
+
+    `linear` is what they treat exactly. `guess`, whose score with the last remainder held stands in for the network at
+    closed points, also gives the first path if `start` is true; otherwise that is copies of the first state.
+    `in_flight` limits the samples worked on at once: one that is done makes room for the next.
+    """
+
+    stop: Picard
+    linear: LinearPart
+    guess: LinearPart | None
+    start: bool
+    schedule: Schedule
+    in_flight: int | None
+
+
+@dataclass
+class Front:
+    """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went."""
+
+    index: Tensor
+    low: Tensor
+    high: Tensor
+    age: Tensor
+    reached: Tensor
+    change: Tensor
+    before: Tensor
+    best: Tensor
+    stuck: Tensor
+
+    @classmethod
+    def new(cls, index: Tensor, start: int, high: Tensor) -> Front:
+        whole, nothing = torch.full_like(index, start), torch.zeros_like(index)
+        unknown = torch.full(index.shape, float("inf"), dtype=torch.float64)
+        return cls(index, whole, high, nothing, whole.clone(), unknown, unknown.clone(), unknown.clone(), nothing.clone())
+
+    def put(self, slots: Tensor, other: Front) -> None:
+        for name, values in vars(self).items():
+            values[slots] = getattr(other, name)
+
+    def keep(self, kept: Tensor) -> None:
+        for name, values in vars(self).items():
+            setattr(self, name, values[kept])
+
+
+class Points:
+    """States z, increments b [points, slots, c, n], draws like them, and estimates `seen` [points, slots, d]."""
+
+    def __init__(self, problem: Problem, rows: Rows, method: Method, comm: Communicator, slots: int, like: Tensor):
+        self.problem, self.rows, self.method = problem, rows, method
+        shape = (len(rows.points), slots, *like.shape[1:])
+        self.z, self.b = like.new_zeros(shape), like.new_zeros(shape)
+        self.draws = like.new_zeros(shape) if problem.has_draws else None
+        size = problem.frame.synthesise(like[:1, 0]).shape[-1]
+        self.seen = like.new_zeros(len(rows.points), slots, size)
+        self.held = like.new_zeros(slots, like.shape[-1]) if method.schedule.moves else None
+        self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
+        self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
+        self.scan = Recurrence(method.linear, problem.frame, rows, comm)
+        guess = method.guess if method.start else None
+        self.first_scan = None if guess is None else self.scan
+        if guess is not None and guess is not method.linear:
+            self.first_scan = Recurrence(guess, problem.frame, rows, comm)
+        self.base: tuple[int, Tensor] = (0, self.first)
+
+    def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
+        """Samples take slots: their draws, and their first path, which costs no score call; collective."""
+        own = contiguous(slots)
+        self.first[own] = first
+        self.base = (0, self.first)
+        if self.held is not None:
+            self.held[own] = 0
+        for local, j in enumerate(self.rows.points):
+            if self.draws is not None:
+                self.draws[local, own] = self.problem.draws(j, samples, first)
+            if self.first_scan is None:
+                self.z[local, own] = first
+        if self.first_scan is not None:
+            self._first_path(own, first, self.first_scan)
+
+    def _first_path(self, own: Slots, first: Tensor, scan: Recurrence) -> None:
+        assert self.method.guess is not None
+        z, b, end = self.z[:, own], self.b[:, own], self.end[own]
+        z.zero_()
+        for local in range(len(self.rows.points)):
+            self._guess(local, own, z[local], b[local], self.method.guess)
+        scan(first, b, z, end, range(self.rows.count))
+        if isinstance(own, Tensor):
+            self.z[:, own] = z
+
+    def _guess(self, local: int, own: Slots, z: Tensor, out: Tensor, linear: LinearPart) -> None:
+        """Increments at a point where the guess's score, with the remainder held, stands in for the network's."""
+        draws = None if self.draws is None else self.draws[local, own]
+        self.problem.increment(out, draws, self.rows.points[local], z, self._guessed(local, own, z), linear)
+
+    def _guessed(self, local: int, own: Slots, z: Tensor) -> Tensor:
+        """The guess's score in coordinates [slots, n]: J (z - alpha m) + alpha / sigma^2 held."""
+        score = self._gaussian(self.rows.points[local], z)
+        if self.held is None:
+            return score
+        alpha, variance = self.problem.noise_level(self.rows.points[local])
+        return score.add_(self.held[own], alpha=alpha / variance)
+
+    def _gaussian(self, j: int, z: Tensor) -> Tensor:
+        guess = self.method.guess
+        assert guess is not None and guess.slope is not None
+        position = z[:, 0]
+        if self.problem.mean is not None:
+            position = position - self.problem.noise_level(j)[0] * self.problem.mean
+        return expand(self.problem.frame, guess.slope[j], z) * position
+
+    def evaluate(self, front: Front, samples: list[int], change: Tensor) -> None:
+        """Scores at the open points, at most `max_rows` rows a call; increments, and changes [points of the block, slots].
+
+        `samples` are the names of the slots' samples. Raises ScoreError for scores that are not finite.
+        """
+        evaluator, problem = self.problem.evaluator, self.problem
+        points = torch.tensor(self.rows.points, dtype=torch.long)[:, None]
+        pairs = ((points >= front.low) & (points < front.high)).nonzero()
+        num_rows = evaluator.max_rows or max(1, len(pairs))
+        for start in range(0, len(pairs), num_rows):
+            local, slot = pairs[start : start + num_rows].T
+            x = evaluator.project(problem.frame.synthesise(self.z[local, slot, 0]))
+            t = self.times[points[local, 0]]
+            score = evaluator(x, t)
+            kick = problem.frame.analyse(score)
+            bounds = [0, *((local.diff() != 0).nonzero()[:, 0] + 1).tolist(), len(local)]
+            sound = [
+                self._take(int(local[low]), slot[low:high], x[low:high], score[low:high], kick[low:high], front, change)
+                for low, high in pairwise(bounds)
+            ]
+            if not all(sound):
+                evaluator.check(score, t, [samples[int(s)] for s in slot])
+
+    def _take(self, local: int, slots: Tensor, x: Tensor, score: Tensor, kick: Tensor, front: Front, change: Tensor) -> bool:
+        """From some samples' scores at a point: how far their denoised estimates moved, and the increments of its step.
+
+        Returns whether all these changes are finite.
+        """
+        j, own = self.rows.points[local], contiguous(slots)
+        fresh = slots[front.reached[slots] <= j]
+        if len(fresh):
+            self._foresee(local, contiguous(fresh))
+        moved = self._moved(local, own, x, score)
+        change[j - self.rows.start, slots] = moved
+        z, out = self.z[local, own], self.b[local, own]
+        draws = None if self.draws is None else self.draws[local, own]
+        self.problem.increment(out, draws, j, z, kick, self.method.linear)
+        if isinstance(own, Tensor):
+            self.b[local, own] = out
+        if self.held is not None:
+            last = front.high[slots] == j + 1
+            alpha, variance = self.problem.noise_level(j)
+            self.held[slots[last]] = (kick[last] - self._gaussian(j, z[last])) * (variance / alpha)
+        return bool(torch.isfinite(moved).all())
+
+    def _foresee(self, local: int, own: Slots) -> None:
+        """The estimate alpha D that stood in for the network at a point not yet evaluated; inf where nothing did."""
+        z = self.z[local, own]
+        if self.method.guess is None or not (self.method.start or self.held is not None):
+            self.seen[local, own] = float("inf")
+            return
+        score = self.problem.frame.synthesise(self._guessed(local, own, z))
+        _, variance = self.problem.noise_level(self.rows.points[local])
+        self.seen[local, own] = self.problem.frame.synthesise(z[:, 0]) + variance * score
+
+    def _moved(self, local: int, own: Slots, x: Tensor, score: Tensor) -> Tensor:
+        """Change of the denoised estimates of some samples at a point, root mean square in units of the scale.
+
+        What is remembered is alpha D = x + sigma^2 s, in place.
+        """
+        stop = self.method.stop
+        alpha, variance = self.problem.noise_level(self.rows.points[local])
+        seen = self.seen[local, own]
+        moved = seen.sub_(x).sub_(score, alpha=variance)
+        if isinstance(stop.scale, Tensor):
+            moved.div_(stop.scale)
+        norm: Tensor = torch.linalg.vector_norm(moved, dim=-1).to("cpu", torch.float64)
+        torch.add(x, score, alpha=variance, out=seen)
+        if isinstance(own, Tensor):
+            self.seen[local, own] = seen
+        unit = 1.0 if isinstance(stop.scale, Tensor) else stop.scale
+        return norm.div_(x.shape[-1] ** 0.5 * alpha * unit)
+
+    def extend(self, front: Front, high: Tensor) -> None:
+        """Increments at points that were never evaluated, up to the new ends `high` of the open points."""
+        if self.held is None:
+            return
+        for local, j in enumerate(self.rows.points):
+            slots = ((front.reached <= j) & (high > j)).nonzero()[:, 0]
+            if len(slots):
+                own = contiguous(slots)
+                out = self.b[local, own]
+                self._guess(local, own, self.z[local, own], out, self.method.linear)
+                if isinstance(own, Tensor):
+                    self.b[local, own] = out
+
+    def update(self, high: int, next_low: int) -> None:
+        """The recurrence up to point `high`; the next one has nothing new before `next_low`. Collective."""
+        row, state = self.base
+        span = range(row, self.rows.spanning(next_low, high).stop)
+        starts = self.scan(state, self.b, self.z, self.end, span)
+        ahead = min((next_low - self.rows.start) // self.rows.length - row, len(starts) - 1)
+        self.base = (row + ahead, starts[ahead])
+
+    def keep(self, kept: Tensor) -> None:
+        """Only some of the slots, one array after another, so that each old array is gone before the next copy is made."""
+        self.first, self.end = self.first[kept], self.end[kept]
+        self.base = (self.base[0], self.base[1][kept])
+        self.z = self.z[:, kept]
+        self.b = self.b[:, kept]
+        self.seen = self.seen[:, kept]
+        self.draws = None if self.draws is None else self.draws[:, kept]
+        self.held = None if self.held is None else self.held[kept]
+
+
+def contiguous(slots: Tensor) -> Slots:
+    """The same slots as a slice where they are consecutive, so that arrays are viewed instead of copied."""
+    low, high = int(slots[0]), int(slots[-1]) + 1
+    return slice(low, high) if high - low == len(slots) else slots

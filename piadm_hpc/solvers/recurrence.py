@@ -1,0 +1,82 @@
+"""x[j+1] = A[j] x[j] + b[j] on all ranks: local passes, one exclusive scan of affine maps, one broadcast for several rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..bases import Basis
+from ..chain import LinearPart, affine, apply, expand
+from ..comm import Communicator
+from .rows import Rows
+
+
+class Recurrence:
+    """The recurrence of one linear part over rows of steps; tables of products are made once and kept."""
+
+    def __init__(self, linear: LinearPart, frame: Basis, rows: Rows, comm: Communicator):
+        self.linear, self.frame, self.rows, self.comm = linear, frame, rows, comm
+        self.tables: dict[tuple[int, int, int], Tensor] = {}
+
+    def __call__(self, first: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range) -> list[Tensor]:
+        """Fill z at this rank's points of the rows `span`, which start at `first`; collective.
+
+        first, end [S, c, n]; b, z [points, S, c, n]. On the last rank `end` becomes the state after the last step of
+        the span. Returns the states at which the rows of the span start and, in a block of several rows, the state after.
+        """
+        shifts = torch.stack([self._total(b, r, first) for r in span])
+        begins = torch.zeros_like(shifts)
+        begins[0] = first
+        begins = self.comm.exscan(begins, shifts, lambda low, high, states: self._act(span, low, high, states))
+        starts = [first]
+        if self.rows.count > 1:
+            starts = self._row_starts(first, b, begins, span)
+            for i, r in enumerate(span[1:], start=1):
+                begins[i] += self._carry(r, 0, self.comm.rank, starts[i])
+        for i, r in enumerate(span):
+            state = self._pass(b, r, begins[i], z)
+        end.copy_(state)
+        return starts
+
+    def _row_starts(self, first: Tensor, b: Tensor, begins: Tensor, span: range) -> list[Tensor]:
+        """States at which rows start: what every row adds comes from its last rank, what it carries from the tables."""
+        added = torch.zeros_like(begins)
+        if self.comm.rank == self.comm.size - 1:
+            for i, r in enumerate(span):
+                added[i] = self._pass(b, r, begins[i], None)
+        added = self.comm.bcast(added, self.comm.size - 1)
+        starts = [first, added[0]]  # the first row's start was known, so its end is complete
+        for i, r in enumerate(span[1:], start=1):
+            starts.append(added[i] + self._carry(r, 0, self.comm.size, starts[i]))
+        return starts
+
+    def _total(self, b: Tensor, r: int, like: Tensor) -> Tensor:
+        """What this rank's slice of a row adds to a state; the scan is exclusive, so nobody asks the last rank."""
+        if self.comm.rank + 1 == self.comm.size:
+            return torch.zeros_like(like)
+        return self._pass(b, r, torch.zeros_like(like), None)
+
+    def _pass(self, b: Tensor, r: int, state: Tensor, z: Tensor | None) -> Tensor:
+        """Through this rank's steps of a row from `state`; the points are kept in z, if given."""
+        own = self.rows.local(r)
+        if z is not None and len(own):
+            z[own[0]] = state
+            state = z[own[0]]
+        for index in own:
+            block = expand(self.frame, self.linear.A[self.rows.points[index]], state)
+            out = z[index + 1] if z is not None and index + 1 in own else torch.empty_like(state)
+            state = affine(out, b[index], block, state)
+        return state
+
+    def _act(self, span: range, low: int, high: int, states: Tensor) -> Tensor:
+        return torch.stack([self._carry(r, low, high, state) for r, state in zip(span, states, strict=True)])
+
+    def _carry(self, r: int, low: int, high: int, state: Tensor) -> Tensor:
+        """What the slices of ranks low .. high-1 of a row do to a state, from the tables alone."""
+        if low == high:
+            return state.clone()
+        key = (r, low, high)
+        if key not in self.tables:
+            start, stop = self.rows.slice(r, low).start, self.rows.slice(r, high - 1).stop
+            self.tables[key] = expand(self.frame, self.linear.product(start, stop), state)
+        return apply(self.tables[key].to(state.device), state)
