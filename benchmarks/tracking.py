@@ -30,6 +30,7 @@ def with_idle_step(chain: Chain) -> Chain:
         Q=idle(chain.Q),
         N=idle(chain.noise),
         M=idle(chain.shift),
+        R=repeated(chain.rows),
         t=repeated(chain.t),
         alpha=repeated(chain.alpha),
         sigma=repeated(chain.sigma),

@@ -2,8 +2,9 @@
 
     x[j+1] = P[j] x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j] + M[j] mean                                    (chain)
 
-A state has one or two *channels*, each a field: position alone, position and momentum, or position and the previous
-denoised estimate (multistep methods). The score reads channel 0, so P and N are c x c blocks and Q a column.
+A state has one or more *channels*, each a field: position alone, position and momentum, or position and the previous
+denoised estimate (multistep methods). The score *reads* k fields, combinations R[j] of the channels, and returns as
+many: s above is s(R[j] x[j], t[j]). Usually k = 1 and it reads channel 0. So P and N are c x c blocks, Q is c x k.
 Tables are float64 and carry one entry per shell of the chain's basis (one shell for the usual scalar tables).
 """
 
@@ -22,12 +23,15 @@ from .reference import GaussianReference
 
 @dataclass(frozen=True)
 class Chain:
-    """Tables P [J, K, c, c], Q [J, K, c], N [J, K, c, c] and grid points t [J+1] of a chain; K shells, c channels.
+    """Tables P [J, K, c, c], Q [J, K, c, k], N [J, K, c, c] and times t [J+1] of a chain; K shells, c channels, k fields read.
 
     Shorter forms are accepted and completed: P [J] (one number a step), [J, K] (one a shell), [J, c, c] (one block a
-    step), and likewise Q and N; N may be omitted when nothing is random. `alpha`, `sigma` [J+1] let solvers watch the
-    denoised estimate (and are needed by references); `edges` are the block boundaries (default: one block).
-    `basis` belongs to tables with several shells, `mean` [d] and `M` [J, K, c] to chains about a mean field.
+    step), and likewise N and, for k = 1, Q; N may be omitted when nothing is random. t is the score's own time at every
+    point. `alpha`, `sigma` [J+1] (for k > 1: [J+1, k] and a factor [J+1, k, k]) are the signal and noise of what the
+    score reads; they let solvers watch the denoised estimate and are needed by references. `edges` are the block
+    boundaries (default: one block). `basis` belongs to tables with several shells, `mean` [d] and `M` [J, K, c] to
+    chains about a mean field. `R` [J, k, c] says what the score reads (default: the first k channels). The first state
+    is distributed as signal x_0 + spread xi, `signal` [c], `spread` [c, c] (default: alpha and sigma in channel 0).
     Raises ValueError, with every mistake at once, for tables that do not fit together.
     """
 
@@ -41,6 +45,9 @@ class Chain:
     basis: Basis | None = None
     mean: Tensor | None = None
     M: Tensor | None = None
+    R: Tensor | None = None
+    signal: Tensor | None = None
+    spread: Tensor | None = None
 
     def __post_init__(self) -> None:
         t = torch.as_tensor(self.t, dtype=torch.float64)
@@ -48,9 +55,13 @@ class Chain:
         channels = P.shape[-1]
         N = torch.zeros_like(P) if self.N is None else _blocks(torch.as_tensor(self.N, dtype=torch.float64))
         Q = _columns(torch.as_tensor(self.Q, dtype=torch.float64), channels)
-        M = torch.zeros_like(Q) if self.M is None else _columns(torch.as_tensor(self.M, dtype=torch.float64), channels)
-        levels = [None if a is None else torch.as_tensor(a, dtype=torch.float64) for a in (self.alpha, self.sigma)]
-        for name, value in zip(("t", "P", "Q", "N", "M", "alpha", "sigma"), (t, P, Q, N, M, *levels), strict=True):
+        M = torch.zeros_like(Q[..., 0]) if self.M is None else _shifts(torch.as_tensor(self.M, dtype=torch.float64), channels)
+        first_channels = torch.eye(Q.shape[-1], channels, dtype=torch.float64).expand(len(t) - 1, -1, -1)
+        R = first_channels if self.R is None else torch.as_tensor(self.R, dtype=torch.float64)
+        optional = (self.alpha, self.sigma, self.signal, self.spread)
+        rest = [None if a is None else torch.as_tensor(a, dtype=torch.float64) for a in optional]
+        names = ("t", "P", "Q", "N", "M", "R", "alpha", "sigma", "signal", "spread")
+        for name, value in zip(names, (t, P, Q, N, M, R, *rest), strict=True):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "edges", tuple(self.edges) or (0, len(t) - 1))
         self._check()
@@ -59,7 +70,7 @@ class Chain:
         J = len(self.t) - 1
         mistakes = [
             f"{name} has {len(table)} steps, the {len(self.t)} times make {J}"
-            for name, table in (("P", self.P), ("Q", self.Q), ("N", self.noise), ("M", self.shift))
+            for name, table in (("P", self.P), ("Q", self.Q), ("N", self.noise), ("M", self.shift), ("R", self.rows))
             if len(table) != J
         ]
         mistakes += [
@@ -79,6 +90,10 @@ class Chain:
             mistakes.append(f"tables with {shells} shells need a basis with as many")
         if (self.alpha is None) != (self.sigma is None):
             mistakes.append("give alpha and sigma together")
+        if self.rows.shape[1:] != (self.reads, self.channels):
+            mistakes.append(
+                f"R is {list(self.rows.shape)}; a score of {self.reads} field(s) needs [{J}, {self.reads}, {self.channels}]"
+            )
         if mistakes:
             raise ValueError("chain: " + "; ".join(mistakes))
 
@@ -95,12 +110,73 @@ class Chain:
         return self.M
 
     @property
+    def rows(self) -> Tensor:
+        """The table R: what the score reads of a state, [J, k, c]."""
+        assert self.R is not None
+        return self.R
+
+    @property
     def num_steps(self) -> int:
         return len(self.t) - 1
 
     @property
     def channels(self) -> int:
         return int(self.P.shape[-1])
+
+    @property
+    def reads(self) -> int:
+        """Number k of fields that the score reads and returns."""
+        return int(self.Q.shape[-1])
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether the score reads the first channels as they are, at every point."""
+        return bool((self.rows == torch.eye(self.reads, self.channels, dtype=torch.float64)).all())
+
+    @cached_property
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """Signal [J+1, k] and covariance of the noise [J+1, k, k] of what the score reads; ValueError when not known."""
+        if self.alpha is None or self.sigma is None:
+            raise ValueError("a reference needs to know the noise levels: give the chain its alpha and sigma")
+        factor = self.sigma.reshape(len(self.t), self.reads, self.reads)
+        return self.alpha.reshape(len(self.t), self.reads), factor @ factor.mT
+
+    @cached_property
+    def ratio(self) -> Tensor:
+        """Noise over signal of what the score reads, [J+1]: (e^T H e)^-1/2 for signal e and noise of precision H."""
+        signal, covariance = self.levels
+        # a last point without noise has none to invert, and the ratio zero
+        return 1 / torch.sqrt((signal * torch.linalg.solve_ex(covariance, signal)[0]).sum(-1))
+
+    @cached_property
+    def estimate(self) -> tuple[Tensor, Tensor, Tensor]:
+        """unit [J], a and b [J, k]: unit times the denoised estimate at point j is a[j] . x + b[j] . s, a[j, 0] = 1.
+
+        Tweedie's formula for what the score reads, E[x_0 | x] = e^T (H x + s) / (e^T H e); for k = 1, (x + sigma^2 s) / alpha.
+        A chain that does not know its levels has the first field itself for an estimate.
+        """
+        if self.alpha is None:
+            ones, first = torch.ones(self.num_steps, dtype=torch.float64), torch.eye(self.reads, dtype=torch.float64)[0]
+            return ones, first.expand(self.num_steps, -1), torch.zeros(self.num_steps, self.reads, dtype=torch.float64)
+        signal, covariance = (level[:-1] for level in self.levels)
+        pulled = torch.linalg.solve(covariance, signal)
+        lead = pulled[:, :1]
+        return (signal * pulled).sum(-1) / lead[:, 0], pulled / lead, signal / lead
+
+    def entry(self) -> tuple[Tensor, Tensor]:
+        """Signal [c] and spread [c, c] of the first state."""
+        if self.signal is not None and self.spread is not None:
+            return self.signal, self.spread
+        first = torch.eye(self.channels, dtype=torch.float64)[0]
+        assert self.alpha is not None and self.sigma is not None
+        return first * self.alpha.reshape(len(self.t), -1)[0, 0], torch.diag(first) * self.sigma.reshape(len(self.t), -1)[0, 0]
+
+    def reading(self, j: int, z: Tensor) -> Tensor:
+        """What the score reads at point j, [..., k, n], of states [..., c, n]; a view where that is the first channels."""
+        if self.plain:
+            return z[..., : self.reads, :]
+        rows = self.rows[j].to(z.dtype).to(z.device)
+        return apply(rows[None], z)
 
     @cached_property
     def stochastic(self) -> bool:
@@ -119,11 +195,11 @@ class Chain:
 
 
 def affine(out: Tensor, base: Tensor | None, block: Tensor, z: Tensor) -> Tensor:
-    """out = base + block z: blocks [n or 1, c, c] acting on coordinates [..., c, n], elementwise in n; out is not z.
+    """out = base + block z: blocks [n or 1, c, k] acting on coordinates [..., k, n], elementwise in n; out is not z.
 
     Written into `out` without temporaries: sweeps over large fields are bound by memory, not arithmetic.
     """
-    for row in range(z.shape[-2]):
+    for row in range(block.shape[-2]):
         if base is None:
             torch.mul(block[:, row, 0], z[..., 0, :], out=out[..., row, :])
         else:
@@ -134,15 +210,13 @@ def affine(out: Tensor, base: Tensor | None, block: Tensor, z: Tensor) -> Tensor
 
 
 def apply(block: Tensor, z: Tensor) -> Tensor:
-    """Blocks [n or 1, c, c] acting on coordinates [..., c, n]."""
-    return affine(torch.empty_like(z), None, block, z)
+    """Blocks [n or 1, c, k] acting on coordinates [..., k, n]: [..., c, n]."""
+    return affine(z.new_empty(*z.shape[:-2], block.shape[-2], z.shape[-1]), None, block, z)
 
 
-def add_lifted(out: Tensor, column: Tensor, field: Tensor) -> Tensor:
-    """out += column field in place: columns [n or 1, c] times one field of coordinates [..., n], into [..., c, n]."""
-    for row in range(column.shape[-1]):
-        out[..., row, :].addcmul_(column[:, row], field)
-    return out
+def add_lifted(out: Tensor, block: Tensor, fields: Tensor) -> Tensor:
+    """out += block fields in place: blocks [n or 1, c, k] times fields of coordinates [..., k, n], into [..., c, n]."""
+    return affine(out, out, block, fields)
 
 
 def expand(basis: Basis, table: Tensor, like: Tensor) -> Tensor:
@@ -156,7 +230,7 @@ def expand(basis: Basis, table: Tensor, like: Tensor) -> Tensor:
 class LinearPart:
     """A [J, K, c, c]: the part of every step that a sweep treats exactly; the fixed point does not depend on it.
 
-    `slope` [J, K] is the Jacobian of the reference's score where the part comes from one.
+    `slope` [J, K, k, k] is the Jacobian of the reference's score where the part comes from one.
     """
 
     A: Tensor
@@ -183,27 +257,18 @@ def process_part(chain: Chain) -> LinearPart:
 
 
 def denoised_part(chain: Chain) -> LinearPart:
-    """A = P - Q / sigma^2: the denoised estimate held instead of the score, the data-prediction form of a step."""
-    if chain.sigma is None:
-        raise ValueError("holding the denoised estimate needs the noise levels: give the chain its alpha and sigma")
-    return _pulled(chain, -1 / chain.sigma[:-1, None] ** 2, chain.basis)
+    """A = P - Q H R, H the precision of the noise: the denoised estimate held instead of the score, data prediction."""
+    slope = -torch.linalg.inv(chain.levels[1][:-1])[:, None]
+    return LinearPart(chain.P + chain.Q @ slope @ chain.rows[:, None], chain.basis, slope)
 
 
 def reference_part(chain: Chain, reference: GaussianReference) -> LinearPart:
-    """A = P + Q J with the Jacobian J of a Gaussian reference's score, per shell: a Gaussian is solved in one sweep."""
-    if chain.alpha is None or chain.sigma is None:
-        raise ValueError("a reference needs to know the noise levels: give the chain its alpha and sigma")
+    """A = P + Q J R with the Jacobian J of a Gaussian reference's score, per shell: a Gaussian is solved in one sweep."""
+    signal, covariance = chain.levels
     if chain.basis is not None and chain.basis is not reference.basis:
         raise ValueError("the chain's tables and the reference must share one basis; build both from the same reference")
-    return _pulled(chain, reference.jacobian(chain.alpha[:-1], chain.sigma[:-1]), reference.basis)
-
-
-def _pulled(chain: Chain, slope: Tensor, basis: Basis | None) -> LinearPart:
-    """P + Q slope, for a score of slope [J, K] in the first channel."""
-    pulled = chain.Q * slope[..., None]
-    pull = torch.zeros(*pulled.shape, chain.channels, dtype=torch.float64)
-    pull[..., 0] = pulled
-    return LinearPart(chain.P + pull, basis, slope)
+    slope = -torch.linalg.inv(reference.marginal(signal[:-1], covariance[:-1]))
+    return LinearPart(chain.P + chain.Q @ slope @ chain.rows[:, None], reference.basis, slope)
 
 
 def _blocks(table: Tensor) -> Tensor:
@@ -216,6 +281,11 @@ def _blocks(table: Tensor) -> Tensor:
 
 
 def _columns(table: Tensor, channels: int) -> Tensor:
+    """[J], [J, K] (one channel), [J, c] (several) or [J, K, c] completed to [J, K, c, k] with k = 1; that form stays."""
+    return table if table.ndim == 4 else _shifts(table, channels)[..., None]
+
+
+def _shifts(table: Tensor, channels: int) -> Tensor:
     """[J], [J, K] (one channel) or [J, c] (several) completed to [J, K, c]."""
     if table.ndim == 1:
         return table[:, None, None].expand(-1, 1, channels) if channels == 1 else table[:, None, None]

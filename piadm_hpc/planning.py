@@ -128,8 +128,7 @@ def _expected_sweeps(config: RunConfig, sampler: Sampler) -> int:
         return min(int(config.solver.sweeps or 1), longest)
     if config.solver.linear in ("auto", "reference"):
         return min(8, longest)
-    assert sampler.chain.alpha is not None and sampler.chain.sigma is not None
-    theta = torch.log1p((sampler.chain.sigma / sampler.chain.alpha) ** 2)
+    theta = torch.log1p(sampler.chain.ratio**2)
     smallest = float(sampler.reference.spectrum.min()) if sampler.reference is not None else 0.0
     v = 1 + (smallest - 1) * torch.exp(-theta)
     stochastic = 1.0 if sampler.chain.stochastic else 0.5

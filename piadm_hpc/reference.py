@@ -50,6 +50,11 @@ class GaussianReference:
         """J = -1/v, the slope of the reference's score per shell: [*] -> [*, num_shells], float64."""
         return -1 / self.variance(alpha, sigma)
 
+    def marginal(self, signal: Tensor, noise: Tensor) -> Tensor:
+        """Covariance lambda e e^T + S per shell of e x_0 + noise: e [*, c], S [*, c, c] -> [*, num_shells, c, c] float64."""
+        outer = signal[..., :, None] * signal[..., None, :]
+        return self.spectrum.to(torch.float64).cpu()[:, None, None] * outer[..., None, :, :] + noise[..., None, :, :]
+
     def score(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
         """Score of the reference's marginals: x [rows, *event], t [rows] -> [rows, *event]."""
         alpha, sigma = _levels(process, t)
@@ -70,9 +75,15 @@ class GaussianReference:
 
     def draw(self, white: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Samples of the marginal at signal and noise level alpha, sigma (scalars) from white noise [rows, *event]."""
-        gain = torch.sqrt(self.variance(alpha, sigma)).reshape(1, -1)
-        drawn = self._apply(gain, white.flatten(1))
-        return (float(alpha) * self.mean + drawn).reshape(white.shape)
+        return self.draw_state(white[:, None], alpha.reshape(1), sigma.reshape(1, 1))[:, 0]
+
+    def draw_state(self, white: Tensor, signal: Tensor, spread: Tensor) -> Tensor:
+        """Samples of signal x_0 + spread xi, with signal [c] and spread [c, c], from white noise [rows, c, *event]."""
+        root = lower_root(self.marginal(signal, spread @ spread.mT))
+        gains = self.basis.expand(root.movedim(0, -1).to(white.dtype).to(white.device))
+        drawn = self.basis.synthesise((gains * self.basis.analyse(white.flatten(2))[:, None]).sum(-2))
+        drawn = signal.to(drawn)[:, None] * self.mean + drawn
+        return drawn.reshape(white.shape)
 
     def _deviation(self, alpha: Tensor, x: Tensor) -> Tensor:
         return x.flatten(1) - alpha[:, None].to(x.dtype) * self.mean
@@ -104,6 +115,17 @@ def eof(fields: Tensor, rank: int) -> GaussianReference:
     centred = flat - flat.mean(0)
     modes = torch.linalg.svd(centred.to(torch.float64), full_matrices=False).Vh[:rank].T.to(fields.dtype).contiguous()
     return from_fields(fields, EOF(modes, fields.shape[1:]))
+
+
+def lower_root(covariance: Tensor) -> Tensor:
+    """Lower triangular L with L L^T = covariance [..., c, c]; directions without variance give columns of zeros."""
+    size, root = covariance.shape[-1], torch.zeros_like(covariance)
+    for k in range(size):
+        rest = covariance[..., :, k] - (root * root[..., k : k + 1, :]).sum(-1)
+        pivot = torch.sqrt(rest[..., k].clamp(min=0))
+        for i in range(k, size):
+            root[..., i, k] = torch.where(pivot > 0, rest[..., i] / pivot, 0.0)
+    return root
 
 
 def _levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from .chain import Chain
 from .comm import Communicator
 from .noise import PRIOR, Noise
 from .process import Process
-from .reference import GaussianReference
+from .reference import GaussianReference, isotropic
 from .solvers.evaluate import Score
 from .solving import BlockHook, Corrector, Linear, Projection, Solution, solve
 
@@ -61,20 +61,21 @@ class Sampler:
         return sum(self.step_counts)
 
     def prior(self, samples: Sequence[int]) -> Tensor:
-        """States [samples, *event] at the chain's first point."""
-        white = self._noise().at([0], samples, stream=PRIOR)[0, :, 0].reshape(-1, *self.event_shape)
-        assert self.chain.alpha is not None and self.chain.sigma is not None
-        alpha, sigma = self.chain.alpha[0], self.chain.sigma[0]
-        if self.reference is None:
-            return white * float(torch.sqrt(alpha**2 + sigma**2))
-        return self.reference.to(self.device, self.dtype).draw(white, alpha, sigma)
+        """States [samples, c, *event] at the chain's first point."""
+        signal, spread = self.chain.entry()
+        white = self._noise().at([0], samples, channels=len(signal), stream=PRIOR)[0]
+        reference = self.reference or isotropic(self.event_shape)
+        white = white.reshape(len(samples), len(signal), *self.event_shape)
+        return reference.to(self.device, self.dtype).draw_state(white, signal, spread)
 
     def draw(self, samples: Sequence[int], *, comm: Communicator | None = None, on_block: BlockHook | None = None) -> Solution:
         """Samples of the given ids; collective over `comm`, whose ranks share the time axis."""
+        first = self.prior(samples)
         return solve(
             self.chain,
             self.score,
-            self.prior(samples),
+            first[:, 0],
+            momentum=first[:, 1:],
             noise=self._noise(),
             tol=self.tol,
             sweeps=self.sweeps,

@@ -88,9 +88,9 @@ def solve(
     sweeps, never the result. `window` limits the points open to a sweep; `pipelined` opens one block more a sweep;
     either treats the chain as a whole. `in_flight` limits the samples worked on at once: one that is done makes room.
     `project` maps states [rows, *event] to the subspace all of them must lie in (a mask, a fixed centre of mass); it
-    must be linear. `momentum` is the second channel of chains that have one (default zero). `corrector(t)` gives a
-    chain of position and velocity that follows every block. Samples that fail to converge are finished sequentially
-    and marked.
+    must be linear. `momentum` holds the other channels of chains that have them, [samples, *event] or [samples, c-1,
+    *event] (default zero). `corrector(t)` gives a chain of position and velocity that follows every block. Samples that
+    fail to converge are finished sequentially and marked.
 
     Raises ValueError for arguments that do not fit, all at once, and ScoreError when the score fails.
     """
@@ -100,7 +100,7 @@ def solve(
     _check(chain, x0, names, reference, linear, start, solver, momentum, comm)
     _check_moving(chain, window, pipelined, in_flight, stop, corrector)
     event_shape = tuple(x0.shape[1:])
-    evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank)
+    evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank, chain.reads)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
@@ -158,8 +158,8 @@ def _check(
                 "a chain with tables per shell needs the reference it was built from",
             ),
             (
-                momentum is not None and (chain.channels == 1 or momentum.shape != x0.shape),
-                "momentum must have x0's shape and a chain of two channels",
+                momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1),
+                f"momentum must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape",
             ),
             (solver == "sequential" and comm.size > 1, "the sequential solver has nothing to share: use one time rank"),
         ]
@@ -241,10 +241,11 @@ def _problem(
 
 
 def _state(x0: Tensor, momentum: Tensor | None, channels: int) -> Tensor:
-    """Channels [samples, c, d]: position, then momentum or zeros."""
-    position = x0.flatten(1)
-    rest = [torch.zeros_like(position) if momentum is None else momentum.flatten(1)] * (channels - 1)
-    return torch.stack([position, *rest], dim=1)
+    """Channels [samples, c, d]: position, then the others or zeros."""
+    position = x0.flatten(1)[:, None]
+    if momentum is None:
+        return torch.cat([position, torch.zeros_like(position).expand(-1, channels - 1, -1)], dim=1)
+    return torch.cat([position, momentum.reshape(len(x0), channels - 1, position.shape[-1]).to(position)], dim=1)
 
 
 def _sequential_block(problem: Problem, block: Block, z: Tensor, names: list[int]) -> BlockSolution:

@@ -70,7 +70,7 @@ def test_gaussian_aware_chain_is_exact_on_a_gaussian_in_one_step(process, ends, 
 
 def remainder_weight(chain: Chain) -> torch.Tensor:
     """psi [K] of a one-step chain, from Q = psi sigma^2 / alpha."""
-    return chain.Q[0, :, 0] * chain.alpha[0] / chain.sigma[0] ** 2
+    return chain.Q[0, :, 0, 0] * chain.alpha[0] / chain.sigma[0] ** 2
 
 
 def test_remainder_weights_against_closed_forms():
@@ -150,7 +150,7 @@ def test_multistep_solver_follows_the_published_algorithm():
         mixed = data if previous is None else (1 + 1 / (2 * ratio)) * data - previous / (2 * ratio)
         y, previous = s[j + 1] / s[j] * y - a[j + 1] * torch.expm1(-h) * mixed, data
         kick = gaussian.score(VP(), state[:1], made.t[j : j + 1])[0]
-        state = chain.P[j, 0] @ state + chain.Q[j, 0][:, None] * kick
+        state = chain.P[j, 0] @ state + chain.Q[j, 0] * kick
     assert torch.allclose(state[0], y[0], rtol=1e-12)
 
 

@@ -211,6 +211,55 @@ def test_own_tables_own_noise_and_a_score_that_ignores_time():
     assert single.x.dtype == torch.float32 and torch.allclose(single.x.double(), y, atol=1e-3)
 
 
+def two_field_chain(steps: int) -> Chain:
+    """Random tables of two channels whose score reads and returns two fields, with the levels of what it reads."""
+    generator = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=F64, generator=generator)
+
+    eye = torch.eye(2, dtype=F64)
+    P, Q, N = eye + 0.05 * normal(steps, 2, 2), 0.1 * normal(steps, 1, 2, 2), 0.2 * normal(steps, 2, 2)
+    signal, factor = 1 + 0.2 * normal(steps + 1, 2), eye + 0.3 * torch.tril(normal(steps + 1, 2, 2))
+    return Chain(P, Q, N, torch.linspace(1, 0, steps + 1), signal, factor, R=eye + 0.2 * normal(steps, 2, 2))
+
+
+def test_a_score_that_reads_two_combinations_of_the_channels():
+    """Step by step against a hand-written loop, in sweeps against that, and a Gaussian in one sweep."""
+    chain, size = two_field_chain(20), 6
+    x0, momentum = torch.randn(3, size, dtype=F64), torch.randn(3, size, dtype=F64)
+    draws = torch.randn(20, 3, 2, size, dtype=F64)
+
+    def score(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return -torch.tanh(u) - 0.3 * u.flip(1) * t[:, None, None]
+
+    z = torch.stack([x0, momentum], dim=1)
+    for j in range(20):
+        s = score(chain.rows[j] @ z, chain.t[j].expand(3))
+        z = chain.P[j, 0] @ z + chain.Q[j, 0] @ s + chain.noise[j, 0] @ draws[j]
+    given = {"noise": draws, "momentum": momentum}
+    assert torch.allclose(solve(chain, score, x0, solver="sequential", **given).state, z, atol=1e-13)
+    reference = GaussianReference(torch.linspace(-1, 1, size, dtype=F64), Fourier((size,)), torch.tensor([2.0, 0.7, 0.3, 0.1]))
+    for linear in ("identity", "process", "reference"):
+        swept = solve(chain, score, x0, linear=linear, reference=reference, tol=1e-13, **given)
+        assert torch.allclose(swept.state, z, atol=1e-11)
+
+    def gaussian(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        j = int(torch.argmin((chain.t - t[0]).abs()))
+        signal, covariance = chain.levels
+        slope = -torch.linalg.inv(reference.marginal(signal[j], covariance[j]))
+        away = u - signal[j][:, None] * reference.mean
+        gains = reference.basis.expand(slope.movedim(0, -1))
+        return reference.basis.synthesise((gains * reference.basis.analyse(away)[:, None]).sum(-2))
+
+    def by_row(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.cat([gaussian(row[None], time[None]) for row, time in zip(u, t, strict=True)])
+
+    once = solve(chain, by_row, x0, reference=reference, tol=1e-9, **given)
+    oracle = solve(chain, by_row, x0, solver="sequential", **given)
+    assert once.rounds.tolist() == [1, 1, 1] and torch.allclose(once.state, oracle.state, atol=1e-11)
+
+
 @pytest.mark.parametrize("horizon", [0.5, 10.0, 14.0])
 def test_short_and_long_horizons(horizon):
     process, target = OU(), mixture(OU())

@@ -21,11 +21,12 @@ class ScoreError(RuntimeError):
 
 @dataclass
 class Evaluator:
-    """A score on flat rows x [rows, d] at times t [rows], at most `max_rows` rows a call.
+    """A score on flat rows x [rows, k, d] at times t [rows], at most `max_rows` rows a call.
 
-    `project` maps flat fields [..., d] to the subspace states live in. An out-of-memory error halves `max_rows`, once
-    reported. `resolution` is the coarsest relative rounding of the scores seen. Raises ScoreError for a score of the
-    wrong shape; `check` raises it for numbers that are not finite.
+    With `fields` = k = 1 the score sees [rows, *event], else [rows, k, *event]. `project` maps flat fields [..., d] to the
+    subspace states live in. An out-of-memory error halves `max_rows`, once reported. `resolution` is the coarsest
+    relative rounding of the scores seen. Raises ScoreError for a score of the wrong shape; `check` raises it for numbers
+    that are not finite.
     """
 
     score: Score
@@ -33,6 +34,7 @@ class Evaluator:
     projection: Callable[[Tensor], Tensor] | None = None
     max_rows: int | None = None
     rank: int = 0
+    fields: int = 1
     resolution: float = field(default=0.0)
 
     def project(self, flat: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ class Evaluator:
         return self.projection(flat.reshape(-1, *self.event_shape)).reshape(flat.shape)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Projected scores of flat rows x [rows, d] at times t [rows]; not yet checked."""
+        """Projected scores of flat rows x [rows, k, d] at times t [rows]; not yet checked."""
         parts, start = [], 0
         while start < len(x):
             stop = min(len(x), start + (self.max_rows or len(x)))
@@ -53,12 +55,11 @@ class Evaluator:
         return self.project(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
-        result = self.score(self.project(x).reshape(-1, *self.event_shape), t)
-        if not isinstance(result, Tensor) or result.shape != (len(x), *self.event_shape):
+        shape = (len(x), *self.event_shape) if self.fields == 1 else (len(x), self.fields, *self.event_shape)
+        result = self.score(self.project(x).reshape(shape), t)
+        if not isinstance(result, Tensor) or result.shape != shape:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ScoreError(
-                f"the score returned {got} for states of shape {(len(x), *self.event_shape)}; it must return the same shape"
-            )
+            raise ScoreError(f"the score returned {got} for states of shape {shape}; it must return the same shape")
         # a network of lower precision than the states sets the floor that sweeps can reach
         self.resolution = max(self.resolution, torch.finfo(result.dtype).eps)
         return result.detach().to(x.dtype).reshape(x.shape)
@@ -71,7 +72,7 @@ class Evaluator:
 
     def check(self, scores: Tensor, t: Tensor, samples: Sequence[int]) -> None:
         """Raise ScoreError unless all scores are finite; `samples` names each row's sample."""
-        finite = torch.isfinite(scores).all(dim=-1)
+        finite = torch.isfinite(scores).flatten(1).all(dim=-1)
         if not bool(finite.all()):
             row = int(torch.nonzero(~finite)[0])
             raise ScoreError(

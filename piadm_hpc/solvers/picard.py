@@ -186,7 +186,7 @@ class _Sweeps:
     def _floor(self) -> float:
         """Change of a denoised estimate that rounding of states or scores alone can cause."""
         chain = self.problem.chain
-        ratio = 1.0 if chain.alpha is None or chain.sigma is None else float((chain.sigma / chain.alpha).max())
+        ratio = 1.0 if chain.alpha is None else float(chain.ratio[:-1].max())
         resolution = max(self.problem.evaluator.resolution, torch.finfo(self.all_first.dtype).eps)
         return 4 * resolution * max(1.0, ratio)
 

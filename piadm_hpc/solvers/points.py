@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..chain import LinearPart, expand
+from ..chain import LinearPart, apply, expand
 from ..comm import Communicator
 from .problem import Problem
 from .recurrence import Recurrence
@@ -116,20 +116,21 @@ class Points:
         self.problem.increment(out, draws, self.rows.points[local], z, self._guessed(local, own, z), linear)
 
     def _guessed(self, local: int, own: Slots, z: Tensor) -> Tensor:
-        """The guess's score in coordinates [slots, n]: J (z - alpha m) + alpha / sigma^2 held."""
-        score = self._gaussian(self.rows.points[local], z)
+        """The guess's score in coordinates [slots, k, n]: J (x - e m), and what lifts its denoised estimate by `held`."""
+        j, chain = self.rows.points[local], self.problem.chain
+        score = self._gaussian(j, z)
         if self.held is None:
             return score
-        alpha, variance = self.problem.noise_level(self.rows.points[local])
-        return score.add_(self.held[own], alpha=alpha / variance)
+        signal, covariance = (level[j] for level in chain.levels)
+        return score.addcmul_(torch.linalg.solve(covariance, signal).to(score)[:, None], self.held[own][:, None])
 
     def _gaussian(self, j: int, z: Tensor) -> Tensor:
-        guess = self.method.guess
+        guess, chain, mean = self.method.guess, self.problem.chain, self.problem.mean
         assert guess is not None and guess.slope is not None
-        position = z[:, 0]
-        if self.problem.mean is not None:
-            position = position - self.problem.noise_level(j)[0] * self.problem.mean
-        return expand(self.problem.frame, guess.slope[j], z) * position
+        read = chain.reading(j, z)
+        if mean is not None:
+            read = read - chain.levels[0][j].to(read)[:, None] * mean
+        return apply(expand(self.problem.frame, guess.slope[j], z), read)
 
     def evaluate(self, front: Front, samples: list[int], change: Tensor) -> None:
         """Scores at the open points, at most `max_rows` rows a call; increments, and changes [points of the block, slots].
@@ -142,7 +143,7 @@ class Points:
         num_rows = evaluator.max_rows or max(1, len(pairs))
         for start in range(0, len(pairs), num_rows):
             local, slot = pairs[start : start + num_rows].T
-            x = evaluator.project(problem.frame.synthesise(self.z[local, slot, 0]))
+            x = evaluator.project(problem.frame.synthesise(self._readings(local, slot)))
             t = self.times[points[local, 0]]
             score = evaluator(x, t)
             kick = problem.frame.analyse(score)
@@ -153,6 +154,13 @@ class Points:
             ]
             if not all(sound):
                 evaluator.check(score, t, [samples[int(s)] for s in slot])
+
+    def _readings(self, local: Tensor, slot: Tensor) -> Tensor:
+        """What the score reads of the states of some points and slots: coordinates [rows, k, n]."""
+        chain = self.problem.chain
+        if chain.plain:
+            return self.z[local, slot, : chain.reads]
+        return torch.stack([chain.reading(self.rows.points[a], self.z[a, b]) for a, b in zip(local, slot, strict=True)])
 
     def _take(self, local: int, slots: Tensor, x: Tensor, score: Tensor, kick: Tensor, front: Front, change: Tensor) -> bool:
         """From some samples' scores at a point: how far their denoised estimates moved, and the increments of its step.
@@ -172,8 +180,10 @@ class Points:
             self.b[local, own] = out
         if self.held is not None:
             last = front.high[slots] == j + 1
-            alpha, variance = self.problem.noise_level(j)
-            self.held[slots[last]] = (kick[last] - self._gaussian(j, z[last])) * (variance / alpha)
+            remainder = kick[last] - self._gaussian(j, z[last])
+            self.held[slots[last]] = self.problem.add_estimate(
+                torch.zeros_like(remainder[:, 0]), j, torch.zeros_like(remainder), remainder
+            ).div_(self.problem.unit(j))
         return bool(torch.isfinite(moved).all())
 
     def _foresee(self, local: int, own: Slots) -> None:
@@ -182,27 +192,25 @@ class Points:
         if self.method.guess is None or not (self.method.start or self.held is not None):
             self.seen[local, own] = float("inf")
             return
-        score = self.problem.frame.synthesise(self._guessed(local, own, z))
-        _, variance = self.problem.noise_level(self.rows.points[local])
-        self.seen[local, own] = self.problem.frame.synthesise(z[:, 0]) + variance * score
+        j, frame = self.rows.points[local], self.problem.frame
+        x, score = frame.synthesise(self.problem.chain.reading(j, z)), frame.synthesise(self._guessed(local, own, z))
+        self.seen[local, own] = self.problem.add_estimate(torch.zeros_like(self.seen[local, own]), j, x, score)
 
     def _moved(self, local: int, own: Slots, x: Tensor, score: Tensor) -> Tensor:
         """Change of the denoised estimates of some samples at a point, root mean square in units of the scale.
 
-        What is remembered is alpha D = x + sigma^2 s, in place.
+        What is remembered is the estimate times `unit`, in place: x + sigma^2 s where the score reads one field.
         """
-        stop = self.method.stop
-        alpha, variance = self.problem.noise_level(self.rows.points[local])
-        seen = self.seen[local, own]
-        moved = seen.sub_(x).sub_(score, alpha=variance)
+        stop, problem, j, seen = self.method.stop, self.problem, self.rows.points[local], self.seen[local, own]
+        moved = problem.add_estimate(seen, j, x, score, -1.0)
         if isinstance(stop.scale, Tensor):
             moved.div_(stop.scale)
         norm: Tensor = torch.linalg.vector_norm(moved, dim=-1).to("cpu", torch.float64)
-        torch.add(x, score, alpha=variance, out=seen)
+        problem.add_estimate(seen.zero_(), j, x, score)
         if isinstance(own, Tensor):
             self.seen[local, own] = seen
         unit = 1.0 if isinstance(stop.scale, Tensor) else stop.scale
-        return norm.div_(x.shape[-1] ** 0.5 * alpha * unit)
+        return norm.div_(x.shape[-1] ** 0.5 * problem.unit(j) * unit)
 
     def extend(self, front: Front, high: Tensor) -> None:
         """Increments at points that were never evaluated, up to the new ends `high` of the open points."""

@@ -26,14 +26,20 @@ class Problem:
     stream: int = CHAIN
     step_offset: int = 0
 
-    def noise_level(self, j: int) -> tuple[float, float]:
-        """alpha and sigma^2 at point j, for the denoised estimate (x + sigma^2 s) / alpha.
+    def read(self, j: int, z: Tensor) -> Tensor:
+        """What the score is given at point j, [samples, k, d], for coordinates z [samples, c, n]."""
+        return self.evaluator.project(self.frame.synthesise(self.chain.reading(j, z)))
 
-        (1, 0) where the chain does not know its levels: then the state itself is watched.
-        """
-        if self.chain.alpha is None or self.chain.sigma is None:
-            return 1.0, 0.0
-        return float(self.chain.alpha[j]), float(self.chain.sigma[j]) ** 2
+    def unit(self, j: int) -> float:
+        """What `add_estimate` adds, in denoised estimates."""
+        return float(self.chain.estimate[0][j])
+
+    def add_estimate(self, out: Tensor, j: int, x: Tensor, score: Tensor, sign: float = 1.0) -> Tensor:
+        """out += sign unit D in place, D the denoised estimate at point j: `out` [samples, d], `x`, `score` [samples, k, d]."""
+        _, of_state, of_score = self.chain.estimate
+        for i in range(self.chain.reads):
+            out.add_(x[:, i], alpha=sign * float(of_state[j, i])).add_(score[:, i], alpha=sign * float(of_score[j, i]))
+        return out
 
     @property
     def has_draws(self) -> bool:
@@ -52,11 +58,11 @@ class Problem:
             xi = self.frame.analyse(self.evaluator.project(xi))
             affine(total, None, expand(self.frame, self.chain.noise[j], like), xi)
         if self.mean is not None:
-            add_lifted(total, expand(self.frame, self.chain.shift[j], like), self.mean)
+            add_lifted(total, expand(self.frame, self.chain.shift[j][..., None], like), self.mean[None])
         return total
 
     def increment(self, out: Tensor, draws: Tensor | None, j: int, z: Tensor, score: Tensor, linear: LinearPart | None) -> Tensor:
-        """out = draws + (P - A) z + Q s at step j, for coordinates z [samples, c, n] and of the score [samples, n]."""
+        """out = draws + (P - A) z + Q s at step j, for coordinates z [samples, c, n] and of the score [samples, k, n]."""
         block = self.chain.P[j] if linear is None else self.chain.P[j] - linear.A[j]
         affine(out, draws, expand(self.frame, block, z), z)
         return add_lifted(out, expand(self.frame, self.chain.Q[j], z), score)

@@ -15,7 +15,7 @@ def run_steps(problem: Problem, z: Tensor, start: int, stop: int, samples: Seque
     """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`."""
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):
-        x = problem.evaluator.project(problem.frame.synthesise(z[:, 0]))
+        x = problem.read(j, z)
         t = times[j].expand(len(z))
         score = problem.evaluator(x, t)
         problem.evaluator.check(score, t, samples)
