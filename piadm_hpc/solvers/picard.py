@@ -137,10 +137,11 @@ class _Sweeps:
         left = remaining_error(front.change, front.before)
         self.result.sweeps[front.index] = front.age
         self.result.residual[front.index] = left
-        improved = front.change < 0.95 * front.best
-        front.stuck = torch.where(improved, 0, front.stuck + 1)
-        front.best = torch.minimum(front.best, front.change)
+        # new points keep changes large while a window moves
         whole = front.reached == self.block.stop
+        improved = front.change < 0.95 * front.best
+        front.stuck = torch.where(improved | ~whole, 0, front.stuck + 1)
+        front.best = torch.where(whole, torch.minimum(front.best, front.change), front.best)
         exact = front.low == self.block.stop
         if stop.tol is None:
             self._leave(exact, torch.where(front.age >= len(self.block), Status.CONVERGED, Status.DEPTH_REACHED))

@@ -1,0 +1,128 @@
+"""Sliding windows, pipelined fronts and refilled batches: the same samples as step by step, whoever shares the batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import chains, mixture, start
+
+from piadm_hpc import solve
+from piadm_hpc.grid import Block, log_snr
+from piadm_hpc.integrators import gaussian_exponential
+from piadm_hpc.models.analytic import target_c
+from piadm_hpc.process import OU
+from piadm_hpc.solvers.rows import Rows
+from piadm_hpc.solvers.schedule import Schedule
+from piadm_hpc.solvers.stopping import Picard, remaining_error
+
+TARGET = mixture(OU())
+REFERENCE = TARGET.reference()
+CHAINS = chains(OU(), REFERENCE, steps=23, num_blocks=4)
+MOVING = {"window 5": {"window": 5}, "window 1": {"window": 1}, "pipelined": {"pipelined": True}}
+MOVING["both"] = {"window": 9, "pipelined": True}
+
+
+@pytest.mark.parametrize("moving", MOVING.values(), ids=MOVING)
+@pytest.mark.parametrize("linear", ["identity", "denoised", "reference"])
+@pytest.mark.parametrize("name", ["piadm sde", "gaussian ode", "gaussian sde"])
+def test_moving_points_reach_the_sequential_chain(name, linear, moving):
+    chain, given_reference = CHAINS[name], REFERENCE if linear == "reference" or "gaussian" in name else None
+    x0, noise = start(OU(), chain, [0, 3, 4])
+    common = {"noise": noise, "samples": [0, 3, 4], "reference": given_reference}
+    oracle = solve(chain, TARGET.score, x0, solver="sequential", **common)
+    moved = solve(chain, TARGET.score, x0, tol=1e-12, linear=linear, **common, **moving)
+    assert float((moved.x - oracle.x).abs().max()) < 1e-10
+    assert bool(moved.converged.all())
+    assert moved.sweeps.shape == (3, 1)
+
+
+def test_a_window_of_one_point_is_the_sequential_solver():
+    chain = CHAINS["gaussian sde"]
+    x0, noise = start(OU(), chain, [0, 1])
+    steps = solve(chain, TARGET.score, x0, noise=noise, reference=REFERENCE, window=1, tol=1e-9)
+    assert steps.rounds.tolist() == [chain.num_steps] * 2 and steps.calls.tolist() == [chain.num_steps] * 2
+
+
+@pytest.mark.parametrize("moving", [{}, *MOVING.values()], ids=["whole", *MOVING])
+def test_members_do_not_depend_on_who_is_in_flight(moving):
+    chain, names = CHAINS["gaussian sde"], list(range(7))
+    x0, noise = start(OU(), chain, names)
+    common = {"noise": noise, "reference": REFERENCE, "tol": 1e-2, **moving}
+    together = solve(chain, TARGET.score, x0, samples=names, **common)
+    for width in (1, 2, 5):
+        few = solve(chain, TARGET.score, x0, samples=names, in_flight=width, **common)
+        assert torch.equal(few.rounds, together.rounds) and torch.equal(few.calls, together.calls)
+        assert float((few.x - together.x).abs().max()) < 1e-12
+        assert torch.allclose(few.residual, together.residual)
+
+
+def test_no_sample_waits_for_another():
+    """Easy and hard samples: one enters as soon as another leaves, so that hardly a slot is ever idle."""
+    target, names, slots, num_calls = target_c(OU(), 64), list(range(64)), 8, 0
+    grid = log_snr(OU(), 32, horizon=8.0, delta=1e-3)
+    chain = gaussian_exponential(OU(), grid, target.reference())
+    x0, noise = start(OU(), chain, names, size=64)
+
+    def score(x, t):
+        nonlocal num_calls
+        num_calls += 1
+        return target.score(x, t)
+
+    common = {"noise": noise, "reference": target.reference(), "tol": 1e-2}
+    refilled = solve(chain, score, x0, samples=names, in_flight=slots, **common)
+    ideal, with_refill, num_calls = float(refilled.rounds.sum()) / slots, num_calls, 0
+    for low in range(0, 64, slots):
+        batch = slice(low, low + slots)
+        solve(chain, score, x0[batch], samples=names[batch], **common)
+    assert with_refill <= 1.15 * ideal < num_calls
+
+
+def test_pipelined_blocks_at_fixed_depth_count_as_published():
+    """N blocks of K sweeps in N + K - 1 rounds (Zhou and Sugiyama), each block seeing exactly K of them."""
+    chain = CHAINS["piadm sde"]
+    x0, noise = start(OU(), chain, [0, 1])
+    blocks = len(chain.edges) - 1
+    result = solve(chain, TARGET.score, x0, noise=noise, linear="process", tol=None, sweeps=6, pipelined=True)
+    assert result.rounds.tolist() == [blocks + 5] * 2
+    deep = solve(chain, TARGET.score, x0, noise=noise, linear="process", tol=None, sweeps=23, pipelined=True)
+    oracle = solve(chain, TARGET.score, x0, noise=noise, solver="sequential")
+    assert float((deep.x - oracle.x).abs().max()) < 1e-10
+
+
+@given(st.integers(1, 60), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 70)), st.integers(0, 9))
+@settings(deadline=None)
+def test_rows_share_out_every_step_once(steps, size, window, first):
+    if steps < size:
+        return
+    block = Block(0, first, first + steps)
+    ranks = [Rows.of(block, window=window, size=size, rank=rank) for rank in range(size)]
+    owned = sorted(j for rows in ranks for j in rows.points)
+    assert owned == list(range(first, first + steps))
+    for rows in ranks:
+        assert all(rows.owner(j) == rows.rank for j in rows.points)
+        assert [rows.points[i] for r in range(rows.count) for i in rows.local(r)] == list(rows.points)
+        assert list(rows.spanning(first, first + steps)) == list(range(rows.count))
+    for r in range(ranks[0].count - 1):
+        counts = [len(rows.slice(r, rows.rank)) for rows in ranks]
+        assert max(counts) - min(counts) <= 1
+
+
+def test_a_shrinking_change_predicts_what_is_left():
+    change, before = torch.tensor([1e-3, 1e-3, 1e-3]), torch.tensor([1e-2, 1.2e-3, float("inf")])
+    left = remaining_error(change, before)
+    assert torch.allclose(left, torch.tensor([1e-3 / 9, 1e-3, 1e-3]))
+    assert Picard(2.5e-4).met(change, before).tolist() == [True, False, False]
+    assert Picard(1e-4).met(change, before).tolist() == [False, False, False]  # larger than anything to be believed
+
+
+def test_what_cannot_move_is_refused_all_at_once():
+    chain = replace(CHAINS["piadm sde"], alpha=None, sigma=None)
+    x0, noise = start(OU(), CHAINS["piadm sde"], [0])
+    with pytest.raises(ValueError, match=r"when points meet `tol`.*give alpha and sigma.*in_flight must be at least 1"):
+        solve(chain, TARGET.score, x0, noise=noise, tol=None, sweeps=3, window=4, in_flight=0)
+    with pytest.raises(ValueError, match="window must be at least 1 point, got 0"):
+        Schedule(window=0)
