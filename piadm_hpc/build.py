@@ -14,6 +14,7 @@ from .config import RunConfig
 from .grid import TimeGrid
 from .process import forward_time
 from .records import ConfigError
+from .reference import GaussianReference
 from .sampler import Sampler, critical_corrector
 from .solving import Corrector, Projection
 
@@ -37,7 +38,11 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
         return grid if _published(config) else grid.with_blocks(1)
     if spec.blocks > grid.num_steps:
         raise ConfigError(f"grid.blocks = {spec.blocks} exceeds the {grid.num_steps} steps of the grid")
-    return grid.with_blocks(int(spec.blocks))
+    if spec.cut == "even":
+        return grid.with_blocks(int(spec.blocks))
+    # the frozen part's Lipschitz constant, integrated: time and the logarithm of what remains of it
+    theta = forward_time(model.process, grid.t)
+    return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), int(spec.blocks))
 
 
 def _theta(model: Model, t: float) -> float:
@@ -50,11 +55,20 @@ def _published(config: RunConfig) -> bool:
     return config.solver.linear in ("process", "identity")
 
 
-def make_chain(config: RunConfig, model: Model, grid: TimeGrid) -> Chain:
+def make_reference(config: RunConfig, model: Model) -> GaussianReference:
+    """What the run's chain and sweeps are built on: the model's own reference, or one from a file."""
+    from .models.packing import load_refitted
+
+    if config.solver.reference is None:
+        return model.reference
+    return load_refitted(config.solver.reference, model.reference)
+
+
+def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain:
     """The run's chain on a grid."""
     spec, process = config.chain, model.process
     if spec.integrator == "gaussian":
-        return integrators.gaussian_exponential(process, grid, model.reference, churn=spec.churn)
+        return integrators.gaussian_exponential(process, grid, reference, churn=spec.churn)
     if spec.integrator == "ddim":
         return integrators.ddim(process, grid, eta=spec.eta)
     if spec.integrator == "ddpm":
@@ -67,14 +81,16 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid) -> Chain:
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
     """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
-    chain = make_chain(config, model, make_grid(config, model))
+    reference = make_reference(config, model)
+    chain = make_chain(config, model, make_grid(config, model), reference)
     solver = config.solver
     return Sampler(
         chain,
         model.score,
         model.event_shape,
         config.seed,
-        reference=model.reference,
+        reference=reference,
+        law=model.reference,
         project=mask_projection(model.mask, model.event_shape, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
@@ -82,6 +98,9 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         start=solver.start,
         tol=None if solver.fixed_depth else solver.tol,
         sweeps=solver.sweeps,
+        window=solver.window,
+        pipelined=solver.pipelined,
+        in_flight=config.compute.in_flight,
         model_batch=config.compute.model_batch,
         dtype=getattr(torch, config.compute.precision),
         device=device,

@@ -1,4 +1,4 @@
-"""The one equation: a chain of affine steps with a score in them, and the linear part every sweep is built on.
+"""The one equation: a chain of affine steps with a score in them, and how its tables act on states.
 
     x[j+1] = P[j] x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j] + M[j] mean                                    (chain)
 
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from .bases import Basis, Identity
 from .grid import TimeGrid
-from .reference import GaussianReference
 
 
 @dataclass(frozen=True)
@@ -224,51 +223,6 @@ def expand(basis: Basis, table: Tensor, like: Tensor) -> Tensor:
     moved = table.to(like.dtype).to(like.device).movedim(0, -1)
     full = moved if moved.shape[-1] == 1 else basis.expand(moved)
     return full.movedim(-1, 0)
-
-
-@dataclass(frozen=True)
-class LinearPart:
-    """A [J, K, c, c]: the part of every step that a sweep treats exactly; the fixed point does not depend on it.
-
-    `slope` [J, K, k, k] is the Jacobian of the reference's score where the part comes from one.
-    """
-
-    A: Tensor
-    basis: Basis | None = None
-    slope: Tensor | None = None
-
-    def product(self, start: int, stop: int) -> Tensor:
-        """A[stop-1] ... A[start], float64 [K, c, c]; the identity when the range is empty."""
-        total = torch.eye(self.A.shape[-1], dtype=torch.float64).expand(self.A.shape[1:]).clone()
-        for j in range(start, stop):
-            total = self.A[j] @ total
-        return total
-
-
-def identity_part(chain: Chain) -> LinearPart:
-    """A = I, the choice of ParaDiGMS (Shih et al. 2023)."""
-    eye = torch.eye(chain.channels, dtype=torch.float64)
-    return LinearPart(eye.expand(chain.num_steps, 1, *eye.shape), chain.basis)
-
-
-def process_part(chain: Chain) -> LinearPart:
-    """A = P, the choice of PIADM (Chen et al. 2024): what the process does without a score is exact."""
-    return LinearPart(chain.P, chain.basis)
-
-
-def denoised_part(chain: Chain) -> LinearPart:
-    """A = P - Q H R, H the precision of the noise: the denoised estimate held instead of the score, data prediction."""
-    slope = -torch.linalg.inv(chain.levels[1][:-1])[:, None]
-    return LinearPart(chain.P + chain.Q @ slope @ chain.rows[:, None], chain.basis, slope)
-
-
-def reference_part(chain: Chain, reference: GaussianReference) -> LinearPart:
-    """A = P + Q J R with the Jacobian J of a Gaussian reference's score, per shell: a Gaussian is solved in one sweep."""
-    signal, covariance = chain.levels
-    if chain.basis is not None and chain.basis is not reference.basis:
-        raise ValueError("the chain's tables and the reference must share one basis; build both from the same reference")
-    slope = -torch.linalg.inv(reference.marginal(signal[:-1], covariance[:-1]))
-    return LinearPart(chain.P + chain.Q @ slope @ chain.rows[:, None], reference.basis, slope)
 
 
 def _blocks(table: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The command line: piadm sample, plan, train, report, check, join, doctor, init."""
+"""The command line: piadm sample, plan, train, reference, report, check, join, doctor, init."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .comm import LauncherError, launcher_size
+from .commands import reference
 from .config import RunConfig, parse_ids
 from .records import ConfigError, override, read
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_plan(commands)
     _add_train(commands)
+    reference.add(commands)
     _add_report(commands)
     _add_check(commands)
     _add_join(commands)

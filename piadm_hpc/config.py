@@ -29,7 +29,8 @@ class GridConfig(Record):
 
     Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr` and
     `karras`: `steps` steps. `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks for
-    a solver without reference and makes one block otherwise.
+    a solver without reference and makes one block otherwise. `cut` "even" makes blocks of nearly as many points each,
+    "lambda" blocks that need nearly as many sweeps each (equal Lambda).
     """
 
     kind: Literal["piadm", "log-snr", "karras"] = "log-snr"
@@ -39,6 +40,7 @@ class GridConfig(Record):
     horizon: float | Auto = "auto"
     delta: float | Auto = "auto"
     blocks: int | Auto = "auto"
+    cut: Literal["even", "lambda"] = "lambda"
 
     @field_validator("horizon", "delta", "blocks")
     @classmethod
@@ -52,20 +54,27 @@ class SolverConfig(Record):
     """How a block is solved. `tol` is the change of the denoised estimate in units of the data's standard deviation.
 
     Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
-    (samples that need more are finished sequentially). `linear`: what every sweep treats exactly.
+    (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file
+    from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
+    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other.
     """
 
     kind: Literal["picard", "sequential"] = "picard"
-    linear: Literal["auto", "identity", "process", "reference"] = "auto"
+    linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
     start: Literal["auto", "constant", "reference"] = "auto"
     tol: float = Field(1e-2, gt=0)
     sweeps: int | None = Field(None, ge=1)
     fixed_depth: bool = False
+    reference: str | None = Field(None, min_length=1)
+    window: int | None = Field(None, ge=1)
+    pipelined: bool = False
 
     @model_validator(mode="after")
     def _depth(self) -> Self:
         if self.fixed_depth and self.sweeps is None:
             raise ValueError("fixed_depth needs `sweeps`, the number of sweeps")
+        if self.fixed_depth and self.window is not None:
+            raise ValueError("a window moves when points meet `tol`: no fixed_depth with it")
         return self
 
 
@@ -86,13 +95,15 @@ class ComputeConfig(Record):
     """Where and how: none of these changes a sample beyond rounding.
 
     `time_ranks` ranks share each sample's time axis ("auto": as many as there are ranks to spare). `model_batch` caps
-    the rows of a network call. `threads` per rank ("auto": the launcher's share of the cores).
+    the rows of a network call, `in_flight` the samples of a batch worked on at once (default: all of them); one that is
+    done makes room for the next. `threads` per rank ("auto": the launcher's share of the cores).
     """
 
     time_ranks: int | Auto = "auto"
     device: str = "auto"
     precision: Literal["float32", "float64"] = "float32"
     model_batch: int = Field(16, ge=1)
+    in_flight: int | None = Field(None, ge=1)
     threads: int | Auto = "auto"
 
     @field_validator("time_ranks", "threads")
@@ -143,6 +154,8 @@ class RunConfig(Record):
             mistakes.append("corrector.enabled: the corrector follows one-step chains, not dpmpp-2m")
         if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
             mistakes.append("compute.time_ranks: the sequential solver has nothing to share, use 1")
+        if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):
+            mistakes.append("corrector.enabled: it follows blocks that end one after the other, no window and no pipeline")
         if self.corrector.blocks > self.corrector.steps:
             mistakes.append("corrector.blocks: cannot exceed corrector.steps")
         if mistakes:
@@ -165,7 +178,7 @@ class RunConfig(Record):
 # Keys that never change a member beyond rounding: a run may be continued with other values of these.
 INDEPENDENT_KEYS = frozenset(
     {"samples", "only", "out", "output.batch", "output.compression", "output.log_interval"}
-    | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "threads")}
+    | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads")}
 )
 
 

@@ -12,16 +12,43 @@ from .process import Process
 
 
 @dataclass(frozen=True)
+class Response:
+    """How a model's denoised estimate answers a change of the state, on average: `gain` [L, num_shells] at log-SNR `snr` [L].
+
+    The gain is alpha dD/dx, between 0 (the estimate stays) and 1 (it follows); a Gaussian of variance lambda has
+    lambda / (lambda + ratio^2) with ratio = sigma / alpha. Between levels it is interpolated, beyond them held.
+    Raises ValueError for levels that do not increase or gains outside [0, 1].
+    """
+
+    snr: Tensor
+    gain: Tensor
+
+    def __post_init__(self) -> None:
+        sound = bool((self.snr.diff() > 0).all()) and bool(((self.gain >= 0) & (self.gain <= 1)).all())
+        if self.snr.ndim != 1 or self.gain.ndim != 2 or len(self.gain) != len(self.snr) or not sound:
+            raise ValueError("response: levels must increase, with a row of gains between 0 and 1 for each")
+
+    def at(self, ratio: Tensor) -> Tensor:
+        """Gains at ratios of noise to signal [*]: [*, num_shells], float64."""
+        snr = (-2 * torch.log(ratio.to(torch.float64))).clamp(self.snr[0], self.snr[-1])
+        above = torch.searchsorted(self.snr, snr).clamp(1, len(self.snr) - 1)
+        share = ((snr - self.snr[above - 1]) / (self.snr[above] - self.snr[above - 1]))[..., None]
+        return torch.lerp(self.gain[above - 1], self.gain[above], share)
+
+
+@dataclass(frozen=True)
 class GaussianReference:
     """N(mean, U diag(spectrum) U^T): mean [d], an orthonormal basis and a variance per shell [num_shells].
 
-    Everything is closed form: at time t the marginal has mean alpha m and variance v = alpha^2 lambda + sigma^2 per
+    `response` is that of the model itself in the same basis, where it was probed: what sweeps are built on, never the
+    result. Everything is closed form: at time t the marginal has mean alpha m and variance v = alpha^2 lambda + sigma^2 per
     shell. Raises ValueError for shapes that do not fit or variances that are negative or not finite.
     """
 
     mean: Tensor
     basis: Basis
     spectrum: Tensor
+    response: Response | None = None
 
     def __post_init__(self) -> None:
         d = _size(self.basis.event_shape)
@@ -29,6 +56,10 @@ class GaussianReference:
             raise ValueError(
                 f"reference: mean {tuple(self.mean.shape)} and spectrum {tuple(self.spectrum.shape)} must have the "
                 f"basis's sizes, ({d},) and ({self.basis.num_shells},)"
+            )
+        if self.response is not None and self.response.gain.shape[1] != self.basis.num_shells:
+            raise ValueError(
+                f"reference: a response of {self.response.gain.shape[1]} shells for a basis of {self.basis.num_shells}"
             )
         if not bool(torch.isfinite(self.spectrum).all()) or bool((self.spectrum < 0).any()):
             raise ValueError("reference: variances must be finite and not negative")
@@ -39,7 +70,8 @@ class GaussianReference:
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> GaussianReference:
         device = torch.device(device)
-        return GaussianReference(self.mean.to(device, dtype), self.basis.to(device, dtype), self.spectrum.to(device))
+        basis = self.basis.to(device, dtype)
+        return GaussianReference(self.mean.to(device, dtype), basis, self.spectrum.to(device), self.response)
 
     def variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """v = alpha^2 lambda + sigma^2 per shell: alpha, sigma [*] -> [*, num_shells], float64."""

@@ -24,7 +24,8 @@ from .solving import BlockHook, Corrector, Linear, Projection, Solution, solve
 class Sampler:
     """Everything that determines a sample, and the settings that do not. `draw` makes any samples by their ids.
 
-    The prior is the reference's marginal at the chain's first point, N(0, alpha^2 + sigma^2) without a reference.
+    The prior is the marginal of `law` (default: the reference) at the chain's first point, N(0, alpha^2 + sigma^2)
+    without either.
     """
 
     chain: Chain
@@ -32,6 +33,7 @@ class Sampler:
     event_shape: tuple[int, ...]
     seed: int
     reference: GaussianReference | None = None
+    law: GaussianReference | None = None
     project: Projection | None = None
     corrector: Corrector | None = None
     solver: Literal["picard", "sequential"] = "picard"
@@ -39,6 +41,9 @@ class Sampler:
     start: Literal["auto", "constant", "reference"] = "auto"
     tol: float | None = 1e-2
     sweeps: int | None = None
+    window: int | None = None
+    pipelined: bool = False
+    in_flight: int | None = None
     scale: float | Tensor = 1.0
     model_batch: int | None = None
     dtype: torch.dtype = torch.float32
@@ -64,9 +69,9 @@ class Sampler:
         """States [samples, c, *event] at the chain's first point."""
         signal, spread = self.chain.entry()
         white = self._noise().at([0], samples, channels=len(signal), stream=PRIOR)[0]
-        reference = self.reference or isotropic(self.event_shape)
+        law = self.law or self.reference or isotropic(self.event_shape)
         white = white.reshape(len(samples), len(signal), *self.event_shape)
-        return reference.to(self.device, self.dtype).draw_state(white, signal, spread)
+        return law.to(self.device, self.dtype).draw_state(white, signal, spread)
 
     def draw(self, samples: Sequence[int], *, comm: Communicator | None = None, on_block: BlockHook | None = None) -> Solution:
         """Samples of the given ids; collective over `comm`, whose ranks share the time axis."""
@@ -83,6 +88,9 @@ class Sampler:
             linear=self.linear,
             start=self.start,
             solver=self.solver,
+            window=self.window,
+            pipelined=self.pipelined,
+            in_flight=self.in_flight,
             comm=comm,
             samples=samples,
             scale=self.scale,

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .chain import Chain, LinearPart, denoised_part, identity_part, process_part, reference_part
+from .chain import Chain
 from .comm import Communicator, SerialCommunicator
 from .grid import Block
+from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
 from .noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
 from .reference import GaussianReference
+from .solvers.arguments import Corrector, Linear, check_arguments, check_moving
 from .solvers.evaluate import Evaluator, Score, ScoreError
 from .solvers.picard import solve_block
 from .solvers.points import Method
@@ -23,10 +25,8 @@ from .solvers.schedule import Schedule
 from .solvers.sequential import run_steps
 from .solvers.stopping import BlockSolution, Picard, Status, unsolved
 
-Linear = Literal["auto", "identity", "process", "denoised", "reference"]
 Projection = Callable[[Tensor], Tensor]
 BlockHook = Callable[[Block, BlockSolution], None]
-Corrector = Callable[[float], Chain]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def solve(
     `score(x [rows, *event], t [rows])` is called with at most `model_batch` rows. `noise` is a Noise, or the draws
     themselves [steps, samples, *event]. `tol` bounds the change of the denoised estimate in units of `scale` (the
     data's standard deviation); `sweeps` fixes the depth instead (tol None) or limits it. `linear` is the part of a
-    step that sweeps treat exactly: the Gaussian `reference` (default when there is one), the denoised estimate held
+    step that sweeps treat exactly: the Gaussian `reference` (default when there is one; its probed `response` where it
+    has one), the denoised estimate held
     (default for one-channel chains that know their levels), the process, or the identity; it changes the number of
     sweeps, never the result. `window` limits the points open to a sweep; `pipelined` opens one block more a sweep;
     either treats the chain as a whole. `in_flight` limits the samples worked on at once: one that is done makes room.
@@ -97,8 +98,8 @@ def solve(
     comm = comm or SerialCommunicator()
     names = list(range(len(x0))) if samples is None else list(samples)
     stop = Picard(tol, sweeps, scale.to(x0).reshape(-1) if isinstance(scale, Tensor) else scale)
-    _check(chain, x0, names, reference, linear, start, solver, momentum, comm)
-    _check_moving(chain, window, pipelined, in_flight, stop, corrector)
+    check_arguments(chain, x0, names, reference, linear, start, solver, momentum, comm)
+    check_moving(chain, window, pipelined, in_flight, stop, corrector)
     event_shape = tuple(x0.shape[1:])
     evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank, chain.reads)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
@@ -120,71 +121,6 @@ def solve(
         if on_block is not None:
             on_block(block, result)
     return _solution(state, event_shape, results, extra)
-
-
-def _check(
-    chain: Chain,
-    x0: Tensor,
-    names: list[int],
-    reference: GaussianReference | None,
-    linear: str,
-    start: str,
-    solver: str,
-    momentum: Tensor | None,
-    comm: Communicator,
-) -> None:
-    size = math.prod(x0.shape[1:])
-    mistakes = [
-        message
-        for bad, message in [
-            (x0.dtype not in (torch.float32, torch.float64), f"x0 is {x0.dtype}; states are float32 or float64"),
-            (not bool(torch.isfinite(x0).all()), "x0 contains numbers that are not finite"),
-            (len(names) != len(x0), f"{len(names)} sample ids for {len(x0)} states"),
-            (len(set(names)) != len(names), "sample ids must differ"),
-            (
-                linear not in get_args(Linear),
-                f"linear = {linear!r}; use one of {', '.join(get_args(Linear))}",
-            ),
-            (start not in ("auto", "constant", "reference"), f"start = {start!r}; use auto, constant or reference"),
-            (solver not in ("picard", "sequential"), f"solver = {solver!r}; use picard or sequential"),
-            ("reference" in (linear, start) and reference is None, "linear or start = 'reference' needs a reference"),
-            (
-                reference is not None and len(reference.mean) != size,
-                f"the reference has size {0 if reference is None else len(reference.mean)}, states {size}",
-            ),
-            (chain.basis is not None and chain.basis.num_coords < size, "the chain's basis does not fit the states"),
-            (
-                chain.basis is not None and (reference is None or chain.basis is not reference.basis),
-                "a chain with tables per shell needs the reference it was built from",
-            ),
-            (
-                momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1),
-                f"momentum must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape",
-            ),
-            (solver == "sequential" and comm.size > 1, "the sequential solver has nothing to share: use one time rank"),
-        ]
-        if bad
-    ]
-    if mistakes:
-        raise ValueError("solve: " + "; ".join(mistakes))
-
-
-def _check_moving(
-    chain: Chain, window: int | None, pipelined: bool, in_flight: int | None, stop: Picard, corrector: Corrector | None
-) -> None:
-    moves = window is not None or pipelined
-    mistakes = [
-        message
-        for bad, message in [
-            (window is not None and stop.tol is None, "a window moves when points meet `tol`: give a tolerance"),
-            (moves and corrector is not None, "a corrector follows blocks that end one after the other: no window, no pipeline"),
-            (moves and chain.sigma is None, "points outside a window hold the denoised estimate: give alpha and sigma"),
-            (in_flight is not None and in_flight < 1, f"in_flight must be at least 1 sample, got {in_flight}"),
-        ]
-        if bad
-    ]
-    if mistakes:
-        raise ValueError("solve: " + "; ".join(mistakes))
 
 
 def _in_basis(chain: Chain, reference: GaussianReference | None) -> Chain:
@@ -214,7 +150,13 @@ class _Method:
         if self.reference is not None:
             guess = reference_part(chain, self.reference)
         parts = {"identity": identity_part, "process": process_part, "denoised": denoised_part}
-        linear = parts[self.linear](chain) if self.linear in parts else guess or identity_part(chain)
+        probed = self.reference is not None and self.reference.response is not None
+        if self.linear in parts:
+            linear = parts[self.linear](chain)
+        elif self.reference is not None and (self.linear == "response" or (self.linear == "auto" and probed)):
+            linear = response_part(chain, self.reference)
+        else:
+            linear = guess or identity_part(chain)
         follows = self.reference is not None and self.start != "constant"
         return Method(self.stop, linear, guess, follows, self.schedule, self.in_flight)
 

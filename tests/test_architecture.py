@@ -20,6 +20,7 @@ FLOORS = (
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),
+    ("linear",),
     ("integrators", "solvers"),
     ("solving",),
     ("sampler",),
@@ -27,8 +28,9 @@ FLOORS = (
     ("models",),
     ("build",),
     ("run",),
-    ("planning", "doctor", "analysis"),
+    ("planning", "doctor", "analysis", "references"),
     ("launch",),
+    ("commands",),
     ("cli",),
     ("__main__",),
 )
@@ -37,7 +39,7 @@ CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {"
 
 # who alone may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("launch", True), "matplotlib": ("analysis", False)}
-SPEAKERS = {"cli.py", "comm.py", "models/training.py"}
+SPEAKERS = {"cli.py", "commands/reference.py", "comm.py", "models/training.py"}
 MAX_FILE, MAX_FUNCTION = 300, 60
 
 

@@ -12,8 +12,9 @@ from scipy.linalg import expm
 
 from piadm_hpc import grid, integrators
 from piadm_hpc.bases import Pixelwise
-from piadm_hpc.chain import Chain, reference_part
+from piadm_hpc.chain import Chain
 from piadm_hpc.integrators.langevin import noise_covariance, step_tables
+from piadm_hpc.linear import reference_part
 from piadm_hpc.process import EDM, OU, VP, Flow, forward_time
 from piadm_hpc.reference import GaussianReference
 

@@ -362,7 +362,7 @@ def test_bad_arguments_are_refused_all_at_once():
     process, target = OU(), mixture(OU())
     chain = chains(process, target.reference())["piadm sde"]
     x0, noise = start(process, chain, [0, 1])
-    with pytest.raises(ValueError, match=r"states are float32.*sample ids must differ.*linear = 'newton'.*needs a reference"):
+    with pytest.raises(ValueError, match=r"states are float32.*sample ids must differ.*linear = 'newton'.*need a reference"):
         solve(chain, target.score, x0.half(), samples=[1, 1], linear="newton", start="reference")
     with pytest.raises(ValueError, match="this chain is stochastic: give `noise`"):
         solve(chain, target.score, x0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,11 @@ from .base import ScoreModel
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .network import GridUNet, latitudes_from
 from .packing import pack_reference, unpack_reference
+from .probing import load_response
 from .record import Card, VariableCard, read_card, write_card
 
 CARD, REFERENCE, WEIGHTS, STATISTICS = "card.toml", "reference.h5", "weights.safetensors", "statistics.h5"
+RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         denoiser=denoiser,
         process=process,
         event_shape=normalisation.event_shape,
-        reference=reference,
+        reference=_with_response(reference, path / RESPONSE),
         mask=None if mask is None else mask.flatten(),
         layout=Layout(variables, coordinates),
         normalisation=normalisation,
@@ -129,6 +131,16 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         card=card.model_dump(mode="json"),
         sha256=_joint_digest(card),
     )
+
+
+def _with_response(reference: GaussianReference, path: Path) -> GaussianReference:
+    """The reference with the model's probed response, where the folder has one."""
+    if not path.is_file():
+        return reference
+    try:
+        return replace(reference, response=load_response(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; {path} can be removed, it only saves sweeps") from None
 
 
 def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +14,7 @@ from ..bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from ..data.normalise import Normalisation
 from ..layout import Coordinate
 from ..reference import GaussianReference
+from ..store.reference_file import read_arrays
 from .harmonics import HarmonicEOF
 from .record import ReferenceCard
 from .shells import MaskedEOF
@@ -107,3 +110,15 @@ def _harmonic_eof(card: ReferenceCard, modes: Tensor | None, event: tuple[int, .
 
 def _numpy(x: Tensor) -> np.ndarray:
     return x.detach().cpu().numpy()
+
+
+def load_refitted(path: str | Path, own: GaussianReference) -> GaussianReference:
+    """A reference written by `refit`, in the basis of a model's own; ValueError for a file of another model."""
+    arrays, _ = read_arrays(Path(path))
+    if absent := [name for name in ("mean", "spectrum") if name not in arrays]:
+        raise ValueError(f"{path}: no array {' or '.join(absent)}; make it with `piadm reference MODEL --data FILE`")
+    mean, spectrum = (torch.from_numpy(np.array(arrays[name].values)).to(own.mean) for name in ("mean", "spectrum"))
+    try:
+        return replace(own, mean=mean, spectrum=spectrum.to(own.spectrum))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a reference for this model: {error}") from None

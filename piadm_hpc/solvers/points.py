@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..chain import LinearPart, apply, expand
+from ..chain import apply, expand
 from ..comm import Communicator
+from ..linear import LinearPart
 from .problem import Problem
 from .recurrence import Recurrence
 from .rows import Rows

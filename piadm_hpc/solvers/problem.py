@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..bases import Basis
-from ..chain import Chain, LinearPart, add_lifted, affine, expand
+from ..chain import Chain, add_lifted, affine, expand
+from ..linear import LinearPart
 from ..noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ..bases import Basis
-from ..chain import LinearPart, affine, apply, expand
+from ..chain import affine, apply, expand
 from ..comm import Communicator
+from ..linear import LinearPart
 from .rows import Rows
 
 

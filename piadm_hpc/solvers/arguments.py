@@ -1,0 +1,88 @@
+"""Arguments of `solve` that do not go together, told all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..chain import Chain
+from ..comm import Communicator
+from ..reference import GaussianReference
+from .stopping import Picard
+
+Linear = Literal["auto", "identity", "process", "denoised", "reference", "response"]
+Corrector = Callable[[float], Chain]
+
+
+def check_arguments(
+    chain: Chain,
+    x0: Tensor,
+    names: list[int],
+    reference: GaussianReference | None,
+    linear: str,
+    start: str,
+    solver: str,
+    momentum: Tensor | None,
+    comm: Communicator,
+) -> None:
+    """ValueError, with all mistakes at once, for arguments of `solve` that do not go together."""
+    size = math.prod(x0.shape[1:])
+    mistakes = [
+        message
+        for bad, message in [
+            (x0.dtype not in (torch.float32, torch.float64), f"x0 is {x0.dtype}; states are float32 or float64"),
+            (not bool(torch.isfinite(x0).all()), "x0 contains numbers that are not finite"),
+            (len(names) != len(x0), f"{len(names)} sample ids for {len(x0)} states"),
+            (len(set(names)) != len(names), "sample ids must differ"),
+            (
+                linear not in get_args(Linear),
+                f"linear = {linear!r}; use one of {', '.join(get_args(Linear))}",
+            ),
+            (start not in ("auto", "constant", "reference"), f"start = {start!r}; use auto, constant or reference"),
+            (solver not in ("picard", "sequential"), f"solver = {solver!r}; use picard or sequential"),
+            (
+                reference is None and (linear in ("reference", "response") or start == "reference"),
+                f"linear = {linear!r}, start = {start!r} need a reference",
+            ),
+            (
+                reference is not None and len(reference.mean) != size,
+                f"the reference has size {0 if reference is None else len(reference.mean)}, states {size}",
+            ),
+            (chain.basis is not None and chain.basis.num_coords < size, "the chain's basis does not fit the states"),
+            (
+                chain.basis is not None and (reference is None or chain.basis is not reference.basis),
+                "a chain with tables per shell needs the reference it was built from",
+            ),
+            (
+                momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1),
+                f"momentum must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape",
+            ),
+            (solver == "sequential" and comm.size > 1, "the sequential solver has nothing to share: use one time rank"),
+        ]
+        if bad
+    ]
+    if mistakes:
+        raise ValueError("solve: " + "; ".join(mistakes))
+
+
+def check_moving(
+    chain: Chain, window: int | None, pipelined: bool, in_flight: int | None, stop: Picard, corrector: Corrector | None
+) -> None:
+    """The same for open points that move, and samples in flight."""
+    moves = window is not None or pipelined
+    mistakes = [
+        message
+        for bad, message in [
+            (window is not None and stop.tol is None, "a window moves when points meet `tol`: give a tolerance"),
+            (moves and corrector is not None, "a corrector follows blocks that end one after the other: no window, no pipeline"),
+            (moves and chain.sigma is None, "points outside a window hold the denoised estimate: give alpha and sigma"),
+            (in_flight is not None and in_flight < 1, f"in_flight must be at least 1 sample, got {in_flight}"),
+        ]
+        if bad
+    ]
+    if mistakes:
+        raise ValueError("solve: " + "; ".join(mistakes))
