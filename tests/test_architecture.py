@@ -16,11 +16,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("process", "layout", "records", "templates"),
+    ("process", "phase", "tables", "catalogue", "layout", "records", "templates"),
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),
-    ("integrators", "solvers"),
+    ("integrators", "solvers", "moments"),
     ("solving",),
     ("sampler",),
     ("config", "data", "store", "progress"),
