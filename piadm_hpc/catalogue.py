@@ -20,7 +20,8 @@ class Integrator:
     `order` is its order in the step on a Gaussian, `calls` the network calls of a step. `noise` says when it is random:
     "never", "always", or the option that scales its noise. `space` is "data" or "phase" (position and momentum).
     `builder` names the function of `integrators.building` that fills the chain, `program` its blocks where it is one of
-    a family. `reads` are the options of the configuration's chain section that it looks at.
+    a family. `reads` are the options of the configuration's chain section that it looks at. Its states have `channels`
+    fields: position and momentum, and what a method remembers.
     """
 
     name: str
@@ -33,16 +34,17 @@ class Integrator:
     program: str = ""
     reads: tuple[str, ...] = ()
     about: str = ""
+    channels: int = 1
 
 
 def _flow(name: str, calls: int, program: str, about: str, *reads: str, order: int = 1, source: str = PAPER) -> Integrator:
     """A deterministic program of phase space."""
-    return Integrator(name, order, calls, "never", "phase", source, "flow", program, reads, about)
+    return Integrator(name, order, calls, "never", "phase", source, "flow", program, reads, about, channels=2)
 
 
 def _random(name: str, calls: int, program: str, about: str, *reads: str, source: str = PAPER) -> Integrator:
     """A stochastic program of phase space."""
-    return Integrator(name, 1, calls, "always", "phase", source, "stirred", program, reads, about)
+    return Integrator(name, 1, calls, "always", "phase", source, "stirred", program, reads, about, channels=2)
 
 
 DATA = (
@@ -54,10 +56,21 @@ DATA = (
     Integrator("euler", 1, 1, "never", "data", "Song et al. 2021", "euler", about="baseline, on the VP clock"),
     Integrator("ddim", 1, 1, "eta", "data", "Song, Meng and Ermon 2021", "ddim", reads=("eta",), about="denoised estimate held"),
     Integrator("ddpm", 1, 1, "always", "data", "Ho et al. 2020", "ddpm", reads=("large_variance",), about="ancestral sampling"),
-    Integrator("dpmpp-2m", 2, 1, "never", "data", "Lu et al. 2022", "dpmpp_2m", about="two-step DPM-Solver++"),
-    Integrator("heun", 2, 2, "never", "data", "Karras et al. 2022", "heun", about="EDM's trapezoid"),
+    Integrator("dpmpp-2m", 2, 1, "never", "data", "Lu et al. 2022", "dpmpp_2m", about="two-step DPM-Solver++", channels=2),
+    Integrator("heun", 2, 2, "never", "data", "Karras et al. 2022", "heun", about="EDM's trapezoid", channels=2),
     Integrator("lambda-ddim", 1, 1, "never", "data", PAPER, "lambda_ddim", reads=("lam",), about="conjugate; ddim at lambda 0"),
-    Integrator("lambda-ddim-ab2", 2, 1, "never", "data", PAPER, "lambda_ddim_ab2", reads=("lam",), about="its two-step version"),
+    Integrator(
+        "lambda-ddim-ab2",
+        2,
+        1,
+        "never",
+        "data",
+        PAPER,
+        "lambda_ddim_ab2",
+        reads=("lam",),
+        about="its two-step version",
+        channels=2,
+    ),
 )
 
 PHASE = (
@@ -67,12 +80,14 @@ PHASE = (
     _flow("lambda-ddim-i-r", 1, "now gddim-I", "the same with the transported root", "lam"),
     _flow("lambda-ddim-ii-r", 1, "now gddim-II", "the same with the transported root", "lam"),
     _flow("gddim", 1, "now gddim-I", "transported root, lambda = 0", source=GDDIM),
-    Integrator("gddim-ab2", 2, 1, "never", "phase", GDDIM, "gddim_ab2", about="its two-step version"),
+    Integrator("gddim-ab2", 2, 1, "never", "phase", GDDIM, "gddim_ab2", about="its two-step version", channels=4),
     _flow("nse", 2, "now B now A", "naive symplectic Euler"),
     _flow("rse", 1, "now B A", "reduced symplectic Euler: one score for both"),
     _flow("nvv", 3, "now B/2 now A now B/2", "naive velocity Verlet"),
     _flow("rvv", 2, "now B/2 A next B/2", "reduced velocity Verlet"),
-    Integrator("rvv-x", 2, 2, "never", "phase", "this package", "verlet_x", about="velocity Verlet, last kick extrapolated"),
+    Integrator(
+        "rvv-x", 2, 2, "never", "phase", "this package", "verlet_x", about="velocity Verlet, last kick extrapolated", channels=3
+    ),
     _flow("cse", 1, "now Bc Ac", "conjugate symplectic Euler", "lam"),
     _flow("cvv", 2, "now Bc/1 Ac next Bc/2", "conjugate velocity Verlet", "lam"),
     _random("psld-em", 1, "now em", "baseline", source=PSLD),
@@ -93,8 +108,8 @@ def find(name: str) -> Integrator:
     """The integrator of a name; ValueError with the nearest names for another."""
     if name in INTEGRATORS:
         return INTEGRATORS[name]
-    near = difflib.get_close_matches(name, INTEGRATORS, 3, cutoff=0.4)
-    advice = f"did you mean {' or '.join(near)}?" if near else "`piadm integrators` lists them"
+    near = difflib.get_close_matches(name, INTEGRATORS, 3, cutoff=0.5)
+    advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "`piadm integrators` lists them"
     raise ValueError(f"unknown integrator {name!r}; {advice}")
 
 

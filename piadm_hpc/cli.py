@@ -1,4 +1,4 @@
-"""The command line: piadm sample, plan, train, report, check, join, doctor, init."""
+"""The command line: piadm sample, plan, train, report, check, join, integrators, doctor, init."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_check(commands)
     _add_join(commands)
+    listing = commands.add_parser("integrators", help="list the integrators: order, calls a step, randomness, options, source")
+    listing.set_defaults(run=_integrators)
     doctor = commands.add_parser("doctor", help="test MPI, devices, HDF5 and the file system from where you stand")
     doctor.add_argument("--folder", default=".", help="folder whose file system to test [.]")
     doctor.set_defaults(run=_doctor)
@@ -213,6 +215,13 @@ def _join(options: argparse.Namespace) -> int:
 
     with Store.existing(options.folder) as store:
         print(store.join(options.copy, to=options.to))
+    return DONE
+
+
+def _integrators(options: argparse.Namespace) -> int:
+    from .catalogue import listing
+
+    print(listing())
     return DONE
 
 
