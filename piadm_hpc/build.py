@@ -102,11 +102,12 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid) -> Chain:
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
     """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
-    chain = make_chain(config, model, make_grid(config, model))
+    grid = make_grid(config, model)
+    chain = make_chain(config, model, grid)
     solver = config.solver
     return Sampler(
         chain,
-        model.score,
+        integrators.score_of(config.chain.integrator, model.score, model.process, grid, model.reference),
         model.event_shape,
         config.seed,
         reference=model.reference,

@@ -71,6 +71,17 @@ DATA = (
         about="its two-step version",
         channels=2,
     ),
+    Integrator(
+        "gms",
+        1,
+        3,
+        "always",
+        "data",
+        "Guo et al. 2023",
+        "gms",
+        about="Gaussian mixture kernels, in the model's modes",
+        channels=3,
+    ),
 )
 
 PHASE = (

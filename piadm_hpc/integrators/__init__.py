@@ -1,6 +1,6 @@
 """Integrators: functions that fill a Chain for a process and a grid, each citing its equation."""
 
-from .building import Options, build, native
+from .building import Options, build, native, score_of
 from .conjugate import lambda_ddim, lambda_ddim_ab2
 from .discrete import ddim, ddpm, dpmpp_2m, heun
 from .exponential import euler_maruyama, gaussian_exponential, piadm
@@ -19,5 +19,6 @@ __all__ = [
     "lambda_ddim_ab2",
     "native",
     "piadm",
+    "score_of",
     "underdamped",
 ]

@@ -16,6 +16,7 @@ from .conjugate import best_lambda, euler, lambda_ddim, lambda_ddim_ab2
 from .discrete import ddim, ddpm, dpmpp_2m, heun
 from .exponential import euler_maruyama, gaussian_exponential, piadm
 from .history import gddim_ab2, verlet_x
+from .mixture import Score, gms, kernel
 from .splitting import Knobs, program_chain
 
 
@@ -72,6 +73,11 @@ def build(
     return BUILDERS[method.builder](setting)
 
 
+def score_of(name: str, score: Score, process: Process, grid: TimeGrid, reference: GaussianReference) -> Score:
+    """What an integrator's chain calls for a network's score: that score, or the kernel that is built on it."""
+    return KERNELS[name](score, process, grid, reference) if name in KERNELS else score
+
+
 def native(name: str, grid: PhaseGrid, options: Options | None = None) -> Chain:
     """The chain of a phase-space integrator for a score of two fields, s(z, tau) of position and momentum."""
     method = find(name)
@@ -116,6 +122,8 @@ def _lambda_ddim(setting: Setting) -> Chain:
     return lambda_ddim(setting.process, setting.grid, lam=lam, reference=reference)
 
 
+KERNELS: dict[str, Callable[[Score, Process, TimeGrid, GaussianReference], Score]] = {"gms": kernel}
+
 BUILDERS: dict[str, Callable[[Setting], Chain]] = {
     "piadm": lambda s: piadm(s.process, s.grid, churn=s.options.churn),
     "euler_maruyama": lambda s: euler_maruyama(s.process, s.grid, churn=s.options.churn),
@@ -126,6 +134,7 @@ BUILDERS: dict[str, Callable[[Setting], Chain]] = {
     "dpmpp_2m": lambda s: dpmpp_2m(s.process, s.grid),
     "heun": lambda s: heun(s.process, s.grid),
     "lambda_ddim": _lambda_ddim,
+    "gms": lambda s: gms(s.process, s.grid, _with_reference(s)),
     "lambda_ddim_ab2": lambda s: lambda_ddim_ab2(s.process, s.grid, lam=s.options.number),
     **dict.fromkeys(NATIVE, _lifted),
 }
