@@ -1,4 +1,4 @@
-"""The command line: piadm sample, plan, train, report, check, join, integrators, doctor, init."""
+"""The command line: piadm sample, plan, train, tune, report, check, join, integrators, doctor, init."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sample(commands)
     _add_plan(commands)
     _add_train(commands)
+    _add_tune(commands)
     _add_report(commands)
     _add_check(commands)
     _add_join(commands)
@@ -106,6 +107,19 @@ def _add_train(commands: Any) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any key, for example optimiser.steps=2000"
     )
     train.set_defaults(run=_train)
+
+
+def _add_tune(commands: Any) -> None:
+    tune = commands.add_parser(
+        "tune", help="try the few scalars an integrator reads (lam, lam_s, cond, grid.exponent) on a batch"
+    )
+    _add_run_options(tune)
+    tune.add_argument("--batch", type=int, default=4, metavar="N", help="samples to calibrate on [4]")
+    tune.add_argument(
+        "--by", default="auto", choices=("auto", "error", "mmd"), help="distance to a converged path, or of physical features"
+    )
+    tune.add_argument("--against", metavar="FILE", help="fields that features are compared with [converged samples]")
+    tune.set_defaults(run=_tune)
 
 
 def _add_report(commands: Any) -> None:
@@ -188,6 +202,17 @@ def _train(options: argparse.Namespace) -> int:
 
     folder = train(read(TrainConfig, options.config, [override(text) for text in options.set]))
     print(f"model: {folder}")
+    return DONE
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from .analysis.tuning import read_states, tune
+    from .models.card import load_model
+
+    config = _config(options)
+    model = load_model(config.model)
+    against = None if options.against is None else read_states(options.against, model)
+    print(tune(config, model, samples=options.batch, by=options.by, against=against))
     return DONE
 
 
