@@ -82,18 +82,19 @@ class PhaseSpace:
         """e(tau) [*, 2]: the mean of z is e x_0."""
         return self.mean_map(tau)[..., 0]
 
-    def covariance(self, tau: Tensor, variance: float = 0.0) -> Tensor:
-        """Covariance of z [*, 2, 2] for Gaussian data of a variance; 0 gives the perturbation kernel given x_0.
+    def covariance(self, tau: Tensor, variance: Tensor | float = 0.0) -> Tensor:
+        """Covariance of z [*, 2, 2] for Gaussian data of variances [*]; 0 gives the perturbation kernel given x_0.
 
         S + E (diag(variance, kappa M) - S) E^T with S the stationary covariance: solves the Lyapunov equation.
         """
-        start = torch.diag(torch.tensor([variance, self.kappa * self.mass], dtype=F64))
+        known = torch.as_tensor(variance, dtype=F64)
+        start = torch.diag_embed(torch.stack([known, torch.full_like(known, self.kappa * self.mass)], dim=-1))
         E = self.mean_map(tau)
         return self.stationary + E @ (start - self.stationary) @ E.mT
 
-    def factor(self, tau: Tensor) -> Tensor:
-        """Lower Cholesky factor L of the perturbation kernel [*, 2, 2]."""
-        factor: Tensor = torch.linalg.cholesky(self.covariance(tau))
+    def factor(self, tau: Tensor, variance: Tensor | float = 0.0) -> Tensor:
+        """Lower Cholesky factor L of that covariance [*, 2, 2]."""
+        factor: Tensor = torch.linalg.cholesky(self.covariance(tau, variance))
         return factor
 
     def statistic(self, tau: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,14 +121,14 @@ class PhaseSpace:
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return torch.sqrt(low * high)
 
-    def turn(self, low: Tensor, high: Tensor) -> Tensor:
+    def turn(self, low: Tensor, high: Tensor, variance: Tensor | float = 0.0) -> Tensor:
         """Angle [*] by which the transported root turns against the Cholesky factor from time `low` up to `high` [*].
 
         The root dR/dtau = (F + G G^T Sigma^-1 / 2) R of the flow (gDDIM, Zhang et al. 2022) is R = L O with O a rotation;
         since L^-1 dL/dtau is lower triangular, the rate of O follows from one entry of L^-1 (F L + G G^T L^-T / 2).
         """
         where, weights = gauss_legendre(low, high)
-        L = self.factor(where)
+        L = self.factor(where, torch.as_tensor(variance, dtype=F64)[..., None])
         inverse = torch.linalg.inv(L)
         rate = inverse @ (self.drift @ L + 0.5 * self.diffusion @ inverse.mT)
         angle: Tensor = -(rate[..., 0, 1] * weights).sum(-1)
@@ -136,6 +137,17 @@ class PhaseSpace:
     def root(self, tau: Tensor, angle: Tensor) -> Tensor:
         """R = L O(angle) [*, 2, 2], whose columns the probability flow of point data transports."""
         return self.factor(tau) @ rotation(angle)
+
+    def flow(self, tau: Tensor, tau_to: Tensor, variance: Tensor) -> Tensor:
+        """Probability flow of centred Gaussian data of variances [K] from time tau to tau_to (scalars): z' = map z, [K, 2, 2].
+
+        R' R^-1 with the root that this flow transports; which end is earlier does not matter.
+        """
+        first, last = torch.minimum(tau, tau_to).expand_as(variance), torch.maximum(tau, tau_to).expand_as(variance)
+        angle = self.turn(first, last, variance) * torch.sign(tau_to - tau)
+        root, root_to = self.factor(tau.expand_as(variance), variance), self.factor(tau_to.expand_as(variance), variance)
+        moved: Tensor = root_to @ rotation(angle) @ torch.linalg.inv(root)
+        return moved
 
 
 def rotation(angle: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("process", "phase", "tables", "catalogue", "layout", "records", "templates"),
+    ("process", "phase", "catalogue", "layout", "records", "templates"),
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),

@@ -65,6 +65,24 @@ def test_the_root_is_transported_by_the_flow_of_point_data():
     assert torch.allclose(roots @ roots.mT, PHASE.covariance(low), atol=1e-14)
 
 
+def test_gaussians_are_teleported_by_their_flow():
+    """Against scipy's integrator of the probability flow, both ways and in two parts."""
+    variances = torch.tensor([1e-3, 0.3, 4.0], dtype=F64)
+    start, middle, end = (torch.tensor(tau, dtype=F64) for tau in (0.8, 0.3, 0.02))
+    whole = PHASE.flow(start, end, variances)
+    for k, variance in enumerate(variances.tolist()):
+
+        def rate(t, z, variance=variance):
+            inverse = torch.linalg.inv(PHASE.covariance(torch.tensor(t, dtype=F64), variance))
+            return ((PHASE.drift + PHASE.diffusion @ inverse / 2) @ torch.from_numpy(z).reshape(2, 2)).numpy().ravel()
+
+        oracle = solve_ivp(rate, (0.8, 0.02), np.eye(2).ravel(), rtol=1e-11, atol=1e-13, method="DOP853").y[:, -1]
+        assert np.allclose(whole[k].numpy(), oracle.reshape(2, 2), rtol=1e-7, atol=1e-9)
+    parts = PHASE.flow(middle, end, variances) @ PHASE.flow(start, middle, variances)
+    assert torch.allclose(parts, whole, atol=1e-12)
+    assert torch.allclose(PHASE.flow(end, start, variances) @ whole, torch.eye(2, dtype=F64).expand(3, 2, 2), atol=1e-9)
+
+
 def test_effective_noise_increases_and_is_inverted():
     tau = torch.logspace(-4, 0, 200, dtype=F64)
     ratio = PHASE.ratio(tau)

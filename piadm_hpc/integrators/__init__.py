@@ -2,7 +2,7 @@
 
 from .building import Options, build, native, score_of
 from .conjugate import lambda_ddim, lambda_ddim_ab2
-from .discrete import ddim, ddpm, dpmpp_2m, heun
+from .discrete import ddim, ddpm, dpmpp_2m, heun, one_step
 from .exponential import euler_maruyama, gaussian_exponential, piadm
 from .langevin import underdamped
 
@@ -18,6 +18,7 @@ __all__ = [
     "lambda_ddim",
     "lambda_ddim_ab2",
     "native",
+    "one_step",
     "piadm",
     "score_of",
     "underdamped",

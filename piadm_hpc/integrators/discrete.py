@@ -48,6 +48,16 @@ def dpmpp_2m(process: Process, grid: TimeGrid) -> Chain:
     return Chain(P, Q, None, grid.t, a, s, grid.edges)
 
 
+def one_step(process: Process, t: float) -> Chain:
+    """The chain of a generator distilled into one call: its "score" G(x, t) is itself the sample, x_1 = G(x_0, t).
+
+    For a Sampler whose score is such a network (Diff-Instruct, consistency and the like); `t` is the time of its noise.
+    """
+    times = torch.tensor([t, t], dtype=torch.float64)
+    table = torch.ones(1, dtype=torch.float64)
+    return Chain(0 * table, table, None, times, process.alpha(times), process.sigma(times))
+
+
 def heun(process: Process, grid: TimeGrid) -> Chain:
     """EDM's deterministic sampler, Heun in rho = sigma / alpha (Karras et al. 2022, algorithm 1): two calls a step.
 
