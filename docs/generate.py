@@ -21,7 +21,7 @@ from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
 from piadm_hpc.models.config import TrainConfig
 
 DOCS = Path(__file__).resolve().parent
-COMMANDS = ("", "sample", "plan", "train", "reference", "report", "check", "join", "doctor", "init")
+COMMANDS = ("", "sample", "plan", "train", "reference", "tune", "report", "check", "join", "integrators", "doctor", "init")
 
 HEAD = """\
 # Configuration

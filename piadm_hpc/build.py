@@ -12,6 +12,9 @@ from . import integrators
 from .chain import Chain
 from .config import RunConfig
 from .grid import TimeGrid
+from .integrators.conjugate import clock_of
+from .moments import deviation_growth
+from .phase import PhaseSpace
 from .process import forward_time
 from .records import ConfigError
 from .reference import GaussianReference
@@ -20,6 +23,10 @@ from .solving import Corrector, Projection
 
 if TYPE_CHECKING:
     from .models.card import Model
+
+
+# samples of a chain that a coarse grid merely blurs stay well below this
+MAX_GROWTH = 10.0
 
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
@@ -32,8 +39,8 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     if spec.kind == "piadm":
         grid = grids.piadm(model.process, horizon=horizon, delta=delta, step=spec.step, block=spec.block)
     else:
-        make = grids.log_snr if spec.kind == "log-snr" else grids.karras
-        grid = make(model.process, spec.steps, horizon=horizon, delta=delta)
+        grid = _counted_grid(config, model, horizon, delta)
+    grid = _teleported(config, model, grid)
     if spec.blocks == "auto":
         return grid if _published(config) else grid.with_blocks(1)
     if spec.blocks > grid.num_steps:
@@ -43,6 +50,32 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     # the frozen part's Lipschitz constant, integrated: time and the logarithm of what remains of it
     theta = forward_time(model.process, grid.t)
     return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), int(spec.blocks))
+
+
+def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float) -> TimeGrid:
+    """A grid with a given number of steps, or of network calls."""
+    spec, method = config.grid, config.chain.method
+    steps = spec.steps if spec.calls is None else spec.calls // method.calls
+    if spec.kind == "power":
+        own = grids.phase_clock(_phase(config)) if method.space == "phase" else grids.process_clock(clock_of(model.process))
+        return grids.power(model.process, steps, horizon=horizon, delta=delta, exponent=spec.exponent, clock=own)
+    make = grids.log_snr if spec.kind == "log-snr" else grids.karras
+    return make(model.process, steps, horizon=horizon, delta=delta)
+
+
+def _teleported(config: RunConfig, model: Model, grid: TimeGrid) -> TimeGrid:
+    """The grid without the points that the Gaussian's closed form stands for; the prior is its marginal at the first left."""
+    level = config.grid.teleport
+    if level is None:
+        return grid
+    left = grid.t[model.process.sigma(grid.t) <= level * model.process.alpha(grid.t)]
+    if len(left) < 2:
+        raise ConfigError(f"grid.teleport = {level:g} leaves out every step of the grid; give a larger noise over signal")
+    return grids.from_times(left)
+
+
+def _phase(config: RunConfig) -> PhaseSpace:
+    return PhaseSpace(**config.phase.model_dump())
 
 
 def _theta(model: Model, t: float) -> float:
@@ -66,27 +99,28 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
 
 def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain:
     """The run's chain on a grid."""
-    spec, process = config.chain, model.process
-    if spec.integrator == "gaussian":
-        return integrators.gaussian_exponential(process, grid, reference, churn=spec.churn)
-    if spec.integrator == "ddim":
-        return integrators.ddim(process, grid, eta=spec.eta)
-    if spec.integrator == "ddpm":
-        return integrators.ddpm(process, grid, large_variance=spec.large_variance)
-    if spec.integrator == "dpmpp-2m":
-        return integrators.dpmpp_2m(process, grid)
-    frozen = integrators.piadm if spec.integrator == "piadm" else integrators.euler_maruyama
-    return frozen(process, grid, churn=spec.churn)
+    spec = config.chain
+    options = integrators.Options(spec.churn, spec.eta, spec.large_variance, spec.lam, spec.lam_s, spec.cond)
+    chain = integrators.build(spec.integrator, model.process, grid, reference=reference, phase=_phase(config), options=options)
+    growth = float(deviation_growth(chain, reference).max())
+    if not growth <= MAX_GROWTH:
+        nearer = f", or lam nearer to zero than {spec.lam}" if "lam" in spec.method.reads and spec.lam else ""
+        raise ConfigError(
+            f"chain.integrator = {spec.integrator!r} is unstable on this grid: on the model's own Gaussian its samples would "
+            f"have {growth:.3g} times the right deviation; take more steps{nearer}"
+        )
+    return chain
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
     """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
     reference = make_reference(config, model)
-    chain = make_chain(config, model, make_grid(config, model), reference)
+    grid = make_grid(config, model)
+    chain = make_chain(config, model, grid, reference)
     solver = config.solver
     return Sampler(
         chain,
-        model.score,
+        integrators.score_of(config.chain.integrator, model.score, model.process, grid, model.reference),
         model.event_shape,
         config.seed,
         reference=reference,

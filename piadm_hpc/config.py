@@ -6,39 +6,79 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from .catalogue import INTEGRATORS, Integrator, find
 from .records import ConfigError, Record, build
 
 Auto = Literal["auto"]
 
 
 class ChainConfig(Record):
-    """Which discretisation of the reverse process: see `integrators`.
+    """Which discretisation of the reverse process: a name of the catalogue, see `piadm integrators`, and its options.
 
-    `piadm` is the published exponential integrator, `gaussian` the Gaussian-aware one. `churn` (piadm, gaussian,
-    euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE, `eta` the same for ddim.
+    `churn` (piadm, gaussian, euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE, `eta` the same
+    for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales the position's noise and `cond` the time of the
+    score of splittings; an integrator that does not read one of these three refuses it.
     """
 
-    integrator: Literal["piadm", "gaussian", "ddim", "ddpm", "euler-maruyama", "dpmpp-2m"] = "gaussian"
+    integrator: str = "gaussian"
     churn: float = Field(1.0, ge=0, le=1)
     eta: float = Field(0.0, ge=0, le=1)
     large_variance: bool = False
+    lam: float | Literal["best"] = 0.0
+    lam_s: float = Field(1.0, ge=0)
+    cond: Literal["now", "middle", "next", "ahead"] = "now"
+
+    @field_validator("integrator")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return find(name).name
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        unread = {key for key in ("lam", "lam_s", "cond") if key in self.model_fields_set} - set(self.method.reads)
+        changed = [key for key in sorted(unread) if getattr(self, key) != type(self).model_fields[key].default]
+        if changed:
+            readers = {key: ", ".join(one.name for one in INTEGRATORS.values() if key in one.reads) for key in changed}
+            raise ValueError("; ".join(f"{self.integrator} does not read {key}; {readers[key]} do" for key in changed))
+        if self.lam == "best" and self.integrator != "lambda-ddim":
+            raise ValueError("lam = 'best' is the closed form of lambda-ddim; give a number")
+        return self
+
+    @property
+    def method(self) -> Integrator:
+        """The record of the integrator."""
+        return find(self.integrator)
+
+
+class PhaseConfig(Record):
+    """The process of position and momentum that phase-space integrators run in, at critical damping (`piadm_hpc.phase`)."""
+
+    gamma: float = Field(0.01, ge=0)
+    inverse_mass: float = Field(4.0, gt=0)
+    beta: float = Field(8.0, gt=0)
+    kappa: float = Field(0.04, gt=0)
 
 
 class GridConfig(Record):
     """Points in time. `horizon` and `delta` (early stopping) are forward times theta; "auto" takes the model's.
 
-    Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr` and
-    `karras`: `steps` steps. `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks for
-    a solver without reference and makes one block otherwise. `cut` "even" makes blocks of nearly as many points each,
+    Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr`, `karras` and
+    `power` (distance to the end like (1 - u)^`exponent` on the integrator's own clock): `steps` steps, or as many as
+    `calls` network calls allow. `teleport` leaves out the points with more noise over signal than that: the Gaussian
+    carries the sample over them. `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks
+    for a solver without reference and makes one block otherwise. `cut` "even" makes blocks of nearly as many points each,
     "lambda" blocks that need nearly as many sweeps each (equal Lambda).
     """
 
-    kind: Literal["piadm", "log-snr", "karras"] = "log-snr"
+    kind: Literal["piadm", "log-snr", "karras", "power"] = "log-snr"
     steps: int = Field(48, ge=1)
+    calls: int | None = Field(None, ge=1)
     step: float = Field(0.0625, gt=0)
     block: float = Field(1.0, gt=0)
+    exponent: float = Field(2.0, gt=0)
     horizon: float | Auto = "auto"
     delta: float | Auto = "auto"
+    teleport: float | None = Field(None, gt=0)
     blocks: int | Auto = "auto"
     cut: Literal["even", "lambda"] = "lambda"
 
@@ -48,6 +88,12 @@ class GridConfig(Record):
         if isinstance(value, int | float) and value <= 0:
             raise ValueError("must be positive or 'auto'")
         return value
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.calls is not None and self.kind == "piadm":
+            raise ValueError("calls: the published grid follows from step and block; use another kind")
+        return self
 
 
 class SolverConfig(Record):
@@ -134,6 +180,7 @@ class RunConfig(Record):
     out: str = Field("run", min_length=1)
     only: tuple[int, ...] | None = None
     chain: ChainConfig = ChainConfig()
+    phase: PhaseConfig = PhaseConfig()
     grid: GridConfig = GridConfig()
     solver: SolverConfig = SolverConfig()
     corrector: CorrectorConfig = CorrectorConfig()
@@ -150,8 +197,15 @@ class RunConfig(Record):
     @model_validator(mode="after")
     def _together(self) -> Self:
         mistakes = []
-        if self.corrector.enabled and self.chain.integrator == "dpmpp-2m":
-            mistakes.append("corrector.enabled: the corrector follows one-step chains, not dpmpp-2m")
+        per_step, calls = self.chain.method.calls, self.grid.calls
+        if self.corrector.enabled and self.chain.method.channels > 1:
+            name = self.chain.integrator
+            mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
+        if calls is not None and calls % per_step:
+            least = max(per_step, calls - calls % per_step)
+            fits = dict.fromkeys((least, calls - calls % per_step + per_step))
+            words = f"{self.chain.integrator} makes {per_step} calls a step; use {' or '.join(map(str, fits))}"
+            mistakes.append(f"grid.calls = {calls}: {words}")
         if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
             mistakes.append("compute.time_ranks: the sequential solver has nothing to share, use 1")
         if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):

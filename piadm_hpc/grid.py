@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .process import Process
+from .phase import PhaseSpace
+from .process import Process, forward_time
 
 
 @dataclass(frozen=True)
@@ -144,3 +145,38 @@ def karras(process: Process, num_steps: int, *, horizon: float, delta: float, rh
     ramp = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
     level = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
     return from_times(process.time(torch.log1p(level**2)), num_blocks)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time of its own for grids: `read` gives it for forward times theta, `theta` the forward times for it."""
+
+    read: Callable[[Tensor], Tensor]
+    theta: Callable[[Tensor], Tensor]
+
+
+def process_clock(process: Process) -> Clock:
+    """The clock that shows a process's own time."""
+    return Clock(process.time, lambda t: forward_time(process, t))
+
+
+def phase_clock(phase: PhaseSpace) -> Clock:
+    """The clock that shows tau, by the effective noise over signal."""
+    return Clock(lambda theta: phase.time(torch.sqrt(torch.expm1(theta))), lambda tau: torch.log1p(phase.ratio(tau) ** 2))
+
+
+def power(
+    process: Process, num_steps: int, *, horizon: float, delta: float, exponent: float, clock: Clock, num_blocks: int = 1
+) -> TimeGrid:
+    """Points whose distance from the last, on a clock, falls like (1 - u)^exponent, u = 0 .. 1: 1 uniform, 2 quadratic.
+
+    Between the forward times `horizon` and `delta`. ValueError for an exponent that is not positive.
+    """
+    if not exponent > 0:
+        raise ValueError(f"exponent must be positive, got {exponent}")
+    ends = torch.tensor([horizon, delta], dtype=torch.float64)
+    first, last = clock.read(ends)
+    u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
+    theta = clock.theta(last + (first - last) * (1 - u) ** exponent)
+    theta[0], theta[-1] = ends
+    return from_times(process.time(theta), num_blocks)

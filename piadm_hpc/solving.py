@@ -19,7 +19,7 @@ from .reference import GaussianReference
 from .solvers.arguments import Corrector, Linear, check_arguments, check_moving
 from .solvers.evaluate import Evaluator, Score, ScoreError
 from .solvers.picard import solve_block
-from .solvers.points import Method
+from .solvers.points import Method, Operator
 from .solvers.problem import Problem
 from .solvers.schedule import Schedule
 from .solvers.sequential import run_steps
@@ -69,6 +69,7 @@ def solve(
     window: int | None = None,
     pipelined: bool = False,
     in_flight: int | None = None,
+    operator: Operator | None = None,
     comm: Communicator | None = None,
     samples: Sequence[int] | None = None,
     scale: float | Tensor = 1.0,
@@ -88,6 +89,7 @@ def solve(
     (default for one-channel chains that know their levels), the process, or the identity; it changes the number of
     sweeps, never the result. `window` limits the points open to a sweep; `pipelined` opens one block more a sweep;
     either treats the chain as a whole. `in_flight` limits the samples worked on at once: one that is done makes room.
+    `operator(states [samples, c, d], points)` foretells [points, samples, c, d], a first path instead of `start`.
     `project` maps states [rows, *event] to the subspace all of them must lie in (a mask, a fixed centre of mass); it
     must be linear. `momentum` holds the other channels of chains that have them, [samples, *event] or [samples, c-1,
     *event] (default zero). `corrector(t)` gives a chain of position and velocity that follows every block. Samples that
@@ -105,7 +107,9 @@ def solve(
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
-    method = _Method(solver, stop, linear, start, moved, comm, Schedule(window, chain.edges if pipelined else ()), in_flight)
+    method = _Method(
+        solver, stop, linear, start, moved, comm, Schedule(window, chain.edges if pipelined else ()), in_flight, operator
+    )
     problem = _problem(chain, evaluator, source, moved, x0)
     sweep = method.sweeps(chain)
     state = evaluator.project(_state(x0, momentum, chain.channels))
@@ -142,6 +146,7 @@ class _Method:
     comm: Communicator
     schedule: Schedule
     in_flight: int | None
+    operator: Operator | None
 
     def sweeps(self, chain: Chain) -> Method:
         """The linear part of the sweeps, what stands in for the score where it was not called, and the rest."""
@@ -158,7 +163,7 @@ class _Method:
         else:
             linear = guess or identity_part(chain)
         follows = self.reference is not None and self.start != "constant"
-        return Method(self.stop, linear, guess, follows, self.schedule, self.in_flight)
+        return Method(self.stop, linear, guess, follows, self.schedule, self.in_flight, self.operator)
 
     def solve(
         self, problem: Problem, block: Block, state: Tensor, names: list[int], sweeps: Method
@@ -208,7 +213,7 @@ def _correct(
     inner = replace(problem, chain=chain, stream=CORRECTOR, step_offset=offset + 1)
     velocity = problem.noise.at([offset], names, 1, CORRECTOR)[0, :, 0].to(position)
     state = problem.evaluator.project(torch.stack([position, velocity], dim=1))
-    sweeps = replace(method.sweeps(chain), schedule=Schedule())
+    sweeps = replace(method.sweeps(chain), schedule=Schedule(), operator=None)
     total = unsolved(state, len(names))
     for sub in chain.grid.blocks():
         state, result = method.solve(inner, sub, state, names, sweeps)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from piadm_hpc import grid, integrators
+from piadm_hpc import catalogue, grid, integrators
 from piadm_hpc.chain import Chain
 from piadm_hpc.models.analytic import GaussianMixture
 from piadm_hpc.noise import PRIOR, Noise
@@ -45,6 +45,14 @@ def chains(process: Process, reference: GaussianReference, *, steps: int = 24, n
         "dpmpp-2m": lambda: integrators.dpmpp_2m(process, made),
     }
     return {name: make() for name, make in build.items()}
+
+
+def every_method(process: Process, reference: GaussianReference, *, steps: int, num_blocks: int = 1) -> dict[str, Chain]:
+    """Every integrator of the catalogue with options that it notices, on one grid."""
+    made = grid.log_snr(process, steps, horizon=HORIZONS[type(process)], delta=0.02, num_blocks=num_blocks)
+    options = integrators.Options(lam=-0.2, lam_s=1.2)
+    names = [name for name in catalogue.INTEGRATORS if name != "gms"]  # its score is a kernel
+    return {name: integrators.build(name, process, made, reference=reference, options=options) for name in names}
 
 
 def start(process: Process, chain: Chain, samples: list[int], seed: int = 11, size: int = SIZE) -> tuple[Tensor, Noise]:

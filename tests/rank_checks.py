@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import sys
 import traceback
+from dataclasses import replace
 
 import torch
-from problems import F64, chains, mixture, start
+from problems import F64, chains, every_method, mixture, start
 
 from piadm_hpc import grid, integrators, solve
 from piadm_hpc.comm import MPICommunicator, RankGrid, world
 from piadm_hpc.grid import Partition
 from piadm_hpc.process import OU
+from piadm_hpc.sampler import Sampler
 from piadm_hpc.solving import ScoreError
 
 PROCESS = OU()
@@ -90,6 +92,18 @@ def one_step_per_rank_and_linear_parts(comm) -> None:
     for linear in ("identity", "process", "reference"):
         result = solve(chain, target.score, x0, tol=1e-12, linear=linear, comm=MPICommunicator(comm), **given)
         assert torch.allclose(result.x, oracle.x, atol=1e-10)
+
+
+def phase_space_agrees_with_one_process(comm) -> None:
+    """Two to four channels, several calls a step, what the score reads in tables of its own: all as chains over ranks."""
+    target = mixture(PROCESS)
+    reference = target.reference()
+    made = every_method(PROCESS, reference, steps=7)
+    for name in ("heun", "rvv-x", "gddim-ab2", "roba", "robab", "lambda-ddim-i-r"):
+        sampler = Sampler(made[name], target.score, (12,), 3, reference=reference, dtype=F64, tol=1e-12)
+        swept = sampler.draw([0, 2], comm=MPICommunicator(comm))
+        oracle = replace(sampler, solver="sequential").draw([0, 2])
+        assert float((swept.state - oracle.state).abs().max()) < 1e-10 * float(oracle.state.abs().max()), name
 
 
 def single_precision_agrees_to_rounding(comm) -> None:
@@ -168,6 +182,7 @@ CHECKS = [
     collectives_refuse_what_mpi_gets_wrong,
     every_rank_grid_gives_the_same_samples,
     one_step_per_rank_and_linear_parts,
+    phase_space_agrees_with_one_process,
     single_precision_agrees_to_rounding,
     the_shipped_network_agrees_to_single_precision,
     unconverged_samples_are_finished_alike,

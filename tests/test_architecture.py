@@ -16,12 +16,12 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("process", "layout", "records", "templates"),
+    ("process", "phase", "catalogue", "layout", "records", "templates"),
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),
     ("linear",),
-    ("integrators", "solvers"),
+    ("integrators", "solvers", "moments"),
     ("solving",),
     ("sampler",),
     ("config", "data", "store", "progress"),
@@ -39,7 +39,7 @@ CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {"
 
 # who alone may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("launch", True), "matplotlib": ("analysis", False)}
-SPEAKERS = {"cli.py", "commands/reference.py", "comm.py", "models/training.py"}
+SPEAKERS = {"cli.py", "comm.py", "models/training.py"}
 MAX_FILE, MAX_FUNCTION = 300, 60
 
 
@@ -226,7 +226,7 @@ def test_only_the_commands_print() -> None:
         [
             f"{name(path)}:{node.lineno} prints; log, or return text to the command"
             for path in files()
-            if name(path) not in SPEAKERS
+            if name(path) not in SPEAKERS and path.parent.name != "commands"
             for node in ast.walk(tree(path))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
         ]

@@ -228,3 +228,12 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused_by_name(work: Pat
         one_line(call("sample", work / "run.toml", "--out", work / "bad", "--model", poisoned), 2) == f"{weights}: no such file"
     )
     assert not (work / "bad").exists(), "a run that cannot start leaves nothing behind"
+
+
+def test_integrators_are_listed():
+    report = call("integrators")
+    assert report["code"] == 0
+    rows = [line.split() for line in report["out"].splitlines()]
+    assert rows[0][:4] == ["name", "order", "calls", "random"]
+    by_name = {row[0]: row[1:5] for row in rows[1:]}
+    assert by_name["rvv"] == ["1", "2", "never", "phase"] and by_name["ddpm"] == ["1", "1", "always", "data"]

@@ -64,13 +64,29 @@ def test_values_that_do_not_go_together_are_named_all_at_once():
         ("compute", "precision", "float16", "must be 'float32' or 'float64'"),
         ("solver", "tol", 0, "must be more than 0"),
         ("chain", "churn", 1.5, "must be at most 1"),
-        ("chain", "integrator", "dimm", "did you mean 'ddim'?"),
+        ("chain", "integrator", "dimm", "unknown integrator 'dimm'; did you mean 'ddim' or 'gddim'"),
+        ("chain", "cond", "later", "must be 'now', 'middle', 'next' or 'ahead'"),
         ("output", "compression", "gzip", "must be 'zlib' or 'none'"),
     ],
 )
 def test_bad_values_of_a_run(section: str, key: str, value: object, needed: str):
     text = refusal(**{section: {key: value}})
     assert text.startswith(f"{section}.{key}: ") and needed in text and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"chain": {"integrator": "rvv", "lam": 0.5}}, "chain: rvv does not read lam; lambda-ddim, "),
+        ({"chain": {"integrator": "lambda-ddim-i", "lam": "best"}}, "chain: lam = 'best' is the closed form of lambda-ddim"),
+        ({"chain": {"integrator": "rvv"}, "grid": {"calls": 25}}, "grid.calls = 25: rvv makes 2 calls a step; use 24 or 26"),
+        ({"chain": {"integrator": "nvv"}, "grid": {"calls": 1}}, "grid.calls = 1: nvv makes 3 calls a step; use 3"),
+        ({"grid": {"kind": "piadm", "calls": 10}}, "grid: calls: the published grid follows from step and block"),
+        ({"chain": {"integrator": "roba"}, "corrector": {"enabled": True}}, "corrector.enabled: the corrector follows one-step"),
+    ],
+)
+def test_integrators_and_budgets_that_do_not_fit(values: dict[str, dict[str, object]], message: str):
+    assert message in refusal(**values)
 
 
 def test_replace_changes_some_keys_and_checks_them():

@@ -13,6 +13,7 @@ from scipy.linalg import expm
 from piadm_hpc import grid, integrators
 from piadm_hpc.bases import Pixelwise
 from piadm_hpc.chain import Chain
+from piadm_hpc.integrators.conjugate import best_lambda
 from piadm_hpc.integrators.langevin import noise_covariance, step_tables
 from piadm_hpc.linear import reference_part
 from piadm_hpc.process import EDM, OU, VP, Flow, forward_time
@@ -153,6 +154,113 @@ def test_multistep_solver_follows_the_published_algorithm():
         kick = gaussian.score(VP(), state[:1], made.t[j : j + 1])[0]
         state = chain.P[j, 0] @ state + chain.Q[j, 0] * kick
     assert torch.allclose(state[0], y[0], rtol=1e-12)
+
+
+def quadrature(f, low: float, high: float) -> float:
+    return quad(lambda q: 2 * q * f(q * q), math.sqrt(low), math.sqrt(high), epsabs=0, epsrel=1e-13)[0]
+
+
+@pytest.mark.parametrize("lam", [0.0, -0.5, 1.0])
+def test_lambda_ddim_against_quadrature(lam):
+    """c and w of a step on the VP clock, with the integral of beta written out."""
+    made = grid.from_times(torch.tensor([0.8, 0.3, 0.001], dtype=F64))
+    chain = integrators.lambda_ddim(VP(), made, lam=lam)
+
+    def b(u):
+        return 0.1 * u + 19.9 * u * u / 2
+
+    for j, (u, v) in enumerate([(0.8, 0.3), (0.3, 0.001)]):
+        grow = math.exp(lam * (u - v) + (b(u) - b(v)) / 2)
+        assert chain.P[j].item() == pytest.approx(grow * (1 - lam * (u - v)), rel=1e-13)
+
+        def rate(s: float, v: float = v) -> float:
+            return math.exp(lam * (s - v) + (b(s) - b(v)) / 2) * (0.1 + 19.9 * s) / 2 / math.sqrt(-math.expm1(-b(s)))
+
+        w = quadrature(rate, v, u)
+        assert chain.Q[j].item() == pytest.approx(w * math.sqrt(-math.expm1(-b(u))), rel=1e-12)
+
+
+@pytest.mark.parametrize("process", [VP(), OU(), EDM(), Flow()], ids=lambda p: type(p).__name__)
+def test_lambda_zero_is_ddim(process):
+    made = grid.log_snr(process, 12, horizon=6.0, delta=1e-2)
+    ours, known = integrators.lambda_ddim(process, made), integrators.ddim(process, made)
+    assert torch.allclose(ours.P, known.P, rtol=1e-14, atol=1e-14)
+    assert torch.allclose(ours.Q, known.Q, rtol=1e-13, atol=1e-14)
+
+
+def test_two_step_lambda_ddim_follows_its_recursion():
+    """Adams-Bashforth in the noise prediction, on a Gaussian, against scipy's quadrature; the network's process is EDM."""
+    made = grid.log_snr(EDM(), 6, horizon=5.0, delta=0.02)
+    chain, lam = integrators.lambda_ddim_ab2(EDM(), made, lam=-0.3), -0.3
+    gaussian, u = reference(), VP().time(forward_time(EDM(), made.t))
+    x = torch.randn(1, 6, dtype=F64)
+    state = torch.stack([x[0], torch.zeros(6, dtype=F64)])
+    y, before = x / torch.sqrt(1 + made.t[0] ** 2), None
+    for j in range(6):
+        a, b = float(u[j]), float(u[j + 1])
+        alpha, sigma = float(VP().alpha(u[j])), float(VP().sigma(u[j]))
+        eps = -sigma * gaussian.score(VP(), y, u[j : j + 1])
+
+        def kernel(s: float, b: float = b) -> float:
+            t = torch.tensor([b, s], dtype=F64)
+            ratio = float(VP().alpha(t)[0] / VP().alpha(t)[1])
+            return math.exp(lam * (s - b)) * ratio * (0.1 + 19.9 * s) / 2 / float(VP().sigma(t)[1])
+
+        c = math.exp(lam * (a - b)) * float(VP().alpha(u[j + 1])) / alpha * (1 - lam * (a - b))
+        y = c * y - quadrature(kernel, b, a) * eps
+        if before is not None:
+            y = y - quadrature(lambda s, a=a, k=kernel: k(s) * (s - a), b, a) * (eps - before) / (a - float(u[j - 1]))
+        before = eps
+        kick = gaussian.score(EDM(), state[:1], made.t[j : j + 1])[0]
+        state = chain.P[j, 0] @ state + chain.Q[j, 0] * kick
+    assert torch.allclose(state[0], y[0] * torch.sqrt(1 + made.t[-1] ** 2), rtol=1e-10)
+
+
+def test_heun_follows_the_published_algorithm():
+    made = grid.karras(EDM(), 7, horizon=7.0, delta=0.01)
+    chain, gaussian = integrators.heun(EDM(), made), reference()
+    x = torch.randn(1, 6, dtype=F64)
+    state = torch.stack([x[0], torch.zeros(6, dtype=F64)])
+    for j in range(7):
+        now, after = made.t[j : j + 1], made.t[j + 1 : j + 2]
+        d = (x - gaussian.denoise(EDM(), x, now)) / now
+        ahead = x + (after - now) * d
+        x = x + (after - now) * (d + (ahead - gaussian.denoise(EDM(), ahead, after)) / after) / 2
+        for node, t in ((2 * j, now), (2 * j + 1, after)):
+            kick = gaussian.score(EDM(), state[:1], t)[0]
+            state = chain.P[node, 0] @ state + chain.Q[node, 0] * kick
+    assert torch.allclose(state[0], x[0], rtol=1e-12)
+
+
+def test_best_lambda_cancels_the_second_order_error_at_high_noise():
+    """Halving a step divides the local error by 8 where 4 is DDIM's; beyond D = 1/4 it reduces it by (D - 1/4) / D."""
+    variance = torch.tensor([0.2], dtype=F64)
+    flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), variance)
+
+    def local(u: float, h: float, best: bool) -> float:
+        made = grid.from_times(torch.tensor([u, u - h], dtype=F64))
+        lam = float(best_lambda(VP(), made, variance)) if best else 0.0
+        step = reference_part(integrators.lambda_ddim(VP(), made, lam=lam), flat).A.item()
+        v = flat.variance(VP().alpha(made.t), VP().sigma(made.t))
+        return abs(step - float(torch.sqrt(v[1] / v[0])))
+
+    assert local(0.8, 0.004, True) / local(0.8, 0.002, True) == pytest.approx(8, abs=0.8)
+    assert local(0.8, 0.004, False) / local(0.8, 0.002, False) == pytest.approx(4, abs=0.3)
+    u = torch.tensor(0.1, dtype=F64)
+    D = float(0.2 * VP().alpha(u) ** 2 / VP().sigma(u) ** 2)
+    assert D > 1 and local(0.1, 1e-4, True) / local(0.1, 1e-4, False) == pytest.approx((D - 0.25) / D, abs=0.01)
+
+
+def test_best_lambda_per_shell_is_a_table_of_the_reference():
+    made = grid.log_snr(OU(), 8, horizon=6.0, delta=1e-2)
+    chain = integrators.build("lambda-ddim", OU(), made, reference=reference(), options=integrators.Options(lam="best"))
+    assert chain.P.shape == (8, 6, 1, 1)
+    alone = best_lambda(OU(), made, SPECTRUM[3])[:, 0]
+    assert torch.allclose(chain.P[:, 3].flatten(), integrators.lambda_ddim(OU(), made, lam=alone).P.flatten(), rtol=1e-12)
+    with pytest.raises(ValueError, match="give a number here"):
+        integrators.build("lambda-ddim-ab2", OU(), made, options=integrators.Options(lam="best"))
+    with pytest.raises(ValueError, match="needs the model's Gaussian reference"):
+        integrators.build("lambda-ddim", OU(), made, options=integrators.Options(lam="best"))
 
 
 @pytest.mark.parametrize("friction, step", [(2.0, 0.3), (0.5, 0.02), (30.0, 1e-5), (2.0, 4.9e-3), (2.0, 5.1e-3)])

@@ -208,7 +208,9 @@ def test_the_same_words_in_python(work: Work):
         assert np.abs(dataset["tas"].values - kept).max() > 0.1
 
 
-@pytest.mark.parametrize("integrator", ["piadm", "gaussian", "ddim", "ddpm", "euler-maruyama", "dpmpp-2m"])
+@pytest.mark.parametrize(
+    "integrator", ["piadm", "gaussian", "ddim", "ddpm", "dpmpp-2m", "heun", "lambda-ddim-ab2", "gddim-ab2", "rbaoab"]
+)
 def test_every_chain_runs_from_a_configuration(work: Work, integrator: str):
     out = work.folder / integrator
     report = call("sample", work.config, "--only", "0", "--out", out, "--set", f"chain.integrator={integrator}", "--tol", "1e-3")

@@ -260,6 +260,40 @@ def test_a_score_that_reads_two_combinations_of_the_channels():
     assert once.rounds.tolist() == [1, 1, 1] and torch.allclose(once.state, oracle.state, atol=1e-11)
 
 
+@pytest.mark.parametrize("in_flight", [None, 1])
+def test_an_operator_that_foretells_the_path_changes_the_sweeps_alone(in_flight):
+    process, target = OU(), mixture(OU())
+    reference = target.reference()
+    chain = chains(process, reference, num_blocks=2)["piadm sde"]
+    x0, noise = start(process, chain, [0, 1, 2])
+    given = {"noise": noise, "reference": reference, "tol": 1e-11, "in_flight": in_flight}
+    oracle = solve(chain, target.score, x0, noise=noise, solver="sequential")
+    known = [solve(_first_steps(chain, k), target.score, x0, noise=noise, solver="sequential").state for k in range(1, 24)]
+
+    def exact(states: torch.Tensor, points: list[int]) -> torch.Tensor:
+        return torch.stack([known[j - 1][: len(states)] for j in points])
+
+    def wrong(states: torch.Tensor, points: list[int]) -> torch.Tensor:
+        return 3 * states.expand(len(points), *states.shape)
+
+    usual = solve(chain, target.score, x0, **given)
+    for operator in (exact, wrong):
+        found = solve(chain, target.score, x0, operator=operator, **given)
+        assert torch.allclose(found.x, oracle.x, atol=1e-9)
+        if operator is exact and in_flight is None:
+            assert int(found.sweeps.max()) <= 2 < int(usual.sweeps.max())
+    with pytest.raises(ValueError, match=r"the operator gave a path of shape \(3, 1, 12\); it must be \(11, 3, 1, 12\)"):
+        solve(chain, target.score, x0, operator=lambda states, points: states, **{**given, "in_flight": None})
+
+
+def test_a_generator_of_one_call_is_a_chain_of_one_step():
+    process = OU()
+    chain = integrators.one_step(process, 6.0)
+    x0, _ = start(process, chain, [0, 1])
+    found = solve(chain, lambda x, t: torch.tanh(x) * t[:, None], x0)
+    assert torch.allclose(found.x, 6 * torch.tanh(x0)) and found.rounds.tolist() == [1, 1] and bool(found.converged.all())
+
+
 @pytest.mark.parametrize("horizon", [0.5, 10.0, 14.0])
 def test_short_and_long_horizons(horizon):
     process, target = OU(), mixture(OU())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..layout import Coordinate
+from ..layout import Coordinate, Variable
 from ..models.card import CARD, STATISTICS, find_model
 from ..models.record import VariableCard, read_card
 from ..store.reference_file import read_arrays
@@ -104,7 +104,7 @@ def has_statistics(model: str | os.PathLike[str]) -> bool:
     return (find_model(Path(model)) / STATISTICS).is_file()
 
 
-def load_fields(dataset: xr.Dataset, variable: VariableCard) -> np.ndarray:
+def load_fields(dataset: xr.Dataset, variable: VariableCard | Variable) -> np.ndarray:
     """Samples [n, lat, lon] of a variable, evenly spaced ones where all of them would be too many."""
     array = dataset[variable.name]
     others = [dim for dim in array.dims if dim not in variable.dims]

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..records import ConfigError
+from . import DONE
 
 
 def add(commands: Any) -> None:
@@ -33,9 +34,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.data is not None:
         path = refit(options.model, options.data, options.out)
         print(f"reference: {path}\nuse it with:  --set solver.reference={path}")
-        return 0
+        return DONE
     path = probe_model(
         options.model, samples=options.samples, probes=options.probes, levels=options.levels, seed=options.seed, out=options.out
     )
     print(f"response: {path}")
-    return 0
+    return DONE

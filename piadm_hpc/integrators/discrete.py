@@ -48,6 +48,35 @@ def dpmpp_2m(process: Process, grid: TimeGrid) -> Chain:
     return Chain(P, Q, None, grid.t, a, s, grid.edges)
 
 
+def one_step(process: Process, t: float) -> Chain:
+    """The chain of a generator distilled into one call: its "score" G(x, t) is itself the sample, x_1 = G(x_0, t).
+
+    For a Sampler whose score is such a network (Diff-Instruct, consistency and the like); `t` is the time of its noise.
+    """
+    times = torch.tensor([t, t], dtype=torch.float64)
+    table = torch.ones(1, dtype=torch.float64)
+    return Chain(0 * table, table, None, times, process.alpha(times), process.sigma(times))
+
+
+def heun(process: Process, grid: TimeGrid) -> Chain:
+    """EDM's deterministic sampler, Heun in rho = sigma / alpha (Karras et al. 2022, algorithm 1): two calls a step.
+
+    With y = x / alpha, dy/drho = -sigma s. The second channel is y plus half the first slope, from which the second call,
+    at the Euler step's end, completes the trapezoid.
+    """
+    a, s = process.alpha(grid.t), process.sigma(grid.t)
+    rho = s / a
+    step, ratio = rho[1:] - rho[:-1], a[1:] / a[:-1]
+    steps, zero, one = grid.num_steps, torch.zeros_like(ratio), torch.ones_like(ratio)
+    P = torch.stack([torch.stack([ratio, zero, ratio, zero], -1), torch.stack([zero, one, zero, zero], -1)], 1)
+    euler = -a[1:] * step
+    Q = torch.stack([torch.stack([euler * s[:-1], euler * s[:-1] / 2], -1), torch.stack([euler * s[1:] / 2, zero], -1)], 1)
+    # the first call at the step's start, the second at its end
+    t = torch.cat([torch.stack([grid.t[:-1], grid.t[1:]], dim=1).flatten(), grid.t[-1:]])
+    edges = tuple(2 * edge for edge in grid.edges)
+    return Chain(P.reshape(2 * steps, 2, 2), Q.reshape(2 * steps, 2), None, t, process.alpha(t), process.sigma(t), edges)
+
+
 def _transition_variance(process: Process, grid: TimeGrid) -> torch.Tensor:
     """Variance of x_a given x_b for every step a -> b of the reverse chain."""
     a, s = process.alpha(grid.t), process.sigma(grid.t)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from .schedule import Schedule
 from .stopping import Picard
 
 Slots = slice | Tensor
+Operator = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Method:
 
     `linear` is what they treat exactly. `guess`, whose score with the last remainder held stands in for the network at
     closed points, also gives the first path if `start` is true; otherwise that is copies of the first state.
-    `in_flight` limits the samples worked on at once: one that is done makes room for the next.
+    `in_flight` limits the samples worked on at once: one that is done makes room for the next. `operator`, from states
+    [samples, c, d] of a first point and later points to states [points, samples, c, d] there, gives the first path instead.
     """
 
     stop: Picard
@@ -35,6 +38,7 @@ class Method:
     start: bool
     schedule: Schedule
     in_flight: int | None
+    operator: Operator | None = None
 
 
 @dataclass
@@ -80,7 +84,7 @@ class Points:
         self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
         self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
         self.scan = Recurrence(method.linear, problem.frame, rows, comm)
-        guess = method.guess if method.start else None
+        guess = method.guess if method.start and method.operator is None else None
         self.first_scan = None if guess is None else self.scan
         if guess is not None and guess is not method.linear:
             self.first_scan = Recurrence(guess, problem.frame, rows, comm)
@@ -100,6 +104,18 @@ class Points:
                 self.z[local, own] = first
         if self.first_scan is not None:
             self._first_path(own, first, self.first_scan)
+        elif self.method.operator is not None:
+            self._foretold_path(own, first, self.method.operator)
+
+    def _foretold_path(self, own: Slots, first: Tensor, operator: Operator) -> None:
+        """The operator's states at this rank's points but the first of the block, which is known."""
+        frame, later = self.problem.frame, [j for j in self.rows.points if j > self.rows.start]
+        path = operator(frame.synthesise(first), later)
+        wanted = (len(later), *first.shape[:2], self.seen.shape[-1])
+        if path.shape != wanted:
+            raise ValueError(f"the operator gave a path of shape {tuple(path.shape)}; it must be {wanted}")
+        for j, states in zip(later, path, strict=True):
+            self.z[self.rows.points.index(j), own] = frame.analyse(self.problem.evaluator.project(states.to(first)))
 
     def _first_path(self, own: Slots, first: Tensor, scan: Recurrence) -> None:
         assert self.method.guess is not None
@@ -190,7 +206,8 @@ class Points:
     def _foresee(self, local: int, own: Slots) -> None:
         """The estimate alpha D that stood in for the network at a point not yet evaluated; inf where nothing did."""
         z = self.z[local, own]
-        if self.method.guess is None or not (self.method.start or self.held is not None):
+        foreseen = self.first_scan is not None or self.held is not None
+        if self.method.guess is None or not foreseen:
             self.seen[local, own] = float("inf")
             return
         j, frame = self.rows.points[local], self.problem.frame

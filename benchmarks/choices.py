@@ -1,0 +1,194 @@
+"""Error against network calls of every integrator on the shipped climate model: which one for how many calls.
+
+    python benchmarks/choices.py                          all methods, 5 to 100 calls, 8 samples (15 minutes, one core)
+    python benchmarks/choices.py --figure docs/calls.svg  and the figure
+
+Deterministic methods: root mean square distance, in standard deviations of the data, to the converged probability flow from
+the same draw (of data space, or of phase space). All methods: error of the spectrum, the root mean square of log(variance /
+variance of the converged samples) over groups of the reference's modes. Every method gets the grid that is best for it
+at 20 calls on two other samples. A budget is rounded down to whole steps.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import Report, at_most, parser
+from torch import Tensor
+
+import piadm_hpc
+from piadm_hpc import catalogue
+from piadm_hpc.build import make_sampler
+from piadm_hpc.config import RunConfig
+from piadm_hpc.models.card import Model
+from piadm_hpc.records import ConfigError
+
+GRIDS = ({"kind": "log-snr"}, {"kind": "karras"}, {"kind": "power", "exponent": 2.0})
+MODEL = "ccsm-temperature"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method with its options."""
+
+    label: str
+    name: str
+    options: dict[str, Any]
+
+    @property
+    def random(self) -> bool:
+        noise = catalogue.find(self.name).noise
+        return noise == "always" or (noise != "never" and self.options.get(noise, 1.0 if noise == "churn" else 0.0) > 0)
+
+
+CHOICES = (
+    *(Choice(one.name, one.name, {}) for one in catalogue.INTEGRATORS.values()),
+    Choice("gaussian, ODE", "gaussian", {"churn": 0.0}),
+    Choice("piadm, ODE", "piadm", {"churn": 0.0}),
+    Choice("lambda-ddim, -0.25", "lambda-ddim", {"lam": -0.25}),
+    Choice("lambda-ddim, best", "lambda-ddim", {"lam": "best"}),
+    Choice("lambda-ddim-i-r, -0.5", "lambda-ddim-i-r", {"lam": -0.5}),
+    Choice("robab, ahead", "robab", {"cond": "ahead"}),
+    Choice("roba, ahead", "roba", {"cond": "ahead"}),
+)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Converged samples from the draws of data space and of phase space, and the groups of modes of a spectrum."""
+
+    model: Model
+    samples: tuple[int, ...]
+    flows: dict[str, Tensor]
+    groups: list[slice]
+
+    def distance(self, space: str, x: Tensor) -> float:
+        return float((x - self.flows[space]).square().mean().sqrt())
+
+    def spectrum(self, x: Tensor) -> Tensor:
+        """Mean variance of every group of modes about the reference's mean."""
+        reference = self.model.reference
+        energy = reference.basis.analyse(x.flatten(1).double() - reference.mean).square().mean(0)
+        return torch.stack([energy[group].mean() for group in self.groups])
+
+    def spectrum_error(self, space: str, x: Tensor) -> float:
+        return float(torch.log(self.spectrum(x) / self.spectrum(self.flows[space])).square().mean().sqrt())
+
+
+def draw(model: Model, choice: Choice, calls: int, grid: dict[str, Any], samples: Sequence[int]) -> Tensor | None:
+    """End states with a budget of calls; None for a method that is refused there."""
+    per_step = catalogue.find(choice.name).calls
+    used = max(1, calls // per_step) * per_step
+    config = RunConfig(
+        model=MODEL,
+        chain={"integrator": choice.name, **choice.options},
+        grid={"calls": used, **grid},
+        solver={"kind": "sequential"},
+    )
+    try:
+        return make_sampler(config, model).draw(samples).x
+    except ConfigError:
+        return None
+
+
+def converged(model: Model, samples: Sequence[int], calls: int) -> Truth:
+    """Both probability flows by second-order methods with very many steps."""
+    flows = {}
+    for space, name in (("data", "dpmpp-2m"), ("phase", "gddim-ab2")):
+        x = draw(model, Choice(name, name, {}), calls, GRIDS[0], samples)
+        assert x is not None
+        flows[space] = x
+    size = model.reference.basis.num_coords
+    edges = sorted({round(size ** (k / 10)) for k in range(11)} | {0})
+    return Truth(model, tuple(samples), flows, [slice(a, b) for a, b in pairwise(edges)])
+
+
+def error(truth: Truth, choice: Choice, calls: int, grid: dict[str, Any]) -> tuple[float, float]:
+    """Distance (nan for random methods) and error of the spectrum; inf where the method is refused or blows up."""
+    x = draw(truth.model, choice, calls, grid, truth.samples)
+    if x is None or not bool(torch.isfinite(x).all()):
+        return (math.nan if choice.random else math.inf), math.inf
+    space = catalogue.find(choice.name).space
+    return math.nan if choice.random else truth.distance(space, x), truth.spectrum_error(space, x)
+
+
+def best_grid(truth: Truth, choice: Choice, calls: int) -> dict[str, Any]:
+    def score(grid: dict[str, Any]) -> float:
+        distance, spectrum = error(truth, choice, calls, grid)
+        return spectrum if choice.random else distance
+
+    return min(GRIDS, key=score)
+
+
+def cell(pair: tuple[float, float]) -> str:
+    distance, spectrum = pair
+    if math.isinf(spectrum):
+        return "unstable"
+    return f"{spectrum:.2g}" if math.isnan(distance) else f"{distance:.2g} / {spectrum:.2g}"
+
+
+def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float, float]]], random: dict[str, bool]) -> None:
+    """Distance of deterministic methods and spectrum of random ones against calls; the best of each are named."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    plot, axes = pyplot.subplots(1, 2, figsize=(11, 5), sharex=True)
+    for side, (axis, title) in enumerate(
+        zip(axes, ("distance to the exact flow", "error of the spectrum (random methods)"), strict=True)
+    ):
+        own = {k: [pair[side] for pair in v] for k, v in rows.items() if random[k] == bool(side)}
+        named = sorted(own, key=lambda k: min(v if math.isfinite(v) else 1e9 for v in own[k][-3:]))[:9]
+        named += [k for k in ("ddim", "heun", "dpmpp-2m", "ddpm") if k in own and k not in named]
+        for label, values in own.items():
+            shown = label in named
+            finite = [v if math.isfinite(v) and v < 10 else math.nan for v in values]
+            axis.loglog(
+                budgets, finite, label=label if shown else None, color=None if shown else "0.85", zorder=2 if shown else 1
+            )
+        axis.set(title=title, xlabel="network calls", xticks=budgets, xticklabels=budgets)
+        axis.legend(fontsize=7)
+    plot.tight_layout()
+    plot.savefig(path)
+
+
+def main() -> int:
+    made = parser(__doc__ or "")
+    made.add_argument("--figure", metavar="FILE", help="draw error against calls into this file")
+    made.add_argument("--samples", type=int, default=8)
+    options = made.parse_args()
+    torch.set_num_threads(1)
+    model, quick = piadm_hpc.load_model(MODEL), options.quick
+    budgets = (4,) if quick else (5, 10, 20, 50, 100)
+    choices = [c for c in CHOICES if not quick or c.name in ("ddim", "dpmpp-2m", "heun", "gddim-ab2", "sscs")]
+    pilot = converged(model, (100,) if quick else (100, 101), 8 if quick else 200)
+    truth = pilot if quick else converged(model, range(options.samples), 300)
+    rows, grids = {}, {}
+    for choice in choices:
+        grids[choice.label] = best_grid(pilot, choice, 4 if quick else 20)
+        rows[choice.label] = [error(truth, choice, calls, grids[choice.label]) for calls in budgets]
+    report = Report("choices")
+    for kind, wanted in (
+        ("Deterministic methods: distance / error of the spectrum", False),
+        ("Random methods: error of the spectrum", True),
+    ):
+        lines = [[c.label, str(grids[c.label]["kind"]), *map(cell, rows[c.label])] for c in choices if c.random == wanted]
+        report.add(kind, ["method", "grid", *map(str, budgets)], lines)
+    if options.figure:
+        figure(Path(options.figure), budgets, rows, {c.label: c.random for c in choices})
+    middle = budgets[len(budgets) // 2]
+    winner = min((pairs[len(budgets) // 2][0] for c, pairs in rows.items() if not math.isnan(pairs[len(budgets) // 2][0])))
+    report.aims.append(at_most(f"distance of the best method at {middle} calls, in deviations", winner, 5.0 if quick else 0.1))
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

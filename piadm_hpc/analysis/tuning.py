@@ -1,0 +1,159 @@
+"""The few scalars of an integrator, tuned on a calibration batch: lambda, lambda_s, conditioning time, exponent of the grid."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ..build import make_sampler
+from ..catalogue import find
+from ..config import RunConfig
+from ..models.base import broadcast
+from ..models.card import Model
+from ..records import ConfigError
+from .comparison import load_fields
+from .mmd import features, mmd
+
+By = Literal["auto", "error", "mmd"]
+CANDIDATES: dict[str, tuple[Any, ...]] = {
+    "grid.exponent": (1.0, 1.5, 2.0, 3.0),
+    "chain.lam": (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0),
+    "chain.lam_s": (0.5, 1.0, 1.5, 2.0),
+    "chain.cond": ("now", "middle", "next", "ahead"),
+}
+# what a calibration batch is held against: second-order probability flows of either space
+CONVERGED = {"data": "dpmpp-2m", "phase": "gddim-ab2"}
+
+
+@dataclass
+class Tuning:
+    """Every setting tried with its score, the best one, and the shares of the score that are Gaussian."""
+
+    by: str
+    calls: int
+    tried: list[tuple[dict[str, Any], float]] = field(default_factory=list)
+    shares: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def best(self) -> tuple[dict[str, Any], float]:
+        return min(self.tried, key=lambda one: one[1])
+
+    def __str__(self) -> str:
+        words = {"error": "distance to the converged flow, in deviations", "mmd": "squared discrepancy of features"}
+        lines = [f"{self.calls} network calls; {words[self.by]}"]
+        lines += [f"  {score:10.4g}  {_settings(one) or 'as configured'}" for one, score in self.tried]
+        lines += ["share of the score that the Gaussian does not give, by noise over signal:"]
+        lines += ["  " + "  ".join(f"{ratio:.3g}: {left:.2g}" for ratio, left in self.shares)]
+        level = next((ratio for ratio, left in self.shares if left < 1e-2), None)
+        if level is not None:
+            lines.append(f"  below 1 % from {level:.3g} on: grid.teleport = {level:.3g}")
+        options = " ".join(f"--set {key}={value}" for key, value in self.best[0].items())
+        return "\n".join([*lines, f"best: {options or 'the configuration as it is'}"])
+
+
+def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", against: Tensor | None = None) -> Tuning:
+    """Try the scalars that the configured integrator reads, one after another, keeping the best of each.
+
+    "error" is the distance to the converged probability flow from the same draws, for methods without noise; "mmd" the
+    discrepancy of physical features from `against` (states [n, *event]) or else from converged samples of other ids.
+    "auto" takes the first where it can. Candidates that are unstable count as infinitely bad.
+    """
+    sampler = make_sampler(config, model)
+    if by == "error" and sampler.chain.stochastic:
+        raise ConfigError(f"{config.chain.integrator} is random: its samples have no converged flow to be held against; use mmd")
+    chosen = ("mmd" if sampler.chain.stochastic else "error") if by == "auto" else by
+    truth = converged(config, model, range(samples) if chosen == "error" else range(samples, 3 * samples))
+    measured = truth if against is None or chosen == "error" else against
+    made, best = Tuning(chosen, sampler.sequential_rounds), dict[str, Any]()
+    made.tried.append((best, _score(config, model, samples, chosen, measured)))
+    for key in _keys(config):
+        for candidate in CANDIDATES[key]:
+            if candidate != _value(_with(config, best), key):
+                settings = {**best, key: candidate}
+                made.tried.append((settings, _score(_with(config, settings), model, samples, chosen, measured)))
+        best = made.best[0]
+    made.shares = gaussian_shares(model, truth)
+    return made
+
+
+def read_states(path: str | Path, model: Model) -> Tensor:
+    """Fields of a file on the model's grid, in physical units, as states [n, *event]; ValueError naming the file."""
+    try:
+        with xr.open_dataset(path) as real:
+            return model.encode({one.name: load_fields(real, one) for one in model.layout.variables})
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"{path}: cannot be compared with the samples: {error}; give the model's variables on its grid"
+        ) from None
+
+
+def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
+    """Samples of the probability flow of the integrator's space, by a second-order method with ten times the steps."""
+    name = CONVERGED[config.chain.method.space]
+    steps = max(200, 10 * config.grid.steps if config.grid.calls is None else 10 * config.grid.calls)
+    grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
+    fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "cond": "now"}, grid=grid)
+    return _draw(fine, model, ids)
+
+
+def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[float, float]]:
+    """Noise over signal, and |s - s_G|^2 / |s|^2 there, for states x [samples, *event] noised again; increasing in noise."""
+    ends = torch.log(torch.tensor([model.delta, model.horizon], dtype=torch.float64))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    shares = []
+    reference = model.reference.to(x.device, x.dtype)
+    for time in torch.exp(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)):
+        t = time.expand(len(x))
+        alpha, sigma = model.process.alpha(t), model.process.sigma(t)
+        noised = broadcast(alpha, x) * x + broadcast(sigma, x) * noise
+        score, gaussian = model.score(noised, t), reference.score(model.process, noised, t)
+        left = (score - gaussian).square().sum() / score.square().sum()
+        shares.append((float(sigma[0] / alpha[0]), float(left)))
+    return shares
+
+
+def _score(config: RunConfig, model: Model, samples: int, by: str, truth: Tensor) -> float:
+    try:
+        x = _draw(config, model, range(samples))
+    except ConfigError:
+        return math.inf
+    if not bool(torch.isfinite(x).all()):
+        return math.inf
+    if by == "error":
+        return float((x - truth).square().mean().sqrt())
+    return mmd(features(x, model.reference), features(truth, model.reference))
+
+
+def _draw(config: RunConfig, model: Model, ids: range) -> Tensor:
+    return make_sampler(config.replace(solver={"kind": "sequential"}), model).draw(ids).x
+
+
+def _keys(config: RunConfig) -> list[str]:
+    """What can be tuned of this configuration, the grid first."""
+    reads = find(config.chain.integrator).reads
+    grid = ["grid.exponent"] if config.grid.kind == "power" else []
+    return [*grid, *(key for key in CANDIDATES if key.removeprefix("chain.") in reads)]
+
+
+def _value(config: RunConfig, key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _with(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
+    sections: dict[str, dict[str, Any]] = {}
+    for key, value in settings.items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = value
+    return config.replace(**sections)
+
+
+def _settings(settings: dict[str, Any]) -> str:
+    return "  ".join(f"{key} = {value}" for key, value in settings.items())

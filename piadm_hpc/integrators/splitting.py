@@ -1,0 +1,205 @@
+"""Integrators of phase space as programs: a method is a line of blocks and of times at which the score is taken.
+
+Blocks, first order in their own step h (Pandey, Rudolph and Mandt 2024): B kicks the momentum, A moves the position, O is the
+exact Ornstein-Uhlenbeck step of both; E is the exact transition of SSCS and S its Euler step; Bc, Ac are B and A by conjugate
+integration of their own equations. In stochastic programs the score's share of A and B is doubled, so that with O the sum
+is the reverse equation. A word such as `now` takes the score, which the blocks after it share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..chain import Chain
+from ..phase import gauss_legendre
+from .assembly import Map, Node, PhaseGrid, affine_map, native_chain
+
+F64 = torch.float64
+TIMES = ("now", "next", "cond", "lead", "trail")
+CONDITIONS = ("now", "middle", "next", "ahead")
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """lambda of conjugate blocks, lambda_s (scale of the position's noise in O), and when the score is conditioned."""
+
+    lam: float = 0.0
+    lam_s: float = 1.0
+    cond: str = "now"
+
+
+def program_chain(grid: PhaseGrid, program: str, knobs: Knobs, *, doubled: bool = False) -> Chain:
+    """The native chain of a program such as "now B/2 A next B/2". ValueError for a condition that is not known."""
+    if knobs.cond not in CONDITIONS:
+        raise ValueError(f"cond = {knobs.cond!r}; the score can be taken {', '.join(CONDITIONS)}")
+    before: Map | None = None
+    nodes: list[Node] = []
+    for word in program.split():
+        if word in TIMES:
+            nodes.append(Node(grid.at(_condition(word, knobs.cond)), _identity(grid), torch.eye(2, dtype=F64)))
+            continue
+        seen = nodes[-1].tau if nodes else grid.tau[:-1]
+        block = BLOCKS[word.rstrip("/12")](_Step(grid, word, seen, knobs, 2.0 if doubled else 1.0))
+        if nodes:
+            nodes[-1] = Node(nodes[-1].tau, nodes[-1].map.then(block), nodes[-1].rows)
+        else:
+            before = block if before is None else before.then(block)
+    return native_chain(grid, nodes, before)
+
+
+def _condition(word: str, cond: str) -> str:
+    """`lead` and `trail` are the two scores of OBAB: tau + h and the next time when conditioned `ahead`."""
+    if word == "lead":
+        return "ahead" if cond == "ahead" else "now"
+    if word == "trail":
+        return "next" if cond == "ahead" else cond
+    return cond if word == "cond" else word
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a block knows: the grid, its own word, when its score was taken [J], the knobs, and the factor of the score."""
+
+    grid: PhaseGrid
+    word: str
+    seen: Tensor
+    knobs: Knobs
+    factor: float
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Times [J] between which the block acts, from `high` down to `low`: `/1` the first half of a step, `/2` half of it."""
+        high, low = self.grid.tau[:-1], self.grid.tau[1:]
+        middle = (high + low) / 2
+        if self.word.endswith("/1"):
+            return high, middle
+        return (middle, low) if self.word.endswith("/2") else (high, low)
+
+    @property
+    def h(self) -> Tensor:
+        high, low = self.ends
+        return (high - low)[:, None, None]
+
+
+def _identity(grid: PhaseGrid) -> Map:
+    return affine_map(torch.eye(2, dtype=F64).repeat(len(grid.step), 1, 1))
+
+
+def _matrix(*rows: tuple[float, float]) -> Tensor:
+    return torch.tensor(rows, dtype=F64)
+
+
+def _euler_block(step: _Step, linear: Tensor, push: Tensor) -> Map:
+    return affine_map(torch.eye(2, dtype=F64) + step.h * linear, step.h * push.expand(len(step.h), 2, 2))
+
+
+def _kick(step: _Step) -> Map:
+    """B: m += (h beta / 2)(x + nu m + M nu s_m), the terms in nu doubled in stochastic programs."""
+    phase, half = step.grid.phase, step.grid.phase.beta / 2
+    nu = step.factor * phase.nu
+    return _euler_block(step, half * _matrix((0, 0), (1, nu)), half * _matrix((0, 0), (0, phase.mass * nu)))
+
+
+def _move(step: _Step) -> Map:
+    """A: x += (h beta / 2)(Gamma x - m / M + Gamma s_x), the terms in Gamma doubled in stochastic programs."""
+    phase, half = step.grid.phase, step.grid.phase.beta / 2
+    gamma = step.factor * phase.gamma
+    return _euler_block(step, half * _matrix((gamma, -phase.inverse_mass), (0, 0)), half * _matrix((gamma, 0), (0, 0)))
+
+
+def _noise(step: _Step) -> Map:
+    """O: both coordinates decay and are stirred; lambda_s scales the position's noise."""
+    phase, h = step.grid.phase, step.h[:, 0, 0]
+    rates = h[:, None] * phase.beta * _matrix((phase.gamma, phase.nu))
+    added = torch.stack([-torch.expm1(-step.knobs.lam_s * rates[:, 0]), -phase.mass * torch.expm1(-rates[:, 1])], dim=-1)
+    return affine_map(torch.diag_embed(torch.exp(-rates / 2)), C=torch.diag_embed(added))
+
+
+def _transition(step: _Step) -> Map:
+    """E of SSCS: the exact transition of dz = (beta/2) [[-Gamma, -1/M], [1, -nu]] z dt + G dw."""
+    phase = step.grid.phase
+    rotated = phase.beta / 2 * _matrix((-phase.gamma, -phase.inverse_mass), (1, -phase.nu))
+    flow = torch.linalg.matrix_exp(step.h * rotated)
+    return affine_map(flow, C=phase.stationary - flow @ phase.stationary @ flow.mT)
+
+
+def _score_step(step: _Step) -> Map:
+    """S of SSCS: Euler on what E leaves, beta (Gamma (x + s_x), nu m + M nu s_m)."""
+    phase = step.grid.phase
+    linear = phase.beta * _matrix((phase.gamma, 0), (0, phase.nu))
+    return _euler_block(step, linear, phase.diffusion)
+
+
+def _euler(step: _Step) -> Map:
+    """The whole probability flow by Euler."""
+    phase = step.grid.phase
+    return _euler_block(step, -phase.drift, 0.5 * phase.diffusion)
+
+
+def _euler_maruyama(step: _Step) -> Map:
+    """The whole reverse equation by Euler-Maruyama."""
+    phase = step.grid.phase
+    plain = _euler_block(step, -phase.drift, phase.diffusion)
+    return affine_map(plain.P, plain.Q, step.h * phase.diffusion)
+
+
+def conjugated(step: _Step, drift: Tensor, diffusion: Tensor, B: Tensor, *, transported: bool = False) -> Map:
+    """Conjugate integration of dz = F z - G G^T s / 2 down a step, with the prediction eps = -root^T s held constant.
+
+    z' = e^{(B-F) h} (I - h B) z - W eps, W = int e^{(B-F)(s-low)} (G G^T / 2) root_s^-T ds, by Gauss-Legendre. The root is
+    the Cholesky factor of the kernel, or the one the flow transports (gDDIM), for which eps is constant on point data.
+    """
+    high, low = step.ends
+    generator, h = B - drift, step.h
+    where, weights = gauss_legendre(low, high)
+    phase = step.grid.phase
+    carry = torch.linalg.matrix_exp(generator * (where - low[:, None])[..., None, None])
+    root = phase.factor(where)
+    if transported:
+        root = phase.root(where, -phase.turn(where, high[:, None].expand_as(where)))
+    W = (weights[..., None, None] * (carry @ (0.5 * diffusion) @ torch.linalg.inv(root).mT)).sum(1)
+    P = torch.linalg.matrix_exp(generator * h) @ (torch.eye(2, dtype=F64) - h * B)
+    return affine_map(P, W @ phase.factor(step.seen).mT)
+
+
+def _conjugate_kick(step: _Step) -> Map:
+    phase, half = step.grid.phase, step.grid.phase.beta / 2
+    drift = half * _matrix((0, 0), (-1, -step.factor * phase.nu))
+    diffusion = step.factor * phase.diffusion * _matrix((0, 0), (0, 1))
+    return conjugated(step, drift, diffusion, step.knobs.lam * _matrix((0, 0), (1, 1)))
+
+
+def _conjugate_move(step: _Step) -> Map:
+    phase, half = step.grid.phase, step.grid.phase.beta / 2
+    drift = half * _matrix((-step.factor * phase.gamma, phase.inverse_mass), (0, 0))
+    diffusion = step.factor * phase.diffusion * _matrix((1, 0), (0, 0))
+    return conjugated(step, drift, diffusion, step.knobs.lam * _matrix((1, 1), (0, 0)))
+
+
+def _whole(B: Tensor, *, transported: bool) -> Callable[[_Step], Map]:
+    def block(step: _Step) -> Map:
+        phase = step.grid.phase
+        return conjugated(step, phase.drift, phase.diffusion, step.knobs.lam * B, transported=transported)
+
+    return block
+
+
+BLOCKS: dict[str, Callable[[_Step], Map]] = {
+    "A": _move,
+    "B": _kick,
+    "O": _noise,
+    "E": _transition,
+    "S": _score_step,
+    "Ac": _conjugate_move,
+    "Bc": _conjugate_kick,
+    "euler": _euler,
+    "em": _euler_maruyama,
+    "ddim-I": _whole(torch.eye(2, dtype=F64), transported=False),
+    "ddim-II": _whole(torch.ones(2, 2, dtype=F64), transported=False),
+    "gddim-I": _whole(torch.eye(2, dtype=F64), transported=True),
+    "gddim-II": _whole(torch.ones(2, 2, dtype=F64), transported=True),
+}

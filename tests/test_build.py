@@ -1,0 +1,71 @@
+"""From a configuration to grid and chain: budgets, teleported grids, clocks, and chains that would blow up."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import make_model
+
+from piadm_hpc import catalogue
+from piadm_hpc.build import make_chain, make_grid, make_sampler
+from piadm_hpc.config import RunConfig
+from piadm_hpc.models.card import Model, load_model
+from piadm_hpc.records import ConfigError
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(make_model(tmp_path_factory.mktemp("models")))
+
+
+def run(integrator: str, **grid: object) -> RunConfig:
+    return RunConfig(model="m", chain={"integrator": integrator}, grid=grid)
+
+
+@pytest.mark.parametrize("name", catalogue.INTEGRATORS)
+def test_catalogue_and_chains_agree(model: Model, name: str):
+    """Calls a step, channels, randomness and, for a budget of calls, the number of points."""
+    method, config = catalogue.find(name), run(name, calls=60)
+    chain = make_chain(config, model, make_grid(config, model), model.reference)
+    nodes = 20 if name == "gms" else 60  # a kernel makes three calls at once
+    assert chain.num_steps == nodes and chain.channels == method.channels
+    assert chain.stochastic == (method.noise in ("always", "churn"))
+
+
+def test_teleport_leaves_out_points_of_the_same_grid(model: Model):
+    whole, part = (make_grid(run("ddim", steps=20, teleport=t), model) for t in (None, 3.0))
+    left = len(part.t)
+    assert 2 < left < 21 and torch.equal(part.t, whole.t[-left:])
+    ratio = model.process.sigma(part.t) / model.process.alpha(part.t)
+    assert float(ratio[0]) <= 3.0 < float((model.process.sigma(whole.t) / model.process.alpha(whole.t))[-left - 1])
+    with pytest.raises(ConfigError, match="leaves out every step"):
+        make_grid(run("ddim", steps=20, teleport=1e-6), model)
+
+
+def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_prior(model: Model):
+    """The same seed gives the same member, carried over the points left out in closed form."""
+    whole, part = (make_sampler(run("ddim", steps=20, teleport=t), model) for t in (None, 3.0))
+    first, later = whole.prior([5])[:, 0], part.prior([5])[:, 0]
+    times = [sampler.chain.t[:1] for sampler in (whole, part)]
+    carried = model.reference.flow(model.process, first.double(), *times)
+    assert torch.allclose(carried.float(), later, atol=1e-4)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+@pytest.mark.parametrize("name", ["ddim", "rse"])
+def test_power_grids_run_on_the_integrators_own_clock(model: Model, name: str, exponent: float):
+    from piadm_hpc.grid import phase_clock, process_clock
+    from piadm_hpc.phase import PhaseSpace
+    from piadm_hpc.process import VP, forward_time
+
+    made = make_grid(run(name, kind="power", steps=10, exponent=exponent), model)
+    clock = phase_clock(PhaseSpace()) if name == "rse" else process_clock(VP())
+    u = clock.read(forward_time(model.process, made.t))
+    steps = torch.diff(((u - u[-1]) / (u[0] - u[-1])).clamp(min=0) ** (1 / exponent))
+    assert torch.allclose(steps, torch.full((10,), -0.1, dtype=torch.float64), atol=1e-5)
+
+
+def test_unstable_chains_are_refused_with_a_way_out(model: Model):
+    config = RunConfig(model="m", chain={"integrator": "cvv", "lam": 3.0}, grid={"calls": 8, "kind": "power"})
+    with pytest.raises(ConfigError, match=r"'cvv' is unstable on this grid.*take more steps, or lam nearer to zero than 3\.0"):
+        make_chain(config, model, make_grid(config, model), model.reference)
