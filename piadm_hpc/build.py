@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from . import grid as grids
 from . import integrators
 from .chain import Chain
+from .collocation import Collocation
 from .config import RunConfig
 from .grid import TimeGrid
 from .integrators.conjugate import clock_of
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
+
+STEPS = 48  # of a chain
 
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
@@ -52,10 +56,19 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), int(spec.blocks))
 
 
+def step_count(config: RunConfig) -> int:
+    """Steps of a grid that is not the published one; for collocation, points."""
+    spec, method = config.grid, config.chain.method
+    if spec.calls is not None:
+        return spec.calls // method.calls
+    if spec.steps != "auto":
+        return int(spec.steps)
+    return max(8, round(8 * -math.log10(config.solver.tol))) if method.name == "collocation" else STEPS
+
+
 def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float) -> TimeGrid:
     """A grid with a given number of steps, or of network calls."""
-    spec, method = config.grid, config.chain.method
-    steps = spec.steps if spec.calls is None else spec.calls // method.calls
+    spec, method, steps = config.grid, config.chain.method, step_count(config)
     if spec.kind == "power":
         own = grids.phase_clock(_phase(config)) if method.space == "phase" else grids.process_clock(clock_of(model.process))
         return grids.power(model.process, steps, horizon=horizon, delta=delta, exponent=spec.exponent, clock=own)
@@ -97,16 +110,19 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
     return load_refitted(config.solver.reference, model.reference)
 
 
-def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain:
-    """The run's chain on a grid."""
+def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain | Collocation:
+    """The run's chain on a grid, or the collocation with as many points."""
     spec = config.chain
+    if spec.method.name == "collocation":
+        horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
+        return Collocation(model.process, reference, horizon, delta, grid.num_steps)
     options = integrators.Options(spec.churn, spec.eta, spec.large_variance, spec.lam, spec.lam_s, spec.cond)
-    chain = integrators.build(spec.integrator, model.process, grid, reference=reference, phase=_phase(config), options=options)
+    chain = integrators.build(spec.method.name, model.process, grid, reference=reference, phase=_phase(config), options=options)
     growth = float(deviation_growth(chain, reference).max())
     if not growth <= MAX_GROWTH:
         nearer = f", or lam nearer to zero than {spec.lam}" if "lam" in spec.method.reads and spec.lam else ""
         raise ConfigError(
-            f"chain.integrator = {spec.integrator!r} is unstable on this grid: on the model's own Gaussian its samples would "
+            f"chain.integrator = {spec.method.name!r} is unstable on this grid: on the model's own Gaussian its samples would "
             f"have {growth:.3g} times the right deviation; take more steps{nearer}"
         )
     return chain
@@ -120,7 +136,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     solver = config.solver
     return Sampler(
         chain,
-        integrators.score_of(config.chain.integrator, model.score, model.process, grid, model.reference),
+        integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference),
         model.event_shape,
         config.seed,
         reference=reference,

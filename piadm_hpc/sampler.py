@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .chain import Chain
+from .collocation import Collocation
 from .comm import Communicator
 from .noise import PRIOR, Noise
 from .process import Process
@@ -28,7 +29,7 @@ class Sampler:
     without either.
     """
 
-    chain: Chain
+    chain: Chain | Collocation
     score: Score
     event_shape: tuple[int, ...]
     seed: int
@@ -61,9 +62,9 @@ class Sampler:
         return counts
 
     @property
-    def sequential_rounds(self) -> int:
-        """Network calls of a sample, corrector included, when made step by step."""
-        return sum(self.step_counts)
+    def sequential_rounds(self) -> int | None:
+        """Network calls of a sample, corrector included, when made step by step; None where there are no steps."""
+        return None if isinstance(self.chain, Collocation) else sum(self.step_counts)
 
     def prior(self, samples: Sequence[int]) -> Tensor:
         """States [samples, c, *event] at the chain's first point."""

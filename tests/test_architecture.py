@@ -16,10 +16,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("process", "phase", "catalogue", "layout", "records", "templates"),
+    ("process", "phase", "catalogue", "layout", "records", "templates", "composition"),
     ("grid", "bases"),
     ("reference", "noise"),
-    ("chain", "comm"),
+    ("chain", "comm", "collocation"),
     ("linear",),
     ("integrators", "solvers", "moments"),
     ("solving",),

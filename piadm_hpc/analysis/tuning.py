@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..build import make_sampler
+from ..build import make_sampler, step_count
 from ..catalogue import find
 from ..config import RunConfig
 from ..models.base import broadcast
@@ -66,11 +66,11 @@ def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", agai
     """
     sampler = make_sampler(config, model)
     if by == "error" and sampler.chain.stochastic:
-        raise ConfigError(f"{config.chain.integrator} is random: its samples have no converged flow to be held against; use mmd")
+        raise ConfigError(f"{config.chain.method.name} is random: its samples have no converged flow to be held against; use mmd")
     chosen = ("mmd" if sampler.chain.stochastic else "error") if by == "auto" else by
     truth = converged(config, model, range(samples) if chosen == "error" else range(samples, 3 * samples))
     measured = truth if against is None or chosen == "error" else against
-    made, best = Tuning(chosen, sampler.sequential_rounds), dict[str, Any]()
+    made, best = Tuning(chosen, sum(sampler.step_counts)), dict[str, Any]()
     made.tried.append((best, _score(config, model, samples, chosen, measured)))
     for key in _keys(config):
         for candidate in CANDIDATES[key]:
@@ -96,7 +96,7 @@ def read_states(path: str | Path, model: Model) -> Tensor:
 def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
     """Samples of the probability flow of the integrator's space, by a second-order method with ten times the steps."""
     name = CONVERGED[config.chain.method.space]
-    steps = max(200, 10 * config.grid.steps if config.grid.calls is None else 10 * config.grid.calls)
+    steps = max(200, 10 * step_count(config) * config.chain.method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
     fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "cond": "now"}, grid=grid)
     return _draw(fine, model, ids)
@@ -137,7 +137,7 @@ def _draw(config: RunConfig, model: Model, ids: range) -> Tensor:
 
 def _keys(config: RunConfig) -> list[str]:
     """What can be tuned of this configuration, the grid first."""
-    reads = find(config.chain.integrator).reads
+    reads = find(config.chain.method.name).reads
     grid = ["grid.exponent"] if config.grid.kind == "power" else []
     return [*grid, *(key for key in CANDIDATES if key.removeprefix("chain.") in reads)]
 
