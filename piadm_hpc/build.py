@@ -15,7 +15,7 @@ from .grid import TimeGrid
 from .integrators.conjugate import clock_of
 from .moments import deviation_growth
 from .phase import PhaseSpace
-from .process import forward_time
+from .process import PSLD, forward_time
 from .records import ConfigError
 from .reference import GaussianReference
 from .sampler import Sampler, critical_corrector
@@ -57,7 +57,9 @@ def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float)
     spec, method = config.grid, config.chain.method
     steps = spec.steps if spec.calls is None else spec.calls // method.calls
     if spec.kind == "power":
-        own = grids.phase_clock(_phase(config)) if method.space == "phase" else grids.process_clock(clock_of(model.process))
+        own = (
+            grids.phase_clock(_phase(config, model)) if method.space == "phase" else grids.process_clock(clock_of(model.process))
+        )
         return grids.power(model.process, steps, horizon=horizon, delta=delta, exponent=spec.exponent, clock=own)
     make = grids.log_snr if spec.kind == "log-snr" else grids.karras
     return make(model.process, steps, horizon=horizon, delta=delta)
@@ -74,8 +76,14 @@ def _teleported(config: RunConfig, model: Model, grid: TimeGrid) -> TimeGrid:
     return grids.from_times(left)
 
 
-def _phase(config: RunConfig) -> PhaseSpace:
-    return PhaseSpace(**config.phase.model_dump())
+def _phase(config: RunConfig, model: Model) -> PhaseSpace:
+    """The phase space of the run: as configured, or the one that the model was trained in."""
+    asked = PhaseSpace(**config.phase.model_dump())
+    if not isinstance(model.process, PSLD) or asked == model.process.space:
+        return asked
+    if asked != PhaseSpace():
+        raise ConfigError(f"phase: {model.name} was trained in a phase space of its own, {model.process.space}; leave phase out")
+    return model.process.space
 
 
 def _theta(model: Model, t: float) -> float:
@@ -101,7 +109,8 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
     """The run's chain on a grid."""
     spec = config.chain
     options = integrators.Options(spec.churn, spec.eta, spec.large_variance, spec.lam, spec.lam_s, spec.cond)
-    chain = integrators.build(spec.integrator, model.process, grid, reference=reference, phase=_phase(config), options=options)
+    phase = _phase(config, model)
+    chain = integrators.build(spec.integrator, model.process, grid, reference=reference, phase=phase, options=options)
     growth = float(deviation_growth(chain, reference).max())
     if not growth <= MAX_GROWTH:
         nearer = f", or lam nearer to zero than {spec.lam}" if "lam" in spec.method.reads and spec.lam else ""

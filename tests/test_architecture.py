@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("process", "phase", "catalogue", "layout", "records", "templates"),
+    ("phase", "catalogue", "layout", "records", "templates"),
+    ("process",),
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),

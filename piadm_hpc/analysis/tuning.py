@@ -14,7 +14,6 @@ from torch import Tensor
 from ..build import make_sampler
 from ..catalogue import find
 from ..config import RunConfig
-from ..models.base import broadcast
 from ..models.card import Model
 from ..records import ConfigError
 from .comparison import load_fields
@@ -106,16 +105,14 @@ def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[flo
     """Noise over signal, and |s - s_G|^2 / |s|^2 there, for states x [samples, *event] noised again; increasing in noise."""
     ends = torch.log(torch.tensor([model.delta, model.horizon], dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(x.shape, generator=generator).to(x)
-    shares = []
-    reference = model.reference.to(x.device, x.dtype)
+    noise = model.denoiser.white(x, generator).to(x)
+    shares, wiener = [], model.denoiser.without_network()
     for time in torch.exp(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)):
         t = time.expand(len(x))
-        alpha, sigma = model.process.alpha(t), model.process.sigma(t)
-        noised = broadcast(alpha, x) * x + broadcast(sigma, x) * noise
-        score, gaussian = model.score(noised, t), reference.score(model.process, noised, t)
+        noised = model.denoiser.noised(x, t, noise)
+        score, gaussian = model.score(noised, t), wiener.score(noised, t)
         left = (score - gaussian).square().sum() / score.square().sum()
-        shares.append((float(sigma[0] / alpha[0]), float(left)))
+        shares.append((float(model.process.sigma(t[0]) / model.process.alpha(t[0])), float(left)))
     return shares
 
 
