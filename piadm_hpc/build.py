@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 from torch import Tensor
 
 from . import grid as grids
-from . import integrators
+from . import integrators, plugins
 from .chain import Chain
 from .config import RunConfig
 from .grid import TimeGrid
@@ -19,7 +19,8 @@ from .process import PSLD, forward_time
 from .records import ConfigError
 from .reference import GaussianReference
 from .sampler import Sampler, critical_corrector
-from .solving import Corrector, Projection
+from .solvers.evaluate import Score
+from .solving import Corrector, Projection, Start
 
 if TYPE_CHECKING:
     from .models.card import Model
@@ -125,11 +126,12 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
     reference = make_reference(config, model)
     grid = make_grid(config, model)
-    chain = make_chain(config, model, grid, reference)
+    chain, score = _chain_and_score(config, model, grid, reference)
     solver = config.solver
+    own_start = solver.start not in get_args(Start)
     return Sampler(
         chain,
-        integrators.score_of(config.chain.integrator, model.score, model.process, grid, model.reference),
+        score,
         model.event_shape,
         config.seed,
         reference=reference,
@@ -138,16 +140,26 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         corrector=_corrector(config, model),
         solver=solver.kind,
         linear=solver.linear,
-        start=solver.start,
+        start="auto" if own_start else cast(Start, solver.start),
         tol=None if solver.fixed_depth else solver.tol,
         sweeps=solver.sweeps,
         window=solver.window,
         pipelined=solver.pipelined,
         in_flight=config.compute.in_flight,
+        operator=plugins.load("solver.start", solver.start)(model, chain) if own_start else None,
         model_batch=config.compute.model_batch,
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
+
+
+def _chain_and_score(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> tuple[Chain, Score]:
+    """The integrator's chain with the network's score, or a generator of one call as a chain of one step."""
+    name = config.chain.generator
+    if name is not None:
+        return integrators.one_step(model.process, float(grid.t[0])), plugins.load("chain.generator", name)(model)
+    chain = make_chain(config, model, grid, reference)
+    return chain, integrators.score_of(config.chain.integrator, model.score, model.process, grid, model.reference)
 
 
 def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:

@@ -26,6 +26,7 @@ from .solvers.sequential import run_steps
 from .solvers.stopping import BlockSolution, Picard, Status, unsolved
 
 Projection = Callable[[Tensor], Tensor]
+Start = Literal["auto", "constant", "reference"]
 BlockHook = Callable[[Block, BlockSolution], None]
 
 
@@ -64,7 +65,7 @@ def solve(
     sweeps: int | None = None,
     reference: GaussianReference | None = None,
     linear: Linear = "auto",
-    start: Literal["auto", "constant", "reference"] = "auto",
+    start: Start = "auto",
     solver: Literal["picard", "sequential"] = "picard",
     window: int | None = None,
     pipelined: bool = False,
