@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ..build import make_sampler
 from ..catalogue import find
 from ..config import RunConfig
+from ..data.reading import open_fields
 from ..models.card import Model
 from ..records import ConfigError
 from .comparison import load_fields
@@ -84,11 +84,12 @@ def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", agai
 def read_states(path: str | Path, model: Model) -> Tensor:
     """Fields of a file on the model's grid, in physical units, as states [n, *event]; ValueError naming the file."""
     try:
-        with xr.open_dataset(path) as real:
+        with open_fields(Path(path)) as real:
             return model.encode({one.name: load_fields(real, one) for one in model.layout.variables})
     except (ValueError, OSError, KeyError) as error:
+        cause = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path}: cannot be compared with the samples: {error}; give the model's variables on its grid"
+            f"{path}: cannot be compared with the samples ({cause}); give the model's variables on its grid"
         ) from None
 
 
