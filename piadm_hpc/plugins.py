@@ -28,4 +28,5 @@ def load(key: str, name: str) -> Callable[..., Any]:
         own = [one for one in vars(module) if callable(vars(module)[one])]
         near = difflib.get_close_matches(what, own, 1)
         raise ConfigError(f"{key} = {name!r}: {where} has no callable {what}" + (f"; did you mean {near[0]}?" if near else ""))
-    return found
+    made: Callable[..., Any] = found
+    return made
