@@ -134,27 +134,31 @@ def cell(pair: tuple[float, float]) -> str:
     return f"{spectrum:.2g}" if math.isnan(distance) else f"{distance:.2g} / {spectrum:.2g}"
 
 
-def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float, float]]], random: dict[str, bool]) -> None:
-    """Distance of deterministic methods and spectrum of random ones against calls; the best of each are named."""
+def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float, float]]], choices: Sequence[Choice]) -> None:
+    """Distance of deterministic methods and spectrum of random ones against calls; the best of each are named, best last first.
+
+    Methods of phase space are dashed, so that no two lines look alike.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     plot, axes = pyplot.subplots(1, 2, figsize=(11, 5), sharex=True)
-    for side, (axis, title) in enumerate(
-        zip(axes, ("distance to the exact flow", "error of the spectrum (random methods)"), strict=True)
-    ):
-        own = {k: [pair[side] for pair in v] for k, v in rows.items() if random[k] == bool(side)}
-        named = sorted(own, key=lambda k: min(v if math.isfinite(v) else 1e9 for v in own[k][-3:]))[:9]
+    titles = ("methods without noise: distance to the exact flow", "random methods: error of the spectrum")
+    units = ("standard deviations of the data", "log of the variance, root mean square over scales")
+    for side, (axis, title, unit) in enumerate(zip(axes, titles, units, strict=True)):
+        own = {c.label: [pair[side] for pair in rows[c.label]] for c in choices if c.random == bool(side)}
+        styles = {c.label: "--" if catalogue.find(c.name).space == "phase" else "-" for c in choices}
+        last = {label: min(v if math.isfinite(v) else 1e9 for v in values[-3:]) for label, values in own.items()}
+        named = sorted(own, key=lambda label: last[label])[:9]
         named += [k for k in ("ddim", "heun", "dpmpp-2m", "ddpm") if k in own and k not in named]
-        for label, values in own.items():
-            shown = label in named
-            finite = [v if math.isfinite(v) and v < 10 else math.nan for v in values]
-            axis.loglog(
-                budgets, finite, label=label if shown else None, color=None if shown else "0.85", zorder=2 if shown else 1
-            )
-        axis.set(title=title, xlabel="network calls", xticks=budgets, xticklabels=budgets)
+        colours = {label: f"C{index % 10}" for index, label in enumerate(named)}
+        for label in sorted(own, key=lambda label: -last[label]):
+            finite = [v if math.isfinite(v) and v < 10 else math.nan for v in own[label]]
+            shown = {"label": label, "color": colours[label], "marker": "o", "zorder": 2} if label in named else {"color": "0.85"}
+            axis.loglog(budgets, finite, styles[label], markersize=3, **shown)
+        axis.set(title=title, xlabel="network calls", ylabel=unit, xticks=budgets, xticklabels=budgets)
         axis.legend(fontsize=7)
     plot.tight_layout()
     plot.savefig(path)
@@ -183,7 +187,7 @@ def main() -> int:
         lines = [[c.label, str(grids[c.label]["kind"]), *map(cell, rows[c.label])] for c in choices if c.random == wanted]
         report.add(kind, ["method", "grid", *map(str, budgets)], lines)
     if options.figure:
-        figure(Path(options.figure), budgets, rows, {c.label: c.random for c in choices})
+        figure(Path(options.figure), budgets, rows, choices)
     middle = budgets[len(budgets) // 2]
     winner = min((pairs[len(budgets) // 2][0] for c, pairs in rows.items() if not math.isnan(pairs[len(budgets) // 2][0])))
     report.aims.append(at_most(f"distance of the best method at {middle} calls, in deviations", winner, 5.0 if quick else 0.1))
