@@ -119,7 +119,7 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 def _rivals(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Rivals:
     """Measure on the first `count` samples of the run; their stored fields, as states, are the run's own result."""
     if isinstance(model.process, PSLD):
-        raise ValueError(f"--rivals: DPM-Solver++ moves the position alone, and {model.name} was trained on momentum too")
+        raise ValueError(f"--rivals: DPM-Solver++ moves the position alone, and model {model.name!r} was trained on momentum too")
     dim = str(dataset.attrs["sample_dim"])
     first = dataset.isel({dim: slice(0, count)})
     variables = model.layout.variables
