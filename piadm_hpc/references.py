@@ -29,7 +29,8 @@ def probe_model(
     model = load_model(folder, device)
     if isinstance(model.process, PSLD):
         raise ValueError(
-            f"model {model.name!r} was trained on position and momentum, and probes move the position alone; its sweeps use the Gaussian"
+            f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
+            "its sweeps use the Gaussian"
         )
     pilot = make_sampler(RunConfig(model=str(folder), samples=samples, seed=seed), model, device).draw(range(samples)).x
     # pilot samples carry the noise of early stopping, as the states of any run do
