@@ -1,7 +1,8 @@
-"""Error against network calls of every integrator on the shipped climate model: which one for how many calls.
+"""Error against network calls of every integrator on a trained model: which one for how many calls.
 
     python benchmarks/choices.py                          all methods, 5 to 100 calls, 8 samples (15 minutes, one core)
     python benchmarks/choices.py --figure docs/calls.svg  and the figure
+    python benchmarks/choices.py --model FOLDER           another model than the shipped climate model
 
 Deterministic methods: root mean square distance, in standard deviations of the data, to the converged probability flow from
 the same draw (of data space, or of phase space). All methods: error of the spectrum, the root mean square of log(variance /
@@ -31,7 +32,6 @@ from piadm_hpc.models.card import Model
 from piadm_hpc.records import ConfigError
 
 GRIDS = ({"kind": "log-snr"}, {"kind": "karras"}, {"kind": "power", "exponent": 2.0})
-MODEL = "ccsm-temperature"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def draw(model: Model, choice: Choice, calls: int, grid: dict[str, Any], samples
     per_step = catalogue.find(choice.name).calls
     used = max(1, calls // per_step) * per_step
     config = RunConfig(
-        model=MODEL,
+        model=model.name,
         chain={"integrator": choice.name, **choice.options},
         grid={"calls": used, **grid},
         solver={"kind": "sequential"},
@@ -167,10 +167,11 @@ def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float,
 def main() -> int:
     made = parser(__doc__ or "")
     made.add_argument("--figure", metavar="FILE", help="draw error against calls into this file")
+    made.add_argument("--model", default="ccsm-temperature", help="name of a shipped model, or a model folder")
     made.add_argument("--samples", type=int, default=8)
     options = made.parse_args()
     torch.set_num_threads(1)
-    model, quick = piadm_hpc.load_model(MODEL), options.quick
+    model, quick = piadm_hpc.load_model(options.model), options.quick
     budgets = (4,) if quick else (5, 10, 20, 50, 100)
     choices = [c for c in CHOICES if not quick or c.name in ("ddim", "dpmpp-2m", "heun", "gddim-ab2", "sscs")]
     pilot = converged(model, (100,) if quick else (100, 101), 8 if quick else 200)
