@@ -200,3 +200,8 @@ def test_what_such_a_model_cannot_do_is_said(folder: Path):
     assert "gaussian moves the position alone" in message and "gddim-ab2 or rbaoab" in message
     arguments = ("--set", "chain.integrator=rse", "--set", "phase.gamma=0.2")
     assert "was trained in a phase space of its own" in one_line(call("sample", path, *arguments), 2)
+
+
+def test_a_phase_space_belongs_to_its_process(tmp_path: Path):
+    with pytest.raises(ValueError, match="the section phase belongs to noise.process = 'psld', not 'vp'; leave one out"):
+        make_config(tmp_path / "model", noise={"process": "vp"}, phase={"gamma": 0.3})
