@@ -20,6 +20,7 @@ import torch
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
+from .chain import Chain
 from .grid import TimeGrid
 from .process import Process
 from .reference import GaussianReference
@@ -107,6 +108,9 @@ class Collocation:
         inside = part[0] + (part[1] - part[0]) * (x + 1) / 2
         there = chebyshev.chebvander(2 * (inside - low) / (high - low) - 1, self.points - 1)
         return torch.from_numpy(there @ np.linalg.inv(chebyshev.chebvander(x, self.points - 1)))
+
+
+Scheme = Chain | Collocation  # what a sampler solves: steps, or points of the flow
 
 
 @dataclass(frozen=True)

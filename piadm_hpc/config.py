@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from .catalogue import INTEGRATORS, Integrator, find
+from .plugins import PluginName
 from .records import ConfigError, Record, build
 
 Auto = Literal["auto"]
@@ -18,10 +19,12 @@ class ChainConfig(Record):
     `churn` (piadm, gaussian, euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE, `eta` the same
     for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales the position's noise and `cond` the time of the
     score of splittings; an integrator that does not read one of these three refuses it. "auto" is the Gaussian-aware
-    exponential integrator for the SDE, and collocation for the ODE (churn 0).
+    exponential integrator for the SDE, and collocation for the ODE (churn 0). `generator` names a network distilled into
+    one call, "package.module:callable", that takes the integrator's place: callable(model) gives G(x, t).
     """
 
     integrator: str = "auto"
+    generator: PluginName | None = None
     churn: float = Field(1.0, ge=0, le=1)
     eta: float = Field(0.0, ge=0, le=1)
     large_variance: bool = False
@@ -43,6 +46,8 @@ class ChainConfig(Record):
             raise ValueError("; ".join(f"{self.method.name} does not read {key}; {readers[key]} do" for key in changed))
         if self.lam == "best" and self.integrator != "lambda-ddim":
             raise ValueError("lam = 'best' is the closed form of lambda-ddim; give a number")
+        if self.generator is not None and self.integrator != type(self).model_fields["integrator"].default:
+            raise ValueError(f"generator makes a sample in one call, {self.integrator} in many; leave one of the two out")
         return self
 
     @property
@@ -104,12 +109,13 @@ class SolverConfig(Record):
     Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
     (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file
     from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
-    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other.
+    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other. `start`
+    may name an operator of one's own that foretells the path, "package.module:callable": callable(model, chain) gives it.
     """
 
     kind: Literal["picard", "sequential"] = "picard"
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
-    start: Literal["auto", "constant", "reference"] = "auto"
+    start: Literal["auto", "constant", "reference"] | PluginName = "auto"
     tol: float = Field(1e-2, gt=0)
     sweeps: int | None = Field(None, ge=1)
     fixed_depth: bool = False
@@ -201,10 +207,14 @@ class RunConfig(Record):
         mistakes = []
         per_step, calls = self.chain.method.calls, self.grid.calls
         name = self.chain.method.name
-        if name == "collocation":
+        if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
         if self.corrector.enabled and self.chain.method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
+        if self.chain.generator is not None and (calls or 1) != 1:
+            mistakes.append(f"grid.calls = {calls}: a generator makes one call; leave calls out")
+        if self.chain.generator is not None and self.corrector.enabled:
+            mistakes.append("corrector.enabled: a generator makes clean samples, there is nothing to correct")
         if calls is not None and calls % per_step:
             least = max(per_step, calls - calls % per_step)
             fits = dict.fromkeys((least, calls - calls % per_step + per_step))

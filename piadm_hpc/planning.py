@@ -151,7 +151,8 @@ def _pilot_sweeps(sampler: Sampler, sample: int) -> int:
 
 def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
     """Seconds per row of one network call, and the bytes it needed at its peak beyond what was there."""
-    x = torch.randn(rows, *sampler.event_shape, dtype=sampler.dtype)
+    fields = () if sampler.chain.reads == 1 else (sampler.chain.reads,)
+    x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
     with torch.no_grad():
         sampler.score(x[:1], t[:1])

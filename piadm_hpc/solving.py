@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .chain import Chain
-from .collocation import Collocation
+from .collocation import Collocation, Scheme
 from .comm import Communicator, SerialCommunicator
 from .grid import Block
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
@@ -28,6 +28,7 @@ from .solvers.sequential import run_steps
 from .solvers.stopping import BlockSolution, Picard, Status, unsolved
 
 Projection = Callable[[Tensor], Tensor]
+Start = Literal["auto", "constant", "reference"]
 BlockHook = Callable[[Block, BlockSolution], None]
 
 
@@ -57,7 +58,7 @@ class Solution:
 
 @torch.no_grad()
 def solve(
-    chain: Chain | Collocation,
+    chain: Scheme,
     score: Score,
     x0: Tensor,
     *,
@@ -66,7 +67,7 @@ def solve(
     sweeps: int | None = None,
     reference: GaussianReference | None = None,
     linear: Linear = "auto",
-    start: Literal["auto", "constant", "reference"] = "auto",
+    start: Start = "auto",
     solver: Literal["picard", "sequential"] = "picard",
     window: int | None = None,
     pipelined: bool = False,

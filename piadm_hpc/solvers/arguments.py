@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..chain import Chain
-from ..collocation import Collocation
+from ..collocation import Collocation, Scheme
 from ..comm import Communicator
 from ..reference import GaussianReference
 from .stopping import Picard
@@ -20,7 +20,7 @@ Corrector = Callable[[float], Chain]
 
 
 def check_arguments(
-    chain: Chain | Collocation,
+    chain: Scheme,
     x0: Tensor,
     names: list[int],
     reference: GaussianReference | None,
@@ -75,7 +75,7 @@ def check_arguments(
 
 
 def check_moving(
-    chain: Chain | Collocation,
+    chain: Scheme,
     window: int | None,
     pipelined: bool,
     in_flight: int | None,
