@@ -32,6 +32,14 @@ class NetworkConfig(_Record):
         return multipliers
 
 
+class ConformerNetworkConfig(_Record):
+    """Shape of the perceptron over pairs of atoms: features, residual blocks, features of the noise level."""
+
+    width: int = Field(default=512, ge=8)
+    depth: int = Field(default=6, ge=1)
+    embedding: int = Field(default=128, ge=4)
+
+
 class ReferenceConfig(_Record):
     """The Gaussian reference: which basis, and its sizes.
 
@@ -48,7 +56,11 @@ class ReferenceConfig(_Record):
 
 
 class OptimiserConfig(_Record):
-    """AdamW with warm-up and a cosine, an exponential moving average, and stopping when validation stops improving."""
+    """AdamW with warm-up and a cosine, an exponential moving average, and stopping when validation stops improving.
+
+    `precision` is that of the network's matrix products while it trains: bfloat16 is several times as fast where the
+    processor multiplies it in hardware.
+    """
 
     steps: int = Field(default=10_000, ge=1)
     batch: int = Field(default=16, ge=1)
@@ -59,6 +71,7 @@ class OptimiserConfig(_Record):
     ema: float = Field(default=0.999, ge=0, lt=1)
     validate_every: int = Field(default=500, ge=1)
     patience: int = Field(default=8, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
     max_minutes: float = Field(default=float("inf"), gt=0)
 
 

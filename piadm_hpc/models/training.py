@@ -110,7 +110,8 @@ def fit_network(
     if network is None:
         raise ValueError("fit_network needs a denoiser with a network")
     options = config.optimiser
-    optimiser = torch.optim.AdamW(network.parameters(), lr=options.rate, weight_decay=options.weight_decay, betas=(0.9, 0.99))
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=options.rate, weight_decay=options.weight_decay, betas=(0.9, 0.99))
     state = TrainingState.start(network, optimiser)
     identity = _identity(config)
     if load_checkpoint(checkpoints, state, identity):
@@ -138,7 +139,8 @@ def _step(state: TrainingState, objective: Objective, states: Tensor, config: Tr
     for group in state.optimiser.param_groups:
         group["lr"] = options.rate * _schedule(state.step, options)
     network.train()
-    loss: Tensor = objective(states, options.batch, generator)
+    with torch.autocast(states.device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        loss: Tensor = objective(states, options.batch, generator)
     if not bool(torch.isfinite(loss)):
         raise ValueError(f"the loss is {loss.item()} at step {state.step}; lower optimiser.rate or look for outliers in the data")
     state.optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,220 @@
+"""Reference dynamics of alanine dipeptide: OpenMM, Amber ff14SB with implicit solvent (GBn2), 300 K, from ten typed-in atoms.
+
+    python dynamics.py bias --folder run                            # minutes: a bias over (phi, psi) by well-tempered metadynamics
+    python dynamics.py run --folder run --walkers 4 --segments 20 --processes 2   # resumable: lists the segments that are missing
+    python dynamics.py join --folder run --out trajectory.h5        # one conformer file, with a weight per frame
+
+The rare basin (phi > 0) is left and entered on a scale of tens of nanoseconds. A fixed bias, kept from the metadynamics and
+never changed again, flattens the surface of the two torsions; a frame then carries the weight exp(+bias/kT) and the weighted
+frames follow the unbiased ensemble exactly, whatever the bias is. Bonds to hydrogen are flexible: their atoms are made heavy
+(4 u, which changes no equilibrium average of positions), so that 3 fs resolve them and the density has no delta functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openmm as mm
+from openmm import app, unit
+
+TEMPERATURE = 300.0  # K
+KT = 8.31446261815324e-3 * TEMPERATURE  # kJ/mol
+STEP = 0.003  # ps; the fastest motion, C=O stretching, takes 20 fs
+FRICTION = 1.0  # 1/ps
+HYDROGEN_MASS = 4.0  # u
+GRID = 60  # points of the bias per torsion
+FRACTION = 0.5  # of the free energy that the fixed bias takes away
+CEILING = 60.0  # kJ/mol: free energies above this are not followed
+FRAME = 1.0  # ps between frames
+SEGMENT = 1000  # frames in a file
+SETTLE = 50.0  # ps before the first frame of a walker
+
+# heavy atoms in angstrom, of the L form: (N - CA) . ((C - CA) x (CB - CA)) is positive
+ATOMS = (
+    ("ACE", (("CH3", "C", (2.000, 2.090, 0.000)), ("C", "C", (3.427, 2.641, 0.000)), ("O", "O", (4.391, 1.877, 0.000)))),
+    (
+        "ALA",
+        (
+            ("N", "N", (3.555, 3.970, 0.000)),
+            ("CA", "C", (4.853, 4.614, 0.000)),
+            ("C", "C", (5.661, 4.221, -1.232)),
+            ("O", "O", (5.123, 3.521, -2.096)),
+            ("CB", "C", (5.661, 4.221, 1.232)),
+        ),
+    ),
+    ("NME", (("N", "N", (6.913, 4.656, -1.302)), ("C", "C", (7.760, 4.318, -2.430)))),
+)
+BONDS = ((0, 1), (1, 2), (1, 3), (3, 4), (4, 5), (5, 6), (4, 7), (5, 8), (8, 9))
+PHI, PSI = (("C", 0), ("N", 1), ("CA", 1), ("C", 1)), (("N", 1), ("CA", 1), ("C", 1), ("N", 2))
+
+
+@dataclass(frozen=True)
+class Molecule:
+    """Topology and start of the simulation, with the four atoms of each of the two torsions."""
+
+    topology: app.Topology
+    positions: np.ndarray  # nm
+    force_field: app.ForceField
+    torsions: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def molecule() -> Molecule:
+    """Alanine dipeptide, ACE-ALA-NME, 22 atoms: hydrogens are added to the typed heavy atoms."""
+    topology = app.Topology()
+    chain = topology.addChain()
+    atoms = []
+    for number, (name, members) in enumerate(ATOMS):
+        residue = topology.addResidue(name, chain, str(number + 1))
+        atoms += [topology.addAtom(atom, app.Element.getBySymbol(element), residue) for atom, element, _ in members]
+    for first, second in BONDS:
+        topology.addBond(atoms[first], atoms[second])
+    typed = [position for _, members in ATOMS for *_, position in members]
+    force_field = app.ForceField("amber14-all.xml", "implicit/gbn2.xml")
+    modeller = app.Modeller(topology, np.array(typed) * unit.angstrom)
+    modeller.addHydrogens(force_field)
+    index = {(atom.name, atom.residue.index): atom.index for atom in modeller.topology.atoms()}
+    torsions = (tuple(index[key] for key in PHI), tuple(index[key] for key in PSI))
+    positions = np.array(modeller.positions.value_in_unit(unit.nanometer))
+    return Molecule(modeller.topology, positions, force_field, torsions)
+
+
+def system_of(made: Molecule) -> mm.System:
+    """The unbiased system: no cutoff, no constraints, heavy hydrogens."""
+    return made.force_field.createSystem(
+        made.topology, nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False, hydrogenMass=HYDROGEN_MASS * unit.amu
+    )
+
+
+def simulation_of(made: Molecule, system: mm.System, seed: int) -> app.Simulation:
+    """A simulation on one thread, minimised, with velocities at the temperature."""
+    integrator = mm.LangevinMiddleIntegrator(TEMPERATURE * unit.kelvin, FRICTION / unit.picosecond, STEP * unit.picoseconds)
+    integrator.setRandomNumberSeed(seed)
+    simulation = app.Simulation(made.topology, system, integrator, mm.Platform.getPlatformByName("CPU"), {"Threads": "1"})
+    simulation.context.setPositions(made.positions)
+    simulation.minimizeEnergy()
+    simulation.context.setVelocitiesToTemperature(TEMPERATURE * unit.kelvin, seed)
+    return simulation
+
+
+def torsion(positions: np.ndarray, four: tuple[int, ...]) -> np.ndarray:
+    """Torsion angles of frames [frame, atom, 3] in radians."""
+    a, b, c = (positions[:, four[k + 1]] - positions[:, four[k]] for k in range(3))
+    first, second = np.cross(a, b), np.cross(b, c)
+    along = np.linalg.norm(b, axis=-1) * (a * second).sum(-1)
+    return np.arctan2(along, (first * second).sum(-1))
+
+
+def find_bias(folder: Path, nanoseconds: float) -> None:
+    """Well-tempered metadynamics over (phi, psi); keeps the free energy on its grid."""
+    made = molecule()
+    system = system_of(made)
+    variables = []
+    for four in made.torsions:
+        angle = mm.CustomTorsionForce("theta")
+        angle.addTorsion(*four)
+        variables.append(app.BiasVariable(angle, -np.pi, np.pi, 0.35, True, GRID + 1))
+    meta = app.Metadynamics(system, variables, TEMPERATURE * unit.kelvin, 10.0, 1.0 * unit.kilojoule_per_mole, 250)
+    simulation = simulation_of(made, system, 1)
+    begun, chunk = time.time(), 50000
+    for done in range(0, int(nanoseconds * 1000 / STEP), chunk):
+        meta.step(simulation, chunk)
+        print(f"bias: {(done + chunk) * STEP / 1000:.2f} of {nanoseconds} ns, {time.time() - begun:.0f} s", flush=True)
+    energy = np.asarray(meta.getFreeEnergy().value_in_unit(unit.kilojoule_per_mole))
+    keep(folder / "bias.npy", energy - energy.min())  # [psi, phi], from -pi to pi with both ends
+
+
+def bias_of(folder: Path) -> np.ndarray:
+    """The fixed bias in kJ/mol on the grid of a torsion map, [phi, psi], angles from 0."""
+    energy = np.load(folder / "bias.npy")[:-1, :-1]  # both ends are the same angle
+    return np.roll(-FRACTION * np.minimum(energy, CEILING), (GRID // 2, GRID // 2), (0, 1)).T
+
+
+def biased(made: Molecule, bias: np.ndarray) -> tuple[mm.System, int]:
+    """The system with the fixed bias as a torsion map in a force group of its own, and that group."""
+    system = system_of(made)
+    for force in system.getForces():
+        force.setForceGroup(0)
+    fixed = mm.CMAPTorsionForce()
+    fixed.addMap(GRID, bias.T.ravel())  # phi runs fastest
+    fixed.addTorsion(0, *made.torsions[0], *made.torsions[1])
+    fixed.setForceGroup(1)
+    system.addForce(fixed)
+    return system, 1
+
+
+def run_walker(folder: Path, walker: int, segments: int, seed: int) -> None:
+    """The missing segments of one walker; each begins where the last one ended."""
+    made = molecule()
+    system, group = biased(made, bias_of(folder))
+    first = next(k for k in range(segments + 1) if k == segments or not segment(folder, walker, k).exists())
+    if first == segments:
+        return
+    simulation = simulation_of(made, system, seed * 1000003 + walker * 1009 + first)
+    context = simulation.context
+    if first:
+        with np.load(segment(folder, walker, first - 1)) as last:
+            context.setPositions(last["end_positions"])
+            context.setVelocities(last["end_velocities"])
+    else:
+        simulation.step(round((1 + walker) * SETTLE / STEP))
+    for number in range(first, segments):
+        begun = time.time()
+        frames, energies, biases = np.empty((SEGMENT, system.getNumParticles(), 3), np.float32), np.empty(SEGMENT), np.empty(SEGMENT)
+        for k in range(SEGMENT):
+            simulation.step(round(FRAME / STEP))
+            frames[k] = context.getState(getPositions=True).getPositions(asNumpy=True)
+            energies[k] = value(context.getState(getEnergy=True, groups={0}))
+            biases[k] = value(context.getState(getEnergy=True, groups={group}))
+        state = context.getState(getPositions=True, getVelocities=True)
+        end = {"end_positions": state.getPositions(asNumpy=True)._value, "end_velocities": state.getVelocities(asNumpy=True)._value}
+        keep(segment(folder, walker, number), coordinates=frames, energy=energies, bias=biases, **end)
+        print(f"walker {walker}: segment {number + 1} of {segments}, {time.time() - begun:.0f} s", flush=True)
+
+
+def value(state: mm.State) -> float:
+    """Potential energy in kJ/mol."""
+    return float(state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole))
+
+
+def segment(folder: Path, walker: int, number: int) -> Path:
+    """The file of one segment of one walker."""
+    return folder / f"walker_{walker:02d}_{number:04d}.npz"
+
+
+def keep(path: Path, array: np.ndarray | None = None, **arrays: np.ndarray) -> None:
+    """Write under another name and rename: a file that exists is whole."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, array) if array is not None else np.savez(file, **arrays)
+    os.replace(partial, path)
+
+
+def run(folder: Path, walkers: list[int], segments: int, seed: int, processes: int) -> None:
+    """All walkers, several at a time, segment by segment: whatever is there when it stops is spread over all of them."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for upto in range(1, segments + 1):
+            pool.starmap(run_walker, [(folder, walker, upto, seed) for walker in walkers], chunksize=1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["bias", "run"])
+    parser.add_argument("--folder", type=Path, default=Path("dynamics"))
+    parser.add_argument("--nanoseconds", type=float, default=4.0, help="of metadynamics")
+    parser.add_argument("--walkers", type=int, default=4)
+    parser.add_argument("--segments", type=int, default=20, help="of 1 ns per walker")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    if given.what == "bias":
+        find_bias(given.folder, given.nanoseconds)
+    else:
+        run(given.folder, list(range(given.walkers)), given.segments, given.seed, given.processes)
