@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import grid as grids
 from . import integrators
+from .bases import orthogonal
 from .chain import Chain
 from .config import RunConfig
 from .grid import TimeGrid
@@ -125,7 +126,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         config.seed,
         reference=reference,
         law=model.reference,
-        project=mask_projection(model.mask, model.event_shape, device),
+        project=_projection(model, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
         linear=solver.linear,
@@ -153,6 +154,14 @@ def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:
                 f"{on_time} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
                 f"give --time-ranks {steps} or less, {advice}"
             )
+
+
+def _projection(model: Model, device: str) -> Projection | None:
+    """To the subspace that all states of a model lie in: no rigid motions for molecules, nothing where there are no data."""
+    if model.constraint is None:
+        return mask_projection(model.mask, model.event_shape, device)
+    directions = model.constraint.to(device)
+    return lambda states: orthogonal(states, directions)
 
 
 def mask_projection(mask: Tensor | None, event_shape: tuple[int, ...], device: str) -> Projection | None:

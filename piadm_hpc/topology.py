@@ -1,4 +1,4 @@
-"""Which atoms a molecule has and which of them are bonded; as mdtraj's JSON, as PDB text, and as the quadruples that have a hand."""
+"""The atoms of a molecule and their bonds: as mdtraj's JSON, as PDB text, and as the quadruples of atoms that have a hand."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Reference dynamics of alanine dipeptide: OpenMM, Amber ff14SB with implicit solvent (GBn2), 300 K, from ten typed-in atoms.
 
     python dynamics.py bias --folder run                            # minutes: a bias over (phi, psi) by well-tempered metadynamics
-    python dynamics.py run --folder run --walkers 4 --segments 20 --processes 2   # resumable: lists the segments that are missing
-    python dynamics.py join --folder run --out trajectory.h5        # one conformer file, with a weight per frame
+    python dynamics.py run --folder run --walkers 8 --segments 15 --processes 2   # resumable: makes what is missing
+    python dynamics.py join --folder run                 # conformer files run/walker_00.h5 ... with log-weights
 
 The rare basin (phi > 0) is left and entered on a scale of tens of nanoseconds. A fixed bias, kept from the metadynamics and
 never changed again, flattens the surface of the two torsions; a frame then carries the weight exp(+bias/kT) and the weighted
@@ -13,7 +13,6 @@ frames follow the unbiased ensemble exactly, whatever the bias is. Bonds to hydr
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
@@ -23,6 +22,10 @@ from pathlib import Path
 import numpy as np
 import openmm as mm
 from openmm import app, unit
+
+from piadm_hpc.layout import conformer_layout
+from piadm_hpc.store.shard import write_samples
+from piadm_hpc.topology import Atom, Topology
 
 TEMPERATURE = 300.0  # K
 KT = 8.31446261815324e-3 * TEMPERATURE  # kJ/mol
@@ -166,14 +169,21 @@ def run_walker(folder: Path, walker: int, segments: int, seed: int) -> None:
         simulation.step(round((1 + walker) * SETTLE / STEP))
     for number in range(first, segments):
         begun = time.time()
-        frames, energies, biases = np.empty((SEGMENT, system.getNumParticles(), 3), np.float32), np.empty(SEGMENT), np.empty(SEGMENT)
+        frames, energies, biases = (
+            np.empty((SEGMENT, system.getNumParticles(), 3), np.float32),
+            np.empty(SEGMENT),
+            np.empty(SEGMENT),
+        )
         for k in range(SEGMENT):
             simulation.step(round(FRAME / STEP))
             frames[k] = context.getState(getPositions=True).getPositions(asNumpy=True)
             energies[k] = value(context.getState(getEnergy=True, groups={0}))
             biases[k] = value(context.getState(getEnergy=True, groups={group}))
         state = context.getState(getPositions=True, getVelocities=True)
-        end = {"end_positions": state.getPositions(asNumpy=True)._value, "end_velocities": state.getVelocities(asNumpy=True)._value}
+        end = {
+            "end_positions": state.getPositions(asNumpy=True)._value,
+            "end_velocities": state.getVelocities(asNumpy=True)._value,
+        }
         keep(segment(folder, walker, number), coordinates=frames, energy=energies, bias=biases, **end)
         print(f"walker {walker}: segment {number + 1} of {segments}, {time.time() - begun:.0f} s", flush=True)
 
@@ -203,9 +213,43 @@ def run(folder: Path, walkers: list[int], segments: int, seed: int, processes: i
             pool.starmap(run_walker, [(folder, walker, upto, seed) for walker in walkers], chunksize=1)
 
 
+def described(topology: app.Topology) -> Topology:
+    """OpenMM's topology in this package's words."""
+    atoms = tuple(Atom(a.name, a.element.symbol, a.residue.name, a.residue.index + 1) for a in topology.atoms())
+    pairs = [sorted((first.index, second.index)) for first, second in topology.bonds()]
+    return Topology(atoms, tuple((low, high) for low, high in sorted(pairs)))
+
+
+def join(folder: Path) -> None:
+    """One conformer file per walker from its segments, and topology.pdb beside them."""
+    made = molecule()
+    topology = described(made.topology)
+    (folder / "topology.pdb").write_text(topology.to_pdb(made.positions), encoding="utf-8")
+    for walker in sorted({path.name[:9] for path in folder.glob("walker_*_*.npz")}):
+        parts = [np.load(path) for path in sorted(folder.glob(f"{walker}_*.npz"))]
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in ("coordinates", "energy", "bias")}
+        centred = arrays["coordinates"] - arrays["coordinates"].mean(1, keepdims=True)
+        write_samples(
+            folder / f"{walker}.h5",
+            layout=conformer_layout(topology),
+            ids=tuple(range(len(centred))),
+            fields={"coordinates": centred},
+            per_sample={
+                "log_weight": (arrays["bias"] / KT).astype(np.float32),
+                "potential_energy": arrays["energy"].astype(np.float32),
+            },
+            attributes={
+                "title": "Alanine dipeptide, Amber ff14SB with GBn2, 300 K, under a fixed bias over (phi, psi)",
+                "source": f"OpenMM {mm.version.version}, frames {FRAME:g} ps apart",
+            },
+            compression="zlib",
+        )
+        print(f"{walker}.h5: {len(centred)} frames", flush=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["bias", "run"])
+    parser.add_argument("what", choices=["bias", "run", "join"])
     parser.add_argument("--folder", type=Path, default=Path("dynamics"))
     parser.add_argument("--nanoseconds", type=float, default=4.0, help="of metadynamics")
     parser.add_argument("--walkers", type=int, default=4)
@@ -216,5 +260,7 @@ if __name__ == "__main__":
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.what == "bias":
         find_bias(given.folder, given.nanoseconds)
+    elif given.what == "join":
+        join(given.folder)
     else:
         run(given.folder, list(range(given.walkers)), given.segments, given.seed, given.processes)

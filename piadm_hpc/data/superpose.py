@@ -24,7 +24,7 @@ def superposed(positions: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def mean_structure(positions: np.ndarray, *, most: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """The centred structure [atoms, 3] that is the mean of all conformers superposed on it, along its own axes, and those conformers.
+    """The structure [atoms, 3] that is the mean of all conformers superposed on it, along its own axes, and those conformers.
 
     Iterated from the first conformer until it moves by less than 1e-9 of its size.
     """
@@ -41,7 +41,7 @@ def mean_structure(positions: np.ndarray, *, most: int = 50) -> tuple[np.ndarray
 
 
 def rigid_motions(centre: np.ndarray, *, turns: bool) -> np.ndarray:
-    """Orthonormal directions [3 atoms, 3 or 6] in which superposed conformers do not differ: shifts, and with `turns` rotations."""
+    """Orthonormal directions [3 atoms, 3 or 6] in which superposed conformers are alike: shifts, and with `turns` rotations."""
     atoms = len(centre)
     shifts = [np.tile(axis, (atoms, 1)) for axis in np.eye(3)]
     rotations = [np.cross(axis, centred(centre)) for axis in np.eye(3)] if turns else []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..data.normalise import Normalisation
-from ..layout import Coordinate, Layout, Variable
+from ..data.superpose import rigid_motions
+from ..layout import Coordinate, Layout, Variable, conformer_layout
 from ..process import Process, by_name
 from ..reference import GaussianReference
 from ..store.reference_file import read_arrays, write_arrays
+from ..topology import Topology
 from .base import ScoreModel
+from .config import ConformerNetworkConfig, NetworkConfig
+from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .network import GridUNet, latitudes_from
 from .packing import pack_reference, unpack_reference
 from .probing import load_response
-from .record import Card, VariableCard, read_card, write_card
+from .record import Card, MoleculeCard, VariableCard, read_card, write_card
 
 CARD, REFERENCE, WEIGHTS, STATISTICS = "card.toml", "reference.h5", "weights.safetensors", "statistics.h5"
+TOPOLOGY, HELD_OUT = "topology.json", "held_out.h5"  # of models of conformers
 RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
 
 
@@ -39,7 +44,8 @@ class Model:
     """A trained model, ready to sample from.
 
     `score` takes states [rows, *event] and the process's own times [rows]; `reference` is in float64; `mask` [d] (or
-    None) is true where there are data; `card` is the card as a dictionary; `sha256` identifies all its numbers.
+    None) is true where there are data; no state has a component along `constraint`
+    [d, k] (or None); `card` is the card as a dictionary; `sha256` identifies all its numbers.
     """
 
     name: str
@@ -49,6 +55,7 @@ class Model:
     event_shape: tuple[int, ...]
     reference: GaussianReference
     mask: Tensor | None
+    constraint: Tensor | None
     layout: Layout
     normalisation: Normalisation
     horizon: float
@@ -74,10 +81,12 @@ def save_model(
     network: nn.Module | None = None,
     extra: Mapping[str, Coordinate] | None = None,
     statistics: Mapping[str, Coordinate] | None = None,
+    more: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a model folder whole, replacing an older one; returns it. The card's checksums are filled in here.
 
-    `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own.
+    `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own; `more` puts further
+    files into the folder it is given.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -90,6 +99,8 @@ def save_model(
     if network is not None:
         weights = {k: p.detach().cpu().to(torch.float32).contiguous() for k, p in network.named_parameters()}
         save_file(weights, partial / WEIGHTS)
+    if more is not None:
+        more(partial)
     for path in partial.iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner may read
     sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
@@ -111,10 +122,14 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
-    network = _network(path / WEIGHTS, card, coordinates).to(device) if card.network is not None else None
+    topology = None if card.molecule is None else Topology.from_json((path / TOPOLOGY).read_text(encoding="utf-8"))
+    network = None
+    if card.network is not None:
+        network = _weighted(path / WEIGHTS, _network(card, coordinates, normalisation, topology)).to(device)
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
-    denoiser = GaussianDenoiser(process, reference, network, mask)
+    constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
+    denoiser = GaussianDenoiser(process, reference, network, mask, constraint)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
         name=card.name,
@@ -124,7 +139,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         event_shape=normalisation.event_shape,
         reference=_with_response(reference, path / RESPONSE),
         mask=None if mask is None else mask.flatten(),
-        layout=Layout(variables, coordinates),
+        constraint=constraint,
+        layout=Layout(variables, coordinates) if topology is None else conformer_layout(topology),
         normalisation=normalisation,
         horizon=card.process.horizon,
         delta=card.process.delta,
@@ -175,7 +191,7 @@ def _shelves() -> list[Path]:
 
 def _verify(path: Path, card: Card) -> None:
     """Files against the checksums of the card, all mistakes at once."""
-    needed = [REFERENCE] + ([WEIGHTS] if card.network is not None else [])
+    needed = [REFERENCE] + [WEIGHTS] * (card.network is not None) + [TOPOLOGY] * (card.molecule is not None)
     mistakes = []
     for name in needed:
         if name not in card.sha256:
@@ -205,13 +221,27 @@ def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dic
     return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], fields["mask"].astype(bool))
 
 
-def _network(path: Path, card: Card, coordinates: Mapping[str, Coordinate]) -> GridUNet:
-    """The network with its weights; ValueError naming those that are missing, of another shape, or not finite."""
-    if card.network is None:
-        raise ValueError(f"{path}: the card describes no network")
+def _network(
+    card: Card, coordinates: Mapping[str, Coordinate], normalisation: Normalisation, topology: Topology | None
+) -> GridUNet | ConformerNetwork:
+    """The card's network, before it has its weights."""
+    if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
+        turned = card.molecule.frame == "superposed"
+        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
+    if not isinstance(card.network, NetworkConfig):
+        raise ValueError(f"{CARD}: a network over pairs of atoms needs a section `molecule`")
     lat, lon = coordinates.values()
     count = len(card.variables)
-    network = GridUNet(2 * count, count, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+    return GridUNet(2 * count, count, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+
+
+def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:
+    """The rigid motions that states of a molecule do not have."""
+    return torch.from_numpy(rigid_motions(normalisation.mean[0], turns=molecule.frame == "superposed"))
+
+
+def _weighted(path: Path, network: nn.Module) -> nn.Module:
+    """The network with its weights; ValueError naming those that are missing, of another shape, or not finite."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:

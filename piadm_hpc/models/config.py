@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..data.gridded import DataConfig
+from ..data.trajectories import TrajectoryConfig
 
 
 class _Record(BaseModel):
@@ -113,6 +114,31 @@ class TrainConfig(_Record):
         if (self.reference.basis == "spherical") != self.data.area_weights:
             raise ValueError("basis 'spherical' and data.area_weights = true go together: set both or neither")
         return self
+
+
+class ConformerTrainConfig(_Record):
+    """Training on conformers of one molecule. `network = "none"` fits the Gaussian alone; `output` is the model folder."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    output: str
+    title: str = ""
+    seed: int = 0
+    data: TrajectoryConfig
+    network: ConformerNetworkConfig | Literal["none"] = ConformerNetworkConfig()
+    noise: NoiseConfig = NoiseConfig(lowest=-8.0, highest=11.0, spread=0.5)
+    optimiser: OptimiserConfig = OptimiserConfig(batch=1024, rate=1e-3, warm_up=200, weight_decay=0.01)
+    held_out_frames: int = Field(default=10_000, ge=0)
+    horizon: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=5e-5, gt=0)
+
+
+def trains_conformers(path: Path) -> bool:
+    """Whether a training configuration is one of conformers: its section `data` names trajectories, not variables."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
+    except (OSError, ValueError):
+        return False  # whoever reads it next says what is wrong
+    return isinstance(data, dict) and ("trajectories" in data or "topology" in data)
 
 
 def load_config(path: Path) -> TrainConfig:

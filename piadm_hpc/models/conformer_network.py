@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..data.normalise import Normalisation
+from ..topology import Topology
 from .config import ConformerNetworkConfig
 from .network import LevelEmbedding
 
@@ -64,11 +66,12 @@ class ConformerNetwork(nn.Module):
         self.level = LevelEmbedding(config.embedding)
         self.entry = nn.Linear(inputs, config.width)
         self.blocks = nn.ModuleList(Mixer(config.width, config.embedding) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
+        self.film = nn.Linear(config.embedding, 2 * config.width)
         self.forces = nn.Linear(config.width, num_pairs)
         self.stiffness = nn.Linear(config.embedding, num_pairs)
         self.moves = nn.Linear(config.width, 3 * atoms) if superposed else None
-        heads = [self.forces, self.stiffness] + ([] if self.moves is None else [self.moves])
+        heads = [self.film, self.forces, self.stiffness] + ([] if self.moves is None else [self.moves])
         for parameter in (p for head in heads for p in head.parameters()):
             nn.init.zeros_(parameter)
 
@@ -91,7 +94,8 @@ class ConformerNetwork(nn.Module):
         h = functional.silu(self.entry(torch.cat(inputs, dim=1)))
         for block in self.blocks:
             h = block(h, level)
-        h = self.norm(h)
+        gain, shift = self.film(level).chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm(h), 1 + gain)
         forces = self.forces(h) + self.stiffness(level) * seen[:, : distances.shape[1]]
         out = self._push(forces.to(lines.dtype)[..., None] * lines)
         if self.moves is not None:
@@ -112,3 +116,14 @@ class ConformerNetwork(nn.Module):
         first, second = self.pairs
         total = torch.zeros(len(along), len(self.centre), 3, dtype=along.dtype, device=along.device)
         return total.index_add(1, first, along).index_add(1, second, -along)
+
+
+def make_conformer_network(
+    config: ConformerNetworkConfig, normalisation: Normalisation, topology: Topology, superposed_frame: bool, seed: int = 0
+) -> ConformerNetwork:
+    """A network for a molecule, with weights drawn from `seed`."""
+    centre = torch.from_numpy(normalisation.mean[0] / normalisation.scale[0])
+    quadruples = torch.tensor(topology.quadruples(), dtype=torch.long).reshape(-1, 4)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ConformerNetwork(centre, quadruples, superposed_frame, config)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..bases import orthogonal
 from ..process import Process, radius
 from ..reference import GaussianReference
 from .base import broadcast, score_from_denoised
@@ -22,28 +23,38 @@ class GaussianDenoiser:
 
     `network` (or None: the Wiener filter alone) maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to
     [rows, variables, lat, lon], in its own precision. `mask` [*event] is true where there are data; elsewhere the result is zero.
+    With `half` the network multiplies matrices in bfloat16. `constraint` [d, k] are orthonormal directions that no state has a component along, such as shifts of a molecule.
     """
 
     def __init__(
-        self, process: Process, reference: GaussianReference, network: nn.Module | None = None, mask: Tensor | None = None
+        self,
+        process: Process,
+        reference: GaussianReference,
+        network: nn.Module | None = None,
+        mask: Tensor | None = None,
+        constraint: Tensor | None = None,
     ):
-        self.process, self.reference, self.network, self.mask = process, reference, network, mask
+        self.process, self.reference, self.network, self.mask, self.constraint = process, reference, network, mask, constraint
         # shells without variance hold points without data; they do not count in means over modes
         self.degrees = shell_degrees(reference.basis) * (reference.spectrum.cpu() > 0)
         self._references = {reference.mean.dtype: reference}
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
         t = t.to(torch.float64)
+        x = orthogonal(x, self.constraint)
         linear = self.reference_in(x.dtype).denoise(self.process, x, t)
-        denoised = linear if self.network is None else linear + self._remainder(self.network, x, linear, t)
+        denoised = linear if self.network is None else linear + self._remainder(self.network, x, linear, t, half)
+        denoised = orthogonal(denoised, self.constraint)
         return denoised if self.mask is None else denoised * self.mask
 
-    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor) -> Tensor:
+    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool) -> Tensor:
         """c_out F: what the network adds to the Wiener filter's estimate `linear`."""
         dtype = next(network.parameters()).dtype
         grid = x.shape[-2:]
         fields = torch.stack([x / broadcast(radius(self.process, t), x), linear], dim=1)
-        raw: Tensor = network(fields.reshape(len(x), -1, *grid).to(dtype), self.log_snr(t).to(dtype))
+        # the Wiener filter stays in full precision: its rounding would be larger than the noise of the last levels
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            raw: Tensor = network(fields.reshape(len(x), -1, *grid).to(dtype), self.log_snr(t).to(dtype))
         return broadcast(self.output_scale(t), x) * raw.reshape(x.shape).to(x.dtype)
 
     def log_snr(self, t: Tensor) -> Tensor:

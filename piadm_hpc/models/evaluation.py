@@ -12,6 +12,8 @@ from ..process import Process
 from .base import broadcast
 from .denoiser import GaussianDenoiser
 
+SMALL_BATCH = 2**16
+
 
 @dataclass(frozen=True)
 class DenoisingTable:
@@ -52,13 +54,17 @@ def noised(process: Process, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
 
 
 def denoising_table(
-    denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int = 16
+    denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int | None = None
 ) -> DenoisingTable:
-    """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count."""
+    """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count.
+
+    The network sees `batch` states at a time, by default 16 fields or as many small states as fill 256 kB.
+    """
+    batch = batch or max(16, SMALL_BATCH // max(1, states[:1].numel()))
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(states.shape, generator=generator)
     scale = 1.0 if denoiser.mask is None else float(denoiser.mask.sum()) / denoiser.mask.numel()
-    wiener = GaussianDenoiser(denoiser.process, denoiser.reference, None, denoiser.mask)
+    wiener = GaussianDenoiser(denoiser.process, denoiser.reference, None, denoiser.mask, denoiser.constraint)
     sums = torch.zeros(2, len(levels), dtype=torch.float64)
     with torch.no_grad():
         for k, level in enumerate(levels):

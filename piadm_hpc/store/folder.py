@@ -22,7 +22,7 @@ from .frame import FILTERS, read_attributes, read_layout
 from .index import INDEX, arrange, write_copy, write_index
 from .lock import Lock
 from .settings import RUN_FILE, to_toml
-from .shard import SHARDS, Shard, open_file, read_shard, scan, shard_name, write_shard
+from .shard import SHARDS, Shard, open_file, read_shard, scan, shard_name, write_samples
 
 log = logging.getLogger(__name__)
 
@@ -173,8 +173,8 @@ class Store:
         costs, yet_more = as_per_sample(names, per_sample)
         if problems + more + yet_more:
             raise StoreError(f"cannot store samples {_shown(names)}: " + "; ".join(problems + more + yet_more))
-        return write_shard(
-            self.folder / SHARDS,
+        return write_samples(
+            self.folder / SHARDS / shard_name(names),
             layout=self.layout,
             ids=names,
             fields=arrays,

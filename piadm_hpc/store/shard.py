@@ -46,8 +46,8 @@ def shard_name(ids: Sequence[int]) -> str:
     return name + ".h5"
 
 
-def write_shard(
-    folder: Path,
+def write_samples(
+    path: Path,
     *,
     layout: Layout,
     ids: Sequence[int],
@@ -56,8 +56,7 @@ def write_shard(
     attributes: Mapping[str, Any],
     compression: str,
 ) -> Path:
-    """Write checked float32 `fields` [S, *shape] as one whole file in `folder`. Raises StoreError when it cannot be written."""
-    path = folder / shard_name(ids)
+    """Write checked float32 `fields` [S, *shape] as one whole file. Raises StoreError when it cannot be written."""
     needed = sum(array.nbytes for array in fields.values()) + sum(array.nbytes for array in per_sample.values())
     with whole_file(path, needed=needed, libver=LIBVER) as (file, disk):
         write_frame(file, layout, ids, per_sample, attributes)
