@@ -21,7 +21,21 @@ from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
 from piadm_hpc.models.config import TrainConfig
 
 DOCS = Path(__file__).resolve().parent
-COMMANDS = ("", "sample", "plan", "train", "reference", "tune", "report", "check", "join", "integrators", "doctor", "init")
+COMMANDS = (
+    "",
+    "sample",
+    "plan",
+    "train",
+    "reference",
+    "tune",
+    "report",
+    "verify",
+    "check",
+    "join",
+    "integrators",
+    "doctor",
+    "init",
+)
 
 HEAD = """\
 # Configuration

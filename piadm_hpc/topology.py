@@ -58,6 +58,16 @@ class Topology:
         chains = ((b, a, c, d) for b, c in self.bonds for a in near[b] for d in near[c] if a != c and d not in (a, b))
         return found + list(chains)
 
+    def rotors(self) -> list[tuple[int, int, int]]:
+        """Three like atoms at the end of a bond, such as the hydrogens of a methyl group: which is which does not matter.
+
+        Turning their names round is a symmetry of every force field; exchanging two of them would change their hand.
+        """
+        near = self.neighbours
+        ends = [[j for j in bonded if len(near[j]) == 1] for bonded in near]
+        alike = [three for three in ends if len(three) == 3 and len({self.atoms[j].element for j in three}) == 1]
+        return [(three[0], three[1], three[2]) for three in alike]
+
     def centres(self) -> list[tuple[int, int, int, int]]:
         """Carbons with four different-looking neighbours: (centre, three of them), whose signed volume is its hand.
 

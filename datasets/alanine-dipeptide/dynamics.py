@@ -1,6 +1,6 @@
 """Reference dynamics of alanine dipeptide: OpenMM, Amber ff14SB with implicit solvent (GBn2), 300 K, from ten typed-in atoms.
 
-    python dynamics.py bias --folder run                            # minutes: a bias over (phi, psi) by well-tempered metadynamics
+    python dynamics.py bias --folder run                  # minutes: a bias over (phi, psi) by well-tempered metadynamics
     python dynamics.py run --folder run --walkers 8 --segments 15 --processes 2   # resumable: makes what is missing
     python dynamics.py join --folder run                 # conformer files run/walker_00.h5 ... with log-weights
 

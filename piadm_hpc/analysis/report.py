@@ -160,6 +160,8 @@ def _spectra(comparison: Comparison) -> dict[str, list[float]]:
 
 def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison]) -> list[str]:
     """Draw one figure per variable; what was written, or why not."""
+    if model.layout.topology is not None:
+        return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
     by_name = {c.variable.name: c for c in compared}
     written = []
     try:

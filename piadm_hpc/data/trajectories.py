@@ -32,7 +32,8 @@ class TrajectoryConfig(BaseModel):
     atoms (PDB and others; default: topology.pdb beside the first trajectory). `selection` is MDAnalysis' selection language.
     `frame`: "superposed" turns every frame onto the mean structure, "centred" only shifts it. With `unwrap` molecules
     that a periodic box cut are made whole. Frames whose chiral centres have another hand than in `topology` are left out.
-    Conformer files may carry a `log_weight` per frame. Trajectories and frames held out are named by glob or last fraction.
+    Conformer files may carry a `log_weight` per frame. Every training frame is taken `relabel` times, each time with the
+    hydrogens of methyl groups (and the like) named anew. Trajectories and frames held out are named by glob or last fraction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,6 +45,7 @@ class TrajectoryConfig(BaseModel):
     stride: int = Field(default=1, ge=1)
     frame: Literal["superposed", "centred"] = "superposed"
     unwrap: bool = False
+    relabel: int = Field(default=1, ge=1)
     validation_files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
     validation_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -137,6 +139,18 @@ def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
     ladder = np.cumsum(frames.weight) / frames.weight.sum()
     chosen = np.searchsorted(ladder, (np.arange(count) + generator.random()) / count).clip(max=count - 1)
     return np.asarray(frames.positions[generator.permutation(chosen)])
+
+
+def relabelled(positions: np.ndarray, topology: Topology, copies: int, *, seed: int) -> np.ndarray:
+    """Positions [n, atoms, 3] `copies` times, [copies n, atoms, 3], each time with the like atoms of every rotor named anew."""
+    generator = np.random.default_rng(seed)
+    again = np.tile(positions, (copies, 1, 1))
+    rows = np.arange(len(again))[:, None]
+    for rotor in topology.rotors():
+        turn = (np.arange(3) + generator.integers(0, 3, size=(len(again), 1))) % 3
+        atoms = np.array(rotor)
+        again[rows, atoms] = again[rows, atoms[turn]]
+    return again
 
 
 def signs(positions: np.ndarray, topology: Topology) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..bases import EOF
 from ..data.normalise import Normalisation
 from ..data.superpose import centred, mean_structure, rigid_motions, superposed
-from ..data.trajectories import Frames, TrajectoryConfig, read_frames, split, unweighted
+from ..data.trajectories import Frames, TrajectoryConfig, read_frames, relabelled, split, unweighted
 from ..layout import conformer_layout
 from ..process import by_name
 from ..reference import GaussianReference
@@ -30,6 +30,7 @@ from .publishing import PREDICTION, package_version, process_card, scores_of, tr
 from .record import FORMAT, Card, DataCard, MoleculeCard, VariableCard
 from .training import Report, fit_network, say
 
+CENTRED_ON = 20_000  # frames that the mean structure is found from
 SMALLEST = 1e-8  # variance of a mode that is kept, of the largest one's
 
 
@@ -79,8 +80,9 @@ def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> Confo
     frames = read_frames(config, root)
     parts = split(config, frames)
     drawn = {name: unweighted(part, seed=seed) if len(part.file) else part.positions for name, part in parts.items()}
+    drawn["train"] = relabelled(drawn["train"], frames.topology, config.relabel, seed=seed)
     turned = config.frame == "superposed"
-    centre = mean_structure(drawn["train"])[0] if turned else np.zeros_like(drawn["train"][0])
+    centre = mean_structure(drawn["train"][:CENTRED_ON])[0] if turned else np.zeros_like(drawn["train"][0])
 
     def deviations(positions: np.ndarray) -> np.ndarray:
         return superposed(positions, centre) - centre if turned else centred(positions)

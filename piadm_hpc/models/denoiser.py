@@ -23,7 +23,8 @@ class GaussianDenoiser:
 
     `network` (or None: the Wiener filter alone) maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to
     [rows, variables, lat, lon], in its own precision. `mask` [*event] is true where there are data; elsewhere the result is zero.
-    With `half` the network multiplies matrices in bfloat16. `constraint` [d, k] are orthonormal directions that no state has a component along, such as shifts of a molecule.
+    `constraint` [d, k] are orthonormal directions that no state has a component along, such as shifts of a molecule.
+    With `half` the network multiplies matrices in bfloat16.
     """
 
     def __init__(
