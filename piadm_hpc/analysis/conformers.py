@@ -151,7 +151,7 @@ def histogram(points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, n
 def split_halves(points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
     """Mean and standard deviation of the divergence of half of the blocks of a series from the other half, over all choices."""
     cuts = np.array_split(np.arange(len(points)), BLOCKS)
-    parts = np.stack([np.histogram2d(*points[cut].T, bins=edges, weights=weight[cut])[0] for cut in cuts])
+    parts = np.stack([np.histogram2d(points[cut, 0], points[cut, 1], edges, weights=weight[cut])[0] for cut in cuts])
     halves = [list(half) for half in combinations(range(BLOCKS), BLOCKS // 2) if 0 in half]
     found = [divergence(parts[half].sum(0), parts.sum(0) - parts[half].sum(0)) for half in halves]
     return float(np.mean(found)), float(np.std(found))
@@ -278,4 +278,4 @@ def duplicates(conformers: Conformers) -> float:
         apart = square[rows, None] + square[None] - 2 * flat[rows] @ flat.T
         earlier = np.arange(count)[None] < np.arange(rows.start, rows.stop)[:, None]
         again += int(((apart < atoms * DUPLICATE**2) & earlier).any(1).sum())
-    return again / count
+    return float(again / count)

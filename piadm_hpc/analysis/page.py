@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,15 @@ STYLE = (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Section:
     """A heading, a table with a row of `head`, notes below it, and figures."""
 
     title: str
     head: Sequence[str] = ()
-    rows: list[Sequence[str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    figures: list[Any] = field(default_factory=list)
+    rows: Sequence[Sequence[str]] = ()
+    notes: Sequence[str] = ()
+    figures: Sequence[Any] = ()
 
 
 def number(value: float) -> str:

@@ -73,7 +73,7 @@ def _same_molecule(own: Conformers, real: Conformers) -> None:
 
 def _overview(own: Conformers, real: Conformers) -> Section:
     rows = [[c.label, str(len(c.positions)), f"{c.effective:.0f}"] for c in (own, real)]
-    return Section("What is compared", ("conformers", "number", "effective number"), [list(row) for row in rows])
+    return Section("What is compared", ("conformers", "number", "effective number"), rows)
 
 
 def _surfaces(own: Conformers, real: Conformers) -> list[Surface]:
@@ -93,7 +93,7 @@ def _surface_section(surfaces: list[Surface]) -> Section:
         f"Histograms of 36 x 36 bins. Reference halves: {BLOCKS} contiguous blocks of the reference, half of them against the "
         "other half, over all choices: what sampling alone makes of the divergence."
     )
-    return Section("Free-energy surfaces", head, [list(row) for row in rows], [note], [_free_energies(s) for s in surfaces])
+    return Section("Free-energy surfaces", head, rows, [note], [_free_energies(s) for s in surfaces])
 
 
 def _free_energies(shown: Surface) -> Any:
@@ -123,14 +123,14 @@ def _population_section(shares: dict[str, dict[str, tuple[float, float]]]) -> Se
         ratio = share / real if real > 0 else float("nan")
         rows.append([name, number(share), number(error), number(real), number(real_error), number(ratio)])
     head = ("share with 0 < phi < 150 degrees", "samples", "+-", "reference", "+-", "ratio")
-    return Section("The rare basin", head, [list(row) for row in rows], ["Standard errors come from contiguous blocks."])
+    return Section("The rare basin", head, rows, ["Standard errors come from contiguous blocks."])
 
 
 def _geometry_section(table: dict[str, dict[str, float]]) -> Section:
     units = {"bonds": "nm", "angles": "degrees"}
     rows = [[f"{name} [{units[name]}]", *(number(v) for v in values.values())] for name, values in table.items()]
     head = ("root mean square over all", *next(iter(table.values())))
-    return Section("Bonds and angles", head, [list(row) for row in rows])
+    return Section("Bonds and angles", head, rows)
 
 
 def _validity(own: Conformers, real: Conformers) -> dict[str, dict[str, float]]:
@@ -153,7 +153,7 @@ def _validity_section(table: dict[str, dict[str, float]]) -> Section:
         "Clash: two atoms more than three bonds apart, nearer than 0.6 of the sum of their van der Waals radii. "
         "Duplicate: an earlier sample within 0.005 nm RMSD."
     ]
-    return Section("Validity", ("share of conformers", "samples", "reference"), [list(row) for row in rows], notes)
+    return Section("Validity", ("share of conformers", "samples", "reference"), rows, notes)
 
 
 def _energies(own: Conformers, real: Conformers, energy: Energy) -> tuple[Section, dict[str, Any]]:
@@ -175,7 +175,7 @@ def _energies(own: Conformers, real: Conformers, energy: Energy) -> tuple[Sectio
         "kolmogorov_smirnov": largest,
     }
     record["reference_quantiles"] = dict(zip(map(str, levels), table["reference"], strict=True))
-    return Section("Energies", head, [list(row) for row in rows], [note]), record
+    return Section("Energies", head, rows, [note]), record
 
 
 def _quantile(values: np.ndarray, weight: np.ndarray, level: float) -> float:

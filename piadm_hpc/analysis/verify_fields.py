@@ -79,7 +79,7 @@ def _scores(one: Comparison) -> Section:
     columns = ("samples", "standard_error", "reference", "held_out")
     rows = [[name, *(number(row.get(c, float("nan"))) for c in columns)] for name, row in one.rows().items()]
     notes = [f"Reference: {one.reference.label}. {one.real_label and f'Held out: {one.real_label}.'}"]
-    return Section(f"{one.variable.name}: mean, spread, zonal spectra", ("score", *columns), [list(r) for r in rows], notes)
+    return Section(f"{one.variable.name}: mean, spread, zonal spectra", ("score", *columns), rows, notes)
 
 
 def _extremes(name: str, fields: np.ndarray, real: np.ndarray, table: dict[str, Any]) -> Section:
