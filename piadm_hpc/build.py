@@ -158,10 +158,13 @@ def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:
 
 def _projection(model: Model, device: str) -> Projection | None:
     """To the subspace that all states of a model lie in: no rigid motions for molecules, nothing where there are no data."""
+    masked = mask_projection(model.mask, model.event_shape, device)
     if model.constraint is None:
-        return mask_projection(model.mask, model.event_shape, device)
+        return masked
     directions = model.constraint.to(device)
-    return lambda states: orthogonal(states, directions)
+    if masked is None:
+        return lambda states: orthogonal(states, directions)
+    return lambda states: orthogonal(masked(states), directions)
 
 
 def mask_projection(mask: Tensor | None, event_shape: tuple[int, ...], device: str) -> Projection | None:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..data.channels import Channels
 from ..data.normalise import Normalisation
 from ..data.superpose import rigid_motions
 from ..layout import Coordinate, Layout, Variable, conformer_layout
@@ -25,10 +25,12 @@ from ..process import Process, by_name
 from ..reference import GaussianReference
 from ..store.reference_file import read_arrays, write_arrays
 from ..topology import Topology
+from .adapters import ADAPTER, Adapted, adapt
 from .base import ScoreModel
 from .config import ConformerNetworkConfig, NetworkConfig
 from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import DenoiserScore, GaussianDenoiser
+from .loading import with_weights
 from .network import GridUNet, latitudes_from
 from .packing import pack_reference, unpack_reference
 from .probing import load_response
@@ -41,7 +43,7 @@ RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, s
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, ready to sample from.
+    """A trained model, ready to sample from; `denoiser` is None for networks of other packages.
 
     `score` takes states [rows, *event] and the process's own times [rows]; `reference` is in float64; `mask` [d] (or
     None) is true where there are data; no state has a component along `constraint`
@@ -50,14 +52,14 @@ class Model:
 
     name: str
     score: ScoreModel
-    denoiser: GaussianDenoiser
+    denoiser: GaussianDenoiser | None
     process: Process
     event_shape: tuple[int, ...]
     reference: GaussianReference
     mask: Tensor | None
     constraint: Tensor | None
     layout: Layout
-    normalisation: Normalisation
+    normalisation: Normalisation | Channels
     horizon: float
     delta: float
     card: dict[str, Any]
@@ -111,8 +113,13 @@ def save_model(
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
-    """The model in a folder, or shipped under a name. ValueError, naming the file, for whatever is missing or damaged."""
+    """The model in a folder, or shipped under a name. ValueError, naming the file, for whatever is missing or damaged.
+
+    A folder with adapter.toml is somebody else's network, see `adapters`.
+    """
     path = find_model(folder)
+    if (path / ADAPTER).is_file():
+        return _adapted(adapt(path, device))
     card = read_card(path / CARD)
     _verify(path, card)
     arrays, _ = read_arrays(path / REFERENCE)
@@ -125,7 +132,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     topology = None if card.molecule is None else Topology.from_json((path / TOPOLOGY).read_text(encoding="utf-8"))
     network = None
     if card.network is not None:
-        network = _weighted(path / WEIGHTS, _network(card, coordinates, normalisation, topology)).to(device)
+        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology)).to(device)
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
@@ -146,6 +153,26 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         delta=card.process.delta,
         card=card.model_dump(mode="json"),
         sha256=_joint_digest(card),
+    )
+
+
+def _adapted(found: Adapted) -> Model:
+    """Somebody else's network as a model: no denoiser of its own, no card but its configuration."""
+    return Model(
+        name=found.config.name,
+        score=found.score,
+        denoiser=None,
+        process=found.process,
+        event_shape=found.config.event_shape,
+        reference=found.reference,
+        mask=found.mask,
+        constraint=found.constraint,
+        layout=found.layout,
+        normalisation=found.codec,
+        horizon=found.horizon,
+        delta=found.delta,
+        card=found.config.model_dump(mode="json"),
+        sha256=found.sha256,
     )
 
 
@@ -238,27 +265,6 @@ def _network(
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:
     """The rigid motions that states of a molecule do not have."""
     return torch.from_numpy(rigid_motions(normalisation.mean[0], turns=molecule.frame == "superposed"))
-
-
-def _weighted(path: Path, network: nn.Module) -> nn.Module:
-    """The network with its weights; ValueError naming those that are missing, of another shape, or not finite."""
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
-    wanted = dict(network.named_parameters())
-    mistakes = [f"no weight {name}" for name in wanted.keys() - weights.keys()]
-    mistakes += [f"unknown weight {name}" for name in weights.keys() - wanted.keys()]
-    for name in wanted.keys() & weights.keys():
-        if weights[name].shape != wanted[name].shape:
-            mistakes.append(f"{name} is {tuple(weights[name].shape)}, the card's network needs {tuple(wanted[name].shape)}")
-        elif not bool(torch.isfinite(weights[name]).all()):
-            mistakes.append(f"{name} has values that are not finite")
-    if mistakes:
-        more = f" and {len(mistakes) - 8} more" if len(mistakes) > 8 else ""
-        raise ValueError(f"{path}: {'; '.join(sorted(mistakes)[:8])}{more}")
-    network.load_state_dict(weights, strict=False)
-    return network.eval().requires_grad_(False)
 
 
 def _latitudes(coordinates: Mapping[str, Coordinate]) -> list[float]:
