@@ -1,12 +1,13 @@
 """Reference dynamics of alanine dipeptide: OpenMM, Amber ff14SB with implicit solvent (GBn2), 300 K, from ten typed-in atoms.
 
     python dynamics.py bias --folder run                  # minutes: a bias over (phi, psi) by well-tempered metadynamics
-    python dynamics.py run --folder run --walkers 8 --segments 15 --processes 2   # resumable: makes what is missing
+    python dynamics.py run --folder run --walkers 16 --segments 4 --processes 2    # resumable: makes what is missing
     python dynamics.py join --folder run                 # conformer files run/walker_00.h5 ... with log-weights
 
 The rare basin (phi > 0) is left and entered on a scale of tens of nanoseconds. A fixed bias, kept from the metadynamics and
-never changed again, flattens the surface of the two torsions; a frame then carries the weight exp(+bias/kT) and the weighted
-frames follow the unbiased ensemble exactly, whatever the bias is. Bonds to hydrogen are flexible: their atoms are made heavy
+never changed again, flattens the surface of the two torsions: nearly all of it for every second walker, so that both basins
+are entered often, and half of it for the others, so that most frames are of the common ones. `join` gives every frame the
+weight with which all of them together follow the unbiased ensemble (Shirts and Chodera 2008, MBAR, eqs. 9 and 11). Bonds to hydrogen are flexible: their atoms are made heavy
 (4 u, which changes no equilibrium average of positions), so that 3 fs resolve them and the density has no delta functions.
 """
 
@@ -33,7 +34,7 @@ STEP = 0.003  # ps; the fastest motion, C=O stretching, takes 20 fs
 FRICTION = 1.0  # 1/ps
 HYDROGEN_MASS = 4.0  # u
 GRID = 60  # points of the bias per torsion
-FRACTION = 0.5  # of the free energy that the fixed bias takes away
+FRACTIONS = (0.8, 0.5)  # of the free energy that the fixed bias takes away, for even and odd walkers
 CEILING = 60.0  # kJ/mol: free energies above this are not followed
 FRAME = 1.0  # ps between frames
 SEGMENT = 1000  # frames in a file
@@ -133,10 +134,10 @@ def find_bias(folder: Path, nanoseconds: float) -> None:
     keep(folder / "bias.npy", energy - energy.min())  # [psi, phi], from -pi to pi with both ends
 
 
-def bias_of(folder: Path) -> np.ndarray:
+def bias_of(folder: Path, fraction: float) -> np.ndarray:
     """The fixed bias in kJ/mol on the grid of a torsion map, [phi, psi], angles from 0."""
     energy = np.load(folder / "bias.npy")[:-1, :-1]  # both ends are the same angle
-    return np.roll(-FRACTION * np.minimum(energy, CEILING), (GRID // 2, GRID // 2), (0, 1)).T
+    return np.roll(-fraction * np.minimum(energy, CEILING), (GRID // 2, GRID // 2), (0, 1)).T
 
 
 def biased(made: Molecule, bias: np.ndarray) -> tuple[mm.System, int]:
@@ -155,7 +156,7 @@ def biased(made: Molecule, bias: np.ndarray) -> tuple[mm.System, int]:
 def run_walker(folder: Path, walker: int, segments: int, seed: int) -> None:
     """The missing segments of one walker; each begins where the last one ended."""
     made = molecule()
-    system, group = biased(made, bias_of(folder))
+    system, group = biased(made, bias_of(folder, FRACTIONS[walker % len(FRACTIONS)]))
     first = next(k for k in range(segments + 1) if k == segments or not segment(folder, walker, k).exists())
     if first == segments:
         return
@@ -220,22 +221,43 @@ def described(topology: app.Topology) -> Topology:
     return Topology(atoms, tuple((low, high) for low, high in sorted(pairs)))
 
 
+def log_weights(free: np.ndarray, run: np.ndarray) -> np.ndarray:
+    """Logarithms of the weights of frames, of mean one, from the free energy [n] in kT that `FRACTIONS` of were taken away.
+
+    `run` [n] is the fraction's number. MBAR's equations for the free energies of the biased ensembles, iterated to 1e-9.
+    """
+    counts = np.bincount(run, minlength=len(FRACTIONS))
+    present = np.flatnonzero(counts)
+    pulls = np.array(FRACTIONS)[present, None] * free  # minus the bias in kT, [ensemble, n]
+    shifts = np.zeros(len(present))
+    while True:
+        mixture = np.logaddexp.reduce(np.log(counts[present, None]) + shifts[:, None] + pulls, axis=0)
+        found = -np.logaddexp.reduce(pulls - mixture, axis=1)
+        found -= found[0]
+        if np.abs(found - shifts).max() < 1e-9:
+            return -mixture - np.log(np.mean(np.exp(-mixture)))
+        shifts = found
+
+
 def join(folder: Path) -> None:
     """One conformer file per walker from its segments, and topology.pdb beside them."""
     made = molecule()
     topology = described(made.topology)
     (folder / "topology.pdb").write_text(topology.to_pdb(made.positions), encoding="utf-8")
-    for walker in sorted({path.name[:9] for path in folder.glob("walker_*_*.npz")}):
-        parts = [np.load(path) for path in sorted(folder.glob(f"{walker}_*.npz"))]
-        arrays = {name: np.concatenate([part[name] for part in parts]) for name in ("coordinates", "energy", "bias")}
-        centred = arrays["coordinates"] - arrays["coordinates"].mean(1, keepdims=True)
+    walkers = sorted({path.name[:9] for path in folder.glob("walker_*_*.npz")})
+    read = [gather(sorted(folder.glob(f"{walker}_*.npz"))) for walker in walkers]
+    run = [np.full(len(arrays["bias"]), int(walker[-2:]) % len(FRACTIONS)) for walker, arrays in zip(walkers, read, strict=True)]
+    flat = np.concatenate(run)
+    free = -np.concatenate([arrays["bias"] for arrays in read]) / KT / np.array(FRACTIONS)[flat]
+    logs = np.split(log_weights(free, flat), np.cumsum([len(part) for part in run])[:-1])
+    for walker, arrays, log_weight in zip(walkers, read, logs, strict=True):
         write_samples(
             folder / f"{walker}.h5",
             layout=conformer_layout(topology),
-            ids=tuple(range(len(centred))),
-            fields={"coordinates": centred},
+            ids=tuple(range(len(log_weight))),
+            fields={"coordinates": arrays["coordinates"] - arrays["coordinates"].mean(1, keepdims=True)},
             per_sample={
-                "log_weight": (arrays["bias"] / KT).astype(np.float32),
+                "log_weight": log_weight.astype(np.float32),
                 "potential_energy": arrays["energy"].astype(np.float32),
             },
             attributes={
@@ -244,7 +266,13 @@ def join(folder: Path) -> None:
             },
             compression="zlib",
         )
-        print(f"{walker}.h5: {len(centred)} frames", flush=True)
+        print(f"{walker}.h5: {len(log_weight)} frames", flush=True)
+
+
+def gather(paths: list[Path]) -> dict[str, np.ndarray]:
+    """Positions, energies and biases of all segments, one after another."""
+    parts = [np.load(path) for path in paths]
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("coordinates", "energy", "bias")}
 
 
 if __name__ == "__main__":
@@ -252,8 +280,8 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=["bias", "run", "join"])
     parser.add_argument("--folder", type=Path, default=Path("dynamics"))
     parser.add_argument("--nanoseconds", type=float, default=4.0, help="of metadynamics")
-    parser.add_argument("--walkers", type=int, default=4)
-    parser.add_argument("--segments", type=int, default=20, help="of 1 ns per walker")
+    parser.add_argument("--walkers", type=int, default=16)
+    parser.add_argument("--segments", type=int, default=4, help="of 1 ns per walker")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
