@@ -7,8 +7,9 @@
 The rare basin (phi > 0) is left and entered on a scale of tens of nanoseconds. A fixed bias, kept from the metadynamics and
 never changed again, flattens the surface of the two torsions: nearly all of it for every second walker, so that both basins
 are entered often, and half of it for the others, so that most frames are of the common ones. `join` gives every frame the
-weight with which all of them together follow the unbiased ensemble (Shirts and Chodera 2008, MBAR, eqs. 9 and 11). Bonds to hydrogen are flexible: their atoms are made heavy
-(4 u, which changes no equilibrium average of positions), so that 3 fs resolve them and the density has no delta functions.
+weight with which all of them together follow the unbiased ensemble (Shirts and Chodera 2008, MBAR, eqs. 9 and 11). Bonds to
+hydrogen are flexible: their atoms are made heavy (4 u, which changes no equilibrium average of positions), so that 3 fs
+resolve them and the density has no delta functions.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..models.card import HELD_OUT, find_model
+from ..models.card import HELD_OUT
+from ..models.shelf import find_model
 from ..store import open_run
 from ..store.conformers import TOPOLOGY
 from .comparison import compare, has_statistics

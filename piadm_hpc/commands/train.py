@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from ..records import override, read
+from ..records import override
 from . import DONE
 from .options import add_set
 
@@ -22,14 +21,11 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..models.config import ConformerTrainConfig, TrainConfig, trains_conformers
+    from ..models.config import ConformerTrainConfig, load_config
     from ..models.conformers import train_conformers
     from ..models.training import train
 
-    changes = [override(text) for text in options.set]
-    if trains_conformers(Path(options.config)):
-        folder = train_conformers(read(ConformerTrainConfig, options.config, changes))
-    else:
-        folder = train(read(TrainConfig, options.config, changes))
+    config = load_config(options.config, [override(text) for text in options.set])
+    folder = train_conformers(config) if isinstance(config, ConformerTrainConfig) else train(config)
     print(f"model: {folder}")
     return DONE

@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..plugins import PluginName
 from ..records import Record
 
 
@@ -16,7 +17,7 @@ class NetworkSpec(Record):
     file). `time`: what it takes as time. `rows`: call it with exactly so many states, the last call padded.
     """
 
-    callable: str | None = None
+    callable: PluginName | None = None
     diffusers: str | None = None
     exported: str | None = None
     predicts: Literal["score", "eps", "x0", "v", "flow"] = "eps"

@@ -7,7 +7,6 @@ its noise schedule, a node mask and the normalisation of its channels are named 
 from __future__ import annotations
 
 import hashlib
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import plugins
 from ..bases import EOF, Identity
 from ..data.channels import Channel, Channels
 from ..layout import Coordinate, Layout, Variable, conformer_layout
@@ -95,8 +95,9 @@ def alphas_cumprod(spec: ScheduleSpec) -> Tensor:
     if spec.kind == "polynomial":
         return (1 - 2 * spec.precision) * (1 - (index / count) ** spec.power).square() + spec.precision
     if spec.kind == "cosine":
-        angle = lambda t: torch.cos((t / count + 0.008) / 1.008 * torch.pi / 2).square()  # noqa: E731
-        betas = (1 - angle(index + 1) / angle(index)).clamp(max=0.999)
+        edges = torch.arange(count + 1, dtype=torch.float64)
+        kept = torch.cos((edges / count + 0.008) / 1.008 * torch.pi / 2).square()
+        betas = (1 - kept[1:] / kept[:-1]).clamp(max=0.999)
     elif spec.kind == "linear":
         betas = torch.linspace(spec.beta_start, spec.beta_end, count, dtype=torch.float64)
     else:
@@ -143,17 +144,13 @@ def free_gaussian(config: AdapterConfig, constraint: Tensor, mask: Tensor) -> Ga
 def find_network(spec: NetworkSpec, folder: Path, device: torch.device | str) -> tuple[Callable[..., Tensor], list[Path]]:
     """The network, and the files it came from. ValueError naming what is missing."""
     if spec.callable is not None:
-        module, _, name = spec.callable.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"network.callable = {spec.callable!r}: {error}; give package.module:name") from None
+        found = plugins.load("network.callable", spec.callable)
         return (found.to(device).eval() if isinstance(found, torch.nn.Module) else found), []
     path = folder / str(spec.diffusers or spec.exported)
     if not path.exists():
         raise ValueError(f"{path}: no such network; paths in {ADAPTER} start at its folder")
     if spec.exported is not None:
-        loaded: torch.nn.Module = torch.export.load(path).module()  # type: ignore[no-untyped-call]
+        loaded: torch.nn.Module = torch.export.load(path).module()
         return loaded.to(device), [path]
     try:
         from diffusers import UNet2DModel

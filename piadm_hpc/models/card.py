@@ -33,10 +33,12 @@ from .denoiser import DenoiserScore, GaussianDenoiser
 from .loading import with_weights
 from .network import GridUNet, latitudes_from
 from .packing import pack_reference, unpack_reference
+from .phase import denoiser_kind
 from .probing import load_response
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
+from .shelf import CARD, find_model
 
-CARD, REFERENCE, WEIGHTS, STATISTICS = "card.toml", "reference.h5", "weights.safetensors", "statistics.h5"
+REFERENCE, WEIGHTS, STATISTICS = "reference.h5", "weights.safetensors", "statistics.h5"
 TOPOLOGY, HELD_OUT = "topology.json", "held_out.h5"  # of models of conformers
 RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
 
@@ -45,9 +47,9 @@ RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, s
 class Model:
     """A trained model, ready to sample from; `denoiser` is None for networks of other packages.
 
-    `score` takes states [rows, *event] and the process's own times [rows]; `reference` is in float64; `mask` [d] (or
-    None) is true where there are data; no state has a component along `constraint`
-    [d, k] (or None); `card` is the card as a dictionary; `sha256` identifies all its numbers.
+    `score` takes states [rows, *event] (of a network of phase space: [rows, 2, *event], position and momentum) and the
+    process's own times [rows]; `reference` is in float64; `mask` [d] (or None) is true where there are data; no state has a
+    component along `constraint` [d, k] (or None); `card` is the card as a dictionary; `sha256` identifies all its numbers.
     """
 
     name: str
@@ -64,6 +66,13 @@ class Model:
     delta: float
     card: dict[str, Any]
     sha256: str
+
+    def wiener(self) -> GaussianDenoiser:
+        """The reference's Wiener filter, without the network."""
+        if self.denoiser is not None:
+            return self.denoiser.without_network()
+        mask = None if self.mask is None else self.mask.reshape(self.event_shape)
+        return denoiser_kind(self.process)(self.process, self.reference, None, mask, self.constraint)
 
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
         """States [samples, *event] to fields in physical units by variable, NaN where masked."""
@@ -130,13 +139,13 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
     topology = None if card.molecule is None else Topology.from_json((path / TOPOLOGY).read_text(encoding="utf-8"))
-    network = None
+    kind, network = denoiser_kind(process), None
     if card.network is not None:
-        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology)).to(device)
+        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology, kind)).to(device)
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
-    denoiser = GaussianDenoiser(process, reference, network, mask, constraint)
+    denoiser = kind(process, reference, network, mask, constraint)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
         name=card.name,
@@ -193,29 +202,6 @@ def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
     return folder / CARD
 
 
-def find_model(folder: str | Path) -> Path:
-    """An existing folder, or the folder of a shipped model of that name; ValueError listing the names there are."""
-    given = Path(folder)
-    if given.is_dir():
-        return given
-    for shelf in _shelves():
-        if given.name == str(folder) and (shelf / given.name / CARD).is_file():
-            return shelf / given.name
-    shipped = ", ".join(shipped_models()) or "none"
-    raise ValueError(f"{folder}: no such model folder; models shipped with the package are {shipped}")
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted({card.parent.name for shelf in _shelves() for card in shelf.glob(f"*/{CARD}")})
-
-
-def _shelves() -> list[Path]:
-    """Where shipped models lie: inside an installed package, or beside it in a working copy."""
-    package = Path(__file__).resolve().parent.parent
-    return [package / "datasets", package.parent / "datasets"]
-
-
 def _verify(path: Path, card: Card) -> None:
     """Files against the checksums of the card, all mistakes at once."""
     needed = [REFERENCE] + [WEIGHTS] * (card.network is not None) + [TOPOLOGY] * (card.molecule is not None)
@@ -249,7 +235,11 @@ def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dic
 
 
 def _network(
-    card: Card, coordinates: Mapping[str, Coordinate], normalisation: Normalisation, topology: Topology | None
+    card: Card,
+    coordinates: Mapping[str, Coordinate],
+    normalisation: Normalisation,
+    topology: Topology | None,
+    kind: type[GaussianDenoiser],
 ) -> GridUNet | ConformerNetwork:
     """The card's network, before it has its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
@@ -259,7 +249,8 @@ def _network(
         raise ValueError(f"{CARD}: a network over pairs of atoms needs a section `molecule`")
     lat, lon = coordinates.values()
     count = len(card.variables)
-    return GridUNet(2 * count, count, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+    sizes = kind.inputs * count, kind.outputs * count
+    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
 
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:

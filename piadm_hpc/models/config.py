@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..config import PhaseConfig
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
+from ..records import read
 
 
 class _Record(BaseModel):
@@ -77,9 +80,12 @@ class OptimiserConfig(_Record):
 
 
 class NoiseConfig(_Record):
-    """The process and the log-SNR levels to train at: `spread` of the draws are uniform, the rest where the remainder is."""
+    """The process and the log-SNR levels to train at: `spread` of the draws are uniform, the rest where the remainder is.
 
-    process: Literal["ou", "vp", "edm", "flow"] = "ou"
+    "psld": a network of position and momentum, for integrators of phase space alone; the section `phase` has its parameters.
+    """
+
+    process: Literal["ou", "vp", "edm", "flow", "psld"] = "ou"
     lowest: float = -10.0
     highest: float = 9.0
     spread: float = Field(default=0.2, ge=0, le=1)
@@ -102,6 +108,7 @@ class TrainConfig(_Record):
     reference: ReferenceConfig = ReferenceConfig()
     network: NetworkConfig | Literal["none"] = NetworkConfig()
     noise: NoiseConfig = NoiseConfig()
+    phase: PhaseConfig = PhaseConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     horizon: float | None = Field(default=None, gt=0)
     delta: float | None = Field(default=None, gt=0)
@@ -114,6 +121,17 @@ class TrainConfig(_Record):
         if (self.reference.basis == "spherical") != self.data.area_weights:
             raise ValueError("basis 'spherical' and data.area_weights = true go together: set both or neither")
         return self
+
+    @model_validator(mode="after")
+    def _phase_is_used(self) -> TrainConfig:
+        if self.phase != PhaseConfig() and self.noise.process != "psld":
+            raise ValueError(f"the section phase belongs to noise.process = 'psld', not {self.noise.process!r}; leave one out")
+        return self
+
+    @property
+    def process_parameters(self) -> dict[str, float]:
+        """Parameters of the noising process, as the card keeps them."""
+        return self.phase.model_dump() if self.noise.process == "psld" else {}
 
 
 class ConformerTrainConfig(_Record):
@@ -131,24 +149,32 @@ class ConformerTrainConfig(_Record):
     horizon: float | None = Field(default=None, gt=0)
     delta: float | None = Field(default=5e-5, gt=0)
 
+    @field_validator("noise")
+    @classmethod
+    def _of_positions(cls, noise: NoiseConfig) -> NoiseConfig:
+        if noise.process == "psld":
+            raise ValueError("a network of conformers is one of positions alone; give noise.process ou, vp, edm or flow")
+        return noise
 
-def trains_conformers(path: Path) -> bool:
-    """Whether a training configuration is one of conformers: its section `data` names trajectories, not variables."""
+    @property
+    def process_parameters(self) -> dict[str, float]:
+        """Parameters of the noising process, as the card keeps them: none."""
+        return {}
+
+
+def load_config(path: str | Path, changes: Iterable[tuple[str, Any]] = ()) -> TrainConfig | ConformerTrainConfig:
+    """The configuration in a TOML file with dotted changes: one of conformers where its section `data` names trajectories.
+
+    ConfigError lists every mistake.
+    """
+    if _names_trajectories(Path(path)):
+        return read(ConformerTrainConfig, path, changes)
+    return read(TrainConfig, path, changes)
+
+
+def _names_trajectories(path: Path) -> bool:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
     except (OSError, ValueError):
         return False  # whoever reads it next says what is wrong
     return isinstance(data, dict) and ("trajectories" in data or "topology" in data)
-
-
-def load_config(path: Path) -> TrainConfig:
-    """The configuration in a TOML file; ValueError names the file and every mistake in it."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such training configuration")
-    try:
-        return TrainConfig.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{path}: " + "; ".join(lines)) from None

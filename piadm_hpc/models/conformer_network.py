@@ -48,17 +48,20 @@ class ConformerNetwork(nn.Module):
     """
 
     centre: Tensor
-    pairs: Tensor
-    quads: Tensor
+    lines: Tensor
+    corners: Tensor
 
     def __init__(self, centre: Tensor, quadruples: Tensor, superposed: bool, config: ConformerNetworkConfig):
         super().__init__()
         atoms = len(centre)
         self.superposed = superposed
+        pairs = torch.triu_indices(atoms, atoms, 1)
+        num_pairs, num_quads = pairs.shape[1], len(quadruples)
         self.register_buffer("centre", centre.to(torch.float32), persistent=False)
-        self.register_buffer("pairs", torch.triu_indices(atoms, atoms, 1), persistent=False)
-        self.register_buffer("quads", quadruples.T.contiguous(), persistent=False)
-        num_pairs, num_quads = self.pairs.shape[1], len(quadruples)
+        # differences between atoms as products with matrices of -1, 0 and 1, the fast way on every device
+        self.register_buffer("lines", _differences(pairs[0], pairs[1], atoms), persistent=False)
+        first = quadruples[:, :1].expand(-1, 3).T.reshape(-1)
+        self.register_buffer("corners", _differences(quadruples[:, 1:].T.reshape(-1), first, atoms), persistent=False)
         # what training frames look like: kept with the weights, never trained
         self.typical = nn.Parameter(torch.zeros(num_pairs + num_quads), requires_grad=False)
         self.spread = nn.Parameter(torch.ones(num_pairs + num_quads), requires_grad=False)
@@ -97,25 +100,26 @@ class ConformerNetwork(nn.Module):
         gain, shift = self.film(level).chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm(h), 1 + gain)
         forces = self.forces(h) + self.stiffness(level) * seen[:, : distances.shape[1]]
-        out = self._push(forces.to(lines.dtype)[..., None] * lines)
+        # on every atom the sum of what acts along its pairs, equal and opposite
+        with torch.autocast(states.device.type, enabled=False):
+            out: Tensor = ((forces.to(lines.dtype)[:, None] * lines) @ self.lines.T).mT
         if self.moves is not None:
             out = out + self.moves(h).reshape(out.shape)
         return out[:, None]
 
     def _geometry(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances [rows, pairs], unit vectors along them [rows, pairs, 3], signed volumes of quadruples [rows, quads]."""
-        first, second = self.pairs
-        apart = positions[:, first] - positions[:, second]
-        distances = torch.sqrt((apart**2).sum(-1) + FLOOR**2)
-        corner = positions[:, self.quads]  # [rows, 4, quads, 3]
-        a, b, c = (corner[:, k] - corner[:, 0] for k in (1, 2, 3))
-        return distances, apart / distances[..., None], (a * torch.linalg.cross(b, c)).sum(-1)
+        """Distances [rows, pairs], unit vectors along them [rows, 3, pairs], signed volumes of quadruples [rows, quads]."""
+        with torch.autocast(positions.device.type, enabled=False):  # lengths need all digits
+            apart = positions.mT @ self.lines
+            a, b, c = (positions.mT @ self.corners).chunk(3, dim=2)
+        distances = torch.sqrt((apart**2).sum(1) + FLOOR**2)
+        return distances, apart / distances[:, None], (a * torch.linalg.cross(b, c, dim=1)).sum(1)
 
-    def _push(self, along: Tensor) -> Tensor:
-        """Sum of forces on every atom [rows, atoms, 3] from forces along pairs [rows, pairs, 3], equal and opposite."""
-        first, second = self.pairs
-        total = torch.zeros(len(along), len(self.centre), 3, dtype=along.dtype, device=along.device)
-        return total.index_add(1, first, along).index_add(1, second, -along)
+
+def _differences(plus: Tensor, minus: Tensor, atoms: int) -> Tensor:
+    """The matrix [atoms, n] whose columns take atom `minus` from atom `plus`, float32."""
+    eye = torch.eye(atoms)
+    return (eye[plus] - eye[minus]).T.contiguous()
 
 
 def make_conformer_network(

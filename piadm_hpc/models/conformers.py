@@ -26,7 +26,7 @@ from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import GaussianDenoiser
 from .network import count_parameters
 from .packing import describe_reference
-from .publishing import PREDICTION, package_version, process_card, scores_of, training_card
+from .publishing import package_version, process_card, scores_of, training_card
 from .record import FORMAT, Card, DataCard, MoleculeCard, VariableCard
 from .training import Report, fit_network, say
 
@@ -138,7 +138,7 @@ def publish_conformers(
         name=config.name,
         title=config.title,
         version=package_version(),
-        prediction=PREDICTION,
+        prediction=denoiser.prediction,
         normalisation=f"state = ({config.data.frame} positions - mean_field) / scale_field, without rigid motions",
         wrap=False,
         process=process_card(config, denoiser),

@@ -37,9 +37,6 @@ class HeldOut(Protocol):
     def test(self) -> Tensor: ...
 
 
-PREDICTION = "x0: Wiener filter of the Gaussian reference plus c_out(t) times the network"
-
-
 def publish(
     folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser, state: TrainingState | None
 ) -> Path:
@@ -51,7 +48,7 @@ def publish(
         name=config.name,
         title=config.title,
         version=package_version(),
-        prediction=PREDICTION,
+        prediction=denoiser.prediction,
         normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
         anomaly=config.data.anomaly,
         wrap=config.data.wrap,
@@ -94,7 +91,13 @@ def process_card(config: AnyConfig, denoiser: GaussianDenoiser) -> ProcessCard:
     horizon = config.horizon or _at(denoiser.process, forgotten)
     delta = config.delta or _at(denoiser.process, 2e-4)
     trained = None if denoiser.network is None else (config.noise.lowest, config.noise.highest)
-    return ProcessCard(name=config.noise.process, horizon=horizon, delta=delta, log_snr_trained=trained)
+    return ProcessCard(
+        name=config.noise.process,
+        parameters=config.process_parameters,
+        horizon=horizon,
+        delta=delta,
+        log_snr_trained=trained,
+    )
 
 
 def _at(process: Process, theta: float) -> float:

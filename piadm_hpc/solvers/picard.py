@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..comm import Communicator
 from ..grid import Block
-from .evaluate import ScoreError
+from .evaluate import ScoreError, described
 from .points import Front, Method, Points
 from .problem import Problem
 from .rows import Rows
@@ -87,7 +87,7 @@ class _Sweeps:
         try:
             self.points.evaluate(front, names, change)
         except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
-            change[-1], message = 1.0, _describe(error, self.problem.evaluator.rank)
+            change[-1], message = 1.0, described(error, self.problem.evaluator.rank)
         self.result.calls[front.index] += front.high - front.low
         span = slice(int(front.low.min()) - start, int(front.high.max()) - start)
         told = torch.cat([change[span], change[-1:]])
@@ -203,7 +203,7 @@ class _Sweeps:
                     end = run_steps(self.problem, state[None], point, self.block.stop, [self.samples[index]])
                     self.result.end[index] = end[0]
         except Exception as error:
-            message = _describe(error, self.problem.evaluator.rank)
+            message = described(error, self.problem.evaluator.rank)
         if self.given_up:
             messages = [text for text in self.comm.gather_objects(message) if text]
             if messages:
@@ -216,9 +216,3 @@ def _width(method: Method, block: Block) -> int | None:
         return method.schedule.window
     edges = method.schedule.edges
     return max(b - a for a, b in pairwise(edges)) if len(edges) > 2 else None
-
-
-def _describe(error: Exception, rank: int) -> str:
-    if isinstance(error, ScoreError):
-        return str(error)
-    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"
