@@ -246,9 +246,29 @@ def _read(structure: Path, path: Path, config: TrajectoryConfig) -> tuple[np.nda
     atoms = _select(universe, config.selection, structure)
     if config.unwrap:
         _make_whole(universe, atoms, path)
-    steps = universe.trajectory[config.start :: config.stride]
-    frames = np.empty((len(steps), len(atoms), 3), dtype=np.float64)
-    done = 0
+    try:
+        if path.suffix in H5 and not config.unwrap:
+            own = _own(path, atoms.indices, slice(config.start, None, config.stride))
+            if own is not None:
+                return own
+        frames = _one_by_one(universe.trajectory[config.start :: config.stride], universe, atoms, path)
+        return frames, np.zeros(len(frames))
+    finally:
+        universe.trajectory.close()
+
+
+def _own(path: Path, atoms: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray] | None:
+    """What `_read` returns, all at once, of a conformer file of this package; None for other files."""
+    with xr.open_dataset(path, engine="h5netcdf", phony_dims="access") as dataset:
+        if "coordinates" not in dataset or dataset["coordinates"].attrs.get("units") != "nanometers":
+            return None
+        frames = dataset["coordinates"].values[part, atoms].astype(np.float64)
+        weights = dataset["log_weight"].values[part] if "log_weight" in dataset else np.zeros(len(frames))
+        return frames, weights.astype(np.float64)
+
+
+def _one_by_one(steps: Any, universe: Any, atoms: Any, path: Path) -> np.ndarray:
+    frames, done = np.empty((len(steps), len(atoms), 3), dtype=np.float64), 0
     try:
         for done, _ in enumerate(steps):
             frames[done] = _positions(universe, atoms)
@@ -256,9 +276,7 @@ def _read(structure: Path, path: Path, config: TrajectoryConfig) -> tuple[np.nda
         raise ValueError(
             f"{path}: breaks off after {done + 1} of {len(steps)} frames ({_first_line(error)}); copy it again, or cut it there"
         ) from None
-    finally:
-        universe.trajectory.close()
-    return frames, _log_weights(path)[config.start :: config.stride] if path.suffix in H5 else np.zeros(len(frames))
+    return frames
 
 
 def _make_whole(universe: Any, atoms: Any, path: Path) -> None:
@@ -268,14 +286,6 @@ def _make_whole(universe: Any, atoms: Any, path: Path) -> None:
     if box is None or not (np.asarray(box[:3]) > 0).all():
         raise ValueError(f"{path}: data.unwrap needs a periodic box, and this trajectory has none; leave unwrap out")
     universe.trajectory.add_transformations(unwrap(atoms))
-
-
-def _log_weights(path: Path) -> np.ndarray:
-    """`log_weight` of a conformer file; zeros where it has none."""
-    with xr.open_dataset(path, engine="h5netcdf", phony_dims="access") as dataset:
-        if "log_weight" not in dataset:
-            return np.zeros(dataset.sizes.get("sample", 0))
-        return np.asarray(dataset["log_weight"].values, dtype=np.float64)
 
 
 def _counts(excluded: dict[str, int]) -> str:
