@@ -57,7 +57,7 @@ they were, or the run is refused, naming the keys that differ.
 """
 
 TRAIN_HEAD = """
-## Training on fields: `piadm train`
+## Training: `piadm train`
 """
 
 CONFORMERS_HEAD = """

@@ -18,6 +18,7 @@ import xarray as xr
 
 from ..data.superpose import mean_structure, superposed
 from ..data.trajectories import signs
+from ..data.trajectory_files import text
 from ..topology import Topology
 
 BINS = 36  # per torsion and per slow coordinate
@@ -25,6 +26,7 @@ BLOCKS = 8
 LAG = 10  # frames, for the slow coordinates
 CLASH = 0.6  # of the sum of two van der Waals radii
 DUPLICATE = 0.005  # nm, root mean square deviation
+OWN_TOPOLOGY = (".pdb", ".cif", ".gro")
 RADII = {"H": 0.12, "C": 0.17, "N": 0.155, "O": 0.152, "S": 0.18, "P": 0.18, "F": 0.147, "Cl": 0.175}  # nm, Bondi 1964
 
 
@@ -66,19 +68,25 @@ def load_conformers(path: Path, label: str, structure: Path | None = None) -> Co
         with xr.open_dataset(path, engine="h5netcdf") as dataset:
             if "topology" not in dataset or "coordinates" not in dataset:
                 raise ValueError(f"{path}: has no coordinates with a topology; give a file of conformers")
-            topology = Topology.from_json(_text(dataset["topology"].values[0]))
+            topology = Topology.from_json(text(dataset["topology"].values[0]))
             positions = dataset["coordinates"].values.astype(np.float64)
             logs = dataset["log_weight"].values.astype(np.float64) if "log_weight" in dataset else np.zeros(len(positions))
     else:
-        trajectory = _mdtraj().load(str(path), top=None if structure is None else str(structure))
+        trajectory = _loaded(path, None if path.suffix in OWN_TOPOLOGY else structure)
         topology, positions = topology_of(trajectory.topology), trajectory.xyz.astype(np.float64)
         logs = np.zeros(len(positions))
     weight = np.exp(logs - logs.max())
     return Conformers(label, positions, weight / weight.sum(), topology)
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _loaded(path: Path, structure: Path | None) -> Any:
+    md = _mdtraj()
+    try:
+        return md.load(str(path), **({} if structure is None else {"top": str(structure)}))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        with_what = "" if structure is None else f" with topology {structure}"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: mdtraj cannot read it{with_what}: {reason}") from None
 
 
 def _mdtraj() -> Any:

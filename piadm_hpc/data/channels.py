@@ -39,18 +39,23 @@ class Channels:
                 f"channels of {total} components in all for states {self.event_shape}; give {self.event_shape[self.axis]}"
             )
 
+    @property
+    def _dim(self) -> int:
+        """The components' axis in a batch of states."""
+        return self.axis if self.axis < 0 else self.axis + 1
+
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
         """States [samples, *event] to physical arrays float32 by channel; a channel of one component loses that axis."""
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(
                 f"states have shape {tuple(x.shape)}; accepted is [samples, {', '.join(map(str, self.event_shape))}]"
             )
-        parts = torch.split(x.detach().cpu().to(torch.float64), [c.size for c in self.channels], dim=1 + self.axis)
+        parts = torch.split(x.detach().cpu().to(torch.float64), [c.size for c in self.channels], dim=self._dim)
         decoded = {}
         for channel, part in zip(self.channels, parts, strict=True):
             values = (channel.scale * part + channel.offset).numpy().astype(np.float32)
             values = values if self.used is None else values[:, self.used]
-            decoded[channel.name] = values.squeeze(1 + self.axis) if channel.size == 1 else values
+            decoded[channel.name] = values.squeeze(self._dim) if channel.size == 1 else values
         return decoded
 
     def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
@@ -60,9 +65,9 @@ class Channels:
             raise ValueError(f"no {', '.join(absent)}; needed are {', '.join(c.name for c in self.channels)}")
         count = len(next(iter(fields.values())))
         states = torch.zeros(count, *self.event_shape)
-        for channel, part in zip(self.channels, torch.split(states, [c.size for c in self.channels], 1 + self.axis), strict=True):
+        for channel, part in zip(self.channels, torch.split(states, [c.size for c in self.channels], self._dim), strict=True):
             values = (np.asarray(fields[channel.name], dtype=np.float64) - channel.offset) / channel.scale
-            values = np.expand_dims(values, 1 + self.axis) if channel.size == 1 else values
+            values = np.expand_dims(values, self._dim) if channel.size == 1 else values
             target = part if self.used is None else part[:, torch.from_numpy(self.used)]
             if values.shape != tuple(target.shape):
                 raise ValueError(

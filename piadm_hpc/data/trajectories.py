@@ -6,23 +6,18 @@ is an error that says what to change.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import glob
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..topology import Atom, Topology
-
-ANGSTROM = 0.1  # nm
-H5 = (".h5", ".h5md", ".hdf5")
+from ..topology import Topology
+from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_of
 
 
 class TrajectoryConfig(BaseModel):
@@ -86,13 +81,15 @@ def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     """All frames a configuration describes; relative paths start at `root`. ValueError for files that do not work."""
     paths = _expand(config.trajectories, root)
     structure = root / config.topology if config.topology else paths[0].with_name("topology.pdb")
-    with _told(structure, paths):
-        first = _universe(structure)
-        atoms = _select(first, config.selection, structure)
-        topology = _topology(atoms)
-        hands = signs(_positions(first, atoms)[None], topology)
-        read = [_read(structure, path, config) for path in paths]
-    positions, logs = np.concatenate([r[0] for r in read]), np.concatenate([r[1] for r in read])
+    part = slice(config.start, None, config.stride)
+    with told(structure, paths):
+        first = open_universe(structure)
+        atoms = select(first, config.selection, structure)
+        topology = topology_of(atoms)
+        hands = signs(positions_of(first, atoms)[None], topology)
+        read = [read_file(structure, path, config.selection, part, unwrap=config.unwrap) for path in paths]
+    positions = in_order(np.concatenate([r[0] for r in read]), topology)
+    logs = np.concatenate([r[1] for r in read])
     weight = np.exp(logs - logs[np.isfinite(logs)].max(initial=0.0))
     file = np.repeat(np.arange(len(read)), [len(r[0]) for r in read])
     finite = np.isfinite(positions).all((1, 2)) & np.isfinite(weight)
@@ -141,6 +138,20 @@ def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
     return np.asarray(frames.positions[generator.permutation(chosen)])
 
 
+def in_order(positions: np.ndarray, topology: Topology) -> np.ndarray:
+    """Positions [n, atoms, 3] with the like atoms of every rotor named counter-clockwise about their bond.
+
+    Two hydrogens of a methyl group that exchange their names leave the molecule as it is, yet no motion exchanges them: runs
+    that were set up apart would seem to be different molecules.
+    """
+    near, ordered = topology.neighbours, positions.copy()
+    for first, second, third in topology.rotors():
+        a, b, c = (positions[:, k] - positions[:, near[first][0]] for k in (first, second, third))
+        turned = np.flatnonzero((a * np.cross(b, c)).sum(-1) < 0)[:, None]
+        ordered[turned, [second, third]] = positions[turned, [third, second]]
+    return ordered
+
+
 def relabelled(positions: np.ndarray, topology: Topology, copies: int, *, seed: int) -> np.ndarray:
     """Positions [n, atoms, 3] `copies` times, [copies n, atoms, 3], each time with the like atoms of every rotor named anew."""
     generator = np.random.default_rng(seed)
@@ -171,121 +182,6 @@ def _expand(names: Sequence[str], root: Path) -> list[Path]:
     if absent:
         raise ValueError(f"no file matches {', '.join(absent)} (looked from {root.resolve()}); check `trajectories`")
     return list(found)
-
-
-@contextmanager
-def _told(structure: Path, paths: Sequence[Path]) -> Iterator[None]:
-    """Failures of the reader in words, and its chatter left out."""
-    try:
-        import MDAnalysis  # noqa: F401
-    except ImportError:
-        raise ValueError("reading trajectories needs MDAnalysis: pip install 'piadm_hpc[molecules]'") from None
-    if not structure.is_file():
-        raise ValueError(f"{structure}: no such topology; give data.topology, a PDB file of the same atoms")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _universe(structure: Path, trajectory: Path | None = None) -> Any:
-    import MDAnalysis
-
-    files = [str(structure)] + ([] if trajectory is None else [str(trajectory)])
-    form = {"format": "H5MD"} if trajectory is not None and trajectory.suffix in H5 else {}
-    try:
-        return MDAnalysis.Universe(*files, **form)
-    except Exception as error:
-        what = structure if trajectory is None else f"{trajectory} with topology {structure}"
-        raise ValueError(f"{what}: MDAnalysis cannot read it: {_first_line(error)}; {_advice(error)}") from None
-
-
-def _advice(error: Exception) -> str:
-    if "atoms" in str(error):
-        return "topology and trajectory must have the same atoms in the same order"
-    return "check that the file is whole and its name tells its format"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _select(universe: Any, selection: str, structure: Path) -> Any:
-    try:
-        atoms = universe.select_atoms(selection)
-    except Exception as error:
-        raise ValueError(f"data.selection = {selection!r}: {_first_line(error)}; see MDAnalysis' selection language") from None
-    if len(atoms) < 3:
-        raise ValueError(f"data.selection = {selection!r} selects {len(atoms)} atoms of {structure}; at least 3 are needed")
-    return atoms
-
-
-def _positions(universe: Any, atoms: Any) -> np.ndarray:
-    return np.asarray(atoms.positions, dtype=np.float64) * ANGSTROM
-
-
-def _topology(atoms: Any) -> Topology:
-    """The selected atoms with their bonds; bonds that the file does not tell are guessed from distances."""
-    if not hasattr(atoms.universe, "bonds"):
-        atoms.guess_bonds()
-    place = {int(index): k for k, index in enumerate(atoms.indices)}
-    inside = [
-        tuple(sorted((place[int(a)], place[int(b)]))) for a, b in atoms.bonds.indices if int(a) in place and int(b) in place
-    ]
-    chains = {segment: k for k, segment in enumerate(dict.fromkeys(atoms.segids.tolist()))}
-    elements = atoms.elements if hasattr(atoms, "elements") else [name.lstrip("0123456789")[:1] for name in atoms.names]
-    described = zip(atoms.names, elements, atoms.resnames, atoms.resids, atoms.segids, strict=True)
-    return Topology(
-        tuple(Atom(str(n), str(e).capitalize(), str(r), int(i), chains[s]) for n, e, r, i, s in described),
-        tuple(sorted({(a, b) for a, b in inside})),
-    )
-
-
-def _read(structure: Path, path: Path, config: TrajectoryConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [n, atoms, 3] in nm and logarithms of the weights [n] of one trajectory."""
-    universe = _universe(structure, path)
-    atoms = _select(universe, config.selection, structure)
-    if config.unwrap:
-        _make_whole(universe, atoms, path)
-    try:
-        if path.suffix in H5 and not config.unwrap:
-            own = _own(path, atoms.indices, slice(config.start, None, config.stride))
-            if own is not None:
-                return own
-        frames = _one_by_one(universe.trajectory[config.start :: config.stride], universe, atoms, path)
-        return frames, np.zeros(len(frames))
-    finally:
-        universe.trajectory.close()
-
-
-def _own(path: Path, atoms: np.ndarray, part: slice) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `_read` returns, all at once, of a conformer file of this package; None for other files."""
-    with xr.open_dataset(path, engine="h5netcdf", phony_dims="access") as dataset:
-        if "coordinates" not in dataset or dataset["coordinates"].attrs.get("units") != "nanometers":
-            return None
-        frames = dataset["coordinates"].values[part, atoms].astype(np.float64)
-        weights = dataset["log_weight"].values[part] if "log_weight" in dataset else np.zeros(len(frames))
-        return frames, weights.astype(np.float64)
-
-
-def _one_by_one(steps: Any, universe: Any, atoms: Any, path: Path) -> np.ndarray:
-    frames, done = np.empty((len(steps), len(atoms), 3), dtype=np.float64), 0
-    try:
-        for done, _ in enumerate(steps):
-            frames[done] = _positions(universe, atoms)
-    except Exception as error:
-        raise ValueError(
-            f"{path}: breaks off after {done + 1} of {len(steps)} frames ({_first_line(error)}); copy it again, or cut it there"
-        ) from None
-    return frames
-
-
-def _make_whole(universe: Any, atoms: Any, path: Path) -> None:
-    from MDAnalysis.transformations import unwrap
-
-    box = universe.dimensions
-    if box is None or not (np.asarray(box[:3]) > 0).all():
-        raise ValueError(f"{path}: data.unwrap needs a periodic box, and this trajectory has none; leave unwrap out")
-    universe.trajectory.add_transformations(unwrap(atoms))
 
 
 def _counts(excluded: dict[str, int]) -> str:

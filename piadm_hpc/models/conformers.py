@@ -120,7 +120,7 @@ def fit_conformer_reference(states: Tensor, frame: str) -> GaussianReference:
     else:
         mean = torch.zeros(3 * atoms, dtype=torch.float64)
         variances, shapes = torch.linalg.eigh(torch.einsum("nax,nbx->ab", fields, fields) / (3 * count))
-        variances, modes = variances.repeat_interleave(3), torch.kron(shapes, torch.eye(3, dtype=torch.float64))
+        variances, modes = variances.repeat_interleave(3), torch.kron(shapes.contiguous(), torch.eye(3, dtype=torch.float64))
     kept = variances > SMALLEST * variances.max()
     spectrum = torch.cat([variances[kept].flip(0), torch.zeros(1, dtype=torch.float64)])
     return GaussianReference(mean, EOF(modes[:, kept].flip(1).contiguous(), (atoms, 3)), spectrum)
