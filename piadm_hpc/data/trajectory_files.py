@@ -33,6 +33,7 @@ def told(structure: Path, paths: Sequence[Path]) -> Iterator[None]:
 
 
 def open_universe(structure: Path, trajectory: Path | None = None) -> Any:
+    """MDAnalysis' universe of a topology, with or without a trajectory; ValueError for files it cannot read."""
     import MDAnalysis
 
     files = [str(structure)] + ([] if trajectory is None else [str(trajectory)])
@@ -55,6 +56,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def select(universe: Any, selection: str, structure: Path) -> Any:
+    """The atoms of a selection; ValueError for words it is not made of, and for fewer than three atoms."""
     try:
         atoms = universe.select_atoms(selection)
     except Exception as error:
@@ -65,6 +67,7 @@ def select(universe: Any, selection: str, structure: Path) -> Any:
 
 
 def positions_of(universe: Any, atoms: Any) -> np.ndarray:
+    """Positions [atoms, 3] in nm of the frame the universe stands at."""
     return np.asarray(atoms.positions, dtype=np.float64) * ANGSTROM
 
 
