@@ -19,6 +19,13 @@ class ScoreError(RuntimeError):
     """The score failed or returned numbers that are not finite; the message names sample, time and rank."""
 
 
+def describe(error: Exception, rank: int) -> str:
+    """The words for any failure of a user's score, as a ScoreError's message."""
+    if isinstance(error, ScoreError):
+        return str(error)
+    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"
+
+
 @dataclass
 class Evaluator:
     """A score on flat rows x [rows, k, d] at times t [rows], at most `max_rows` rows a call.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..comm import Communicator
 from ..grid import Block
-from .evaluate import ScoreError
+from .evaluate import ScoreError, describe
 from .points import Front, Method, Points
 from .problem import Problem
 from .rows import Rows
@@ -36,17 +36,21 @@ def solve_block(
 
     Raises ScoreError on every rank when the score fails on any.
     """
-    if len(block) < comm.size:
-        raise ValueError(
-            f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks"
-        )
-    return _Sweeps(problem, block, first, list(samples), method, comm).run()
+    return Sweeps(problem, block, first, list(samples), method, comm).run()
 
 
-class _Sweeps:
-    """The iteration on one rank: samples enter slots, are swept until they are done, and leave."""
+class Sweeps:
+    """The iteration on one rank: samples enter slots, are swept until they are done, and leave.
+
+    Accelerated iterations and those with a rule of their own for stopping replace single parts of it: `_update`, `_judge`,
+    `_keep`.
+    """
 
     def __init__(self, problem: Problem, block: Block, first: Tensor, samples: list[int], method: Method, comm: Communicator):
+        if len(block) < comm.size:
+            raise ValueError(
+                f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks"
+            )
         self.problem, self.block, self.samples, self.method, self.comm = problem, block, samples, method, comm
         self.all_first = first
         self.rows = Rows.of(block, window=_width(method, block), size=comm.size, rank=comm.rank)
@@ -87,7 +91,7 @@ class _Sweeps:
         try:
             self.points.evaluate(front, names, change)
         except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
-            change[-1], message = 1.0, _describe(error, self.problem.evaluator.rank)
+            change[-1], message = 1.0, describe(error, self.problem.evaluator.rank)
         self.result.calls[front.index] += front.high - front.low
         span = slice(int(front.low.min()) - start, int(front.high.max()) - start)
         told = torch.cat([change[span], change[-1:]])
@@ -142,11 +146,11 @@ class _Sweeps:
         improved = front.change < 0.95 * front.best
         front.stuck = torch.where(improved | ~whole, 0, front.stuck + 1)
         front.best = torch.where(whole, torch.minimum(front.best, front.change), front.best)
-        exact = front.low == self.block.stop
         if stop.tol is None:
+            exact = front.low == self.block.stop
             self._leave(exact, torch.where(front.age >= len(self.block), Status.CONVERGED, Status.DEPTH_REACHED))
             return
-        met = exact | (whole & stop.met(front.change, front.before))
+        met = self._judge(whole)
         floor = whole & (front.stuck >= FLOOR_PATIENCE) & (front.best <= 100 * self._floor())
         # without the score's slope in the linear part, changes grow for long before they shrink
         stalled = whole & (front.stuck >= PATIENCE) & (self.method.linear.slope is not None)
@@ -155,6 +159,11 @@ class _Sweeps:
         for slot in hopeless.nonzero()[:, 0].tolist():
             self._give_up(slot)
         self._leave(met | floor | hopeless, status)
+
+    def _judge(self, whole: Tensor) -> Tensor:
+        """Whether samples, of which all points were evaluated if `whole`, are converged: [slots] booleans."""
+        front = self.front
+        return (front.low == self.block.stop) | (whole & self.method.stop.met(front.change, front.before))
 
     def _give_up(self, slot: int) -> None:
         """Keep a sample's furthest settled point, to be finished step by step from there."""
@@ -182,7 +191,11 @@ class _Sweeps:
             kept = torch.ones(len(front.index), dtype=torch.bool)
             kept[closed] = False
             front.keep(kept)
-            self.points.keep(kept)
+            self._keep(kept)
+
+    def _keep(self, kept: Tensor) -> None:
+        """Only some of the slots."""
+        self.points.keep(kept)
 
     def _floor(self) -> float:
         """Change of a denoised estimate that rounding of states or scores alone can cause."""
@@ -203,7 +216,7 @@ class _Sweeps:
                     end = run_steps(self.problem, state[None], point, self.block.stop, [self.samples[index]])
                     self.result.end[index] = end[0]
         except Exception as error:
-            message = _describe(error, self.problem.evaluator.rank)
+            message = describe(error, self.problem.evaluator.rank)
         if self.given_up:
             messages = [text for text in self.comm.gather_objects(message) if text]
             if messages:
@@ -216,9 +229,3 @@ def _width(method: Method, block: Block) -> int | None:
         return method.schedule.window
     edges = method.schedule.edges
     return max(b - a for a, b in pairwise(edges)) if len(edges) > 2 else None
-
-
-def _describe(error: Exception, rank: int) -> str:
-    if isinstance(error, ScoreError):
-        return str(error)
-    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"

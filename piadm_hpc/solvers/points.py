@@ -9,9 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..chain import apply, expand
 from ..comm import Communicator
 from ..linear import LinearPart
+from .guess import Guess
 from .problem import Problem
 from .recurrence import Recurrence
 from .rows import Rows
@@ -30,6 +30,7 @@ class Method:
     closed points, also gives the first path if `start` is true; otherwise that is copies of the first state.
     `in_flight` limits the samples worked on at once: one that is done makes room for the next. `operator`, from states
     [samples, c, d] of a first point and later points to states [points, samples, c, d] there, gives the first path instead.
+    `keep_scores`: whether the scores of the last sweep are kept for those who linearise steps.
     """
 
     stop: Picard
@@ -39,6 +40,7 @@ class Method:
     schedule: Schedule
     in_flight: int | None
     operator: Operator | None = None
+    keep_scores: bool = False
 
 
 @dataclass
@@ -80,7 +82,9 @@ class Points:
         self.draws = like.new_zeros(shape) if problem.has_draws else None
         size = problem.frame.synthesise(like[:1, 0]).shape[-1]
         self.seen = like.new_zeros(len(rows.points), slots, size)
-        self.held = like.new_zeros(slots, like.shape[-1]) if method.schedule.moves else None
+        self.guess = None if method.guess is None else Guess(problem, method.guess)
+        self.held = like.new_zeros(slots, like.shape[-1]) if method.schedule.moves and method.guess is not None else None
+        self.kicks = like.new_zeros(*shape[:2], problem.chain.reads, shape[-1]) if method.keep_scores else None
         self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
         self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
         self.scan = Recurrence(method.linear, problem.frame, rows, comm)
@@ -133,21 +137,9 @@ class Points:
         self.problem.increment(out, draws, self.rows.points[local], z, self._guessed(local, own, z), linear)
 
     def _guessed(self, local: int, own: Slots, z: Tensor) -> Tensor:
-        """The guess's score in coordinates [slots, k, n]: J (x - e m), and what lifts its denoised estimate by `held`."""
-        j, chain = self.rows.points[local], self.problem.chain
-        score = self._gaussian(j, z)
-        if self.held is None:
-            return score
-        signal, covariance = (level[j] for level in chain.levels)
-        return score.addcmul_(torch.linalg.solve(covariance, signal).to(score)[:, None], self.held[own][:, None])
-
-    def _gaussian(self, j: int, z: Tensor) -> Tensor:
-        guess, chain, mean = self.method.guess, self.problem.chain, self.problem.mean
-        assert guess is not None and guess.slope is not None
-        read = chain.reading(j, z)
-        if mean is not None:
-            read = read - chain.levels[0][j].to(read)[:, None] * mean
-        return apply(expand(self.problem.frame, guess.slope[j], z), read)
+        """The guess's score with the remainder held, in coordinates [slots, k, n]."""
+        assert self.guess is not None
+        return self.guess.score(self.rows.points[local], z, None if self.held is None else self.held[own])
 
     def evaluate(self, front: Front, samples: list[int], change: Tensor) -> None:
         """Scores at the open points, at most `max_rows` rows a call; increments, and changes [points of the block, slots].
@@ -195,12 +187,11 @@ class Points:
         self.problem.increment(out, draws, j, z, kick, self.method.linear)
         if isinstance(own, Tensor):
             self.b[local, own] = out
-        if self.held is not None:
+        if self.held is not None and self.guess is not None:
             last = front.high[slots] == j + 1
-            remainder = kick[last] - self._gaussian(j, z[last])
-            self.held[slots[last]] = self.problem.add_estimate(
-                torch.zeros_like(remainder[:, 0]), j, torch.zeros_like(remainder), remainder
-            ).div_(self.problem.unit(j))
+            self.held[slots[last]] = self.guess.remainder(j, z[last], kick[last])
+        if self.kicks is not None:
+            self.kicks[local, own] = kick
         return bool(torch.isfinite(moved).all())
 
     def _foresee(self, local: int, own: Slots) -> None:
@@ -260,6 +251,7 @@ class Points:
         self.seen = self.seen[:, kept]
         self.draws = None if self.draws is None else self.draws[:, kept]
         self.held = None if self.held is None else self.held[kept]
+        self.kicks = None if self.kicks is None else self.kicks[:, kept]
 
 
 def contiguous(slots: Tensor) -> Slots:
