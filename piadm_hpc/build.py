@@ -19,6 +19,7 @@ from .process import forward_time
 from .records import ConfigError
 from .reference import GaussianReference
 from .sampler import Sampler, critical_corrector
+from .solvers.peers import PeerSettings
 from .solving import Corrector, Projection
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         project=mask_projection(model.mask, model.event_shape, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
+        peer=PeerSettings(solver.memory, solver.parts, solver.coarse),
         linear=solver.linear,
         start=solver.start,
         tol=None if solver.fixed_depth else solver.tol,

@@ -103,9 +103,11 @@ class SolverConfig(Record):
     (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file
     from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
     to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other.
+    Kinds other than picard are the schemes of others (docs/methods.md): `memory` of anderson, `parts` of parareal (default
+    the root of a block's steps) or cores of chords (4, 6 or 8), `coarse` solver of parareal.
     """
 
-    kind: Literal["picard", "sequential"] = "picard"
+    kind: Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"] = "picard"
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
     start: Literal["auto", "constant", "reference"] = "auto"
     tol: float = Field(1e-2, gt=0)
@@ -114,6 +116,9 @@ class SolverConfig(Record):
     reference: str | None = Field(None, min_length=1)
     window: int | None = Field(None, ge=1)
     pipelined: bool = False
+    memory: int = Field(2, ge=1)
+    parts: int | None = Field(None, ge=1)
+    coarse: Literal["network", "reference"] = "network"
 
     @model_validator(mode="after")
     def _depth(self) -> Self:

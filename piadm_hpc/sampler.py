@@ -16,7 +16,9 @@ from .comm import Communicator
 from .noise import PRIOR, Noise
 from .process import Process
 from .reference import GaussianReference, isotropic
+from .solvers.arguments import SolverName
 from .solvers.evaluate import Score
+from .solvers.peers import PeerSettings
 from .solving import BlockHook, Corrector, Linear, Projection, Solution, solve
 
 
@@ -36,7 +38,8 @@ class Sampler:
     law: GaussianReference | None = None
     project: Projection | None = None
     corrector: Corrector | None = None
-    solver: Literal["picard", "sequential"] = "picard"
+    solver: SolverName = "picard"
+    peer: PeerSettings = PeerSettings()
     linear: Linear = "auto"
     start: Literal["auto", "constant", "reference"] = "auto"
     tol: float | None = 1e-2
@@ -88,6 +91,7 @@ class Sampler:
             linear=self.linear,
             start=self.start,
             solver=self.solver,
+            peer=self.peer,
             window=self.window,
             pipelined=self.pipelined,
             in_flight=self.in_flight,

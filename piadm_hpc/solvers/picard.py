@@ -25,6 +25,9 @@ from .sequential import run_steps
 from .stopping import BlockSolution, Status, remaining_error, unsolved
 
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
+# what is left behind grows where a sample decides between modes, so that it must be smaller than what ends a sample:
+LEFT_BEHIND = 0.1  # share of the tolerance by which an estimate may still have changed at a point that is not called again
+SETTLED = 0.5  # the same for the change foretold from how far the state has moved, times its gain where that exceeds one
 PATIENCE = 12  # and after which a sample near a boundary between modes is given up
 
 
@@ -59,6 +62,8 @@ class Sweeps:
         self.waiting = list(range(len(samples)))
         self.front = self._new(self.waiting[:slots])
         self._enter(torch.arange(slots))
+        # a moving window passes points when their states stay where they were evaluated
+        self.by_shift = method.schedule.moves and method.stop.tol is not None
         self.limit = min(method.stop.sweeps or len(block), len(block))
         self.result = unsolved(first, len(samples))
         self.given_up: list[tuple[int, int, Tensor]] = []
@@ -75,7 +80,9 @@ class Sweeps:
 
     def _new(self, index: list[int]) -> Front:
         start, age = torch.full((len(index),), self.block.start), torch.zeros(len(index), dtype=torch.long)
-        return Front.new(torch.tensor(index), self.block.start, self.method.schedule.reach(self.block, start, age))
+        return Front.new(
+            torch.tensor(index), self.block.start, self.method.schedule.reach(self.block, start, age), len(self.block)
+        )
 
     def _enter(self, slots: Tensor) -> None:
         index = self.front.index[slots]
@@ -113,27 +120,56 @@ class Sweeps:
         held.copy_(self.comm.sum(held))
 
     def _advance(self, change: Tensor) -> None:
-        """Move the open points of every sample over those that are settled."""
-        front, stop, block = self.front, self.method.stop, self.block
+        """Move the open points of every sample over those that are settled; increments at those that may open next."""
+        front, block, schedule = self.front, self.block, self.method.schedule
+        front.age = front.age + 1
         points = torch.arange(block.start, block.stop)[:, None]
         is_open = (points >= front.low) & (points < front.high)
-        front.age = front.age + 1
         front.before, front.change = front.change, torch.where(is_open, change, 0.0).max(0).values
-        if stop.tol is None:
-            low = self.method.schedule.settled(block, front.age, self.limit)
-        else:
-            waiting = is_open & (change > stop.tol)
-            unsettled = torch.where(waiting, points, block.stop).min(0).values
-            low = torch.minimum(unsettled, front.high)
-        # after k sweeps the first k points are exact
-        front.low = torch.maximum(low, torch.minimum(block.start + front.age, front.high))
         front.reached = torch.maximum(front.reached, front.high)
-        high = self.method.schedule.reach(block, front.low, front.age)
-        self.points.extend(front, high)
-        front.high = high
+        if self.by_shift:
+            self._watch_gain(change, is_open)
+            self.points.extend(front, schedule.reach(block, front.high, front.age))
+            return
+        if self.method.stop.tol is None:
+            low = schedule.settled(block, front.age, self.limit)
+        else:
+            low = torch.where(is_open & (change > LEFT_BEHIND * self.method.stop.tol), points, block.stop).min(0).values
+        self._open(torch.minimum(low, front.high))
+        self.points.extend(front, front.high)
+
+    def _open(self, low: Tensor) -> None:
+        """Open points from `low` on; after k sweeps the first k points are exact."""
+        front = self.front
+        front.low = torch.maximum(low, torch.minimum(self.block.start + front.age, front.high))
+        front.high = self.method.schedule.reach(self.block, front.low, front.age)
+
+    def _watch_gain(self, change: Tensor, is_open: Tensor) -> None:
+        """How much of the last moves of states the denoised estimates at the same points followed."""
+        front = self.front
+        seen = is_open & (front.shift.T > 0)
+        follows = torch.where(seen, change / front.shift.T, 0.0).max(0).values
+        front.gain = torch.where(seen.any(0), follows.clamp(min=1.0), front.gain)
 
     def _update(self) -> None:
-        self.points.update(int(self.front.high.max()), min(int(self.front.low.min()), self.block.stop - 1))
+        front, block = self.front, self.block
+        if not self.by_shift:
+            self.points.update(int(front.high.max()), min(int(front.low.min()), block.stop - 1))
+            return
+        ahead = self.method.schedule.reach(block, front.high, front.age)
+        low, high = int(front.low.min()), int(front.high.max())
+        local, before = self.points.states(low, high)
+        self.points.update(int(ahead.max()), min(low, block.stop - 1))
+        told = torch.zeros(high - low, len(front.index), dtype=torch.float64)
+        told[[self.rows.points[index] - low for index in local]] = self.points.shifts(local, before)
+        told = self.comm.max(torch.nan_to_num(told, nan=float("inf"), posinf=float("inf")))
+        points = torch.arange(low, high)[:, None]
+        shift = torch.where((points >= front.low) & (points < front.high), told, 0.0)
+        front.shift.zero_()
+        front.shift[:, low - block.start : high - block.start] = shift.T
+        tol = float(self.method.stop.tol or 0.0)
+        unsettled = shift * front.gain**2 > SETTLED * tol
+        self._open(torch.where(unsettled, points, front.high).min(0).values)
 
     def _retire(self) -> None:
         """Record the samples that are done: converged, at the round-off floor, at the fixed depth, or given up."""

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..chain import apply, expand
 from ..comm import Communicator
 from ..linear import LinearPart
 from .guess import Guess
@@ -45,7 +46,11 @@ class Method:
 
 @dataclass
 class Front:
-    """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went."""
+    """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went.
+
+    `shift` [samples, points] is how far the last update moved the state of a point that had been evaluated, in units of
+    the data; `gain` how much of such a move its denoised estimates were last seen to follow.
+    """
 
     index: Tensor
     low: Tensor
@@ -56,12 +61,17 @@ class Front:
     before: Tensor
     best: Tensor
     stuck: Tensor
+    shift: Tensor
+    gain: Tensor
 
     @classmethod
-    def new(cls, index: Tensor, start: int, high: Tensor) -> Front:
+    def new(cls, index: Tensor, start: int, high: Tensor, num_points: int) -> Front:
         whole, nothing = torch.full_like(index, start), torch.zeros_like(index)
         unknown = torch.full(index.shape, float("inf"), dtype=torch.float64)
-        return cls(index, whole, high, nothing, whole.clone(), unknown, unknown.clone(), unknown.clone(), nothing.clone())
+        shift, gain = torch.zeros(len(index), num_points, dtype=torch.float64), torch.ones_like(unknown)
+        return cls(
+            index, whole, high, nothing, whole.clone(), unknown, unknown.clone(), unknown.clone(), nothing.clone(), shift, gain
+        )
 
     def put(self, slots: Tensor, other: Front) -> None:
         for name, values in vars(self).items():
@@ -97,7 +107,7 @@ class Points:
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
         """Samples take slots: their draws, and their first path, which costs no score call; collective."""
         own = contiguous(slots)
-        self.first[own] = first
+        self.first[own] = self.end[own] = first
         self.base = (0, self.first)
         if self.held is not None:
             self.held[own] = 0
@@ -129,7 +139,7 @@ class Points:
             self._guess(local, own, z[local], b[local], self.method.guess)
         scan(first, b, z, end, range(self.rows.count))
         if isinstance(own, Tensor):
-            self.z[:, own] = z
+            self.z[:, own], self.end[own] = z, end
 
     def _guess(self, local: int, own: Slots, z: Tensor, out: Tensor, linear: LinearPart) -> None:
         """Increments at a point where the guess's score, with the remainder held, stands in for the network's."""
@@ -233,6 +243,28 @@ class Points:
                 self._guess(local, own, self.z[local, own], out, self.method.linear)
                 if isinstance(own, Tensor):
                     self.b[local, own] = out
+
+    def states(self, low: int, high: int) -> tuple[list[int], Tensor]:
+        """This rank's points from low on and before high, by local index, and a copy of their states."""
+        local = [index for index, j in enumerate(self.rows.points) if low <= j < high]
+        return local, self.z[local]
+
+    def shifts(self, local: list[int], before: Tensor) -> Tensor:
+        """How far states of some points are from what they were, root mean square in units of the scale: [len, slots].
+
+        The estimates remembered there follow as the linear part presumes, so that the next change is what it did not know.
+        """
+        moved = torch.zeros(len(local), before.shape[1], dtype=torch.float64)
+        slope, frame = self.method.linear.slope, self.problem.frame
+        for row, index in enumerate(local):
+            j = self.rows.points[index]
+            away = self.problem.chain.reading(j, self.z[index] - before[row])
+            x = frame.synthesise(away)
+            if slope is not None:
+                self.problem.add_estimate(self.seen[index], j, x, frame.synthesise(apply(expand(frame, slope[j], away), away)))
+            norm = torch.linalg.vector_norm(x[:, 0] / self.method.stop.scale, dim=-1).to("cpu", torch.float64)
+            moved[row] = norm / (float(self.problem.chain.levels[0][j, 0]) * x.shape[-1] ** 0.5)
+        return moved
 
     def update(self, high: int, next_low: int) -> None:
         """The recurrence up to point `high`; the next one has nothing new before `next_low`. Collective."""
