@@ -39,7 +39,7 @@ class Sampler:
     project: Projection | None = None
     corrector: Corrector | None = None
     solver: SolverName = "picard"
-    peer: PeerSettings = PeerSettings()
+    peer: PeerSettings | None = None
     linear: Linear = "auto"
     start: Literal["auto", "constant", "reference"] = "auto"
     tol: float | None = 1e-2

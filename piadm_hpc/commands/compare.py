@@ -17,9 +17,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--samples", type=int, default=4, metavar="N", help="draws of each method [4]")
     parser.add_argument("--tol", type=float, default=1e-2, help="error in units of the data's standard deviation [0.01]")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--ode", dest="sde", action="store_false", help="the probability flow, against its converged path [default]"
-    )
+    kind.add_argument("--ode", dest="sde", action="store_false", help="the probability flow, against its converged path")
     kind.add_argument("--sde", dest="sde", action="store_true", help="stochastic chains, each against itself step by step")
     parser.add_argument("--steps", type=int, default=64, metavar="N", help="with --sde: steps of the chain [64]")
     parser.add_argument("--most-steps", type=int, default=512, metavar="N", help="give a method up that needs more steps [512]")
@@ -29,7 +27,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [cpu]")
     parser.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
     parser.add_argument("--out", default="compare", metavar="FOLDER", help="where table and figure go [compare]")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, sde=False)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -47,9 +45,8 @@ def _run(options: argparse.Namespace) -> int:
     task = make_task(options.model, samples=options.samples, device=options.device, model_batch=options.model_batch)
     contest = Contest(task, options.tol, options.sde, options.steps, options.most_steps)
     if contest.floor() > options.tol / 3:
-        raise ConfigError(
-            f"--tol {options.tol:g}: the converged path itself is only known to {contest.floor():.2g}; give a larger one"
-        )
+        known = f"the converged path itself is only known to {contest.floor():.2g}"
+        raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger one")
     rows = compare(contest, ranks, latency=options.latency, bandwidth=options.bandwidth, tell=_tell)
     print(table(rows, ranks))
     print("\n".join(str(path) for path in write(Path(options.out), contest, rows, ranks)))
