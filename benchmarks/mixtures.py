@@ -35,16 +35,8 @@ F64 = torch.float64
 MODES = 8
 LEVELS = (1e-2, 1e-3, 1e-4)
 COLUMNS = (
-    "chain",
-    "tol",
-    "window",
-    "rounds",
-    "at most",
-    "calls a step",
-    "median error",
-    "largest error",
-    "largest / tol",
-    "wrong modes",
+    *("chain", "tol", "window", "rounds", "most", "calls a step"),
+    *("median error", "largest error", "error / tol", "wrong modes"),
 )
 
 

@@ -66,7 +66,7 @@ class Task:
             self.score,
             self.reference.event_shape,
             0,
-            reference=self.reference.to(self.device, self.dtype),
+            reference=self.reference,
             project=mask_projection(self.mask, self.reference.event_shape, self.device),
             scale=self.scale,
             model_batch=self.model_batch,
