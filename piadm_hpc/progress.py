@@ -75,7 +75,7 @@ class Summary:
     not_converged: int
     rounds: float
     calls: float
-    sequential_rounds: int
+    sequential_rounds: int | None
     sweeps: list[int]
     seconds: float
     communication: float
@@ -85,11 +85,11 @@ class Summary:
     def lines(self, tol: float) -> list[str]:
         if self.num_samples == 0:
             return ["nothing to do: every sample of this run is there already"]
-        share = 100 / max(self.seconds, 1e-9)
+        share, steps = 100 / max(self.seconds, 1e-9), self.sequential_rounds
+        in_sequence = "" if steps is None else f"; the same chain step by step: {steps} in {steps}"
         return [
             f"{self.num_samples} samples on {self.ranks}; most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})",
-            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median); the same chain step by step: "
-            f"{self.sequential_rounds} in {self.sequential_rounds}",
+            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median){in_sequence}",
             f"{self.seconds / max(1, self.num_samples):.2f} s per sample (communication {share * self.communication:.0f} %, "
             f"writing {share * self.writing:.0f} %)",
         ]

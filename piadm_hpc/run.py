@@ -219,7 +219,7 @@ def _batches(missing: list[int], size: int, groups: int) -> list[list[int]]:
 def _announce(config: RunConfig, sampler: Sampler, ranks: RankGrid, num_missing: int) -> None:
     logger.info(
         f"{config.model}: {num_missing} of {len(config.ids)} samples to make, {sampler.chain.num_steps} steps in "
-        f"{len(sampler.chain.edges) - 1} block(s), {config.chain.integrator} chain, seed {config.seed}; "
+        f"{len(sampler.chain.edges) - 1} block(s), {config.chain.method.name} chain, seed {config.seed}; "
         f"{ranks.num_groups} sample group(s) x {ranks.time.size} time rank(s), {sampler.device}, "
         f"{torch.get_num_threads()} thread(s) a rank"
     )

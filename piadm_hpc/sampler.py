@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .chain import Chain
+from .collocation import Collocation, Scheme
 from .comm import Communicator
 from .noise import PRIOR, Noise
 from .process import Process
@@ -19,7 +19,8 @@ from .reference import GaussianReference, isotropic
 from .solvers.arguments import SolverName
 from .solvers.evaluate import Score
 from .solvers.peers import PeerSettings
-from .solving import BlockHook, Corrector, Linear, Projection, Solution, solve
+from .solvers.points import Operator
+from .solving import BlockHook, Corrector, Linear, Projection, Solution, Start, solve
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Sampler:
     without either.
     """
 
-    chain: Chain
+    chain: Scheme
     score: Score
     event_shape: tuple[int, ...]
     seed: int
@@ -41,12 +42,13 @@ class Sampler:
     solver: SolverName = "picard"
     peer: PeerSettings | None = None
     linear: Linear = "auto"
-    start: Literal["auto", "constant", "reference"] = "auto"
+    start: Start = "auto"
     tol: float | None = 1e-2
     sweeps: int | None = None
     window: int | None = None
     pipelined: bool = False
     in_flight: int | None = None
+    operator: Operator | None = None
     scale: float | Tensor = 1.0
     model_batch: int | None = None
     dtype: torch.dtype = torch.float32
@@ -64,9 +66,9 @@ class Sampler:
         return counts
 
     @property
-    def sequential_rounds(self) -> int:
-        """Network calls of a sample, corrector included, when made step by step."""
-        return sum(self.step_counts)
+    def sequential_rounds(self) -> int | None:
+        """Network calls of a sample, corrector included, when made step by step; None where there are no steps."""
+        return None if isinstance(self.chain, Collocation) else sum(self.step_counts)
 
     def prior(self, samples: Sequence[int]) -> Tensor:
         """States [samples, c, *event] at the chain's first point."""
@@ -95,6 +97,7 @@ class Sampler:
             window=self.window,
             pipelined=self.pipelined,
             in_flight=self.in_flight,
+            operator=self.operator,
             comm=comm,
             samples=samples,
             scale=self.scale,

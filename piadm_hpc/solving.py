@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from .chain import Chain
+from .collocation import Collocation, Scheme
 from .comm import Communicator, SerialCommunicator
 from .grid import Block
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
 from .noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
 from .reference import GaussianReference
 from .solvers.arguments import Corrector, Linear, SolverName, check_arguments, check_moving
+from .solvers.collocate import collocate
 from .solvers.evaluate import Evaluator, Score, ScoreError
 from .solvers.peers import PEERS, PeerSettings, solve_with
 from .solvers.picard import solve_block
@@ -27,6 +29,7 @@ from .solvers.sequential import run_steps
 from .solvers.stopping import BlockSolution, Picard, Status, unsolved
 
 Projection = Callable[[Tensor], Tensor]
+Start = Literal["auto", "constant", "reference"]
 BlockHook = Callable[[Block, BlockSolution], None]
 
 
@@ -56,7 +59,7 @@ class Solution:
 
 @torch.no_grad()
 def solve(
-    chain: Chain,
+    chain: Scheme,
     score: Score,
     x0: Tensor,
     *,
@@ -65,7 +68,7 @@ def solve(
     sweeps: int | None = None,
     reference: GaussianReference | None = None,
     linear: Linear = "auto",
-    start: Literal["auto", "constant", "reference"] = "auto",
+    start: Start = "auto",
     solver: SolverName = "picard",
     peer: PeerSettings | None = None,
     window: int | None = None,
@@ -108,6 +111,11 @@ def solve(
     event_shape = tuple(x0.shape[1:])
     evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank, chain.reads)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
+    if isinstance(chain, Collocation):
+        found = collocate(chain, evaluator, evaluator.project(x0.flatten(1)), names, stop=stop, in_flight=in_flight, comm=comm)
+        if on_block is not None:
+            on_block(Block(0, 0, chain.points), found)
+        return _solution(found.end, event_shape, [found], torch.zeros(2, len(names), dtype=torch.long))
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
     method = _Method(

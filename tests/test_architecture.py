@@ -16,15 +16,18 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("process", "phase", "catalogue", "layout", "records", "templates"),
+    ("phase", "catalogue", "schemes", "layout", "records", "templates", "composition"),
+    ("process",),
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),
+    ("collocation",),
     ("linear",),
     ("integrators", "solvers", "moments"),
     ("solving",),
     ("sampler",),
-    ("config", "data", "store", "progress"),
+    ("plugins", "data", "store", "progress"),
+    ("config",),
     ("models",),
     ("build",),
     ("run",),

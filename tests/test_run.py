@@ -209,7 +209,8 @@ def test_the_same_words_in_python(work: Work):
 
 
 @pytest.mark.parametrize(
-    "integrator", ["piadm", "gaussian", "ddim", "ddpm", "dpmpp-2m", "heun", "lambda-ddim-ab2", "gddim-ab2", "rbaoab"]
+    "integrator",
+    ["piadm", "gaussian", "collocation", "ddim", "ddpm", "dpmpp-2m", "heun", "lambda-ddim-ab2", "gddim-ab2", "rbaoab"],
 )
 def test_every_chain_runs_from_a_configuration(work: Work, integrator: str):
     out = work.folder / integrator

@@ -112,6 +112,7 @@ class Entry:
 
 
 def rms(errors: Tensor) -> float:
+    """Root mean square."""
     return math.sqrt(float(errors.square().mean()))
 
 

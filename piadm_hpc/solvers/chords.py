@@ -9,18 +9,12 @@ from torch import Tensor
 
 from ..comm import Communicator
 from ..grid import Block, Partition
+from ..schemes import STARTS
 from .guess import Guess
 from .parareal import state_change
 from .problem import Problem
 from .stepping import everywhere, step_together
 from .stopping import BlockSolution, Picard, unsolved
-
-# where cores start, as fractions of the chain, from the authors' settings for 50 steps
-STARTS = {
-    4: (0.0, 0.16, 0.32, 0.64),
-    6: (0.0, 0.06, 0.12, 0.24, 0.48, 0.72),
-    8: (0.0, 0.04, 0.08, 0.16, 0.32, 0.48, 0.64, 0.8),
-}
 
 
 class Chords:

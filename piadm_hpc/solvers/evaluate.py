@@ -19,13 +19,6 @@ class ScoreError(RuntimeError):
     """The score failed or returned numbers that are not finite; the message names sample, time and rank."""
 
 
-def describe(error: Exception, rank: int) -> str:
-    """The words for any failure of a user's score, as a ScoreError's message."""
-    if isinstance(error, ScoreError):
-        return str(error)
-    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"
-
-
 @dataclass
 class Evaluator:
     """A score on flat rows x [rows, k, d] at times t [rows], at most `max_rows` rows a call.
@@ -85,3 +78,10 @@ class Evaluator:
             raise ScoreError(
                 f"the score is not finite for sample {samples[row]} at time t = {float(t[row]):.6g} on rank {self.rank}"
             )
+
+
+def described(error: Exception, rank: int) -> str:
+    """What to tell the other ranks of a failure on this one."""
+    if isinstance(error, ScoreError):
+        return str(error)
+    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"

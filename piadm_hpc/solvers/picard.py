@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..comm import Communicator
 from ..grid import Block
-from .evaluate import ScoreError, describe
+from .evaluate import ScoreError, described
 from .points import Front, Method, Points
 from .problem import Problem
 from .rows import Rows
@@ -98,7 +98,7 @@ class Sweeps:
         try:
             self.points.evaluate(front, names, change)
         except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
-            change[-1], message = 1.0, describe(error, self.problem.evaluator.rank)
+            change[-1], message = 1.0, described(error, self.problem.evaluator.rank)
         self.result.calls[front.index] += front.high - front.low
         span = slice(int(front.low.min()) - start, int(front.high.max()) - start)
         told = torch.cat([change[span], change[-1:]])
@@ -252,7 +252,7 @@ class Sweeps:
                     end = run_steps(self.problem, state[None], point, self.block.stop, [self.samples[index]])
                     self.result.end[index] = end[0]
         except Exception as error:
-            message = describe(error, self.problem.evaluator.rank)
+            message = described(error, self.problem.evaluator.rank)
         if self.given_up:
             messages = [text for text in self.comm.gather_objects(message) if text]
             if messages:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..comm import Communicator
-from .evaluate import ScoreError, describe
+from .evaluate import ScoreError, described
 from .problem import Problem
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def everywhere(problem: Problem, comm: Communicator, work: Callable[[], T]) -> T
     try:
         result = work()
     except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
-        message = describe(error, problem.evaluator.rank)
+        message = described(error, problem.evaluator.rank)
     if float(comm.max(torch.tensor([float(bool(message))]))) > 0:
         raise ScoreError(next(text for text in comm.gather_objects(message) if text))
     assert result is not None

@@ -18,6 +18,7 @@ class Status(IntEnum):
     DEPTH_REACHED = 1
     ROUND_OFF_FLOOR = 2
     FINISHED_SEQUENTIALLY = 3
+    NOT_RESOLVED = 4
 
 
 @dataclass(frozen=True)
