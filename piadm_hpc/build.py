@@ -64,7 +64,12 @@ def step_count(config: RunConfig) -> int:
         return spec.calls // method.calls
     if spec.steps != "auto":
         return int(spec.steps)
-    return max(8, round(8 * -math.log10(config.solver.tol))) if method.name == "collocation" else STEPS
+    return collocation_points(config.solver.tol) if method.name == "collocation" else STEPS
+
+
+def collocation_points(tol: float) -> int:
+    """Eight points for every digit of the tolerance."""
+    return max(8, round(8 * -math.log10(tol)))
 
 
 def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float) -> TimeGrid:

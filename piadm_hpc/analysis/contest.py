@@ -3,7 +3,8 @@
 The probability flow is held against a converged solution, a stochastic chain against itself step by step. A sequential
 method takes the fewest steps whose error is small enough. A parallel one takes, of a few tolerances, the loosest that
 reaches the error, so that all are treated with the same hindsight; for the flow its chain has the fewest steps that
-leave it a share of the error.
+leave it a share of the error. Rounds are those after which a method stops by itself, and beside them the fewest after which
+its samples are good enough, had it known.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..solvers.peers import PeerSettings
+from ..build import collocation_points
+from ..collocation import Collocation, Scheme
+from ..solving import Solution
 from .task import Task
 
 CONVERGED = 256  # steps of the flow that stands for the converged one
 SHARE = 0.7  # of the error that a parallel method leaves to its chain
-LADDER = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 1e-3, 1e-4)
+LADDER = (4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Contest:
     def churn(self) -> float:
         return 1.0 if self.sde else 0.0
 
-    def truth(self, chain: Chain) -> Tensor:
+    def truth(self, chain: Scheme) -> Tensor:
         """The converged flow, or for a stochastic chain its own samples step by step."""
-        if not self.sde:
+        if not self.sde or isinstance(chain, Collocation):
             return self.flow(CONVERGED)
         key = ("steps", chain.num_steps, chain.edges, float(chain.P.sum()), float(chain.noise.sum()))
         if key not in self.task.memory:
@@ -68,15 +69,15 @@ class Contest:
             self.task.memory[key] = (rms(self.task.error(found.x, self.truth(chain))), seconds, chain.num_steps)
         return self.task.memory[key]  # type: ignore[no-any-return]
 
-    def fewest(self, integrator: str, error: float, kind: str = "log-snr") -> int | None:
-        """The fewest steps with at most so large an error, by bisection; None when `most` are not enough."""
-        enough = 2
+    def fewest(self, integrator: str, error: float, kind: str = "log-snr", most: int | None = None) -> int | None:
+        """The fewest steps, to one in twelve, with at most so large an error; None when `most` are not enough."""
+        enough, most = 2, most or self.most
         while self.sequential(integrator, enough, kind)[0] > error:
-            if enough >= self.most:
+            if enough >= most:
                 return None
-            enough = min(2 * enough, self.most)
+            enough = min(2 * enough, most)
         low, high = enough // 2, enough
-        while high - low > 1:
+        while high - low > max(1, high // 12):
             middle = (low + high) // 2
             low, high = (low, middle) if self.sequential(integrator, middle, kind)[0] <= error else (middle, high)
         return high
@@ -86,7 +87,8 @@ class Contest:
 class Row:
     """One method: its chain, the rounds and calls of a sample (median and most), its error, and seconds.
 
-    `setting` is the tolerance or depth it was given. `projected` are seconds a sample on so many accelerators.
+    `setting` is the tolerance or depth it was given; `fewest` the rounds of the smallest fixed depth that reaches the error,
+    None for methods without one. `projected` are seconds a sample on so many accelerators.
     """
 
     method: str
@@ -95,6 +97,7 @@ class Row:
     setting: str
     rounds: float
     most_rounds: int
+    fewest: float | None
     calls: float
     error: float
     seconds: float
@@ -127,121 +130,110 @@ def step_by_step(integrator: str, contest: Contest, *, name: str, kind: str = "l
         if found is None:
             return None
         steps, (error, seconds, calls) = found, contest.sequential(integrator, found, kind)
-    return Row(name, integrator, steps, "-", calls, calls, calls, error, seconds)
+    return Row(name, integrator, steps, "-", calls, calls, calls, calls, error, seconds)
+
+
+Count = Callable[[int, Solution], Tensor]  # rounds of every sample, from the number of steps and a solution
 
 
 def in_parallel(
-    integrator: str, contest: Contest, *, name: str, pipelined: bool = False, ladder: Sequence[float] = LADDER, **settings: Any
+    integrator: str,
+    contest: Contest,
+    *,
+    name: str,
+    count: Count | None = None,
+    ladder: Sequence[float] = LADDER,
+    fixed: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Row | None:
-    """A parallel method on the chain of an integrator, with the loosest tolerance of the ladder that reaches the error."""
+    """A parallel method on the chain of an integrator, with the loosest tolerance of the ladder that reaches the error.
+
+    `count` replaces the rounds counted as run; `fixed` are the settings that make the same sweeps to a fixed depth.
+    """
     steps = contest.steps if contest.sde else contest.fewest(integrator, SHARE * contest.tol)
     if steps is None:
         return None
     chain = contest.task.chain(integrator, steps, churn=contest.churn)
     for share in ladder:
-        tol = share * contest.tol
-        found, seconds = contest.task.solve(chain, tol=tol, **settings)
-        error = rms(contest.task.error(found.x, contest.truth(chain)))
+        found, error, seconds = _attempt(contest, chain, tol=share * contest.tol, **settings)
+        if error > contest.tol:
+            continue
+        rounds = found.rounds if count is None else count(steps, found)
+        at_depth = None
+        if fixed is not None:
+            at_depth = _fewest_depth(contest, chain, found, **{**settings, **fixed})
+        fewest = None if at_depth is None else at_depth.rounds if count is None else count(steps, at_depth)
+        return _row((name, integrator, steps, f"tol {share * contest.tol:.3g}"), rounds, fewest, found.calls, error, seconds)
+    return None
+
+
+def collocated(contest: Contest, *, name: str) -> Row | None:
+    """Collocation with the points that a run's tolerance gives it, and the loosest tolerance that reaches the error."""
+    task, calls = contest.task, None
+    for share in LADDER:
+        points = collocation_points(share * contest.tol)
+        scheme = Collocation(task.process, task.reference, *task.ends, points)
+        found, error, seconds = _attempt(contest, scheme, tol=share * contest.tol)
         if error <= contest.tol:
-            rounds = found.rounds
-            if pipelined:
-                # a part starts its fine steps as soon as the one before is corrected (Selvam et al. 2024, figure 3)
-                parts = round(math.sqrt(steps))
-                rounds = parts + found.sweeps[:, 0] * (math.ceil(steps / parts) - 1)
-            return _row(name, integrator, steps, f"tol {tol:.3g}", rounds, found.calls, error, seconds)
+            calls = found.calls
+            depth = _fewest_depth(contest, scheme, found)
+            words = (name, "collocation", points, f"tol {share * contest.tol:.3g}")
+            return _row(words, found.rounds, None if depth is None else depth.rounds, calls, error, seconds)
     return None
 
 
 def as_published(contest: Contest, *, name: str) -> Row | None:
     """PIADM's integrator, grid, blocks and fixed depth: the fewest steps, then the fewest sweeps, that reach the error."""
-    per_block: int | None = contest.steps if contest.sde else contest.fewest("piadm", SHARE * contest.tol, "piadm")
-    if per_block is None:
-        return None
-    per_block = max(1, contest.steps // 8) if contest.sde else per_block
-    chain = contest.task.chain("piadm", per_block, churn=contest.churn, kind="piadm")
-    truth, depth = contest.truth(chain), 1
-    while depth <= contest.most:
-        found, seconds = contest.task.solve(chain, tol=None, sweeps=depth, linear="process", start="constant")
-        error = rms(contest.task.error(found.x, truth))
+    task, per_block = contest.task, 1
+    if contest.sde:
+        while task.grid("piadm", per_block).num_steps < contest.steps:
+            per_block += 1
+    else:
+        most = max(2, contest.most // (len(task.grid("piadm", 1).edges) - 1))
+        enough = contest.fewest("piadm", SHARE * contest.tol, "piadm", most)
+        if enough is None:
+            return None
+        per_block = enough
+    chain, depth = task.chain("piadm", per_block, churn=contest.churn, kind="piadm"), 1
+    while depth <= chain.num_steps:
+        found, error, seconds = _attempt(contest, chain, tol=None, sweeps=depth, linear="process", start="constant")
         if error <= contest.tol:
-            return _row(name, "piadm", chain.num_steps, f"{depth} sweeps", found.rounds, found.calls, error, seconds)
+            words = (name, "piadm", chain.num_steps, f"{depth} sweeps")
+            return _row(words, found.rounds, found.rounds, found.calls, error, seconds)
         depth += max(1, depth // 8)
     return None
 
 
+def _attempt(contest: Contest, scheme: Scheme, **settings: Any) -> tuple[Solution, float, float]:
+    """A solution, its error and the seconds it took."""
+    found, seconds = contest.task.solve(scheme, **settings)
+    return found, rms(contest.task.error(found.x, contest.truth(scheme))), seconds
+
+
+def _fewest_depth(contest: Contest, scheme: Scheme, stopped: Solution, **settings: Any) -> Solution | None:
+    """The solution of the smallest fixed depth that reaches the error, sought from where a method stopped by itself."""
+    settings.pop("tol", None)
+    depth, best = max(1, int(stopped.sweeps.sum(1).to(torch.float64).median())), None
+    limit = int(stopped.sweeps.sum(1).max()) + 1
+    found, error, _ = _attempt(contest, scheme, tol=None, sweeps=depth, **settings)
+    while error > contest.tol and depth < limit:
+        depth += 1
+        found, error, _ = _attempt(contest, scheme, tol=None, sweeps=depth, **settings)
+    while error <= contest.tol:
+        best = found
+        depth -= 1
+        if depth == 0:
+            break
+        found, error, _ = _attempt(contest, scheme, tol=None, sweeps=depth, **settings)
+    return best
+
+
 def _row(
-    name: str, integrator: str, steps: int, setting: str, rounds: Tensor, calls: Tensor, error: float, seconds: float
+    words: tuple[str, str, int, str], rounds: Tensor, fewest: Tensor | None, calls: Tensor, error: float, seconds: float
 ) -> Row:
-    middle = (float(values.to(torch.float64).quantile(0.5)) for values in (rounds, calls))
-    median_rounds, median_calls = middle
-    return Row(name, integrator, steps, setting, median_rounds, int(rounds.max()), median_calls, error, seconds)
+    least = None if fewest is None else _middle(fewest)
+    return Row(*words, _middle(rounds), int(rounds.max()), least, _middle(calls), error, seconds)
 
 
-def _sequential(name: str, integrator: str, *, kind: str = "log-snr") -> Entry:
-    return Entry(name, partial(step_by_step, integrator, name=name, kind=kind), random=False)
-
-
-def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) -> Entry:
-    """A scheme on the chain of one integrator for the flow and of another for a stochastic chain."""
-
-    def run(contest: Contest) -> Row | None:
-        return in_parallel(str(random if contest.sde else flow), contest, name=name, **settings)
-
-    return Entry(name, run, flow is not None, random is not None)
-
-
-MULTI, BLIND = "dpmpp-2m", {"start": "constant"}
-METHODS: tuple[Entry, ...] = (
-    _sequential("DDIM", "ddim"),
-    _sequential("EDM Heun", "heun", kind="karras"),
-    _sequential("DPM-Solver++(2M)", MULTI),
-    _sequential("Gaussian-aware two-step", "gaussian-ab2"),
-    Entry("DDPM", partial(step_by_step, "ddpm", name="DDPM"), flow=False),
-    Entry("PIADM as published", partial(as_published, name="PIADM as published")),
-    _parallel("ParaDiGMS, DDIM", "ddim", None, solver="paradigms", ladder=(30.0, 10.0, *LADDER)),
-    _parallel("ParaDiGMS", MULTI, "ddpm", solver="paradigms", ladder=(30.0, 10.0, *LADDER)),
-    _parallel("ParaDiGMS, window 32", MULTI, "ddpm", solver="paradigms", window=32, ladder=(30.0, 10.0, *LADDER)),
-    _parallel("ParaTAA, DDIM", "ddim", None, solver="anderson", linear="process", peer=PeerSettings(memory=3), **BLIND),
-    _parallel("ParaTAA", MULTI, "ddpm", solver="anderson", linear="denoised", peer=PeerSettings(memory=3), **BLIND),
-    _parallel("SRDS, DDIM", "ddim", None, solver="parareal"),
-    _parallel("SRDS", MULTI, "ddpm", solver="parareal"),
-    _parallel("SRDS, pipelined", MULTI, "ddpm", solver="parareal", pipelined=True),
-    _parallel("parareal, Gaussian coarse", "gaussian-ab2", "ddpm", solver="parareal", peer=PeerSettings(coarse="reference")),
-    _parallel("quasi-Newton", MULTI, "ddpm", solver="newton", linear="denoised", **BLIND),
-    _parallel("CHORDS, 8 cores, DDIM", "ddim", None, solver="chords"),
-    _parallel("CHORDS, 8 cores", MULTI, None, solver="chords"),
-    _parallel("ours", "gaussian-ab2", "gaussian"),
-    _parallel("ours, peers' chain", MULTI, "ddpm"),
-)
-
-
-def compare(
-    contest: Contest, ranks: Sequence[int], *, latency: float, bandwidth: float, tell: Callable[[str], None]
-) -> list[Row]:
-    """The rows of all methods that reach the error. `tell` hears of each as it is done."""
-    rows = []
-    for entry in METHODS:
-        if not (entry.random if contest.sde else entry.flow):
-            continue
-        row = entry.run(contest)
-        if row is None:
-            tell(f"{entry.name}: not reached with {contest.most} steps")
-            continue
-        for count in ranks:
-            row.projected[count] = projected(contest.task, row, count, latency=latency, bandwidth=bandwidth)
-        tell(f"{row.method}: {row.rounds:g} rounds, {row.calls:g} calls, error {row.error:.2g}")
-        rows.append(row)
-    return rows
-
-
-def projected(task: Task, row: Row, accelerators: int, *, latency: float, bandwidth: float) -> float:
-    """Seconds for one sample: rounds x (a call of ceil(points / P) rows + log2(P) messages of one state).
-
-    `points` are the calls of a round. A message takes `latency` seconds and the state's bytes over `bandwidth`; a call's
-    time is measured on this machine.
-    """
-    points = row.calls / max(row.rounds, 1.0)
-    rows = max(1, math.ceil(points / accelerators))
-    size = len(task.reference.mean) * torch.finfo(task.dtype).bits // 8
-    hops = math.ceil(math.log2(accelerators)) if points > 1 else 0
-    return row.rounds * (task.call_seconds(rows) + hops * (latency + size / bandwidth))
+def _middle(values: Tensor) -> float:
+    return float(values.to(torch.float64).quantile(0.5))

@@ -12,21 +12,23 @@ from typing import Any
 from .contest import Contest, Row
 from .figures import FAINT, OWN, SECOND, STYLE, PlotError
 
-HEAD = ("method", "chain", "steps", "setting", "rounds", "most", "calls", "error", "seconds")
+HEAD = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error", "seconds")
 
 
 def table(rows: Sequence[Row], ranks: Sequence[int]) -> str:
     """Plain text, a line a method; the last columns are projected seconds a sample on so many accelerators."""
     lines = [(*HEAD, *(f"on {count}" for count in ranks))]
     for row in rows:
-        cells = (row.method, row.chain, f"{row.steps}", row.setting, f"{row.rounds:g}", f"{row.most_rounds}", f"{row.calls:g}")
-        lines.append((*cells, f"{row.error:.2g}", f"{row.seconds:.3g}", *(f"{row.projected[count]:.3g}" for count in ranks)))
+        cells = (row.method, row.chain, f"{row.steps}", row.setting, f"{row.rounds:g}", f"{row.most_rounds}")
+        fewest = "-" if row.fewest is None else f"{row.fewest:g}"
+        costs = (f"{row.calls:g}", f"{row.error:.2g}", f"{row.seconds:.3g}")
+        lines.append((*cells, fewest, *costs, *(f"{row.projected[count]:.3g}" for count in ranks)))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def write(folder: Path, contest: Contest, rows: Sequence[Row], ranks: Sequence[int]) -> list[Path]:
-    """compare.json, compare.csv and, with matplotlib, compare.png in a folder; returns what was written."""
+    """compare.json and compare.csv in a folder; returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
     task = contest.task
     record = {
@@ -39,15 +41,11 @@ def write(folder: Path, contest: Contest, rows: Sequence[Row], ranks: Sequence[i
         lines = csv.writer(file)
         lines.writerow([*HEAD, *(f"projected_seconds_{count}" for count in ranks)])
         lines.writerows([_cells(row, ranks) for row in rows])
-    try:
-        written.append(draw(folder / "compare.png", contest, rows, ranks))
-    except PlotError:
-        return written
     return written
 
 
 def _cells(row: Row, ranks: Sequence[int]) -> list[Any]:
-    values = (row.method, row.chain, row.steps, row.setting, row.rounds, row.most_rounds, row.calls, row.error, row.seconds)
+    values = [getattr(row, {"most": "most_rounds"}.get(name, name)) for name in HEAD]
     return [*values, *(row.projected[count] for count in ranks)]
 
 
@@ -66,10 +64,12 @@ def draw(path: Path, contest: Contest, rows: Sequence[Row], ranks: Sequence[int]
         colours = [OWN if row.method.startswith("ours") else SECOND if row.setting != "-" else FAINT for row in ordered]
         left.barh(places, [row.rounds for row in ordered], color=colours, height=0.62)
         left.plot([row.calls for row in ordered], places, "|", color="#333333", markersize=9)
+        known = [(row.fewest, place) for place, row in zip(places, ordered, strict=True) if row.fewest and row.setting != "-"]
+        left.plot(*zip(*known, strict=True) if known else ([], []), ".", color="#333333", markersize=5)
         for place, row in zip(places, ordered, strict=True):
             left.annotate(f" {row.rounds:g}", (row.rounds, place), va="center", fontsize=8)
         left.set_yticks(places, names)
-        left.set(xscale="log", xlabel="rounds a sample (bars) and network calls (ticks)", xlim=(1, None))
+        left.set(xscale="log", xlabel="rounds a sample (bars), with hindsight (dots), and calls (ticks)", xlim=(1, None))
         left.set_title(f"{contest.task.name}, {'SDE' if contest.sde else 'ODE'}, error {contest.tol:g}")
         for count, mark in zip(ranks, "o^sDv", strict=False):
             label = f"{count} accelerator" + ("s" if count > 1 else "")

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import integrators
 from ..build import mask_projection
 from ..chain import Chain
+from ..collocation import Scheme
 from ..grid import TimeGrid, karras, log_snr, piadm
 from ..models.analytic import target_a, target_b, target_c
 from ..models.base import ScoreModel
@@ -59,8 +60,8 @@ class Task:
         options = integrators.Options(churn=churn)
         return integrators.build(integrator, self.process, self.grid(kind, steps), reference=self.reference, options=options)
 
-    def solve(self, chain: Chain, **settings: Any) -> tuple[Solution, float]:
-        """Solve a chain for all samples, and the seconds it took."""
+    def solve(self, chain: Scheme, **settings: Any) -> tuple[Solution, float]:
+        """Solve a chain or collocation for all samples, and the seconds it took."""
         sampler = Sampler(
             chain,
             self.score,

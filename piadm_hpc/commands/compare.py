@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..records import ConfigError
 from . import DONE
+
+if TYPE_CHECKING:
+    from ..analysis.contest import Entry
 
 
 def add(commands: Any) -> None:
@@ -19,20 +22,23 @@ def add(commands: Any) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--ode", dest="sde", action="store_false", help="the probability flow, against its converged path")
     kind.add_argument("--sde", dest="sde", action="store_true", help="stochastic chains, each against itself step by step")
-    parser.add_argument("--steps", type=int, default=64, metavar="N", help="with --sde: steps of the chain [64]")
+    parser.add_argument("--steps", type=int, default=48, metavar="N", help="with --sde: steps of the chain [48]")
     parser.add_argument("--most-steps", type=int, default=512, metavar="N", help="give a method up that needs more steps [512]")
     parser.add_argument("--accelerators", default="1,8,32", metavar="P,P", help="project the time to so many [1,8,32]")
     parser.add_argument("--latency", type=float, default=2e-5, metavar="S", help="seconds of a message [2e-5]")
     parser.add_argument("--bandwidth", type=float, default=1e10, metavar="B", help="bytes a second of a message [1e10]")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [cpu]")
     parser.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
+    parser.add_argument("--methods", metavar="NAME,NAME", help="only methods whose names contain one of these [all]")
     parser.add_argument("--out", default="compare", metavar="FOLDER", help="where table and figure go [compare]")
     parser.set_defaults(run=_run, sde=False)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..analysis.contest import Contest, compare
-    from ..analysis.contest_report import table, write
+    from ..analysis.contest import Contest
+    from ..analysis.contest_report import draw, table, write
+    from ..analysis.entrants import compare
+    from ..analysis.figures import PlotError
     from ..analysis.task import make_task
 
     ranks = _counts(options.accelerators)
@@ -47,10 +53,30 @@ def _run(options: argparse.Namespace) -> int:
     if contest.floor() > options.tol / 3:
         known = f"the converged path itself is only known to {contest.floor():.2g}"
         raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger one")
-    rows = compare(contest, ranks, latency=options.latency, bandwidth=options.bandwidth, tell=_tell)
+    rows, folder, chosen = [], Path(options.out), _chosen(options.methods)
+    for row in compare(contest, ranks, methods=chosen, latency=options.latency, bandwidth=options.bandwidth, tell=_tell):
+        rows.append(row)
+        written = write(folder, contest, rows, ranks)  # a long comparison that is cut off leaves the methods it had done
+    if not rows:
+        raise ConfigError(f"no method reaches {options.tol:g} with {options.most_steps} steps; give a larger --tol or more")
+    try:
+        written.append(draw(folder / "compare.svg", contest, rows, ranks))
+    except PlotError as error:
+        _tell(f"no figure: {error}")
     print(table(rows, ranks))
-    print("\n".join(str(path) for path in write(Path(options.out), contest, rows, ranks)))
+    print("\n".join(str(path) for path in written))
     return DONE
+
+
+def _chosen(text: str | None) -> list[Entry]:
+    from ..analysis.entrants import METHODS
+
+    words = [word.strip().lower() for word in (text or "").split(",") if word.strip()]
+    found = [one for one in METHODS if not words or any(word in one.name.lower() for word in words)]
+    if not found:
+        names = ", ".join(dict.fromkeys(one.name for one in METHODS))
+        raise ConfigError(f"--methods {text!r}: no method has such a name; there are {names}")
+    return found
 
 
 def _tell(line: str) -> None:
