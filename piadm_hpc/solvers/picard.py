@@ -25,10 +25,11 @@ from .sequential import run_steps
 from .stopping import BlockSolution, Status, remaining_error, unsolved
 
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
+PATIENCE = 12  # and after which a sample near a boundary between modes is given up
 # what is left behind grows where a sample decides between modes, so that it must be smaller than what ends a sample:
 LEFT_BEHIND = 0.1  # share of the tolerance by which an estimate may still have changed at a point that is not called again
-SETTLED = 0.5  # the same for the change foretold from how far the state has moved, times its gain where that exceeds one
-PATIENCE = 12  # and after which a sample near a boundary between modes is given up
+SETTLED = 1.0  # the same for the change foretold from how far the state has moved
+CARRIED = 2.0  # times that in a flow, which carries every error to its end, while noise lets a chain forget
 
 
 @torch.no_grad()
@@ -149,7 +150,7 @@ class Sweeps:
         front = self.front
         seen = is_open & (front.shift.T > 0)
         follows = torch.where(seen, change / front.shift.T, 0.0).max(0).values
-        front.gain = torch.where(seen.any(0), follows.clamp(min=1.0), front.gain)
+        front.gain = torch.where(seen.any(0), follows, front.gain)
 
     def _update(self) -> None:
         front, block = self.front, self.block
@@ -160,15 +161,18 @@ class Sweeps:
         low, high = int(front.low.min()), int(front.high.max())
         local, before = self.points.states(low, high)
         self.points.update(int(ahead.max()), min(low, block.stop - 1))
-        told = torch.zeros(high - low, len(front.index), dtype=torch.float64)
-        told[[self.rows.points[index] - low for index in local]] = self.points.shifts(local, before)
+        told = torch.zeros(2, high - low, len(front.index), dtype=torch.float64)
+        told[:, [self.rows.points[index] - low for index in local]] = self.points.shifts(local, before)
         told = self.comm.max(torch.nan_to_num(told, nan=float("inf"), posinf=float("inf")))
         points = torch.arange(low, high)[:, None]
-        shift = torch.where((points >= front.low) & (points < front.high), told, 0.0)
+        shift, presumed = torch.where((points >= front.low) & (points < front.high), told, 0.0)
         front.shift.zero_()
         front.shift[:, low - block.start : high - block.start] = shift.T
-        tol = float(self.method.stop.tol or 0.0)
-        unsettled = shift * front.gain**2 > SETTLED * tol
+        follows = presumed + front.gain * shift
+        foretold = follows if self.problem.chain.stochastic else CARRIED * torch.maximum(shift, follows)
+        # where estimates move further than states, so will the states after them
+        foretold = foretold * torch.where(shift > 0, follows / shift, 0.0).clamp(min=1.0)
+        unsettled = foretold > SETTLED * float(self.method.stop.tol or 0.0)
         self._open(torch.where(unsettled, points, front.high).min(0).values)
 
     def _retire(self) -> None:

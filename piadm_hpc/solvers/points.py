@@ -49,7 +49,7 @@ class Front:
     """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went.
 
     `shift` [samples, points] is how far the last update moved the state of a point that had been evaluated, in units of
-    the data; `gain` how much of such a move its denoised estimates were last seen to follow.
+    the data; `gain` how much of such a move its denoised estimates were last seen to follow beyond what was presumed.
     """
 
     index: Tensor
@@ -250,20 +250,26 @@ class Points:
         return local, self.z[local]
 
     def shifts(self, local: list[int], before: Tensor) -> Tensor:
-        """How far states of some points are from what they were, root mean square in units of the scale: [len, slots].
+        """How far states of some points are from what they were, and how far their denoised estimates should have gone.
 
-        The estimates remembered there follow as the linear part presumes, so that the next change is what it did not know.
+        Root mean squares in units of the scale, [2, len, slots]. The estimates remembered there follow as the linear part
+        presumes, so that the next change is what it did not know.
         """
-        moved = torch.zeros(len(local), before.shape[1], dtype=torch.float64)
-        slope, frame = self.method.linear.slope, self.problem.frame
+        moved = torch.zeros(2, len(local), before.shape[1], dtype=torch.float64)
+        slope, frame, scale = self.method.linear.slope, self.problem.frame, self.method.stop.scale
         for row, index in enumerate(local):
             j = self.rows.points[index]
             away = self.problem.chain.reading(j, self.z[index] - before[row])
             x = frame.synthesise(away)
+            sizes = [(x[:, 0], float(self.problem.chain.levels[0][j, 0]))]
             if slope is not None:
-                self.problem.add_estimate(self.seen[index], j, x, frame.synthesise(apply(expand(frame, slope[j], away), away)))
-            norm = torch.linalg.vector_norm(x[:, 0] / self.method.stop.scale, dim=-1).to("cpu", torch.float64)
-            moved[row] = norm / (float(self.problem.chain.levels[0][j, 0]) * x.shape[-1] ** 0.5)
+                follows = frame.synthesise(apply(expand(frame, slope[j], away), away))
+                estimate = self.problem.add_estimate(torch.zeros_like(self.seen[index]), j, x, follows)
+                self.seen[index] += estimate
+                sizes.append((estimate, self.problem.unit(j)))
+            for kind, (field, unit) in enumerate(sizes):
+                norm = torch.linalg.vector_norm(field / scale, dim=-1).to("cpu", torch.float64)
+                moved[kind, row] = norm / (unit * field.shape[-1] ** 0.5)
         return moved
 
     def update(self, high: int, next_low: int) -> None:
