@@ -169,16 +169,15 @@ def in_parallel(
 
 def collocated(contest: Contest, *, name: str) -> Row | None:
     """Collocation with the points that a run's tolerance gives it, and the loosest tolerance that reaches the error."""
-    task, calls = contest.task, None
+    task = contest.task
     for share in LADDER:
         points = collocation_points(share * contest.tol)
         scheme = Collocation(task.process, task.reference, *task.ends, points)
         found, error, seconds = _attempt(contest, scheme, tol=share * contest.tol)
         if error <= contest.tol:
-            calls = found.calls
             depth = _fewest_depth(contest, scheme, found)
             words = (name, "collocation", points, f"tol {share * contest.tol:.3g}")
-            return _row(words, found.rounds, None if depth is None else depth.rounds, calls, error, seconds)
+            return _row(words, found.rounds, None if depth is None else depth.rounds, found.calls, error, seconds)
     return None
 
 
