@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..build import collocation_points
+from ..build import collocation_span
 from ..collocation import Collocation, Scheme
 from ..solving import Solution
 from .task import Task
@@ -171,8 +171,8 @@ def collocated(contest: Contest, *, name: str) -> Row | None:
     """Collocation with the points that a run's tolerance gives it, and the loosest tolerance that reaches the error."""
     task = contest.task
     for share in LADDER:
-        points = collocation_points(share * contest.tol)
-        scheme = Collocation(task.process, task.reference, *task.ends, points)
+        begin, points = collocation_span(task.reference, share * contest.tol, *task.ends)
+        scheme = Collocation(task.process, task.reference, begin, task.ends[1], points)
         found, error, seconds = _attempt(contest, scheme, tol=share * contest.tol)
         if error <= contest.tol:
             depth = _fewest_depth(contest, scheme, found)
