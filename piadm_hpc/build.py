@@ -22,6 +22,7 @@ from .records import ConfigError
 from .reference import GaussianReference
 from .sampler import Sampler, critical_corrector
 from .solvers.evaluate import Score
+from .solvers.peers import PeerSettings
 from .solving import Corrector, Projection, Start
 
 if TYPE_CHECKING:
@@ -64,12 +65,25 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
         return config
     if config.chain.method.name != "collocation":
         return config.replace(grid={"steps": STEPS})
-    response = make_reference(config, model).response
-    if response is None or response.smoothness is None or spec.teleport is not None:
-        return config.replace(grid={"steps": max(8, round(8 * -math.log10(config.solver.tol)))})
-    horizon, delta = _range(config, model)
-    begin, points = choose(response.smoothness, config.solver.tol, -math.log(math.expm1(horizon)), -math.log(math.expm1(delta)))
-    return config.replace(grid={"steps": points, "teleport": math.exp(-begin / 2)})
+    (horizon, delta), reference = _range(config, model), make_reference(config, model)
+    if spec.teleport is not None:
+        return config.replace(grid={"steps": _points(config.solver.tol)})
+    begin, points = collocation_span(reference, config.solver.tol, horizon, delta)
+    return config.replace(grid={"steps": points, "teleport": None if begin == horizon else math.sqrt(math.expm1(begin))})
+
+
+def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:
+    """Forward time, at most `horizon`, at which collocation begins, and how many points a tolerance needs from there."""
+    smoothness = None if reference.response is None else reference.response.smoothness
+    if smoothness is None:
+        return horizon, _points(tol)
+    begin, points = choose(smoothness, tol, -math.log(math.expm1(horizon)), -math.log(math.expm1(delta)))
+    return math.log1p(math.exp(-begin)), points
+
+
+def _points(tol: float) -> int:
+    """Eight for every digit of a tolerance."""
+    return max(8, round(8 * -math.log10(tol)))
 
 
 def _range(config: RunConfig, model: Model) -> tuple[float, float]:
@@ -176,6 +190,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         project=_projection(model, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
+        peer=PeerSettings(solver.memory, solver.parts, solver.coarse),
         linear=solver.linear,
         start="auto" if own_start else cast(Start, solver.start),
         tol=None if solver.fixed_depth else solver.tol,

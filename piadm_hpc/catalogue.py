@@ -51,6 +51,9 @@ DATA = (
     Integrator(
         "gaussian", 1, 1, "churn", "data", "this package", "gaussian", reads=("churn",), about="exact on the model's Gaussian"
     ),
+    Integrator(
+        "gaussian-ab2", 2, 1, "never", "data", "this package", "gaussian_ab2", about="two steps of the remainder", channels=2
+    ),
     Integrator("piadm", 1, 1, "churn", "data", "Chen et al. 2024", "piadm", reads=("churn",), about="exponential integrator"),
     Integrator("euler-maruyama", 1, 1, "churn", "data", "Maruyama 1955", "euler_maruyama", reads=("churn",), about="baseline"),
     Integrator("euler", 1, 1, "never", "data", "Song et al. 2021", "euler", about="baseline, on the VP clock"),

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from .catalogue import INTEGRATORS, Integrator, find
 from .plugins import PluginName
 from .records import ConfigError, Record, build
+from .schemes import POSITION_ONLY, mistakes_of
 
 Auto = Literal["auto"]
 
@@ -111,9 +112,11 @@ class SolverConfig(Record):
     from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
     to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other. `start`
     may name an operator of one's own that foretells the path, "package.module:callable": callable(model, chain) gives it.
+    Kinds other than picard are the schemes of others (docs/peers.md): `memory` of anderson, `parts` of parareal (default
+    the root of a block's steps) or cores of chords (4, 6 or 8), `coarse` solver of parareal.
     """
 
-    kind: Literal["picard", "sequential"] = "picard"
+    kind: Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"] = "picard"
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
     start: Literal["auto", "constant", "reference"] | PluginName = "auto"
     tol: float = Field(1e-2, gt=0)
@@ -122,6 +125,9 @@ class SolverConfig(Record):
     reference: str | None = Field(None, min_length=1)
     window: int | None = Field(None, ge=1)
     pipelined: bool = False
+    memory: int = Field(2, ge=1)
+    parts: int | None = Field(None, ge=1)
+    coarse: Literal["network", "reference"] = "network"
 
     @model_validator(mode="after")
     def _depth(self) -> Self:
@@ -129,6 +135,10 @@ class SolverConfig(Record):
             raise ValueError("fixed_depth needs `sweeps`, the number of sweeps")
         if self.fixed_depth and self.window is not None:
             raise ValueError("a window moves when points meet `tol`: no fixed_depth with it")
+        fields = type(self).model_fields
+        mistakes = mistakes_of(self.kind, self.parts, [key for key in fields if getattr(self, key) != fields[key].default])
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
         return self
 
 
@@ -220,6 +230,10 @@ class RunConfig(Record):
             fits = dict.fromkeys((least, calls - calls % per_step + per_step))
             words = f"{name} makes {per_step} calls a step; use {' or '.join(map(str, fits))}"
             mistakes.append(f"grid.calls = {calls}: {words}")
+        if self.solver.kind in POSITION_ONLY and (self.corrector.enabled or self.chain.method.channels > 1):
+            away = "corrector.enabled" if self.corrector.enabled else f"chain.integrator = {name!r}"
+            words = "this scheme of others solves chains of the position alone; use picard or sequential"
+            mistakes.append(f"solver.kind = {self.solver.kind!r} with {away}: {words}")
         if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
             mistakes.append("compute.time_ranks: the sequential solver has nothing to share, use 1")
         if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):

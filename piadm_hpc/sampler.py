@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +16,9 @@ from .comm import Communicator
 from .noise import PRIOR, Noise
 from .process import Process
 from .reference import GaussianReference, isotropic
+from .solvers.arguments import SolverName
 from .solvers.evaluate import Score
+from .solvers.peers import PeerSettings
 from .solvers.points import Operator
 from .solving import BlockHook, Corrector, Linear, Projection, Solution, Start, solve
 
@@ -38,7 +39,8 @@ class Sampler:
     law: GaussianReference | None = None
     project: Projection | None = None
     corrector: Corrector | None = None
-    solver: Literal["picard", "sequential"] = "picard"
+    solver: SolverName = "picard"
+    peer: PeerSettings | None = None
     linear: Linear = "auto"
     start: Start = "auto"
     tol: float | None = 1e-2
@@ -91,6 +93,7 @@ class Sampler:
             linear=self.linear,
             start=self.start,
             solver=self.solver,
+            peer=self.peer,
             window=self.window,
             pipelined=self.pipelined,
             in_flight=self.in_flight,

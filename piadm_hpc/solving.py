@@ -17,9 +17,10 @@ from .grid import Block
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
 from .noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
 from .reference import GaussianReference
-from .solvers.arguments import Corrector, Linear, check_arguments, check_moving
+from .solvers.arguments import Corrector, Linear, SolverName, check_arguments, check_moving
 from .solvers.collocate import collocate
 from .solvers.evaluate import Evaluator, Score, ScoreError
+from .solvers.peers import PEERS, PeerSettings, solve_with
 from .solvers.picard import solve_block
 from .solvers.points import Method, Operator
 from .solvers.problem import Problem
@@ -68,7 +69,8 @@ def solve(
     reference: GaussianReference | None = None,
     linear: Linear = "auto",
     start: Start = "auto",
-    solver: Literal["picard", "sequential"] = "picard",
+    solver: SolverName = "picard",
+    peer: PeerSettings | None = None,
     window: int | None = None,
     pipelined: bool = False,
     in_flight: int | None = None,
@@ -91,7 +93,8 @@ def solve(
     has one), the denoised estimate held
     (default for one-channel chains that know their levels), the process, or the identity; it changes the number of
     sweeps, never the result. `window` limits the points open to a sweep; `pipelined` opens one block more a sweep;
-    either treats the chain as a whole. `in_flight` limits the samples worked on at once: one that is done makes room.
+    either treats the chain as a whole. `solver` names another scheme (`solvers.peers`, set by `peer`), or "sequential".
+    `in_flight` limits the samples worked on at once: one that is done makes room.
     `operator(states [samples, c, d], points)` foretells [points, samples, c, d], a first path instead of `start`.
     `project` maps states [rows, *event] to the subspace all of them must lie in (a mask, a fixed centre of mass); it
     must be linear. `momentum` holds the other channels of chains that have them, [samples, *event] or [samples, c-1,
@@ -116,7 +119,16 @@ def solve(
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
     method = _Method(
-        solver, stop, linear, start, moved, comm, Schedule(window, chain.edges if pipelined else ()), in_flight, operator
+        solver,
+        stop,
+        linear,
+        start,
+        moved,
+        comm,
+        Schedule(window, chain.edges if pipelined else ()),
+        in_flight,
+        operator,
+        peer or PeerSettings(),
     )
     problem = _problem(chain, evaluator, source, moved, x0)
     sweep = method.sweeps(chain)
@@ -155,6 +167,7 @@ class _Method:
     schedule: Schedule
     in_flight: int | None
     operator: Operator | None
+    peer: PeerSettings
 
     def sweeps(self, chain: Chain) -> Method:
         """The linear part of the sweeps, what stands in for the score where it was not called, and the rest."""
@@ -180,6 +193,18 @@ class _Method:
         z = problem.frame.analyse(state)
         if self.solver == "sequential":
             result = _sequential_block(problem, block, z, names)
+        elif self.solver in PEERS:
+            result = solve_with(
+                self.solver,
+                problem,
+                block,
+                z,
+                names,
+                method=sweeps,
+                reference=self.reference,
+                settings=self.peer,
+                comm=self.comm,
+            )
         else:
             result = solve_block(problem, block, z, names, method=sweeps, comm=self.comm)
         return problem.evaluator.project(problem.frame.synthesise(result.end)), result

@@ -20,6 +20,7 @@ from piadm_hpc.comm import MPICommunicator, RankGrid, world
 from piadm_hpc.grid import Partition
 from piadm_hpc.process import OU
 from piadm_hpc.sampler import Sampler
+from piadm_hpc.solvers.peers import PEERS
 from piadm_hpc.solving import ScoreError
 
 PROCESS = OU()
@@ -105,6 +106,24 @@ def phase_space_agrees_with_one_process(comm) -> None:
         swept = sampler.draw([0, 2], comm=MPICommunicator(comm))
         oracle = replace(sampler, solver="sequential").draw([0, 2])
         assert float((swept.state - oracle.state).abs().max()) < 1e-10 * float(oracle.state.abs().max()), name
+
+
+def every_peer_agrees_with_one_process(comm) -> None:
+    """Schemes with other linear parts, memories, parts and cores, each dealt out to these ranks."""
+    target = mixture(PROCESS)
+    reference = target.reference()
+    made = chains(PROCESS, reference, steps=17)
+    for name in ("ddpm", "dpmpp-2m"):
+        x0, noise = start(PROCESS, made[name], [0, 2, 5])
+        given = {"noise": noise, "samples": [0, 2, 5], "reference": reference}
+        oracle = solve(made[name], target.score, x0, solver="sequential", **given)
+        for kind in PEERS:
+            for window in (None, 5) if kind == "paradigms" else (None,):
+                shared = {"solver": kind, "tol": 1e-12, "window": window, **given}
+                found = solve(made[name], target.score, x0, comm=MPICommunicator(comm), **shared)
+                alone = solve(made[name], target.score, x0, **shared)
+                assert float((found.state - oracle.state).abs().max()) < 1e-10, (name, kind)
+                assert torch.equal(found.calls, alone.calls), (name, kind)
 
 
 def single_precision_agrees_to_rounding(comm) -> None:
@@ -202,6 +221,7 @@ CHECKS = [
     every_rank_grid_gives_the_same_samples,
     one_step_per_rank_and_linear_parts,
     phase_space_agrees_with_one_process,
+    every_peer_agrees_with_one_process,
     single_precision_agrees_to_rounding,
     the_shipped_network_agrees_to_single_precision,
     unconverged_samples_are_finished_alike,

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("phase", "catalogue", "topology", "records", "templates", "composition"),
+    ("phase", "catalogue", "schemes", "topology", "records", "templates", "composition"),
     ("process", "layout"),
     ("grid", "bases"),
     ("reference", "noise"),

@@ -83,6 +83,21 @@ def test_bad_values_of_a_run(section: str, key: str, value: object, needed: str)
         ({"chain": {"integrator": "nvv"}, "grid": {"calls": 1}}, "grid.calls = 1: nvv makes 3 calls a step; use 3"),
         ({"grid": {"kind": "piadm", "calls": 10}}, "grid: calls: the published grid follows from step and block"),
         ({"chain": {"integrator": "roba"}, "corrector": {"enabled": True}}, "corrector.enabled: the corrector follows one-step"),
+        ({"chain": {"churn": 0.0}, "solver": {"kind": "anderson"}}, "solver.kind: collocation solves all its points at once"),
+        (
+            {"chain": {"integrator": "roba"}, "solver": {"kind": "newton"}},
+            "'newton' with chain.integrator = 'roba'",
+        ),
+        ({"corrector": {"enabled": True}, "solver": {"kind": "chords"}}, "solver.kind = 'chords' with corrector.enabled"),
+        ({"solver": {"kind": "newton", "window": 8}}, "solver: kind = 'newton' does not read window; leave them out, or use a"),
+        (
+            {"solver": {"kind": "chords", "sweeps": 3, "parts": 5}},
+            "newton, parareal); parts = 5: chords starts 4, 6, 8",
+        ),
+        (
+            {"solver": {"memory": 4}},
+            "kind = 'picard' does not read memory; leave them out, or",
+        ),
     ],
 )
 def test_integrators_and_budgets_that_do_not_fit(values: dict[str, dict[str, object]], message: str):

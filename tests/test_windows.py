@@ -12,7 +12,7 @@ from problems import chains, mixture, start
 
 from piadm_hpc import solve
 from piadm_hpc.grid import Block, log_snr
-from piadm_hpc.integrators import gaussian_exponential
+from piadm_hpc.integrators import ddim, ddpm, gaussian_exponential
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.process import OU
 from piadm_hpc.solvers.rows import Rows
@@ -45,6 +45,17 @@ def test_a_window_of_one_point_is_the_sequential_solver():
     x0, noise = start(OU(), chain, [0, 1])
     steps = solve(chain, TARGET.score, x0, noise=noise, reference=REFERENCE, window=1, tol=1e-9)
     assert steps.rounds.tolist() == [chain.num_steps] * 2 and steps.calls.tolist() == [chain.num_steps] * 2
+
+
+@pytest.mark.parametrize("method", [ddpm, ddim], ids=["noise", "flow"])
+def test_a_window_calls_the_network_hardly_more_than_once_a_step(method):
+    chain = method(OU(), log_snr(OU(), 400, horizon=6.0, delta=0.01))
+    x0, noise = start(OU(), chain, list(range(6)))
+    common = {"noise": noise, "reference": REFERENCE}
+    oracle = solve(chain, TARGET.score, x0, solver="sequential", **common)
+    moved = solve(chain, TARGET.score, x0, window=16, tol=1e-2, **common)
+    assert int(moved.calls.max()) <= 1.1 * chain.num_steps and int(moved.rounds.max()) <= 1.1 * chain.num_steps / 16 + 2
+    assert float((moved.x - oracle.x).square().mean(1).sqrt().max()) < 1e-2
 
 
 @pytest.mark.parametrize("moving", [{}, *MOVING.values()], ids=["whole", *MOVING])

@@ -4,6 +4,7 @@ from .building import Options, build, native, require_space, score_of
 from .conjugate import lambda_ddim, lambda_ddim_ab2
 from .discrete import ddim, ddpm, dpmpp_2m, heun, one_step
 from .exponential import euler_maruyama, gaussian_exponential, piadm
+from .gaussian_multistep import gaussian_ab2
 from .langevin import underdamped
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "ddpm",
     "dpmpp_2m",
     "euler_maruyama",
+    "gaussian_ab2",
     "gaussian_exponential",
     "heun",
     "lambda_ddim",

@@ -15,6 +15,7 @@ from .assembly import PhaseGrid, lift, phase_grid
 from .conjugate import best_lambda, euler, lambda_ddim, lambda_ddim_ab2
 from .discrete import ddim, ddpm, dpmpp_2m, heun
 from .exponential import euler_maruyama, gaussian_exponential, piadm
+from .gaussian_multistep import gaussian_ab2
 from .history import gddim_ab2, verlet_x
 from .mixture import Score, gms, kernel
 from .splitting import Knobs, program_chain
@@ -143,6 +144,7 @@ BUILDERS: dict[str, Callable[[Setting], Chain]] = {
     "piadm": lambda s: piadm(s.process, s.grid, churn=s.options.churn),
     "euler_maruyama": lambda s: euler_maruyama(s.process, s.grid, churn=s.options.churn),
     "gaussian": lambda s: gaussian_exponential(s.process, s.grid, _with_reference(s), churn=s.options.churn),
+    "gaussian_ab2": lambda s: gaussian_ab2(s.process, s.grid, _with_reference(s)),
     "euler": lambda s: euler(s.process, s.grid),
     "ddim": lambda s: ddim(s.process, s.grid, eta=s.options.eta),
     "ddpm": lambda s: ddpm(s.process, s.grid, large_variance=s.options.large_variance),

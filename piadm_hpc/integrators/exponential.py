@@ -55,7 +55,7 @@ def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianRe
     ratio = v[1:] / v[:-1]
     phi = torch.exp((0.5 - kappa) * step) * ratio**kappa
     variance = -v[1:] * torch.expm1(churn**2 * (torch.log(ratio) - step))
-    psi = _remainder_weight(theta, reference, kappa)
+    psi = remainder_weight(theta, reference, kappa)
     gain = psi * (sigma**2 / alpha)[:-1, None]
     P, Q, N = rescaled(phi + gain / v[:-1], gain, torch.sqrt(variance.clamp(min=0)), process, grid.t)
     levels = process.alpha(grid.t), process.sigma(grid.t)
@@ -63,8 +63,11 @@ def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianRe
     return Chain(P, Q, N, grid.t, *levels, grid.edges, reference.basis, reference.mean, M)
 
 
-def _remainder_weight(theta: Tensor, reference: GaussianReference, kappa: float, nodes: int = 48) -> Tensor:
-    """psi [J, K] by Gauss-Legendre quadrature in log-SNR, where the integrand is analytic in a strip of width pi."""
+def remainder_weight(theta: Tensor, reference: GaussianReference, kappa: float, power: int = 0, nodes: int = 48) -> Tensor:
+    """psi [J, K] by Gauss-Legendre quadrature in log-SNR l, where the integrand is analytic in a strip of width pi.
+
+    That of a remainder that grows from the step's start like (l - l_a)^power.
+    """
     snr = -torch.log(torch.expm1(theta))
     points, weights = np.polynomial.legendre.leggauss(nodes)
     middle, half = (snr[1:] + snr[:-1]) / 2, (snr[1:] - snr[:-1]) / 2
@@ -77,5 +80,6 @@ def _remainder_weight(theta: Tensor, reference: GaussianReference, kappa: float,
         v = reference.variance(alpha, sigma)
         carry = torch.exp((0.5 - kappa) * (here - final))[:, None] * (v_final / v) ** kappa
         # dtheta = sigma^2 dl turns alpha/sigma^2 dtheta into alpha dl
-        total += weight * half[:, None] * carry * alpha[:, None]
+        grown = (half * (1 + point)) ** power
+        total += weight * (half * grown)[:, None] * carry * alpha[:, None]
     return kappa * total

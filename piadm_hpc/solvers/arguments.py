@@ -16,6 +16,7 @@ from ..reference import GaussianReference
 from .stopping import Picard
 
 Linear = Literal["auto", "identity", "process", "denoised", "reference", "response"]
+SolverName = Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"]
 Corrector = Callable[[float], Chain]
 
 
@@ -44,7 +45,7 @@ def check_arguments(
                 f"linear = {linear!r}; use one of {', '.join(get_args(Linear))}",
             ),
             (start not in ("auto", "constant", "reference"), f"start = {start!r}; use auto, constant or reference"),
-            (solver not in ("picard", "sequential"), f"solver = {solver!r}; use picard or sequential"),
+            (solver not in get_args(SolverName), f"solver = {solver!r}; use one of {', '.join(get_args(SolverName))}"),
             (
                 reference is None and (linear in ("reference", "response") or start == "reference"),
                 f"linear = {linear!r}, start = {start!r} need a reference",

@@ -26,6 +26,10 @@ from .stopping import BlockSolution, Status, remaining_error, unsolved
 
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
 PATIENCE = 12  # and after which a sample near a boundary between modes is given up
+# what is left behind grows where a sample decides between modes, so that it must be smaller than what ends a sample:
+LEFT_BEHIND = 0.1  # share of the tolerance by which an estimate may still have changed at a point that is not called again
+SETTLED = 1.0  # the same for the change foretold from how far the state has moved
+CARRIED = 2.0  # times that in a flow, which carries every error to its end, while noise lets a chain forget
 
 
 @torch.no_grad()
@@ -36,17 +40,21 @@ def solve_block(
 
     Raises ScoreError on every rank when the score fails on any.
     """
-    if len(block) < comm.size:
-        raise ValueError(
-            f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks"
-        )
-    return _Sweeps(problem, block, first, list(samples), method, comm).run()
+    return Sweeps(problem, block, first, list(samples), method, comm).run()
 
 
-class _Sweeps:
-    """The iteration on one rank: samples enter slots, are swept until they are done, and leave."""
+class Sweeps:
+    """The iteration on one rank: samples enter slots, are swept until they are done, and leave.
+
+    Accelerated iterations and those with a rule of their own for stopping replace single parts of it: `_update`, `_judge`,
+    `_keep`.
+    """
 
     def __init__(self, problem: Problem, block: Block, first: Tensor, samples: list[int], method: Method, comm: Communicator):
+        if len(block) < comm.size:
+            raise ValueError(
+                f"block {block.index} has {len(block)} steps for {comm.size} time ranks; use fewer ranks or fewer blocks"
+            )
         self.problem, self.block, self.samples, self.method, self.comm = problem, block, samples, method, comm
         self.all_first = first
         self.rows = Rows.of(block, window=_width(method, block), size=comm.size, rank=comm.rank)
@@ -55,6 +63,8 @@ class _Sweeps:
         self.waiting = list(range(len(samples)))
         self.front = self._new(self.waiting[:slots])
         self._enter(torch.arange(slots))
+        # a moving window passes points when their states stay where they were evaluated
+        self.by_shift = method.schedule.moves and method.stop.tol is not None
         self.limit = min(method.stop.sweeps or len(block), len(block))
         self.result = unsolved(first, len(samples))
         self.given_up: list[tuple[int, int, Tensor]] = []
@@ -71,7 +81,9 @@ class _Sweeps:
 
     def _new(self, index: list[int]) -> Front:
         start, age = torch.full((len(index),), self.block.start), torch.zeros(len(index), dtype=torch.long)
-        return Front.new(torch.tensor(index), self.block.start, self.method.schedule.reach(self.block, start, age))
+        return Front.new(
+            torch.tensor(index), self.block.start, self.method.schedule.reach(self.block, start, age), len(self.block)
+        )
 
     def _enter(self, slots: Tensor) -> None:
         index = self.front.index[slots]
@@ -109,27 +121,59 @@ class _Sweeps:
         held.copy_(self.comm.sum(held))
 
     def _advance(self, change: Tensor) -> None:
-        """Move the open points of every sample over those that are settled."""
-        front, stop, block = self.front, self.method.stop, self.block
+        """Move the open points of every sample over those that are settled; increments at those that may open next."""
+        front, block, schedule = self.front, self.block, self.method.schedule
+        front.age = front.age + 1
         points = torch.arange(block.start, block.stop)[:, None]
         is_open = (points >= front.low) & (points < front.high)
-        front.age = front.age + 1
         front.before, front.change = front.change, torch.where(is_open, change, 0.0).max(0).values
-        if stop.tol is None:
-            low = self.method.schedule.settled(block, front.age, self.limit)
-        else:
-            waiting = is_open & (change > stop.tol)
-            unsettled = torch.where(waiting, points, block.stop).min(0).values
-            low = torch.minimum(unsettled, front.high)
-        # after k sweeps the first k points are exact
-        front.low = torch.maximum(low, torch.minimum(block.start + front.age, front.high))
         front.reached = torch.maximum(front.reached, front.high)
-        high = self.method.schedule.reach(block, front.low, front.age)
-        self.points.extend(front, high)
-        front.high = high
+        if self.by_shift:
+            self._watch_gain(change, is_open)
+            self.points.extend(front, schedule.reach(block, front.high, front.age))
+            return
+        if self.method.stop.tol is None:
+            low = schedule.settled(block, front.age, self.limit)
+        else:
+            low = torch.where(is_open & (change > LEFT_BEHIND * self.method.stop.tol), points, block.stop).min(0).values
+        self._open(torch.minimum(low, front.high))
+        self.points.extend(front, front.high)
+
+    def _open(self, low: Tensor) -> None:
+        """Open points from `low` on; after k sweeps the first k points are exact."""
+        front = self.front
+        front.low = torch.maximum(low, torch.minimum(self.block.start + front.age, front.high))
+        front.high = self.method.schedule.reach(self.block, front.low, front.age)
+
+    def _watch_gain(self, change: Tensor, is_open: Tensor) -> None:
+        """How much of the last moves of states the denoised estimates at the same points followed."""
+        front = self.front
+        seen = is_open & (front.shift.T > 0)
+        follows = torch.where(seen, change / front.shift.T, 0.0).max(0).values
+        front.gain = torch.where(seen.any(0), follows, front.gain)
 
     def _update(self) -> None:
-        self.points.update(int(self.front.high.max()), min(int(self.front.low.min()), self.block.stop - 1))
+        front, block = self.front, self.block
+        if not self.by_shift:
+            self.points.update(int(front.high.max()), min(int(front.low.min()), block.stop - 1))
+            return
+        ahead = self.method.schedule.reach(block, front.high, front.age)
+        low, high = int(front.low.min()), int(front.high.max())
+        local, before = self.points.states(low, high)
+        self.points.update(int(ahead.max()), min(low, block.stop - 1))
+        told = torch.zeros(2, high - low, len(front.index), dtype=torch.float64)
+        told[:, [self.rows.points[index] - low for index in local]] = self.points.shifts(local, before)
+        told = self.comm.max(torch.nan_to_num(told, nan=float("inf"), posinf=float("inf")))
+        points = torch.arange(low, high)[:, None]
+        shift, presumed = torch.where((points >= front.low) & (points < front.high), told, 0.0)
+        front.shift.zero_()
+        front.shift[:, low - block.start : high - block.start] = shift.T
+        follows = presumed + front.gain * shift
+        foretold = follows if self.problem.chain.stochastic else CARRIED * torch.maximum(shift, follows)
+        # where estimates move further than states, so will the states after them
+        foretold = foretold * torch.where(shift > 0, follows / shift, 0.0).clamp(min=1.0)
+        unsettled = foretold > SETTLED * float(self.method.stop.tol or 0.0)
+        self._open(torch.where(unsettled, points, front.high).min(0).values)
 
     def _retire(self) -> None:
         """Record the samples that are done: converged, at the round-off floor, at the fixed depth, or given up."""
@@ -142,11 +186,11 @@ class _Sweeps:
         improved = front.change < 0.95 * front.best
         front.stuck = torch.where(improved | ~whole, 0, front.stuck + 1)
         front.best = torch.where(whole, torch.minimum(front.best, front.change), front.best)
-        exact = front.low == self.block.stop
         if stop.tol is None:
+            exact = front.low == self.block.stop
             self._leave(exact, torch.where(front.age >= len(self.block), Status.CONVERGED, Status.DEPTH_REACHED))
             return
-        met = exact | (whole & stop.met(front.change, front.before))
+        met = self._judge(whole)
         floor = whole & (front.stuck >= FLOOR_PATIENCE) & (front.best <= 100 * self._floor())
         # without the score's slope in the linear part, changes grow for long before they shrink
         stalled = whole & (front.stuck >= PATIENCE) & (self.method.linear.slope is not None)
@@ -155,6 +199,11 @@ class _Sweeps:
         for slot in hopeless.nonzero()[:, 0].tolist():
             self._give_up(slot)
         self._leave(met | floor | hopeless, status)
+
+    def _judge(self, whole: Tensor) -> Tensor:
+        """Whether samples, of which all points were evaluated if `whole`, are converged: [slots] booleans."""
+        front = self.front
+        return (front.low == self.block.stop) | (whole & self.method.stop.met(front.change, front.before))
 
     def _give_up(self, slot: int) -> None:
         """Keep a sample's furthest settled point, to be finished step by step from there."""
@@ -182,7 +231,11 @@ class _Sweeps:
             kept = torch.ones(len(front.index), dtype=torch.bool)
             kept[closed] = False
             front.keep(kept)
-            self.points.keep(kept)
+            self._keep(kept)
+
+    def _keep(self, kept: Tensor) -> None:
+        """Only some of the slots."""
+        self.points.keep(kept)
 
     def _floor(self) -> float:
         """Change of a denoised estimate that rounding of states or scores alone can cause."""

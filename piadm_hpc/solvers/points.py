@@ -12,6 +12,7 @@ from torch import Tensor
 from ..chain import apply, expand
 from ..comm import Communicator
 from ..linear import LinearPart
+from .guess import Guess
 from .problem import Problem
 from .recurrence import Recurrence
 from .rows import Rows
@@ -30,6 +31,7 @@ class Method:
     closed points, also gives the first path if `start` is true; otherwise that is copies of the first state.
     `in_flight` limits the samples worked on at once: one that is done makes room for the next. `operator`, from states
     [samples, c, d] of a first point and later points to states [points, samples, c, d] there, gives the first path instead.
+    `keep_scores`: whether the scores of the last sweep are kept for those who linearise steps.
     """
 
     stop: Picard
@@ -39,11 +41,16 @@ class Method:
     schedule: Schedule
     in_flight: int | None
     operator: Operator | None = None
+    keep_scores: bool = False
 
 
 @dataclass
 class Front:
-    """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went."""
+    """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went.
+
+    `shift` [samples, points] is how far the last update moved the state of a point that had been evaluated, in units of
+    the data; `gain` how much of such a move its denoised estimates were last seen to follow beyond what was presumed.
+    """
 
     index: Tensor
     low: Tensor
@@ -54,12 +61,17 @@ class Front:
     before: Tensor
     best: Tensor
     stuck: Tensor
+    shift: Tensor
+    gain: Tensor
 
     @classmethod
-    def new(cls, index: Tensor, start: int, high: Tensor) -> Front:
+    def new(cls, index: Tensor, start: int, high: Tensor, num_points: int) -> Front:
         whole, nothing = torch.full_like(index, start), torch.zeros_like(index)
         unknown = torch.full(index.shape, float("inf"), dtype=torch.float64)
-        return cls(index, whole, high, nothing, whole.clone(), unknown, unknown.clone(), unknown.clone(), nothing.clone())
+        shift, gain = torch.zeros(len(index), num_points, dtype=torch.float64), torch.ones_like(unknown)
+        return cls(
+            index, whole, high, nothing, whole.clone(), unknown, unknown.clone(), unknown.clone(), nothing.clone(), shift, gain
+        )
 
     def put(self, slots: Tensor, other: Front) -> None:
         for name, values in vars(self).items():
@@ -80,7 +92,9 @@ class Points:
         self.draws = like.new_zeros(shape) if problem.has_draws else None
         size = problem.frame.synthesise(like[:1, 0]).shape[-1]
         self.seen = like.new_zeros(len(rows.points), slots, size)
-        self.held = like.new_zeros(slots, like.shape[-1]) if method.schedule.moves else None
+        self.guess = None if method.guess is None else Guess(problem, method.guess)
+        self.held = like.new_zeros(slots, like.shape[-1]) if method.schedule.moves and method.guess is not None else None
+        self.kicks = like.new_zeros(*shape[:2], problem.chain.reads, shape[-1]) if method.keep_scores else None
         self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
         self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
         self.scan = Recurrence(method.linear, problem.frame, rows, comm)
@@ -93,7 +107,7 @@ class Points:
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
         """Samples take slots: their draws, and their first path, which costs no score call; collective."""
         own = contiguous(slots)
-        self.first[own] = first
+        self.first[own] = self.end[own] = first
         self.base = (0, self.first)
         if self.held is not None:
             self.held[own] = 0
@@ -125,7 +139,7 @@ class Points:
             self._guess(local, own, z[local], b[local], self.method.guess)
         scan(first, b, z, end, range(self.rows.count))
         if isinstance(own, Tensor):
-            self.z[:, own] = z
+            self.z[:, own], self.end[own] = z, end
 
     def _guess(self, local: int, own: Slots, z: Tensor, out: Tensor, linear: LinearPart) -> None:
         """Increments at a point where the guess's score, with the remainder held, stands in for the network's."""
@@ -133,21 +147,9 @@ class Points:
         self.problem.increment(out, draws, self.rows.points[local], z, self._guessed(local, own, z), linear)
 
     def _guessed(self, local: int, own: Slots, z: Tensor) -> Tensor:
-        """The guess's score in coordinates [slots, k, n]: J (x - e m), and what lifts its denoised estimate by `held`."""
-        j, chain = self.rows.points[local], self.problem.chain
-        score = self._gaussian(j, z)
-        if self.held is None:
-            return score
-        signal, covariance = (level[j] for level in chain.levels)
-        return score.addcmul_(torch.linalg.solve(covariance, signal).to(score)[:, None], self.held[own][:, None])
-
-    def _gaussian(self, j: int, z: Tensor) -> Tensor:
-        guess, chain, mean = self.method.guess, self.problem.chain, self.problem.mean
-        assert guess is not None and guess.slope is not None
-        read = chain.reading(j, z)
-        if mean is not None:
-            read = read - chain.levels[0][j].to(read)[:, None] * mean
-        return apply(expand(self.problem.frame, guess.slope[j], z), read)
+        """The guess's score with the remainder held, in coordinates [slots, k, n]."""
+        assert self.guess is not None
+        return self.guess.score(self.rows.points[local], z, None if self.held is None else self.held[own])
 
     def evaluate(self, front: Front, samples: list[int], change: Tensor) -> None:
         """Scores at the open points, at most `max_rows` rows a call; increments, and changes [points of the block, slots].
@@ -195,12 +197,11 @@ class Points:
         self.problem.increment(out, draws, j, z, kick, self.method.linear)
         if isinstance(own, Tensor):
             self.b[local, own] = out
-        if self.held is not None:
+        if self.held is not None and self.guess is not None:
             last = front.high[slots] == j + 1
-            remainder = kick[last] - self._gaussian(j, z[last])
-            self.held[slots[last]] = self.problem.add_estimate(
-                torch.zeros_like(remainder[:, 0]), j, torch.zeros_like(remainder), remainder
-            ).div_(self.problem.unit(j))
+            self.held[slots[last]] = self.guess.remainder(j, z[last], kick[last])
+        if self.kicks is not None:
+            self.kicks[local, own] = kick
         return bool(torch.isfinite(moved).all())
 
     def _foresee(self, local: int, own: Slots) -> None:
@@ -243,6 +244,34 @@ class Points:
                 if isinstance(own, Tensor):
                     self.b[local, own] = out
 
+    def states(self, low: int, high: int) -> tuple[list[int], Tensor]:
+        """This rank's points from low on and before high, by local index, and a copy of their states."""
+        local = [index for index, j in enumerate(self.rows.points) if low <= j < high]
+        return local, self.z[local]
+
+    def shifts(self, local: list[int], before: Tensor) -> Tensor:
+        """How far states of some points are from what they were, and how far their denoised estimates should have gone.
+
+        Root mean squares in units of the scale, [2, len, slots]. The estimates remembered there follow as the linear part
+        presumes, so that the next change is what it did not know.
+        """
+        moved = torch.zeros(2, len(local), before.shape[1], dtype=torch.float64)
+        slope, frame, scale = self.method.linear.slope, self.problem.frame, self.method.stop.scale
+        for row, index in enumerate(local):
+            j = self.rows.points[index]
+            away = self.problem.chain.reading(j, self.z[index] - before[row])
+            x = frame.synthesise(away)
+            sizes = [(x[:, 0], float(self.problem.chain.levels[0][j, 0]))]
+            if slope is not None:
+                follows = frame.synthesise(apply(expand(frame, slope[j], away), away))
+                estimate = self.problem.add_estimate(torch.zeros_like(self.seen[index]), j, x, follows)
+                self.seen[index] += estimate
+                sizes.append((estimate, self.problem.unit(j)))
+            for kind, (field, unit) in enumerate(sizes):
+                norm = torch.linalg.vector_norm(field / scale, dim=-1).to("cpu", torch.float64)
+                moved[kind, row] = norm / (unit * field.shape[-1] ** 0.5)
+        return moved
+
     def update(self, high: int, next_low: int) -> None:
         """The recurrence up to point `high`; the next one has nothing new before `next_low`. Collective."""
         row, state = self.base
@@ -260,6 +289,7 @@ class Points:
         self.seen = self.seen[:, kept]
         self.draws = None if self.draws is None else self.draws[:, kept]
         self.held = None if self.held is None else self.held[kept]
+        self.kicks = None if self.kicks is None else self.kicks[:, kept]
 
 
 def contiguous(slots: Tensor) -> Slots:

@@ -1,0 +1,84 @@
+"""Rounds and calls of every peer beside ours, on targets with exact scores, all at equal error and all with their own stop.
+
+    python benchmarks/peers.py                       targets A, B, C of 1024 modes, ODE and SDE, errors 1e-2 and 1e-3
+    python benchmarks/peers.py --targets c --kinds sde --errors 1e-2
+
+The methods and the rules are those of `piadm compare`: of a few tolerances every method has the loosest that reaches the
+error, `rounds` is where it then stops by itself (median of the draws) and `fewest` the smallest depth that would have done.
+An aim fails where another method needs fewer rounds than ours, by its own stop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+from common import Aim, Report, at_most, parser
+
+from piadm_hpc.analysis.contest import Contest, Row
+from piadm_hpc.analysis.entrants import METHODS, compare
+from piadm_hpc.analysis.task import make_task
+
+COLUMNS = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error")
+NAMES = {"most": "most_rounds"}
+NETWORK = {"latency": 2e-5, "bandwidth": 1e10}
+
+
+def rows_of(contest: Contest) -> list[Row]:
+    """The rows of every method that reaches the error."""
+    began, rows = time.monotonic(), []
+    where = f"{contest.task.name} {'sde' if contest.sde else 'ode'} {contest.tol:g}"
+
+    def tell(line: str) -> None:
+        print(f"{where}, {time.monotonic() - began:.0f} s: {line}", file=sys.stderr, flush=True)
+
+    for row in compare(contest, (), methods=METHODS, tell=tell, **NETWORK):
+        rows.append(row)
+    return rows
+
+
+def add(report: Report, contest: Contest) -> None:
+    """A table, fewest rounds first, and the aim."""
+    rows = sorted(rows_of(contest), key=lambda row: (row.rounds, row.calls))
+    cells = [[getattr(row, NAMES.get(name, name)) for name in COLUMNS] for row in rows]
+    cells = [["-" if cell is None else cell for cell in line] for line in cells]
+    title = f"{contest.task.name}, {'SDE' if contest.sde else 'ODE'}, error {contest.tol:g}, {contest.task.samples} draws"
+    report.add(title, COLUMNS, cells)
+    own = next(row.rounds for row in rows if row.method == "ours")
+    report.aims.append(_least(title, own, [row for row in rows if not row.method.startswith("ours")]))
+
+
+def _least(title: str, own: float, others: list[Row]) -> Aim:
+    best = min(others, key=lambda row: row.rounds)
+    return at_most(f"{title}: our rounds, the best peer being {best.method}", own, best.rounds)
+
+
+def _options() -> argparse.Namespace:
+    options = parser("Every peer beside ours at equal error, on targets with exact scores.")
+    options.add_argument("--targets", default="abc", help="letters of targets")
+    options.add_argument("--kinds", default="ode,sde", help="ode, sde or both")
+    options.add_argument("--errors", default="1e-2,1e-3", help="errors, in standard deviations of each mode")
+    options.add_argument("--size", type=int, default=1024, help="modes of the targets")
+    options.add_argument("--samples", type=int, default=20, help="draws of each method")
+    options.add_argument("--steps", type=int, default=48, help="steps of stochastic chains")
+    options.add_argument("--most-steps", type=int, default=512, help="most steps tried for the flow")
+    return options.parse_args()
+
+
+def main() -> int:
+    options = _options()
+    report = Report("peers, quick" if options.quick else "peers")
+    if options.quick:
+        options.targets, options.kinds, options.errors = "a", "sde", "1e-2"
+        options.size, options.samples, options.steps = 64, 2, 24
+    for letter in options.targets:
+        for kind in options.kinds.split(","):
+            task = make_task(f"target-{letter}:{options.size}", samples=options.samples)
+            for error in options.errors.split(","):
+                add(report, Contest(task, float(error), kind == "sde", options.steps, options.most_steps))
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

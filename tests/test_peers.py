@@ -1,0 +1,140 @@
+"""The peers' schemes as solvers of the same chains: run to convergence, each is the chain step by step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from problems import chains, mixture, start
+
+from piadm_hpc import solve
+from piadm_hpc.models.analytic import target_a
+from piadm_hpc.process import OU
+from piadm_hpc.solvers.evaluate import ScoreError
+from piadm_hpc.solvers.peers import PEERS, PeerSettings
+from piadm_hpc.solvers.stopping import Status
+
+TARGET = mixture(OU())
+REFERENCE = TARGET.reference()
+CHAINS = chains(OU(), REFERENCE, steps=23, num_blocks=2)
+WHOLE = chains(OU(), REFERENCE, steps=23)
+NAMES = [0, 3, 4]
+KINDS = {
+    "paradigms": {"solver": "paradigms"},
+    "paradigms window": {"solver": "paradigms", "window": 5},
+    "anderson": {"solver": "anderson", "linear": "process", "peer": PeerSettings(memory=3)},
+    "anderson identity": {"solver": "anderson", "linear": "identity"},
+    "newton": {"solver": "newton"},
+    "parareal": {"solver": "parareal"},
+    "parareal reference": {"solver": "parareal", "peer": PeerSettings(coarse="reference", parts=7)},
+    "chords": {"solver": "chords"},
+    "chords of four": {"solver": "chords", "peer": PeerSettings(parts=4)},
+}
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["blind", "reference"])
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "piadm half", "gaussian sde", "dpmpp-2m"])
+def test_a_peer_run_to_convergence_is_the_sequential_chain(name, kind, known):
+    if not known and ("gaussian" in name or "reference" in str(kind)):
+        return
+    chain = CHAINS[name]
+    x0, noise = start(OU(), chain, NAMES)
+    common = {"noise": noise, "samples": NAMES, "reference": REFERENCE if known else None}
+    oracle = solve(chain, TARGET.score, x0, solver="sequential", **common)
+    found = solve(chain, TARGET.score, x0, tol=1e-12, **common, **kind)
+    assert float((found.state - oracle.state).abs().max()) < 1e-10
+    assert bool(found.converged.all())
+
+
+@pytest.mark.parametrize("kind", ["paradigms", "anderson", "newton"])
+def test_members_do_not_depend_on_who_is_in_flight(kind):
+    chain, names = WHOLE["ddpm"], list(range(5))
+    x0, noise = start(OU(), chain, names)
+    common = {"noise": noise, "solver": kind, "tol": 1e-3, "window": 6 if kind == "paradigms" else None}
+    together = solve(chain, TARGET.score, x0, samples=names, **common)
+    few = solve(chain, TARGET.score, x0, samples=names, in_flight=2, **common)
+    assert torch.equal(few.rounds, together.rounds) and torch.equal(few.calls, together.calls)
+    assert float((few.x - together.x).abs().max()) < 1e-12
+
+
+def test_newton_needs_hardly_a_sweep_where_coordinates_do_not_interact():
+    """One product with a random vector is then the exact diagonal, and Newton's method converges quadratically."""
+    target = target_a(OU(), 12)
+    chain = chains(OU(), target.reference(), steps=40)["ddpm"]
+    x0, noise = start(OU(), chain, [0, 1])
+    common = {"noise": noise, "tol": 1e-8}
+    newton = solve(chain, target.score, x0, solver="newton", **common)
+    plain = solve(chain, target.score, x0, **common)
+    assert int(newton.rounds.max()) <= 8 < int(plain.rounds.min())
+
+
+def test_anderson_saves_rounds_where_the_linear_part_is_poor():
+    chain = WHOLE["ddim"]
+    x0, noise = start(OU(), chain, NAMES)
+    common = {"noise": noise, "tol": 1e-6, "linear": "process"}
+    mixed = solve(chain, TARGET.score, x0, solver="anderson", peer=PeerSettings(memory=3), **common)
+    assert int(mixed.rounds.sum()) < int(solve(chain, TARGET.score, x0, **common).rounds.sum())
+
+
+def test_parareal_counts_its_coarse_and_fine_calls():
+    """25 steps in 5 parts: a coarse sweep of 5 calls, then 5 fine rounds and what is left of the coarse sweep."""
+    chain = chains(OU(), REFERENCE, steps=25)["ddim"]
+    x0, noise = start(OU(), chain, [0])
+    for sweeps in (1, 2):
+        found = solve(chain, TARGET.score, x0, noise=noise, solver="parareal", tol=None, sweeps=sweeps)
+        assert found.rounds.tolist() == [5 + sum(5 + 5 - p for p in range(1, sweeps + 1))]
+        assert found.calls.tolist() == [5 + sum(25 - 5 * (p - 1) + 5 - p for p in range(1, sweeps + 1))]
+    free = solve(
+        chain, TARGET.score, x0, reference=REFERENCE, solver="parareal", tol=None, sweeps=2, peer=PeerSettings(coarse="reference")
+    )
+    assert free.rounds.tolist() == [10] and free.calls.tolist() == [45]
+
+
+def test_chords_counts_as_published():
+    """100 steps, 8 cores: ends after 27, 42, 57, .. rounds and 548 calls in all (Han et al. 2025, their 50 steps doubled)."""
+    chain = chains(OU(), REFERENCE, steps=100)["ddim"]
+    x0, _ = start(OU(), chain, [0])
+    second = solve(chain, TARGET.score, x0, solver="chords", tol=1e9)
+    assert second.rounds.tolist() == [42]  # the first end, after 27, has nothing to agree with
+    last = solve(chain, TARGET.score, x0, solver="chords", tol=1e-300)
+    oracle = solve(chain, TARGET.score, x0, solver="sequential")
+    assert last.rounds.tolist() == [100] and last.calls.tolist() == [548]
+    assert torch.equal(last.x, oracle.x)
+
+
+def test_what_a_limit_leaves_is_finished_step_by_step():
+    chain = WHOLE["ddpm"]
+    x0, noise = start(OU(), chain, NAMES)
+    common = {"noise": noise, "samples": NAMES}
+    oracle = solve(chain, TARGET.score, x0, solver="sequential", **common)
+    for kind in ("anderson", "newton", "parareal", "paradigms"):
+        found = solve(chain, TARGET.score, x0, solver=kind, tol=1e-12, sweeps=2, **common)
+        assert found.status.flatten().tolist() == [int(Status.FINISHED_SEQUENTIALLY)] * 3
+        assert float((found.x - oracle.x).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"solver": "parataa"}, "use one of picard, sequential, paradigms"),
+        ({"solver": "anderson", "window": 4}, "anderson: a block is solved whole"),
+        ({"solver": "newton", "pipelined": True}, "newton: a block is solved whole"),
+        ({"solver": "chords", "peer": PeerSettings(parts=5)}, "starts are known for 4, 6, 8"),
+        ({"solver": "chords", "sweeps": 3}, "give a tolerance, and no number of sweeps"),
+        ({"solver": "parareal", "peer": PeerSettings(coarse="reference")}, "needs a reference"),
+        ({"solver": "paradigms", "tol": None, "sweeps": 3}, "needs a tolerance"),
+    ],
+)
+def test_what_a_peer_cannot_do_is_said(settings, words):
+    chain = CHAINS["ddim"]
+    x0, _ = start(OU(), chain, [0])
+    with pytest.raises(ValueError, match=words):
+        solve(chain, TARGET.score, x0, **settings)
+
+
+@pytest.mark.parametrize("kind", PEERS)
+def test_a_failing_score_is_told_with_sample_and_time(kind):
+    chain = WHOLE["ddim"]
+    x0, _ = start(OU(), chain, [7])
+    with pytest.raises(ScoreError, match="not finite for sample 7"):
+        solve(chain, lambda x, t: x * float("nan"), x0, samples=[7], solver=kind)
