@@ -25,6 +25,7 @@ from .sequential import run_steps
 from .stopping import BlockSolution, Status, remaining_error, unsolved
 
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
+MOVING = 2  # points passed in a sweep by which a sample gets ahead, though its changes do not shrink
 PATIENCE = 12  # and after which a sample near a boundary between modes is given up
 # what is left behind grows where a sample decides between modes, so that it must be smaller than what ends a sample:
 LEFT_BEHIND = 0.1  # share of the tolerance by which an estimate may still have changed at a point that is not called again
@@ -183,7 +184,9 @@ class Sweeps:
         self.result.residual[front.index] = left
         # new points keep changes large while a window moves
         whole = front.reached == self.block.stop
-        improved = front.change < 0.95 * front.best
+        # changes stay large while a front moves through the points, and that is no reason to give up
+        improved = (front.change < 0.95 * front.best) | (front.low > front.passed + MOVING)
+        front.passed = front.low.clone()
         front.stuck = torch.where(improved | ~whole, 0, front.stuck + 1)
         front.best = torch.where(whole, torch.minimum(front.best, front.change), front.best)
         if stop.tol is None:

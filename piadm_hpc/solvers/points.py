@@ -57,6 +57,7 @@ class Front:
     high: Tensor
     age: Tensor
     reached: Tensor
+    passed: Tensor
     change: Tensor
     before: Tensor
     best: Tensor
@@ -69,9 +70,8 @@ class Front:
         whole, nothing = torch.full_like(index, start), torch.zeros_like(index)
         unknown = torch.full(index.shape, float("inf"), dtype=torch.float64)
         shift, gain = torch.zeros(len(index), num_points, dtype=torch.float64), torch.ones_like(unknown)
-        return cls(
-            index, whole, high, nothing, whole.clone(), unknown, unknown.clone(), unknown.clone(), nothing.clone(), shift, gain
-        )
+        changes = unknown, unknown.clone(), unknown.clone()
+        return cls(index, whole, high, nothing, whole.clone(), whole.clone(), *changes, nothing.clone(), shift, gain)
 
     def put(self, slots: Tensor, other: Front) -> None:
         for name, values in vars(self).items():
