@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("config", metavar="train.toml", help="configuration; `piadm init train` prints one")
     add_set(parser, "optimiser.steps=2000")
+    parser.add_argument("--no-probe", action="store_true", help="leave out what `piadm reference` finds for faster sampling")
     parser.set_defaults(run=_run)
 
 
@@ -24,8 +25,11 @@ def _run(options: argparse.Namespace) -> int:
     from ..models.config import ConformerTrainConfig, load_config
     from ..models.conformers import train_conformers
     from ..models.training import train
+    from ..references import probe_trained
 
     config = load_config(options.config, [override(text) for text in options.set])
     folder = train_conformers(config) if isinstance(config, ConformerTrainConfig) else train(config)
+    if not options.no_probe:
+        probe_trained(folder)
     print(f"model: {folder}")
     return DONE
