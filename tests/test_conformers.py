@@ -231,7 +231,7 @@ def test_dynamics_agree_with_themselves(run: Path, tmp_path: Path) -> None:
 def test_verification_says_what_does_not_fit(run: Path, tmp_path: Path) -> None:
     assert "no such file" in one_line(call("verify", run, "--against", tmp_path / "absent.h5"), 2)
     assert "only for fields" in one_line(call("verify", run, "--truth", "x.nc"), 2)
-    assert "give module:function" in one_line(call("verify", run, "--energy", "nothing"), 2)
+    assert "nothing cannot be imported" in one_line(call("verify", run, "--energy", "nothing"), 2)
     real = load_conformers(REAL / "walker_1.h5", "real")
     trajectory_of(real).atom_slice(range(21)).save(str(tmp_path / "short.pdb"))
     assert "the samples have 22 atoms, short.pdb 21" in one_line(call("verify", run, "--against", tmp_path / "short.pdb"), 2)
