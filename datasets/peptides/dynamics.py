@@ -44,6 +44,7 @@ CEILING = 60.0  # kJ/mol: free energies above this are not followed
 FRAME = 1.0  # ps between frames
 SEGMENT = 1000  # frames in a file
 SETTLE = 50.0  # ps before the first frame of a walker
+START = np.deg2rad(-80.0)  # phi of every residue at the start
 
 # heavy atoms in angstrom, of the L form: (N - CA) . ((C - CA) x (CB - CA)) is positive
 ATOMS = (
@@ -77,16 +78,24 @@ def chain_of(residues: int) -> list[tuple[str, tuple[tuple[str, str, np.ndarray]
     """Heavy atoms of ACE-ALA_n-NME in angstrom: the typed ones, each further residue in the frame of the last peptide bond."""
     (ace, cap), (ala, middle), (nme, end) = ((name, [(a, e, np.array(x)) for a, e, x in members]) for name, members in ATOMS)
     plane = np.array([x for *_, x in cap])  # CH3, C, O: like CA, C, O of a residue
-    built, turn, origin = [(ace, tuple(cap))], Rotation.identity(), plane[1]
-    place = plane[1]
+    typed = {a: x for a, _, x in middle}
+    built, edge = [(ace, tuple(cap))], plane
     for _ in range(residues):
-        moved = tuple((a, e, turn.apply(x - origin) + place) for a, e, x in middle)
-        built.append((ala, moved))
-        last = (turn, place)
-        at = {a: x for a, _, x in moved}
-        place = at["C"]
-        turn = Rotation.align_vectors([at["CA"] - place, at["O"] - place], [plane[0] - plane[1], plane[2] - plane[1]])[0]
-    return [*built, (nme, tuple((a, e, last[0].apply(x - origin) + last[1]) for a, e, x in end))]
+        turn = _aligned(plane, edge)
+        at = {a: turn.apply(x - plane[1]) + edge[1] for a, _, x in middle}
+        axis = (at["CA"] - at["N"]) / np.linalg.norm(at["CA"] - at["N"])
+        now = torsion(np.array([[edge[1], at["N"], at["CA"], at["C"]]]), (0, 1, 2, 3))[0]
+        bend = Rotation.from_rotvec((START - now) * axis)
+        at |= {a: bend.apply(at[a] - at["CA"]) + at["CA"] for a in ("C", "O", "CB")}
+        built.append((ala, tuple((a, e, at[a]) for a, e, _ in middle)))
+        edge = np.array([at["CA"], at["C"], at["O"]])
+    turn = _aligned(np.array([typed["CA"], typed["C"], typed["O"]]), edge)
+    return [*built, (nme, tuple((a, e, turn.apply(x - typed["C"]) + edge[1]) for a, e, x in end))]
+
+
+def _aligned(plane: np.ndarray, edge: np.ndarray) -> Rotation:
+    """The rotation about its second atom that brings one plane of three atoms [3, 3] onto another."""
+    return Rotation.align_vectors(edge[[0, 2]] - edge[1], plane[[0, 2]] - plane[1])[0]
 
 
 def bonds_of(members: list[list[app.topology.Atom]]) -> Iterator[tuple[app.topology.Atom, app.topology.Atom]]:
