@@ -290,3 +290,15 @@ def test_energies_are_compared(run: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert report["code"] == 0 and "Kolmogorov-Smirnov" in report["out"]
     record = json.loads((run / "report" / "verify.json").read_text())["energy"]
     assert 0 < record["kolmogorov_smirnov"] < 1 and record["quantiles"]["0.05"] < record["quantiles"]["0.95"]
+
+
+def test_nothing_is_special_to_twenty_two_atoms(tmp_path: Path) -> None:
+    """A chain of five alanines, 62 atoms, from frames to a report."""
+    data = {"trajectories": ["walker_00.h5"], "test_files": [], "test_fraction": 0.5}
+    train_conformers(settings(tmp_path / "penta", data=data), root=REAL.parent / "penta", report=lambda line: None)
+    model = load_model(tmp_path / "penta")
+    assert model.event_shape == (62, 3) and len(model.layout.topology.centres()) == 5
+    config = write_config(tmp_path / "run.toml", tmp_path / "penta", tmp_path / "run", samples=4)
+    assert call("sample", config)["code"] in (0, 3)
+    report = call("verify", tmp_path / "run")
+    assert report["code"] == 0 and "Ramachandran, residue 5" in report["out"], report
