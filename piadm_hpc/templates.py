@@ -127,7 +127,71 @@ batch = 16
 rate = 1e-3
 """
 
-KINDS = {"train": TRAIN, "climate": CLIMATE, "paper-sde": PAPER_SDE, "paper-ode": PAPER_ODE}
+MOLECULES = """\
+# New conformers of alanine dipeptide from the model that comes with the package.
+#   piadm sample run.toml                        then `piadm verify run`
+model = "alanine-dipeptide"  # a shipped model, or a folder made by `piadm train`
+samples = 1000
+seed = 0
+out = "run"
+
+[chain]
+integrator = "gaussian"
+churn = 0.5                  # 1: reverse SDE, 0: probability-flow ODE; half of it here: fewest rounds at the right populations
+
+[grid]
+kind = "log-snr"
+steps = 24
+
+[solver]
+tol = 1e-2                   # change of the denoised estimate, in units of the atoms' spread
+
+[compute]
+model_batch = 4096           # most rows of one network call
+
+[output]
+batch = 500                  # samples solved and stored together
+"""
+
+TRAIN_MOLECULES = """\
+# A model of your own conformers: any trajectory that MDAnalysis reads.
+#   piadm train train.toml
+name = "my-molecule"
+title = "What the molecule is"
+output = "my-molecule"
+seed = 0
+
+[data]
+trajectories = ["run_*.xtc"] # or files of conformers written by this package
+topology = "topology.pdb"
+selection = "all"            # MDAnalysis' selection language
+stride = 1
+frame = "superposed"         # onto the mean structure; centred: only shifted
+relabel = 1                  # copies with the hydrogens of methyl groups named anew
+validation_fraction = 0.1    # or validation_files = ["run_8.xtc"]
+test_fraction = 0.1
+source = "where the data come from"
+licence = ""
+
+[network]
+width = 256
+depth = 5
+
+[optimiser]
+steps = 10000
+batch = 512
+rate = 1e-3
+precision = "float32"        # bfloat16 where the processor multiplies it in hardware
+"""
+
+KINDS = {
+    "train": TRAIN,
+    "train-molecules": TRAIN_MOLECULES,
+    "climate": CLIMATE,
+    "molecules": MOLECULES,
+    "paper-sde": PAPER_SDE,
+    "paper-ode": PAPER_ODE,
+}
 
 
 def template(kind: str) -> str:

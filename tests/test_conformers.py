@@ -15,7 +15,16 @@ import torch
 import xarray as xr
 from helpers import call, one_line, write_config
 
-from piadm_hpc.analysis.conformers import divergence, load_conformers, topology_of, trajectory_of
+from piadm_hpc.analysis.conformers import (
+    Conformers,
+    divergence,
+    duplicates,
+    geometry,
+    load_conformers,
+    topology_of,
+    trajectory_of,
+    wrong_hands,
+)
 from piadm_hpc.bases import EOF
 from piadm_hpc.build import make_sampler
 from piadm_hpc.config import RunConfig
@@ -25,6 +34,7 @@ from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import ConformerNetworkConfig, ConformerTrainConfig, load_config
 from piadm_hpc.models.conformer_network import ConformerNetwork
 from piadm_hpc.models.conformers import train_conformers
+from piadm_hpc.models.shelf import find_model
 from piadm_hpc.store import StoreError, open_run
 from piadm_hpc.topology import Atom, Topology
 
@@ -221,7 +231,7 @@ def test_dynamics_agree_with_themselves(run: Path, tmp_path: Path) -> None:
 def test_verification_says_what_does_not_fit(run: Path, tmp_path: Path) -> None:
     assert "no such file" in one_line(call("verify", run, "--against", tmp_path / "absent.h5"), 2)
     assert "only for fields" in one_line(call("verify", run, "--truth", "x.nc"), 2)
-    assert "give module:function" in one_line(call("verify", run, "--energy", "nothing"), 2)
+    assert "nothing cannot be imported" in one_line(call("verify", run, "--energy", "nothing"), 2)
     real = load_conformers(REAL / "walker_1.h5", "real")
     trajectory_of(real).atom_slice(range(21)).save(str(tmp_path / "short.pdb"))
     assert "the samples have 22 atoms, short.pdb 21" in one_line(call("verify", run, "--against", tmp_path / "short.pdb"), 2)
@@ -257,3 +267,38 @@ def test_configurations_of_conformers_list_their_mistakes(tmp_path: Path) -> Non
     path.write_text('name = "x"\noutput = "y"\n[data]\ntrajectories = ["a.h5"]\nframe = "turned"\n[noise]\nprocess = "psld"\n')
     with pytest.raises(ValueError, match=r"(?s)data\.frame.*noise.*positions alone"):
         load_config(path)
+
+
+def test_the_shipped_model_makes_alanine_dipeptide() -> None:
+    """By its name: all hands as in nature, bonds as in dynamics, in at most eight rounds."""
+    model = load_model("alanine-dipeptide")
+    real = load_conformers(find_model("alanine-dipeptide") / "held_out.h5", "held out")
+    grid = {"kind": "karras", "steps": 24}
+    config = RunConfig.model_validate({"model": "alanine-dipeptide", "grid": grid, "chain": {"integrator": "dpmpp-2m"}})
+    drawn = make_sampler(config, model).draw(range(40))
+    assert float(drawn.rounds.median()) <= 8 and bool(drawn.converged.all())
+    own = Conformers("own", model.decode(drawn.x)["coordinates"], np.full(40, 1 / 40), real.topology)
+    assert wrong_hands(own, real) == 0 and duplicates(own) == 0
+    bonds = geometry(own, real)["bonds"]
+    assert bonds["rms difference of means"] < 1.5e-3 and bonds["rms difference of spreads"] < 1e-3
+
+
+def test_energies_are_compared(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "springs.py").write_text("def energy(x):\n    return 100 * ((x - x.mean(1, keepdims=True)) ** 2).sum((1, 2))\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    report = call("verify", run, "--energy", "springs:energy")
+    assert report["code"] == 0 and "Kolmogorov-Smirnov" in report["out"]
+    record = json.loads((run / "report" / "verify.json").read_text())["energy"]
+    assert 0 < record["kolmogorov_smirnov"] < 1 and record["quantiles"]["0.05"] < record["quantiles"]["0.95"]
+
+
+def test_nothing_is_special_to_twenty_two_atoms(tmp_path: Path) -> None:
+    """A chain of five alanines, 62 atoms, from frames to a report."""
+    data = {"trajectories": ["walker_00.h5"], "test_files": [], "test_fraction": 0.5}
+    train_conformers(settings(tmp_path / "penta", data=data), root=REAL.parent / "penta", report=lambda line: None)
+    model = load_model(tmp_path / "penta")
+    assert model.event_shape == (62, 3) and len(model.layout.topology.centres()) == 5
+    config = write_config(tmp_path / "run.toml", tmp_path / "penta", tmp_path / "run", samples=4)
+    assert call("sample", config)["code"] in (0, 3)
+    report = call("verify", tmp_path / "run")
+    assert report["code"] == 0 and "Ramachandran, residue 5" in report["out"], report

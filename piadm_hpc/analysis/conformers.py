@@ -205,12 +205,14 @@ def populations(conformers: Conformers) -> dict[str, tuple[float, float]]:
 
 
 def mean_and_error(values: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Weighted mean of a series [n], and its standard error from blocks."""
-    mean = float((values * weight).sum() / weight.sum())
-    cuts = np.array_split(np.arange(len(values)), BLOCKS)
+    """Weighted mean of a series [n], and its standard error from blocks; not a number for a single value."""
+    mean, blocks = float((values * weight).sum() / weight.sum()), min(BLOCKS, len(values))
+    if blocks < 2:
+        return mean, float("nan")
+    cuts = np.array_split(np.arange(len(values)), blocks)
     shares = np.array([weight[cut].sum() for cut in cuts])
-    means = np.array([(values[cut] * weight[cut]).sum() for cut in cuts]) / shares
-    return mean, float(np.sqrt((shares**2 * (means - mean) ** 2).sum() * BLOCKS / (BLOCKS - 1)) / shares.sum())
+    sums = np.array([(values[cut] * weight[cut]).sum() for cut in cuts])
+    return mean, float(np.sqrt(((sums - shares * mean) ** 2).sum() * blocks / (blocks - 1)) / shares.sum())
 
 
 def geometry(own: Conformers, real: Conformers) -> dict[str, dict[str, float]]:

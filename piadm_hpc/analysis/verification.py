@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from .. import plugins
 from ..models.card import HELD_OUT
 from ..models.shelf import find_model
 from ..store import open_run
@@ -73,17 +72,7 @@ def _conformers(
     if not reference.is_file():
         raise ValueError(f"{reference}: no such file; give reference conformers with --against FILE")
     real = load_conformers(reference, reference.name, file.with_name(TOPOLOGY))
-    return conformer_sections(own, real, None if energy is None else _function(energy))
-
-
-def _function(name: str) -> Callable[[np.ndarray], np.ndarray]:
-    """The function `module:function` names; ValueError if there is none."""
-    module, _, attribute = name.partition(":")
-    try:
-        found: Callable[[np.ndarray], np.ndarray] = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"--energy {name!r}: {error}; give module:function, with the module where Python finds it") from None
-    return found
+    return conformer_sections(own, real, None if energy is None else plugins.load("--energy", energy))
 
 
 def _fields(
@@ -99,13 +88,12 @@ def _fields(
         return field_sections(dataset, layout, compared, *opened)
 
 
-@contextmanager
-def _opened(name: str) -> Iterator[xr.Dataset]:
+def _opened(name: str) -> xr.Dataset:
     try:
-        with xr.open_mfdataset(name, combine="nested", concat_dim="file") if "*" in name else xr.open_dataset(name) as dataset:
-            yield dataset
-    except (OSError, FileNotFoundError) as error:
-        raise ValueError(f"{name}: xarray cannot open it: {error}") from None
+        return xr.open_mfdataset(name, combine="nested", concat_dim="file") if "*" in name else xr.open_dataset(name)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name}: xarray cannot open it: {reason}") from None
 
 
 def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:

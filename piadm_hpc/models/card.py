@@ -93,11 +93,12 @@ def save_model(
     extra: Mapping[str, Coordinate] | None = None,
     statistics: Mapping[str, Coordinate] | None = None,
     more: Callable[[Path], None] | None = None,
+    stored: torch.dtype = torch.float32,
 ) -> Path:
     """Write a model folder whole, replacing an older one; returns it. The card's checksums are filled in here.
 
     `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own; `more` puts further
-    files into the folder it is given.
+    files into the folder it is given. Weights are rounded to the precision `stored`.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -108,7 +109,7 @@ def save_model(
     if statistics:
         write_arrays(partial / STATISTICS, statistics, {"title": f"statistics of the data behind {card.name}"})
     if network is not None:
-        weights = {k: p.detach().cpu().to(torch.float32).contiguous() for k, p in network.named_parameters()}
+        weights = {k: p.detach().cpu().to(stored).contiguous() for k, p in network.named_parameters()}
         save_file(weights, partial / WEIGHTS)
     if more is not None:
         more(partial)

@@ -146,6 +146,7 @@ class ConformerTrainConfig(_Record):
     noise: NoiseConfig = NoiseConfig(lowest=-8.0, highest=11.0, spread=0.5)
     optimiser: OptimiserConfig = OptimiserConfig(batch=1024, rate=1e-3, warm_up=200, weight_decay=0.01)
     held_out_frames: int = Field(default=10_000, ge=0)
+    stored: Literal["float32", "float16"] = "float32"
     horizon: float | None = Field(default=None, gt=0)
     delta: float | None = Field(default=5e-5, gt=0)
 

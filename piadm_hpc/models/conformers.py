@@ -171,7 +171,8 @@ def publish_conformers(
         if len(data.held_out.file):
             _write_held_out(partial / HELD_OUT, config, data)
 
-    return save_model(folder, card, denoiser.reference, data.normalisation, layout.coordinates, network, more=more)
+    stored = getattr(torch, config.stored)
+    return save_model(folder, card, denoiser.reference, data.normalisation, layout.coordinates, network, more=more, stored=stored)
 
 
 def _write_held_out(path: Path, config: ConformerTrainConfig, data: ConformerData) -> None:

@@ -214,7 +214,7 @@ def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
 
 def _identity(config: AnyConfig) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued."""
-    record: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "title", "horizon", "delta"})
+    record: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "title", "horizon", "delta", "stored"})
     for key in FREE_TO_CHANGE:
         record["optimiser"].pop(key)
     return record

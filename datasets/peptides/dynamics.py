@@ -1,8 +1,9 @@
-"""Reference dynamics of alanine dipeptide: OpenMM, Amber ff14SB with implicit solvent (GBn2), 300 K, from ten typed-in atoms.
+"""Reference dynamics of ACE-ALA_n-NME: OpenMM, Amber ff14SB with implicit solvent (GBn2), 300 K, from ten typed-in atoms.
 
     python dynamics.py bias --folder run                  # minutes: a bias over (phi, psi) by well-tempered metadynamics
     python dynamics.py run --folder run --walkers 16 --segments 4 --processes 2    # resumable: makes what is missing
     python dynamics.py join --folder run                 # conformer files run/walker_00.h5 ... with log-weights
+    python dynamics.py run --residues 5 --folder penta    # longer chains; without `bias` first, dynamics as they are
 
 The rare basin (phi > 0) is left and entered on a scale of tens of nanoseconds. A fixed bias, kept from the metadynamics and
 never changed again, flattens the surface of the two torsions: nearly all of it for every second walker, so that both basins
@@ -18,12 +19,15 @@ import argparse
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import openmm as mm
 from openmm import app, unit
+from scipy.spatial.transform import Rotation
 
 from piadm_hpc.layout import conformer_layout
 from piadm_hpc.store.shard import write_samples
@@ -40,6 +44,7 @@ CEILING = 60.0  # kJ/mol: free energies above this are not followed
 FRAME = 1.0  # ps between frames
 SEGMENT = 1000  # frames in a file
 SETTLE = 50.0  # ps before the first frame of a walker
+START = np.deg2rad(-80.0)  # phi of every residue at the start
 
 # heavy atoms in angstrom, of the L form: (N - CA) . ((C - CA) x (CB - CA)) is positive
 ATOMS = (
@@ -56,7 +61,6 @@ ATOMS = (
     ),
     ("NME", (("N", "N", (6.913, 4.656, -1.302)), ("C", "C", (7.760, 4.318, -2.430)))),
 )
-BONDS = ((0, 1), (1, 2), (1, 3), (3, 4), (4, 5), (5, 6), (4, 7), (5, 8), (8, 9))
 PHI, PSI = (("C", 0), ("N", 1), ("CA", 1), ("C", 1)), (("N", 1), ("CA", 1), ("C", 1), ("N", 2))
 
 
@@ -70,22 +74,59 @@ class Molecule:
     torsions: tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def molecule() -> Molecule:
-    """Alanine dipeptide, ACE-ALA-NME, 22 atoms: hydrogens are added to the typed heavy atoms."""
+def chain_of(residues: int) -> list[tuple[str, tuple[tuple[str, str, np.ndarray], ...]]]:
+    """Heavy atoms of ACE-ALA_n-NME in angstrom: the typed ones, each further residue in the frame of the last peptide bond."""
+    (ace, cap), (ala, middle), (nme, end) = ((name, [(a, e, np.array(x)) for a, e, x in members]) for name, members in ATOMS)
+    plane = np.array([x for *_, x in cap])  # CH3, C, O: like CA, C, O of a residue
+    typed = {a: x for a, _, x in middle}
+    built, edge = [(ace, tuple(cap))], plane
+    for _ in range(residues):
+        turn = _aligned(plane, edge)
+        at = {a: turn.apply(x - plane[1]) + edge[1] for a, _, x in middle}
+        axis = (at["CA"] - at["N"]) / np.linalg.norm(at["CA"] - at["N"])
+        now = torsion(np.array([[edge[1], at["N"], at["CA"], at["C"]]]), (0, 1, 2, 3))[0]
+        bend = Rotation.from_rotvec((START - now) * axis)
+        at |= {a: bend.apply(at[a] - at["CA"]) + at["CA"] for a in ("C", "O", "CB")}
+        built.append((ala, tuple((a, e, at[a]) for a, e, _ in middle)))
+        edge = np.array([at["CA"], at["C"], at["O"]])
+    turn = _aligned(np.array([typed["CA"], typed["C"], typed["O"]]), edge)
+    return [*built, (nme, tuple((a, e, turn.apply(x - typed["C"]) + edge[1]) for a, e, x in end))]
+
+
+def _aligned(plane: np.ndarray, edge: np.ndarray) -> Rotation:
+    """The rotation about its second atom that brings one plane of three atoms [3, 3] onto another."""
+    return Rotation.align_vectors(edge[[0, 2]] - edge[1], plane[[0, 2]] - plane[1])[0]
+
+
+def bonds_of(members: list[list[app.topology.Atom]]) -> Iterator[tuple[app.topology.Atom, app.topology.Atom]]:
+    """Bonds within and between the residues of a chain."""
+    named = [{atom.name: atom for atom in residue} for residue in members]
+    for first, second in pairwise(named):
+        yield first["C"], second["N"]
+    inside = (("CH3", "C"), ("C", "O"), ("N", "CA"), ("CA", "C"), ("CA", "CB"))
+    for residue in named:
+        yield from ((residue[a], residue[b]) for a, b in inside if a in residue and b in residue)
+    yield named[-1]["N"], named[-1]["C"]
+
+
+def molecule(residues: int = 1) -> Molecule:
+    """ACE-ALA_n-NME, 12 + 10 n atoms: hydrogens are added to the heavy atoms."""
     topology = app.Topology()
     chain = topology.addChain()
     atoms = []
-    for number, (name, members) in enumerate(ATOMS):
+    heavy = chain_of(residues)
+    for number, (name, members) in enumerate(heavy):
         residue = topology.addResidue(name, chain, str(number + 1))
-        atoms += [topology.addAtom(atom, app.Element.getBySymbol(element), residue) for atom, element, _ in members]
-    for first, second in BONDS:
-        topology.addBond(atoms[first], atoms[second])
-    typed = [position for _, members in ATOMS for *_, position in members]
+        atoms.append([topology.addAtom(atom, app.Element.getBySymbol(element), residue) for atom, element, _ in members])
+    for first, second in bonds_of(atoms):
+        topology.addBond(first, second)
+    places = np.array([position for _, members in heavy for *_, position in members])
     force_field = app.ForceField("amber14-all.xml", "implicit/gbn2.xml")
-    modeller = app.Modeller(topology, np.array(typed) * unit.angstrom)
+    modeller = app.Modeller(topology, places * unit.angstrom)
     modeller.addHydrogens(force_field)
     index = {(atom.name, atom.residue.index): atom.index for atom in modeller.topology.atoms()}
-    torsions = (tuple(index[key] for key in PHI), tuple(index[key] for key in PSI))
+    middle = (residues - 1) // 2
+    torsions = tuple(tuple(index[name, number + middle] for name, number in four) for four in (PHI, PSI))
     positions = np.array(modeller.positions.value_in_unit(unit.nanometer))
     return Molecule(modeller.topology, positions, force_field, torsions)
 
@@ -116,9 +157,9 @@ def torsion(positions: np.ndarray, four: tuple[int, ...]) -> np.ndarray:
     return np.arctan2(along, (first * second).sum(-1))
 
 
-def find_bias(folder: Path, nanoseconds: float) -> None:
+def find_bias(folder: Path, residues: int, nanoseconds: float) -> None:
     """Well-tempered metadynamics over (phi, psi); keeps the free energy on its grid."""
-    made = molecule()
+    made = molecule(residues)
     system = system_of(made)
     variables = []
     for four in made.torsions:
@@ -136,7 +177,9 @@ def find_bias(folder: Path, nanoseconds: float) -> None:
 
 
 def bias_of(folder: Path, fraction: float) -> np.ndarray:
-    """The fixed bias in kJ/mol on the grid of a torsion map, [phi, psi], angles from 0."""
+    """The fixed bias in kJ/mol on the grid of a torsion map, [phi, psi], angles from 0; none where none was found."""
+    if not (folder / "bias.npy").is_file():
+        return np.zeros((GRID, GRID))
     energy = np.load(folder / "bias.npy")[:-1, :-1]  # both ends are the same angle
     return np.roll(-fraction * np.minimum(energy, CEILING), (GRID // 2, GRID // 2), (0, 1)).T
 
@@ -154,9 +197,9 @@ def biased(made: Molecule, bias: np.ndarray) -> tuple[mm.System, int]:
     return system, 1
 
 
-def run_walker(folder: Path, walker: int, segments: int, seed: int) -> None:
+def run_walker(folder: Path, residues: int, walker: int, segments: int, seed: int) -> None:
     """The missing segments of one walker; each begins where the last one ended."""
-    made = molecule()
+    made = molecule(residues)
     system, group = biased(made, bias_of(folder, FRACTIONS[walker % len(FRACTIONS)]))
     first = next(k for k in range(segments + 1) if k == segments or not segment(folder, walker, k).exists())
     if first == segments:
@@ -208,11 +251,11 @@ def keep(path: Path, array: np.ndarray | None = None, **arrays: np.ndarray) -> N
     os.replace(partial, path)
 
 
-def run(folder: Path, walkers: list[int], segments: int, seed: int, processes: int) -> None:
+def run(folder: Path, residues: int, walkers: list[int], segments: int, seed: int, processes: int) -> None:
     """All walkers, several at a time, segment by segment: whatever is there when it stops is spread over all of them."""
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for upto in range(1, segments + 1):
-            pool.starmap(run_walker, [(folder, walker, upto, seed) for walker in walkers], chunksize=1)
+            pool.starmap(run_walker, [(folder, residues, walker, upto, seed) for walker in walkers], chunksize=1)
 
 
 def described(topology: app.Topology) -> Topology:
@@ -240,9 +283,9 @@ def log_weights(free: np.ndarray, run: np.ndarray) -> np.ndarray:
         shifts = found
 
 
-def join(folder: Path) -> None:
+def join(folder: Path, residues: int) -> None:
     """One conformer file per walker from its segments, and topology.pdb beside them."""
-    made = molecule()
+    made = molecule(residues)
     topology = described(made.topology)
     (folder / "topology.pdb").write_text(topology.to_pdb(made.positions), encoding="utf-8")
     walkers = sorted({path.name[:9] for path in folder.glob("walker_*_*.npz")})
@@ -262,7 +305,7 @@ def join(folder: Path) -> None:
                 "potential_energy": arrays["energy"].astype(np.float32),
             },
             attributes={
-                "title": "Alanine dipeptide, Amber ff14SB with GBn2, 300 K, under a fixed bias over (phi, psi)",
+                "title": f"ACE-ALA{residues}-NME, Amber ff14SB with GBn2, 300 K, weighted to remove a fixed bias over (phi, psi)",
                 "source": f"OpenMM {mm.version.version}, frames {FRAME:g} ps apart",
             },
             compression="zlib",
@@ -280,6 +323,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["bias", "run", "join"])
     parser.add_argument("--folder", type=Path, default=Path("dynamics"))
+    parser.add_argument("--residues", type=int, default=1, help="alanines in the chain")
     parser.add_argument("--nanoseconds", type=float, default=4.0, help="of metadynamics")
     parser.add_argument("--walkers", type=int, default=16)
     parser.add_argument("--segments", type=int, default=4, help="of 1 ns per walker")
@@ -288,8 +332,8 @@ if __name__ == "__main__":
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     if given.what == "bias":
-        find_bias(given.folder, given.nanoseconds)
+        find_bias(given.folder, given.residues, given.nanoseconds)
     elif given.what == "join":
-        join(given.folder)
+        join(given.folder, given.residues)
     else:
-        run(given.folder, list(range(given.walkers)), given.segments, given.seed, given.processes)
+        run(given.folder, given.residues, list(range(given.walkers)), given.segments, given.seed, given.processes)
