@@ -187,7 +187,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         config.seed,
         reference=reference,
         law=model.reference,
-        project=_projection(model, device),
+        project=projection_of(model, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
         peer=PeerSettings(solver.memory, solver.parts, solver.coarse),
@@ -228,7 +228,7 @@ def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:
             )
 
 
-def _projection(model: Model, device: str) -> Projection | None:
+def projection_of(model: Model, device: str) -> Projection | None:
     """To the subspace that all states of a model lie in: no rigid motions for molecules, nothing where there are no data."""
     masked = mask_projection(model.mask, model.event_shape, device)
     if model.constraint is None:

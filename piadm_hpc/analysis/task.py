@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import integrators
-from ..build import mask_projection
+from ..build import projection_of
 from ..chain import Chain
 from ..collocation import Scheme
 from ..grid import TimeGrid, karras, log_snr, piadm
@@ -22,7 +22,7 @@ from ..noise import PRIOR, Noise
 from ..process import OU, Process, forward_time
 from ..reference import GaussianReference
 from ..sampler import Sampler
-from ..solving import Solution
+from ..solving import Projection, Solution
 
 ANALYTIC: dict[str, Callable[[Process, int], Any]] = {"target-a": target_a, "target-b": target_b, "target-c": target_c}
 
@@ -42,6 +42,7 @@ class Task:
     samples: int
     scale: float | Tensor = 1.0
     mask: Tensor | None = None
+    project: Projection | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     model_batch: int | None = None
@@ -68,7 +69,7 @@ class Task:
             self.reference.event_shape,
             0,
             reference=self.reference,
-            project=mask_projection(self.mask, self.reference.event_shape, self.device),
+            project=self.project,
             scale=self.scale,
             model_batch=self.model_batch,
             dtype=self.dtype,
@@ -121,6 +122,7 @@ def make_task(name: str, *, samples: int, device: str = "cpu", model_batch: int 
             (float(ends[0]), float(ends[1])),
             samples,
             mask=model.mask,
+            project=projection_of(model, device),
             device=device,
             model_batch=model_batch or 16,
         )
