@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("phase", "catalogue", "layout", "records", "templates", "composition"),
+    ("phase", "catalogue", "layout", "records", "templates", "composition", "buffers"),
     ("process",),
     ("grid", "bases"),
     ("reference", "noise"),
