@@ -30,7 +30,7 @@ FLOORS = (
     ("config",),
     ("models",),
     ("build",),
-    ("run",),
+    ("run", "arranging"),
     ("planning", "doctor", "analysis", "references"),
     ("launch",),
     ("commands",),
