@@ -42,7 +42,7 @@ SIZES = tuple(1 << k for k in range(6, 19, 2))
 LADDER = (8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320)
 ROWS = 1 << 21  # entries of a network call at most
 DEEP = 1 << 14  # largest dimension at which the published depth is run too; its rounds are known without
-FEW, ENTRIES = 4, 1 << 16  # draws at least, and entries of all draws beyond that
+FEW, ENTRIES = 2, 1 << 16  # draws at least, and entries of all draws beyond that
 PROCESS = OU()
 COLUMNS = (
     "d",
@@ -247,7 +247,7 @@ def at_fixed_rms(report: Report, family: Callable[[int, int], Target], sizes: Se
         rows.append([*cells, STEPS, steps, target.dpm_steps(TOL)])
         rounds["SDE"].append(middle(by_sde[0]))
         rounds["ODE"].append(middle(by_ode[0]))
-        print(f"{target.name} {size} done", file=sys.stderr, flush=True)
+        _tell(target, rows[-1])
     report.add(f"{target.name}, error {TOL:g} per coordinate; medians (least-most) over samples", COLUMNS, rows)
     for kind, seen in rounds.items():
         what = f"most rounds less those at d = {sizes[0]}, {target.name}, {kind}"
@@ -262,14 +262,20 @@ def at_fixed_total(report: Report, family: Callable[[int, int], Target], sizes: 
         by_sde, by_ode = sde(target, tol), ode(target, tol)
         cells: list[Cell] = [size, tol, spread(by_sde[0]), by_sde[1], spread(by_ode[0]), by_ode[1]]
         rows.append([*cells, target.dpm_steps(tol), published_steps(size)])
-        print(f"{target.name} {size}, total, done", file=sys.stderr, flush=True)
+        _tell(target, rows[-1])
     title = f"{target.name}, Euclidean error {TOTAL:g} in all (published SDE: divergence {KL:g} on the Gaussian)"
     report.add(title, TIGHT, rows)
 
 
+def _tell(target: Target, row: list[Cell]) -> None:
+    """Lines as they come: the last ones take long."""
+    print(f"{target.name}: {', '.join(map(str, row))}", file=sys.stderr, flush=True)
+
+
 def _options() -> argparse.Namespace:
     options = parser("Rounds of parallel samplers against dimension.")
-    options.add_argument("--samples", type=int, default=32, help="draws while they hold less than 65536 numbers, at least 4")
+    options.add_argument("--samples", type=int, default=32, help="draws while they hold less than 65536 numbers, at least 2")
+    options.add_argument("--targets", nargs="+", choices=("tails", "mixture"), default=["tails", "mixture"])
     options.add_argument("--largest", type=int, default=SIZES[-1], help="largest dimension")
     return options.parse_args()
 
@@ -280,10 +286,11 @@ def main() -> int:
     report = Report("dimension")
     sizes = [size for size in SIZES if size <= (256 if options.quick else options.largest)]
     draws = 2 if options.quick else options.samples
-    for family in (tails, mixture):
-        at_fixed_rms(report, family, sizes, draws)
-    for family in (tails, mixture):
-        at_fixed_total(report, family, sizes, draws)
+    families = {"tails": tails, "mixture": mixture}
+    for name in options.targets:
+        at_fixed_rms(report, families[name], sizes, draws)
+    for name in options.targets:
+        at_fixed_total(report, families[name], sizes, draws)
     return report.finish(options.json)
 
 
