@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 import torch
 
-from .build import make_sampler, require_points
+from .build import make_sampler, require_points, resolve
 from .comm import RankGrid, abort, launcher_size, rank_grid
 from .config import INDEPENDENT_KEYS, RunConfig
 from .grid import Block
@@ -54,6 +54,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
     ranks = rank_grid(time_ranks(config, launcher_size()[1]))
     torch.set_num_threads(threads(config))
     model, sampler = _everywhere(ranks, lambda: _load(config, ranks.time.size))
+    config = resolve(config, model)
     store = _open_store(config, model, ranks, overwrite, command)
     try:
         set_up_logging(root=ranks.root, file=Path(config.out) / "log.txt")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..build import make_sampler, step_count
+from ..build import make_grid, make_sampler
 from ..catalogue import find
 from ..config import RunConfig
 from ..data.reading import open_fields
@@ -96,7 +96,7 @@ def read_states(path: str | Path, model: Model) -> Tensor:
 def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
     """Samples of the probability flow of the integrator's space, by a second-order method with ten times the steps."""
     name = CONVERGED[config.chain.method.space]
-    steps = max(200, 10 * step_count(config) * config.chain.method.calls)
+    steps = max(200, 10 * make_grid(config, model).num_steps * config.chain.method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
     fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "cond": "now"}, grid=grid)
     return _draw(fine, model, ids)
