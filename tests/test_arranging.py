@@ -49,7 +49,7 @@ CASES: list[tuple[str, int, dict[str, Any], list[tuple[str, Any]]]] = [
     ("collocation", 4, {"chain": {"churn": 0.0}}, []),
     ("step by step", 1, {"solver": {"kind": "sequential"}}, []),
     ("2 of 4 samples", 48, {"available": 2}, [("compute.in_flight", 2)]),
-    ("3 of 4 samples", 4, {"chain": {"churn": 0.0}, "available": 15}, [("compute.in_flight", 3)]),
+    ("3 of 4 samples", 4, {"chain": {"churn": 0.0}, "grid": {"steps": 16}, "available": 15}, [("compute.in_flight", 3)]),
     ("blocks of equal Lambda", 4, {"available": 6}, []),
 ]
 
