@@ -132,7 +132,7 @@ def line(report: Report, method: str, size: int, ranks: int, points: int) -> lis
         report.aims.append(at_most(what, ratio, stages * (OVER + small)))
     label, megabytes = METHODS[method], [found["bytes"] / 1e6, bound / 1e6]
     print(f"{method}, {size} entries, {ranks} ranks done", file=sys.stderr, flush=True)
-    return [label, size, ranks, found["points"], *megabytes, ratio, found["calls"], 1e3 * found["seconds"]]
+    return [label, str(size), ranks, found["points"], *megabytes, ratio, found["calls"], 1e3 * found["seconds"]]
 
 
 def main() -> int:

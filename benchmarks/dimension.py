@@ -242,7 +242,15 @@ def at_fixed_rms(report: Report, family: Callable[[int, int], Target], sizes: Se
         target = family(size, max(FEW, min(draws, ENTRIES // size)))
         by_sde, by_ode = sde(target, TOL), ode(target, TOL)
         stopped, (depth, blocks, error), steps = published(target)
-        cells: list[Cell] = [size, target.samples, target.horizon, spread(by_sde[0]), by_sde[1], spread(by_ode[0]), by_ode[1]]
+        cells: list[Cell] = [
+            str(size),
+            target.samples,
+            target.horizon,
+            spread(by_sde[0]),
+            by_sde[1],
+            spread(by_ode[0]),
+            by_ode[1],
+        ]
         cells += [spread(stopped[0]), stopped[1], f"{depth} x {blocks} = {depth * blocks}", "-" if math.isnan(error) else error]
         rows.append([*cells, STEPS, steps, target.dpm_steps(TOL)])
         rounds["SDE"].append(middle(by_sde[0]))
@@ -260,7 +268,7 @@ def at_fixed_total(report: Report, family: Callable[[int, int], Target], sizes: 
     for size in sizes:
         target, tol = family(size, max(FEW, min(draws, ENTRIES // size))), TOTAL / math.sqrt(size)
         by_sde, by_ode = sde(target, tol), ode(target, tol)
-        cells: list[Cell] = [size, tol, spread(by_sde[0]), by_sde[1], spread(by_ode[0]), by_ode[1]]
+        cells: list[Cell] = [str(size), tol, spread(by_sde[0]), by_sde[1], spread(by_ode[0]), by_ode[1]]
         rows.append([*cells, target.dpm_steps(tol), published_steps(size)])
         _tell(target, rows[-1])
     title = f"{target.name}, Euclidean error {TOTAL:g} in all (published SDE: divergence {KL:g} on the Gaussian)"
