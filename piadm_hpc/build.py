@@ -10,6 +10,7 @@ from torch import Tensor
 
 from . import grid as grids
 from . import integrators, plugins
+from .bases import orthogonal
 from .collocation import Collocation, Scheme, choose
 from .config import RunConfig
 from .grid import TimeGrid
@@ -175,7 +176,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         config.seed,
         reference=reference,
         law=model.reference,
-        project=mask_projection(model.mask, model.event_shape, device),
+        project=_projection(model, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
         linear=solver.linear,
@@ -213,6 +214,17 @@ def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:
                 f"{on_time} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
                 f"give --time-ranks {steps} or less, {advice}"
             )
+
+
+def _projection(model: Model, device: str) -> Projection | None:
+    """To the subspace that all states of a model lie in: no rigid motions for molecules, nothing where there are no data."""
+    masked = mask_projection(model.mask, model.event_shape, device)
+    if model.constraint is None:
+        return masked
+    directions = model.constraint.to(device)
+    if masked is None:
+        return lambda states: orthogonal(states, directions)
+    return lambda states: orthogonal(masked(states), directions)
 
 
 def mask_projection(mask: Tensor | None, event_shape: tuple[int, ...], device: str) -> Projection | None:

@@ -12,10 +12,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .comm import LauncherError, launched, launcher_rank
 from .commands import BAD_CONFIGURATION, EXIT_CODES, FAILED, STOPPED
-from .commands import check, doctor, init, integrators, join, plan, reference, report, sample, train, tune
+from .commands import check, doctor, export, init, integrators, join, plan, reference, report, sample, train, tune, verify
 from .records import ConfigError
 
-COMMANDS = (sample, plan, train, reference, tune, report, check, join, integrators, doctor, init)
+COMMANDS = (sample, plan, train, reference, tune, report, verify, export, check, join, integrators, doctor, init)
 
 DESCRIPTION = "Diffusion samplers that are parallel in time over MPI ranks."
 

@@ -12,8 +12,9 @@ from .build import make_sampler
 from .config import RunConfig
 from .data.reading import open_fields
 from .layout import Coordinate
-from .models.card import RESPONSE, Model, find_model, load_model
+from .models.card import RESPONSE, Model, load_model
 from .models.probing import probe_response, probe_smoothness, save_response
+from .models.shelf import find_model
 from .process import PSLD
 from .reference import from_fields
 from .store.reference_file import write_arrays
@@ -24,7 +25,8 @@ NODES = 40  # at which flows are looked at
 def probe_trained(folder: str | Path) -> None:
     """Probe a model that has just been trained, unless it has no network or moves position and momentum."""
     model = load_model(folder)
-    if model.denoiser.network is not None and not isinstance(model.process, PSLD):
+    trained = model.denoiser is not None and model.denoiser.network is not None
+    if trained and not isinstance(model.process, PSLD):
         probe_model(folder)
 
 

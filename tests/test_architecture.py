@@ -16,8 +16,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("phase", "catalogue", "layout", "records", "templates", "composition", "buffers"),
-    ("process",),
+    ("phase", "catalogue", "topology", "records", "templates", "composition", "buffers"),
+    ("process", "layout"),
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),
@@ -38,7 +38,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {"layout", "records", "templates"}
+CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {"layout", "topology", "records", "templates"}
 
 # who alone may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("launch", True), "matplotlib": ("analysis", False)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from piadm_hpc.build import make_sampler
 from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
 from piadm_hpc.models.card import Model
 from piadm_hpc.models.speed import hastened
+from piadm_hpc.records import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +32,17 @@ def test_nothing_asked_is_the_model_itself(model: Model):
 def test_bfloat16_rounds_what_the_network_adds_and_nothing_else(model: Model):
     x, t = states(model)
     lower = hastened(model, autocast="bfloat16")
+    assert model.denoiser is not None and lower.denoiser is not None
     linear = model.denoiser.without_network()(x, t)
     exact, rounded = model.denoiser(x, t) - linear, lower.denoiser(x, t) - linear
     away = float((rounded - exact).norm() / exact.norm())
     assert 1e-4 < away < 0.05
     assert lower.denoiser(x, t).dtype == torch.float32 and torch.equal(lower.denoiser.without_network()(x, t), linear)
+
+
+def test_networks_of_other_packages_are_left_to_them(model: Model):
+    with pytest.raises(ConfigError, match="network of another package"):
+        hastened(replace(model, denoiser=None), autocast="bfloat16")
 
 
 def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: pytest.MonkeyPatch):

@@ -106,11 +106,11 @@ def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[flo
     """Noise over signal, and |s - s_G|^2 / |s|^2 there, for states x [samples, *event] noised again; increasing in noise."""
     ends = torch.log(torch.tensor([model.delta, model.horizon], dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
-    noise = model.denoiser.white(x, generator).to(x)
-    shares, wiener = [], model.denoiser.without_network()
+    wiener = model.wiener()
+    noise, shares = wiener.white(x, generator).to(x), []
     for time in torch.exp(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)):
         t = time.expand(len(x))
-        noised = model.denoiser.noised(x, t, noise)
+        noised = wiener.noised(x, t, noise)
         score, gaussian = model.score(noised, t), wiener.score(noised, t)
         left = (score - gaussian).square().sum() / score.square().sum()
         shares.append((float(model.process.sigma(t[0]) / model.process.alpha(t[0])), float(left)))

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..records import ConfigError
 from .card import Model
 from .denoiser import DenoiserScore
 
@@ -33,11 +34,16 @@ def hastened(model: Model, *, autocast: Autocast = "off", compiled: Compile = "o
     """The model with its network hastened; the model itself where nothing is asked or it has no network.
 
     Around the network everything stays in the states' precision: the Gaussian part, which is most of a denoised estimate, is
-    not rounded. `reduce-overhead` records CUDA graphs, one for every number of rows a call has.
+    not rounded. `reduce-overhead` records CUDA graphs, one for every number of rows a call has. Raises ConfigError for networks
+    of other packages.
     """
+    if autocast == "off" and compiled == "off":
+        return model
     whole = model.denoiser
-    if whole.network is None or (autocast == "off" and compiled == "off"):
+    if whole is None:
+        raise ConfigError(f"compute.autocast, compute.compile: {model.name} is a network of another package; hasten it there")
+    if whole.network is None:
         return model
     network = Hastened(whole.network, autocast=autocast, compiled=compiled)
-    denoiser = type(whole)(whole.process, whole.reference, network, whole.mask)
+    denoiser = type(whole)(whole.process, whole.reference, network, whole.mask, whole.constraint)
     return replace(model, denoiser=denoiser, score=DenoiserScore(denoiser))
