@@ -41,6 +41,11 @@ def at_most(what: str, measured: float, limit: float) -> Aim:
     return Aim(what, measured, f"at most {limit:g}", measured <= limit)
 
 
+def at_least(what: str, measured: float, limit: float) -> Aim:
+    """The aim `measured >= limit`; NaN misses it."""
+    return Aim(what, measured, f"at least {limit:g}", measured >= limit)
+
+
 def between(what: str, measured: float, low: float, high: float) -> Aim:
     """The aim `low <= measured <= high`; NaN misses it."""
     return Aim(what, measured, f"{low:g} to {high:g}", low <= measured <= high)

@@ -37,7 +37,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One run: the model, its size, the linear part of sweeps, steps, batch, and the number of time ranks."""
+    """One run: the model, its size, steps, batch, number of time ranks, and the linear part of sweeps, or collocation."""
 
     basis: str
     nlat: int
@@ -56,8 +56,11 @@ CASES = (
     Case("eof", 256, 512, 64, 4, 1, "process"),
     Case("isotropic", 512, 1024, 48, 4, 1),
     Case("eof", 512, 1024, 48, 4, 2),
+    Case("isotropic", 512, 1024, 16, 4, 1, "collocation"),
+    Case("isotropic", 512, 1024, 16, 4, 2, "collocation"),
+    Case("eof", 512, 1024, 16, 4, 2, "collocation"),
 )
-TINY = (Case("isotropic", 16, 32, 8, 2, 1), Case("eof", 16, 32, 8, 2, 2))
+TINY = (Case("isotropic", 16, 32, 8, 2, 1), Case("eof", 16, 32, 8, 2, 2), Case("isotropic", 16, 32, 8, 2, 2, "collocation"))
 
 
 def write_fields(path: Path, nlat: int, nlon: int, count: int = 24) -> None:
@@ -127,7 +130,8 @@ def row(folder: Path, case: Case) -> list[Any]:
     model, out = make_model(folder, case), folder / "run"
     settings: dict[str, dict[str, Any]] = {
         "grid": {"steps": case.steps, "blocks": 1},
-        "solver": {"linear": case.linear},
+        "chain": {"churn": 0.0 if case.linear == "collocation" else 1.0},
+        "solver": {"linear": "auto" if case.linear == "collocation" else case.linear},
         "output": {"batch": case.batch},
         "compute": {"time_ranks": case.ranks},
     }

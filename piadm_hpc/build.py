@@ -175,6 +175,9 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
     """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
+    from .models.speed import hastened
+
+    model = hastened(model, autocast=config.compute.autocast, compiled=config.compute.compile)
     reference = make_reference(config, model)
     grid = make_grid(config, model)
     chain, score = _chain_and_score(config, model, grid, reference)

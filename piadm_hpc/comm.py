@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NoReturn, Protocol
 
-import torch
 from torch import Tensor
 
+from .buffers import Buffers, cuda_aware, memory_for
 from .composition import Composition, Linear
 
 MAX_COUNT = 2**31 - 1
@@ -111,12 +111,13 @@ class MPICommunicator:
         words = shift.numel() + 2
         if words > MAX_COUNT:
             raise ValueError(f"a message of {words} numbers exceeds MPI's limit of {MAX_COUNT}; use smaller batches")
-        mine = torch.empty(words, dtype=shift.dtype)
+        # composed on the host, so never from a device's own memory
+        buffers = Buffers(memory_for(shift.device, aware=False), shift.device)
+        mine, below = buffers.empty((words,), shift.dtype), buffers.empty((words,), shift.dtype)
         mine[0], mine[1] = self.rank, self.rank + 1
         mine[2:].copy_(shift.reshape(-1))
-        below = torch.empty_like(mine)
         start = time.perf_counter()
-        _composition().exscan(self.comm, _host(mine), below, shift.shape, linear)
+        _composition().exscan(self.comm, mine, below, shift.shape, linear)
         self.seconds += time.perf_counter() - start
         if self.rank == 0:
             return first
@@ -129,28 +130,32 @@ class MPICommunicator:
         return self._reduced(values, _mpi().SUM)
 
     def _reduced(self, values: Tensor, operation: Any) -> Tensor:
-        sent = _host(values).clone()
-        result = torch.empty_like(sent)
+        buffers = _buffers(values)
+        sent = buffers.sent(values)
+        result = buffers.empty(sent.shape, sent.dtype)
         start = time.perf_counter()
-        self.comm.Allreduce(sent.numpy(), result.numpy(), op=operation)
+        self.comm.Allreduce(*buffers.ready(sent, result), op=operation)
         self.seconds += time.perf_counter() - start
         return result.to(values.device)
 
     def allgather(self, values: Tensor, lengths: Sequence[int]) -> Tensor:
-        sent = _host(values)
+        buffers = _buffers(values)
+        sent = buffers.sent(values)
         row = math.prod(sent.shape[1:])
         if row * sum(lengths) > MAX_COUNT:
             raise ValueError(f"{row * sum(lengths)} numbers exceed MPI's limit of {MAX_COUNT} in a message; use smaller batches")
-        result = sent.new_empty(sum(lengths), *sent.shape[1:])
+        result = buffers.empty((sum(lengths), *sent.shape[1:]), sent.dtype)
         start = time.perf_counter()
-        self.comm.Allgatherv(sent.numpy(), [result.numpy(), [row * length for length in lengths]])
+        mine, everyone = buffers.ready(sent, result)
+        self.comm.Allgatherv(mine, [everyone, [row * length for length in lengths]])
         self.seconds += time.perf_counter() - start
         return result.to(values.device)
 
     def bcast(self, values: Tensor, root: int) -> Tensor:
-        buffer = _host(values.contiguous())
+        buffers = _buffers(values)
+        buffer = buffers.sent(values)
         start = time.perf_counter()
-        self.comm.Bcast(buffer.numpy(), root=root)
+        self.comm.Bcast(*buffers.ready(buffer), root=root)
         self.seconds += time.perf_counter() - start
         return buffer.to(values.device)
 
@@ -169,11 +174,9 @@ def _composition() -> Composition:
     return Composition(_mpi())
 
 
-def _host(values: Tensor) -> Tensor:
-    """A contiguous float32/float64 host tensor: other types have no MPI arithmetic, other layouts are sent permuted."""
-    if values.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"cannot exchange {values.dtype}; states and sums are float32 or float64 whatever the network uses")
-    return values.detach().cpu().contiguous()
+def _buffers(values: Tensor) -> Buffers:
+    """What messages of such a tensor travel through; asking MPI only where there is a GPU."""
+    return Buffers(memory_for(values.device, aware=values.is_cuda and cuda_aware(_mpi().__file__)), values.device)
 
 
 @dataclass(frozen=True)

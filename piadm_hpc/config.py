@@ -156,11 +156,12 @@ class CorrectorConfig(Record):
 
 
 class ComputeConfig(Record):
-    """Where and how: none of these changes a sample beyond rounding.
+    """Where and how: none of these changes a sample beyond rounding, `autocast` of the network's own.
 
     `time_ranks` ranks share each sample's time axis ("auto": as many as there are ranks to spare). `model_batch` caps
     the rows of a network call, `in_flight` the samples of a batch worked on at once (default: all of them); one that is
-    done makes room for the next. `threads` per rank ("auto": the launcher's share of the cores).
+    done makes room for the next. `threads` per rank ("auto": the launcher's share of the cores). `autocast` runs the
+    network in bfloat16, `compile` through torch.compile in that mode ("reduce-overhead" records CUDA graphs).
     """
 
     time_ranks: int | Auto = "auto"
@@ -169,6 +170,8 @@ class ComputeConfig(Record):
     model_batch: int = Field(16, ge=1)
     in_flight: int | None = Field(None, ge=1)
     threads: int | Auto = "auto"
+    autocast: Literal["off", "bfloat16"] = "off"
+    compile: Literal["off", "default", "reduce-overhead"] = "off"
 
     @field_validator("time_ranks", "threads")
     @classmethod
@@ -274,7 +277,7 @@ class RunConfig(Record):
 # Keys that never change a member beyond rounding: a run may be continued with other values of these.
 INDEPENDENT_KEYS = frozenset(
     {"samples", "only", "out", "output.batch", "output.compression", "output.log_interval"}
-    | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads")}
+    | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
 )
 
 

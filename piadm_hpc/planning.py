@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from .arranging import GIGABYTE, Arrangement, arrange, memory_of_host
 from .build import make_sampler, require_points
 from .collocation import Collocation
 from .comm import launcher_size
@@ -42,6 +43,7 @@ class Plan:
     bytes_per_sweep: int
     memory_per_rank: int
     output_bytes: int
+    arrangement: Arrangement
 
     def __str__(self) -> str:
         origin = "measured on one sample" if self.measured else "estimated; --pilot measures it on one sample"
@@ -60,19 +62,23 @@ class Plan:
             f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
+            f"  arrangement      {self.arrangement}\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
             f"  time             about {self.seconds:.2g} s{in_sequence}{faster}"
         )
 
 
-def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) -> Plan:
+def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False, memory: float | None = None) -> Plan:
     """The cost of a run on `ranks` ranks (default: those this process was launched with); nothing is written.
 
-    One network call is timed; `pilot` also solves one sample to measure its sweeps.
+    One network call is timed; `pilot` also solves one sample to measure its sweeps. `memory` is what a rank has, in GB
+    (default: its share of this host's), by which points are arranged.
     """
     world = launcher_size()[1] if ranks is None else ranks
     if world < 1:
         raise ConfigError(f"--ranks {world}: a run takes at least one rank")
+    if memory is not None and not memory > 0:
+        raise ConfigError(f"--memory {memory:g}: give the GB that a rank has, more than none")
     on_time = time_ranks(config, world)
     if world % on_time:
         possible = [n for n in range(1, world + 1) if world % n == 0]
@@ -91,6 +97,12 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) ->
     on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
     share = -(-len(config.ids) // groups)
     even = -(-len(config.ids) // world)
+    arrangement = arrange(
+        config, model, sampler, on_time=on_time, batch=batch,
+        memory=lambda points, samples: _memory(config, sampler, points, samples, on_time, activations),
+        available=memory_of_host(world) if memory is None else int(memory * GIGABYTE),
+    )  # fmt: skip
+    points = -(-_longest(sampler) // on_time)
     return Plan(
         ranks=world,
         time_ranks=on_time,
@@ -106,8 +118,9 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) ->
         seconds=seconds * on_rank * share,
         sequential_seconds=None if in_sequence is None else seconds * in_sequence * even,
         bytes_per_sweep=_bytes_per_sweep(sampler, batch, on_time),
-        memory_per_rank=_memory(config, sampler, batch, on_time, activations),
+        memory_per_rank=_memory(config, sampler, points, min(batch, config.compute.in_flight or batch), on_time, activations),
         output_bytes=4 * len(config.ids) * math.prod(model.event_shape),
+        arrangement=arrangement,
     )
 
 
@@ -184,10 +197,13 @@ def _bytes_per_sweep(sampler: Sampler, batch: int, on_time: int) -> int:
     return stages * (width * words + 8 * (batch + 1))
 
 
-def _memory(config: RunConfig, sampler: Sampler, batch: int, on_time: int, activations: int) -> int:
-    """This process as it stands, plus the sweep's arrays (solvers.picard), plus one network call."""
+def _memory(config: RunConfig, sampler: Sampler, points: int, batch: int, on_time: int, activations: int) -> int:
+    """This process as it stands, plus the sweep's arrays (solvers.picard), plus one network call.
+
+    `points` on this rank of a block, of `batch` samples worked on at once.
+    """
     width = torch.finfo(sampler.dtype).bits // 8
-    points, d, n, c = -(-_longest(sampler) // on_time), math.prod(sampler.event_shape), _coords(sampler), sampler.chain.channels
+    d, n, c = math.prod(sampler.event_shape), _coords(sampler), sampler.chain.channels
     arrays = 2 + (1 if sampler.chain.stochastic else 0)
     if isinstance(sampler.chain, Collocation):  # every rank holds path and remainders of all nodes, and gathers them
         points, arrays, d = _longest(sampler), 3, 0

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("phase", "catalogue", "schemes", "topology", "records", "templates", "composition"),
+    ("phase", "catalogue", "schemes", "topology", "records", "templates", "composition", "buffers"),
     ("process", "layout"),
     ("grid", "bases"),
     ("reference", "noise"),
@@ -30,7 +30,7 @@ FLOORS = (
     ("config",),
     ("models",),
     ("build",),
-    ("run",),
+    ("run", "arranging"),
     ("planning", "doctor", "analysis", "references"),
     ("launch",),
     ("commands",),

@@ -198,6 +198,9 @@ def test_plan_counts_what_a_run_will_cost_and_writes_nothing(work: Path):
     assert measured.measured and measured.rounds == 1, "a Gaussian needs one sweep"
     sequential = piadm_hpc.plan(config.replace(solver={"kind": "sequential"}), ranks=2)
     assert sequential.rounds == sequential.calls == STEPS and sequential.time_ranks == 1
+    tight = call("plan", work / "run.toml", "--ranks", 1, "--memory", 1e-3)
+    assert tight["code"] == 0 and "arrangement      does not fit: one sample needs" in tight["out"]
+    assert "--memory 0: give the GB" in call("plan", work / "run.toml", "--memory", 0)["err"]
     dry = call("sample", work / "run.toml", "--out", work / "planned", "--plan")
     assert dry["code"] == 0 and "memory" in dry["out"]
     assert sorted(path.name for path in work.iterdir()) == before

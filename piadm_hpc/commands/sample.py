@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     add_run_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="start again; without it finished shards are kept")
     parser.add_argument("--plan", action="store_true", help="print the plan and stop")
-    parser.set_defaults(run=_run, ranks=None, pilot=False)
+    parser.set_defaults(run=_run, ranks=None, pilot=False, memory=None)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -83,8 +83,6 @@ class _Sweeps:
         self.first_signal, self.first_root = self._level(scheme.t[:1])
         self.last_signal, self.last_root = self._level(scheme.t[-1:])
         self.pieces: dict[tuple[float, float], tuple[Piece, Tensor, Tensor, Tensor]] = {}
-        cut = Partition(scheme.points, comm.size)
-        self.own, self.lengths = range(scheme.points)[cut.slice(comm.rank)], [cut.length(r) for r in range(comm.size)]
         self.result = unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
         self.waiting = list(range(len(samples)))
@@ -136,28 +134,29 @@ class _Sweeps:
         return torch.addmm(slot.y, weights, slot.remainder)
 
     def _evaluate(self) -> None:
-        """Remainders at the nodes that moved, on the ranks that own them, and then everywhere."""
+        """Remainders at the nodes that moved, in equal shares of the ranks, and then everywhere."""
         limit = 0.0 if self.stop.tol is None else STALE * self.stop.tol
         pairs = [(s, node) for node in range(self.scheme.points) for s, slot in enumerate(self.slots) if slot.moved[node] > limit]
-        own, message = [(s, node) for s, node in pairs if node in self.own], ""
+        cut, message = Partition(len(pairs), self.comm.size), ""
+        own = pairs[cut.slice(self.comm.rank)]
+        mine = self.first.new_empty(len(own), self.frame.num_coords)
         try:
             rows = self.evaluator.max_rows or max(1, len(own))
             for start in range(0, len(own), rows):
-                self._remainders(own[start : start + rows])
+                mine[start : start + rows] = self._remainders(own[start : start + rows])
         except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
             message = described(error, self.evaluator.rank)
         if float(self.comm.max(torch.tensor([float(bool(message))]))) > 0:
             raise ScoreError(next(text for text in self.comm.gather_objects(message) if text))
-        for s, node in pairs:
-            self.slots[s].moved[node] = 0.0
-            self.result.calls[self.slots[s].index] += 1
-        mine = torch.stack([slot.remainder[self.own.start : self.own.stop] for slot in self.slots], dim=1)
-        everyone = self.comm.allgather(mine, self.lengths)
-        for s, slot in enumerate(self.slots):
-            slot.remainder = everyone[:, s]
+        everyone = self.comm.allgather(mine, [cut.length(rank) for rank in range(self.comm.size)])
+        for (s, node), remainder in zip(pairs, everyone, strict=True):
+            slot = self.slots[s]
+            slot.remainder[node] = remainder
+            slot.moved[node] = 0.0
+            self.result.calls[slot.index] += 1
 
-    def _remainders(self, pairs: list[tuple[int, int]]) -> None:
-        """g = sigma^2 (s / sqrt(v) + y / v) at some (slot, node); raises ScoreError for scores that are not finite."""
+    def _remainders(self, pairs: list[tuple[int, int]]) -> Tensor:
+        """g = sigma^2 (s / sqrt(v) + y / v) at some (slot, node), [pairs, n]; ScoreError for scores that are not finite."""
         slots = [self.slots[s] for s, _ in pairs]
         nodes = [node for _, node in pairs]
         roots = [self._piece(slot.piece.low, slot.piece.high)[1][node] for slot, node in zip(slots, nodes, strict=True)]
@@ -168,9 +167,8 @@ class _Sweeps:
         x = self.evaluator.project(self.frame.synthesise(root * y) + signal[:, None] * self.reference.mean)
         score = self.evaluator(x[:, None], times)
         self.evaluator.check(score, times, [self.samples[slot.index] for slot in slots])
-        found = self.frame.analyse(score[:, 0]).div_(root).add_(y / root**2)
-        for slot, node, value in zip(slots, nodes, found, strict=True):
-            slot.remainder[node] = value * float(slot.piece.sigma[node]) ** 2
+        variance = torch.stack([slot.piece.sigma[node] for slot, node in zip(slots, nodes, strict=True)]).to(self.first) ** 2
+        return self.frame.analyse(score[:, 0]).div_(root).add_(y / root**2).mul_(variance[:, None])
 
     def _advance(self) -> None:
         """New paths from the remainders, how far they moved, and what the nodes leave in doubt; the same on all ranks."""

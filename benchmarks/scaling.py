@@ -1,0 +1,154 @@
+"""Strong scaling of one sample over ranks, with an EMULATED accelerator: the network call sleeps, nothing else is emulated.
+
+    python benchmarks/scaling.py
+
+Every rank has an accelerator of its own that evaluates one point per wait, whatever this machine's processors do: a call
+of n rows takes n waits (exact scores of a Gaussian mixture are computed meanwhile). Ranks, messages, sweeps and stopping tests
+are real. More ranks than cores share the machine, so the wait must be long beside what they do in turn: 100 ms.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import torch
+from common import Cell, Report, answer, at_least, at_most, launch, parser, question
+from dimension import DELTA, PROCESS, Target, mixture
+from torch import Tensor
+
+from piadm_hpc import integrators
+from piadm_hpc.collocation import Collocation, Scheme
+from piadm_hpc.comm import MPICommunicator, world
+from piadm_hpc.grid import log_snr
+from piadm_hpc.noise import PRIOR
+from piadm_hpc.solving import solve
+
+POINTS, RANKS, HELD = 16, (1, 2, 4, 8, 16), 8
+FASTER, OUTSIDE = 6.0, 0.10
+# alone, a rank skips the settled points of a block, which several ranks cannot turn into time: its speed is shown, not held
+SKIPPING = "block"
+METHODS = {
+    "collocation": "ODE, collocation, 16 points",
+    "block": "SDE, one block of 16 points",
+    "window": "SDE, window of 16 points on 48",
+}
+COLUMNS = (
+    "ranks",
+    "rounds",
+    "points evaluated",
+    "waits of the busiest rank",
+    "s a sample",
+    "times faster",
+    "by waits alone",
+    "outside the wait",
+)
+
+
+class Accelerator:
+    """A score whose call takes `wait` seconds a row, without the processor; it counts its waits."""
+
+    def __init__(self, target: Target, wait: float):
+        self.target, self.wait, self.waits = target, wait, 0
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        until = time.perf_counter() + self.wait * len(x)
+        self.waits += len(x)
+        result = self.target.score(x, t)
+        time.sleep(max(0.0, until - time.perf_counter()))
+        return result
+
+
+def scheme(target: Target, method: str) -> Scheme:
+    if method == "collocation":
+        return Collocation(PROCESS, target.reference, target.horizon, DELTA, POINTS)
+    steps = POINTS if method == "block" else 3 * POINTS
+    grid = log_snr(PROCESS, steps, horizon=target.horizon, delta=DELTA)
+    return integrators.gaussian_exponential(PROCESS, grid, target.reference)
+
+
+def work(path: str) -> None:
+    """One rank's part; rank 0 answers with the slowest rank's seconds, the busiest one's waits and the costs of every sample."""
+    setting = question(path)
+    torch.set_num_threads(1)
+    comm = MPICommunicator(world())
+    target = mixture(int(setting["size"]), 1)
+    made = scheme(target, setting["method"])
+    signal, spread = made.entry()
+    window = POINTS if setting["method"] == "window" else None
+    found = []
+    for sample in range(int(setting["samples"])):
+        first = target.reference.draw(target.noise().at([0], [sample], stream=PRIOR)[0, :, 0], signal[0], spread[0, 0])
+        score = Accelerator(target, float(setting["wait"]))
+        comm.barrier()
+        start = time.perf_counter()
+        solution = solve(
+            made,
+            score,
+            first,
+            noise=target.noise(),
+            reference=target.reference,
+            scale=target.deviation,
+            window=window,
+            comm=comm,
+            samples=[sample],
+        )
+        mine = {"seconds": time.perf_counter() - start, "waits": score.waits}
+        everyone = comm.gather_objects(mine)
+        worst = {name: max(rank[name] for rank in everyone) for name in mine}
+        found.append({**worst, "rounds": int(solution.rounds[0]), "calls": int(solution.calls[0])})
+    if comm.rank == 0:
+        answer(path, found)
+
+
+def measure(method: str, ranks: int, options: Any) -> dict[str, float]:
+    """Means over samples: rounds, points evaluated, waits of the busiest rank, seconds of the slowest, and the rest's share."""
+    setting = {"method": method, "size": options.size, "wait": options.wait, "samples": options.samples}
+    found = launch(__file__, ranks, setting)
+    line = {name: sum(sample[name] for sample in found) / len(found) for name in ("rounds", "calls", "waits", "seconds")}
+    return {**line, "outside": 1 - line["waits"] * options.wait / line["seconds"]}
+
+
+def table(report: Report, method: str, options: Any) -> None:
+    """The lines of one method, and its aims at HELD ranks."""
+    rows: list[list[Cell]] = []
+    alone: dict[str, float] = {}
+    for ranks in options.ranks:
+        line = measure(method, ranks, options)
+        alone = alone or line
+        faster, possible = (alone[name] / line[name] for name in ("seconds", "waits"))
+        numbers = [line[name] for name in ("rounds", "calls", "waits", "seconds")]
+        rows.append([ranks, *numbers, faster, possible, line["outside"]])
+        print(f"{method}, {ranks} ranks: {line['seconds']:.2f} s", file=sys.stderr, flush=True)
+        if ranks == (2 if options.quick else HELD):
+            if method != SKIPPING:
+                report.aims.append(at_least(f"times faster on {ranks} ranks, {method}", faster, 1.0 if options.quick else FASTER))
+            limit = 1.0 if options.quick else OUTSIDE
+            report.aims.append(at_most(f"share outside the wait on {ranks} ranks, {method}", line["outside"], limit))
+    report.add(f"{METHODS[method]}: one sample at a time, emulated accelerator, {1e3 * options.wait:g} ms a point", COLUMNS, rows)
+
+
+def main() -> int:
+    options_parser = parser("Strong scaling over ranks with an emulated accelerator.")
+    options_parser.add_argument("--wait", type=float, default=0.1, help="seconds that the emulated network takes for a point")
+    options_parser.add_argument("--size", type=int, default=1 << 12, help="entries of the state")
+    options_parser.add_argument("--samples", type=int, default=4, help="samples solved per line, one after the other")
+    options_parser.add_argument(
+        "--ranks", type=int, nargs="+", default=list(RANKS), help="numbers of ranks; speed is over the first"
+    )
+    options_parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    options = options_parser.parse_args()
+    if options.worker:
+        work(options.worker)
+        return 0
+    if options.quick:
+        options.wait, options.size, options.samples, options.ranks = 0.02, 256, 1, [1, 2]
+    report = Report("scaling, emulated accelerator")
+    for method in options.methods:
+        table(report, method, options)
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

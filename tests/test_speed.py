@@ -1,0 +1,67 @@
+"""A hastened network is the same network: its rounding is seen, the Gaussian part is not rounded, and off means untouched."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from piadm_hpc import load_model
+from piadm_hpc.build import make_sampler
+from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
+from piadm_hpc.models.card import Model
+from piadm_hpc.models.speed import hastened
+from piadm_hpc.records import ConfigError
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model("ccsm-temperature")
+
+
+def states(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(2, *model.event_shape, generator=torch.Generator().manual_seed(1)), torch.tensor([2.0, 0.05])
+
+
+def test_nothing_asked_is_the_model_itself(model: Model):
+    assert hastened(model) is model
+
+
+def test_bfloat16_rounds_what_the_network_adds_and_nothing_else(model: Model):
+    x, t = states(model)
+    lower = hastened(model, autocast="bfloat16")
+    assert model.denoiser is not None and lower.denoiser is not None
+    linear = model.denoiser.without_network()(x, t)
+    exact, rounded = model.denoiser(x, t) - linear, lower.denoiser(x, t) - linear
+    away = float((rounded - exact).norm() / exact.norm())
+    assert 1e-4 < away < 0.05
+    assert lower.denoiser(x, t).dtype == torch.float32 and torch.equal(lower.denoiser.without_network()(x, t), linear)
+
+
+def test_networks_of_other_packages_are_left_to_them(model: Model):
+    with pytest.raises(ConfigError, match="network of another package"):
+        hastened(replace(model, denoiser=None), autocast="bfloat16")
+
+
+def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: pytest.MonkeyPatch):
+    """Compiling takes minutes on a processor, so the compiler is stood in for."""
+    asked: list[dict[str, Any]] = []
+
+    def stand_in(network: torch.nn.Module, **options: Any) -> torch.nn.Module:
+        asked.append(options)
+        return network
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    x, t = states(model)
+    assert torch.equal(hastened(model, compiled="reduce-overhead").score(x, t), model.score(x, t))
+    assert asked == [{"mode": "reduce-overhead"}]
+
+
+def test_a_run_asks_for_it_by_its_settings(model: Model):
+    x, t = states(model)
+    sampler = make_sampler(RunConfig(model="ccsm-temperature", compute={"autocast": "bfloat16"}), model)
+    assert torch.equal(sampler.score(x, t), hastened(model, autocast="bfloat16").score(x, t))
+    # a run may go on compiled, but not in another precision
+    assert "compute.compile" in INDEPENDENT_KEYS and "compute.autocast" not in INDEPENDENT_KEYS
