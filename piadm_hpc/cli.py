@@ -5,24 +5,26 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 # threads that spin while they wait starve other ranks on the same cores; must be set before torch loads OpenMP
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from .comm import LauncherError, launched, launcher_rank
 from .commands import BAD_CONFIGURATION, EXIT_CODES, FAILED, STOPPED
 from .commands import check, doctor, init, integrators, join, plan, reference, report, sample, train, tune
+from .launcher import LauncherError, NoLibraryError, launched, launcher_rank, under_srun
 from .records import ConfigError
+from .stopping import StopRequested
 
 COMMANDS = (sample, plan, train, reference, tune, report, check, join, integrators, doctor, init)
+LINGER = 3.0
 
 DESCRIPTION = "Diffusion samplers that are parallel in time over MPI ranks."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Mistakes of the user end in one message, not in a traceback."""
-    from .run import StopRequested
     from .solving import ScoreError
     from .store import StoreError
 
@@ -41,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(error: object, code: int) -> int:
     """One message from the first rank; the others hold the same error and stay silent."""
-    if not launched() or launcher_rank() == 0 or isinstance(error, LauncherError):
+    if not launched() or launcher_rank() == 0 or isinstance(error, NoLibraryError):
         print(f"piadm: {error}", file=sys.stderr, flush=True)
+    elif under_srun():
+        time.sleep(LINGER)  # the first to leave with an error ends the others: let the first rank speak
     return code
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from .comm import launched, launcher_size, library, world
+from .comm import library, world
+from .launcher import launched, launcher_size
 
 Check = Callable[[], str]
 

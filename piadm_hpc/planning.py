@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from .build import make_sampler, require_points
-from .comm import launcher_size
 from .config import RunConfig
+from .launcher import launcher_size
 from .models.card import load_model
+from .placement import threads, time_ranks
 from .records import ConfigError
-from .run import threads, time_ranks
 from .sampler import Sampler
 
 MEGABYTE = 1e6

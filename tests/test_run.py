@@ -12,7 +12,7 @@ import xarray as xr
 from helpers import RUN, STEPS, add_network, call, make_model, on_ranks, one_line, write_config
 
 import piadm_hpc
-from piadm_hpc.run import STOP_FILE
+from piadm_hpc.stopping import STOP_FILE
 
 NUM_SAMPLES = 20
 
