@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # threads that spin while they wait starve other ranks on the same cores; must be set before torch loads OpenMP
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .commands import BAD_CONFIGURATION, EXIT_CODES, FAILED, STOPPED
-from .commands import check, doctor, init, integrators, join, plan, reference, report, sample, train, tune
+from .commands import check, doctor, init, integrators, join, plan, reference, report, sample, status, submit, train, tune
 from .launcher import LauncherError, NoLibraryError, launched, launcher_rank, under_srun
-from .records import ConfigError
+from .records import ConfigError, dotted
 from .stopping import StopRequested
 
-COMMANDS = (sample, plan, train, reference, tune, report, check, join, integrators, doctor, init)
+COMMANDS = (sample, submit, status, plan, train, reference, tune, report, check, join, integrators, doctor, init)
 LINGER = 3.0
 
 DESCRIPTION = "Diffusion samplers that are parallel in time over MPI ranks."
@@ -39,6 +41,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error, BAD_CONFIGURATION if isinstance(error, ValueError) else FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; finished shards are kept, the same command goes on from there", STOPPED)
+
+
+def job(run: Mapping[str, Any] | str, **numbers: Any) -> int:
+    """For scripts that are numbers alone: submit `run`, keys as in run.toml or the path of a file, as a job with `numbers`.
+
+    `numbers` are the options of `piadm submit`; what stands on the script's own command line comes after them and wins.
+    Returns the exit code.
+    """
+    given = [run] if isinstance(run, str) else []
+    keys = {} if isinstance(run, str) else dotted(run)
+    for key, value in keys.items():
+        given += ["--set", f"{key}={json.dumps(value)}"]
+    for name, value in numbers.items():
+        for item in value if isinstance(value, list | tuple) else [value]:
+            given += [f"--{name.replace('_', '-')}", str(item)]
+    return main(["submit", *given, *sys.argv[1:]])
 
 
 def _fail(error: object, code: int) -> int:

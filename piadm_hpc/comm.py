@@ -6,6 +6,7 @@ during set-up and failure, never inside the loop.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,16 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from .launcher import LauncherError, NoLibraryError, launched, launcher_size, nesting_problem, start_up_problem, task_of_step
+from .launcher import (
+    LauncherError,
+    NoLibraryError,
+    launched,
+    launcher_size,
+    nesting_problem,
+    start_up_problem,
+    start_up_settings,
+    task_of_step,
+)
 
 # linear(low, high, z): the linear parts of the maps of ranks low .. high-1, one after the other, on states z [S, c, n]
 Linear = Callable[[int, int, Tensor], Tensor]
@@ -219,13 +229,15 @@ def world() -> Any:
     """COMM_WORLD, checked against what started this process. Raises LauncherError when the two do not belong together."""
     key, announced = launcher_size()
     try:
-        problem = start_up_problem(str(_mpi().Get_library_version())) if announced > 1 else ""
+        text = str(_mpi().Get_library_version())
     except (ImportError, RuntimeError) as error:
         remedy = "install one (pip install mpich) or load the site's module"
         raise NoLibraryError(f"{key}={announced} but no MPI library loads ({error}); {remedy}") from error
-    if problem:
+    if announced > 1 and (problem := start_up_problem(text)):
         raise LauncherError(problem)
     if not _mpi().Is_initialized():
+        for name, value in start_up_settings(text).items():
+            os.environ.setdefault(name, value)
         _mpi().Init_thread()
     comm = _mpi().COMM_WORLD
     if key and comm.size != announced:

@@ -91,6 +91,15 @@ def start_up_problem(library: str, environment: Mapping[str, str] = os.environ) 
     return problem + advice + _hint_of_a_wheel(environment)
 
 
+def start_up_settings(library: str) -> dict[str, str]:
+    """Variables without which this MPI may hang as it starts.
+
+    The wheel of MPICH 5 cuts long addresses, as UCX makes them, into pieces that it hands to Slurm's pmi2 without an end:
+    "value not properly terminated in client request", and nobody answers any more. Those of OFI are short.
+    """
+    return {"MPIR_CVAR_CH4_NETMOD": "ofi"} if under_srun() and "pypi.org/p/mpich" in library else {}
+
+
 def family_of(library: str) -> str:
     """`openmpi` or `mpich` (with its relatives: Intel, Cray, MVAPICH), from the line in which a library names itself."""
     return "openmpi" if library.startswith("Open MPI") else "mpich"

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from ..records import dotted
+
 RUN_FILE = "run.toml"
 UNSET = "(not set)"
 
@@ -29,17 +31,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, Path) else value
-
-
-def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def differences(there: str, here: str, independent: frozenset[str]) -> list[str]:
