@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,19 +15,20 @@ import numpy as np
 import torch
 
 from .comm import RankGrid, abort, rank_grid
-from .config import RunConfig
+from .config import INDEPENDENT_KEYS, RunConfig
 from .events import EventLog
 from .grid import Block
 from .launcher import launcher_size
 from .models.card import Model
 from .placement import everywhere, load, open_store, threads, time_ranks
 from .progress import Progress, Summary, set_up_logging
+from .records import without_none
 from .sampler import Sampler
 from .slurm import seconds_left
 from .solvers.stopping import BlockSolution
-from .solving import BlockHook, Solution, Status
+from .solving import BlockHook, Solution, Status, Unfinished
 from .stopping import STOP_FILE, Ask, StopRequested, StopSignals, ask, asked, stop_signals
-from .store import Store, open_run
+from .store import Store, clear_drafts, discard_draft, find_drafts, fingerprint, open_run, read_draft, write_draft
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,6 +50,11 @@ class _Run:
     signals: StopSignals
     events: EventLog
     ends: float | None
+
+    @property
+    def mark(self) -> str:
+        """What a batch that was left unfinished must agree with to be continued."""
+        return fingerprint(without_none(self.config.model_dump(mode="json")), self.model.sha256, INDEPENDENT_KEYS)
 
 
 def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
@@ -99,9 +105,8 @@ def _make_missing(run: _Run) -> Summary:
     """Every group takes its share of what is missing; the root joins the shards."""
     began = time.perf_counter()
     store, ranks = run.store, run.ranks
-    missing = ranks.world.bcast_object([sample for batch in store.missing() for sample in batch] if ranks.root else None)
-    batches = _batches(missing, run.config.output.batch, ranks.num_groups)
-    _announce(run, len(missing))
+    batches = ranks.world.bcast_object(_batches(run) if ranks.root else None)
+    _announce(run, sum(len(batch.ids) for batch in batches))
     costs: list[Solution] = []
     writing, stop = 0.0, Ask.NOBODY
     try:
@@ -117,6 +122,7 @@ def _make_missing(run: _Run) -> Summary:
         raise _request(run, stop)
     if ranks.root:
         store.join()
+        clear_drafts(store.folder)
     ranks.world.barrier()
     summary = _summary(run.sampler, ranks, costs, time.perf_counter() - began, writing)
     if ranks.root and summary.num_samples:
@@ -126,13 +132,13 @@ def _make_missing(run: _Run) -> Summary:
 
 
 def _request(run: _Run, stop: Ask) -> StopRequested:
-    goes_on = "finished shards are kept, the same command goes on from there"
+    goes_on = "what is finished is kept, the same command goes on from there"
     if run.signals.name:
         return StopRequested(f"stopped by {run.signals.name}: {goes_on}", limit=stop == Ask.LIMIT)
     return StopRequested(f"{run.config.out}/{STOP_FILE} was found: {goes_on}", limit=stop == Ask.LIMIT)
 
 
-def _make(run: _Run, batches: list[list[int]], costs: list[Solution]) -> float:
+def _make(run: _Run, batches: list[_Batch], costs: list[Solution]) -> float:
     """Solve and store this group's batches, adding what each cost; seconds spent writing. Raises StopRequested."""
     gaps, writing = _gaps(run.model), 0.0
     store, ranks, output = run.store, run.ranks, run.config.output
@@ -141,25 +147,58 @@ def _make(run: _Run, batches: list[list[int]], costs: list[Solution]) -> float:
         total, unit="blocks", interval=output.log_interval, enabled=ranks.root, ends=run.ends, events=run.events
     ) as progress:
         for number, batch in enumerate(batches):
-            hook = _block_hook(run, progress, f"batch {number + 1}/{len(batches)}")
-            solution = run.sampler.draw(batch, comm=ranks.time, on_block=hook)
+            hook = _block_hook(run, progress, batch, f"batch {number + 1}/{len(batches)}")
+            solution = run.sampler.draw(batch.ids, comm=ranks.time, on_block=hook, begun=_begun(batch))
             # an ensemble of any size must fit: of what is stored, the costs alone stay in memory
             costs.append(replace(solution, x=solution.x[:0], state=solution.state[:0]))
             start = time.perf_counter()
             if ranks.writer:
-                store.write(batch, run.model.decode(solution.x.cpu()), _per_sample(run.config, batch, solution), allow_nan=gaps)
+                samples = _per_sample(run.config, batch.ids, solution)
+                store.write(batch.ids, run.model.decode(solution.x.cpu()), samples, allow_nan=gaps)
+                if batch.draft:
+                    discard_draft(Path(batch.draft))
             if ranks.root:
                 store.heartbeat()
             writing += time.perf_counter() - start
-            if number + 1 < len(batches):
-                _stop_if_asked(run)
+            if number + 1 < len(batches) and (stop := _stop_asked(run)):
+                raise _request(run, stop)
     return writing
 
 
-def _batches(missing: list[int], size: int, groups: int) -> list[list[int]]:
-    """Missing ids in batches of at most `size`, small enough that every group has one."""
-    size = max(1, min(size, -(-len(missing) // groups)))
-    return [missing[start : start + size] for start in range(0, len(missing), size)]
+@dataclass(frozen=True)
+class _Batch:
+    """Samples solved and stored together; `draft` is the file in which an earlier stop left them."""
+
+    ids: tuple[int, ...]
+    draft: str = ""
+
+
+def _batches(run: _Run) -> list[_Batch]:
+    """What is missing: first what was begun, as it was left, then batches small enough that every group has one."""
+    missing = [sample for batch in run.store.missing() for sample in batch]
+    begun = []
+    for ids, path in find_drafts(run.store.folder, run.mark):
+        if set(ids) <= set(missing):
+            begun.append(_Batch(ids, str(path)))
+            missing = [sample for sample in missing if sample not in ids]
+        else:
+            discard_draft(path)
+    size = max(1, min(run.config.output.batch, -(-len(missing) // run.ranks.num_groups)))
+    return begun + [_Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
+
+
+def _begun(batch: _Batch) -> Unfinished | None:
+    """Where an earlier stop left a batch."""
+    if not batch.draft:
+        return None
+    arrays = {name: torch.from_numpy(array) for name, array in read_draft(Path(batch.draft)).items()}
+    state, extra = arrays.pop("state"), arrays.pop("extra").T
+    return Unfinished(state, arrays, extra)
+
+
+def _keep(run: _Run, batch: _Batch, unfinished: Unfinished) -> None:
+    arrays = {"state": unfinished.state, "extra": unfinished.extra.T.contiguous(), **unfinished.costs}
+    write_draft(run.store.folder, batch.ids, {name: tensor.cpu().numpy() for name, tensor in arrays.items()}, run.mark)
 
 
 def _announce(run: _Run, num_missing: int) -> None:
@@ -173,26 +212,28 @@ def _announce(run: _Run, num_missing: int) -> None:
     run.events.write("started", samples=len(config.ids), missing=num_missing, groups=ranks.num_groups, time_ranks=ranks.time.size)
 
 
-def _block_hook(run: _Run, progress: Progress, batch: str) -> BlockHook:
+def _block_hook(run: _Run, progress: Progress, batch: _Batch, name: str) -> BlockHook:
     last = len(run.sampler.chain.edges) - 2
 
-    def hook(block: Block, result: BlockSolution) -> None:
+    def hook(block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
         sweeps = int((result.sweeps + result.sequential_steps).max())
-        progress.advance(1, f"{batch} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}")
-        if block.index < last:  # a batch that is solved is stored first
-            _stop_if_asked(run)
+        progress.advance(1, f"{name} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}")
+        # a batch that is solved is stored first
+        if block.index < last and (stop := _stop_asked(run)):
+            if run.ranks.writer:
+                _keep(run, batch, unfinished)
+            raise _request(run, stop)
 
     return hook
 
 
-def _stop_if_asked(run: _Run) -> None:
-    """Collective over a group: StopRequested on all its ranks when a signal reached one of them, or the stop file is there."""
+def _stop_asked(run: _Run) -> Ask:
+    """Collective over a group: who asks, when a signal reached one of its ranks or the stop file is there."""
     found = asked(run.store.folder) if run.ranks.writer else Ask.NOBODY
     stop = Ask(int(run.ranks.time.max(torch.tensor([float(max(found, run.signals.asked))]))))
-    if stop:
-        if run.ranks.writer and not found:
-            ask(run.store.folder, stop)  # a signal need not reach every group
-        raise _request(run, stop)
+    if stop and run.ranks.writer and not found:
+        ask(run.store.folder, stop)  # a signal need not reach every group
+    return stop
 
 
 def _gaps(model: Model) -> dict[str, np.ndarray]:
@@ -201,7 +242,7 @@ def _gaps(model: Model) -> dict[str, np.ndarray]:
     return {name: np.isnan(values[0]) for name, values in empty.items()}
 
 
-def _per_sample(config: RunConfig, batch: list[int], solution: Solution) -> dict[str, np.ndarray]:
+def _per_sample(config: RunConfig, batch: Sequence[int], solution: Solution) -> dict[str, np.ndarray]:
     """Cost and convergence of every sample, as stored beside the fields."""
     return {
         "seed": np.full(len(batch), config.seed, dtype=np.int64),

@@ -17,7 +17,7 @@ from .noise import PRIOR, Noise
 from .process import Process
 from .reference import GaussianReference, isotropic
 from .solvers.evaluate import Score
-from .solving import BlockHook, Corrector, Linear, Projection, Solution, solve
+from .solving import BlockHook, Corrector, Linear, Projection, Solution, Unfinished, solve
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,18 @@ class Sampler:
         white = white.reshape(len(samples), len(signal), *self.event_shape)
         return law.to(self.device, self.dtype).draw_state(white, signal, spread)
 
-    def draw(self, samples: Sequence[int], *, comm: Communicator | None = None, on_block: BlockHook | None = None) -> Solution:
-        """Samples of the given ids; collective over `comm`, whose ranks share the time axis."""
+    def draw(
+        self,
+        samples: Sequence[int],
+        *,
+        comm: Communicator | None = None,
+        on_block: BlockHook | None = None,
+        begun: Unfinished | None = None,
+    ) -> Solution:
+        """Samples of the given ids, from their priors or from where they were left; collective over `comm`.
+
+        The ranks of `comm` share the time axis.
+        """
         first = self.prior(samples)
         return solve(
             self.chain,
@@ -98,6 +108,7 @@ class Sampler:
             model_batch=self.model_batch,
             corrector=self.corrector,
             on_block=on_block,
+            begun=begun,
         )
 
     def _noise(self) -> Noise:

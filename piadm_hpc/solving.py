@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,7 +26,34 @@ from .solvers.sequential import run_steps
 from .solvers.stopping import BlockSolution, Picard, Status, unsolved
 
 Projection = Callable[[Tensor], Tensor]
-BlockHook = Callable[[Block, BlockSolution], None]
+BLOCK_COSTS = ("sweeps", "residual", "status", "calls", "sequential_steps")
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """Samples at the end of a block, from which `solve` can go on later, on any ranks.
+
+    `state` [samples, c, d]; `costs` hold BLOCK_COSTS [samples, blocks] of the blocks behind; `extra` [2, samples] the rounds
+    and calls of correctors.
+    """
+
+    state: Tensor
+    costs: Mapping[str, Tensor]
+    extra: Tensor
+
+    @property
+    def num_blocks(self) -> int:
+        return int(self.costs["sweeps"].shape[1])
+
+    def solutions(self) -> list[BlockSolution]:
+        """What the finished blocks said of themselves."""
+        return [
+            BlockSolution(end=self.state, **{name: self.costs[name][:, k] for name in BLOCK_COSTS})
+            for k in range(self.num_blocks)
+        ]
+
+
+BlockHook = Callable[[Block, BlockSolution, Unfinished], None]
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,7 @@ def solve(
     momentum: Tensor | None = None,
     corrector: Corrector | None = None,
     on_block: BlockHook | None = None,
+    begun: Unfinished | None = None,
 ) -> Solution:
     """Run a chain from x0 [samples, *event] (float32 or float64) to its last point; collective over `comm`.
 
@@ -93,7 +121,8 @@ def solve(
     `project` maps states [rows, *event] to the subspace all of them must lie in (a mask, a fixed centre of mass); it
     must be linear. `momentum` holds the other channels of chains that have them, [samples, *event] or [samples, c-1,
     *event] (default zero). `corrector(t)` gives a chain of position and velocity that follows every block. Samples that
-    fail to converge are finished sequentially and marked.
+    fail to converge are finished sequentially and marked. `on_block` sees every block's end; from what it is given there
+    `begun` goes on.
 
     Raises ValueError for arguments that do not fit, all at once, and ScoreError when the score fails.
     """
@@ -114,8 +143,10 @@ def solve(
     sweep = method.sweeps(chain)
     state = evaluator.project(_state(x0, momentum, chain.channels))
     results, extra = [], torch.zeros(2, len(names), dtype=torch.long)
-    whole = (Block(0, 0, chain.num_steps),)
-    for block in whole if method.schedule.moves else chain.grid.blocks():
+    if begun is not None:
+        state, results, extra = begun.state.to(state), begun.solutions(), begun.extra.clone()
+    blocks = [Block(0, 0, chain.num_steps)] if method.schedule.moves else list(chain.grid.blocks())
+    for block in blocks[len(results) :]:
         state, result = method.solve(problem, block, state, names, sweep)
         if corrector is not None:
             state[:, 0], corrected = _correct(corrector, block, problem, state[:, 0], names, method)
@@ -123,7 +154,7 @@ def solve(
             result = replace(result, status=torch.maximum(result.status, corrected.status))
         results.append(result)
         if on_block is not None:
-            on_block(block, result)
+            on_block(block, result, Unfinished(state, {name: _table(results, name) for name in BLOCK_COSTS}, extra))
     return _solution(state, event_shape, results, extra)
 
 
@@ -223,21 +254,23 @@ def _correct(
     return state[:, 0], total
 
 
-def _solution(state: Tensor, event_shape: tuple[int, ...], results: list[BlockSolution], extra: Tensor) -> Solution:
-    def table(name: str) -> Tensor:
-        return torch.stack([getattr(result, name) for result in results], dim=1)
+def _table(results: Sequence[BlockSolution], name: str) -> Tensor:
+    """One of BLOCK_COSTS of all blocks, [samples, blocks]."""
+    return torch.stack([getattr(result, name) for result in results], dim=1)
 
-    sweeps, steps = table("sweeps"), table("sequential_steps")
+
+def _solution(state: Tensor, event_shape: tuple[int, ...], results: list[BlockSolution], extra: Tensor) -> Solution:
+    sweeps, steps = _table(results, "sweeps"), _table(results, "sequential_steps")
     return Solution(
         x=state[:, 0].reshape(-1, *event_shape),
         state=state.reshape(len(state), -1, *event_shape),
         rounds=(sweeps + steps).sum(1) + extra[0],
-        calls=table("calls").sum(1) + extra[1],
+        calls=_table(results, "calls").sum(1) + extra[1],
         sweeps=sweeps,
-        residual=table("residual"),
-        status=table("status"),
+        residual=_table(results, "residual"),
+        status=_table(results, "status"),
         sequential_steps=steps,
     )
 
 
-__all__ = ["CHAIN", "ScoreError", "Solution", "Status", "solve"]
+__all__ = ["CHAIN", "ScoreError", "Solution", "Status", "Unfinished", "solve"]

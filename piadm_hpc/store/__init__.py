@@ -10,6 +10,7 @@ from .provenance import global_attributes
 from .reading import open_run
 from .settings import RUN_FILE, to_toml
 from .shard import drawn_samples
+from .unfinished import clear_drafts, discard_draft, find_drafts, fingerprint, read_draft, write_draft
 
 __all__ = [
     "DIALECTS",
@@ -22,12 +23,18 @@ __all__ = [
     "StoreError",
     "cell_weight",
     "check",
+    "clear_drafts",
+    "discard_draft",
     "drawn_samples",
+    "find_drafts",
+    "fingerprint",
     "global_attributes",
     "latitude",
     "longitude",
     "open_run",
     "probe",
+    "read_draft",
     "realization",
     "to_toml",
+    "write_draft",
 ]

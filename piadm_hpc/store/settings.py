@@ -42,6 +42,11 @@ def differences(there: str, here: str, independent: frozenset[str]) -> list[str]
     return [f"{key}: {a!r} there, {b!r} here" for key, a, b in pairs if a != b and repr(a) != repr(b)]
 
 
+def without_keys(config: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """A nested configuration by dotted names, without those in `names` and what lies below them."""
+    return {key: value for key, value in dotted(config).items() if not _covered(key, names)}
+
+
 def _covered(key: str, names: frozenset[str]) -> bool:
     parts = key.split(".")
     return any(".".join(parts[:end]) in names for end in range(1, len(parts) + 1))
