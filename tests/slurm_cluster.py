@@ -90,6 +90,17 @@ class Cluster:
             check=False,
         )
 
+    def start(self, arguments: Sequence[object], *, more: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
+        """The same in the background, without what it prints."""
+        return subprocess.Popen(
+            [str(argument) for argument in arguments],
+            env={**self.environment, **more},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def daemon(self, name: str) -> int:
         """Process id of `slurmctld`, `munged` or `slurmd-NODE`."""
         return int((self.folder / f"{name}.pid").read_text())

@@ -1,0 +1,50 @@
+"""On the PYTHONPATH of a test's jobs: every score takes PIADM_TEST_DELAY seconds, so that there is time to disturb a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+DELAY = float(os.environ.get("PIADM_TEST_DELAY", "0"))
+
+
+class _Slow(MetaPathFinder, Loader):
+    """Wraps `load_model` of piadm_hpc.models.card as that module is loaded."""
+
+    inner: Any
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "piadm_hpc.models.card":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        if spec is not None:
+            self.inner, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.inner.exec_module(module)
+        loader = module.load_model
+
+        def load_model(*arguments: Any, **options: Any) -> Any:
+            model = loader(*arguments, **options)
+
+            def score(x: Any, t: Any) -> Any:
+                time.sleep(DELAY)
+                return model.score(x, t)
+
+            return replace(model, score=score)
+
+        module.load_model = load_model
+
+
+if DELAY:
+    sys.meta_path.insert(0, _Slow())

@@ -1,0 +1,119 @@
+"""On a real Slurm: runs that are submitted, stopped by their time limit, killed, cancelled, queued again, and end whole."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from slurm_cluster import Cluster
+from slurm_jobs import NUM_SAMPLES, PIADM, Site
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site.make(cluster, tmp_path_factory.mktemp("site"))
+
+
+def test_four_ranks_on_two_nodes_and_an_array_of_four(site: Site) -> None:
+    """Submitted together; both complete and equal a serial run."""
+    job = site.submit("four", ranks=4)
+    arrayed = site.piadm(
+        *("submit", site.config, "--out", "array", "--samples", 2, "--array", "samples=1,2,3,4", "--hours", 0.05, "--grace", 30)
+    )
+    assert arrayed.returncode == 0, arrayed.stderr
+    text = site.wait("four")
+    assert f"job {job}: completed" in text and f"{NUM_SAMPLES} of {NUM_SAMPLES} samples drawn" in text
+    assert "sample group(s) x" in site.logs("four")
+    site.assert_whole("four")
+    text = site.wait("array")
+    for count in (1, 2, 3, 4):
+        assert f"array/samples-{count}: {count} of {count} samples drawn" in text
+        site.assert_whole(f"array/samples-{count}", count)
+
+
+def test_a_limit_far_below_the_need_is_met_again_and_again(site: Site) -> None:
+    """Signalled, stopped at a block, queued again, for several rounds; at most one block is lost a stop."""
+    site.submit("limit", "--hours", 1 / 60, "--grace", 45, delay=0.35)
+    site.until(lambda: len(site.events("limit", "stopped")) >= 2, 200, f"two stops: {site.logs('limit')}")
+    site.wait("limit", 200)
+    stops, starts = site.events("limit", "stopped"), site.events("limit", "started")
+    assert len(starts) == len(stops) + 1 >= 3 and all(stop["limit"] for stop in stops)
+    assert len({event["job"] for event in starts}) == 1, "the same job was queued again"
+    assert "limit in" in site.logs("limit")
+    site.assert_whole("limit")
+
+
+def kill_a_rank(site: Site, out: str, job: str) -> None:
+    ranks = site.cluster.processes("submitit.core._submit", f"/{out}/")
+    os.kill(random.Random(0).choice(sorted(ranks)), signal.SIGKILL)
+
+
+def cancel(site: Site, out: str, job: str) -> None:
+    assert site.cluster.run(["scancel", job]).returncode == 0
+
+
+def requeue(site: Site, out: str, job: str) -> None:
+    assert site.cluster.run(["scontrol", "requeue", job]).returncode == 0
+
+
+def kill_a_node(site: Site, out: str, job: str) -> None:
+    """slurmd and everything it started: what a machine does that loses power."""
+    nodes = site.cluster.run(["squeue", "-h", "-j", job, "-o", "%N"]).stdout
+    node = site.cluster.run(["scontrol", "show", "hostnames", nodes.strip()]).stdout.split()[-1]
+    os.kill(site.cluster.daemon(f"slurmd-{node}"), signal.SIGKILL)
+    for pid in [*site.cluster.processes(f"slurmstepd: [{job}."), *site.cluster.processes("submitit.core._submit", f"/{out}/")]:
+        environment = Path(f"/proc/{pid}/environ")
+        if environment.exists() and f"SLURMD_NODENAME={node}".encode() in environment.read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    assert site.cluster.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"]).returncode == 0
+    site.cluster.start_node(node)
+    assert site.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"]).returncode == 0
+
+
+@pytest.mark.parametrize("harm", [kill_a_rank, cancel, requeue, kill_a_node], ids=lambda harm: harm.__name__)
+def test_a_disturbed_job_is_finished_by_the_same_command(site: Site, harm) -> None:
+    out = harm.__name__
+    job = site.submit(out, delay=0.1)
+    site.until_begun(out)
+    kept = {path.name: path.read_bytes() for path in site.shards(out)}
+    harm(site, out, job)
+    noticed = time.monotonic()
+    # queued again by Slurm itself, or over: noticed within a minute, without sacct
+    site.until(lambda: "RUNNING" not in site.state(out), 60, f"the end of job {job}: {site.state(out)}")
+    if not site.state(out):
+        code, text = site.status(out)
+        assert time.monotonic() - noticed < 60 and code in (1, 75), text
+        assert "submit the same run again" in text
+        site.submit(out)
+    site.wait(out)
+    assert {name: (site.folder / out / "shards" / name).read_bytes() for name in kept} == kept
+    site.assert_whole(out)
+
+
+def test_fifty_kills_in_a_row(site: Site) -> None:
+    """Forty-four of a serial run and six of one of two ranks, at random moments; the same command then ends it."""
+    count, dice = 60, random.Random(1)
+    arguments = ["sample", site.config, "--samples", count, "--out", "kills"]
+    killing = [sys.executable, Path(__file__).with_name("killing.py"), 44, 7, *arguments]
+    done = site.cluster.run(["srun", "-n1", "--mpi=none", *killing], more=site.environment(0.02), cwd=site.folder, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 0 < len(site.shards("kills")) < count
+    step = ["srun", "-n2", "-N2", "--mpi=pmi2", "--kill-on-bad-exit=1", *PIADM, *arguments]
+    for number in range(6):
+        begun = len(site.events("kills", "started"))
+        running = site.cluster.start(step, more=site.environment(0.1), cwd=site.folder)
+        site.until(lambda begun=begun: len(site.events("kills", "started")) > begun, 60, f"start {number}")
+        time.sleep(dice.random())
+        os.kill(dice.choice(site.cluster.processes("piadm_hpc sample", "kills")), signal.SIGKILL)
+        assert running.wait(60) != 0
+    done = site.cluster.run(step, more=site.environment(), cwd=site.folder, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert site.piadm("sample", site.config, "--samples", count, "--out", "whole").returncode == 0
+    site.assert_whole("kills", count)
