@@ -73,6 +73,13 @@ def seconds_left() -> float | None:
     return None if not states else states[this_job()].left
 
 
+def warning_signal(job: str) -> str:
+    """The signal a job was promised before its limit, as sbatch was told; empty for none, and when Slurm does not say."""
+    answer = _ask(["scontrol", "show", "job", "-dd", job]) or ""
+    words = [word for word in answer.split() if word.startswith("Signal=")]
+    return f"signal {words[0].removeprefix('Signal=')} before it" if words else ""
+
+
 def requeue(job: str) -> str:
     """Put a job back into the queue; why that was refused, empty when it was not."""
     try:

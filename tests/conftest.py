@@ -43,6 +43,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if skipped:
         terminalreporter.section("not run: tests on a real Slurm")
         terminalreporter.write_line("\n".join(skipped))
-        terminalreporter.write_line(
-            f"to run them: apt-get install --no-install-recommends {slurm_cluster.PACKAGES}\n{REQUIRED}=1 makes their absence an error"
-        )
+        terminalreporter.write_line(f"to run them: apt-get install --no-install-recommends {slurm_cluster.PACKAGES}")
+        terminalreporter.write_line(f"{REQUIRED}=1 makes their absence an error")
