@@ -14,6 +14,7 @@ from .build import make_sampler, require_points
 from .config import RunConfig
 from .launcher import launcher_size
 from .models.card import load_model
+from .network import Network
 from .placement import threads, time_ranks
 from .records import ConfigError
 from .sampler import Sampler
@@ -41,6 +42,7 @@ class Plan:
     bytes_per_sweep: int
     memory_per_rank: int
     output_bytes: int
+    communication: float
 
     def __str__(self) -> str:
         origin = "measured on one sample" if self.measured else "estimated; --pilot measures it on one sample"
@@ -57,12 +59,13 @@ class Plan:
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
-            f"  time             about {self.seconds:.2g} s; the same chain step by step, samples over ranks: "
+            f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages; "
+            f"the same chain step by step, samples over ranks: "
             f"about {self.sequential_seconds:.2g} s{faster}"
         )
 
 
-def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) -> Plan:
+def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False, network: Network | None = None) -> Plan:
     """The cost of a run on `ranks` ranks (default: those this process was launched with); nothing is written.
 
     One network call is timed; `pilot` also solves one sample to measure its sweeps.
@@ -74,38 +77,77 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False) ->
     if world % on_time:
         possible = [n for n in range(1, world + 1) if world % n == 0]
         raise ConfigError(f"--time-ranks {on_time} does not divide {world} ranks; possible are {possible}")
+    return _looked_at(config, on_time, world // on_time, pilot).plan(world, on_time, network or Network())
+
+
+def rank_grids(config: RunConfig, *, ranks: int, pilot: bool = False, network: Network | None = None) -> list[Plan]:
+    """Plans for every way to arrange `ranks` ranks as sample groups x time ranks, the fastest first; one call is timed."""
+    found = _looked_at(config, 1, ranks, pilot)
+    sequential = config.solver.kind == "sequential"
+    shortest = 1 if sequential else min(found.sampler.step_counts)
+    possible = [n for n in range(1, ranks + 1) if ranks % n == 0 and n <= shortest]
+    return sorted(
+        (found.plan(ranks, n, network or Network()) for n in possible), key=lambda made: (made.seconds, made.time_ranks)
+    )
+
+
+def _looked_at(config: RunConfig, on_time: int, groups: int, pilot: bool) -> _Found:
     torch.set_num_threads(threads(config))
     model = load_model(config.model)
     sampler = make_sampler(config, model)
     require_points(config, sampler, on_time)
-    groups = world // on_time
-    batch = max(1, min(config.output.batch, -(-len(config.ids) // groups)))
-    seconds, activations = _timed_call(sampler, min(config.compute.model_batch, batch * _longest(sampler)))
+    rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))
+    seconds, activations = _timed_call(sampler, rows)
     sweeps = _pilot_sweeps(sampler, config.ids[0]) if pilot else _expected_sweeps(config, sampler)
-    lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
-    sequential = config.solver.kind == "sequential"
-    calls = in_sequence if sequential else sum(_calls(length, length, sweeps) for length in lengths)
-    on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
-    share = -(-len(config.ids) // groups)
-    even = -(-len(config.ids) // world)
-    return Plan(
-        ranks=world,
-        time_ranks=on_time,
-        groups=groups,
-        num_samples=len(config.ids),
-        steps=in_sequence,
-        blocks=len(sampler.chain.edges) - 1,
-        sweeps_per_block=sweeps,
-        measured=pilot,
-        rounds=in_sequence if sequential else sum(min(sweeps, length) for length in lengths),
-        calls=calls,
-        seconds_per_call=seconds,
-        seconds=seconds * on_rank * share,
-        sequential_seconds=seconds * in_sequence * even,
-        bytes_per_sweep=_bytes_per_sweep(sampler, batch, on_time),
-        memory_per_rank=_memory(config, sampler, batch, on_time, activations),
-        output_bytes=4 * len(config.ids) * math.prod(model.event_shape),
-    )
+    return _Found(config, sampler, seconds, activations, sweeps, pilot)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What does not depend on the ranks: the sampler, a timed call (seconds a row, bytes at its peak), the sweeps."""
+
+    config: RunConfig
+    sampler: Sampler
+    seconds: float
+    activations: int
+    sweeps: int
+    pilot: bool
+
+    def plan(self, ranks: int, on_time: int, network: Network) -> Plan:
+        """The cost on `ranks` ranks, `on_time` of which share each sample."""
+        config, sampler, sweeps, groups = self.config, self.sampler, self.sweeps, ranks // on_time
+        lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
+        sequential = config.solver.kind == "sequential"
+        calls = in_sequence if sequential else sum(_calls(length, length, sweeps) for length in lengths)
+        on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
+        rounds = in_sequence if sequential else sum(min(sweeps, length) for length in lengths)
+        batch, share = _batch(config, groups), -(-len(config.ids) // groups)
+        message = _bytes_per_sweep(sampler, batch, on_time)
+        stages = max(1, math.ceil(math.log2(on_time))) if on_time > 1 else 1
+        communication = 0.0 if sequential else rounds * -(-share // batch) * network.scan(on_time, message // stages)
+        return Plan(
+            ranks=ranks,
+            time_ranks=on_time,
+            groups=groups,
+            num_samples=len(config.ids),
+            steps=in_sequence,
+            blocks=len(sampler.chain.edges) - 1,
+            sweeps_per_block=sweeps,
+            measured=self.pilot,
+            rounds=rounds,
+            calls=calls,
+            seconds_per_call=self.seconds,
+            seconds=self.seconds * on_rank * share + communication,
+            sequential_seconds=self.seconds * in_sequence * -(-len(config.ids) // ranks),
+            bytes_per_sweep=message,
+            memory_per_rank=_memory(config, sampler, batch, on_time, self.activations),
+            output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
+            communication=communication,
+        )
+
+
+def _batch(config: RunConfig, groups: int) -> int:
+    return max(1, min(config.output.batch, -(-len(config.ids) // groups)))
 
 
 def _longest(sampler: Sampler) -> int:

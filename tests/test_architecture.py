@@ -28,7 +28,7 @@ FLOORS = (
     ("integrators", "solvers", "moments"),
     ("solving",),
     ("sampler",),
-    ("config", "data", "store", "progress"),
+    ("config", "data", "store", "progress", "network"),
     ("models",),
     ("build",),
     ("placement",),

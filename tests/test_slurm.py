@@ -40,7 +40,7 @@ def test_four_ranks_on_two_nodes_and_an_array_of_four(site: Site) -> None:
 
 def test_a_limit_far_below_the_need_is_met_again_and_again(site: Site) -> None:
     """Signalled, stopped at a block, queued again, for several rounds; at most one block is lost a stop."""
-    site.submit("limit", "--hours", 1 / 60, "--grace", 45, delay=0.35)
+    site.submit("limit", "--hours", 1 / 60, "--grace", 45, delay=1.2)
     site.until(lambda: len(site.events("limit", "stopped")) >= 2, 200, f"two stops: {site.logs('limit')}")
     site.wait("limit", 200)
     stops, starts = site.events("limit", "stopped"), site.events("limit", "started")
