@@ -1,7 +1,8 @@
-"""Error against network calls of every integrator on the shipped climate model: which one for how many calls.
+"""Error against network calls of every integrator on a trained model: which one for how many calls.
 
     python benchmarks/choices.py                          all methods, 5 to 100 calls, 8 samples (15 minutes, one core)
     python benchmarks/choices.py --figure docs/calls.svg  and the figure
+    python benchmarks/choices.py --model FOLDER           another model than the shipped climate model
 
 Deterministic methods: root mean square distance, in standard deviations of the data, to the converged probability flow from
 the same draw (of data space, or of phase space). All methods: error of the spectrum, the root mean square of log(variance /
@@ -31,7 +32,6 @@ from piadm_hpc.models.card import Model
 from piadm_hpc.records import ConfigError
 
 GRIDS = ({"kind": "log-snr"}, {"kind": "karras"}, {"kind": "power", "exponent": 2.0})
-MODEL = "ccsm-temperature"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def draw(model: Model, choice: Choice, calls: int, grid: dict[str, Any], samples
     per_step = catalogue.find(choice.name).calls
     used = max(1, calls // per_step) * per_step
     config = RunConfig(
-        model=MODEL,
+        model=model.name,
         chain={"integrator": choice.name, **choice.options},
         grid={"calls": used, **grid},
         solver={"kind": "sequential"},
@@ -134,27 +134,31 @@ def cell(pair: tuple[float, float]) -> str:
     return f"{spectrum:.2g}" if math.isnan(distance) else f"{distance:.2g} / {spectrum:.2g}"
 
 
-def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float, float]]], random: dict[str, bool]) -> None:
-    """Distance of deterministic methods and spectrum of random ones against calls; the best of each are named."""
+def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float, float]]], choices: Sequence[Choice]) -> None:
+    """Distance of deterministic methods and spectrum of random ones against calls; the best of each are named, best last first.
+
+    Methods of phase space are dashed, so that no two lines look alike.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     plot, axes = pyplot.subplots(1, 2, figsize=(11, 5), sharex=True)
-    for side, (axis, title) in enumerate(
-        zip(axes, ("distance to the exact flow", "error of the spectrum (random methods)"), strict=True)
-    ):
-        own = {k: [pair[side] for pair in v] for k, v in rows.items() if random[k] == bool(side)}
-        named = sorted(own, key=lambda k: min(v if math.isfinite(v) else 1e9 for v in own[k][-3:]))[:9]
+    titles = ("methods without noise: distance to the exact flow", "random methods: error of the spectrum")
+    units = ("standard deviations of the data", "log of the variance, root mean square over scales")
+    for side, (axis, title, unit) in enumerate(zip(axes, titles, units, strict=True)):
+        own = {c.label: [pair[side] for pair in rows[c.label]] for c in choices if c.random == bool(side)}
+        styles = {c.label: "--" if catalogue.find(c.name).space == "phase" else "-" for c in choices}
+        last = {label: min(v if math.isfinite(v) else 1e9 for v in values[-3:]) for label, values in own.items()}
+        named = sorted(own, key=lambda label: last[label])[:9]
         named += [k for k in ("ddim", "heun", "dpmpp-2m", "ddpm") if k in own and k not in named]
-        for label, values in own.items():
-            shown = label in named
-            finite = [v if math.isfinite(v) and v < 10 else math.nan for v in values]
-            axis.loglog(
-                budgets, finite, label=label if shown else None, color=None if shown else "0.85", zorder=2 if shown else 1
-            )
-        axis.set(title=title, xlabel="network calls", xticks=budgets, xticklabels=budgets)
+        colours = {label: f"C{index % 10}" for index, label in enumerate(named)}
+        for label in sorted(own, key=lambda label: -last[label]):
+            finite = [v if math.isfinite(v) and v < 10 else math.nan for v in own[label]]
+            shown = {"label": label, "color": colours[label], "marker": "o", "zorder": 2} if label in named else {"color": "0.85"}
+            axis.loglog(budgets, finite, styles[label], markersize=3, **shown)
+        axis.set(title=title, xlabel="network calls", ylabel=unit, xticks=budgets, xticklabels=budgets)
         axis.legend(fontsize=7)
     plot.tight_layout()
     plot.savefig(path)
@@ -163,10 +167,11 @@ def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float,
 def main() -> int:
     made = parser(__doc__ or "")
     made.add_argument("--figure", metavar="FILE", help="draw error against calls into this file")
+    made.add_argument("--model", default="ccsm-temperature", help="name of a shipped model, or a model folder")
     made.add_argument("--samples", type=int, default=8)
     options = made.parse_args()
     torch.set_num_threads(1)
-    model, quick = piadm_hpc.load_model(MODEL), options.quick
+    model, quick = piadm_hpc.load_model(options.model), options.quick
     budgets = (4,) if quick else (5, 10, 20, 50, 100)
     choices = [c for c in CHOICES if not quick or c.name in ("ddim", "dpmpp-2m", "heun", "gddim-ab2", "sscs")]
     pilot = converged(model, (100,) if quick else (100, 101), 8 if quick else 200)
@@ -183,7 +188,7 @@ def main() -> int:
         lines = [[c.label, str(grids[c.label]["kind"]), *map(cell, rows[c.label])] for c in choices if c.random == wanted]
         report.add(kind, ["method", "grid", *map(str, budgets)], lines)
     if options.figure:
-        figure(Path(options.figure), budgets, rows, {c.label: c.random for c in choices})
+        figure(Path(options.figure), budgets, rows, choices)
     middle = budgets[len(budgets) // 2]
     winner = min((pairs[len(budgets) // 2][0] for c, pairs in rows.items() if not math.isnan(pairs[len(budgets) // 2][0])))
     report.aims.append(at_most(f"distance of the best method at {middle} calls, in deviations", winner, 5.0 if quick else 0.1))

@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/cli.txt from the code: `make docs`. A test checks that both are current.
+"""Write docs/configuration.md, docs/cli.txt and the table of docs/integrators.md from the code: `make docs`, checked by a test.
 
 What a key means stands in docs/meanings.toml, its name and default in the records of the package.
 """
@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from piadm_hpc.catalogue import INTEGRATORS
 from piadm_hpc.cli import main
 from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
 from piadm_hpc.models.config import TrainConfig
@@ -113,6 +114,20 @@ def cli() -> str:
     return "\n".join(parts)
 
 
+def integrators() -> str:
+    """The text of docs/integrators.md with the table of the catalogue as it is now."""
+    text = (DOCS / "integrators.md").read_text(encoding="utf-8")
+    head, start, rest = text.partition("<!-- piadm integrators -->\n")
+    end = "<!-- end -->\n"
+    lines = ["| name | order | calls | random | space | options | what | source |", "|" + " --- |" * 8]
+    for one in INTEGRATORS.values():
+        options = ", ".join(f"`{key}`" for key in one.reads)
+        cells = (f"`{one.name}`", one.order, one.calls, one.noise, one.space, options, one.about, one.source)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return head + start + "\n".join(lines) + "\n" + end + rest.partition(end)[2]
+
+
 if __name__ == "__main__":
+    (DOCS / "integrators.md").write_text(integrators(), encoding="utf-8")
     (DOCS / "configuration.md").write_text(configuration(), encoding="utf-8")
     (DOCS / "cli.txt").write_text(cli(), encoding="utf-8")

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 from torch import Tensor
 
 from . import grid as grids
-from . import integrators
-from .chain import Chain
+from . import integrators, plugins
+from .collocation import Collocation, Scheme
 from .config import RunConfig
 from .grid import TimeGrid
 from .integrators.conjugate import clock_of
 from .moments import deviation_growth
 from .phase import PhaseSpace
-from .process import forward_time
+from .process import PSLD, forward_time
 from .records import ConfigError
 from .reference import GaussianReference
 from .sampler import Sampler, critical_corrector
-from .solving import Corrector, Projection
+from .solvers.evaluate import Score
+from .solving import Corrector, Projection, Start
 
 if TYPE_CHECKING:
     from .models.card import Model
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
+
+STEPS = 48  # of a chain
 
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
@@ -52,12 +56,23 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), int(spec.blocks))
 
 
+def step_count(config: RunConfig) -> int:
+    """Steps of a grid that is not the published one; for collocation, points."""
+    spec, method = config.grid, config.chain.method
+    if spec.calls is not None:
+        return spec.calls // method.calls
+    if spec.steps != "auto":
+        return int(spec.steps)
+    return max(8, round(8 * -math.log10(config.solver.tol))) if method.name == "collocation" else STEPS
+
+
 def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float) -> TimeGrid:
     """A grid with a given number of steps, or of network calls."""
-    spec, method = config.grid, config.chain.method
-    steps = spec.steps if spec.calls is None else spec.calls // method.calls
+    spec, method, steps = config.grid, config.chain.method, step_count(config)
     if spec.kind == "power":
-        own = grids.phase_clock(_phase(config)) if method.space == "phase" else grids.process_clock(clock_of(model.process))
+        own = (
+            grids.phase_clock(_phase(config, model)) if method.space == "phase" else grids.process_clock(clock_of(model.process))
+        )
         return grids.power(model.process, steps, horizon=horizon, delta=delta, exponent=spec.exponent, clock=own)
     make = grids.log_snr if spec.kind == "log-snr" else grids.karras
     return make(model.process, steps, horizon=horizon, delta=delta)
@@ -74,8 +89,14 @@ def _teleported(config: RunConfig, model: Model, grid: TimeGrid) -> TimeGrid:
     return grids.from_times(left)
 
 
-def _phase(config: RunConfig) -> PhaseSpace:
-    return PhaseSpace(**config.phase.model_dump())
+def _phase(config: RunConfig, model: Model) -> PhaseSpace:
+    """The phase space of the run: as configured, or the one that the model was trained in."""
+    asked = PhaseSpace(**config.phase.model_dump())
+    if not isinstance(model.process, PSLD) or asked == model.process.space:
+        return asked
+    if asked != PhaseSpace():
+        raise ConfigError(f"phase: {model.name} was trained in a phase space of its own, {model.process.space}; leave phase out")
+    return model.process.space
 
 
 def _theta(model: Model, t: float) -> float:
@@ -97,16 +118,21 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
     return load_refitted(config.solver.reference, model.reference)
 
 
-def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain:
-    """The run's chain on a grid."""
+def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:
+    """The run's chain on a grid, or the collocation with as many points."""
     spec = config.chain
+    if spec.method.name == "collocation":
+        integrators.require_space(spec.method, model.process)
+        horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
+        return Collocation(model.process, reference, horizon, delta, grid.num_steps)
     options = integrators.Options(spec.churn, spec.eta, spec.large_variance, spec.lam, spec.lam_s, spec.cond)
-    chain = integrators.build(spec.integrator, model.process, grid, reference=reference, phase=_phase(config), options=options)
+    phase = _phase(config, model)
+    chain = integrators.build(spec.method.name, model.process, grid, reference=reference, phase=phase, options=options)
     growth = float(deviation_growth(chain, reference).max())
     if not growth <= MAX_GROWTH:
         nearer = f", or lam nearer to zero than {spec.lam}" if "lam" in spec.method.reads and spec.lam else ""
         raise ConfigError(
-            f"chain.integrator = {spec.integrator!r} is unstable on this grid: on the model's own Gaussian its samples would "
+            f"chain.integrator = {spec.method.name!r} is unstable on this grid: on the model's own Gaussian its samples would "
             f"have {growth:.3g} times the right deviation; take more steps{nearer}"
         )
     return chain
@@ -116,11 +142,12 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
     reference = make_reference(config, model)
     grid = make_grid(config, model)
-    chain = make_chain(config, model, grid, reference)
+    chain, score = _chain_and_score(config, model, grid, reference)
     solver = config.solver
+    own_start = solver.start not in get_args(Start)
     return Sampler(
         chain,
-        integrators.score_of(config.chain.integrator, model.score, model.process, grid, model.reference),
+        score,
         model.event_shape,
         config.seed,
         reference=reference,
@@ -129,16 +156,26 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         corrector=_corrector(config, model),
         solver=solver.kind,
         linear=solver.linear,
-        start=solver.start,
+        start="auto" if own_start else cast(Start, solver.start),
         tol=None if solver.fixed_depth else solver.tol,
         sweeps=solver.sweeps,
         window=solver.window,
         pipelined=solver.pipelined,
         in_flight=config.compute.in_flight,
+        operator=plugins.load("solver.start", solver.start)(model, chain) if own_start else None,
         model_batch=config.compute.model_batch,
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
+
+
+def _chain_and_score(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> tuple[Scheme, Score]:
+    """The integrator's chain with the network's score, or a generator of one call as a chain of one step."""
+    name = config.chain.generator
+    if name is not None:
+        return integrators.one_step(model.process, float(grid.t[0])), plugins.load("chain.generator", name)(model)
+    chain = make_chain(config, model, grid, reference)
+    return chain, integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
 
 
 def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:

@@ -17,10 +17,10 @@ GDDIM = "Zhang, Tao and Chen 2022"
 class Integrator:
     """One method.
 
-    `order` is its order in the step on a Gaussian, `calls` the network calls of a step. `noise` says when it is random:
-    "never", "always", or the option that scales its noise. `space` is "data" or "phase" (position and momentum).
-    `builder` names the function of `integrators.building` that fills the chain, `program` its blocks where it is one of
-    a family. `reads` are the options of the configuration's chain section that it looks at. Its states have `channels`
+    `order` is its order in the step on a Gaussian (0: no power of it), `calls` the network calls of a step. `noise` says
+    when it is random: "never", "always", or the option that scales its noise. `space` is "data" or "phase" (position and
+    momentum). `builder` names the function of `integrators.building` that fills the chain, `program` its blocks where it
+    is one of a family. `reads` are the options of the configuration's chain section that it looks at. Its states have `channels`
     fields: position and momentum, and what a method remembers.
     """
 
@@ -84,6 +84,17 @@ DATA = (
     ),
 )
 
+COLLOCATION = Integrator(
+    "collocation",
+    0,
+    1,
+    "never",
+    "data",
+    "this package",
+    "collocation",
+    about="Chebyshev points of the flow, all at once",
+)
+
 PHASE = (
     _flow("psld-euler", 1, "now euler", "baseline", source=PSLD),
     _flow("lambda-ddim-i", 1, "now ddim-I", "conjugate, B = lambda I", "lam"),
@@ -112,7 +123,7 @@ PHASE = (
     _random("coba", 1, "O cond Bc Ac", "conjugate OBA", "lam", "lam_s", "cond"),
 )
 
-INTEGRATORS = {one.name: one for one in (*DATA, *PHASE)}
+INTEGRATORS = {one.name: one for one in (*DATA, COLLOCATION, *PHASE)}
 
 
 def find(name: str) -> Integrator:
@@ -129,7 +140,7 @@ def listing() -> str:
     head = ("name", "order", "calls", "random", "space", "options", "what", "source")
     rows = [
         (
-            one.name, str(one.order), str(one.calls), one.noise, one.space,
+            one.name, str(one.order or "-"), str(one.calls), one.noise, one.space,
             " ".join(one.reads) or "-", one.about, one.source,
         )
         for one in INTEGRATORS.values()

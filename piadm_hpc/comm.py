@@ -6,10 +6,11 @@ during set-up and failure, never inside the loop.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NoReturn, Protocol
@@ -17,6 +18,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
+from .composition import Composition, Linear
 from .launcher import (
     LauncherError,
     NoLibraryError,
@@ -28,9 +30,8 @@ from .launcher import (
     task_of_step,
 )
 
-# linear(low, high, z): the linear parts of the maps of ranks low .. high-1, one after the other, on states z [S, c, n]
-Linear = Callable[[int, int, Tensor], Tensor]
 MAX_COUNT = 2**31 - 1
+LAST_WORDS = 0.3  # seconds that a launcher needs to pass on what a rank printed before it is ended
 
 
 class Communicator(Protocol):
@@ -53,6 +54,10 @@ class Communicator(Protocol):
         ...
 
     def sum(self, values: Tensor) -> Tensor: ...
+
+    def allgather(self, values: Tensor, lengths: Sequence[int]) -> Tensor:
+        """All ranks' slices [lengths[rank], ...] after one another on every rank, [sum of lengths, ...]."""
+        ...
 
     def bcast(self, values: Tensor, root: int) -> Tensor:
         """The root's tensor on every rank; the others give one of the same shape, which may be overwritten."""
@@ -78,6 +83,9 @@ class SerialCommunicator:
         return values
 
     sum = max
+
+    def allgather(self, values: Tensor, lengths: Sequence[int]) -> Tensor:
+        return values
 
     def bcast(self, values: Tensor, root: int) -> Tensor:
         return values
@@ -134,6 +142,17 @@ class MPICommunicator:
         self.seconds += time.perf_counter() - start
         return result.to(values.device)
 
+    def allgather(self, values: Tensor, lengths: Sequence[int]) -> Tensor:
+        sent = _host(values)
+        row = math.prod(sent.shape[1:])
+        if row * sum(lengths) > MAX_COUNT:
+            raise ValueError(f"{row * sum(lengths)} numbers exceed MPI's limit of {MAX_COUNT} in a message; use smaller batches")
+        result = sent.new_empty(sum(lengths), *sent.shape[1:])
+        start = time.perf_counter()
+        self.comm.Allgatherv(sent.numpy(), [result.numpy(), [row * length for length in lengths]])
+        self.seconds += time.perf_counter() - start
+        return result.to(values.device)
+
     def bcast(self, values: Tensor, root: int) -> Tensor:
         buffer = _host(values.contiguous())
         start = time.perf_counter()
@@ -151,36 +170,9 @@ class MPICommunicator:
         self.comm.Barrier()
 
 
-class _Composition:
-    """The MPI operation "one map after another". One for the whole process: MPI libraries have room for few of them."""
-
-    def __init__(self) -> None:
-        self.operation = _mpi().Op.Create(self._compose, commute=False)
-        self.dtype, self.shape = torch.float32, torch.Size()
-        self.linear: Linear | None = None
-
-    def exscan(self, comm: Any, mine: Tensor, below: Tensor, shape: torch.Size, linear: Linear) -> None:
-        self.dtype, self.shape, self.linear = mine.dtype, shape, linear
-        number = _mpi().FLOAT if mine.dtype == torch.float32 else _mpi().DOUBLE
-        element = number.Create_contiguous(len(mine)).Commit()
-        try:
-            comm.Exscan([mine.numpy(), 1, element], [below.numpy(), 1, element], op=self.operation)
-        finally:
-            element.Free()
-            self.linear = None
-
-    def _compose(self, lower: Any, upper: Any, datatype: Any) -> None:
-        """upper <- upper after lower: the lower map's shift goes through the upper ranks' linear parts."""
-        assert self.linear is not None
-        low, high = torch.frombuffer(lower, dtype=self.dtype), torch.frombuffer(upper, dtype=self.dtype)
-        carried = self.linear(int(high[0]), int(high[1]), low[2:].view(self.shape))
-        high[2:].view(self.shape).add_(carried)
-        high[0] = low[0]
-
-
 @cache
-def _composition() -> _Composition:
-    return _Composition()
+def _composition() -> Composition:
+    return Composition(_mpi())
 
 
 def _host(values: Tensor) -> Tensor:
@@ -266,6 +258,7 @@ def rank_grid(time_ranks: int | None = None) -> RankGrid:
 def abort(message: str) -> NoReturn:
     """End every rank at once with one message (an exception alone would leave the others waiting)."""
     print(message, file=sys.stderr, flush=True)
+    time.sleep(LAST_WORDS)
     _mpi().COMM_WORLD.Abort(1)
     raise SystemExit(1)
 

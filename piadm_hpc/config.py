@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from .catalogue import INTEGRATORS, Integrator, find
+from .plugins import PluginName
 from .records import ConfigError, Record, build
 
 Auto = Literal["auto"]
@@ -17,10 +18,13 @@ class ChainConfig(Record):
 
     `churn` (piadm, gaussian, euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE, `eta` the same
     for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales the position's noise and `cond` the time of the
-    score of splittings; an integrator that does not read one of these three refuses it.
+    score of splittings; an integrator that does not read one of these three refuses it. "auto" is the Gaussian-aware
+    exponential integrator for the SDE, and collocation for the ODE (churn 0). `generator` names a network distilled into
+    one call, "package.module:callable", that takes the integrator's place: callable(model) gives G(x, t).
     """
 
-    integrator: str = "gaussian"
+    integrator: str = "auto"
+    generator: PluginName | None = None
     churn: float = Field(1.0, ge=0, le=1)
     eta: float = Field(0.0, ge=0, le=1)
     large_variance: bool = False
@@ -31,7 +35,7 @@ class ChainConfig(Record):
     @field_validator("integrator")
     @classmethod
     def _known(cls, name: str) -> str:
-        return find(name).name
+        return name if name == "auto" else find(name).name
 
     @model_validator(mode="after")
     def _read(self) -> Self:
@@ -39,15 +43,17 @@ class ChainConfig(Record):
         changed = [key for key in sorted(unread) if getattr(self, key) != type(self).model_fields[key].default]
         if changed:
             readers = {key: ", ".join(one.name for one in INTEGRATORS.values() if key in one.reads) for key in changed}
-            raise ValueError("; ".join(f"{self.integrator} does not read {key}; {readers[key]} do" for key in changed))
+            raise ValueError("; ".join(f"{self.method.name} does not read {key}; {readers[key]} do" for key in changed))
         if self.lam == "best" and self.integrator != "lambda-ddim":
             raise ValueError("lam = 'best' is the closed form of lambda-ddim; give a number")
+        if self.generator is not None and self.integrator != type(self).model_fields["integrator"].default:
+            raise ValueError(f"generator makes a sample in one call, {self.integrator} in many; leave one of the two out")
         return self
 
     @property
     def method(self) -> Integrator:
         """The record of the integrator."""
-        return find(self.integrator)
+        return find(("gaussian" if self.churn else "collocation") if self.integrator == "auto" else self.integrator)
 
 
 class PhaseConfig(Record):
@@ -65,13 +71,14 @@ class GridConfig(Record):
     Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr`, `karras` and
     `power` (distance to the end like (1 - u)^`exponent` on the integrator's own clock): `steps` steps, or as many as
     `calls` network calls allow. `teleport` leaves out the points with more noise over signal than that: the Gaussian
-    carries the sample over them. `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks
+    carries the sample over them. "auto" steps are 48, and for collocation 8 points for every digit of the tolerance.
+    `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks
     for a solver without reference and makes one block otherwise. `cut` "even" makes blocks of nearly as many points each,
     "lambda" blocks that need nearly as many sweeps each (equal Lambda).
     """
 
     kind: Literal["piadm", "log-snr", "karras", "power"] = "log-snr"
-    steps: int = Field(48, ge=1)
+    steps: int | Auto = "auto"
     calls: int | None = Field(None, ge=1)
     step: float = Field(0.0625, gt=0)
     block: float = Field(1.0, gt=0)
@@ -82,7 +89,7 @@ class GridConfig(Record):
     blocks: int | Auto = "auto"
     cut: Literal["even", "lambda"] = "lambda"
 
-    @field_validator("horizon", "delta", "blocks")
+    @field_validator("steps", "horizon", "delta", "blocks")
     @classmethod
     def _positive(cls, value: float | str) -> float | str:
         if isinstance(value, int | float) and value <= 0:
@@ -102,12 +109,13 @@ class SolverConfig(Record):
     Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
     (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file
     from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
-    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other.
+    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other. `start`
+    may name an operator of one's own that foretells the path, "package.module:callable": callable(model, chain) gives it.
     """
 
     kind: Literal["picard", "sequential"] = "picard"
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
-    start: Literal["auto", "constant", "reference"] = "auto"
+    start: Literal["auto", "constant", "reference"] | PluginName = "auto"
     tol: float = Field(1e-2, gt=0)
     sweeps: int | None = Field(None, ge=1)
     fixed_depth: bool = False
@@ -198,13 +206,19 @@ class RunConfig(Record):
     def _together(self) -> Self:
         mistakes = []
         per_step, calls = self.chain.method.calls, self.grid.calls
+        name = self.chain.method.name
+        if name == "collocation" and self.chain.generator is None:
+            mistakes += self._not_collocated()
         if self.corrector.enabled and self.chain.method.channels > 1:
-            name = self.chain.integrator
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
+        if self.chain.generator is not None and (calls or 1) != 1:
+            mistakes.append(f"grid.calls = {calls}: a generator makes one call; leave calls out")
+        if self.chain.generator is not None and self.corrector.enabled:
+            mistakes.append("corrector.enabled: a generator makes clean samples, there is nothing to correct")
         if calls is not None and calls % per_step:
             least = max(per_step, calls - calls % per_step)
             fits = dict.fromkeys((least, calls - calls % per_step + per_step))
-            words = f"{self.chain.integrator} makes {per_step} calls a step; use {' or '.join(map(str, fits))}"
+            words = f"{name} makes {per_step} calls a step; use {' or '.join(map(str, fits))}"
             mistakes.append(f"grid.calls = {calls}: {words}")
         if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
             mistakes.append("compute.time_ranks: the sequential solver has nothing to share, use 1")
@@ -215,6 +229,20 @@ class RunConfig(Record):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    def _not_collocated(self) -> list[str]:
+        """Settings that belong to chains of steps."""
+        given = {
+            "solver.kind": self.solver.kind != "picard",
+            "solver.linear": self.solver.linear != "auto",
+            "solver.start": self.solver.start != "auto",
+            "solver.window": self.solver.window is not None,
+            "solver.pipelined": self.solver.pipelined,
+            "corrector.enabled": self.corrector.enabled,
+            "grid.blocks": self.grid.blocks not in ("auto", 1),
+        }
+        advice = "collocation solves all its points at once; for a chain of steps give chain.integrator, for example 'gaussian'"
+        return [f"{', '.join(key for key, wrong in given.items() if wrong)}: {advice}"] if any(given.values()) else []
 
     @property
     def ids(self) -> tuple[int, ...]:

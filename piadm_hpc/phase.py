@@ -113,7 +113,8 @@ class PhaseSpace:
         if bool((ratio < self.ratio(low)).any()) or bool((ratio > self.ratio(high)).any()):
             raise ValueError(
                 f"phase space reaches noise over signal from {float(self.ratio(low).min()):.2g} to "
-                f"{float(self.ratio(high).max()):.2g}, asked for {float(ratio.min()):.3g} to {float(ratio.max()):.3g}"
+                f"{float(self.ratio(high).max()):.2g}, asked for {float(ratio.min()):.3g} to {float(ratio.max()):.3g}; "
+                "end the grid earlier (larger delta) or start it later (smaller horizon)"
             )
         for _ in range(60):
             middle = torch.sqrt(low * high)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .build import make_sampler, require_points
+from .collocation import Collocation
 from .config import RunConfig
 from .launcher import launcher_size
 from .models.card import load_model
@@ -38,7 +39,7 @@ class Plan:
     calls: int
     seconds_per_call: float
     seconds: float
-    sequential_seconds: float
+    sequential_seconds: float | None
     bytes_per_sweep: int
     memory_per_rank: int
     output_bytes: int
@@ -46,9 +47,12 @@ class Plan:
 
     def __str__(self) -> str:
         origin = "measured on one sample" if self.measured else "estimated; --pilot measures it on one sample"
+        in_sequence = ""
+        if self.sequential_seconds is not None:
+            in_sequence = f"; the same chain step by step, samples over ranks: about {self.sequential_seconds:.2g} s"
         faster = (
             ""
-            if self.seconds <= self.sequential_seconds
+            if self.sequential_seconds is None or self.seconds <= self.sequential_seconds
             else ('\n  step by step would be faster here: set solver.kind = "sequential", or give more ranks or a faster device')
         )
         return (
@@ -59,9 +63,7 @@ class Plan:
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
-            f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages; "
-            f"the same chain step by step, samples over ranks: "
-            f"about {self.sequential_seconds:.2g} s{faster}"
+            f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages{in_sequence}{faster}"
         )
 
 
@@ -118,10 +120,11 @@ class _Found:
         config, sampler, sweeps, groups = self.config, self.sampler, self.sweeps, ranks // on_time
         lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
         sequential = config.solver.kind == "sequential"
-        calls = in_sequence if sequential else sum(_calls(length, length, sweeps) for length in lengths)
+        calls = sum(lengths) if sequential else sum(_calls(length, length, sweeps) for length in lengths)
         on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
-        rounds = in_sequence if sequential else sum(min(sweeps, length) for length in lengths)
+        rounds = sum(lengths) if sequential else sum(min(sweeps, length) for length in lengths)
         batch, share = _batch(config, groups), -(-len(config.ids) // groups)
+        even = -(-len(config.ids) // ranks)
         message = _bytes_per_sweep(sampler, batch, on_time)
         stages = max(1, math.ceil(math.log2(on_time))) if on_time > 1 else 1
         communication = 0.0 if sequential else rounds * -(-share // batch) * network.scan(on_time, message // stages)
@@ -130,7 +133,7 @@ class _Found:
             time_ranks=on_time,
             groups=groups,
             num_samples=len(config.ids),
-            steps=in_sequence,
+            steps=sum(lengths),
             blocks=len(sampler.chain.edges) - 1,
             sweeps_per_block=sweeps,
             measured=self.pilot,
@@ -138,7 +141,7 @@ class _Found:
             calls=calls,
             seconds_per_call=self.seconds,
             seconds=self.seconds * on_rank * share + communication,
-            sequential_seconds=self.seconds * in_sequence * -(-len(config.ids) // ranks),
+            sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
             bytes_per_sweep=message,
             memory_per_rank=_memory(config, sampler, batch, on_time, self.activations),
             output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
@@ -168,6 +171,8 @@ def _expected_sweeps(config: RunConfig, sampler: Sampler) -> int:
     longest = _longest(sampler)
     if config.solver.fixed_depth:
         return min(int(config.solver.sweeps or 1), longest)
+    if isinstance(sampler.chain, Collocation):
+        return 4
     if config.solver.linear in ("auto", "reference"):
         return min(8, longest)
     theta = torch.log1p(sampler.chain.ratio**2)
@@ -188,7 +193,8 @@ def _pilot_sweeps(sampler: Sampler, sample: int) -> int:
 
 def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
     """Seconds per row of one network call, and the bytes it needed at its peak beyond what was there."""
-    x = torch.randn(rows, *sampler.event_shape, dtype=sampler.dtype)
+    fields = () if sampler.chain.reads == 1 else (sampler.chain.reads,)
+    x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
     with torch.no_grad():
         sampler.score(x[:1], t[:1])
@@ -214,6 +220,8 @@ def _bytes_per_sweep(sampler: Sampler, batch: int, on_time: int) -> int:
     """What one rank sends in a sweep: its map in every stage of a scan over a tree of ranks, and the residuals."""
     width = torch.finfo(sampler.dtype).bits // 8
     words = batch * sampler.chain.channels * _coords(sampler)
+    if isinstance(sampler.chain, Collocation):
+        return 0 if on_time == 1 else width * words * -(-sampler.chain.points // on_time)
     stages = math.ceil(math.log2(on_time)) if on_time > 1 else 0
     return stages * (width * words + 8 * (batch + 1))
 
@@ -223,6 +231,8 @@ def _memory(config: RunConfig, sampler: Sampler, batch: int, on_time: int, activ
     width = torch.finfo(sampler.dtype).bits // 8
     points, d, n, c = -(-_longest(sampler) // on_time), math.prod(sampler.event_shape), _coords(sampler), sampler.chain.channels
     arrays = 2 + (1 if sampler.chain.stochastic else 0)
+    if isinstance(sampler.chain, Collocation):  # every rank holds path and remainders of all nodes, and gathers them
+        points, arrays, d = _longest(sampler), 3, 0
     held = width * batch * points * (arrays * c * n + d)
     # while one sample of a batch retires, one array stands twice but for that sample
     retired = width * (batch - 1) * points * c * n

@@ -8,11 +8,13 @@ Integrators are written once, in (y, theta), and rescaled.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from .phase import PhaseSpace
 
 
 class Process(Protocol):
@@ -115,11 +117,37 @@ class Flow:
         return ratio / (1 + ratio)
 
 
-NAMES: dict[str, type[OU | VP | EDM | Flow]] = {"ou": OU, "vp": VP, "edm": EDM, "flow": Flow}
+@dataclass(frozen=True)
+class PSLD:
+    """What position and momentum of phase space say about x_0, in its own time tau: x_0 + ratio(tau) eps (`PhaseSpace`).
+
+    The process of networks trained in phase space: their grids, references and noise levels are those of the sufficient
+    statistic, their score has two fields.
+    """
+
+    space: PhaseSpace = field(default_factory=PhaseSpace)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self.space.ratio(t.cpu()).to(t.device)
+
+    def time(self, theta: Tensor) -> Tensor:
+        return self.space.time(torch.sqrt(torch.expm1(theta.cpu()))).to(theta.device)
+
+
+NAMES: dict[str, Callable[..., Process]] = {
+    "ou": OU,
+    "vp": VP,
+    "edm": EDM,
+    "flow": Flow,
+    "psld": lambda **parameters: PSLD(PhaseSpace(**parameters)),
+}
 
 
 def by_name(name: str, **parameters: float) -> Process:
-    """The process called `name` ("ou", "vp", "edm", "flow") with its parameters; ValueError if there is none."""
+    """The process called `name` ("ou", "vp", "edm", "flow", "psld") with its parameters; ValueError if there is none."""
     if name not in NAMES:
         raise ValueError(f"unknown process {name!r}; known are {', '.join(NAMES)}")
     return NAMES[name](**parameters)

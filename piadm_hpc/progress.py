@@ -36,7 +36,7 @@ class _LogFile(logging.FileHandler):
 
 
 class Progress:
-    """Steps of work done out of a total; silent on ranks other than the root.
+    """Work done out of a total, which may be parts of a unit; silent on ranks other than the root.
 
     `ends` is when the job meets its time limit (time.monotonic); every line is also an event of `events`.
     """
@@ -53,7 +53,7 @@ class Progress:
     ):
         self.total, self.unit, self.interval, self.enabled = total, unit, interval, enabled
         self.ends, self.events = ends, events
-        self.done, self.began, self.spoke = 0, time.monotonic(), time.monotonic()
+        self.done, self.began, self.spoke = 0.0, time.monotonic(), time.monotonic()
         self.bar = None
         # where the bar is drawn; Open MPI gives every rank a terminal for its standard output, even in a batch job
         if enabled and sys.stderr.isatty():
@@ -68,11 +68,12 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def advance(self, steps: int, note: str) -> None:
-        self.done += steps
+    def show(self, done: float, note: str) -> None:
+        """So much of the total is done, with a word about where the work is."""
         if self.bar is not None:
             self.bar.set_postfix_str(note)
-            self.bar.update(steps)
+            self.bar.update(done - self.done)
+        self.done = done
         if self.enabled and time.monotonic() - self.spoke >= self.interval:
             self.spoke = time.monotonic()
             self._speak(note)
@@ -82,14 +83,13 @@ class Progress:
         left = (self.total - self.done) / max(1e-9, rate)
         limit = None if self.ends is None else self.ends - self.spoke
         if self.events is not None:
-            self.events.write(
-                "progress", done=self.done, total=self.total, unit=self.unit, note=note, rate=rate, left=left, limit=limit
-            )
+            counts = {"done": round(self.done, 3), "total": self.total, "unit": self.unit}
+            self.events.write("progress", **counts, note=note, rate=rate, left=left, limit=limit)
         if self.bar is None:
             until = "" if limit is None else f", limit in {span(max(0, limit))}"
             logger.info(
                 "%d/%d %s  %s  %.3g %s/s  about %s left%s",
-                *(self.done, self.total, self.unit, note, rate, self.unit, span(left), until),
+                *(int(self.done), self.total, self.unit, note, rate, self.unit, span(left), until),
             )
 
 
@@ -101,7 +101,7 @@ class Summary:
     not_converged: int
     rounds: float
     calls: float
-    sequential_rounds: int
+    sequential_rounds: int | None
     sweeps: list[int]
     seconds: float
     communication: float
@@ -111,11 +111,11 @@ class Summary:
     def lines(self, tol: float) -> list[str]:
         if self.num_samples == 0:
             return ["nothing to do: every sample of this run is there already"]
-        share = 100 / max(self.seconds, 1e-9)
+        share, steps = 100 / max(self.seconds, 1e-9), self.sequential_rounds
+        in_sequence = "" if steps is None else f"; the same chain step by step: {steps} in {steps}"
         return [
             f"{self.num_samples} samples on {self.ranks}; most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})",
-            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median); the same chain step by step: "
-            f"{self.sequential_rounds} in {self.sequential_rounds}",
+            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median){in_sequence}",
             f"{self.seconds / max(1, self.num_samples):.2f} s per sample (communication {share * self.communication:.0f} %, "
             f"writing {share * self.writing:.0f} %)",
         ]

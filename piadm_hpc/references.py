@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import xarray as xr
 from torch import Tensor
 
 from .build import make_sampler
 from .config import RunConfig
+from .data.reading import open_fields
 from .layout import Coordinate
 from .models.card import RESPONSE, Model, find_model, load_model
 from .models.probing import probe_response, save_response
+from .process import PSLD
 from .reference import from_fields
 from .store.reference_file import write_arrays
 
@@ -26,6 +27,11 @@ def probe_model(
     the pilot run or the folder do not allow.
     """
     model = load_model(folder, device)
+    if isinstance(model.process, PSLD):
+        raise ValueError(
+            f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
+            "its sweeps use the Gaussian"
+        )
     pilot = make_sampler(RunConfig(model=str(folder), samples=samples, seed=seed), model, device).draw(range(samples)).x
     # pilot samples carry the noise of early stopping, as the states of any run do
     response = probe_response(
@@ -67,7 +73,7 @@ def _states(model: Model, path: Path) -> Tensor:
         raise ValueError(f"{path}: no such file")
     fields = {}
     try:
-        with xr.open_dataset(path) as dataset:
+        with open_fields(path) as dataset:
             for variable in model.layout.variables:
                 grid = {dim: model.layout.coordinates[dim].values for dim in variable.dims}
                 chosen = dataset[variable.name].sel(grid, method="nearest", tolerance=1e-3)
@@ -76,5 +82,6 @@ def _states(model: Model, path: Path) -> Tensor:
                 fields[variable.name] = stacked.transpose("all_samples", *variable.dims).values
     except (KeyError, ValueError, OSError) as error:
         wanted = ", ".join(variable.name for variable in model.layout.variables)
-        raise ValueError(f"{path}: cannot be read as fields of {model.name} ({error}); give {wanted} on its grid") from None
+        cause = error.args[0] if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: {cause}; {model.name} needs {wanted} on its own grid") from None
     return model.encode(fields)

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from .chain import Chain
+from .collocation import Collocation, Scheme
 from .comm import Communicator
 from .noise import PRIOR, Noise
 from .process import Process
 from .reference import GaussianReference, isotropic
 from .solvers.evaluate import Score
-from .solving import BlockHook, Corrector, Linear, Projection, Solution, Unfinished, solve
+from .solvers.points import Operator
+from .solvers.stopping import Watch
+from .solving import BlockHook, Corrector, Linear, Projection, Solution, Start, Unfinished, solve
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Sampler:
     without either.
     """
 
-    chain: Chain
+    chain: Scheme
     score: Score
     event_shape: tuple[int, ...]
     seed: int
@@ -38,12 +41,13 @@ class Sampler:
     corrector: Corrector | None = None
     solver: Literal["picard", "sequential"] = "picard"
     linear: Linear = "auto"
-    start: Literal["auto", "constant", "reference"] = "auto"
+    start: Start = "auto"
     tol: float | None = 1e-2
     sweeps: int | None = None
     window: int | None = None
     pipelined: bool = False
     in_flight: int | None = None
+    operator: Operator | None = None
     scale: float | Tensor = 1.0
     model_batch: int | None = None
     dtype: torch.dtype = torch.float32
@@ -61,9 +65,9 @@ class Sampler:
         return counts
 
     @property
-    def sequential_rounds(self) -> int:
-        """Network calls of a sample, corrector included, when made step by step."""
-        return sum(self.step_counts)
+    def sequential_rounds(self) -> int | None:
+        """Network calls of a sample, corrector included, when made step by step; None where there are no steps."""
+        return None if isinstance(self.chain, Collocation) else sum(self.step_counts)
 
     def prior(self, samples: Sequence[int]) -> Tensor:
         """States [samples, c, *event] at the chain's first point."""
@@ -80,10 +84,11 @@ class Sampler:
         comm: Communicator | None = None,
         on_block: BlockHook | None = None,
         begun: Unfinished | None = None,
+        watch: Watch | None = None,
     ) -> Solution:
         """Samples of the given ids, from their priors or from where they were left; collective over `comm`.
 
-        The ranks of `comm` share the time axis.
+        The ranks of `comm` share the time axis. Raises Stopped when the watch ends the work.
         """
         first = self.prior(samples)
         return solve(
@@ -101,6 +106,7 @@ class Sampler:
             window=self.window,
             pipelined=self.pipelined,
             in_flight=self.in_flight,
+            operator=self.operator,
             comm=comm,
             samples=samples,
             scale=self.scale,
@@ -109,6 +115,7 @@ class Sampler:
             corrector=self.corrector,
             on_block=on_block,
             begun=begun,
+            watch=watch,
         )
 
     def _noise(self) -> Noise:

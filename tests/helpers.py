@@ -49,11 +49,12 @@ def write_fields(path: Path, count: int = 60) -> None:
     xr.Dataset({"tas": variable}, {"time": np.arange(count), "lat": lat, "lon": lon}).to_netcdf(path)
 
 
-def make_model(folder: Path) -> Path:
-    """A Gaussian model of 8 x 16 fields in `folder`/gaussian."""
+def make_model(folder: Path, **sections: Any) -> Path:
+    """A Gaussian model of 8 x 16 fields in `folder`/gaussian, with further sections of its training record."""
     write_fields(folder / "fields.nc")
     data = {"files": ["fields.nc"], "variables": ["tas"], "scale": "global"}
     record = {"name": "gaussian", "output": str(folder / "gaussian"), "network": "none", "data": data, "reference": {"rank": 4}}
+    record |= sections
     return train(TrainConfig.model_validate(record), root=folder, report=lambda line: None)
 
 

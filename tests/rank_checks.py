@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 from problems import F64, chains, every_method, mixture, start
 
-from piadm_hpc import grid, integrators, solve
+from piadm_hpc import Noise, grid, integrators, solve
+from piadm_hpc.collocation import Collocation
 from piadm_hpc.comm import MPICommunicator, RankGrid, world
 from piadm_hpc.grid import Partition
 from piadm_hpc.process import OU
@@ -170,9 +171,27 @@ def a_failing_score_ends_every_rank_with_the_same_words(comm) -> None:
         raise AssertionError("the failure of one rank was not seen by another")
 
 
-def members_differ_between_ranks(comm) -> None:
-    from piadm_hpc import Noise
+def collocation_is_the_same_on_every_number_of_ranks(comm) -> None:
+    """To the last bit: every rank sums the same remainders in the same order. Failures reach everyone."""
+    target = mixture(PROCESS)
+    scheme = Collocation(PROCESS, target.reference(), 6.0, 1e-2, max(12, comm.size + 1))
+    x0 = target.reference().draw_state(Noise(11, 12, dtype=F64).at([0], [0, 1, 2])[0], *scheme.entry())[:, 0]
+    kwargs = {"tol": 1e-5, "reference": target.reference(), "in_flight": 2}
 
+    def one_row(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.cat([target.score(row[None], time[None]) for row, time in zip(x, t, strict=True)])
+
+    alone, shared = (solve(scheme, one_row, x0, comm=c, **kwargs) for c in (None, MPICommunicator(comm)))
+    assert torch.equal(alone.x, shared.x) and torch.equal(alone.calls, shared.calls)
+    try:
+        solve(scheme, lambda x, t: x / (comm.size - 1 - comm.rank), x0, comm=MPICommunicator(comm), **kwargs)
+    except ScoreError as error:
+        assert len(set(comm.allgather(str(error)))) == 1 and f"on rank {comm.size - 1}" in str(error)
+    else:
+        raise AssertionError("the failure of one rank was not seen by another")
+
+
+def members_differ_between_ranks(comm) -> None:
     drawn = comm.allgather(Noise(0, 4).at([0], [comm.rank]).tolist())
     assert len({str(item) for item in drawn}) == comm.size
 
@@ -188,6 +207,7 @@ CHECKS = [
     unconverged_samples_are_finished_alike,
     more_ranks_than_points_is_refused,
     a_failing_score_ends_every_rank_with_the_same_words,
+    collocation_is_the_same_on_every_number_of_ranks,
     members_differ_between_ranks,
 ]
 

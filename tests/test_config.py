@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from piadm_hpc.build import step_count
 from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig, parse_ids
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.records import ConfigError, build, read, without_none
@@ -57,7 +58,7 @@ def test_values_that_do_not_go_together_are_named_all_at_once():
         ("grid", "delta", "small", "must be a number or 'auto'"),
         ("grid", "delta", float("nan"), "must be a finite number or 'auto'"),
         ("grid", "blocks", 0, "must be positive or 'auto'"),
-        ("grid", "steps", 0, "must be at least 1"),
+        ("grid", "steps", 0, "must be positive or 'auto'"),
         ("compute", "time_ranks", 0, "must be at least 1 or 'auto'"),
         ("compute", "time_ranks", 1.5, "must be a whole number or 'auto'"),
         ("compute", "threads", "all", "must be a whole number or 'auto'"),
@@ -87,6 +88,30 @@ def test_bad_values_of_a_run(section: str, key: str, value: object, needed: str)
 )
 def test_integrators_and_budgets_that_do_not_fit(values: dict[str, dict[str, object]], message: str):
     assert message in refusal(**values)
+
+
+def test_an_ode_is_collocated_and_takes_points_for_its_tolerance():
+    sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"churn": 0.0}, solver={"tol": 1e-3})
+    assert (sde.chain.method.name, step_count(sde)) == ("gaussian", 48)
+    assert (ode.chain.method.name, step_count(ode)) == ("collocation", 24)
+    assert step_count(ode.replace(grid={"calls": 31})) == 31 and step_count(ode.replace(grid={"steps": 9})) == 9
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("solver", {"kind": "sequential"}),
+        ("solver", {"linear": "process"}),
+        ("solver", {"start": "constant"}),
+        ("solver", {"window": 8}),
+        ("solver", {"pipelined": True}),
+        ("corrector", {"enabled": True}),
+        ("grid", {"blocks": 4}),
+    ],
+)
+def test_what_belongs_to_chains_is_refused_with_collocation(section: str, values: dict[str, object]):
+    with pytest.raises(ConfigError, match=f"{section}.{next(iter(values))}: collocation solves all its points at once"):
+        build(RunConfig, {"model": "m", "chain": {"churn": 0.0}, section: values})
 
 
 def test_replace_changes_some_keys_and_checks_them():

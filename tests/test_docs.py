@@ -80,7 +80,9 @@ def test_climate_fields(tmp_path: Path) -> None:
     assert (tmp_path / "climate-fields" / "members.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(("page", "function"), [("configuration.md", "configuration"), ("cli.txt", "cli")])
+@pytest.mark.parametrize(
+    ("page", "function"), [("configuration.md", "configuration"), ("cli.txt", "cli"), ("integrators.md", "integrators")]
+)
 def test_generated_pages_are_current(page: str, function: str) -> None:
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))[function]()
     assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made, "run `make docs`"

@@ -12,7 +12,7 @@ import xarray as xr
 from helpers import RUN, STEPS, add_network, call, make_model, on_ranks, one_line, write_config
 
 import piadm_hpc
-from piadm_hpc.stopping import STOP_FILE
+from piadm_hpc.stopping import STOP_FILE, Ask
 
 NUM_SAMPLES = 20
 
@@ -167,6 +167,35 @@ def test_a_stop_file_between_blocks_loses_no_block(work: Work):
         np.testing.assert_array_equal(stopped[name].values, whole[name].values)
 
 
+@pytest.mark.parametrize(("change", "after"), [("chain.churn=0", 40), ("solver.window=4", 12), ("solver.kind=sequential", 7)])
+def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytest.MonkeyPatch, change: str, after: int):
+    """Where all points are solved at once no block's end is to be waited for: what is in flight is drawn again, nothing else."""
+    monkeypatch.setattr("piadm_hpc.making.PATIENCE", dict.fromkeys(Ask, 0.0))
+    out, one_by_one = work.folder / change, "sequential" not in change
+    in_flight = ["--set", "compute.in_flight=1"] if one_by_one else []
+    arguments = ["sample", work.config, "--only", "0-3", "--set", "output.batch=4", "--set", change, *in_flight, "--out", out]
+    one_line(call(*arguments, fault={"kind": "touch", "call": after, "file": str(out / STOP_FILE)}), 75)
+    again = call(*arguments)
+    left = int(again["out"].split(" of 4 samples to make")[0].split()[-1])
+    assert again["code"] == 0 and (0 < left < 4 if one_by_one else left == 4)
+    assert call(*arguments[:-1], work.folder / f"{change}-whole")["code"] == 0
+    np.testing.assert_array_equal(work.members(change)["tas"].values, work.members(f"{change}-whole")["tas"].values)
+
+
+def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work, monkeypatch: pytest.MonkeyPatch):
+    out, changes = work.folder / "long-block", ["--only", "0-1", "--set", "grid.blocks=3", "--tol", "1e-6"]
+    arguments = ["sample", work.config, *changes, "--out", out]
+    monkeypatch.setattr("piadm_hpc.making.PATIENCE", dict.fromkeys(Ask, 0.0))
+    whole = call(*arguments[:-1], work.folder / "no-long-block")
+    first = int(work.members("no-long-block")["sweeps"].values[:, 0].max())
+    assert whole["code"] == 0
+    one_line(call(*arguments, fault={"kind": "touch", "call": first + 1, "file": str(out / STOP_FILE)}), 75)
+    assert len(list((out / "unfinished").glob("*.h5"))) == 1
+    assert call(*arguments)["code"] == 0
+    for name in ("tas", "sweeps", "model_calls", "rounds"):
+        np.testing.assert_array_equal(work.members("long-block")[name].values, work.members("no-long-block")[name].values)
+
+
 def test_what_was_left_by_another_configuration_is_not_continued(work: Work):
     out = work.folder / "other-left"
     arguments = ["sample", work.config, "--only", "0-1", "--out", out, "--set", "grid.blocks=3"]
@@ -226,7 +255,8 @@ def test_the_same_words_in_python(work: Work):
 
 
 @pytest.mark.parametrize(
-    "integrator", ["piadm", "gaussian", "ddim", "ddpm", "dpmpp-2m", "heun", "lambda-ddim-ab2", "gddim-ab2", "rbaoab"]
+    "integrator",
+    ["piadm", "gaussian", "collocation", "ddim", "ddpm", "dpmpp-2m", "heun", "lambda-ddim-ab2", "gddim-ab2", "rbaoab"],
 )
 def test_every_chain_runs_from_a_configuration(work: Work, integrator: str):
     out = work.folder / integrator

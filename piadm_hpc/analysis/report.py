@@ -16,6 +16,7 @@ from ..build import make_sampler
 from ..config import RunConfig
 from ..models.card import Model, find_model, load_model, note_samples
 from ..models.record import VariableCard
+from ..process import PSLD
 from ..records import build, read
 from ..sampler import Sampler
 from ..store import open_run
@@ -117,6 +118,8 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 
 def _rivals(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Rivals:
     """Measure on the first `count` samples of the run; their stored fields, as states, are the run's own result."""
+    if isinstance(model.process, PSLD):
+        raise ValueError(f"--rivals: DPM-Solver++ moves the position alone, and model {model.name!r} was trained on momentum too")
     dim = str(dataset.attrs["sample_dim"])
     first = dataset.isel({dim: slice(0, count)})
     variables = model.layout.variables

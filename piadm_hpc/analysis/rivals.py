@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..collocation import Collocation
 from ..grid import log_snr
 from ..integrators import dpmpp_2m
 from ..process import Process, forward_time
@@ -39,16 +40,17 @@ class Rivals:
     """Measurements on `samples`, run in batches of them.
 
     `own_error` and `step_by_step` belong to the run's chain, `path_error` is its distance from the same chain step by
-    step. `ladder` is DPM-Solver++(2M) with more and more steps, `converged_error` that of the solution it is held
-    against. `deterministic`: whether `own_error` is measured against that solution too. `where` the rivals ran.
+    step (both None for collocation, which has no steps). `ladder` is DPM-Solver++(2M) with more and more steps,
+    `converged_error` that of the solution it is held against. `deterministic`: whether `own_error` is measured against
+    that solution too. `where` the rivals ran.
     """
 
     samples: tuple[int, ...]
     where: str
     deterministic: bool
     own_error: float
-    path_error: float
-    step_by_step: Cost
+    path_error: float | None
+    step_by_step: Cost | None
     ladder: tuple[Cost, ...]
     converged_error: float
 
@@ -65,10 +67,13 @@ def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[i
     """
     converged, rough = (_dpm(sampler, process, steps, samples)[0] for steps in (CONVERGED_STEPS, CONVERGED_STEPS // 2))
     distance = _Distance(sampler)
-    chain, step_by_step = _solve(replace(sampler, solver="sequential"), samples)
     deterministic = not sampler.chain.stochastic and sampler.corrector is None
-    path_error = distance(own, chain)
-    own_error = distance(own, converged) if deterministic else path_error
+    path_error, step_by_step = None, None
+    if not isinstance(sampler.chain, Collocation):
+        chain, cost = _solve(replace(sampler, solver="sequential"), samples)
+        path_error = distance(own, chain)
+        step_by_step = replace(cost, error=distance(chain, converged) if deterministic else 0.0)
+    own_error = distance(own, converged) if path_error is None or deterministic else path_error
     ladder: list[Cost] = []
     for steps in LADDER:
         x, cost = _dpm(sampler, process, steps, samples)
@@ -81,7 +86,7 @@ def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[i
         deterministic=deterministic,
         own_error=own_error,
         path_error=path_error,
-        step_by_step=replace(step_by_step, error=distance(chain, converged) if deterministic else 0.0),
+        step_by_step=step_by_step,
         ladder=tuple(ladder),
         # of second order: halving the step quarters the error
         converged_error=distance(rough, converged) / 3,

@@ -27,7 +27,12 @@ DESCRIPTIONS = {
 
 
 def cost_lines(
-    dataset: xr.Dataset, config: RunConfig, model: str, step_by_step: int, rivals: Rivals | None, summary: dict[str, Any] | None
+    dataset: xr.Dataset,
+    config: RunConfig,
+    model: str,
+    step_by_step: int | None,
+    rivals: Rivals | None,
+    summary: dict[str, Any] | None,
 ) -> list[str]:
     """What was run, the table of costs, what its columns mean, and where the time went."""
     lines = [_headline(dataset, config, model), ""]
@@ -61,24 +66,28 @@ def _headline(dataset: xr.Dataset, config: RunConfig, model: str) -> str:
     left = int((dataset["converged"].values == 0).sum())
     ended = f"{left} did not converge by themselves" if left else "all converged"
     return (
-        f"{counted(count, 'sample')} of {model}, seed {config.seed}: {config.chain.integrator} chain "
+        f"{counted(count, 'sample')} of {model}, seed {config.seed}: {config.chain.method.name} chain "
         f"in {counted(blocks, 'block')}, tol {config.solver.tol:g}; {ended}"
     )
 
 
 def _cost_rows(
-    dataset: xr.Dataset, config: RunConfig, step_by_step: int, rivals: Rivals | None, summary: dict[str, Any] | None
+    dataset: xr.Dataset, config: RunConfig, step_by_step: int | None, rivals: Rivals | None, summary: dict[str, Any] | None
 ) -> list[list[str]]:
     seconds = None if summary is None else summary["seconds"] / summary["num_samples"]
     error = None if rivals is None else rivals.own_error
     own = Cost(int(np.median(dataset["rounds"].values)), int(np.median(dataset["model_calls"].values)), error, seconds)
     where = "" if summary is None else f" ({summary['ranks']})"
     rows = [_row(f"this run{where}", own)]
+    by_steps = None if step_by_step is None else Cost(step_by_step, step_by_step, None, None)
+    if rivals is not None:
+        by_steps = rivals.step_by_step
+    if by_steps is not None:
+        rows.append(_row("same chain step by step", by_steps))
     if rivals is None:
-        return [*rows, _row("same chain step by step", Cost(step_by_step, step_by_step, None, None))]
+        return rows
     return [
         *rows,
-        _row("same chain step by step", rivals.step_by_step),
         _dpm_row(rivals, config.solver.tol, "within tol"),
         _dpm_row(rivals, rivals.own_error, "at this run's error"),
     ]
@@ -103,8 +112,9 @@ def _meaning(rivals: Rivals, config: RunConfig) -> list[str]:
     lines = [f"errors are RMS over pixels in standard deviations of the data, of {count}; rivals ran in {rivals.where};"]
     converged = f"converged solution from the same prior draw (itself within {rivals.converged_error:.1g})"
     if rivals.deterministic:
-        lines.append(f"the chain is deterministic: every error is the distance to DPM-Solver++(2M)'s {converged};")
-        lines.append(f"this run is within {rivals.path_error:.2g} of its chain step by step, the rest is that chain's own")
+        lines.append(f"the run is deterministic: every error is the distance to DPM-Solver++(2M)'s {converged}")
+        if rivals.path_error is not None:
+            lines.append(f"this run is within {rivals.path_error:.2g} of its chain step by step, the rest is that chain's own")
     else:
         lines.append("the chain is stochastic: its error is the distance to the same chain, same noise, step by step;")
         lines.append(f"DPM-Solver++(2M) solves the ODE instead: its error is the distance to its own {converged}")

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import xarray as xr
 from torch import Tensor
 
-from ..build import make_sampler
+from ..build import make_sampler, step_count
 from ..catalogue import find
 from ..config import RunConfig
-from ..models.base import broadcast
+from ..data.reading import open_fields
 from ..models.card import Model
 from ..records import ConfigError
 from .comparison import load_fields
@@ -66,11 +65,11 @@ def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", agai
     """
     sampler = make_sampler(config, model)
     if by == "error" and sampler.chain.stochastic:
-        raise ConfigError(f"{config.chain.integrator} is random: its samples have no converged flow to be held against; use mmd")
+        raise ConfigError(f"{config.chain.method.name} is random: its samples have no converged flow to be held against; use mmd")
     chosen = ("mmd" if sampler.chain.stochastic else "error") if by == "auto" else by
     truth = converged(config, model, range(samples) if chosen == "error" else range(samples, 3 * samples))
     measured = truth if against is None or chosen == "error" else against
-    made, best = Tuning(chosen, sampler.sequential_rounds), dict[str, Any]()
+    made, best = Tuning(chosen, sum(sampler.step_counts)), dict[str, Any]()
     made.tried.append((best, _score(config, model, samples, chosen, measured)))
     for key in _keys(config):
         for candidate in CANDIDATES[key]:
@@ -85,18 +84,19 @@ def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", agai
 def read_states(path: str | Path, model: Model) -> Tensor:
     """Fields of a file on the model's grid, in physical units, as states [n, *event]; ValueError naming the file."""
     try:
-        with xr.open_dataset(path) as real:
+        with open_fields(Path(path)) as real:
             return model.encode({one.name: load_fields(real, one) for one in model.layout.variables})
     except (ValueError, OSError, KeyError) as error:
+        cause = error.args[0] if isinstance(error, KeyError) else error
         raise ValueError(
-            f"{path}: cannot be compared with the samples: {error}; give the model's variables on its grid"
+            f"{path}: cannot be compared with the samples ({cause}); give the model's variables on its grid"
         ) from None
 
 
 def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
     """Samples of the probability flow of the integrator's space, by a second-order method with ten times the steps."""
     name = CONVERGED[config.chain.method.space]
-    steps = max(200, 10 * config.grid.steps if config.grid.calls is None else 10 * config.grid.calls)
+    steps = max(200, 10 * step_count(config) * config.chain.method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
     fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "cond": "now"}, grid=grid)
     return _draw(fine, model, ids)
@@ -106,16 +106,14 @@ def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[flo
     """Noise over signal, and |s - s_G|^2 / |s|^2 there, for states x [samples, *event] noised again; increasing in noise."""
     ends = torch.log(torch.tensor([model.delta, model.horizon], dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(x.shape, generator=generator).to(x)
-    shares = []
-    reference = model.reference.to(x.device, x.dtype)
+    noise = model.denoiser.white(x, generator).to(x)
+    shares, wiener = [], model.denoiser.without_network()
     for time in torch.exp(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)):
         t = time.expand(len(x))
-        alpha, sigma = model.process.alpha(t), model.process.sigma(t)
-        noised = broadcast(alpha, x) * x + broadcast(sigma, x) * noise
-        score, gaussian = model.score(noised, t), reference.score(model.process, noised, t)
+        noised = model.denoiser.noised(x, t, noise)
+        score, gaussian = model.score(noised, t), wiener.score(noised, t)
         left = (score - gaussian).square().sum() / score.square().sum()
-        shares.append((float(sigma[0] / alpha[0]), float(left)))
+        shares.append((float(model.process.sigma(t[0]) / model.process.alpha(t[0])), float(left)))
     return shares
 
 
@@ -137,7 +135,7 @@ def _draw(config: RunConfig, model: Model, ids: range) -> Tensor:
 
 def _keys(config: RunConfig) -> list[str]:
     """What can be tuned of this configuration, the grid first."""
-    reads = find(config.chain.integrator).reads
+    reads = find(config.chain.method.name).reads
     grid = ["grid.exponent"] if config.grid.kind == "power" else []
     return [*grid, *(key for key in CANDIDATES if key.removeprefix("chain.") in reads)]
 

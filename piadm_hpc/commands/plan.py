@@ -70,7 +70,7 @@ def _of_a_job(options: argparse.Namespace, config: RunConfig, network: Network) 
         for made in plans
     ]
     best = plans[0]
-    if best.sequential_seconds < best.seconds:
+    if best.sequential_seconds is not None and best.sequential_seconds < best.seconds:
         lines.append(f'suggestion: --set solver.kind="sequential": step by step takes about {best.sequential_seconds:.2g} s')
     else:
         lines.append(f"suggestion: --time-ranks {best.time_ranks}")

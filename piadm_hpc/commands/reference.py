@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ..records import ConfigError
@@ -29,6 +30,8 @@ def _run(options: argparse.Namespace) -> int:
                 if getattr(options, name) < least]  # fmt: skip
     if options.data is not None and options.out is None:
         mistakes.append("--data needs --out, the file to write")
+    if options.out is not None and not Path(options.out).absolute().parent.is_dir():
+        mistakes.append(f"--out {options.out}: there is no folder {Path(options.out).parent}; make it first")
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     if options.data is not None:

@@ -47,7 +47,7 @@ def read_files(
     first: xr.Dataset | None = None
     for path in paths:
         try:
-            with _open(path) as dataset:
+            with open_fields(path) as dataset:
                 chosen = _choose(dataset, variables, sample_dims, spatial_dims, select)
                 loaded = chosen.load()
             if first is not None:
@@ -83,7 +83,7 @@ def _expand(files: Sequence[str], root: Path) -> list[Path]:
     return list(found)
 
 
-def _open(path: Path) -> xr.Dataset:
+def open_fields(path: Path) -> xr.Dataset:
     """The dataset in a file, by xarray's own choice of reader, or as plain HDF5 without dimension names."""
     attempts: list[dict[str, Any]] = [{}, {"decode_times": False}, {"engine": "h5netcdf", "phony_dims": "access"}]
     causes = []
@@ -91,7 +91,7 @@ def _open(path: Path) -> xr.Dataset:
         try:
             return xr.open_dataset(path, **options)
         except (ValueError, OSError, TypeError, KeyError, ImportError) as error:
-            causes.append(str(error).splitlines()[0] if str(error) else type(error).__name__)
+            causes.append(str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__)
     raise ValueError(f"cannot be read as NetCDF, HDF5 or Zarr ({causes[0]}); a reader may be missing, see the extra 'climate'")
 
 

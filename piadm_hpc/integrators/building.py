@@ -9,7 +9,7 @@ from ..catalogue import Integrator, find
 from ..chain import Chain
 from ..grid import TimeGrid
 from ..phase import PhaseSpace
-from ..process import Process
+from ..process import PSLD, Process
 from ..reference import GaussianReference
 from .assembly import PhaseGrid, lift, phase_grid
 from .conjugate import best_lambda, euler, lambda_ddim, lambda_ddim_ab2
@@ -65,12 +65,23 @@ def build(
 ) -> Chain:
     """The chain of an integrator for a score of `process` on a grid in its time.
 
-    Those of phase space run on the same score, lifted by the sufficient statistic; `phase` are their parameters.
+    Those of phase space run on the same score, lifted by the sufficient statistic; `phase` are their parameters. A score
+    of position and momentum, process `PSLD`, takes those of phase space alone, with its own parameters.
     Raises ValueError for an unknown name (with the nearest ones), a grid that ends without noise, or a missing reference.
     """
     method = find(name)
+    require_space(method, process)
     setting = Setting(method, process, grid, reference, phase or PhaseSpace(), options or Options())
     return BUILDERS[method.builder](setting)
+
+
+def require_space(method: Integrator, process: Process) -> None:
+    """ValueError unless the integrator moves all that a score of `process` describes."""
+    if isinstance(process, PSLD) and method.space == "data":
+        raise ValueError(
+            f"{method.name} moves the position alone, and this model was trained on position and momentum: take an integrator "
+            "of phase space, for example gddim-ab2 or rbaoab (`piadm integrators` lists them)"
+        )
 
 
 def score_of(name: str, score: Score, process: Process, grid: TimeGrid, reference: GaussianReference) -> Score:
@@ -103,7 +114,11 @@ NATIVE: dict[str, Callable[[Integrator, PhaseGrid, Options], Chain]] = {
 }
 
 
-def _lifted(setting: Setting) -> Chain:
+def _in_phase(setting: Setting) -> Chain:
+    """For a score of both fields as it is, for one of the position lifted."""
+    if isinstance(setting.process, PSLD):
+        grid = PhaseGrid(setting.process.space, setting.grid.t, setting.grid.edges)
+        return NATIVE[setting.method.builder](setting.method, grid, setting.options)
     grid = phase_grid(setting.phase, setting.process, setting.grid)
     return lift(NATIVE[setting.method.builder](setting.method, grid, setting.options), setting.phase, setting.process)
 
@@ -136,5 +151,5 @@ BUILDERS: dict[str, Callable[[Setting], Chain]] = {
     "lambda_ddim": _lambda_ddim,
     "gms": lambda s: gms(s.process, s.grid, _with_reference(s)),
     "lambda_ddim_ab2": lambda s: lambda_ddim_ab2(s.process, s.grid, lam=s.options.number),
-    **dict.fromkeys(NATIVE, _lifted),
+    **dict.fromkeys(NATIVE, _in_phase),
 }

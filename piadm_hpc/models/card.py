@@ -27,6 +27,7 @@ from .base import ScoreModel
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .network import GridUNet, latitudes_from
 from .packing import pack_reference, unpack_reference
+from .phase import denoiser_kind
 from .probing import load_response
 from .record import Card, VariableCard, read_card, write_card
 
@@ -38,7 +39,8 @@ RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, s
 class Model:
     """A trained model, ready to sample from.
 
-    `score` takes states [rows, *event] and the process's own times [rows]; `reference` is in float64; `mask` [d] (or
+    `score` takes states [rows, *event] (of a network of phase space: [rows, 2, *event], position and momentum) and the
+    process's own times [rows]; `reference` is in float64; `mask` [d] (or
     None) is true where there are data; `card` is the card as a dictionary; `sha256` identifies all its numbers.
     """
 
@@ -111,10 +113,11 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
-    network = _network(path / WEIGHTS, card, coordinates).to(device) if card.network is not None else None
+    kind = denoiser_kind(process)
+    network = _network(path / WEIGHTS, card, coordinates, kind).to(device) if card.network is not None else None
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
-    denoiser = GaussianDenoiser(process, reference, network, mask)
+    denoiser = kind(process, reference, network, mask)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
         name=card.name,
@@ -205,13 +208,14 @@ def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dic
     return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], fields["mask"].astype(bool))
 
 
-def _network(path: Path, card: Card, coordinates: Mapping[str, Coordinate]) -> GridUNet:
+def _network(path: Path, card: Card, coordinates: Mapping[str, Coordinate], kind: type[GaussianDenoiser]) -> GridUNet:
     """The network with its weights; ValueError naming those that are missing, of another shape, or not finite."""
     if card.network is None:
         raise ValueError(f"{path}: the card describes no network")
     lat, lon = coordinates.values()
     count = len(card.variables)
-    network = GridUNet(2 * count, count, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+    sizes = kind.inputs * count, kind.outputs * count
+    network = GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ..config import PhaseConfig
 from ..data.gridded import DataConfig
 
 
@@ -63,9 +64,12 @@ class OptimiserConfig(_Record):
 
 
 class NoiseConfig(_Record):
-    """The process and the log-SNR levels to train at: `spread` of the draws are uniform, the rest where the remainder is."""
+    """The process and the log-SNR levels to train at: `spread` of the draws are uniform, the rest where the remainder is.
 
-    process: Literal["ou", "vp", "edm", "flow"] = "ou"
+    "psld": a network of position and momentum, for integrators of phase space alone; the section `phase` has its parameters.
+    """
+
+    process: Literal["ou", "vp", "edm", "flow", "psld"] = "ou"
     lowest: float = -10.0
     highest: float = 9.0
     spread: float = Field(default=0.2, ge=0, le=1)
@@ -88,6 +92,7 @@ class TrainConfig(_Record):
     reference: ReferenceConfig = ReferenceConfig()
     network: NetworkConfig | Literal["none"] = NetworkConfig()
     noise: NoiseConfig = NoiseConfig()
+    phase: PhaseConfig = PhaseConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     horizon: float | None = Field(default=None, gt=0)
     delta: float | None = Field(default=None, gt=0)
@@ -100,6 +105,17 @@ class TrainConfig(_Record):
         if (self.reference.basis == "spherical") != self.data.area_weights:
             raise ValueError("basis 'spherical' and data.area_weights = true go together: set both or neither")
         return self
+
+    @model_validator(mode="after")
+    def _phase_is_used(self) -> TrainConfig:
+        if self.phase != PhaseConfig() and self.noise.process != "psld":
+            raise ValueError(f"the section phase belongs to noise.process = 'psld', not {self.noise.process!r}; leave one out")
+        return self
+
+    @property
+    def process_parameters(self) -> dict[str, float]:
+        """Parameters of the noising process, as the card keeps them."""
+        return self.phase.model_dump() if self.noise.process == "psld" else {}
 
 
 def load_config(path: Path) -> TrainConfig:

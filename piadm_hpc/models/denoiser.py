@@ -8,6 +8,8 @@ denoiser is linear whatever the network says, which is what Gaussian-aware solve
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,11 @@ class GaussianDenoiser:
     [rows, variables, lat, lon], in its own precision. `mask` [*event] is true where there are data; elsewhere the result is zero.
     """
 
+    # fields per variable that the network is given and returns
+    inputs: ClassVar[int] = 2
+    outputs: ClassVar[int] = 1
+    prediction: ClassVar[str] = "x0: Wiener filter of the Gaussian reference plus c_out(t) times the network"
+
     def __init__(
         self, process: Process, reference: GaussianReference, network: nn.Module | None = None, mask: Tensor | None = None
     ):
@@ -37,6 +44,27 @@ class GaussianDenoiser:
         linear = self.reference_in(x.dtype).denoise(self.process, x, t)
         denoised = linear if self.network is None else linear + self._remainder(self.network, x, linear, t)
         return denoised if self.mask is None else denoised * self.mask
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """grad log p_t by Tweedie's formula, of the shape of x."""
+        return score_from_denoised(self.process, self(x, t), x, t)
+
+    def white(self, x0: Tensor, generator: torch.Generator) -> Tensor:
+        """White noise for states x0 [rows, *event]."""
+        return torch.randn(x0.shape, generator=generator)
+
+    def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """States x0 [rows, *event] carried to times t by `white` noise: alpha x_0 + sigma eps."""
+        return broadcast(self.process.alpha(t), x0) * x0 + broadcast(self.process.sigma(t), x0) * noise
+
+    def loss(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What training makes small: |D - x_0|^2 per entry over the Wiener error, one for a Gaussian on Gaussian data."""
+        errors = ((self(self.noised(x0, t, noise), t) - x0) ** 2).flatten(1).mean(1)
+        return (errors / self.wiener_error(t).to(errors.dtype)).mean()
+
+    def without_network(self) -> GaussianDenoiser:
+        """The same with the Wiener filter alone."""
+        return type(self)(self.process, self.reference, None, self.mask)
 
     def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor) -> Tensor:
         """c_out F: what the network adds to the Wiener filter's estimate `linear`."""
@@ -74,7 +102,7 @@ class GaussianDenoiser:
 
 
 class DenoiserScore:
-    """The score of a denoiser, by Tweedie's formula: a `ScoreModel` without gradients.
+    """The score of a denoiser: a `ScoreModel` without gradients.
 
     Where there are no data the denoiser is zero, so the score there is that of noise around zero.
     """
@@ -84,4 +112,4 @@ class DenoiserScore:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         with torch.no_grad():
-            return score_from_denoised(self.denoiser.process, self.denoiser(x, t), x, t)
+            return self.denoiser.score(x, t)

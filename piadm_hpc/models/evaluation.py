@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..process import Process
-from .base import broadcast
 from .denoiser import GaussianDenoiser
 
 
@@ -46,25 +45,20 @@ def time_of(process: Process, log_snr: Tensor) -> Tensor:
     return process.time(torch.log1p(torch.exp(-log_snr.to(torch.float64))))
 
 
-def noised(process: Process, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """alpha x_0 + sigma eps for rows at times t."""
-    return broadcast(process.alpha(t), x) * x + broadcast(process.sigma(t), x) * noise
-
-
 def denoising_table(
     denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int = 16
 ) -> DenoisingTable:
     """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(states.shape, generator=generator)
+    noise = denoiser.white(states, generator)
     scale = 1.0 if denoiser.mask is None else float(denoiser.mask.sum()) / denoiser.mask.numel()
-    wiener = GaussianDenoiser(denoiser.process, denoiser.reference, None, denoiser.mask)
+    wiener = denoiser.without_network()
     sums = torch.zeros(2, len(levels), dtype=torch.float64)
     with torch.no_grad():
         for k, level in enumerate(levels):
             for clean, white in zip(torch.split(states, batch), torch.split(noise, batch), strict=True):
                 t = time_of(denoiser.process, torch.full((len(clean),), level))
-                x = noised(denoiser.process, clean, t, white)
+                x = denoiser.noised(clean, t, white)
                 for row, model in enumerate((denoiser, wiener)):
                     sums[row, k] += ((model(x, t) - clean) ** 2).sum().to(torch.float64)
     errors = sums / states.numel() / scale

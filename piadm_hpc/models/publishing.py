@@ -22,8 +22,6 @@ from .packing import describe_reference
 from .record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
 from .statistics import data_statistics
 
-PREDICTION = "x0: Wiener filter of the Gaussian reference plus c_out(t) times the network"
-
 
 def publish(
     folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser, state: TrainingState | None
@@ -36,7 +34,7 @@ def publish(
         name=config.name,
         title=config.title,
         version=package_version(),
-        prediction=PREDICTION,
+        prediction=denoiser.prediction,
         normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
         anomaly=config.data.anomaly,
         wrap=config.data.wrap,
@@ -79,7 +77,13 @@ def _process_card(config: TrainConfig, denoiser: GaussianDenoiser) -> ProcessCar
     horizon = config.horizon or _at(denoiser.process, forgotten)
     delta = config.delta or _at(denoiser.process, 2e-4)
     trained = None if denoiser.network is None else (config.noise.lowest, config.noise.highest)
-    return ProcessCard(name=config.noise.process, horizon=horizon, delta=delta, log_snr_trained=trained)
+    return ProcessCard(
+        name=config.noise.process,
+        parameters=config.process_parameters,
+        horizon=horizon,
+        delta=delta,
+        log_snr_trained=trained,
+    )
 
 
 def _at(process: Process, theta: float) -> float:

@@ -21,9 +21,10 @@ from ..stopping import Ask, StopRequested
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .config import NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
 from .denoiser import GaussianDenoiser
-from .evaluation import denoising_table, even_levels, noised, time_of
+from .evaluation import denoising_table, even_levels, time_of
 from .fitting import fit_reference
 from .network import GridUNet, count_parameters, latitudes_from
+from .phase import denoiser_kind
 from .publishing import publish
 
 Report = Callable[[str], None]
@@ -63,7 +64,7 @@ class NoiseLevels:
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss |D - x_0|^2 per entry over the Wiener error at that level: one for a Gaussian, on Gaussian data."""
+    """A denoiser's loss at drawn noise levels."""
 
     denoiser: GaussianDenoiser
     levels: NoiseLevels
@@ -72,10 +73,7 @@ class Objective:
         """A scalar for `batch` states drawn from states [n, *event]."""
         clean = states[torch.randperm(len(states), generator=generator)[:batch]]
         t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
-        noise = torch.randn(clean.shape, generator=generator)
-        estimate = self.denoiser(noised(self.denoiser.process, clean, t, noise), t)
-        errors = ((estimate - clean) ** 2).flatten(1).mean(1)
-        return (errors / self.denoiser.wiener_error(t).to(errors.dtype)).mean()
+        return self.denoiser.loss(clean, t, self.denoiser.white(clean, generator))
 
 
 def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
@@ -90,8 +88,10 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     reference = fit_reference(data.train, data.validation, config.reference, mask=mask, latitudes=latitudes)
     counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
     report(f"{counts}; {data.excluded} left out")
-    network = None if config.network == "none" else make_network(config.network, data, config.data.wrap, config.seed)
-    denoiser = GaussianDenoiser(by_name(config.noise.process), reference, network, mask)
+    process = by_name(config.noise.process, **config.process_parameters)
+    kind = denoiser_kind(process)
+    network = None if config.network == "none" else make_network(config.network, data, config.data.wrap, config.seed, kind)
+    denoiser = kind(process, reference, network, mask)
     output = Path(config.output)
     state = None
     if network is not None:
@@ -100,13 +100,16 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     return publish(output, config, data, denoiser, state)
 
 
-def make_network(config: NetworkConfig, data: GriddedData, wrap: bool, seed: int) -> GridUNet:
-    """A network for the data's grid, with weights drawn from `seed`."""
+def make_network(
+    config: NetworkConfig, data: GriddedData, wrap: bool, seed: int, kind: type[GaussianDenoiser] = GaussianDenoiser
+) -> GridUNet:
+    """A network for the data's grid and a kind of denoiser, with weights drawn from `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         variables = len(data.variables)
         lat, lon = data.coordinates.values()
-        return GridUNet(2 * variables, variables, latitudes_from(lat.values), len(lon.values), wrap, config)
+        inputs, outputs = kind.inputs * variables, kind.outputs * variables
+        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config)
 
 
 def fit_network(

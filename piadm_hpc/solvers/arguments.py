@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..chain import Chain
+from ..collocation import Collocation, Scheme
 from ..comm import Communicator
 from ..reference import GaussianReference
 from .stopping import Picard
@@ -19,7 +20,7 @@ Corrector = Callable[[float], Chain]
 
 
 def check_arguments(
-    chain: Chain,
+    chain: Scheme,
     x0: Tensor,
     names: list[int],
     reference: GaussianReference | None,
@@ -61,6 +62,10 @@ def check_arguments(
                 momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1),
                 f"momentum must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape",
             ),
+            (
+                isinstance(chain, Collocation) and (solver != "picard" or linear != "auto"),
+                f"solver = {solver!r}, linear = {linear!r}: collocation has its own sweeps; leave picard and auto",
+            ),
             (solver == "sequential" and comm.size > 1, "the sequential solver has nothing to share: use one time rank"),
         ]
         if bad
@@ -70,16 +75,28 @@ def check_arguments(
 
 
 def check_moving(
-    chain: Chain, window: int | None, pipelined: bool, in_flight: int | None, stop: Picard, corrector: Corrector | None
+    chain: Scheme,
+    window: int | None,
+    pipelined: bool,
+    in_flight: int | None,
+    stop: Picard,
+    corrector: Corrector | None,
 ) -> None:
     """The same for open points that move, and samples in flight."""
-    moves = window is not None or pipelined
+    moves, nodes = window is not None or pipelined, isinstance(chain, Collocation)
     mistakes = [
         message
         for bad, message in [
             (window is not None and stop.tol is None, "a window moves when points meet `tol`: give a tolerance"),
             (moves and corrector is not None, "a corrector follows blocks that end one after the other: no window, no pipeline"),
-            (moves and chain.sigma is None, "points outside a window hold the denoised estimate: give alpha and sigma"),
+            (
+                nodes and (moves or corrector is not None),
+                "collocation solves all its points at once: no window, pipeline or corrector",
+            ),
+            (
+                moves and not isinstance(chain, Collocation) and chain.sigma is None,
+                "points outside a window hold the denoised estimate: give alpha and sigma",
+            ),
             (in_flight is not None and in_flight < 1, f"in_flight must be at least 1 sample, got {in_flight}"),
         ]
         if bad

@@ -78,3 +78,10 @@ class Evaluator:
             raise ScoreError(
                 f"the score is not finite for sample {samples[row]} at time t = {float(t[row]):.6g} on rank {self.rank}"
             )
+
+
+def described(error: Exception, rank: int) -> str:
+    """What to tell the other ranks of a failure on this one."""
+    if isinstance(error, ScoreError):
+        return str(error)
+    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"

@@ -10,6 +10,7 @@ k are exact whatever A is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -17,12 +18,12 @@ from torch import Tensor
 
 from ..comm import Communicator
 from ..grid import Block
-from .evaluate import ScoreError
+from .evaluate import ScoreError, described
 from .points import Front, Method, Points
 from .problem import Problem
 from .rows import Rows
 from .sequential import run_steps
-from .stopping import BlockSolution, Status, remaining_error, unsolved
+from .stopping import BlockSolution, Interrupted, Status, remaining_error, unsolved
 
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
 PATIENCE = 12  # and after which a sample near a boundary between modes is given up
@@ -34,7 +35,7 @@ def solve_block(
 ) -> BlockSolution:
     """Solve one block from coordinates `first` [samples, c, n] of its first point; collective over `comm`.
 
-    Raises ScoreError on every rank when the score fails on any.
+    Raises ScoreError on every rank when the score fails on any, and Interrupted when the watch ends it.
     """
     if len(block) < comm.size:
         raise ValueError(
@@ -61,6 +62,7 @@ class _Sweeps:
 
     def run(self) -> BlockSolution:
         while len(self.front.index):
+            self._look()
             change = self._evaluate()
             self._advance(change)
             self._update()
@@ -68,6 +70,16 @@ class _Sweeps:
         self._finish_sequentially()
         self.result.end.copy_(self.comm.bcast(self.result.end, self.comm.size - 1))
         return self.result
+
+    def _look(self) -> None:
+        """End here if the watch says so, with the samples that are done by themselves."""
+        if self.method.watch is None:
+            return
+        at_work = {*self.waiting, *self.front.index.tolist(), *(index for index, _, _ in self.given_up)}
+        done = [index for index in range(len(self.samples)) if index not in at_work]
+        if self.method.watch(len(done)):
+            found = self.result.of(done)
+            raise Interrupted(done, replace(found, end=self.comm.bcast(found.end, self.comm.size - 1)))
 
     def _new(self, index: list[int]) -> Front:
         start, age = torch.full((len(index),), self.block.start), torch.zeros(len(index), dtype=torch.long)
@@ -87,7 +99,7 @@ class _Sweeps:
         try:
             self.points.evaluate(front, names, change)
         except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
-            change[-1], message = 1.0, _describe(error, self.problem.evaluator.rank)
+            change[-1], message = 1.0, described(error, self.problem.evaluator.rank)
         self.result.calls[front.index] += front.high - front.low
         span = slice(int(front.low.min()) - start, int(front.high.max()) - start)
         told = torch.cat([change[span], change[-1:]])
@@ -203,7 +215,7 @@ class _Sweeps:
                     end = run_steps(self.problem, state[None], point, self.block.stop, [self.samples[index]])
                     self.result.end[index] = end[0]
         except Exception as error:
-            message = _describe(error, self.problem.evaluator.rank)
+            message = described(error, self.problem.evaluator.rank)
         if self.given_up:
             messages = [text for text in self.comm.gather_objects(message) if text]
             if messages:
@@ -216,9 +228,3 @@ def _width(method: Method, block: Block) -> int | None:
         return method.schedule.window
     edges = method.schedule.edges
     return max(b - a for a, b in pairwise(edges)) if len(edges) > 2 else None
-
-
-def _describe(error: Exception, rank: int) -> str:
-    if isinstance(error, ScoreError):
-        return str(error)
-    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from .problem import Problem
 from .recurrence import Recurrence
 from .rows import Rows
 from .schedule import Schedule
-from .stopping import Picard
+from .stopping import Picard, Watch
 
 Slots = slice | Tensor
 Operator = Callable[[Tensor, Sequence[int]], Tensor]
@@ -30,6 +30,7 @@ class Method:
     closed points, also gives the first path if `start` is true; otherwise that is copies of the first state.
     `in_flight` limits the samples worked on at once: one that is done makes room for the next. `operator`, from states
     [samples, c, d] of a first point and later points to states [points, samples, c, d] there, gives the first path instead.
+    `watch` may end the work between sweeps.
     """
 
     stop: Picard
@@ -39,6 +40,7 @@ class Method:
     schedule: Schedule
     in_flight: int | None
     operator: Operator | None = None
+    watch: Watch | None = None
 
 
 @dataclass

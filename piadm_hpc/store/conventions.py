@@ -46,8 +46,8 @@ PER_SAMPLE: dict[str, PerSample] = {
         "i1",
         {
             "long_name": "how the block ended",
-            "flag_values": np.arange(4, dtype="i1"),
-            "flag_meanings": "converged fixed_depth round_off_floor finished_sequentially",
+            "flag_values": np.arange(5, dtype="i1"),
+            "flag_meanings": "converged fixed_depth round_off_floor finished_sequentially not_resolved",
         },
     ),
     "sequential_steps": _count("steps of the block that were made one by one"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ from .shard import SHARDS, Shard, open_file, read_shard, scan, shard_name, write
 log = logging.getLogger(__name__)
 
 MAX_SHARDS = 500
+TOGETHER = 8  # shards of like size that a growing run merges into one, so that every sample is copied a few times only
+LARGE_BYTES = 2**30
 STALE_HOURS = 2.0
 
 
@@ -223,6 +226,28 @@ class Store:
             merged.append(group[0] if len(group) == 1 else self._merged(group))
         return merged
 
+    def compact(self, max_shards: int = MAX_SHARDS) -> None:
+        """Merge shards of like size when there are more than `max_shards`, also while other processes write further ones.
+
+        A growing run so stays a few hundred files. What holds for `merge` holds here. Raises StoreError.
+        """
+        if sum(1 for _ in (self.folder / SHARDS).glob("samples_*.h5")) <= max_shards:
+            return
+        (self.folder / INDEX).unlink(missing_ok=True)
+        shards = self._without_superfluous(scan(self.folder)[0])
+        sizes: dict[int, list[Shard]] = {}
+        for shard in shards:
+            sizes.setdefault(_tier(shard), []).append(shard)
+        tier = 0
+        while tier <= max(sizes):
+            alike = sizes.get(tier, [])
+            for start in range(0, len(alike) - TOGETHER + 1, TOGETHER):
+                group = alike[start : start + TOGETHER]
+                if sum(shard.num_bytes for shard in group) <= LARGE_BYTES:
+                    merged = self._merged(group)
+                    sizes.setdefault(_tier(merged), []).append(merged)
+            tier += 1
+
     def _without_superfluous(self, shards: list[Shard]) -> list[Shard]:
         used = {shard.name for shard in arrange(shards).shards}
         for shard in shards:
@@ -237,6 +262,11 @@ class Store:
         for shard in group:
             shard.path.unlink()
         return read_shard(path)
+
+
+def _tier(shard: Shard) -> int:
+    """Shards of one tier hold about as many samples: at least TOGETHER to its power."""
+    return int(math.log(len(shard.ids) + 0.5, TOGETHER))
 
 
 def _shown(ids: tuple[int, ...]) -> str:

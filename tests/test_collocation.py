@@ -1,0 +1,213 @@
+"""Collocation against the reference's own flow, an independent ODE solver, polynomials, and itself in other orders."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from problems import F64, mixture
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from piadm_hpc.bases import Pixelwise
+from piadm_hpc.collocation import Collocation, chebyshev_nodes
+from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
+from piadm_hpc.noise import PRIOR, Noise
+from piadm_hpc.process import EDM, OU, VP, Flow, Process
+from piadm_hpc.reference import GaussianReference
+from piadm_hpc.solving import ScoreError, Solution, Status, solve
+
+HORIZON, DELTA = 6.0, 1e-2
+
+
+def scheme(process: Process, reference: GaussianReference, points: int = 16) -> Collocation:
+    return Collocation(process, reference, HORIZON, DELTA, points)
+
+
+def prior(made: Collocation, samples: int, seed: int = 3) -> Tensor:
+    signal, spread = made.entry()
+    white = Noise(seed, len(made.reference.mean), dtype=F64).at([0], range(samples), 1, PRIOR)[0]
+    return made.reference.draw_state(white, signal, spread)[:, 0]
+
+
+def flow(target: GaussianMixture, process: Process, x0: Tensor) -> Tensor:
+    """The probability flow by an adaptive Runge-Kutta method, in log-SNR and the process's own units."""
+    made = scheme(process, target.reference())
+
+    def velocity(snr: float, flat: np.ndarray) -> np.ndarray:
+        # y = x / r with r = sqrt(alpha^2 + sigma^2) follows dy/dtheta = -(y + s_y) / 2 as theta falls
+        theta = torch.log1p(torch.exp(-torch.tensor([snr], dtype=F64)))
+        t = process.time(theta)
+        r = torch.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)
+        y = torch.from_numpy(flat).reshape(x0.shape)
+        score = r * target.score(r * y, t.expand(len(y)))
+        slope = -torch.exp(-torch.tensor(snr, dtype=F64)) / (1 + torch.exp(-torch.tensor(snr, dtype=F64)))
+        return ((-0.5 * slope) * (y + score)).reshape(-1).numpy()
+
+    ends = [torch.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2) for t in made.t[[0, -1]]]
+    first = (x0 / ends[0]).reshape(-1).numpy()
+    found = solve_ivp(velocity, made.span, first, method="DOP853", rtol=1e-11, atol=1e-12)
+    return ends[1] * torch.from_numpy(found.y[:, -1]).reshape(x0.shape)
+
+
+@pytest.mark.parametrize("process", [OU(), VP(), EDM(), Flow()], ids=lambda p: type(p).__name__)
+def test_a_gaussian_takes_one_sweep_and_is_exact(process: Process):
+    spectrum = torch.tensor([1e-3, 0.2, 1.0, 30.0], dtype=F64)
+    reference = GaussianReference(torch.arange(4, dtype=F64), Pixelwise((4,)), spectrum)
+    made = scheme(process, reference, 8)
+    x0 = prior(made, 3)
+    found = solve(made, lambda x, t: reference.score(process, x, t), x0, tol=1e-9, reference=reference)
+    ends = (made.t[:1].expand(3), made.t[-1:].expand(3))
+    assert torch.allclose(found.x, reference.flow(process, x0, *ends), rtol=1e-10, atol=1e-10)
+    assert found.rounds.tolist() == [1, 1, 1] and found.calls.tolist() == [8, 8, 8]
+
+
+@pytest.mark.parametrize("process", [OU(), EDM()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(("tol", "points"), [(1e-2, 16), (1e-4, 32), (1e-6, 24)])
+def test_the_flow_of_an_independent_solver_is_met_to_the_tolerance(process: Process, tol: float, points: int):
+    target = mixture(process)
+    made = scheme(process, target.reference(), points)
+    x0 = prior(made, 4)
+    found = solve(made, target.score, x0, tol=tol, reference=target.reference())
+    error = (found.x - flow(target, process, x0)).square().mean(-1).sqrt()
+    assert bool(found.converged.all()) and float(error.max()) < 2 * tol
+    assert bool((found.residual[:, 0] < 4 * tol).all())
+
+
+@given(st.integers(4, 40), st.integers(0, 2**32 - 1), st.floats(-8, 2), st.floats(0.1, 12))
+def test_weights_integrate_polynomials_exactly(points: int, seed: int, low: float, width: float):
+    reference = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), torch.ones(1, dtype=F64))
+    made = scheme(OU(), reference, points)
+    piece = made.piece(low, low + width)
+    coefficients = np.random.default_rng(seed).uniform(-1, 1, points)
+    polynomial = np.polynomial.Chebyshev(coefficients, domain=[low, low + width])
+    nodes = low + width * (chebyshev_nodes(points) + 1) / 2
+    ends = np.append(nodes, low + width)
+    exact = polynomial.integ(lbnd=low)(ends) / 2
+    assert np.allclose(piece.weights.numpy() @ polynomial(nodes), exact, atol=1e-10 * points)
+    # a polynomial without the highest coefficients leaves nothing in doubt, and all pieces see the same polynomial
+    short = np.polynomial.Chebyshev(coefficients[:-2], domain=[low, low + width])
+    assert np.allclose(piece.doubt.numpy() @ short(nodes), 0, atol=1e-9 * points)
+    half = low + width / 2
+    inner = low + width / 2 * (chebyshev_nodes(points) + 1) / 2
+    assert np.allclose(made.inherit(low, low + width, (low, half)).numpy() @ polynomial(nodes), polynomial(inner), atol=1e-9)
+
+
+def test_too_few_points_are_made_up_for_by_halving():
+    target = target_b(OU(), 64)
+    few, many = (Collocation(OU(), target.reference(), 8.0, 1e-3, points) for points in (6, 32))
+    x0 = prior(few, 6)
+    scale = target.reference().spectrum.sqrt()
+    kwargs = {"reference": target.reference(), "scale": scale}
+    exact = solve(many, target.score, x0, tol=1e-7, **kwargs)
+    found = solve(few, target.score, x0, tol=1e-3, **kwargs)
+    assert bool(found.converged.all())
+    error = ((found.x - exact.x) / scale).square().mean(-1).sqrt()
+    assert float(error.max()) < 4e-3
+    assert int(found.rounds.min()) > int(solve(many, target.score, x0, tol=1e-3, **kwargs).rounds.max())
+
+
+def test_batches_orders_and_samples_in_flight_do_not_change_a_sample():
+    target = target_c(OU(), 32)
+    made = Collocation(OU(), target.reference(), 8.0, 1e-3, 12)
+    x0 = prior(made, 9)
+    kwargs = {"tol": 1e-3, "reference": target.reference(), "scale": target.reference().spectrum.sqrt()}
+    whole = solve(made, target.score, x0, **kwargs)
+    few = solve(made, target.score, x0, in_flight=2, model_batch=5, **kwargs)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    mixed = solve(made, target.score, x0[order], samples=order.tolist(), **kwargs)
+    for other, rows in ((few, torch.arange(9)), (mixed, order)):
+        assert torch.allclose(other.x, whole.x[rows], atol=1e-12)
+        assert torch.equal(other.rounds, whole.rounds[rows]) and torch.equal(other.calls, whole.calls[rows])
+
+
+def test_a_full_batch_is_kept_full():
+    """Samples that are done make room at once: hardly more sweeps of the batch than the work divided by its width."""
+    target = target_c(OU(), 32)
+    made = Collocation(OU(), target.reference(), 8.0, 1e-3, 12)
+    x0, batches = prior(made, 64), [0]
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        batches[0] += 1
+        return target.score(x, t)
+
+    found = solve(made, score, x0, tol=1e-3, reference=target.reference(), in_flight=8)
+    assert int(found.rounds.max()) > int(found.rounds.min())
+    assert batches[0] <= 1.15 * float(found.rounds.sum()) / 8 + int(found.rounds.max())
+
+
+def test_a_fixed_depth_is_kept():
+    target = mixture(OU())
+    made = scheme(OU(), target.reference())
+    found = solve(made, target.score, prior(made, 2), tol=None, sweeps=3, reference=target.reference())
+    assert found.rounds.tolist() == [3, 3] and found.calls.tolist() == [48, 48]
+    assert bool((found.status == int(Status.DEPTH_REACHED)).all())
+
+
+def test_a_tolerance_below_rounding_ends_at_the_floor_and_says_so():
+    target = mixture(OU())
+    made = scheme(OU(), target.reference(), 24)
+    found = solve(made, target.score, prior(made, 2).float(), tol=1e-12, reference=target.reference())
+    assert bool((found.status == int(Status.ROUND_OFF_FLOOR)).all()) and float(found.residual.max()) < 1e-3
+
+
+def test_a_score_that_no_polynomial_resolves_is_marked():
+    target = mixture(OU())
+    made = scheme(OU(), target.reference(), 6)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        rough = torch.sin(1e6 * torch.log(t))[:, None]
+        return target.score(x, t) + rough * x / x.abs().clamp(min=1e-9)
+
+    found = solve(made, score, prior(made, 1), tol=1e-6, reference=target.reference())
+    assert found.status.tolist() == [[int(Status.NOT_RESOLVED)]] and not bool(found.converged.any())
+
+
+def test_failures_name_sample_and_time():
+    target = mixture(OU())
+    made = scheme(OU(), target.reference())
+    kwargs = {"reference": target.reference(), "samples": [7, 8]}
+    with pytest.raises(ScoreError, match="not finite for sample 7"):
+        solve(made, lambda x, t: x * math.nan, prior(made, 2), **kwargs)
+    with pytest.raises(ScoreError, match="must return the same shape"):
+        solve(made, lambda x, t: x[:, :3], prior(made, 2), **kwargs)
+    with pytest.raises(ScoreError, match="ZeroDivisionError"):
+        solve(made, lambda x, t: x * (1 // 0), prior(made, 2), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"solver": "sequential"}, "collocation has its own sweeps"),
+        ({"linear": "process"}, "collocation has its own sweeps"),
+        ({"window": 4}, "no window, pipeline or corrector"),
+        ({"pipelined": True}, "no window, pipeline or corrector"),
+    ],
+)
+def test_what_belongs_to_chains_is_refused(change: dict[str, object], words: str):
+    target = mixture(OU())
+    made = scheme(OU(), target.reference())
+    with pytest.raises(ValueError, match=words):
+        solve(made, target.score, prior(made, 1), reference=target.reference(), **change)  # type: ignore[arg-type]
+
+
+def test_a_scheme_that_cannot_be_is_refused():
+    reference = mixture(OU()).reference()
+    with pytest.raises(ValueError, match=r"must lie between.*at least 4"):
+        Collocation(OU(), reference, 1.0, 2.0, 3)
+
+
+def test_projected_states_stay_in_their_subspace():
+    target = mixture(OU())
+    made = scheme(OU(), target.reference())
+    kept = torch.ones(12, dtype=F64)
+    kept[3:5] = 0
+
+    def run() -> Solution:
+        return solve(made, target.score, prior(made, 2), reference=target.reference(), project=lambda x: x * kept)
+
+    assert bool((run().x[:, 3:5] == 0).all()) and bool((run().x[:, 5:] != 0).all())
