@@ -95,17 +95,18 @@ def make(run: Run, batches: list[Batch], costs: list[Solution]) -> float:
     """Solve and store this group's batches, adding what each cost; seconds spent writing. Raises StopRequested."""
     gaps, writing, before = _gaps(run.model), 0.0, 0
     total = sum(len(batch.ids) for batch in batches)
-    of_groups = f" of the first of {run.ranks.num_groups} groups" if run.ranks.num_groups > 1 else ""
+    # the root knows of its own group alone
+    group = f"group 1/{run.ranks.num_groups} " if run.ranks.num_groups > 1 else ""
     with Progress(
         total,
-        unit=f"samples{of_groups}",
+        unit="samples",
         interval=run.config.output.log_interval,
         enabled=run.ranks.root,
         ends=run.ends,
         events=run.events,
     ) as progress:
         for number, batch in enumerate(batches):
-            work = _Work(run, progress, batch, before, f"batch {number + 1}/{len(batches)}")
+            work = _Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
             solution = work.solve(gaps)
             costs.append(_without_states(solution))
             start = time.perf_counter()

@@ -83,8 +83,10 @@ class Progress:
         left = (self.total - self.done) / max(1e-9, rate)
         limit = None if self.ends is None else self.ends - self.spoke
         if self.events is not None:
-            counts = {"done": round(self.done, 3), "total": self.total, "unit": self.unit}
-            self.events.write("progress", **counts, note=note, rate=rate, left=left, limit=limit)
+            done = round(self.done, 3)
+            self.events.write(
+                "progress", done=done, total=self.total, unit=self.unit, note=note, rate=rate, left=left, limit=limit
+            )
         if self.bar is None:
             until = "" if limit is None else f", limit in {span(max(0, limit))}"
             logger.info(
