@@ -95,6 +95,8 @@ def start_up_list() -> list[str]:
         done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
+    if "error:" in done.stderr:  # the exit code says nothing
+        return []
     lines = (done.stdout + done.stderr).replace("srun:", "").replace("specific pmix plugin versions available:", "").splitlines()
     return [word.strip(",") for line in lines if "types are" not in line for word in line.split()]
 

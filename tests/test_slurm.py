@@ -72,31 +72,36 @@ def kill_a_node(site: Site, out: str, job: str) -> None:
     assert site.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"]).returncode == 0
 
 
-@pytest.mark.parametrize("harm", [kill_a_rank, cancel, requeue, kill_a_node], ids=lambda harm: harm.__name__)
-def test_a_disturbed_job_is_finished_by_the_same_command(site: Site, harm) -> None:
-    out = harm.__name__
-    job = site.submit(out, delay=0.1)
-    site.until_begun(out)
-    kept = {path.name: path.read_bytes() for path in site.shards(out)}
-    harm(site, out, job)
-    noticed = time.monotonic()
-    # queued again by Slurm itself, or over: noticed within a minute, without sacct
-    site.until(lambda: not {"RUNNING", "COMPLETING"} & {*site.state(out).split()}, 60, f"the end of job {job}")
-    if not site.state(out):
-        code, text = site.status(out)
-        assert time.monotonic() - noticed < 60 and code in (1, 75), text
-        assert "submit the same run again" in text
-        site.submit(out)
-    site.wait(out)
-    assert {name: (site.folder / out / "shards" / name).read_bytes() for name in kept} == kept
-    site.assert_whole(out)
+def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
+    """A killed rank, a cancelled, a requeued job, a lost node: all at once, on pairs of nodes so that only one loses its own."""
+    harms = {harm.__name__: harm for harm in (kill_a_node, kill_a_rank, cancel, requeue)}
+    places = {out: "n[3-4]" if out == "kill_a_node" else "n[1-2]" for out in harms}
+    jobs = {out: site.submit(out, "--sbatch", f"nodelist={places[out]}", delay=0.3) for out in harms}
+    kept = {}
+    for out, harm in harms.items():
+        site.until_begun(out)
+        kept[out] = {path.name: path.read_bytes() for path in site.shards(out)}
+        harm(site, out, jobs[out])
+    harmed = time.monotonic()
+    for out, job in jobs.items():
+        # queued again by Slurm itself, or over: noticed within a minute, without sacct
+        site.until(lambda out=out: not {"RUNNING", "COMPLETING"} & {*site.state(out).split()}, 60, f"the end of job {job}")
+        if not site.state(out):
+            code, text = site.status(out)
+            assert time.monotonic() - harmed < 60 and code in (1, 75), text
+            assert "submit the same run again" in text
+            site.submit(out)
+    for out in harms:
+        site.wait(out)
+        assert {name: (site.folder / out / "shards" / name).read_bytes() for name in kept[out]} == kept[out]
+        site.assert_whole(out)
 
 
 def test_fifty_kills_in_a_row(site: Site) -> None:
     """Forty-four of a serial run and six of one of two ranks, at random moments; the same command then ends it."""
     count, dice = 60, random.Random(1)
     arguments = ["sample", site.config, "--samples", count, "--out", "kills"]
-    killing = [sys.executable, Path(__file__).with_name("killing.py"), 44, 7, *arguments]
+    killing = [sys.executable, Path(__file__).with_name("killing.py"), 44, 7, site.folder / "kills" / "shards", *arguments]
     done = site.cluster.run(["srun", "-n1", "--mpi=none", *killing], more=site.environment(0.02), cwd=site.folder, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 0 < len(site.shards("kills")) < count

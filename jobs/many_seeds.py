@@ -1,7 +1,7 @@
 """One job for every seed, or for every value of any other key: four runs, two at a time, in folders of their own.
 
-python jobs/array.py
-python jobs/array.py --array solver.tol=1e-1,1e-2,1e-3
+python jobs/many_seeds.py
+python jobs/many_seeds.py --array solver.tol=1e-1,1e-2,1e-3
 piadm status seeds
 """
 
