@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,16 @@ DESCRIPTION = "Diffusion samplers that are parallel in time over MPI ranks."
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Mistakes of the user end in one message, not in a traceback."""
+    code = _run(arguments)
+    if code and under_srun():
+        # the first to leave with such a code ends the others, whose own would then be that of the signal
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if launcher_rank() and code in (FAILED, BAD_CONFIGURATION):
+            time.sleep(LINGER)  # let the first rank speak
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     from .solving import ScoreError
     from .store import StoreError
 
@@ -63,8 +74,6 @@ def _fail(error: object, code: int) -> int:
     """One message from the first rank; the others hold the same error and stay silent."""
     if not launched() or launcher_rank() == 0 or isinstance(error, NoLibraryError):
         print(f"piadm: {error}", file=sys.stderr, flush=True)
-    elif under_srun():
-        time.sleep(LINGER)  # the first to leave with an error ends the others: let the first rank speak
     return code
 
 

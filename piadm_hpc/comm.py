@@ -22,6 +22,7 @@ from .composition import Composition, Linear
 from .launcher import (
     LauncherError,
     NoLibraryError,
+    clear_leftovers,
     launched,
     launcher_size,
     nesting_problem,
@@ -230,6 +231,7 @@ def world() -> Any:
     if not _mpi().Is_initialized():
         for name, value in start_up_settings(text).items():
             os.environ.setdefault(name, value)
+        clear_leftovers()
         _mpi().Init_thread()
     comm = _mpi().COMM_WORLD
     if key and comm.size != announced:

@@ -6,7 +6,6 @@ import ctypes
 import fcntl
 import os
 import resource
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,10 +17,11 @@ import torch
 
 from .comm import library, world
 from .launcher import LOCAL_RANKS, first_number, launched, launcher_size, ranks_here
-from .slurm import seconds_left, start_up_list, this_job, warning_signal
+from .slurm import accounting, seconds_left, start_up_list, this_job, warning_signal
 
 Check = Callable[[], str]
 FEW_FILES = 1024
+NEED_MPI = ("messages", "device")  # which are not looked at when MPI fails
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,11 @@ def examine(folder: str | Path = ".") -> list[Finding]:
         ("open files", _open_files),
         ("Slurm", _slurm),
     ]
-    return [_finding(name, check) for name, check in checks]
+    found: list[Finding] = []
+    for name, check in checks:
+        if name not in NEED_MPI or all(finding.ok for finding in found if finding.name == "MPI"):
+            found.append(_finding(name, check))
+    return found
 
 
 def _finding(name: str, check: Check) -> Finding:
@@ -169,14 +173,14 @@ def _slurm() -> str:
         return "not in a job"
     left, restarts = seconds_left(), os.environ.get("SLURM_RESTART_COUNT", "0")
     limit = "no time limit" if left is None else f"{left / 60:.0f} min to the limit"
-    accounting = "sacct" if shutil.which("sacct") else "no sacct (not needed)"
     warned = warning_signal(this_job())
     if left is not None and not warned:
         raise RuntimeError(
             f"job {this_job()} has {limit} and no warning before it; submit with --signal=USR2@180 (or B:USR1@180, as in jobs/)"
         )
+    counted = "sacct answers" if accounting(this_job()) else "no sacct, nor is it needed"
     kinds = ", ".join(sorted(start_up_list())) or "unknown"
-    return f"job {this_job()}, start {int(restarts) + 1}, {limit}, {warned or 'no warning'}; srun --mpi: {kinds}; {accounting}"
+    return f"job {this_job()}, start {int(restarts) + 1}, {limit}, {warned or 'no warning'}; srun --mpi: {kinds}; {counted}"
 
 
 def _write_speed(folder: Path) -> str:

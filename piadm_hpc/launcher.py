@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
 LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+SETTLED = 10.0  # seconds after which the ranks of a start have found each other's memory
 
 
 class LauncherError(RuntimeError):
@@ -98,6 +101,31 @@ def start_up_settings(library: str) -> dict[str, str]:
     "value not properly terminated in client request", and nobody answers any more. Those of OFI are short.
     """
     return {"MPIR_CVAR_CH4_NETMOD": "ofi"} if under_srun() and "pypi.org/p/mpich" in library else {}
+
+
+def clear_leftovers(folder: Path = Path("/dev/shm"), processes: Path = Path("/proc")) -> list[Path]:
+    """Remove the shared memory of killed ranks of MPICH from this host; returns what was removed.
+
+    MPICH names it after the job and the step, which a job that is queued again has again: its ranks would find that memory,
+    and end ("Out of memory") or wait for the dead. Memory that a process has mapped, or that is new, belongs to a living run.
+    """
+    now, mine = time.time(), os.getuid()
+    old = []
+    for path in folder.glob("mpich_*"):
+        with suppress(OSError):
+            about = path.stat()
+            if about.st_uid == mine and now - about.st_ctime > SETTLED:
+                old.append(path)
+    if old:
+        mapped = set()
+        for maps in processes.glob("[0-9]*/maps"):
+            with suppress(OSError):
+                mapped |= {line.rpartition("/")[2] for line in maps.read_text().splitlines() if "/mpich_" in line}
+        old = [path for path in old if path.name not in mapped]
+    for path in old:
+        with suppress(OSError):
+            path.unlink()
+    return old
 
 
 def family_of(library: str) -> str:

@@ -80,7 +80,7 @@ class Progress:
 
     def _speak(self, note: str) -> None:
         rate = self.done / max(1e-9, self.spoke - self.began)
-        left = (self.total - self.done) / max(1e-9, rate)
+        left = (self.total - self.done) / rate if rate else None
         limit = None if self.ends is None else self.ends - self.spoke
         if self.events is not None:
             done = round(self.done, 3)
@@ -88,11 +88,9 @@ class Progress:
                 "progress", done=done, total=self.total, unit=self.unit, note=note, rate=rate, left=left, limit=limit
             )
         if self.bar is None:
-            until = "" if limit is None else f", limit in {span(max(0, limit))}"
-            logger.info(
-                "%d/%d %s  %s  %.3g %s/s  about %s left%s",
-                *(int(self.done), self.total, self.unit, note, rate, self.unit, span(left), until),
-            )
+            speed = "" if left is None else f"  {rate:.3g} {self.unit}/s  about {span(left)} left"
+            until = "" if limit is None else f"{',' if speed else ' '} limit in {span(max(0, limit))}"
+            logger.info("%d/%d %s  %s%s%s", int(self.done), self.total, self.unit, note, speed, until)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,11 @@ def warning_signal(job: str) -> str:
     return f"signal {words[0].removeprefix('Signal=')} before it" if words else ""
 
 
+def accounting(job: str) -> bool:
+    """Whether sacct answers; nothing here needs it."""
+    return _ask(["sacct", "--noheader", f"--jobs={job}"]) is not None
+
+
 def requeue(job: str) -> str:
     """Put a job back into the queue; why that was refused, empty when it was not."""
     try:

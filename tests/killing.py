@@ -1,7 +1,7 @@
 """A command that is started and killed again and again: `python tests/killing.py KILLS SEED FOLDER ARGUMENTS OF piadm`.
 
 Every start is a fork of a process in which everything is loaded: loading takes seconds, and kills should meet the run at work.
-One kill in two comes at a random moment, the other just after a file of FOLDER came or went, when most is at stake.
+One kill in two comes at a random moment, the other just after a shard came into FOLDER, whole or not, when most is at stake.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(kills: int, seed: int, folder: Path, arguments: list[str]) -> int:
             os._exit(cli.main(arguments))
         began = time.monotonic()
         if number % 2:
-            while _files(folder) == before and time.monotonic() - began < PATIENCE:
+            while not _files(folder) - before and time.monotonic() - began < PATIENCE:
                 time.sleep(0.002)
             time.sleep(dice.random() * BREATH)
         else:
@@ -47,7 +47,7 @@ def main(kills: int, seed: int, folder: Path, arguments: list[str]) -> int:
 
 
 def _files(folder: Path) -> set[str]:
-    return {path.name for path in folder.glob("*")}
+    return {path.name for path in folder.glob("samples_*")}
 
 
 if __name__ == "__main__":

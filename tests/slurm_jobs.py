@@ -68,7 +68,7 @@ class Site:
 
     def wait(self, out: str, seconds: float = 120) -> str:
         """Wait until no job works on the folder; the last words of `piadm status`. The code is asserted to be 0."""
-        self.until(lambda: self.state(out) == "", seconds, f"the job of {out}")
+        self.until(lambda: self.state(out) == "", seconds, f"the job of {out}", out)
         code, text = self.status(out)
         assert code == 0, text + self.logs(out)
         return text
@@ -81,16 +81,16 @@ class Site:
         mine = [line for line in done.stdout.splitlines() if f"/{out}/jobs/" in line]
         return " ".join(" ".join(line.split()[:2]) for line in mine)
 
-    def until(self, condition: Callable[[], Any], seconds: float, what: str) -> None:
-        """Wait for a condition. AssertionError naming `what` has not come."""
+    def until(self, condition: Callable[[], Any], seconds: float, what: str, out: str = "") -> None:
+        """Wait for a condition. AssertionError naming `what` has not come, with the logs of the jobs of `out`."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+            assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; {self.state(out)}\n{self.logs(out)}"
             time.sleep(0.2)
 
     def until_begun(self, out: str, shards: int = 1, seconds: float = 90) -> None:
         """Wait until some shards are there."""
-        self.until(lambda: len(self.shards(out)) >= shards, seconds, f"{shards} shards in {out}: {self.logs(out)}")
+        self.until(lambda: len(self.shards(out)) >= shards, seconds, f"{shards} shards in {out}", out)
 
     def shards(self, out: str) -> list[Path]:
         return sorted((self.folder / out / "shards").glob("samples_*.h5"))

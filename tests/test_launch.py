@@ -20,7 +20,7 @@ import piadm_hpc
 from piadm_hpc.config import RunConfig
 from piadm_hpc.events import EventLog, read_events
 from piadm_hpc.launch import JobRequest, batch_script, read_status
-from piadm_hpc.launcher import nesting_problem, start_up_problem
+from piadm_hpc.launcher import clear_leftovers, nesting_problem, start_up_problem
 from piadm_hpc.progress import Progress, set_up_logging
 from piadm_hpc.records import ConfigError
 from piadm_hpc.slurm import GONE, job_states, seconds, start_up_list
@@ -109,6 +109,22 @@ def test_a_library_and_a_launcher_that_do_not_belong_together(library: str, envi
 def test_a_launcher_inside_another_is_told_from_one_alone():
     assert nesting_problem([("7.0", 0, 2), ("7.0", 1, 2)]) == "" and nesting_problem([("", 0, 1), ("", 0, 1)]) == ""
     assert "a launcher was started inside another one" in nesting_problem([("7.0", 0, 2), ("7.0", 0, 2)])
+
+
+def test_the_memory_of_killed_ranks_is_removed_and_no_other(tmp_path: Path):
+    """What a living process has mapped stays, and what is new, and what is not MPI's."""
+    shm, proc = tmp_path / "shm", tmp_path / "proc"
+    (proc / "7").mkdir(parents=True)
+    shm.mkdir()
+    for name in ("mpich_shm_dead_0", "mpich_shm_alive_0", "sem.other"):
+        (shm / name).touch()
+    (proc / "7" / "maps").write_text(f"7f00-7f01 rw-s 00000000 00:1a 5 {shm}/mpich_shm_alive_0\n7f02-7f03 r--p 0 00:00 0\n")
+    assert clear_leftovers(shm, proc) == []
+    time.sleep(0.05)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("piadm_hpc.launcher.SETTLED", 0.0)
+        assert [path.name for path in clear_leftovers(shm, proc)] == ["mpich_shm_dead_0"]
+    assert sorted(path.name for path in shm.iterdir()) == ["mpich_shm_alive_0", "sem.other"]
 
 
 def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

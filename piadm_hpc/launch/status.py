@@ -135,6 +135,8 @@ def _job_line(job: JobState) -> str:
 
 def _progress_line(event: dict[str, Any]) -> str:
     said = datetime.fromisoformat(event["time"])
+    if event["left"] is None:
+        return f"{event['note']} at {event['time']}; no sample is done yet, so nobody knows how long the rest takes"
     ready = said + timedelta(seconds=float(event["left"]))
     left = max(0.0, ready.timestamp() - time.time())
     return (

@@ -206,7 +206,7 @@ class Store:
         limit = max(1, min(max_shards, most_open_files()))
         if len(arrange(shards).shards) > limit:
             # well below the limit, so that a growing run does not come here at every join
-            shards = self.merge(max(1, limit // 4))
+            shards = self._merge(shards, max(1, limit // 4))
         return write_index(self.folder, arrange(shards), layout=self.layout, attributes=self.attributes)
 
     def merge(self, max_shards: int = MAX_SHARDS) -> list[Shard]:
@@ -216,9 +216,12 @@ class Store:
         worst some samples are then present twice, and the next merge deletes what is superfluous. Whoever has the old index
         open must open the new one.
         """
+        return self._merge(scan(self.folder)[0], max_shards)
+
+    def _merge(self, found: list[Shard], max_shards: int) -> list[Shard]:
         # an index over deleted shards would read as missing values, and tell nobody
         (self.folder / INDEX).unlink(missing_ok=True)
-        shards = self._without_superfluous(scan(self.folder)[0])
+        shards = self._without_superfluous(found)
         size = -(-len(shards) // max_shards)
         merged: list[Shard] = []
         for start in range(0, len(shards), size):
