@@ -56,7 +56,7 @@ class Site:
 
     def submit(self, out: str, *more: object, delay: float = 0.0, ranks: int = 2) -> str:
         """Submit the run to a folder on two nodes at most; the number of its job."""
-        nodes = ["--nodes", min(2, ranks), "--ranks-per-node", -(-ranks // 2), "--hours", 0.05, "--grace", 30]
+        nodes = ["--nodes", min(2, ranks), "--ranks-per-node", -(-ranks // 2), "--hours", 0.3, "--grace", 60]
         done = self.piadm("submit", self.config, "--out", out, *nodes, *more, delay=delay)
         assert done.returncode == 0, done.stderr + done.stdout
         return done.stdout.split("slurm job ")[1].split(";")[0].split(",")[0]
@@ -66,7 +66,7 @@ class Site:
         done = self.piadm("status", out)
         return done.returncode, done.stdout + done.stderr
 
-    def wait(self, out: str, seconds: float = 120) -> str:
+    def wait(self, out: str, seconds: float = 300) -> str:
         """Wait until no job works on the folder; the last words of `piadm status`. The code is asserted to be 0."""
         self.until(lambda: self.state(out) == "", seconds, f"the job of {out}", out)
         code, text = self.status(out)
@@ -88,7 +88,7 @@ class Site:
             assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; {self.state(out)}\n{self.logs(out)}"
             time.sleep(0.2)
 
-    def until_begun(self, out: str, shards: int = 1, seconds: float = 90) -> None:
+    def until_begun(self, out: str, shards: int = 1, seconds: float = 200) -> None:
         """Wait until some shards are there."""
         self.until(lambda: len(self.shards(out)) >= shards, seconds, f"{shards} shards in {out}", out)
 

@@ -13,7 +13,8 @@ import pytest
 from slurm_cluster import Cluster
 from slurm_jobs import NUM_SAMPLES, PIADM, Site
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(900)
+SWEEPS = 12  # of a sample, in all blocks
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +24,24 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(site: Site) -> str:
-    """A job that asks for far less time than it needs; most of its time it waits, so other tests go on beside it."""
-    site.submit("limit", "--hours", 1 / 60, "--grace", 40, delay=0.7)
+    """A job that asks for far less time than it needs; most of its time it waits, so other tests go on beside it.
+
+    Its ranks work for about a quarter minute between their start, however long that takes on this machine, and the signal.
+    """
+    began = time.monotonic()
+    assert site.piadm("plan", site.config).returncode == 0
+    start = 2 * (time.monotonic() - began)
+    signalled = 15 + 1.5 * start
+    minutes = int(signalled // 60) + 1
+    delay = 2.5 * (signalled - start) / (NUM_SAMPLES // 2 * SWEEPS)
+    site.submit("limit", "--hours", minutes / 60, "--grace", 60 * minutes - int(signalled), delay=delay)
     return "limit"
 
 
 def test_four_ranks_on_two_nodes_and_an_array_of_four(site: Site) -> None:
     """Submitted together; both complete and equal a serial run."""
     job = site.submit("four", ranks=4)
-    arrayed = site.piadm(
-        *("submit", site.config, "--out", "array", "--samples", 2, "--array", "samples=1,2,3,4", "--hours", 0.05, "--grace", 30)
-    )
+    arrayed = site.piadm(*("submit", site.config, "--out", "array", "--samples", 2, "--array", "samples=1,2,3,4", "--hours", 0.3))
     assert arrayed.returncode == 0, arrayed.stderr
     text = site.wait("four")
     assert f"job {job}: completed" in text and f"{NUM_SAMPLES} of {NUM_SAMPLES} samples drawn" in text
@@ -124,7 +132,7 @@ def test_fifty_kills_in_a_row(site: Site) -> None:
 
 def test_a_limit_far_below_the_need_is_met_again_and_again(site: Site, limited: str) -> None:
     """Signalled, stopped at a block, queued again, for several rounds; at most one block is lost a stop."""
-    site.wait(limited, 250)
+    site.wait(limited, 600)
     stops, starts = site.events(limited, "stopped"), site.events(limited, "started")
     assert len(starts) == len(stops) + 1 >= 3 and all(stop["limit"] for stop in stops), (starts, stops)
     assert len({event["job"] for event in starts}) == 1, "the same job was queued again"

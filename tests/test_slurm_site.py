@@ -19,10 +19,10 @@ from slurm_jobs import NUM_SAMPLES, PIADM, Site
 import piadm_hpc
 from piadm_hpc.store import StoreError
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 JOBS = Path(__file__).resolve().parents[1] / "jobs"
 LIKE_THE_RUN = ["--tol", "1e-5", "--set", "grid.steps=12", "--set", "grid.blocks=3", "--set", "grid.cut=even"]
-SHORT = ["--hours", "0.05", "--grace", "30", "--cpus-per-rank", "1"]
+SHORT = ["--hours", "0.3", "--grace", "60", "--cpus-per-rank", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +58,16 @@ def test_a_chain_a_script_and_a_training_each_stopped_once(site: Site) -> None:
     signal_job(site, chain, "USR2")
     site.until_begun("plain")
     signal_job(site, script, "USR1", "--batch")
-    site.until((site.folder / ".trained.training").exists, 90, "a checkpoint")
+    site.until((site.folder / ".trained.training").exists, 300, "a checkpoint")
     signal_job(site, training, "USR2")
     text = site.wait("chain")
     assert [event["limit"] for event in site.events("chain", "stopped")] == [True]
     assert len({event["job"] for event in site.events("chain", "started")}) >= 2, text
     site.assert_whole("chain")
-    site.until((site.folder / "plain" / "samples.h5").exists, 120, "the batch script")
+    site.until((site.folder / "plain" / "samples.h5").exists, 300, "the batch script")
     assert [event["limit"] for event in site.events("plain", "stopped")] == [True]
     site.assert_whole("plain")
-    site.until((site.folder / "trained" / "card.toml").exists, 120, "the training")
+    site.until((site.folder / "trained" / "card.toml").exists, 300, "the training")
     said = "".join(path.read_text() for path in (site.folder / "trained.training").glob("jobs/*/*/*.out"))
     assert "continuing from step" in said, said
 
@@ -81,7 +81,7 @@ def start_script(site: Site, out: str) -> str:
     text = (JOBS / "sample.sbatch").read_text().replace("#SBATCH --gpus-per-task=1\n", "").replace("--mpi=pmix", "--mpi=pmi2")
     (site.folder / "sample.sbatch").write_text(text.replace("/fields", f"/{out}"))
     path = f"{Path(sys.prefix) / 'bin'}:{site.cluster.environment['PATH']}"
-    options = ["--parsable", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=3"]
+    options = ["--parsable", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=20"]
     done = site.cluster.run(
         ["sbatch", *options, "sample.sbatch"],
         more={**site.environment(0.5), "SCRATCH": str(site.folder), "PATH": path},
@@ -126,7 +126,7 @@ def test_a_folder_belongs_to_one_run_and_a_dead_job_is_noticed(site: Site) -> No
     assert by_hand.returncode == 1 and "once is being written by process" in by_hand.stderr and f"job {job}" in by_hand.stderr
     killed = time.monotonic()
     signal_job(site, job, "KILL", "--full")
-    printed, _ = waiting.communicate(timeout=90)
+    printed, _ = waiting.communicate(timeout=200)
     assert waiting.returncode == 1 and "submit the same run again" in printed, printed
     assert time.monotonic() - killed < 60
     assert site.piadm("sample", site.config, "--out", "once").returncode == 0
@@ -183,7 +183,7 @@ def test_a_disk_that_fills_up_in_the_middle(site: Site) -> None:
     assert call("sample", site.config, "--samples", 2, "--out", site.folder / "full")["code"] == 0
     limit = site.shards("whole")[0].stat().st_size // 1024 - 1
     site.submit("full", "--setup", f"ulimit -f {limit}")
-    site.until(lambda: site.state("full") == "" and site.events("full", "failed"), 90, "the full disk", "full")
+    site.until(lambda: site.state("full") == "" and site.events("full", "failed"), 200, "the full disk", "full")
     code, text = site.status("full")
     assert code == 1 and "no room for samples_" in text and "every finished shard is kept" in text, text
     assert not list((site.folder / "full").rglob("*.partial"))
