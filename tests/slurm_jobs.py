@@ -21,6 +21,7 @@ from piadm_hpc.events import read_events
 TESTS = Path(__file__).resolve().parent
 PIADM = [sys.executable, "-m", "piadm_hpc"]
 NUM_SAMPLES = 6
+SLOW, HOLD = 0.1, 1000.0
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,29 @@ class Site:
         assert call("sample", config)["code"] == 0
         return cls(cluster, folder, config)
 
-    def environment(self, delay: float = 0.0) -> dict[str, str]:
-        """Ranks that crowd on few cores, and scores that take `delay` seconds."""
+    def environment(self, delay: float | Path = 0) -> dict[str, str]:
+        """Ranks that crowd on few cores, and scores that take `delay` seconds, or as many as that file says."""
         path = os.pathsep.join([str(TESTS / "slow_scores"), str(TESTS.parent)])
         return {"PYTHONPATH": path, "PIADM_TEST_DELAY": str(delay), "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1", "OMP_NUM_THREADS": "1"}
 
-    def piadm(self, *arguments: object, delay: float = 0.0, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    def piadm(self, *arguments: object, delay: float | Path = 0, timeout: float = 200) -> subprocess.CompletedProcess[str]:
         """The command on the login node."""
         return self.cluster.run([*PIADM, *arguments], more=self.environment(delay), timeout=timeout, cwd=self.folder)
 
-    def submit(self, out: str, *more: object, delay: float = 0.0, ranks: int = 2) -> str:
+    def pace(self, out: str, delay: float) -> Path:
+        """The file that says how long a score of a run takes, from now on."""
+        path = self.folder / f"{out}.delay"
+        draft = path.with_suffix(".draft")
+        draft.write_text(str(delay))
+        os.replace(draft, path)
+        return path
+
+    def hold(self, out: str) -> None:
+        """Wait until a run has stored something, and keep it where it then is; `pace(out, 0)` lets it go."""
+        self.until_begun(out)
+        self.pace(out, HOLD)
+
+    def submit(self, out: str, *more: object, delay: float | Path = 0, ranks: int = 2) -> str:
         """Submit the run to a folder on two nodes at most; the number of its job."""
         nodes = ["--nodes", min(2, ranks), "--ranks-per-node", -(-ranks // 2), "--hours", 0.3, "--grace", 60]
         done = self.piadm("submit", self.config, "--out", out, *nodes, *more, delay=delay)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import Cluster
-from slurm_jobs import NUM_SAMPLES, PIADM, Site
+from slurm_jobs import HOLD, NUM_SAMPLES, PIADM, SLOW, Site
 
 pytestmark = pytest.mark.timeout(900)
 SWEEPS = 12  # of a sample, in all blocks
@@ -87,18 +87,21 @@ def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
     """A killed rank, a cancelled, a requeued job, a lost node: all at once, on pairs of nodes so that only one loses its own."""
     harms = {harm.__name__: harm for harm in (kill_a_node, kill_a_rank, cancel, requeue)}
     places = {out: "n[3-4]" if out == "kill_a_node" else "n[1-2]" for out in harms}
-    jobs = {out: site.submit(out, "--sbatch", f"nodelist={places[out]}", delay=0.3) for out in harms}
-    kept = {}
-    for out, harm in harms.items():
-        site.until_begun(out)
+    jobs = {out: site.submit(out, "--sbatch", f"nodelist={places[out]}", delay=site.pace(out, SLOW)) for out in harms}
+    kept: dict[str, dict[str, bytes]] = {}
+    while len(kept) < len(harms):
+        site.until(lambda: any(site.shards(out) for out in harms.keys() - kept.keys()), 200, "the next job that begins")
+        out = next(out for out in harms if out not in kept and site.shards(out))
+        site.pace(out, HOLD)
         kept[out] = {path.name: path.read_bytes() for path in site.shards(out)}
-        harm(site, out, jobs[out])
+        harms[out](site, out, jobs[out])
+        site.pace(out, 0)
     harmed = time.monotonic()
     for out, job in jobs.items():
         # queued again by Slurm itself, or over: noticed within a minute, without sacct
         site.until(lambda out=out: not {"RUNNING", "COMPLETING"} & {*site.state(out).split()}, 60, f"the end of job {job}")
-        if not site.state(out):
-            code, text = site.status(out)
+        code, text = site.status(out)
+        if code and not site.state(out):
             assert time.monotonic() - harmed < 60 and code in (1, 75), text
             assert "submit the same run again" in text
             site.submit(out)
@@ -110,10 +113,10 @@ def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
 
 def test_fifty_kills_in_a_row(site: Site) -> None:
     """Forty-four of a serial run and six of one of two ranks, at random moments; the same command then ends it."""
-    count, dice = 60, random.Random(1)
+    count, dice = 70, random.Random(1)
     arguments = ["sample", site.config, "--samples", count, "--out", "kills"]
     killing = [sys.executable, Path(__file__).with_name("killing.py"), 44, 7, site.folder / "kills" / "shards", *arguments]
-    done = site.cluster.run(["srun", "-n1", "--mpi=none", *killing], more=site.environment(0.02), cwd=site.folder, timeout=200)
+    done = site.cluster.run(["srun", "-n1", "--mpi=none", *killing], more=site.environment(0.05), cwd=site.folder, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 0 < len(site.shards("kills")) < count
     step = ["srun", "-n2", "-N2", "--mpi=pmi2", "--kill-on-bad-exit=1", *PIADM, *arguments]

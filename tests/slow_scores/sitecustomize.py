@@ -1,4 +1,7 @@
-"""On the PYTHONPATH of a test's jobs: every score takes PIADM_TEST_DELAY seconds, so that there is time to disturb a run."""
+"""On the PYTHONPATH of a test's jobs: every score takes PIADM_TEST_DELAY seconds, so that there is time to disturb a run.
+
+It may name a file instead, which is read again and again: a test can hold a run where it is, and let it go.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,18 @@ import time
 from dataclasses import replace
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-DELAY = float(os.environ.get("PIADM_TEST_DELAY", "0"))
+DELAY = os.environ.get("PIADM_TEST_DELAY", "0")
+
+
+def pause() -> None:
+    """As long as told, also when that changes meanwhile."""
+    began = time.monotonic()
+    while time.monotonic() - began < float(Path(DELAY).read_text() if "/" in DELAY else DELAY):
+        time.sleep(0.02)
 
 
 class _Slow(MetaPathFinder, Loader):
@@ -38,7 +49,7 @@ class _Slow(MetaPathFinder, Loader):
             model = loader(*arguments, **options)
 
             def score(x: Any, t: Any) -> Any:
-                time.sleep(DELAY)
+                pause()
                 return model.score(x, t)
 
             return replace(model, score=score)
@@ -46,5 +57,5 @@ class _Slow(MetaPathFinder, Loader):
         module.load_model = load_model
 
 
-if DELAY:
+if DELAY != "0":
     sys.meta_path.insert(0, _Slow())
