@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import Cluster
-from slurm_jobs import HOLD, NUM_SAMPLES, PIADM, SLOW, Site
+from slurm_jobs import NUM_SAMPLES, PIADM, Site
 
 pytestmark = pytest.mark.timeout(900)
 SWEEPS = 12  # of a sample, in all blocks
@@ -87,15 +87,14 @@ def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
     """A killed rank, a cancelled, a requeued job, a lost node: all at once, on pairs of nodes so that only one loses its own."""
     harms = {harm.__name__: harm for harm in (kill_a_node, kill_a_rank, cancel, requeue)}
     places = {out: "n[3-4]" if out == "kill_a_node" else "n[1-2]" for out in harms}
-    jobs = {out: site.submit(out, "--sbatch", f"nodelist={places[out]}", delay=site.pace(out, SLOW)) for out in harms}
+    jobs = {out: site.submit(out, "--sbatch", f"nodelist={places[out]}", delay=site.hold(out)) for out in harms}
     kept: dict[str, dict[str, bytes]] = {}
     while len(kept) < len(harms):
         site.until(lambda: any(site.shards(out) for out in harms.keys() - kept.keys()), 200, "the next job that begins")
         out = next(out for out in harms if out not in kept and site.shards(out))
-        site.pace(out, HOLD)
         kept[out] = {path.name: path.read_bytes() for path in site.shards(out)}
         harms[out](site, out, jobs[out])
-        site.pace(out, 0)
+        site.release(out)
     harmed = time.monotonic()
     for out, job in jobs.items():
         # queued again by Slurm itself, or over: noticed within a minute, without sacct

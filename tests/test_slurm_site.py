@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 from helpers import call
 from slurm_cluster import Cluster, running
-from slurm_jobs import NUM_SAMPLES, PIADM, SLOW, Site
+from slurm_jobs import NUM_SAMPLES, PIADM, Site
 
 import piadm_hpc
 from piadm_hpc.store import StoreError
@@ -51,14 +51,14 @@ def test_the_examples_that_are_numbers_alone(site: Site) -> None:
 
 def test_a_chain_a_script_and_a_training_each_stopped_once(site: Site) -> None:
     """A chain's next job goes on; a plain batch script and a training queue themselves again. All at once, to wait once."""
-    chain = site.submit("chain", "--chain", 3, delay=site.pace("chain", SLOW))
+    chain = site.submit("chain", "--chain", 3, delay=site.hold("chain"))
     script = start_script(site, "plain")
     training = start_training(site)
     for out, job, name, more in (("chain", chain, "USR2", []), ("plain", script, "USR1", ["--batch"])):
-        site.hold(out)
+        site.until_begun(out)
         signal_job(site, job, name, *more)
         time.sleep(1)
-        site.pace(out, 0)
+        site.release(out)
     site.until((site.folder / ".trained.training").exists, 300, "a checkpoint")
     signal_job(site, training, "USR2")
     text = site.wait("chain")
@@ -85,7 +85,7 @@ def start_script(site: Site, out: str) -> str:
     options = ["--parsable", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=20"]
     done = site.cluster.run(
         ["sbatch", *options, "sample.sbatch"],
-        more={**site.environment(site.pace(out, SLOW)), "SCRATCH": str(site.folder), "PATH": path},
+        more={**site.environment(site.hold(out)), "SCRATCH": str(site.folder), "PATH": path},
         cwd=site.folder,
     )
     assert done.returncode == 0, done.stderr
@@ -112,12 +112,12 @@ def test_a_folder_belongs_to_one_run_and_a_dead_job_is_noticed(site: Site) -> No
     """The second submission and a run by hand are refused; a job killed without a word ends `--wait` within a minute."""
     waiting = subprocess.Popen(
         [*PIADM, "submit", str(site.config), "--out", "once", "--mpi", "pmi2", "--ranks-per-node", "2", *SHORT, "--wait"],
-        env={**site.cluster.environment, **site.environment(site.pace("once", SLOW))},
+        env={**site.cluster.environment, **site.environment(site.hold("once"))},
         cwd=site.folder,
         stdout=subprocess.PIPE,
         text=True,
     )
-    site.hold("once")
+    site.until_begun("once")
     job = site.state("once").split()[0]
     second = site.piadm("submit", site.config, "--out", "once")
     assert second.returncode == 2 and f"once: job {job} already works on this folder; wait for it" in second.stderr

@@ -1,10 +1,12 @@
 """On the PYTHONPATH of a test's jobs: every score takes PIADM_TEST_DELAY seconds, so that there is time to disturb a run.
 
-It may name a file instead, which is read again and again: a test can hold a run where it is, and let it go.
+It may name a file instead, which is read again and again. Its one word are those seconds; a second one is the number of scores
+after which this process is held until the file says otherwise.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
@@ -18,10 +20,13 @@ from typing import Any
 DELAY = os.environ.get("PIADM_TEST_DELAY", "0")
 
 
-def pause() -> None:
-    """As long as told, also when that changes meanwhile."""
+def pause(number: int) -> None:
+    """As long as told for the score of this number, also when that changes meanwhile."""
     began = time.monotonic()
-    while time.monotonic() - began < float(Path(DELAY).read_text() if "/" in DELAY else DELAY):
+    while True:
+        seconds, _, last = (Path(DELAY).read_text() if "/" in DELAY else DELAY).partition(" ")
+        if not (last and number > int(last)) and time.monotonic() - began >= float(seconds):
+            return
         time.sleep(0.02)
 
 
@@ -46,10 +51,10 @@ class _Slow(MetaPathFinder, Loader):
         loader = module.load_model
 
         def load_model(*arguments: Any, **options: Any) -> Any:
-            model = loader(*arguments, **options)
+            model, numbers = loader(*arguments, **options), itertools.count(1)
 
             def score(x: Any, t: Any) -> Any:
-                pause()
+                pause(next(numbers))
                 return model.score(x, t)
 
             return replace(model, score=score)
