@@ -49,7 +49,7 @@ class Choice:
 
 
 CHOICES = (
-    *(Choice(one.name, one.name, {}) for one in catalogue.INTEGRATORS.values()),
+    *(Choice(one.name, one.name, {}) for one in catalogue.INTEGRATORS.values() if one.order),  # collocation takes no steps
     Choice("gaussian, ODE", "gaussian", {"churn": 0.0}),
     Choice("piadm, ODE", "piadm", {"churn": 0.0}),
     Choice("lambda-ddim, -0.25", "lambda-ddim", {"lam": -0.25}),

@@ -19,10 +19,25 @@ from pydantic_core import PydanticUndefined
 from piadm_hpc.catalogue import INTEGRATORS
 from piadm_hpc.cli import main
 from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
-from piadm_hpc.models.config import TrainConfig
+from piadm_hpc.models.config import ConformerTrainConfig, TrainConfig
 
 DOCS = Path(__file__).resolve().parent
-COMMANDS = ("", "sample", "plan", "train", "reference", "tune", "report", "check", "join", "integrators", "doctor", "init")
+COMMANDS = (
+    "",
+    "sample",
+    "plan",
+    "train",
+    "reference",
+    "tune",
+    "report",
+    "verify",
+    "check",
+    "export",
+    "join",
+    "integrators",
+    "doctor",
+    "init",
+)
 
 HEAD = """\
 # Configuration
@@ -43,6 +58,10 @@ they were, or the run is refused, naming the keys that differ.
 
 TRAIN_HEAD = """
 ## Training: `piadm train`
+"""
+
+CONFORMERS_HEAD = """
+## Training on conformers: `piadm train`, where `data.trajectories` is given
 """
 
 
@@ -93,7 +112,11 @@ def configuration() -> str:
     """The text of docs/configuration.md."""
     meanings = tomllib.loads((DOCS / "meanings.toml").read_text(encoding="utf-8"))
     run, train = table(RunConfig, meanings["run"], INDEPENDENT_KEYS), table(TrainConfig, meanings["train"])
-    return f"{HEAD}{RUN_HEAD}\n{run}{TRAIN_HEAD}\n{train}"
+    known = {key for key, _, _ in fields(ConformerTrainConfig)}
+    # what a key means is said once, unless it means something else here
+    shared = {key: meaning for key, meaning in meanings["train"].items() if key in known}
+    conformers = table(ConformerTrainConfig, shared | meanings["conformers"])
+    return f"{HEAD}{RUN_HEAD}\n{run}{TRAIN_HEAD}\n{train}{CONFORMERS_HEAD}\n{conformers}"
 
 
 def cli() -> str:

@@ -280,3 +280,11 @@ def _orthonormal_rows(rows: np.ndarray) -> np.ndarray:
     """The rows made orthonormal in order, signs kept."""
     q, r = np.linalg.qr(rows.T)
     return (q * np.sign(np.diag(r))).T
+
+
+def orthogonal(x: Tensor, directions: Tensor | None) -> Tensor:
+    """States [rows, *event] without their components along orthonormal directions [d, k]; None takes nothing away."""
+    if directions is None:
+        return x
+    flat, along = x.flatten(1), directions.to(x)
+    return (flat - (flat @ along) @ along.T).reshape(x.shape)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from . import grid as grids
 from . import integrators, plugins
-from .collocation import Collocation, Scheme
+from .bases import orthogonal
+from .collocation import Collocation, Scheme, choose
 from .config import RunConfig
 from .grid import TimeGrid
 from .integrators.conjugate import clock_of
@@ -35,11 +36,8 @@ STEPS = 48  # of a chain
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     """The run's grid points and blocks, in the model's own time."""
-    spec = config.grid
-    horizon = _theta(model, model.horizon) if spec.horizon == "auto" else float(spec.horizon)
-    delta = _theta(model, model.delta) if spec.delta == "auto" else float(spec.delta)
-    if not 0 < delta < horizon:
-        raise ConfigError(f"grid.delta = {delta:g} must lie between 0 and grid.horizon = {horizon:g}")
+    config = resolve(config, model)
+    spec, (horizon, delta) = config.grid, _range(config, model)
     if spec.kind == "piadm":
         grid = grids.piadm(model.process, horizon=horizon, delta=delta, step=spec.step, block=spec.block)
     else:
@@ -56,19 +54,42 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
     return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), int(spec.blocks))
 
 
-def step_count(config: RunConfig) -> int:
-    """Steps of a grid that is not the published one; for collocation, points."""
-    spec, method = config.grid, config.chain.method
-    if spec.calls is not None:
-        return spec.calls // method.calls
-    if spec.steps != "auto":
-        return int(spec.steps)
-    return max(8, round(8 * -math.log10(config.solver.tol))) if method.name == "collocation" else STEPS
+def resolve(config: RunConfig, model: Model) -> RunConfig:
+    """The configuration with numbers for what it leaves to the model: steps, and for collocation the points and their start.
+
+    Where the model was probed the points follow from how its flow varies; otherwise there are 8 for every digit of `tol`.
+    """
+    spec = config.grid
+    if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
+        return config
+    if config.chain.method.name != "collocation":
+        return config.replace(grid={"steps": STEPS})
+    response = make_reference(config, model).response
+    if response is None or response.smoothness is None or spec.teleport is not None:
+        return config.replace(grid={"steps": max(8, round(8 * -math.log10(config.solver.tol)))})
+    horizon, delta = _range(config, model)
+    begin, points = choose(response.smoothness, config.solver.tol, -math.log(math.expm1(horizon)), -math.log(math.expm1(delta)))
+    return config.replace(grid={"steps": points, "teleport": math.exp(-begin / 2)})
+
+
+def _range(config: RunConfig, model: Model) -> tuple[float, float]:
+    """Forward times at which a run starts and stops."""
+    spec = config.grid
+    horizon = _theta(model, model.horizon) if spec.horizon == "auto" else float(spec.horizon)
+    delta = _theta(model, model.delta) if spec.delta == "auto" else float(spec.delta)
+    if not 0 < delta < horizon:
+        raise ConfigError(f"grid.delta = {delta:g} must lie between 0 and grid.horizon = {horizon:g}")
+    if spec.teleport is not None and config.chain.method.name == "collocation":
+        horizon = min(horizon, math.log1p(spec.teleport**2))
+        if horizon <= delta:
+            raise ConfigError(f"grid.teleport = {spec.teleport:g} leaves nothing of the flow; give a larger noise over signal")
+    return horizon, delta
 
 
 def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float) -> TimeGrid:
-    """A grid with a given number of steps, or of network calls."""
-    spec, method, steps = config.grid, config.chain.method, step_count(config)
+    """A grid with a given number of steps."""
+    spec, method, calls = config.grid, config.chain.method, config.grid.calls
+    steps = int(spec.steps) if calls is None else calls // method.calls
     if spec.kind == "power":
         own = (
             grids.phase_clock(_phase(config, model)) if method.space == "phase" else grids.process_clock(clock_of(model.process))
@@ -81,7 +102,7 @@ def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float)
 def _teleported(config: RunConfig, model: Model, grid: TimeGrid) -> TimeGrid:
     """The grid without the points that the Gaussian's closed form stands for; the prior is its marginal at the first left."""
     level = config.grid.teleport
-    if level is None:
+    if level is None or config.chain.method.name == "collocation":
         return grid
     left = grid.t[model.process.sigma(grid.t) <= level * model.process.alpha(grid.t)]
     if len(left) < 2:
@@ -152,7 +173,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         config.seed,
         reference=reference,
         law=model.reference,
-        project=mask_projection(model.mask, model.event_shape, device),
+        project=_projection(model, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
         linear=solver.linear,
@@ -190,6 +211,17 @@ def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:
                 f"{on_time} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
                 f"give --time-ranks {steps} or less, {advice}"
             )
+
+
+def _projection(model: Model, device: str) -> Projection | None:
+    """To the subspace that all states of a model lie in: no rigid motions for molecules, nothing where there are no data."""
+    masked = mask_projection(model.mask, model.event_shape, device)
+    if model.constraint is None:
+        return masked
+    directions = model.constraint.to(device)
+    if masked is None:
+        return lambda states: orthogonal(states, directions)
+    return lambda states: orthogonal(masked(states), directions)
 
 
 def mask_projection(mask: Tensor | None, event_shape: tuple[int, ...], device: str) -> Projection | None:

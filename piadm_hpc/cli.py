@@ -15,12 +15,13 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .commands import BAD_CONFIGURATION, EXIT_CODES, FAILED, STOPPED
-from .commands import check, doctor, init, integrators, join, plan, reference, report, sample, status, submit, train, tune
+from .commands import check, doctor, export, init, integrators, join, plan, reference, report, sample, status, submit, train, tune
+from .commands import verify
 from .launcher import LauncherError, NoLibraryError, launched, launcher_rank, under_srun
 from .records import ConfigError, dotted
 from .stopping import StopRequested
 
-COMMANDS = (sample, submit, status, plan, train, reference, tune, report, check, join, integrators, doctor, init)
+COMMANDS = (sample, submit, status, plan, train, reference, tune, report, verify, export, check, join, integrators, doctor, init)
 LINGER = 3.0
 
 DESCRIPTION = "Diffusion samplers that are parallel in time over MPI ranks."

@@ -23,8 +23,11 @@ from torch import Tensor
 from .chain import Chain
 from .grid import TimeGrid
 from .process import Process
-from .reference import GaussianReference
+from .reference import GaussianReference, Smoothness
 
+EDGE = 1 / 16  # of the tolerance is what the range left to the Gaussian may change
+SHARE = 1 / 4  # of the tolerance is what the chosen points may leave in doubt
+FEWEST, MOST = 5, 64  # points to choose from
 DROPPED = 2  # last Chebyshev coefficients whose contribution stands for the error of the interpolation
 
 
@@ -93,14 +96,16 @@ class Collocation:
         theta = torch.log1p(torch.exp(-torch.tensor(low + (high - low) * (np.append(x, 1.0) + 1) / 2)))
         t = self.process.time(theta)
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
-        integrals = torch.from_numpy(_integrals(x)) * (high - low) / 4
-        coefficients = torch.from_numpy(np.linalg.inv(chebyshev.chebvander(x, self.points - 1)))
-        kept = torch.from_numpy(chebyshev.chebvander(x, self.points - 1))
-        kept[:, -DROPPED:] = 0
-        return Piece(
-            low, high, t[:-1], alpha, sigma, torch.sqrt(self.reference.variance(alpha, sigma).cpu()), integrals,
-            integrals @ (torch.eye(self.points, dtype=torch.float64) - kept @ coefficients),
-        )  # fmt: skip
+        root = torch.sqrt(self.reference.variance(alpha, sigma).cpu())
+        weights, doubt = (torch.from_numpy(table) * (high - low) / 4 for table in (_integrals(x), _doubt(x)))
+        return Piece(low, high, t[:-1], alpha, sigma, root, weights, doubt)
+
+    def remainder(self, piece: Piece, reference: GaussianReference, x: Tensor, score: Tensor) -> Tensor:
+        """g at the nodes of a piece from states and scores [M, d], in whitened coordinates [M, n]."""
+        root = reference.basis.expand(piece.root[:-1].to(x))
+        centred = x - piece.alpha[:-1, None].to(x) * reference.mean
+        whitened = reference.basis.analyse(score) / root + reference.basis.analyse(centred) / root**2
+        return piece.sigma[:-1, None].to(x) ** 2 * whitened
 
     def inherit(self, low: float, high: float, part: tuple[float, float]) -> Tensor:
         """From values at the nodes of low .. high to those of its polynomial at the nodes of a part, [points, points]."""
@@ -131,6 +136,36 @@ class Piece:
     doubt: Tensor
 
 
+def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple[float, int]:
+    """Log-SNR to begin at, and how many points, for an error of `tol` between log-SNRs low and high.
+
+    Before the first, what the Gaussian misses adds up to less than EDGE * tol; the points leave less than SHARE * tol in doubt,
+    in the root mean square over the samples that the smoothness was measured on.
+    """
+    nodes, half = chebyshev_nodes(len(smoothness.gram)), (smoothness.high - smoothness.low) / 2
+    lagrange = np.linalg.inv(chebyshev.chebvander(nodes, len(nodes) - 1))
+    summed = chebyshev.chebint(lagrange, lbnd=-1.0) * half / 2
+
+    def size(rows: np.ndarray) -> np.ndarray:
+        """Root mean square of sums of remainders with these weights [n, N]."""
+        return np.asarray(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, smoothness.gram.numpy(), rows), 0)))
+
+    places = np.clip((np.linspace(low, high, 512) - smoothness.low) / half - 1, -1, 1)
+    from_start = chebyshev.chebvander(places, len(nodes)) @ summed
+    from_start -= from_start[:1]
+    small = np.logical_and.accumulate(size(from_start) <= EDGE * tol)
+    first = int(small[:-1].sum()) - 1
+    begin, scale = places[first], (places[-1] - places[first]) / 2
+    for points in range(FEWEST, MOST + 1):
+        x = chebyshev_nodes(points)
+        at_nodes = chebyshev.chebvander(begin + scale * (x + 1), len(nodes) - 1) @ lagrange
+        doubt = _doubt(x) @ at_nodes * half * scale / 2
+        missed = _integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
+        if max(size(doubt).max(), size(missed).max()) <= SHARE * tol:
+            break
+    return low + (high - low) * first / (len(places) - 1), points
+
+
 def chebyshev_nodes(points: int) -> np.ndarray:
     """Zeros of the Chebyshev polynomial, increasing: no score is spent on the ends, where the remainder vanishes."""
     return -np.cos(math.pi * (np.arange(points) + 0.5) / points)
@@ -141,6 +176,14 @@ def _integrals(x: np.ndarray) -> np.ndarray:
     lagrange = np.linalg.inv(chebyshev.chebvander(x, len(x) - 1))
     summed = chebyshev.chebint(lagrange, lbnd=-1.0)
     return np.asarray(chebyshev.chebvander(np.append(x, 1.0), len(x)) @ summed)
+
+
+def _doubt(x: np.ndarray) -> np.ndarray:
+    """The share of the last Chebyshev coefficients in those integrals, [M + 1, M]."""
+    vandermonde = chebyshev.chebvander(x, len(x) - 1)
+    kept = vandermonde.copy()
+    kept[:, -DROPPED:] = 0
+    return np.asarray(_integrals(x) @ (np.eye(len(x)) - kept @ np.linalg.inv(vandermonde)))
 
 
 def _log_snr(theta: float) -> float:

@@ -71,10 +71,10 @@ class GridConfig(Record):
     Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr`, `karras` and
     `power` (distance to the end like (1 - u)^`exponent` on the integrator's own clock): `steps` steps, or as many as
     `calls` network calls allow. `teleport` leaves out the points with more noise over signal than that: the Gaussian
-    carries the sample over them. "auto" steps are 48, and for collocation 8 points for every digit of the tolerance.
-    `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks
-    for a solver without reference and makes one block otherwise. `cut` "even" makes blocks of nearly as many points each,
-    "lambda" blocks that need nearly as many sweeps each (equal Lambda).
+    carries the sample over them. "auto" steps are 48; for collocation they are points, as many as the tolerance needs (and
+    `teleport` with them) where the model was probed, and 8 for every digit of the tolerance elsewhere. `blocks` re-cuts
+    the points into that many blocks; "auto" keeps the published blocks for a solver without reference and makes one block
+    otherwise. `cut` "even" makes blocks of nearly as many points each, "lambda" blocks that need nearly as many sweeps each.
     """
 
     kind: Literal["piadm", "log-snr", "karras", "power"] = "log-snr"

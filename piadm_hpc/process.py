@@ -89,6 +89,44 @@ class VPSchedule:
 
 
 @dataclass(frozen=True)
+class Tabulated:
+    """Variance-preserving process of a discrete schedule: log-SNR at the indices 0 .. N-1, decreasing, linear between them.
+
+    t is the index, so that a network trained on whole numbers is called between them too. Raises ValueError unless the
+    log-SNR falls from index to index.
+    """
+
+    log_snr: Tensor
+
+    def __post_init__(self) -> None:
+        if self.log_snr.ndim != 1 or len(self.log_snr) < 2 or not bool((self.log_snr.diff() < 0).all()):
+            raise ValueError("a discrete schedule needs a log-SNR that falls from index to index, for at least two indices")
+
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> Tabulated:
+        """From alpha^2 at every index, as DDPM's schedules are tabulated."""
+        squared = alphas_cumprod.to(torch.float64)
+        return cls(torch.log(squared) - torch.log1p(-squared))
+
+    def _at(self, t: Tensor) -> Tensor:
+        table = self.log_snr.to(t)
+        low = t.floor().clamp(0, len(table) - 2).long()
+        return torch.lerp(table[low], table[low + 1], t - low)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.sqrt(torch.sigmoid(self._at(t)))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.sqrt(torch.sigmoid(-self._at(t)))
+
+    def time(self, theta: Tensor) -> Tensor:
+        wanted = -torch.log(torch.expm1(theta))
+        table = self.log_snr.to(theta)
+        low = (torch.searchsorted(-table, -wanted) - 1).clamp(0, len(table) - 2)
+        return low + (wanted - table[low]) / (table[low + 1] - table[low])
+
+
+@dataclass(frozen=True)
 class EDM:
     """Variance-exploding process x_t = x_0 + t eps, the one of Karras et al. 2022 (EDM): t is the noise level."""
 

@@ -12,16 +12,37 @@ from .process import Process
 
 
 @dataclass(frozen=True)
+class Smoothness:
+    """How what the Gaussian leaves over of a model's probability flow varies along the flow.
+
+    `gram` [N, N]: mean products g_i . g_j / d of the remainder at the N Chebyshev points of log-SNR `low` to `high`. Raises
+    ValueError for a range that is empty or a matrix that is not one of products.
+    """
+
+    low: float
+    high: float
+    gram: Tensor
+
+    def __post_init__(self) -> None:
+        square = self.gram.ndim == 2 and len(set(self.gram.shape)) == 1 and len(self.gram) >= 4
+        if not (
+            self.low < self.high and square and bool(torch.isfinite(self.gram).all()) and bool((self.gram.diag() >= 0).all())
+        ):
+            raise ValueError("smoothness: a range low < high and a matrix [N, N] of mean products, N at least 4, are needed")
+
+
+@dataclass(frozen=True)
 class Response:
     """How a model's denoised estimate answers a change of the state, on average: `gain` [L, num_shells] at log-SNR `snr` [L].
 
     The gain is alpha dD/dx, between 0 (the estimate stays) and 1 (it follows); a Gaussian of variance lambda has
-    lambda / (lambda + ratio^2) with ratio = sigma / alpha. Between levels it is interpolated, beyond them held.
-    Raises ValueError for levels that do not increase or gains outside [0, 1].
+    lambda / (lambda + ratio^2) with ratio = sigma / alpha. Between levels it is interpolated, beyond them held. `smoothness`
+    belongs to the same model. Raises ValueError for levels that do not increase or gains outside [0, 1].
     """
 
     snr: Tensor
     gain: Tensor
+    smoothness: Smoothness | None = None
 
     def __post_init__(self) -> None:
         sound = bool((self.snr.diff() > 0).all()) and bool(((self.gain >= 0) & (self.gain <= 1)).all())

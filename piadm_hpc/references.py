@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,15 +12,33 @@ from .build import make_sampler
 from .config import RunConfig
 from .data.reading import open_fields
 from .layout import Coordinate
-from .models.card import RESPONSE, Model, find_model, load_model
-from .models.probing import probe_response, save_response
+from .models.card import RESPONSE, Model, load_model
+from .models.probing import probe_response, probe_smoothness, save_response
+from .models.shelf import find_model
 from .process import PSLD
 from .reference import from_fields
 from .store.reference_file import write_arrays
 
+NODES = 40  # at which flows are looked at
+
+
+def probe_trained(folder: str | Path) -> None:
+    """Probe a model that has just been trained, unless it has no network or moves position and momentum."""
+    model = load_model(folder)
+    trained = model.denoiser is not None and model.denoiser.network is not None
+    if trained and not isinstance(model.process, PSLD):
+        probe_model(folder)
+
 
 def probe_model(
-    folder: str | Path, *, samples: int, probes: int, levels: int, seed: int, out: str | Path | None, device: str = "cpu"
+    folder: str | Path,
+    *,
+    samples: int = 8,
+    probes: int = 2,
+    levels: int = 24,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Probe a model at `samples` samples of a short pilot run and write its response; returns the file.
 
@@ -45,6 +64,9 @@ def probe_model(
         probes=probes,
         seed=seed,
     )
+    flow = {"chain": {"churn": 0.0}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
+    flows = make_sampler(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
+    response = replace(response, smoothness=probe_smoothness(flows, range(samples)))
     path = find_model(folder) / RESPONSE if out is None else Path(out)
     return save_response(path, response, f"mean response of {model.name}, {probes} probes at {samples} pilot samples")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .build import resolve
 from .comm import RankGrid, abort, rank_grid
 from .config import RunConfig
 from .events import EventLog
@@ -50,6 +51,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
     torch.set_num_threads(threads(config))
     with stop_signals() as signals:
         model, sampler = everywhere(ranks, lambda: load(config, ranks.time.size))
+        config = resolve(config, model)
         store = open_store(config, model, ranks, overwrite, command)
         events = EventLog(store.folder, speaks=ranks.root)
         with _failing_together(ranks, store, events):

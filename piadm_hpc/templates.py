@@ -12,12 +12,12 @@ seed = 0
 out = "run"
 
 [chain]
-integrator = "gaussian"      # piadm, gaussian, ddim, ddpm, euler-maruyama, dpmpp-2m
+integrator = "auto"          # gaussian for the SDE, collocation for the ODE; `piadm integrators` lists the others
 churn = 1.0                  # 1: reverse SDE, 0: probability-flow ODE
 
 [grid]
 kind = "log-snr"             # or karras; or piadm, the published grid (see `piadm init paper-sde`)
-steps = 48
+steps = "auto"               # 48; collocation takes 8 points for every digit of the tolerance
 blocks = "auto"              # one block, if memory allows: blocks save memory, not rounds
 
 [solver]

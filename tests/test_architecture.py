@@ -15,13 +15,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # what knows nothing of sampling: records, and what a launcher, Slurm and people say
-OUTSIDE = ("layout", "records", "templates", "launcher", "slurm", "events", "stopping")
+OUTSIDE = ("records", "templates", "launcher", "slurm", "events", "stopping")
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    (*OUTSIDE, "composition"),
+    (*OUTSIDE, "topology", "composition"),
     ("phase", "catalogue"),
-    ("process",),
+    ("process", "layout"),
     ("grid", "bases"),
     ("reference", "noise"),
     ("chain", "comm"),
@@ -44,7 +44,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE = {room for rooms in FLOORS[1 : FLOOR["sampler"] + 1] for room in rooms}
+CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {*OUTSIDE, "layout", "topology"}
 
 # who alone may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("launch", True), "matplotlib": ("analysis", False)}

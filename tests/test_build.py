@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import make_model
 
 from piadm_hpc import catalogue
-from piadm_hpc.build import make_chain, make_grid, make_sampler
+from piadm_hpc.bases import Identity
+from piadm_hpc.build import make_chain, make_grid, make_sampler, resolve
+from piadm_hpc.collocation import FEWEST, Collocation, chebyshev_nodes
 from piadm_hpc.config import RunConfig
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.records import ConfigError
+from piadm_hpc.reference import Response, Smoothness
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +75,48 @@ def test_unstable_chains_are_refused_with_a_way_out(model: Model):
     config = RunConfig(model="m", chain={"integrator": "cvv", "lam": 3.0}, grid={"calls": 8, "kind": "power"})
     with pytest.raises(ConfigError, match=r"'cvv' is unstable on this grid.*take more steps, or lam nearer to zero than 3\.0"):
         make_chain(config, model, make_grid(config, model), model.reference)
+
+
+def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model):
+    sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"churn": 0.0}, solver={"tol": 1e-3})
+    assert (sde.chain.method.name, resolve(sde, model).grid.steps) == ("gaussian", 48)
+    assert (ode.chain.method.name, resolve(ode, model).grid.steps) == ("collocation", 24)
+    for given in ({"calls": 31}, {"steps": 9}, {"kind": "piadm"}):
+        config = ode.replace(grid=given)
+        assert resolve(config, model) == config
+    assert make_grid(ode.replace(grid={"calls": 31}), model).num_steps == 31
+
+
+def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model):
+    """A remainder that is a line needs the fewest points; one that is small at high noise begins late; both are written down."""
+    low, high = scheme_of(model).span
+    x = torch.from_numpy(chebyshev_nodes(24))
+
+    def resolved(remainder: torch.Tensor, **grid: object) -> RunConfig:
+        response = Response(
+            torch.tensor([-8.0, 8.0]), torch.ones(2, 1) / 2, Smoothness(low, high, torch.outer(remainder, remainder))
+        )
+        spectrum = model.reference.spectrum[:1]
+        reference = replace(model.reference, basis=Identity(model.event_shape), spectrum=spectrum, response=response)
+        config = RunConfig(model="m", chain={"churn": 0.0}, grid=grid)
+        return resolve(config, replace(model, reference=reference))
+
+    line = resolved(0.01 * (2 + x))
+    late = resolved(torch.exp(6 * x) / 400)
+    assert line.grid.steps == FEWEST and late.grid.steps > FEWEST
+    assert line.grid.teleport == pytest.approx(math.exp(-low / 2), rel=0.1) and late.grid.teleport < line.grid.teleport / 10
+    assert resolve(late, model) == late and resolved(2 + x, teleport=3.0).grid.steps == 16
+
+
+def scheme_of(model: Model) -> Collocation:
+    made = make_sampler(RunConfig(model="m", chain={"churn": 0.0}), model).chain
+    assert isinstance(made, Collocation)
+    return made
+
+
+def test_a_teleported_flow_begins_where_it_was_told(model: Model):
+    config = RunConfig(model="m", chain={"churn": 0.0}, grid={"teleport": 3.0})
+    made = make_sampler(config, model).chain
+    assert float(made.ratio[0]) == pytest.approx(3.0) and made.num_steps == 16
+    with pytest.raises(ConfigError, match="leaves nothing of the flow"):
+        make_sampler(config.replace(grid={"teleport": 1e-6}), model)

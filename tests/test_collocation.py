@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from piadm_hpc.bases import Pixelwise
-from piadm_hpc.collocation import Collocation, chebyshev_nodes
+from piadm_hpc.collocation import Collocation, chebyshev_nodes, choose
 from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
+from piadm_hpc.models.probing import probe_smoothness
 from piadm_hpc.noise import PRIOR, Noise
 from piadm_hpc.process import EDM, OU, VP, Flow, Process
-from piadm_hpc.reference import GaussianReference
+from piadm_hpc.reference import GaussianReference, Smoothness
+from piadm_hpc.sampler import Sampler
 from piadm_hpc.solving import ScoreError, Solution, Status, solve
 
 HORIZON, DELTA = 6.0, 1e-2
@@ -211,3 +214,40 @@ def test_projected_states_stay_in_their_subspace():
         return solve(made, target.score, prior(made, 2), reference=target.reference(), project=lambda x: x * kept)
 
     assert bool((run().x[:, 3:5] == 0).all()) and bool((run().x[:, 5:] != 0).all())
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-3])
+def test_chosen_points_solve_other_samples_to_the_tolerance(tol: float):
+    """The smoothness of four flows chooses points and start for twelve others, which need few pieces and no others."""
+    process = OU()
+    target = target_b(process, 64)
+    reference = target.reference()
+    sampler = Sampler(
+        scheme(process, reference, 40), target, (64,), 0, reference=reference, solver="picard", tol=1e-4, dtype=F64,
+        scale=torch.sqrt(reference.spectrum),
+    )  # fmt: skip
+    known = probe_smoothness(sampler, range(4))
+    low, high = sampler.chain.span
+    begin, points = choose(known, tol, low, high)
+    assert low <= begin < 0 and points < -8 * math.log10(tol)
+    made = Collocation(process, reference, math.log1p(math.exp(-begin)), DELTA, points)
+    found = replace(sampler, chain=made, tol=tol).draw(range(4, 16))
+    truth = replace(sampler, tol=1e-8).draw(range(4, 16))
+    assert float(error(found.x, truth.x, reference).max()) <= 1.5 * tol
+    # fewer points leave more in doubt than the tolerance allows: their samples are cut in pieces
+    fewer = replace(sampler, chain=replace(made, points=points // 2), tol=tol).draw(range(4, 16))
+    assert float(fewer.rounds.float().mean()) > float(found.rounds.float().mean()) + 1
+
+
+def error(x: Tensor, truth: Tensor, reference: GaussianReference) -> Tensor:
+    return ((x - truth) / torch.sqrt(reference.spectrum)).square().mean(1).sqrt()
+
+
+@given(st.integers(4, 24), st.integers(0, 2**31))
+def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int):
+    """The chosen start and points depend on sizes alone, and tighter tolerances never take fewer points or start later."""
+    rows = torch.randn(3, nodes, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    known = Smoothness(-8.0, 7.0, rows.T @ rows / 3)
+    loose, tight = (choose(known, tol, -8.0, 7.0) for tol in (1e-1, 1e-3))
+    assert tight[0] <= loose[0] and -8.0 <= loose[0] < 7.0
+    assert tight[1] >= loose[1] and choose(replace(known, gram=known.gram * 100), 1.0, -8.0, 7.0) == loose

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from piadm_hpc.build import step_count
 from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig, parse_ids
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.records import ConfigError, build, read, without_none
@@ -88,13 +87,6 @@ def test_bad_values_of_a_run(section: str, key: str, value: object, needed: str)
 )
 def test_integrators_and_budgets_that_do_not_fit(values: dict[str, dict[str, object]], message: str):
     assert message in refusal(**values)
-
-
-def test_an_ode_is_collocated_and_takes_points_for_its_tolerance():
-    sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"churn": 0.0}, solver={"tol": 1e-3})
-    assert (sde.chain.method.name, step_count(sde)) == ("gaussian", 48)
-    assert (ode.chain.method.name, step_count(ode)) == ("collocation", 24)
-    assert step_count(ode.replace(grid={"calls": 31})) == 31 and step_count(ode.replace(grid={"steps": 9})) == 9
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from launching import launch
 
-from piadm_hpc.records import read
 from piadm_hpc.templates import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,7 +120,8 @@ def test_python_examples_are_python_and_name_what_there_is() -> None:
 
 def test_configurations_in_the_texts_and_templates_are_valid() -> None:
     from piadm_hpc.config import RunConfig
-    from piadm_hpc.models.config import TrainConfig
+    from piadm_hpc.models.adapter_config import AdapterConfig
+    from piadm_hpc.models.config import ConformerTrainConfig, TrainConfig, load_config
     from piadm_hpc.records import build
 
     blocks = [
@@ -129,9 +129,10 @@ def test_configurations_in_the_texts_and_templates_are_valid() -> None:
     ]
     for block in [*blocks, *KINDS.values()]:
         values = tomllib.loads(block)
-        build(TrainConfig if "data" in values else RunConfig, values, block)
+        trained = ConformerTrainConfig if "trajectories" in values.get("data", {}) else TrainConfig
+        build(trained if "data" in values else AdapterConfig if "channels" in values else RunConfig, values, block)
     for recipe in (ROOT / "datasets").glob("*.toml"):
-        read(TrainConfig, recipe)
+        load_config(recipe)
 
 
 def test_functions_named_in_the_method_map_exist() -> None:

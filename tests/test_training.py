@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 import xarray as xr
+from helpers import call
 from safetensors.torch import load_file
 
 from piadm_hpc.bases import EOF
@@ -61,6 +63,17 @@ def folder(tmp_path: Path) -> Path:
 
 def quiet(line: str) -> None:
     """Progress that nobody reads."""
+
+
+def test_the_command_probes_what_it_trained(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    config = make_config(folder / "small", optimiser={"steps": 2, "validate_every": 2})
+    (folder / "train.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    monkeypatch.chdir(folder)
+    for name, more in (("plain", ["--no-probe"]), ("probed", [])):
+        assert call("train", "train.toml", "--set", f"output={name}", *more)["code"] == 0
+        response = load_model(folder / name).reference.response
+        assert (response is None) == (name == "plain")
+    assert response is not None and response.gain.shape == (24, load_model(folder / "probed").reference.basis.num_shells)
 
 
 def test_training_beats_the_gaussian_and_is_published(folder: Path):
@@ -222,13 +235,13 @@ def test_zonal_power_adds_up_to_the_mean_square():
 
 def test_configurations_list_all_their_mistakes(tmp_path: Path):
     path = tmp_path / "train.toml"
-    with pytest.raises(ValueError, match="no such training configuration"):
+    with pytest.raises(ValueError, match="No such file"):
         load_config(path)
     path.write_text('name = "x"\noutput = "y"\ncolour = 1\n[data]\nfiles = []\nvariables = ["a"]\n[optimiser]\nrate = -1\n')
     with pytest.raises(ValueError, match=r"(?s)data\.files: .*optimiser\.rate: .*colour: "):
         load_config(path)
     path.write_text("name = ")
-    with pytest.raises(ValueError, match="not valid TOML"):
+    with pytest.raises(ValueError, match="not a TOML file"):
         load_config(path)
 
 

@@ -115,7 +115,9 @@ def test_a_shrinking_change_predicts_what_is_left():
     change, before = torch.tensor([1e-3, 1e-3, 1e-3]), torch.tensor([1e-2, 1.2e-3, float("inf")])
     left = remaining_error(change, before)
     assert torch.allclose(left, torch.tensor([1e-3 / 9, 1e-3, 1e-3]))
-    assert Picard(2.5e-4).met(change, before).tolist() == [True, False, False]
+    # a quarter of the tolerance may be left on the strength of a prediction
+    assert Picard(4.6e-4).met(change, before).tolist() == [True, False, False]
+    assert Picard(4.4e-4).met(change, before).tolist() == [False, False, False]
     assert Picard(1e-4).met(change, before).tolist() == [False, False, False]  # larger than anything to be believed
 
 

@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 
 from ..layout import Coordinate, Variable
-from ..models.card import CARD, STATISTICS, find_model
+from ..models.card import STATISTICS
 from ..models.record import VariableCard, read_card
+from ..models.shelf import CARD, find_model
 from ..store.reference_file import read_arrays
 from .scores import (
     Ensemble,

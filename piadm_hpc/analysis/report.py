@@ -14,8 +14,9 @@ import xarray as xr
 
 from ..build import make_sampler
 from ..config import RunConfig
-from ..models.card import Model, find_model, load_model, note_samples
+from ..models.card import Model, load_model, note_samples
 from ..models.record import VariableCard
+from ..models.shelf import find_model
 from ..process import PSLD
 from ..records import build, read
 from ..sampler import Sampler
@@ -163,6 +164,8 @@ def _spectra(comparison: Comparison) -> dict[str, list[float]]:
 
 def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison]) -> list[str]:
     """Draw one figure per variable; what was written, or why not."""
+    if model.layout.topology is not None:
+        return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
     by_name = {c.variable.name: c for c in compared}
     written = []
     try:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..build import make_sampler, step_count
+from ..build import make_grid, make_sampler
 from ..catalogue import find
 from ..config import RunConfig
 from ..data.reading import open_fields
@@ -96,7 +96,7 @@ def read_states(path: str | Path, model: Model) -> Tensor:
 def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
     """Samples of the probability flow of the integrator's space, by a second-order method with ten times the steps."""
     name = CONVERGED[config.chain.method.space]
-    steps = max(200, 10 * step_count(config) * config.chain.method.calls)
+    steps = max(200, 10 * make_grid(config, model).num_steps * config.chain.method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
     fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "cond": "now"}, grid=grid)
     return _draw(fine, model, ids)
@@ -106,11 +106,11 @@ def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[flo
     """Noise over signal, and |s - s_G|^2 / |s|^2 there, for states x [samples, *event] noised again; increasing in noise."""
     ends = torch.log(torch.tensor([model.delta, model.horizon], dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
-    noise = model.denoiser.white(x, generator).to(x)
-    shares, wiener = [], model.denoiser.without_network()
+    wiener = model.wiener()
+    noise, shares = wiener.white(x, generator).to(x), []
     for time in torch.exp(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)):
         t = time.expand(len(x))
-        noised = model.denoiser.noised(x, t, noise)
+        noised = wiener.noised(x, t, noise)
         score, gaussian = model.score(noised, t), wiener.score(noised, t)
         left = (score - gaussian).square().sum() / score.square().sum()
         shares.append((float(model.process.sigma(t[0]) / model.process.alpha(t[0])), float(left)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import RunConfig, parse_ids
-from ..records import ConfigError, build, override, read
+from ..records import ConfigError, build, override
 from . import DONE, FAILED
 from .options import add_run_options, described_run
 from .status import show
@@ -82,11 +82,11 @@ def _send(configs: list[RunConfig], request: JobRequest, options: argparse.Names
 
 def _train(options: argparse.Namespace) -> int:
     from ..launch import submit_training
-    from ..models.config import TrainConfig
+    from ..models.config import load_config
 
     if options.print or options.array:
         raise ConfigError("--print and --array are for runs; a training is submitted by itself")
-    config = read(TrainConfig, options.config, [override(text) for text in options.set])
+    config = load_config(options.config, [override(text) for text in options.set])
     submission = submit_training(config, _request(options))
     print(submission, flush=True)
     return DONE if not options.wait or submission.wait() else FAILED

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 from ..comm import rank_grid
 from ..config import RunConfig
 from ..launcher import LauncherError, environment_mpiexec, launched, launcher_rank, local_environment
-from ..models.config import TrainConfig
+from ..models.config import ConformerTrainConfig, TrainConfig
+from ..models.conformers import train_conformers
 from ..models.training import train
 from ..records import ConfigError, without_none
+from ..references import probe_trained
 from ..run import SUMMARY_FILE, execute
 from ..slurm import requeue, this_job
 from ..stopping import Ask, StopRequested, ask, stop_signals
@@ -82,15 +84,19 @@ class SampleJob:
 class TrainJob:
     """A training in a job, one process; it goes on from its last checkpoint."""
 
-    config: TrainConfig
+    config: TrainConfig | ConformerTrainConfig
     queues_again: bool = True
 
     def __call__(self) -> str:
         def training() -> Path:
             with stop_signals() as signals:
+                if isinstance(self.config, ConformerTrainConfig):
+                    return train_conformers(self.config, stop=lambda: signals.asked)
                 return train(self.config, stop=lambda: signals.asked)
 
-        return str(_until_stopped(training, self.queues_again))
+        folder = _until_stopped(training, self.queues_again)
+        probe_trained(folder)
+        return str(folder)
 
     def checkpoint(self) -> Any:
         """As for SampleJob."""

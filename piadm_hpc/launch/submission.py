@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from ..config import RunConfig
-from ..models.config import TrainConfig
+from ..models.config import ConformerTrainConfig, TrainConfig
 from ..records import ConfigError, without_none
 from ..slurm import job_states
 from ..store import open_run, to_toml
@@ -78,7 +78,7 @@ def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None =
     return _send(folder, outs, jobs, request)
 
 
-def submit_training(config: TrainConfig, request: JobRequest | None = None, **numbers: Any) -> Submission:
+def submit_training(config: TrainConfig | ConformerTrainConfig, request: JobRequest | None = None, **numbers: Any) -> Submission:
     """Submit a training; it takes one rank. Raises ConfigError as `submit` does."""
     request = request or JobRequest(**numbers)
     if request.ranks > 1:

@@ -7,56 +7,72 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..data.channels import Channels
 from ..data.normalise import Normalisation
-from ..layout import Coordinate, Layout, Variable
+from ..data.superpose import rigid_motions
+from ..layout import Coordinate, Layout, Variable, conformer_layout
 from ..process import Process, by_name
 from ..reference import GaussianReference
 from ..store.reference_file import read_arrays, write_arrays
+from ..topology import Topology
+from .adapters import ADAPTER, Adapted, adapt
 from .base import ScoreModel
+from .config import ConformerNetworkConfig, NetworkConfig
+from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import DenoiserScore, GaussianDenoiser
+from .loading import with_weights
 from .network import GridUNet, latitudes_from
 from .packing import pack_reference, unpack_reference
 from .phase import denoiser_kind
 from .probing import load_response
-from .record import Card, VariableCard, read_card, write_card
+from .record import Card, MoleculeCard, VariableCard, read_card, write_card
+from .shelf import CARD, find_model
 
-CARD, REFERENCE, WEIGHTS, STATISTICS = "card.toml", "reference.h5", "weights.safetensors", "statistics.h5"
+REFERENCE, WEIGHTS, STATISTICS = "reference.h5", "weights.safetensors", "statistics.h5"
+TOPOLOGY, HELD_OUT = "topology.json", "held_out.h5"  # of models of conformers
 RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, ready to sample from.
+    """A trained model, ready to sample from; `denoiser` is None for networks of other packages.
 
     `score` takes states [rows, *event] (of a network of phase space: [rows, 2, *event], position and momentum) and the
-    process's own times [rows]; `reference` is in float64; `mask` [d] (or
-    None) is true where there are data; `card` is the card as a dictionary; `sha256` identifies all its numbers.
+    process's own times [rows]; `reference` is in float64; `mask` [d] (or None) is true where there are data; no state has a
+    component along `constraint` [d, k] (or None); `card` is the card as a dictionary; `sha256` identifies all its numbers.
     """
 
     name: str
     score: ScoreModel
-    denoiser: GaussianDenoiser
+    denoiser: GaussianDenoiser | None
     process: Process
     event_shape: tuple[int, ...]
     reference: GaussianReference
     mask: Tensor | None
+    constraint: Tensor | None
     layout: Layout
-    normalisation: Normalisation
+    normalisation: Normalisation | Channels
     horizon: float
     delta: float
     card: dict[str, Any]
     sha256: str
+
+    def wiener(self) -> GaussianDenoiser:
+        """The reference's Wiener filter, without the network."""
+        if self.denoiser is not None:
+            return self.denoiser.without_network()
+        mask = None if self.mask is None else self.mask.reshape(self.event_shape)
+        return denoiser_kind(self.process)(self.process, self.reference, None, mask, self.constraint)
 
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
         """States [samples, *event] to fields in physical units by variable, NaN where masked."""
@@ -76,10 +92,12 @@ def save_model(
     network: nn.Module | None = None,
     extra: Mapping[str, Coordinate] | None = None,
     statistics: Mapping[str, Coordinate] | None = None,
+    more: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a model folder whole, replacing an older one; returns it. The card's checksums are filled in here.
 
-    `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own.
+    `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own; `more` puts further
+    files into the folder it is given.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -92,6 +110,8 @@ def save_model(
     if network is not None:
         weights = {k: p.detach().cpu().to(torch.float32).contiguous() for k, p in network.named_parameters()}
         save_file(weights, partial / WEIGHTS)
+    if more is not None:
+        more(partial)
     for path in partial.iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner may read
     sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
@@ -102,8 +122,13 @@ def save_model(
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
-    """The model in a folder, or shipped under a name. ValueError, naming the file, for whatever is missing or damaged."""
+    """The model in a folder, or shipped under a name. ValueError, naming the file, for whatever is missing or damaged.
+
+    A folder with adapter.toml is somebody else's network, see `adapters`.
+    """
     path = find_model(folder)
+    if (path / ADAPTER).is_file():
+        return _adapted(adapt(path, device))
     card = read_card(path / CARD)
     _verify(path, card)
     arrays, _ = read_arrays(path / REFERENCE)
@@ -113,11 +138,14 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
-    kind = denoiser_kind(process)
-    network = _network(path / WEIGHTS, card, coordinates, kind).to(device) if card.network is not None else None
+    topology = None if card.molecule is None else Topology.from_json((path / TOPOLOGY).read_text(encoding="utf-8"))
+    kind, network = denoiser_kind(process), None
+    if card.network is not None:
+        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology, kind)).to(device)
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
-    denoiser = kind(process, reference, network, mask)
+    constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
+    denoiser = kind(process, reference, network, mask, constraint)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
         name=card.name,
@@ -127,12 +155,33 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         event_shape=normalisation.event_shape,
         reference=_with_response(reference, path / RESPONSE),
         mask=None if mask is None else mask.flatten(),
-        layout=Layout(variables, coordinates),
+        constraint=constraint,
+        layout=Layout(variables, coordinates) if topology is None else conformer_layout(topology),
         normalisation=normalisation,
         horizon=card.process.horizon,
         delta=card.process.delta,
         card=card.model_dump(mode="json"),
         sha256=_joint_digest(card),
+    )
+
+
+def _adapted(found: Adapted) -> Model:
+    """Somebody else's network as a model: no denoiser of its own, no card but its configuration."""
+    return Model(
+        name=found.config.name,
+        score=found.score,
+        denoiser=None,
+        process=found.process,
+        event_shape=found.config.event_shape,
+        reference=found.reference,
+        mask=found.mask,
+        constraint=found.constraint,
+        layout=found.layout,
+        normalisation=found.codec,
+        horizon=found.horizon,
+        delta=found.delta,
+        card=found.config.model_dump(mode="json"),
+        sha256=found.sha256,
     )
 
 
@@ -153,32 +202,9 @@ def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
     return folder / CARD
 
 
-def find_model(folder: str | Path) -> Path:
-    """An existing folder, or the folder of a shipped model of that name; ValueError listing the names there are."""
-    given = Path(folder)
-    if given.is_dir():
-        return given
-    for shelf in _shelves():
-        if given.name == str(folder) and (shelf / given.name / CARD).is_file():
-            return shelf / given.name
-    shipped = ", ".join(shipped_models()) or "none"
-    raise ValueError(f"{folder}: no such model folder; models shipped with the package are {shipped}")
-
-
-def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
-    return sorted({card.parent.name for shelf in _shelves() for card in shelf.glob(f"*/{CARD}")})
-
-
-def _shelves() -> list[Path]:
-    """Where shipped models lie: inside an installed package, or beside it in a working copy."""
-    package = Path(__file__).resolve().parent.parent
-    return [package / "datasets", package.parent / "datasets"]
-
-
 def _verify(path: Path, card: Card) -> None:
     """Files against the checksums of the card, all mistakes at once."""
-    needed = [REFERENCE] + ([WEIGHTS] if card.network is not None else [])
+    needed = [REFERENCE] + [WEIGHTS] * (card.network is not None) + [TOPOLOGY] * (card.molecule is not None)
     mistakes = []
     for name in needed:
         if name not in card.sha256:
@@ -208,31 +234,28 @@ def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dic
     return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], fields["mask"].astype(bool))
 
 
-def _network(path: Path, card: Card, coordinates: Mapping[str, Coordinate], kind: type[GaussianDenoiser]) -> GridUNet:
-    """The network with its weights; ValueError naming those that are missing, of another shape, or not finite."""
-    if card.network is None:
-        raise ValueError(f"{path}: the card describes no network")
+def _network(
+    card: Card,
+    coordinates: Mapping[str, Coordinate],
+    normalisation: Normalisation,
+    topology: Topology | None,
+    kind: type[GaussianDenoiser],
+) -> GridUNet | ConformerNetwork:
+    """The card's network, before it has its weights."""
+    if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
+        turned = card.molecule.frame == "superposed"
+        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
+    if not isinstance(card.network, NetworkConfig):
+        raise ValueError(f"{CARD}: a network over pairs of atoms needs a section `molecule`")
     lat, lon = coordinates.values()
     count = len(card.variables)
     sizes = kind.inputs * count, kind.outputs * count
-    network = GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
-    wanted = dict(network.named_parameters())
-    mistakes = [f"no weight {name}" for name in wanted.keys() - weights.keys()]
-    mistakes += [f"unknown weight {name}" for name in weights.keys() - wanted.keys()]
-    for name in wanted.keys() & weights.keys():
-        if weights[name].shape != wanted[name].shape:
-            mistakes.append(f"{name} is {tuple(weights[name].shape)}, the card's network needs {tuple(wanted[name].shape)}")
-        elif not bool(torch.isfinite(weights[name]).all()):
-            mistakes.append(f"{name} has values that are not finite")
-    if mistakes:
-        more = f" and {len(mistakes) - 8} more" if len(mistakes) > 8 else ""
-        raise ValueError(f"{path}: {'; '.join(sorted(mistakes)[:8])}{more}")
-    network.load_state_dict(weights, strict=False)
-    return network.eval().requires_grad_(False)
+    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+
+
+def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:
+    """The rigid motions that states of a molecule do not have."""
+    return torch.from_numpy(rigid_motions(normalisation.mean[0], turns=molecule.frame == "superposed"))
 
 
 def _latitudes(coordinates: Mapping[str, Coordinate]) -> list[float]:

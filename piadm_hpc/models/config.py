@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..config import PhaseConfig
 from ..data.gridded import DataConfig
+from ..data.trajectories import TrajectoryConfig
+from ..records import read
 
 
 class _Record(BaseModel):
@@ -33,6 +36,14 @@ class NetworkConfig(_Record):
         return multipliers
 
 
+class ConformerNetworkConfig(_Record):
+    """Shape of the perceptron over pairs of atoms: features, residual blocks, features of the noise level."""
+
+    width: int = Field(default=512, ge=8)
+    depth: int = Field(default=6, ge=1)
+    embedding: int = Field(default=128, ge=4)
+
+
 class ReferenceConfig(_Record):
     """The Gaussian reference: which basis, and its sizes.
 
@@ -49,7 +60,11 @@ class ReferenceConfig(_Record):
 
 
 class OptimiserConfig(_Record):
-    """AdamW with warm-up and a cosine, an exponential moving average, and stopping when validation stops improving."""
+    """AdamW with warm-up and a cosine, an exponential moving average, and stopping when validation stops improving.
+
+    `precision` is that of the network's matrix products while it trains: bfloat16 is several times as fast where the
+    processor multiplies it in hardware.
+    """
 
     steps: int = Field(default=10_000, ge=1)
     batch: int = Field(default=16, ge=1)
@@ -60,6 +75,7 @@ class OptimiserConfig(_Record):
     ema: float = Field(default=0.999, ge=0, lt=1)
     validate_every: int = Field(default=500, ge=1)
     patience: int = Field(default=8, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
     max_minutes: float = Field(default=float("inf"), gt=0)
 
 
@@ -118,14 +134,47 @@ class TrainConfig(_Record):
         return self.phase.model_dump() if self.noise.process == "psld" else {}
 
 
-def load_config(path: Path) -> TrainConfig:
-    """The configuration in a TOML file; ValueError names the file and every mistake in it."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such training configuration")
+class ConformerTrainConfig(_Record):
+    """Training on conformers of one molecule. `network = "none"` fits the Gaussian alone; `output` is the model folder."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    output: str
+    title: str = ""
+    seed: int = 0
+    data: TrajectoryConfig
+    network: ConformerNetworkConfig | Literal["none"] = ConformerNetworkConfig()
+    noise: NoiseConfig = NoiseConfig(lowest=-8.0, highest=11.0, spread=0.5)
+    optimiser: OptimiserConfig = OptimiserConfig(batch=1024, rate=1e-3, warm_up=200, weight_decay=0.01)
+    held_out_frames: int = Field(default=10_000, ge=0)
+    horizon: float | None = Field(default=None, gt=0)
+    delta: float | None = Field(default=5e-5, gt=0)
+
+    @field_validator("noise")
+    @classmethod
+    def _of_positions(cls, noise: NoiseConfig) -> NoiseConfig:
+        if noise.process == "psld":
+            raise ValueError("a network of conformers is one of positions alone; give noise.process ou, vp, edm or flow")
+        return noise
+
+    @property
+    def process_parameters(self) -> dict[str, float]:
+        """Parameters of the noising process, as the card keeps them: none."""
+        return {}
+
+
+def load_config(path: str | Path, changes: Iterable[tuple[str, Any]] = ()) -> TrainConfig | ConformerTrainConfig:
+    """The configuration in a TOML file with dotted changes: one of conformers where its section `data` names trajectories.
+
+    ConfigError lists every mistake.
+    """
+    if _names_trajectories(Path(path)):
+        return read(ConformerTrainConfig, path, changes)
+    return read(TrainConfig, path, changes)
+
+
+def _names_trajectories(path: Path) -> bool:
     try:
-        return TrainConfig.model_validate(tomllib.loads(path.read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: not valid TOML: {error}") from None
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'configuration'}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{path}: " + "; ".join(lines)) from None
+        data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
+    except (OSError, ValueError):
+        return False  # whoever reads it next says what is wrong
+    return isinstance(data, dict) and ("trajectories" in data or "topology" in data)

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..bases import orthogonal
 from ..process import Process, radius
 from ..reference import GaussianReference
 from .base import broadcast, score_from_denoised
@@ -24,6 +25,8 @@ class GaussianDenoiser:
 
     `network` (or None: the Wiener filter alone) maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to
     [rows, variables, lat, lon], in its own precision. `mask` [*event] is true where there are data; elsewhere the result is zero.
+    `constraint` [d, k] are orthonormal directions that no state has a component along, such as shifts of a molecule.
+    With `half` the network multiplies matrices in bfloat16.
     """
 
     # fields per variable that the network is given and returns
@@ -32,17 +35,24 @@ class GaussianDenoiser:
     prediction: ClassVar[str] = "x0: Wiener filter of the Gaussian reference plus c_out(t) times the network"
 
     def __init__(
-        self, process: Process, reference: GaussianReference, network: nn.Module | None = None, mask: Tensor | None = None
+        self,
+        process: Process,
+        reference: GaussianReference,
+        network: nn.Module | None = None,
+        mask: Tensor | None = None,
+        constraint: Tensor | None = None,
     ):
-        self.process, self.reference, self.network, self.mask = process, reference, network, mask
+        self.process, self.reference, self.network, self.mask, self.constraint = process, reference, network, mask, constraint
         # shells without variance hold points without data; they do not count in means over modes
         self.degrees = shell_degrees(reference.basis) * (reference.spectrum.cpu() > 0)
         self._references = {reference.mean.dtype: reference}
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
         t = t.to(torch.float64)
+        x = orthogonal(x, self.constraint)
         linear = self.reference_in(x.dtype).denoise(self.process, x, t)
-        denoised = linear if self.network is None else linear + self._remainder(self.network, x, linear, t)
+        denoised = linear if self.network is None else linear + self._remainder(self.network, x, linear, t, half)
+        denoised = orthogonal(denoised, self.constraint)
         return denoised if self.mask is None else denoised * self.mask
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
@@ -57,21 +67,23 @@ class GaussianDenoiser:
         """States x0 [rows, *event] carried to times t by `white` noise: alpha x_0 + sigma eps."""
         return broadcast(self.process.alpha(t), x0) * x0 + broadcast(self.process.sigma(t), x0) * noise
 
-    def loss(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, x0: Tensor, t: Tensor, noise: Tensor, *, half: bool = False) -> Tensor:
         """What training makes small: |D - x_0|^2 per entry over the Wiener error, one for a Gaussian on Gaussian data."""
-        errors = ((self(self.noised(x0, t, noise), t) - x0) ** 2).flatten(1).mean(1)
+        errors = ((self(self.noised(x0, t, noise), t, half=half) - x0) ** 2).flatten(1).mean(1)
         return (errors / self.wiener_error(t).to(errors.dtype)).mean()
 
     def without_network(self) -> GaussianDenoiser:
         """The same with the Wiener filter alone."""
-        return type(self)(self.process, self.reference, None, self.mask)
+        return type(self)(self.process, self.reference, None, self.mask, self.constraint)
 
-    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor) -> Tensor:
+    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool) -> Tensor:
         """c_out F: what the network adds to the Wiener filter's estimate `linear`."""
         dtype = next(network.parameters()).dtype
         grid = x.shape[-2:]
         fields = torch.stack([x / broadcast(radius(self.process, t), x), linear], dim=1)
-        raw: Tensor = network(fields.reshape(len(x), -1, *grid).to(dtype), self.log_snr(t).to(dtype))
+        # the Wiener filter stays in full precision: its rounding would be larger than the noise of the last levels
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            raw: Tensor = network(fields.reshape(len(x), -1, *grid).to(dtype), self.log_snr(t).to(dtype))
         return broadcast(self.output_scale(t), x) * raw.reshape(x.shape).to(x.dtype)
 
     def log_snr(self, t: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor
 from ..process import Process
 from .denoiser import GaussianDenoiser
 
+SMALL_BATCH = 2**16
+
 
 @dataclass(frozen=True)
 class DenoisingTable:
@@ -46,9 +48,13 @@ def time_of(process: Process, log_snr: Tensor) -> Tensor:
 
 
 def denoising_table(
-    denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int = 16
+    denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int | None = None
 ) -> DenoisingTable:
-    """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count."""
+    """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count.
+
+    The network sees `batch` states at a time, by default 16 fields or as many small states as fill 256 kB.
+    """
+    batch = batch or max(16, SMALL_BATCH // max(1, states[:1].numel()))
     generator = torch.Generator().manual_seed(seed)
     noise = denoiser.white(states, generator)
     scale = 1.0 if denoiser.mask is None else float(denoiser.mask.sum()) / denoiser.mask.numel()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..collocation import Collocation
 from ..layout import Coordinate
 from ..process import Process, forward_time
-from ..reference import GaussianReference, Response
+from ..reference import GaussianReference, Response, Smoothness
+from ..sampler import Sampler
 from ..store.reference_file import read_arrays, write_arrays
 from .base import ScoreModel
 
@@ -89,6 +93,33 @@ def _inner(reference: GaussianReference, u: Tensor, v: Tensor) -> Tensor:
     return ((energy(u + v) - energy(u - v)) / 4).cpu()
 
 
+def probe_smoothness(sampler: Sampler, samples: Sequence[int]) -> Smoothness:
+    """How what the Gaussian leaves over varies along the flow, from a collocation sampler's own flows (`collocation.choose`)."""
+    scheme, noted = sampler.chain, _Noted(sampler.score)
+    assert isinstance(scheme, Collocation)
+    piece, law = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
+    gram = torch.zeros(scheme.points, scheme.points, dtype=torch.float64)
+    for sample in samples:
+        replace(sampler, score=noted).draw([sample])
+        rows = [noted.rows[float(t)] for t in piece.t.to(sampler.dtype)]
+        x, score = (torch.stack(found).flatten(1) for found in zip(*rows, strict=True))
+        remainder = scheme.remainder(piece, law, x, score).to(torch.float64).cpu()
+        gram += remainder @ remainder.T / remainder.shape[1] / len(samples)
+    return Smoothness(*scheme.span, gram)
+
+
+class _Noted:
+    """A score that remembers its last row at every time: [state, score]."""
+
+    def __init__(self, score: ScoreModel):
+        self.score, self.rows = score, dict[float, tuple[Tensor, Tensor]]()
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        found = self.score(x, t)
+        self.rows.update(zip(t.tolist(), zip(x.clone(), found.clone(), strict=True), strict=True))
+        return found
+
+
 def save_response(path: Path, response: Response, title: str) -> Path:
     """Write a response as a small HDF5 file; returns its path."""
     arrays = {
@@ -97,6 +128,15 @@ def save_response(path: Path, response: Response, title: str) -> Path:
             ("log_snr", "shell"), response.gain.numpy().astype(np.float32), {"long_name": "alpha dD/dx", "units": "1"}
         ),
     }
+    smoothness = response.smoothness
+    if smoothness is not None:
+        ends = np.array([smoothness.low, smoothness.high])
+        arrays["flow_range"] = Coordinate(("end",), ends, {"long_name": "log-SNR at both ends of the flow that was probed"})
+        arrays["flow_gram"] = Coordinate(
+            ("node", "other_node"),
+            smoothness.gram.numpy(),
+            {"long_name": "mean products of what the Gaussian leaves over of the flow, at Chebyshev points", "units": "1"},
+        )
     write_arrays(path, arrays, {"title": title})
     return path
 
@@ -106,7 +146,10 @@ def load_response(path: Path) -> Response:
     arrays, _ = read_arrays(path)
     if absent := [name for name in ("log_snr", "gain") if name not in arrays]:
         raise ValueError(f"{path}: no array {' or '.join(absent)}; make it again with `piadm reference MODEL`")
+    found = {name: torch.from_numpy(np.array(array.values)).to(torch.float64) for name, array in arrays.items()}
     try:
-        return Response(*(torch.from_numpy(np.array(arrays[name].values)).to(torch.float64) for name in ("log_snr", "gain")))
+        low, high = found.get("flow_range", torch.zeros(2)).tolist()
+        smoothness = Smoothness(low, high, found["flow_gram"]) if "flow_gram" in found else None
+        return Response(found["log_snr"], found["gain"], smoothness)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

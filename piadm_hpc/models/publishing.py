@@ -5,22 +5,36 @@ from __future__ import annotations
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from ..data.gridded import GriddedData
 from ..layout import Coordinate, Variable
 from ..process import Process
 from .card import save_model
 from .checkpoint import TrainingState
-from .config import NetworkConfig, TrainConfig
+from .config import ConformerTrainConfig, NetworkConfig, TrainConfig
 from .denoiser import GaussianDenoiser
 from .evaluation import DenoisingTable, denoising_table, even_levels
 from .network import GridUNet, count_parameters
 from .packing import describe_reference
 from .record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
 from .statistics import data_statistics
+
+AnyConfig = TrainConfig | ConformerTrainConfig
+
+
+class HeldOut(Protocol):
+    """States [n, *event] that a card's scores are made of."""
+
+    @property
+    def validation(self) -> Tensor: ...
+
+    @property
+    def test(self) -> Tensor: ...
 
 
 def publish(
@@ -38,7 +52,7 @@ def publish(
         normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
         anomaly=config.data.anomaly,
         wrap=config.data.wrap,
-        process=_process_card(config, denoiser),
+        process=process_card(config, denoiser),
         variables=tuple(_variable_card(v) for v in data.variables),
         reference=describe_reference(denoiser.reference),
         network=config.network if isinstance(config.network, NetworkConfig) else None,
@@ -51,8 +65,8 @@ def publish(
             test=len(data.test),
             excluded=data.excluded,
         ),
-        training=_training_card(config, weights, state),
-        scores=_scores(config, data, denoiser),
+        training=training_card(config, weights, state),
+        scores=scores_of(config, data, denoiser),
         sha256={},
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
@@ -68,7 +82,7 @@ def package_version() -> str:
         return "unknown"
 
 
-def _process_card(config: TrainConfig, denoiser: GaussianDenoiser) -> ProcessCard:
+def process_card(config: AnyConfig, denoiser: GaussianDenoiser) -> ProcessCard:
     """Recommended times: start where the strongest mode keeps a hundredth of unit variance, stop at a noise level of 1.4 %.
 
     The noise that is left stands in the samples: at 3 % it adds a fifth to the power of the smallest scales of a climate field.
@@ -96,7 +110,8 @@ def _variable_card(variable: Variable) -> VariableCard:
     return VariableCard(name=variable.name, dims=(lat, lon), **known)
 
 
-def _training_card(config: TrainConfig, network: GridUNet | None, state: TrainingState | None) -> TrainingCard:
+def training_card(config: AnyConfig, network: nn.Module | None, state: TrainingState | None) -> TrainingCard:
+    """How the weights came about, with the configuration that makes them again."""
     record = config.model_dump(mode="json", exclude_none=True)
     # TOML has no infinity in the configurations people write; leaving it out means the same
     if math.isinf(config.optimiser.max_minutes):
@@ -112,7 +127,8 @@ def _training_card(config: TrainConfig, network: GridUNet | None, state: Trainin
     )
 
 
-def _scores(config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser) -> dict[str, ScoreCard]:
+def scores_of(config: AnyConfig, data: HeldOut, denoiser: GaussianDenoiser) -> dict[str, ScoreCard]:
+    """Denoising errors on validation and test states."""
     levels = even_levels(config.noise.lowest, config.noise.highest)
     parts = {"validation": data.validation, "test": data.test}
     return {

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .config import NetworkConfig
+from .config import ConformerNetworkConfig, NetworkConfig
 
 FORMAT = 1
 
@@ -47,6 +47,13 @@ class ReferenceCard(_Record):
     lmax: int | None = None
     split: int | None = None
     gauss_latitudes: bool = False
+
+
+class MoleculeCard(_Record):
+    """A model of conformers: their frame ("superposed" on the mean structure or only "centred"); atoms are in topology.json."""
+
+    frame: Literal["superposed", "centred"]
+    atoms: int
 
 
 class ScoreCard(_Record):
@@ -100,7 +107,8 @@ class Card(_Record):
     process: ProcessCard
     variables: tuple[VariableCard, ...] = Field(min_length=1)
     reference: ReferenceCard
-    network: NetworkConfig | None = None
+    molecule: MoleculeCard | None = None
+    network: NetworkConfig | ConformerNetworkConfig | None = None
     data: DataCard = DataCard()
     training: TrainingCard = TrainingCard()
     scores: dict[str, ScoreCard] = {}

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from ..data.gridded import GriddedData, read_fields
 from ..process import by_name
 from ..stopping import Ask, StopRequested
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
-from .config import NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
+from .config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
 from .denoiser import GaussianDenoiser
 from .evaluation import denoising_table, even_levels, time_of
 from .fitting import fit_reference
@@ -68,12 +68,19 @@ class Objective:
 
     denoiser: GaussianDenoiser
     levels: NoiseLevels
+    half: bool = False
 
     def __call__(self, states: Tensor, batch: int, generator: torch.Generator) -> Tensor:
         """A scalar for `batch` states drawn from states [n, *event]."""
-        clean = states[torch.randperm(len(states), generator=generator)[:batch]]
+        clean = states[_strata(min(batch, len(states)), len(states), generator)]
         t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
-        return self.denoiser.loss(clean, t, self.denoiser.white(clean, generator))
+        return self.denoiser.loss(clean, t, self.denoiser.white(clean, generator), half=self.half)
+
+
+def _strata(batch: int, count: int, generator: torch.Generator) -> Tensor:
+    """`batch` of `count` numbers in any order, one from each of `batch` equally long stretches."""
+    places = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
+    return (places * count).long().clamp(max=count - 1)
 
 
 def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
@@ -112,25 +119,34 @@ def make_network(
         return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config)
 
 
+class States(Protocol):
+    """States [n, *event] to train on and to validate with."""
+
+    @property
+    def train(self) -> Tensor: ...
+
+    @property
+    def validation(self) -> Tensor: ...
+
+
+AnyConfig = TrainConfig | ConformerTrainConfig
+
+
 def fit_network(
-    denoiser: GaussianDenoiser,
-    data: GriddedData,
-    config: TrainConfig,
-    checkpoints: Path,
-    report: Report = say,
-    stop: Stop = never,
+    denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say, stop: Stop = never
 ) -> TrainingState:
     """Train the denoiser's network in place, leaving the best averaged weights in it. ValueError if the loss is not finite."""
     network = denoiser.network
     if network is None:
         raise ValueError("fit_network needs a denoiser with a network")
     options = config.optimiser
-    optimiser = torch.optim.AdamW(network.parameters(), lr=options.rate, weight_decay=options.weight_decay, betas=(0.9, 0.99))
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=options.rate, weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True)
     state = TrainingState.start(network, optimiser)
     identity = _identity(config)
     if load_checkpoint(checkpoints, state, identity):
         report(f"continuing from step {state.step}, best {state.best_score:+.4f} at step {state.best_step}")
-    objective = Objective(denoiser, NoiseLevels(denoiser, config.noise))
+    objective = Objective(denoiser, NoiseLevels(denoiser, config.noise), options.precision == "bfloat16")
     clock = _Clock(state.minutes, report)
     with torch.random.fork_rng():
         while state.step < options.steps and not _finished(state, options):
@@ -149,7 +165,7 @@ def fit_network(
     return state
 
 
-def _step(state: TrainingState, objective: Objective, states: Tensor, config: TrainConfig) -> float:
+def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig) -> float:
     """One step of AdamW on one batch; its loss."""
     options, network = config.optimiser, state.network
     torch.manual_seed(config.seed * 1_000_003 + state.step)  # for dropout
@@ -185,7 +201,7 @@ def _schedule(step: int, options: OptimiserConfig) -> float:
     return 0.01 + 0.99 * (1 + math.cos(math.pi * passed)) / 2
 
 
-def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: GriddedData, config: TrainConfig, report: Report) -> None:
+def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, config: AnyConfig, report: Report) -> None:
     """Score the averaged weights on held-out states (training states if none are held out) and keep them if best."""
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
     held = data.validation if len(data.validation) else data.train
@@ -207,7 +223,7 @@ def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
     return stale or state.minutes > options.max_minutes
 
 
-def _identity(config: TrainConfig) -> dict[str, Any]:
+def _identity(config: AnyConfig) -> dict[str, Any]:
     """What must be the same for a checkpoint to be continued."""
     record: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "title", "horizon", "delta"})
     for key in FREE_TO_CHANGE:

@@ -12,6 +12,7 @@ from torch import Tensor
 # told between two sweeps how many samples are finished, it may end the work there; collective
 Watch = Callable[[int], bool]
 GUARD = 4.0  # how many times the tolerance a change may be for a prediction to be believed
+SURE = 1 / 4  # of the tolerance must be all that such a prediction leaves: near a boundary between modes changes grow again
 
 
 class Status(IntEnum):
@@ -28,8 +29,8 @@ class Status(IntEnum):
 class Picard:
     """When to stop: `tol` on the error left in the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
 
-    A sample is done when its last change is below `tol`, or at most GUARD * tol and shrinking so fast that what is left
-    is. With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
+    A sample is done when its last change is below `tol`, or at most GUARD * tol and shrinking so fast that SURE * tol is
+    left. With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
     `sweeps` sweeps are finished sequentially. `scale` is the data's standard deviation, a number or a field [d].
     """
 
@@ -41,7 +42,7 @@ class Picard:
         """Whether samples with these last two changes are done: [samples] booleans."""
         if self.tol is None:
             return torch.zeros_like(change, dtype=torch.bool)
-        return (change <= self.tol) | ((change <= GUARD * self.tol) & (remaining_error(change, before) <= self.tol))
+        return (change <= self.tol) | ((change <= GUARD * self.tol) & (remaining_error(change, before) <= SURE * self.tol))
 
     def __post_init__(self) -> None:
         mistakes = []

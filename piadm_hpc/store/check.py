@@ -156,7 +156,8 @@ def _wrong_values(whole: Shard) -> list[str]:
     try:
         with open_file(whole.path) as file:
             for name in set(file) - set(whole.shapes):
-                file[name][...]
+                if isinstance(file[name], h5py.Dataset):
+                    file[name][...]
             for name in whole.shapes:
                 problems += list(_odd_samples(file[name], whole, name))
     except UNREADABLE as error:

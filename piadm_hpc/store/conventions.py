@@ -53,6 +53,7 @@ PER_SAMPLE: dict[str, PerSample] = {
     "sequential_steps": _count("steps of the block that were made one by one"),
     "valid": _flag("whether the decoded sample passed the checks of the model", "not_valid", "valid"),
     "seconds": PerSample("f4", {"long_name": "wall-clock time of the batch that held the sample", "units": "s"}),
+    "potential_energy": PerSample("f4", {"long_name": "potential energy of the conformer", "units": "kJ mol-1"}),
     "log_weight": _count("logarithm of the importance weight of the sample", "f4"),
 }
 """Everything that may be stored beside the fields of a sample."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..layout import Layout
 from .checking import as_fields, as_per_sample, id_problems, layout_problems
+from .conformers import with_topology
 from .entering import clear, prepare, require_same_run, tidy
 from .errors import StoreError
 from .files import most_open_files, write_text
@@ -22,7 +23,7 @@ from .frame import FILTERS, read_attributes, read_layout
 from .index import INDEX, arrange, write_copy, write_index
 from .lock import Lock
 from .settings import RUN_FILE, to_toml
-from .shard import SHARDS, Shard, open_file, read_shard, scan, shard_name, write_shard
+from .shard import SHARDS, Shard, open_file, read_shard, scan, shard_name, write_samples
 
 log = logging.getLogger(__name__)
 
@@ -175,8 +176,8 @@ class Store:
         costs, yet_more = as_per_sample(names, per_sample)
         if problems + more + yet_more:
             raise StoreError(f"cannot store samples {_shown(names)}: " + "; ".join(problems + more + yet_more))
-        return write_shard(
-            self.folder / SHARDS,
+        return write_samples(
+            self.folder / SHARDS / shard_name(names),
             layout=self.layout,
             ids=names,
             fields=arrays,
@@ -200,14 +201,16 @@ class Store:
             raise StoreError(f"an index must lie beside its shards, not at {to}; ask for a copy to make a file elsewhere")
         if copy:
             target = Path(to).absolute() if to is not None else self.folder / INDEX
-            return write_copy(
+            path = write_copy(
                 target, arrange(shards), layout=self.layout, attributes=self.attributes, compression=self.compression
             )
+            return with_topology(path, self.layout)
         limit = max(1, min(max_shards, most_open_files()))
         if len(arrange(shards).shards) > limit:
             # well below the limit, so that a growing run does not come here at every join
             shards = self._merge(shards, max(1, limit // 4))
-        return write_index(self.folder, arrange(shards), layout=self.layout, attributes=self.attributes)
+        path = write_index(self.folder, arrange(shards), layout=self.layout, attributes=self.attributes)
+        return with_topology(path, self.layout)
 
     def merge(self, max_shards: int = MAX_SHARDS) -> list[Shard]:
         """Turn many shards into at most `max_shards` larger ones, which are returned; the index has to be joined anew.

@@ -11,9 +11,11 @@ import h5py
 import numpy as np
 
 from ..layout import Coordinate, Layout, Variable
+from .conformers import EXTRA, PANDE, add_readers, stored_topology
 from .conventions import BLOCK, PER_SAMPLE, realization
 
 MAX_CHUNK_BYTES = 16 * 2**20
+SMALL_CHUNK_BYTES = 2**16
 FORMAT = 1
 FILTERS: dict[str, dict[str, Any]] = {
     # the checksum lets a reader notice bytes that changed on disk; every netCDF library knows it
@@ -29,6 +31,13 @@ def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
         longest = next(axis for axis, size in enumerate(chunk) if size > 1)
         chunk[longest] = (chunk[longest] + 1) // 2
     return (1, *chunk)
+
+
+def rows_in_chunk(layout: Layout, shape: tuple[int, ...]) -> int:
+    """Samples in a chunk of [S, *shape]: one field, or about as many conformers as make 64 kB."""
+    if layout.topology is None:
+        return 1
+    return max(1, min(shape[0], SMALL_CHUNK_BYTES // (4 * int(np.prod(shape[1:])))))
 
 
 def set_attributes(target: h5py.HLObject, attributes: Mapping[str, Any]) -> None:
@@ -110,8 +119,10 @@ def finish_variable(file: h5py.File, layout: Layout, variable: Variable, dataset
     attach(file, dataset, (layout.sample_dim, *variable.dims))
 
 
-def finish_file(file: h5py.File, num_samples: int) -> None:
+def finish_file(file: h5py.File, layout: Layout, num_samples: int) -> None:
     """The last thing written: a file without it was not finished."""
+    if layout.topology is not None:
+        add_readers(file, layout.topology, layout.sample_dim, num_samples)
     file.attrs["num_samples"] = np.int64(num_samples)
     file.attrs["complete"] = np.int8(1)
 
@@ -120,12 +131,14 @@ def read_layout(file: h5py.File) -> Layout:
     """The layout that a file was written with."""
     sample_dim = str(file.attrs["sample_dim"])
     names = str(file.attrs["variables"]).split()
-    axes = {name for name in file if file[name].is_scale and name not in (sample_dim, BLOCK)}
-    extra = set(file) - axes - set(names) - set(PER_SAMPLE) - {sample_dim, BLOCK}
+    topology = stored_topology(file)
+    ours = {sample_dim, BLOCK, *(EXTRA if topology is not None else ())}
+    axes = {name for name in set(file) - ours if file[name].is_scale}
+    extra = set(file) - axes - set(names) - set(PER_SAMPLE) - ours
     coordinates = {name: Coordinate(_dims(file[name]) or (name,), _values(file[name]), _attrs(file[name])) for name in axes}
     coordinates |= {name: Coordinate(_dims(file[name]), _values(file[name]), _attrs(file[name])) for name in sorted(extra)}
     variables = tuple(Variable(name, _dims(file[name])[1:], _attrs(file[name])) for name in names)
-    return Layout(variables, coordinates, sample_dim)
+    return Layout(variables, coordinates, sample_dim, topology)
 
 
 def _dims(dataset: h5py.Dataset) -> tuple[str, ...]:
@@ -143,5 +156,5 @@ def _attrs(dataset: h5py.Dataset) -> dict[str, Any]:
 
 def read_attributes(file: h5py.File) -> dict[str, Any]:
     """The global attributes given by the run, without those that describe the one file."""
-    ours = {"piadm_format", "sample_dim", "variables", "num_samples", "complete", "shards"}
+    ours = {"piadm_format", "sample_dim", "variables", "num_samples", "complete", "shards", *PANDE}
     return {name: value for name, value in file.attrs.items() if name not in ours}

@@ -99,7 +99,7 @@ def write_index(folder: Path, arrangement: Arrangement, *, layout: Layout, attri
         # one text rather than an attribute array, which is limited to 64 kB
         listed = {f"{SHARDS}/{shard.name}": shard.num_bytes for shard in arrangement.shards}
         file.attrs["shards"] = json.dumps(listed)
-        finish_file(file, len(arrangement.ids))
+        finish_file(file, layout, len(arrangement.ids))
     return path
 
 
@@ -129,21 +129,23 @@ def write_copy(
         write_frame(file, layout, arrangement.ids, per_sample, attributes)
         for variable in layout.variables:
             shape = (len(arrangement.ids), *layout.shape(variable))
-            dataset = create_variable(file, variable.name, shape, compression)
+            dataset = create_variable(file, layout, variable.name, shape, compression)
             for piece in arrangement.pieces:
                 with reading(piece.shard) as source:
                     _copy_rows(source[variable.name], dataset, piece)
                 disk.check()
             finish_variable(file, layout, variable, dataset, missing[variable.name])
-        finish_file(file, len(arrangement.ids))
+        finish_file(file, layout, len(arrangement.ids))
     return path
 
 
 def _copy_rows(source: h5py.Dataset, target: h5py.Dataset, piece: Piece) -> None:
     """Move stored chunks as they are, where both sides store them alike: nothing is unpacked and checksums stay valid."""
-    if _storage(source) != _storage(target):
-        for row in range(piece.start, piece.stop):
-            target[piece.at + row - piece.start] = source[row]
+    if _storage(source) != _storage(target) or target.chunks[0] > 1:
+        step = target.chunks[0]
+        for row in range(piece.start, piece.stop, step):
+            stop = min(row + step, piece.stop)
+            target[piece.at + row - piece.start : piece.at + stop - piece.start] = source[row:stop]
         return
     corners = [range(0, size, step) for size, step in zip(source.shape[1:], source.chunks[1:], strict=True)]
     for row in range(piece.start, piece.stop):

@@ -15,7 +15,7 @@ import numpy as np
 from ..layout import Layout
 from .errors import DamagedShard, StoreError
 from .files import whole_file
-from .frame import FILTERS, chunk_shape, finish_file, finish_variable, write_frame
+from .frame import FILTERS, chunk_shape, finish_file, finish_variable, rows_in_chunk, write_frame
 
 SHARDS = "shards"
 # checksums on the structure of the file as well; later formats are left marked as open when a writer is killed
@@ -46,8 +46,8 @@ def shard_name(ids: Sequence[int]) -> str:
     return name + ".h5"
 
 
-def write_shard(
-    folder: Path,
+def write_samples(
+    path: Path,
     *,
     layout: Layout,
     ids: Sequence[int],
@@ -56,25 +56,24 @@ def write_shard(
     attributes: Mapping[str, Any],
     compression: str,
 ) -> Path:
-    """Write checked float32 `fields` [S, *shape] as one whole file in `folder`. Raises StoreError when it cannot be written."""
-    path = folder / shard_name(ids)
+    """Write checked float32 `fields` [S, *shape] as one whole file. Raises StoreError when it cannot be written."""
     needed = sum(array.nbytes for array in fields.values()) + sum(array.nbytes for array in per_sample.values())
     with whole_file(path, needed=needed, libver=LIBVER) as (file, disk):
         write_frame(file, layout, ids, per_sample, attributes)
         for variable in layout.variables:
             data = fields[variable.name]
-            dataset = create_variable(file, variable.name, data.shape, compression)
-            for row, sample in enumerate(data):
-                dataset[row] = sample
+            dataset = create_variable(file, layout, variable.name, data.shape, compression)
+            for row in range(0, len(data), dataset.chunks[0]):
+                dataset[row : row + dataset.chunks[0]] = data[row : row + dataset.chunks[0]]
                 disk.check()
             finish_variable(file, layout, variable, dataset, int(np.isnan(data).sum()))
-        finish_file(file, len(ids))
+        finish_file(file, layout, len(ids))
     return path
 
 
-def create_variable(file: h5py.File, name: str, shape: tuple[int, ...], compression: str) -> h5py.Dataset:
-    """An empty float32 dataset [S, *shape] in chunks of one sample."""
-    chunks = chunk_shape(shape[1:])
+def create_variable(file: h5py.File, layout: Layout, name: str, shape: tuple[int, ...], compression: str) -> h5py.Dataset:
+    """An empty float32 dataset [S, *shape] in chunks of one field, or of several conformers."""
+    chunks = (rows_in_chunk(layout, shape), *chunk_shape(shape[1:])[1:])
     return file.create_dataset(name, shape=shape, dtype="f4", chunks=chunks, fillvalue=np.nan, **FILTERS[compression])
 
 

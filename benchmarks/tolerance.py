@@ -1,0 +1,234 @@
+"""What a tolerance costs and what it delivers: rounds, calls and true errors of the defaults when they stop by themselves.
+
+    python benchmarks/tolerance.py               exact scores: targets A, B, C of 1024 modes (10 minutes, one core)
+    python benchmarks/tolerance.py --samples 100 more draws
+
+The probability flow is held against its exact solution (collocation with 64 points to 1e-9), the SDE against the
+same chain and noise step by step. Errors are root mean squares over modes, in standard deviations of the data, and printed
+in units of the tolerance. References: the target's own spectrum; the same wrong by a factor of 1.5 up or down, at random per
+mode; and with the response that `piadm reference` probes. Sequential rivals run in the same draws.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from common import Report, at_most, parser
+from rounds import TARGETS
+from torch import Tensor
+from tracking import EndStates, with_idle_step
+
+from piadm_hpc import integrators
+from piadm_hpc.chain import Chain
+from piadm_hpc.collocation import Collocation, choose
+from piadm_hpc.grid import log_snr, piadm
+from piadm_hpc.models.probing import probe_response, probe_smoothness
+from piadm_hpc.noise import PRIOR, Noise
+from piadm_hpc.process import OU
+from piadm_hpc.reference import GaussianReference
+from piadm_hpc.sampler import Sampler
+from piadm_hpc.solving import Solution, solve
+
+PROCESS, HORIZON, DELTA = OU(), 8.0, 1e-3
+RESULT = ("rounds", "90 % of draws", "most", "calls a sample", "error / tol", "error of 90 %", "largest")
+COLUMNS = ("method", "tol", "rounds needed", "by 90 %", *RESULT)
+DEEPEST, LATEST = 24, 12
+RIVALS = (6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100, 140, 200, 300)
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A target, its reference and draws."""
+
+    name: str
+    score: Any
+    reference: GaussianReference
+    first: Tensor
+
+    @property
+    def deviation(self) -> Tensor:
+        return torch.sqrt(self.reference.spectrum + DELTA)
+
+    @property
+    def noise(self) -> Noise:
+        return Noise(0, len(self.reference.mean), dtype=torch.float64)
+
+    def solve(self, scheme: Chain | Collocation, **settings: Any) -> Solution:
+        settings = {"reference": self.reference, **settings}
+        return solve(scheme, self.score, self.first, noise=self.noise, scale=self.deviation, **settings)
+
+    def error(self, x: Tensor, truth: Tensor) -> Tensor:
+        return ((x - truth) / self.deviation).square().mean(1).sqrt()
+
+
+def problem(name: str, size: int, samples: int) -> Problem:
+    made = TARGETS[name](PROCESS, size)
+    reference = made.reference()
+    white = Noise(0, size, dtype=torch.float64).at([0], range(samples), stream=PRIOR)[0, :, 0]
+    t = torch.tensor(HORIZON, dtype=torch.float64)
+    return Problem(name, made, reference, reference.draw(white, PROCESS.alpha(t), PROCESS.sigma(t)))
+
+
+def wrong(reference: GaussianReference) -> GaussianReference:
+    """The reference with every variance wrong by a factor of 1.5, up or down."""
+    generator = torch.Generator().manual_seed(1)
+    up = torch.randint(0, 2, reference.spectrum.shape, generator=generator).to(torch.float64) * 2 - 1
+    return replace(reference, spectrum=reference.spectrum * 1.5**up)
+
+
+def probed(one: Problem) -> GaussianReference:
+    """The reference with the response of the score at eight samples of a pilot run."""
+    pilot = one.solve(Collocation(PROCESS, one.reference, HORIZON, DELTA, 16), tol=1e-2).x[:8]
+    response = probe_response(one.score, PROCESS, one.reference, pilot, horizon=HORIZON, delta=DELTA)
+    return replace(one.reference, response=response)
+
+
+def points(tol: float) -> int:
+    """As `grid.steps = "auto"` chooses for a model that was not probed."""
+    return max(8, round(-8 * torch.log10(torch.tensor(tol)).item()))
+
+
+def quantiles(values: Tensor) -> list[float]:
+    return [float(values.to(torch.float64).quantile(q, interpolation="nearest")) for q in (0.5, 0.9, 1.0)]
+
+
+def row(label: str, tol: float, found: Solution, error: Tensor) -> list[Any]:
+    return [label, f"{tol:g}", *quantiles(found.rounds), float(found.calls.double().mean()), *quantiles(error / tol)]
+
+
+def flow(report: Report, one: Problem, tols: Sequence[float]) -> None:
+    """The probability flow: collocation with several references, and DPM-Solver++(2M) at the same true error."""
+    truth = one.solve(Collocation(PROCESS, one.reference, HORIZON, DELTA, 64), tol=1e-9).x
+    rows = []
+    for tol in tols:
+        found = {}
+        for label, reference in (("spectrum", one.reference), ("wrong by 50 %", wrong(one.reference)), ("probed", one.reference)):
+            scheme = chosen(one, tol) if label == "probed" else Collocation(PROCESS, reference, HORIZON, DELTA, points(tol))
+            solution = one.solve(scheme, tol=tol, reference=reference)
+            errors = torch.stack(
+                [one.error(one.solve(scheme, tol=None, sweeps=k, reference=reference).x, truth) for k in range(1, LATEST)]
+            )
+            result = row(f"collocation, {scheme.points} points, {label}", tol, solution, one.error(solution.x, truth))
+            found[label] = [*result[:2], *quantiles(1 + needed(errors, tol))[:2], *result[2:]]
+            rows.append(found[label])
+        calls, error = rival(one, truth, tol)
+        rows.append(["dpmpp-2m, step by step", f"{tol:g}", *[float(calls)] * 6, *quantiles(error / tol)])
+        hold_flow(report, one.name, tol, found, calls)
+    report.add(f"Target {one.name}, probability flow, {len(truth)} draws", COLUMNS, rows)
+
+
+def chosen(one: Problem, tol: float) -> Collocation:
+    """The points that `piadm sample` takes where a model was probed, by the flows of eight other draws."""
+    sampler = Sampler(
+        Collocation(PROCESS, one.reference, HORIZON, DELTA, 40),
+        one.score,
+        one.reference.event_shape,
+        1,
+        reference=one.reference,
+        tol=1e-3,
+        scale=one.deviation,
+        dtype=torch.float64,
+    )
+    low, high = sampler.chain.span
+    begin, number = choose(probe_smoothness(sampler, range(8)), tol, low, high)
+    return Collocation(PROCESS, one.reference, math.log1p(math.exp(-begin)), DELTA, number)
+
+
+def hold_flow(report: Report, name: str, tol: float, rows: dict[str, list[Any]], calls: int) -> None:
+    limits = {("A", 1e-2): 3, ("B", 1e-2): 3, ("C", 1e-2): 5}
+    right, off, own = rows["spectrum"], rows["wrong by 50 %"], rows["probed"]
+    if tol >= 1e-3:
+        limit = limits.get((name, tol), 6)
+        report.aims.append(at_most(f"median rounds that the flow needs, {name}, tol {tol:g}", own[2], limit))
+        report.aims.append(at_most(f"median rounds of its own stop, {name}, tol {tol:g}", own[4], limit + 1))
+    report.aims.append(at_most(f"rounds that wrong spectra cost, flow, {name}, tol {tol:g}", off[4] - right[4], 2))
+    report.aims.append(at_most(f"largest error / tol of the flow, {name}, tol {tol:g}", max(r[10] for r in rows.values()), 2))
+    report.aims.append(at_most(f"its calls over those of DPM-Solver++(2M), {name}, tol {tol:g}", own[7] / calls, 3))
+
+
+def rival(one: Problem, truth: Tensor, tol: float) -> tuple[int, Tensor]:
+    """Fewest calls of DPM-Solver++(2M) whose median error is at most `tol`, and its errors."""
+    for calls in RIVALS:
+        grid = log_snr(PROCESS, calls, horizon=HORIZON, delta=DELTA)
+        error = one.error(one.solve(integrators.dpmpp_2m(PROCESS, grid), solver="sequential", reference=None).x, truth)
+        if float(error.median()) <= tol:
+            break
+    return calls, error
+
+
+def stochastic(report: Report, one: Problem, tols: Sequence[float]) -> None:
+    """The SDE: Gaussian-aware chains, against the same chain step by step.
+
+    Rounds needed are those after which the error stays below the tolerance; the solver has to see that, which takes more.
+    """
+    rows = []
+    references = {"spectrum": one.reference, "wrong by 50 %": wrong(one.reference), "probed": probed(one)}
+    for label, grid in (
+        ("published grid", piadm(PROCESS, horizon=HORIZON, delta=DELTA, step=1 / 16).with_blocks(1)),
+        ("default grid", log_snr(PROCESS, 48, horizon=HORIZON, delta=DELTA)),
+    ):
+        chain = integrators.gaussian_exponential(PROCESS, grid, one.reference, churn=1.0)
+        truth = one.solve(chain, solver="sequential").x
+        rows.append([f"step by step, {label}", "-", *[float(chain.num_steps)] * 6, "-", "-", "-"])
+        errors = {kind: by_round(one, chain, truth, reference) for kind, reference in references.items()}
+        for tol in tols:
+            found = {}
+            for kind, reference in references.items():
+                solution = one.solve(chain, tol=tol, reference=reference)
+                result = row(f"gaussian, {label}, {kind}", tol, solution, one.error(solution.x, truth))
+                found[kind] = [*result[:2], *quantiles(needed(errors[kind], tol))[:2], *result[2:]]
+                rows.append(found[kind])
+            hold_sde(report, f"{one.name}, {label}, tol {tol:g}", tol, found)
+    report.add(f"Target {one.name}, SDE, {len(truth)} draws", COLUMNS, rows)
+
+
+def hold_sde(report: Report, where: str, tol: float, rows: dict[str, list[Any]]) -> None:
+    own = rows["probed"]
+    if tol == 1e-2:
+        report.aims.append(at_most(f"median rounds that the SDE needs, {where}", own[2], 6))
+        report.aims.append(at_most(f"rounds that 90 % of the draws need, SDE, {where}", own[3], 10))
+    report.aims.append(at_most(f"median rounds of its own stop beyond that, SDE, {where}", own[4] - own[2], 2))
+    report.aims.append(
+        at_most(f"rounds that wrong spectra cost, SDE, {where}", rows["wrong by 50 %"][4] - rows["spectrum"][4], 2)
+    )
+    report.aims.append(at_most(f"largest error / tol of the SDE, {where}", max(found[10] for found in rows.values()), 2))
+
+
+def by_round(one: Problem, chain: Chain, truth: Tensor, reference: GaussianReference) -> Tensor:
+    """Errors after 0, 1, ... sweeps: [sweeps, samples]."""
+    seen = EndStates(one.score, chain.t[-1], len(truth))
+    replace(one, score=seen).solve(with_idle_step(chain), sweeps=min(DEEPEST, chain.num_steps), tol=None, reference=reference)
+    return torch.stack([one.error(x, truth) for x in seen.states()])
+
+
+def needed(errors: Tensor, tol: float) -> Tensor:
+    """Rounds after which the error of a sample stays at most `tol`, [samples]."""
+    rounds = torch.arange(1, len(errors) + 1)[:, None]
+    return torch.where(errors > tol, rounds, 0).max(0).values
+
+
+def main() -> int:
+    made = parser(__doc__ or "")
+    made.add_argument("--samples", type=int, default=20, help="draws of every target")
+    made.add_argument("--size", type=int, default=1024, help="modes of the targets")
+    made.add_argument("--only", choices=("sde", "ode"), help="one of the two equations")
+    options = made.parse_args()
+    torch.set_num_threads(1)
+    report = Report("tolerance")
+    for name in "A" if options.quick else "ABC":
+        one = problem(name, 32 if options.quick else options.size, 2 if options.quick else options.samples)
+        if options.only != "sde":
+            flow(report, one, (1e-2,) if options.quick else (1e-2, 1e-3, 1e-4))
+        if options.only != "ode":
+            stochastic(report, one, (1e-2,) if options.quick else (1e-2, 1e-3))
+        print(f"{name} done", file=sys.stderr, flush=True)
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""`piadm export`: the samples of a run in the formats of other programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from ..store import open_run
+from .conformers import load_conformers, trajectory_of
+
+CONFORMERS, FIELDS = ("xtc", "dcd", "pdb"), ("netcdf", "zarr")
+SUFFIX = {"netcdf": ".nc", "zarr": ".zarr"}
+
+
+def export(run: str | os.PathLike[str], form: str, to: str | os.PathLike[str] | None = None) -> Path:
+    """Write the samples of a run as `form`; returns the file, by default `samples` beside samples.h5 with its usual ending.
+
+    Conformers go to xtc, dcd or pdb (lossless but for xtc's and pdb's rounding to 1e-3 nm and 1e-4 nm), fields to netcdf
+    or zarr. Raises ValueError for a form of the other kind, for one that is there already, and for a package that is missing.
+    """
+    folder = Path(run)
+    with open_run(folder) as dataset:
+        kind, forms = ("conformers", CONFORMERS) if "topology" in dataset else ("fields", FIELDS)
+        if form not in forms:
+            raise ValueError(f"--to {form}: {folder} holds {kind}, which are exported to {', '.join(forms)}")
+        base = folder if folder.is_dir() else folder.parent
+        target = Path(to) if to is not None else base / f"samples{SUFFIX.get(form, f'.{form}')}"
+        if target.exists():
+            raise ValueError(f"{target} is there already; remove it or give another file with --out")
+        if kind == "conformers":
+            conformers = load_conformers(folder / "samples.h5" if folder.is_dir() else folder, "samples")
+            trajectory_of(conformers).save(str(target))
+        elif form == "netcdf":
+            dataset.to_netcdf(target, engine="h5netcdf")
+        else:
+            _to_zarr(dataset, target)
+    return target
+
+
+def _to_zarr(dataset: xr.Dataset, target: Path) -> None:
+    try:
+        import zarr  # noqa: F401
+    except ImportError:
+        raise ValueError("export to zarr needs zarr: pip install 'piadm_hpc[climate]'") from None
+    # filters of HDF5 mean nothing to zarr
+    plain = dataset.drop_encoding()
+    for name in plain.variables:
+        if plain[name].dtype.kind == "O":
+            plain[name] = plain[name].astype(np.str_)
+    plain.to_zarr(target, mode="w-")

@@ -1,0 +1,133 @@
+"""`piadm verify`: samples of a run, fields or conformers, against real ones, as one HTML page and as JSON."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..models.card import HELD_OUT
+from ..models.shelf import find_model
+from ..store import open_run
+from ..store.conformers import TOPOLOGY
+from .comparison import compare, has_statistics
+from .conformers import load_conformers
+from .page import Section, number, write_page, write_record
+from .report import run_model, stored_config
+from .tables import table
+from .verify_conformers import sections_of as conformer_sections
+from .verify_fields import sections_of as field_sections
+
+FOLDER, PAGE, RECORD = "report", "verify.html", "verify.json"
+
+
+def verify(
+    run: str | os.PathLike[str],
+    *,
+    against: str | None = None,
+    truth: str | None = None,
+    training: str | None = None,
+    energy: str | None = None,
+) -> str:
+    """Write report/verify.html and report/verify.json into a run's folder and return the tables to print.
+
+    Real fields or conformers come from the file `against`, else from what travels with the run's model. For fields,
+    `truth` is one field to score the ensemble with and `training` are the fields learned from; for conformers, `energy`
+    names a function of positions [n, atoms, 3] in nm, as "module:function". Raises ValueError when there is nothing to
+    compare with, StoreError for a run that is not whole.
+    """
+    folder = Path(run)
+    with open_run(folder) as dataset:
+        cost = _cost(dataset)
+        if "topology" in dataset:
+            _only_for("fields", truth=truth, training=training)
+            sections, record = _conformers(folder, dataset, against, energy)
+        else:
+            _only_for("conformers", energy=energy)
+            sections, record = _fields(folder, dataset, against, truth, training)
+    out = folder / FOLDER if folder.is_dir() else folder.parent / FOLDER
+    sections = [*sections, cost]
+    page = write_page(out / PAGE, f"Verification of {folder.name or folder.resolve().name}", sections)
+    numbers = write_record(out / RECORD, record)
+    return "\n".join([*_text(sections), f"page: {page}", f"numbers: {numbers}"])
+
+
+def _only_for(kind: str, **given: str | None) -> None:
+    wrong = [f"--{name}" for name, value in given.items() if value is not None]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: only for {kind}; leave it out")
+
+
+def _conformers(
+    folder: Path, dataset: xr.Dataset, against: str | None, energy: str | None
+) -> tuple[list[Section], dict[str, Any]]:
+    file = folder / "samples.h5" if folder.is_dir() else folder
+    own = load_conformers(file, f"samples of {folder.name}")
+    reference = Path(against) if against is not None else run_model(folder, stored_config(folder, dataset)) / HELD_OUT
+    if not reference.is_file():
+        raise ValueError(f"{reference}: no such file; give reference conformers with --against FILE")
+    real = load_conformers(reference, reference.name, file.with_name(TOPOLOGY))
+    return conformer_sections(own, real, None if energy is None else _function(energy))
+
+
+def _function(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The function `module:function` names; ValueError if there is none."""
+    module, _, attribute = name.partition(":")
+    try:
+        found: Callable[[np.ndarray], np.ndarray] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--energy {name!r}: {error}; give module:function, with the module where Python finds it") from None
+    return found
+
+
+def _fields(
+    folder: Path, dataset: xr.Dataset, against: str | None, truth: str | None, training: str | None
+) -> tuple[list[Section], dict[str, Any]]:
+    model = run_model(folder, stored_config(folder, dataset))
+    layout = _variables(dataset)
+    compared = compare(dataset, model, against=against) if against is not None or has_statistics(model) else []
+    if not compared and truth is None and training is None:
+        raise ValueError(f"model {find_model(model).name} brings no statistics; give --against, --truth or --training FILE")
+    with ExitStack() as stack:
+        opened = [None if name is None else stack.enter_context(_opened(name)) for name in (against, truth, training)]
+        return field_sections(dataset, layout, compared, *opened)
+
+
+@contextmanager
+def _opened(name: str) -> Iterator[xr.Dataset]:
+    try:
+        with xr.open_mfdataset(name, combine="nested", concat_dim="file") if "*" in name else xr.open_dataset(name) as dataset:
+            yield dataset
+    except (OSError, FileNotFoundError) as error:
+        raise ValueError(f"{name}: xarray cannot open it: {error}") from None
+
+
+def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:
+    from ..layout import Variable
+
+    sample_dim = str(dataset.attrs["sample_dim"])
+    names = str(dataset.attrs["variables"]).split()
+    return tuple(Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names)
+
+
+def _cost(dataset: xr.Dataset) -> Section:
+    """What the samples cost and whether all of them converged."""
+    rows = [["samples", str(dataset.sizes[str(dataset.attrs["sample_dim"])])]]
+    if "rounds" in dataset:
+        rows.append(["rounds, median", number(float(np.median(dataset["rounds"].values)))])
+        rows.append(["network calls, median", number(float(np.median(dataset["model_calls"].values)))])
+        rows.append(["not converged by themselves", str(int((dataset["converged"].values == 0).sum()))])
+    return Section("Cost", ("", "value"), rows)
+
+
+def _text(sections: list[Section]) -> list[str]:
+    lines: list[str] = []
+    for section in sections:
+        lines += [section.title, *(table(section.head, section.rows) if section.rows else []), *section.notes, ""]
+    return lines

@@ -1,0 +1,49 @@
+"""Centring and superposing conformers, and the linear subspace that the result lies in.
+
+Superposed on a centre c (Kabsch 1976, equal weights), a conformer x satisfies sum_i c_i x x_i = 0: three linear conditions beside
+the three of the centre of mass. Both are kept exactly by a projection, in noise, chain and prior alike.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def centred(positions: np.ndarray) -> np.ndarray:
+    """Positions [..., atoms, 3] about their mean."""
+    moved: np.ndarray = positions - positions.mean(-2, keepdims=True)
+    return moved
+
+
+def superposed(positions: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Centred positions [n, atoms, 3], each turned (never mirrored) to be nearest to centre [atoms, 3] in least squares."""
+    moved = centred(positions.astype(np.float64))
+    u, _, vt = np.linalg.svd(moved.swapaxes(-1, -2) @ centred(centre))
+    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[..., None]
+    return np.asarray(moved @ (u @ vt))
+
+
+def mean_structure(positions: np.ndarray, *, most: int = 50) -> tuple[np.ndarray, np.ndarray]:
+    """The structure [atoms, 3] that is the mean of all conformers superposed on it, along its own axes, and those conformers.
+
+    Iterated from the first conformer until it moves by less than 1e-9 of its size.
+    """
+    centre = centred(positions[0].astype(np.float64))
+    for _ in range(most):
+        turned = superposed(positions, centre)
+        last, centre = centre, turned.mean(0)
+        if np.abs(centre - last).max() < 1e-9 * np.abs(centre).max():
+            break
+    axes = np.linalg.svd(centre)[2]
+    axes[2] *= np.sign(np.linalg.det(axes))
+    centre = centre @ axes.T
+    return centre, superposed(positions, centre)
+
+
+def rigid_motions(centre: np.ndarray, *, turns: bool) -> np.ndarray:
+    """Orthonormal directions [3 atoms, 3 or 6] in which superposed conformers are alike: shifts, and with `turns` rotations."""
+    atoms = len(centre)
+    shifts = [np.tile(axis, (atoms, 1)) for axis in np.eye(3)]
+    rotations = [np.cross(axis, centred(centre)) for axis in np.eye(3)] if turns else []
+    directions = np.stack([motion.reshape(-1) for motion in shifts + rotations], axis=1)
+    return np.asarray(np.linalg.svd(directions, full_matrices=False)[0])
