@@ -112,7 +112,7 @@ def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
 
 def test_fifty_kills_in_a_row(site: Site) -> None:
     """Forty-four of a serial run and six of one of two ranks, at random moments; the same command then ends it."""
-    count, dice = 70, random.Random(1)
+    count, dice = 140, random.Random(1)
     arguments = ["sample", site.config, "--samples", count, "--out", "kills"]
     killing = [sys.executable, Path(__file__).with_name("killing.py"), 44, 7, site.folder / "kills" / "shards", *arguments]
     done = site.cluster.run(["srun", "-n1", "--mpi=none", *killing], more=site.environment(0.05), cwd=site.folder, timeout=400)
@@ -121,7 +121,7 @@ def test_fifty_kills_in_a_row(site: Site) -> None:
     step = ["srun", "-n2", "-N2", "--mpi=pmi2", "--kill-on-bad-exit=1", *PIADM, *arguments]
     for number in range(6):
         begun = len(site.events("kills", "started"))
-        running = site.cluster.start(step, more=site.environment(0.1), cwd=site.folder)
+        running = site.cluster.start(step, more=site.environment(0.3), cwd=site.folder)
         site.until(lambda begun=begun: len(site.events("kills", "started")) > begun, 60, f"start {number}")
         time.sleep(dice.random())
         os.kill(dice.choice(site.cluster.processes("piadm_hpc sample", "kills")), signal.SIGKILL)
