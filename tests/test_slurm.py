@@ -58,6 +58,11 @@ def kill_a_rank(site: Site, out: str, job: str) -> None:
     os.kill(random.Random(0).choice(sorted(ranks)), signal.SIGKILL)
 
 
+def environment(pid: int) -> bytes:
+    """What a process was started with; srun itself is started with no rank's number."""
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
 def cancel(site: Site, out: str, job: str) -> None:
     assert site.cluster.run(["scancel", job]).returncode == 0
 
@@ -124,7 +129,8 @@ def test_fifty_kills_in_a_row(site: Site) -> None:
         running = site.cluster.start(step, more=site.environment(0.3), cwd=site.folder)
         site.until(lambda begun=begun: len(site.events("kills", "started")) > begun, 60, f"start {number}")
         time.sleep(dice.random())
-        os.kill(dice.choice(site.cluster.processes("piadm_hpc sample", "kills")), signal.SIGKILL)
+        ranks = [pid for pid in site.cluster.processes("piadm_hpc sample", "kills") if b"SLURM_PROCID=" in environment(pid)]
+        os.kill(dice.choice(ranks), signal.SIGKILL)
         assert running.wait(60) != 0
     done = site.cluster.run(step, more=site.environment(), cwd=site.folder, timeout=100)
     assert done.returncode == 0, done.stderr[-3000:]
