@@ -18,7 +18,8 @@ import xarray as xr
 from common import Report, answer, at_most, launch, parser, question
 
 from piadm_hpc.cli import main as piadm
-from piadm_hpc.comm import launched, launcher_rank, world
+from piadm_hpc.comm import world
+from piadm_hpc.launcher import launched, launcher_rank
 
 AIM = 0.20
 MEGABYTE = 1e6

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.bases import EOF
-from piadm_hpc.comm import Communicator, MPICommunicator, SerialCommunicator, launcher_size, world
+from piadm_hpc.comm import Communicator, MPICommunicator, SerialCommunicator, world
 from piadm_hpc.grid import log_snr
+from piadm_hpc.launcher import launcher_size
 from piadm_hpc.noise import Noise
 from piadm_hpc.process import OU
 from piadm_hpc.reference import GaussianReference, isotropic

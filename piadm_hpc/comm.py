@@ -19,13 +19,20 @@ from torch import Tensor
 
 from .buffers import Buffers, cuda_aware, memory_for
 from .composition import Composition, Linear
+from .launcher import (
+    LauncherError,
+    NoLibraryError,
+    clear_leftovers,
+    launched,
+    launcher_size,
+    nesting_problem,
+    start_up_problem,
+    start_up_settings,
+    task_of_step,
+)
 
 MAX_COUNT = 2**31 - 1
 LAST_WORDS = 0.3  # seconds that a launcher needs to pass on what a rank printed before it is ended
-
-
-class LauncherError(RuntimeError):
-    """The launcher and the MPI library disagree about the number of ranks."""
 
 
 class Communicator(Protocol):
@@ -214,54 +221,29 @@ class RankGrid:
         return cls(MPICommunicator(comm), MPICommunicator(inner, int(comm.rank)), group, comm.size // time)
 
 
-def launcher_size() -> tuple[str | None, int]:
-    """The number of ranks the launcher announced and the variable that says so; (None, 1) without a launcher."""
-    for key in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
-        if os.environ.get(key, "").isdigit():
-            return key, int(os.environ[key])
-    return None, 1
-
-
-def launcher_rank() -> int:
-    """This process's rank as the launcher numbers it, without loading MPI; 0 without a launcher."""
-    for key in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"):
-        if os.environ.get(key, "").isdigit():
-            return int(os.environ[key])
-    return 0
-
-
-def launched() -> bool:
-    """Whether a launcher started this process as one of several ranks."""
-    return launcher_size()[1] > 1
-
-
-def local_environment(ranks: int) -> dict[str, str]:
-    """This process's environment for launching `ranks` ranks on this machine, one thread each, root and crowding allowed."""
-    extra = {
-        **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-        "OMPI_ALLOW_RUN_AS_ROOT": "1",
-        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-        "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    }
-    if ranks > len(os.sched_getaffinity(0)):
-        # MPICH spins while it waits, which starves ranks that share a core
-        extra["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
-    return {**os.environ, **extra}
-
-
 def world() -> Any:
-    """COMM_WORLD, checked against the launcher. Raises LauncherError when it says n > 1 and MPI says something else."""
+    """COMM_WORLD, checked against what started this process. Raises LauncherError when the two do not belong together."""
     key, announced = launcher_size()
     try:
-        comm = _mpi().COMM_WORLD
+        text = str(_mpi().Get_library_version())
     except (ImportError, RuntimeError) as error:
         remedy = "install one (pip install mpich) or load the site's module"
-        raise LauncherError(f"{key}={announced} but no MPI library loads ({error}); {remedy}") from error
+        raise NoLibraryError(f"{key}={announced} but no MPI library loads ({error}); {remedy}") from error
+    if announced > 1 and (problem := start_up_problem(text)):
+        raise LauncherError(problem)
+    if not _mpi().Is_initialized():
+        for name, value in start_up_settings(text).items():
+            os.environ.setdefault(name, value)
+        clear_leftovers()
+        _mpi().Init_thread()
+    comm = _mpi().COMM_WORLD
     if key and comm.size != announced:
         raise LauncherError(
             f"the launcher announced {announced} ranks ({key}) but the MPI library sees {comm.size}: {library()} does not "
             "belong to this launcher. Use the mpiexec of the same MPI, or set MPI4PY_LIBMPI to the launcher's libmpi"
         )
+    if problem := nesting_problem(list(comm.allgather(task_of_step()))):
+        raise LauncherError(problem)
     return comm
 
 
@@ -287,11 +269,15 @@ def abort(message: str) -> NoReturn:
 
 
 def library() -> str:
-    """The MPI library in use, one line."""
-    return " ".join(str(_mpi().Get_library_version()).splitlines()[0].split())[:60]
+    """The MPI library in use, one line; it need not have been started."""
+    return " ".join(str(_mpi().Get_library_version()).split("\n")[0].split())[:60]
 
 
 def _mpi() -> Any:
+    """mpi4py's MPI, which is started only when the launcher has been looked at: a library may end the process as it starts."""
+    import mpi4py
+
+    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
     from mpi4py import MPI
 
     return MPI

@@ -13,11 +13,12 @@ import torch
 from .arranging import GIGABYTE, Arrangement, arrange, memory_of_host
 from .build import make_sampler, require_points
 from .collocation import Collocation
-from .comm import launcher_size
 from .config import RunConfig
-from .models.card import load_model
+from .launcher import launcher_size
+from .models.card import Model, load_model
+from .network import Network
+from .placement import threads, time_ranks
 from .records import ConfigError
-from .run import threads, time_ranks
 from .sampler import Sampler
 
 MEGABYTE = 1e6
@@ -44,6 +45,7 @@ class Plan:
     memory_per_rank: int
     output_bytes: int
     arrangement: Arrangement
+    communication: float
 
     def __str__(self) -> str:
         origin = "measured on one sample" if self.measured else "estimated; --pilot measures it on one sample"
@@ -64,11 +66,18 @@ class Plan:
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
             f"  arrangement      {self.arrangement}\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
-            f"  time             about {self.seconds:.2g} s{in_sequence}{faster}"
+            f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages{in_sequence}{faster}"
         )
 
 
-def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False, memory: float | None = None) -> Plan:
+def plan(
+    config: RunConfig,
+    *,
+    ranks: int | None = None,
+    pilot: bool = False,
+    memory: float | None = None,
+    network: Network | None = None,
+) -> Plan:
     """The cost of a run on `ranks` ranks (default: those this process was launched with); nothing is written.
 
     One network call is timed; `pilot` also solves one sample to measure its sweeps. `memory` is what a rank has, in GB
@@ -83,45 +92,98 @@ def plan(config: RunConfig, *, ranks: int | None = None, pilot: bool = False, me
     if world % on_time:
         possible = [n for n in range(1, world + 1) if world % n == 0]
         raise ConfigError(f"--time-ranks {on_time} does not divide {world} ranks; possible are {possible}")
+    return _looked_at(config, on_time, world // on_time, pilot, memory).plan(world, on_time, network or Network())
+
+
+def rank_grids(
+    config: RunConfig, *, ranks: int, pilot: bool = False, memory: float | None = None, network: Network | None = None
+) -> list[Plan]:
+    """Plans for every way to arrange `ranks` ranks as sample groups x time ranks, the fastest first; one call is timed."""
+    found = _looked_at(config, 1, ranks, pilot, memory)
+    sequential = config.solver.kind == "sequential"
+    shortest = 1 if sequential else min(found.sampler.step_counts)
+    possible = [n for n in range(1, ranks + 1) if ranks % n == 0 and n <= shortest]
+    return sorted(
+        (found.plan(ranks, n, network or Network()) for n in possible), key=lambda made: (made.seconds, made.time_ranks)
+    )
+
+
+def _looked_at(config: RunConfig, on_time: int, groups: int, pilot: bool, memory: float | None) -> _Found:
     torch.set_num_threads(threads(config))
     model = load_model(config.model)
     sampler = make_sampler(config, model)
     require_points(config, sampler, on_time)
-    groups = world // on_time
-    batch = max(1, min(config.output.batch, -(-len(config.ids) // groups)))
-    seconds, activations = _timed_call(sampler, min(config.compute.model_batch, batch * _longest(sampler)))
+    rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))
+    seconds, activations = _timed_call(sampler, rows)
     sweeps = _pilot_sweeps(sampler, config.ids[0]) if pilot else _expected_sweeps(config, sampler)
-    lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
-    sequential = config.solver.kind == "sequential"
-    calls = sum(lengths) if sequential else sum(_calls(length, length, sweeps) for length in lengths)
-    on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
-    share = -(-len(config.ids) // groups)
-    even = -(-len(config.ids) // world)
-    arrangement = arrange(
-        config, model, sampler, on_time=on_time, batch=batch,
-        memory=lambda points, samples: _memory(config, sampler, points, samples, on_time, activations),
-        available=memory_of_host(world) if memory is None else int(memory * GIGABYTE),
-    )  # fmt: skip
-    points = -(-_longest(sampler) // on_time)
-    return Plan(
-        ranks=world,
-        time_ranks=on_time,
-        groups=groups,
-        num_samples=len(config.ids),
-        steps=sum(lengths),
-        blocks=len(sampler.chain.edges) - 1,
-        sweeps_per_block=sweeps,
-        measured=pilot,
-        rounds=sum(lengths) if sequential else sum(min(sweeps, length) for length in lengths),
-        calls=calls,
-        seconds_per_call=seconds,
-        seconds=seconds * on_rank * share,
-        sequential_seconds=None if in_sequence is None else seconds * in_sequence * even,
-        bytes_per_sweep=_bytes_per_sweep(sampler, batch, on_time),
-        memory_per_rank=_memory(config, sampler, points, min(batch, config.compute.in_flight or batch), on_time, activations),
-        output_bytes=4 * len(config.ids) * math.prod(model.event_shape),
-        arrangement=arrangement,
-    )
+    return _Found(config, model, sampler, seconds, activations, sweeps, pilot, memory)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What does not depend on the ranks: the sampler, a timed call (seconds a row, bytes at its peak), the sweeps.
+
+    `memory` is what a rank has, in GB, where it was given.
+    """
+
+    config: RunConfig
+    model: Model
+    sampler: Sampler
+    seconds: float
+    activations: int
+    sweeps: int
+    pilot: bool
+    memory: float | None
+
+    def plan(self, ranks: int, on_time: int, network: Network) -> Plan:
+        """The cost on `ranks` ranks, `on_time` of which share each sample."""
+        config, sampler, sweeps, groups = self.config, self.sampler, self.sweeps, ranks // on_time
+        lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
+        sequential = config.solver.kind == "sequential"
+        calls = sum(lengths) if sequential else sum(_calls(length, length, sweeps) for length in lengths)
+        on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
+        rounds = sum(lengths) if sequential else sum(min(sweeps, length) for length in lengths)
+        batch, share = _batch(config, groups), -(-len(config.ids) // groups)
+        even = -(-len(config.ids) // ranks)
+        message = _bytes_per_sweep(sampler, batch, on_time)
+        stages = max(1, math.ceil(math.log2(on_time))) if on_time > 1 else 1
+        communication = 0.0 if sequential else rounds * -(-share // batch) * network.scan(on_time, message // stages)
+        points, in_flight = -(-_longest(sampler) // on_time), min(batch, config.compute.in_flight or batch)
+        return Plan(
+            ranks=ranks,
+            time_ranks=on_time,
+            groups=groups,
+            num_samples=len(config.ids),
+            steps=sum(lengths),
+            blocks=len(sampler.chain.edges) - 1,
+            sweeps_per_block=sweeps,
+            measured=self.pilot,
+            rounds=rounds,
+            calls=calls,
+            seconds_per_call=self.seconds,
+            seconds=self.seconds * on_rank * share + communication,
+            sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
+            bytes_per_sweep=message,
+            memory_per_rank=self._memory(points, in_flight, on_time),
+            output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
+            arrangement=arrange(
+                config,
+                self.model,
+                sampler,
+                on_time=on_time,
+                batch=batch,
+                memory=lambda points, samples: self._memory(points, samples, on_time),
+                available=memory_of_host(ranks) if self.memory is None else int(self.memory * GIGABYTE),
+            ),
+            communication=communication,
+        )
+
+    def _memory(self, points: int, samples: int, on_time: int) -> int:
+        return _memory(self.config, self.sampler, points, samples, on_time, self.activations)
+
+
+def _batch(config: RunConfig, groups: int) -> int:
+    return max(1, min(config.output.batch, -(-len(config.ids) // groups)))
 
 
 def _longest(sampler: Sampler) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from .events import EventLog
+
 logger = logging.getLogger("piadm_hpc")
 
 
@@ -34,11 +36,24 @@ class _LogFile(logging.FileHandler):
 
 
 class Progress:
-    """Steps of work done out of a total; silent on ranks other than the root."""
+    """Work done out of a total, which may be parts of a unit; silent on ranks other than the root.
 
-    def __init__(self, total: int, *, unit: str, interval: float, enabled: bool):
+    `ends` is when the job meets its time limit (time.monotonic); every line is also an event of `events`.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        *,
+        unit: str,
+        interval: float,
+        enabled: bool,
+        ends: float | None = None,
+        events: EventLog | None = None,
+    ):
         self.total, self.unit, self.interval, self.enabled = total, unit, interval, enabled
-        self.done, self.began, self.spoke = 0, time.monotonic(), time.monotonic()
+        self.ends, self.events = ends, events
+        self.done, self.began, self.spoke = 0.0, time.monotonic(), time.monotonic()
         self.bar = None
         # where the bar is drawn; Open MPI gives every rank a terminal for its standard output, even in a batch job
         if enabled and sys.stderr.isatty():
@@ -53,18 +68,29 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def advance(self, steps: int, note: str) -> None:
-        self.done += steps
+    def show(self, done: float, note: str) -> None:
+        """So much of the total is done, with a word about where the work is."""
         if self.bar is not None:
             self.bar.set_postfix_str(note)
-            self.bar.update(steps)
-        elif self.enabled and time.monotonic() - self.spoke >= self.interval:
+            self.bar.update(done - self.done)
+        self.done = done
+        if self.enabled and time.monotonic() - self.spoke >= self.interval:
             self.spoke = time.monotonic()
-            rate = self.done / max(1e-9, self.spoke - self.began)
-            left = (self.total - self.done) / max(1e-9, rate)
-            logger.info(
-                "%d/%d %s  %s  %.3g %s/s  about %s left", self.done, self.total, self.unit, note, rate, self.unit, _span(left)
+            self._speak(note)
+
+    def _speak(self, note: str) -> None:
+        rate = self.done / max(1e-9, self.spoke - self.began)
+        left = (self.total - self.done) / rate if rate else None
+        limit = None if self.ends is None else self.ends - self.spoke
+        if self.events is not None:
+            done = round(self.done, 3)
+            self.events.write(
+                "progress", done=done, total=self.total, unit=self.unit, note=note, rate=rate, left=left, limit=limit
             )
+        if self.bar is None:
+            speed = "" if left is None else f"  {rate:.3g} {self.unit}/s  about {span(left)} left"
+            until = "" if limit is None else f"{',' if speed else ' '} limit in {span(max(0, limit))}"
+            logger.info("%d/%d %s  %s%s%s", int(self.done), self.total, self.unit, note, speed, until)
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,8 @@ class Summary:
         ]
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Seconds in words: 41 s, 12 min 05 s, 3 h 20 min."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

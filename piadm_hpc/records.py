@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -88,6 +88,17 @@ def override(text: str) -> tuple[str, Any]:
 def without_none(values: dict[str, Any]) -> dict[str, Any]:
     """Nested values as TOML can hold them: keys that are None left out."""
     return {key: without_none(value) if isinstance(value, dict) else value for key, value in values.items() if value is not None}
+
+
+def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as one level of dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _load(path: Path) -> dict[str, Any]:

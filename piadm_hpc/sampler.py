@@ -20,7 +20,8 @@ from .solvers.arguments import SolverName
 from .solvers.evaluate import Score
 from .solvers.peers import PeerSettings
 from .solvers.points import Operator
-from .solving import BlockHook, Corrector, Linear, Projection, Solution, Start, solve
+from .solvers.stopping import Watch
+from .solving import BlockHook, Corrector, Linear, Projection, Solution, Start, Unfinished, solve
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,19 @@ class Sampler:
         white = white.reshape(len(samples), len(signal), *self.event_shape)
         return law.to(self.device, self.dtype).draw_state(white, signal, spread)
 
-    def draw(self, samples: Sequence[int], *, comm: Communicator | None = None, on_block: BlockHook | None = None) -> Solution:
-        """Samples of the given ids; collective over `comm`, whose ranks share the time axis."""
+    def draw(
+        self,
+        samples: Sequence[int],
+        *,
+        comm: Communicator | None = None,
+        on_block: BlockHook | None = None,
+        begun: Unfinished | None = None,
+        watch: Watch | None = None,
+    ) -> Solution:
+        """Samples of the given ids, from their priors or from where they were left; collective over `comm`.
+
+        The ranks of `comm` share the time axis. Raises Stopped when the watch ends the work.
+        """
         first = self.prior(samples)
         return solve(
             self.chain,
@@ -105,6 +117,8 @@ class Sampler:
             model_batch=self.model_batch,
             corrector=self.corrector,
             on_block=on_block,
+            begun=begun,
+            watch=watch,
         )
 
     def _noise(self) -> Noise:

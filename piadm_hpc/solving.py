@@ -17,6 +17,7 @@ from .grid import Block
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
 from .noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
 from .reference import GaussianReference
+from .solution import Solution, Stopped, Unfinished, costs_of
 from .solvers.arguments import Corrector, Linear, SolverName, check_arguments, check_moving
 from .solvers.collocate import collocate
 from .solvers.evaluate import Evaluator, Score, ScoreError
@@ -26,35 +27,11 @@ from .solvers.points import Method, Operator
 from .solvers.problem import Problem
 from .solvers.schedule import Schedule
 from .solvers.sequential import run_steps
-from .solvers.stopping import BlockSolution, Picard, Status, unsolved
+from .solvers.stopping import BlockSolution, Interrupted, Picard, Status, Watch, unsolved
 
 Projection = Callable[[Tensor], Tensor]
 Start = Literal["auto", "constant", "reference"]
-BlockHook = Callable[[Block, BlockSolution], None]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """End states x [samples, *event] and what they cost, per sample and block.
-
-    `sweeps`, `residual`, `status`, `sequential_steps` [samples, blocks] describe the blocks; the corrector after a block
-    adds to `rounds` and `calls` [samples], and the worse of both is the block's `status`. A round is one sequential
-    network call. `converged` [samples]: every block met its tolerance by itself (a fixed depth has none to meet).
-    `state` holds all channels, [samples, c, *event].
-    """
-
-    x: Tensor
-    state: Tensor
-    rounds: Tensor
-    calls: Tensor
-    sweeps: Tensor
-    residual: Tensor
-    status: Tensor
-    sequential_steps: Tensor
-
-    @property
-    def converged(self) -> Tensor:
-        return (self.status <= int(Status.DEPTH_REACHED)).all(dim=1)
+BlockHook = Callable[[Block, BlockSolution, Unfinished], None]
 
 
 @torch.no_grad()
@@ -83,6 +60,8 @@ def solve(
     momentum: Tensor | None = None,
     corrector: Corrector | None = None,
     on_block: BlockHook | None = None,
+    begun: Unfinished | None = None,
+    watch: Watch | None = None,
 ) -> Solution:
     """Run a chain from x0 [samples, *event] (float32 or float64) to its last point; collective over `comm`.
 
@@ -99,9 +78,10 @@ def solve(
     `project` maps states [rows, *event] to the subspace all of them must lie in (a mask, a fixed centre of mass); it
     must be linear. `momentum` holds the other channels of chains that have them, [samples, *event] or [samples, c-1,
     *event] (default zero). `corrector(t)` gives a chain of position and velocity that follows every block. Samples that
-    fail to converge are finished sequentially and marked.
+    fail to converge are finished sequentially and marked. `on_block` sees every block's end; from what it is given there
+    `begun` goes on. `watch` is told between sweeps how many samples are finished; it ends the work by returning true.
 
-    Raises ValueError for arguments that do not fit, all at once, and ScoreError when the score fails.
+    Raises ValueError for arguments that do not fit, all at once, ScoreError when the score fails, and Stopped.
     """
     comm = comm or SerialCommunicator()
     names = list(range(len(x0))) if samples is None else list(samples)
@@ -112,39 +92,59 @@ def solve(
     evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank, chain.reads)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     if isinstance(chain, Collocation):
-        found = collocate(chain, evaluator, evaluator.project(x0.flatten(1)), names, stop=stop, in_flight=in_flight, comm=comm)
-        if on_block is not None:
-            on_block(Block(0, 0, chain.points), found)
-        return _solution(found.end, event_shape, [found], torch.zeros(2, len(names), dtype=torch.long))
+        return _collocated(chain, evaluator, x0, names, stop, in_flight, comm, watch)
+    schedule = Schedule(window, chain.edges if pipelined else ())
+    blocks = [Block(0, 0, chain.num_steps)] if schedule.moves else list(chain.grid.blocks())
+    # with one block, and nothing after it, what leaves the block is finished
+    alone = len(blocks) == 1 and corrector is None
+    watch = watch if watch is None or alone else _unfinished(watch)
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
-    method = _Method(
-        solver,
-        stop,
-        linear,
-        start,
-        moved,
-        comm,
-        Schedule(window, chain.edges if pipelined else ()),
-        in_flight,
-        operator,
-        peer or PeerSettings(),
-    )
+    peer = peer or PeerSettings()
+    method = _Method(solver, stop, linear, start, moved, comm, schedule, in_flight, operator, peer, watch)
     problem = _problem(chain, evaluator, source, moved, x0)
     sweep = method.sweeps(chain)
     state = evaluator.project(_state(x0, momentum, chain.channels))
     results, extra = [], torch.zeros(2, len(names), dtype=torch.long)
-    whole = (Block(0, 0, chain.num_steps),)
-    for block in whole if method.schedule.moves else chain.grid.blocks():
-        state, result = method.solve(problem, block, state, names, sweep)
-        if corrector is not None:
-            state[:, 0], corrected = _correct(corrector, block, problem, state[:, 0], names, method)
-            extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
-            result = replace(result, status=torch.maximum(result.status, corrected.status))
-        results.append(result)
-        if on_block is not None:
-            on_block(block, result)
-    return _solution(state, event_shape, results, extra)
+    if begun is not None:
+        state, results, extra = begun.state.to(state), begun.blocks, begun.extra.clone()
+    try:
+        for block in blocks[len(results) :]:
+            state, result = method.solve(problem, block, state, names, sweep)
+            if corrector is not None:
+                state[:, 0], corrected = _correct(corrector, block, problem, state[:, 0], names, method)
+                extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
+                result = replace(result, status=torch.maximum(result.status, corrected.status))
+            results.append(result)
+            if on_block is not None:
+                on_block(block, result, Unfinished(state, costs_of(results), extra))
+    except Interrupted as early:
+        raise _stopped(early.done if alone else [], early.found, problem.state, event_shape) from None
+    return Solution.of(state, event_shape, results, extra)
+
+
+def _unfinished(watch: Watch) -> Watch:
+    """A watch on a block that is not the last: nothing that leaves it is finished."""
+    return lambda _: watch(0)
+
+
+def _collocated(
+    scheme: Collocation, evaluator: Evaluator, x0: Tensor, names: list[int], stop: Picard, in_flight: int | None,
+    comm: Communicator, watch: Watch | None,
+) -> Solution:  # fmt: skip
+    first, event_shape = evaluator.project(x0.flatten(1)), tuple(x0.shape[1:])
+    try:
+        found = collocate(scheme, evaluator, first, names, stop=stop, in_flight=in_flight, comm=comm, watch=watch)
+    except Interrupted as early:
+        raise _stopped(early.done, early.found, lambda end: end, event_shape) from None
+    return Solution.of(found.end, event_shape, [found], torch.zeros(2, len(names), dtype=torch.long))
+
+
+def _stopped(done: list[int], found: BlockSolution, finish: Callable[[Tensor], Tensor], event_shape: tuple[int, ...]) -> Stopped:
+    """The samples that left the only block there is; `finish` maps their ends to states."""
+    if not done:
+        return Stopped([], None)
+    return Stopped(done, Solution.of(finish(found.end), event_shape, [found], torch.zeros(2, len(done), dtype=torch.long)))
 
 
 def _in_basis(chain: Chain, reference: GaussianReference | None) -> Chain:
@@ -167,6 +167,7 @@ class _Method:
     schedule: Schedule
     in_flight: int | None
     operator: Operator | None
+    watch: Watch | None
     peer: PeerSettings
 
     def sweeps(self, chain: Chain) -> Method:
@@ -184,7 +185,7 @@ class _Method:
         else:
             linear = guess or identity_part(chain)
         follows = self.reference is not None and self.start != "constant"
-        return Method(self.stop, linear, guess, follows, self.schedule, self.in_flight, self.operator)
+        return Method(self.stop, linear, guess, follows, self.schedule, self.in_flight, self.operator, watch=self.watch)
 
     def solve(
         self, problem: Problem, block: Block, state: Tensor, names: list[int], sweeps: Method
@@ -192,7 +193,7 @@ class _Method:
         """States [samples, c, d] at the block's end, and what they cost."""
         z = problem.frame.analyse(state)
         if self.solver == "sequential":
-            result = _sequential_block(problem, block, z, names)
+            result = _sequential_block(problem, block, z, names, self.watch)
         elif self.solver in PEERS:
             result = solve_with(
                 self.solver,
@@ -207,7 +208,7 @@ class _Method:
             )
         else:
             result = solve_block(problem, block, z, names, method=sweeps, comm=self.comm)
-        return problem.evaluator.project(problem.frame.synthesise(result.end)), result
+        return problem.state(result.end), result
 
 
 def _problem(
@@ -228,8 +229,8 @@ def _state(x0: Tensor, momentum: Tensor | None, channels: int) -> Tensor:
     return torch.cat([position, momentum.reshape(len(x0), channels - 1, position.shape[-1]).to(position)], dim=1)
 
 
-def _sequential_block(problem: Problem, block: Block, z: Tensor, names: list[int]) -> BlockSolution:
-    end = run_steps(problem, z, block.start, block.stop, names)
+def _sequential_block(problem: Problem, block: Block, z: Tensor, names: list[int], watch: Watch | None) -> BlockSolution:
+    end = run_steps(problem, z, block.start, block.stop, names, watch=watch)
     steps = torch.full((len(names),), len(block))
     nothing = torch.zeros_like(steps)
     return BlockSolution(end, nothing, torch.zeros(len(names), dtype=torch.float64), nothing, steps, steps)
@@ -256,21 +257,4 @@ def _correct(
     return state[:, 0], total
 
 
-def _solution(state: Tensor, event_shape: tuple[int, ...], results: list[BlockSolution], extra: Tensor) -> Solution:
-    def table(name: str) -> Tensor:
-        return torch.stack([getattr(result, name) for result in results], dim=1)
-
-    sweeps, steps = table("sweeps"), table("sequential_steps")
-    return Solution(
-        x=state[:, 0].reshape(-1, *event_shape),
-        state=state.reshape(len(state), -1, *event_shape),
-        rounds=(sweeps + steps).sum(1) + extra[0],
-        calls=table("calls").sum(1) + extra[1],
-        sweeps=sweeps,
-        residual=table("residual"),
-        status=table("status"),
-        sequential_steps=steps,
-    )
-
-
-__all__ = ["CHAIN", "ScoreError", "Solution", "Status", "solve"]
+__all__ = ["CHAIN", "ScoreError", "Solution", "Status", "Stopped", "Unfinished", "solve"]

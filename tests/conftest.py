@@ -1,7 +1,47 @@
-"""Settings of all tests."""
+"""Settings of all tests, and the Slurm that some of them need."""
 
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import slurm_cluster
 from hypothesis import settings
 
 # examples have no deadline of their own: a busy machine is no failure, and pytest stops what hangs
 settings.register_profile("piadm", deadline=None)
 settings.load_profile("piadm")
+
+REQUIRED = "PIADM_REQUIRE_SLURM"
+skipped: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[slurm_cluster.Cluster]:
+    """A real Slurm of four virtual nodes; its path is short, since sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="piadm-slurm-", ignore_cleanup_errors=True) as folder:
+        with slurm_cluster.running(Path(folder) / "c", nodes=4, cpus=4) as running:
+            yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a Slurm are left out where there is none, unless the environment says that they must run."""
+    missing = slurm_cluster.missing_commands()
+    if not missing or os.environ.get(REQUIRED):
+        return
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            skipped.append(item.name)
+            item.add_marker(pytest.mark.skip(reason=f"no Slurm here: {', '.join(missing)} not found"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name what was left out, where people look: in the last lines."""
+    if skipped:
+        terminalreporter.section("not run: tests on a real Slurm")
+        terminalreporter.write_line("\n".join(skipped))
+        terminalreporter.write_line(f"to run them: apt-get install --no-install-recommends {slurm_cluster.PACKAGES}")
+        terminalreporter.write_line(f"{REQUIRED}=1 makes their absence an error")

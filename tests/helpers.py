@@ -25,8 +25,8 @@ import xarray as xr
 from launching import launch
 
 from piadm_hpc import cli
-from piadm_hpc import run as running
-from piadm_hpc.comm import launcher_rank
+from piadm_hpc import placement as running
+from piadm_hpc.launcher import launcher_rank
 from piadm_hpc.models.card import Model, load_model, save_model
 from piadm_hpc.models.config import NetworkConfig, TrainConfig
 from piadm_hpc.models.network import GridUNet, latitudes_from

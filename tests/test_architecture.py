@@ -14,9 +14,13 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
+# what knows nothing of sampling: records, and what a launcher, Slurm and people say
+OUTSIDE = ("records", "templates", "launcher", "slurm", "events", "stopping")
+
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (
-    ("phase", "catalogue", "schemes", "topology", "records", "templates", "composition", "buffers"),
+    (*OUTSIDE, "topology", "composition", "schemes", "buffers"),
+    ("phase", "catalogue"),
     ("process", "layout"),
     ("grid", "bases"),
     ("reference", "noise"),
@@ -24,12 +28,14 @@ FLOORS = (
     ("collocation",),
     ("linear",),
     ("integrators", "solvers", "moments"),
+    ("solution",),
     ("solving",),
     ("sampler",),
-    ("plugins", "data", "store", "progress"),
+    ("plugins", "data", "store", "progress", "network"),
     ("config",),
     ("models",),
     ("build",),
+    ("placement", "making"),
     ("run", "arranging"),
     ("planning", "doctor", "analysis", "references"),
     ("launch",),
@@ -38,7 +44,7 @@ FLOORS = (
     ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {"layout", "topology", "records", "templates"}
+CORE = {room for rooms in FLOORS[: FLOOR["sampler"] + 1] for room in rooms} - {*OUTSIDE, "layout", "topology"}
 
 # who alone may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("launch", True), "matplotlib": ("analysis", False)}

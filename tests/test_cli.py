@@ -212,7 +212,7 @@ def test_doctor_names_what_fails_and_what_to_do(work: Path):
     bad = call("doctor", "--folder", work / "nowhere")
     failing = [line for line in bad["out"].splitlines() if line.startswith("FAIL")]
     assert bad["code"] == 1 and any("choose another folder" in line for line in failing) and "Traceback" not in bad["err"]
-    assert [line.split()[1] for line in failing] == ["HDF5", "write"]
+    assert [line.split()[1] for line in failing] == ["HDF5", "locking", "write"]
 
 
 def test_weights_that_do_not_fit_or_are_not_finite_are_refused_by_name(work: Path):

@@ -10,7 +10,7 @@ import tomli_w
 from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig, parse_ids
 from piadm_hpc.models.config import TrainConfig, load_config
 from piadm_hpc.records import ConfigError, build, read, without_none
-from piadm_hpc.store.settings import dotted as flat
+from piadm_hpc.records import dotted as flat
 from piadm_hpc.templates import KINDS, template
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import Field
 
 from piadm_hpc.records import ConfigError, Record, build, override, read, without_none
-from piadm_hpc.store.settings import dotted as flat
+from piadm_hpc.records import dotted as flat
 
 
 class Engine(Record):

@@ -12,7 +12,7 @@ import xarray as xr
 from helpers import RUN, STEPS, add_network, call, make_model, on_ranks, one_line, write_config
 
 import piadm_hpc
-from piadm_hpc.run import STOP_FILE
+from piadm_hpc.stopping import STOP_FILE, Ask
 
 NUM_SAMPLES = 20
 
@@ -143,21 +143,67 @@ def test_members_differ_and_follow_the_seed(work: Work):
 
 def test_a_stop_file_ends_every_group_and_the_next_run_goes_on(work: Work, reports: Reports):
     text = said_once(reports, 2, 2, 75)
-    assert text == f"{work.folder}/stopped/{STOP_FILE} was found: finished shards are kept, the same command goes on from there"
+    assert text == f"{work.folder}/stopped/{STOP_FILE} was found: what is finished is kept, the same command goes on from there"
     assert codes(reports, 2, 3) == {0} and not (work.folder / "stopped" / STOP_FILE).exists()
     left = int(reports[2][0][3]["out"].split(" of 6 samples to make")[0].split()[-1])
     assert 0 < left < 6, "the batch that was being solved is stored before the run stops"
     work.assert_same("stopped", list(range(6)))
 
 
-def test_a_stop_file_between_blocks_stops_there(work: Work):
-    out = work.folder / "blocks"
-    arguments = ["sample", work.config, "--only", "0-3", "--out", out, "--set", "grid.blocks=3"]
+def test_a_stop_file_between_blocks_loses_no_block(work: Work):
+    """The batch goes on from the block's end, with the costs of the blocks behind it; what it becomes does not change."""
+    out, changes = work.folder / "blocks", ["--only", "0-3", "--set", "grid.blocks=3", "--set", "output.batch=4"]
+    arguments = ["sample", work.config, *changes, "--out", out]
     fault = {"kind": "touch", "call": 1, "file": str(out / STOP_FILE)}
     one_line(call(*arguments, fault=fault), 75)
-    assert not list((out / "shards").glob("*.h5"))
+    assert not list((out / "shards").glob("*.h5")) and len(list((out / "unfinished").glob("*.h5"))) == 1
+    one_line(call(*arguments, fault=fault), 75)
     again = call(*arguments)
     assert again["code"] == 0 and "4 of 4 samples to make" in again["out"]
+    assert not (out / "unfinished").exists()
+    assert call("sample", work.config, *changes, "--out", work.folder / "at-once")["code"] == 0
+    stopped, whole = work.members("blocks"), work.members("at-once")
+    for name in ("tas", "sweeps", "residual", "status", "model_calls", "rounds"):
+        np.testing.assert_array_equal(stopped[name].values, whole[name].values)
+
+
+@pytest.mark.parametrize(("change", "after"), [("chain.churn=0", 40), ("solver.window=4", 12), ("solver.kind=sequential", 7)])
+def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytest.MonkeyPatch, change: str, after: int):
+    """Where all points are solved at once no block's end is to be waited for: what is in flight is drawn again, nothing else."""
+    monkeypatch.setattr("piadm_hpc.making.PATIENCE", dict.fromkeys(Ask, 0.0))
+    out, one_by_one = work.folder / change, "sequential" not in change
+    in_flight = ["--set", "compute.in_flight=1"] if one_by_one else []
+    arguments = ["sample", work.config, "--only", "0-3", "--set", "output.batch=4", "--set", change, *in_flight, "--out", out]
+    one_line(call(*arguments, fault={"kind": "touch", "call": after, "file": str(out / STOP_FILE)}), 75)
+    again = call(*arguments)
+    left = int(again["out"].split(" of 4 samples to make")[0].split()[-1])
+    assert again["code"] == 0 and (0 < left < 4 if one_by_one else left == 4)
+    assert call(*arguments[:-1], work.folder / f"{change}-whole")["code"] == 0
+    np.testing.assert_array_equal(work.members(change)["tas"].values, work.members(f"{change}-whole")["tas"].values)
+
+
+def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work, monkeypatch: pytest.MonkeyPatch):
+    out, changes = work.folder / "long-block", ["--only", "0-1", "--set", "grid.blocks=3", "--tol", "1e-6"]
+    arguments = ["sample", work.config, *changes, "--out", out]
+    monkeypatch.setattr("piadm_hpc.making.PATIENCE", dict.fromkeys(Ask, 0.0))
+    whole = call(*arguments[:-1], work.folder / "no-long-block")
+    first = int(work.members("no-long-block")["sweeps"].values[:, 0].max())
+    assert whole["code"] == 0
+    one_line(call(*arguments, fault={"kind": "touch", "call": first + 1, "file": str(out / STOP_FILE)}), 75)
+    assert len(list((out / "unfinished").glob("*.h5"))) == 1
+    assert call(*arguments)["code"] == 0
+    for name in ("tas", "sweeps", "model_calls", "rounds"):
+        np.testing.assert_array_equal(work.members("long-block")[name].values, work.members("no-long-block")[name].values)
+
+
+def test_what_was_left_by_another_configuration_is_not_continued(work: Work):
+    out = work.folder / "other-left"
+    arguments = ["sample", work.config, "--only", "0-1", "--out", out, "--set", "grid.blocks=3"]
+    one_line(call(*arguments, fault={"kind": "touch", "call": 1, "file": str(out / STOP_FILE)}), 75)
+    assert call(*arguments, "--seed", 5)["code"] == 0
+    other = work.members("other-left")["tas"].values
+    assert call(*arguments, "--seed", 5, "--out", work.folder / "other-whole")["code"] == 0
+    np.testing.assert_array_equal(other, work.members("other-whole")["tas"].values)
 
 
 def test_a_fixed_depth_is_done_and_a_limit_is_not_converged(work: Work, reports: Reports):

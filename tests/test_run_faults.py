@@ -15,7 +15,7 @@ from helpers import STEPS, add_network, call, make_model, on_ranks, one_line, pi
 from launching import launch
 
 import piadm_hpc
-from piadm_hpc.run import STOP_FILE
+from piadm_hpc.stopping import STOP_FILE
 from piadm_hpc.store import Store, StoreError
 
 NUM_SAMPLES = 8
@@ -177,7 +177,7 @@ def test_a_run_that_is_interrupted_by_hand_says_how_to_go_on(work: Path, monkeyp
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("piadm_hpc.run.make_sampler", interrupted)
+    monkeypatch.setattr("piadm_hpc.placement.make_sampler", interrupted)
     text = one_line(call("sample", work / "run.toml", "--out", work / "by-hand"), 75)
     assert text == "interrupted; finished shards are kept, the same command goes on from there"
 

@@ -22,6 +22,7 @@ from store_runs import assert_holds, create, in_child, run, values
 
 from piadm_hpc.store import Store, StoreError, open_run
 from piadm_hpc.store.files import DiskFile
+from piadm_hpc.store.index import write_copy
 from piadm_hpc.store.lock import Holder, Lock
 
 
@@ -197,6 +198,24 @@ def test_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
         assert_holds(tmp_path, range(200), 8)
 
     in_child(soft)
+
+
+def test_a_growing_run_stays_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of like size are merged: few files, and every sample is copied a few times only, however long the run."""
+    copied = []
+    monkeypatch.setattr(
+        "piadm_hpc.store.folder.write_copy", lambda *a, **k: (copied.append(len(a[1].ids)), write_copy(*a, **k))[1]
+    )
+    with create(tmp_path, range(700), 1, side=4) as store:
+        for number, ids in enumerate(store.batches()):
+            store.write(ids, values(ids, 4), {})
+            store.compact(40)
+            if number % 50 == 0:
+                assert len(list((tmp_path / "shards").iterdir())) <= 40
+                assert sum(map(len, store.missing())) == 699 - number
+        store.join()
+    assert sum(copied) < 4 * 700
+    assert_holds(tmp_path, range(700), 4)
 
 
 def test_a_thousand_shards(tmp_path: Path) -> None:

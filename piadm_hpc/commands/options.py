@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from ..comm import launcher_rank, launcher_size
 from ..config import RunConfig, parse_ids
+from ..launcher import launcher_rank, launcher_size
 from ..records import ConfigError, override, read
 
 

@@ -28,7 +28,7 @@ from .network import count_parameters
 from .packing import describe_reference
 from .publishing import package_version, process_card, scores_of, training_card
 from .record import FORMAT, Card, DataCard, MoleculeCard, VariableCard
-from .training import Report, fit_network, say
+from .training import Report, Stop, fit_network, never, say
 
 CENTRED_ON = 20_000  # frames that the mean structure is found from
 SMALLEST = 1e-8  # variance of a mode that is kept, of the largest one's
@@ -52,11 +52,11 @@ class ConformerData:
     files: tuple[str, ...]
 
 
-def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say) -> Path:
+def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
     """Read, fit, train and write the model folder `config.output`; trajectories are looked for from `root`.
 
-    A run that was interrupted continues from the checkpoints beside its output. ValueError for data or settings that
-    do not work.
+    A run that was interrupted continues from the checkpoints beside its output; `stop` says after every step whether
+    somebody asks for that. ValueError for data or settings that do not work, StopRequested when asked to stop.
     """
     data = read_conformers(config.data, root, seed=config.seed)
     left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
@@ -71,7 +71,7 @@ def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), repor
     output, state = Path(config.output), None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
-        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report)
+        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
     return publish_conformers(output, config, data, denoiser, state)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..data.gridded import GriddedData, read_fields
 from ..process import by_name
+from ..stopping import Ask, StopRequested
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
 from .denoiser import GaussianDenoiser
@@ -27,11 +28,17 @@ from .phase import denoiser_kind
 from .publishing import publish
 
 Report = Callable[[str], None]
+Stop = Callable[[], Ask]
 
 
 def say(line: str) -> None:
     """Print at once, also into a log file."""
     print(line, flush=True)
+
+
+def never() -> Ask:
+    """Nobody asks for a stop."""
+    return Ask.NOBODY
 
 
 # a resumed run may be longer or more patient than the one it continues
@@ -76,11 +83,11 @@ def _strata(batch: int, count: int, generator: torch.Generator) -> Tensor:
     return (places * count).long().clamp(max=count - 1)
 
 
-def train(config: TrainConfig, *, root: Path = Path(), report: Report = say) -> Path:
+def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
     """Read, fit, train and write the model folder `config.output`; data files are looked for from `root`.
 
-    A run that was interrupted continues from the checkpoints beside its output. ValueError for data or settings that
-    do not work.
+    A run that was interrupted continues from the checkpoints beside its output; `stop` says after every step whether
+    somebody asks for that. ValueError for data or settings that do not work, StopRequested when asked to stop.
     """
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
@@ -96,7 +103,7 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say) -> 
     state = None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
-        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report)
+        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
     return publish(output, config, data, denoiser, state)
 
 
@@ -126,7 +133,7 @@ AnyConfig = TrainConfig | ConformerTrainConfig
 
 
 def fit_network(
-    denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say
+    denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say, stop: Stop = never
 ) -> TrainingState:
     """Train the denoiser's network in place, leaving the best averaged weights in it. ValueError if the loss is not finite."""
     network = denoiser.network
@@ -149,6 +156,10 @@ def fit_network(
             if last or state.step % options.validate_every == 0:
                 _validate(state, denoiser, data, config, report)
                 save_checkpoint(checkpoints, state, identity)
+            if not last and (asked := stop()):
+                save_checkpoint(checkpoints, state, identity)
+                text = f"stopped at step {state.step}: the same command goes on from there"
+                raise StopRequested(text, limit=asked == Ask.LIMIT)
     put(network, state.best)
     network.eval()
     return state

@@ -16,7 +16,7 @@ from ..collocation import Collocation, Piece
 from ..comm import Communicator
 from ..grid import Partition
 from .evaluate import Evaluator, ScoreError, described
-from .stopping import BlockSolution, Picard, Status, remaining_error, unsolved
+from .stopping import BlockSolution, Interrupted, Picard, Status, Watch, remaining_error, unsolved
 
 SMALLEST = 2.0**-6  # of the range; pieces are not halved below it
 PATIENCE = 3  # sweeps without a clearly smaller change after which a piece is halved
@@ -34,15 +34,17 @@ def collocate(
     stop: Picard,
     in_flight: int | None,
     comm: Communicator,
+    watch: Watch | None = None,
 ) -> BlockSolution:
     """Carry states `first` [samples, d] through the flow; collective over `comm`, whose ranks share the nodes.
 
     The result's `end` is [samples, 1, d], flat states. `residual` estimates the error of the end state: what later sweeps
-    would change and what the nodes do not resolve. Raises ScoreError on every rank when the score fails on any.
+    would change and what the nodes do not resolve. Raises ScoreError on every rank when the score fails on any, and
+    Interrupted when the watch ends it.
     """
     if comm.size > scheme.points:
         raise ValueError(f"{comm.size} time ranks for {scheme.points} collocation points; use fewer ranks or more points")
-    return _Sweeps(scheme, evaluator, first, list(samples), stop, in_flight or len(samples), comm).run()
+    return _Sweeps(scheme, evaluator, first, list(samples), stop, in_flight or len(samples), comm, watch).run()
 
 
 @dataclass
@@ -75,9 +77,10 @@ class _Slot:
 class _Sweeps:
     def __init__(
         self, scheme: Collocation, evaluator: Evaluator, first: Tensor, samples: list[int], stop: Picard, slots: int,
-        comm: Communicator,
+        comm: Communicator, watch: Watch | None,
     ):  # fmt: skip
         self.scheme, self.evaluator, self.samples, self.stop, self.comm = scheme, evaluator, samples, stop, comm
+        self.watch = watch
         self.reference = scheme.reference.to(first.device, first.dtype)
         self.frame, self.first = self.reference.basis, first
         self.first_signal, self.first_root = self._level(scheme.t[:1])
@@ -90,10 +93,20 @@ class _Sweeps:
 
     def run(self) -> BlockSolution:
         while self.slots:
+            self._look()
             self._evaluate()
             self._advance()
             self.slots = [kept for slot in self.slots if (kept := self._next(slot)) is not None]
         return self.result
+
+    def _look(self) -> None:
+        """End here if the watch says so, with the samples that are done."""
+        if self.watch is None:
+            return
+        at_work = {*self.waiting, *(slot.index for slot in self.slots)}
+        done = [index for index in range(len(self.samples)) if index not in at_work]
+        if self.watch(len(done)):
+            raise Interrupted(done, self.result.of(done))
 
     def _enter(self) -> _Slot:
         """The next waiting sample, at the start of the whole range."""

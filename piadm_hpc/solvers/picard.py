@@ -10,6 +10,7 @@ k are exact whatever A is.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -22,7 +23,7 @@ from .points import Front, Method, Points
 from .problem import Problem
 from .rows import Rows
 from .sequential import run_steps
-from .stopping import BlockSolution, Status, remaining_error, unsolved
+from .stopping import BlockSolution, Interrupted, Status, remaining_error, unsolved
 
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
 MOVING = 2  # points passed in a sweep by which a sample gets ahead, though its changes do not shrink
@@ -39,7 +40,7 @@ def solve_block(
 ) -> BlockSolution:
     """Solve one block from coordinates `first` [samples, c, n] of its first point; collective over `comm`.
 
-    Raises ScoreError on every rank when the score fails on any.
+    Raises ScoreError on every rank when the score fails on any, and Interrupted when the watch ends it.
     """
     return Sweeps(problem, block, first, list(samples), method, comm).run()
 
@@ -72,6 +73,7 @@ class Sweeps:
 
     def run(self) -> BlockSolution:
         while len(self.front.index):
+            self._look()
             change = self._evaluate()
             self._advance(change)
             self._update()
@@ -79,6 +81,16 @@ class Sweeps:
         self._finish_sequentially()
         self.result.end.copy_(self.comm.bcast(self.result.end, self.comm.size - 1))
         return self.result
+
+    def _look(self) -> None:
+        """End here if the watch says so, with the samples that are done by themselves."""
+        if self.method.watch is None:
+            return
+        at_work = {*self.waiting, *self.front.index.tolist(), *(index for index, _, _ in self.given_up)}
+        done = [index for index in range(len(self.samples)) if index not in at_work]
+        if self.method.watch(len(done)):
+            found = self.result.of(done)
+            raise Interrupted(done, replace(found, end=self.comm.bcast(found.end, self.comm.size - 1)))
 
     def _new(self, index: list[int]) -> Front:
         start, age = torch.full((len(index),), self.block.start), torch.zeros(len(index), dtype=torch.long)

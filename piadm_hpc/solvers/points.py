@@ -17,7 +17,7 @@ from .problem import Problem
 from .recurrence import Recurrence
 from .rows import Rows
 from .schedule import Schedule
-from .stopping import Picard
+from .stopping import Picard, Watch
 
 Slots = slice | Tensor
 Operator = Callable[[Tensor, Sequence[int]], Tensor]
@@ -32,6 +32,7 @@ class Method:
     `in_flight` limits the samples worked on at once: one that is done makes room for the next. `operator`, from states
     [samples, c, d] of a first point and later points to states [points, samples, c, d] there, gives the first path instead.
     `keep_scores`: whether the scores of the last sweep are kept for those who linearise steps.
+    `watch` may end the work between sweeps.
     """
 
     stop: Picard
@@ -42,6 +43,7 @@ class Method:
     in_flight: int | None
     operator: Operator | None = None
     keep_scores: bool = False
+    watch: Watch | None = None
 
 
 @dataclass

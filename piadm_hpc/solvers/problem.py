@@ -31,6 +31,10 @@ class Problem:
         """What the score is given at point j, [samples, k, d], for coordinates z [samples, c, n]."""
         return self.evaluator.project(self.frame.synthesise(self.chain.reading(j, z)))
 
+    def state(self, z: Tensor) -> Tensor:
+        """States [samples, c, d] of coordinates [samples, c, n]."""
+        return self.evaluator.project(self.frame.synthesise(z))
+
     def unit(self, j: int) -> float:
         """What `add_estimate` adds, in denoised estimates."""
         return float(self.chain.estimate[0][j])

@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from .problem import Problem
+from .stopping import Interrupted, Watch, unsolved
 
 
 @torch.no_grad()
-def run_steps(problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int]) -> Tensor:
-    """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`."""
+def run_steps(
+    problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int], *, watch: Watch | None = None
+) -> Tensor:
+    """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`.
+
+    Raises ScoreError when the score fails, and Interrupted when the watch ends the work between two steps.
+    """
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):
+        if watch is not None and watch(0):
+            raise Interrupted([], unsolved(z[:0], 0))
         x = problem.read(j, z)
         t = times[j].expand(len(z))
         score = problem.evaluator(x, t)

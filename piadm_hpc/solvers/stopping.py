@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
+# told between two sweeps how many samples are finished, it may end the work there; collective
+Watch = Callable[[int], bool]
 GUARD = 4.0  # how many times the tolerance a change may be for a prediction to be believed
 SURE = 1 / 4  # of the tolerance must be all that such a prediction leaves: near a boundary between modes changes grow again
 
@@ -76,6 +79,18 @@ class BlockSolution:
     status: Tensor
     calls: Tensor
     sequential_steps: Tensor
+
+    def of(self, samples: Sequence[int]) -> BlockSolution:
+        """The same for some of the samples."""
+        return BlockSolution(**{field.name: getattr(self, field.name)[list(samples)] for field in fields(self)})
+
+
+class Interrupted(Exception):
+    """A watch ended the work on a block: `found` describes the samples at the positions `done`, the others are lost."""
+
+    def __init__(self, done: Sequence[int], found: BlockSolution):
+        super().__init__(f"interrupted with {len(done)} samples done")
+        self.done, self.found = list(done), found
 
 
 def unsolved(first: Tensor, num_samples: int) -> BlockSolution:

@@ -16,6 +16,7 @@ from .files import PARTIAL, sync_folder, write_text
 from .index import INDEX
 from .settings import RUN_FILE, differences
 from .shard import SHARDS, Shard
+from .unfinished import clear_drafts
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ def clear(folder: Path) -> None:
     """Delete what an earlier run wrote, index first: an index without shards would read as missing values."""
     for name in (INDEX, RUN_FILE):
         (folder / name).unlink(missing_ok=True)
+    clear_drafts(folder)
     shutil.rmtree(folder / SHARDS)
     (folder / SHARDS).mkdir()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from .shard import SHARDS, Shard, open_file, read_shard, scan, shard_name, write
 log = logging.getLogger(__name__)
 
 MAX_SHARDS = 500
+TOGETHER = 8  # shards of like size that a growing run merges into one, so that every sample is copied a few times only
+LARGE_BYTES = 2**30
 STALE_HOURS = 2.0
 
 
@@ -205,7 +208,7 @@ class Store:
         limit = max(1, min(max_shards, most_open_files()))
         if len(arrange(shards).shards) > limit:
             # well below the limit, so that a growing run does not come here at every join
-            shards = self.merge(max(1, limit // 4))
+            shards = self._merge(shards, max(1, limit // 4))
         path = write_index(self.folder, arrange(shards), layout=self.layout, attributes=self.attributes)
         return with_topology(path, self.layout)
 
@@ -216,15 +219,40 @@ class Store:
         worst some samples are then present twice, and the next merge deletes what is superfluous. Whoever has the old index
         open must open the new one.
         """
+        return self._merge(scan(self.folder)[0], max_shards)
+
+    def _merge(self, found: list[Shard], max_shards: int) -> list[Shard]:
         # an index over deleted shards would read as missing values, and tell nobody
         (self.folder / INDEX).unlink(missing_ok=True)
-        shards = self._without_superfluous(scan(self.folder)[0])
+        shards = self._without_superfluous(found)
         size = -(-len(shards) // max_shards)
         merged: list[Shard] = []
         for start in range(0, len(shards), size):
             group = shards[start : start + size]
             merged.append(group[0] if len(group) == 1 else self._merged(group))
         return merged
+
+    def compact(self, max_shards: int = MAX_SHARDS) -> None:
+        """Merge shards of like size when there are more than `max_shards`, also while other processes write further ones.
+
+        A growing run so stays a few hundred files. What holds for `merge` holds here. Raises StoreError.
+        """
+        if sum(1 for _ in (self.folder / SHARDS).glob("samples_*.h5")) <= max_shards:
+            return
+        (self.folder / INDEX).unlink(missing_ok=True)
+        shards = self._without_superfluous(scan(self.folder)[0])
+        sizes: dict[int, list[Shard]] = {}
+        for shard in shards:
+            sizes.setdefault(_tier(shard), []).append(shard)
+        tier = 0
+        while tier <= max(sizes):
+            alike = sizes.get(tier, [])
+            for start in range(0, len(alike) - TOGETHER + 1, TOGETHER):
+                group = alike[start : start + TOGETHER]
+                if sum(shard.num_bytes for shard in group) <= LARGE_BYTES:
+                    merged = self._merged(group)
+                    sizes.setdefault(_tier(merged), []).append(merged)
+            tier += 1
 
     def _without_superfluous(self, shards: list[Shard]) -> list[Shard]:
         used = {shard.name for shard in arrange(shards).shards}
@@ -240,6 +268,11 @@ class Store:
         for shard in group:
             shard.path.unlink()
         return read_shard(path)
+
+
+def _tier(shard: Shard) -> int:
+    """Shards of one tier hold about as many samples: at least TOGETHER to its power."""
+    return int(math.log(len(shard.ids) + 0.5, TOGETHER))
 
 
 def _shown(ids: tuple[int, ...]) -> str:

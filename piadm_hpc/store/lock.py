@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from ..slurm import step_over, this_job
 from .errors import StoreError
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Holder:
     pid: int
     born: str
     job: str
+    step: str
     restarts: int
     started: str
     token: str
@@ -42,7 +44,8 @@ class Holder:
             host=socket.gethostname(),
             pid=os.getpid(),
             born=_born(os.getpid()),
-            job=os.environ.get("SLURM_JOB_ID", ""),
+            job=this_job(),
+            step=os.environ.get("SLURM_STEP_ID", ""),
             restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             started=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             token=uuid.uuid4().hex,
@@ -60,8 +63,8 @@ class Lock:
     def take(cls, folder: Path, *, stale_hours: float) -> Lock:
         """Lock `folder`. Raises StoreError naming the holder while another run is alive there.
 
-        A lock is taken over from a process that has died on this host, from an earlier start of this very job, and from
-        another host when its heartbeat is more than `stale_hours` old.
+        A lock is taken over from a process that has died on this host, from an earlier start of this very job, from a job
+        that Slurm knows to be over, and from another host when its heartbeat is more than `stale_hours` old.
         """
         path = folder / LOCK
         text = json.dumps(asdict(Holder.here()))
@@ -166,6 +169,8 @@ def _over(path: Path, holder: Holder | None, stale_hours: float) -> str:
         return "" if _born(holder.pid) == holder.born and _alive(holder.pid) else "that process has ended"
     if holder is not None and holder.job and holder.job == here.job and holder.restarts < here.restarts:
         return "this job was restarted"
+    if holder is not None and holder.job and step_over(holder.job, holder.step):
+        return f"Slurm says that job {holder.job} no longer works there"
     hours = _age(path) / 3600
     return f"no sign of life for {hours:.1f} hours" if hours > stale_hours else ""
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from ..records import dotted
+
 RUN_FILE = "run.toml"
 UNSET = "(not set)"
 
@@ -31,17 +33,6 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as one level of dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def differences(there: str, here: str, independent: frozenset[str]) -> list[str]:
     """One line per key whose value differs between two TOML texts, save for those in `independent` and what lies below them."""
     old, new = dotted(tomllib.loads(there)), dotted(tomllib.loads(here))
@@ -49,6 +40,11 @@ def differences(there: str, here: str, independent: frozenset[str]) -> list[str]
     pairs = [(key, old.get(key, UNSET), new.get(key, UNSET)) for key in keys]
     # compared as text where they are not equal, so that nan agrees with nan
     return [f"{key}: {a!r} there, {b!r} here" for key, a, b in pairs if a != b and repr(a) != repr(b)]
+
+
+def without_keys(config: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """A nested configuration by dotted names, without those in `names` and what lies below them."""
+    return {key: value for key, value in dotted(config).items() if not _covered(key, names)}
 
 
 def _covered(key: str, names: frozenset[str]) -> bool:

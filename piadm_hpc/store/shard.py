@@ -131,3 +131,13 @@ def scan(folder: Path) -> tuple[list[Shard], list[Path]]:
         except DamagedShard:
             damaged.append(path)
     return sorted(whole, key=lambda shard: (shard.ids, shard.name)), damaged
+
+
+def drawn_samples(folder: Path) -> tuple[set[int], int]:
+    """The ids that whole shards of a run hold, and how many of them are marked as not converged. Raises StoreError."""
+    marked: dict[int, bool] = {}
+    for shard in scan(folder)[0]:
+        with open_file(shard.path) as file:
+            bad = file["converged"][...] == 0 if "converged" in file else np.zeros(len(shard.ids), bool)
+        marked |= dict(zip(shard.ids, bad.tolist(), strict=True))
+    return set(marked), sum(marked.values())
