@@ -101,7 +101,7 @@ def solve(
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
     peer = peer or PeerSettings()
-    method = _Method(solver, stop, linear, start, moved, comm, schedule, in_flight, operator, peer, watch)
+    method = _Method(solver, stop, linear, start, moved, comm, schedule, in_flight, operator, watch, peer)
     problem = _problem(chain, evaluator, source, moved, x0)
     sweep = method.sweeps(chain)
     state = evaluator.project(_state(x0, momentum, chain.channels))
