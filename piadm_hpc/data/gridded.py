@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..layout import Coordinate, Variable
 from .normalise import Normalisation
-from .reading import RawFields, read_files
+from .reading import RawFields, read_files, require_one_way_to_hold_out
 
 log = logging.getLogger(__name__)
 
@@ -59,11 +59,7 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> DataConfig:
-        by_file, by_part = (self.validation_files or self.test_files), self.validation_fraction + self.test_fraction
-        if by_file and by_part:
-            raise ValueError("hold out either by files or by fractions, not both")
-        if by_part >= 1:
-            raise ValueError(f"validation_fraction + test_fraction = {by_part} leaves nothing to train on")
+        require_one_way_to_hold_out(self.validation_files or self.test_files, self.validation_fraction + self.test_fraction)
         return self
 
 

@@ -42,7 +42,7 @@ def read_files(
     root: Path,
 ) -> RawFields:
     """The named variables of all files, concatenated over samples; ValueError lists everything that does not fit."""
-    paths = _expand(files, root)
+    paths = expand(files, root, "files")
     parts, months, mistakes = [], [], []
     first: xr.Dataset | None = None
     for path in paths:
@@ -69,8 +69,16 @@ def read_files(
     )
 
 
-def _expand(files: Sequence[str], root: Path) -> list[Path]:
-    """Existing paths for names and globs, in order, each once."""
+def require_one_way_to_hold_out(files: Sequence[str], share: float) -> None:
+    """ValueError for data held out by files and by fractions at once, or for fractions that leave nothing."""
+    if files and share:
+        raise ValueError("hold out either by files or by fractions, not both")
+    if share >= 1:
+        raise ValueError(f"validation_fraction + test_fraction = {share} leaves nothing to train on")
+
+
+def expand(files: Sequence[str], root: Path, key: str) -> list[Path]:
+    """Existing paths for names and globs, in order, each once; ValueError naming the configuration's `key`."""
     found: dict[Path, None] = {}
     absent = []
     for name in files:
@@ -79,7 +87,7 @@ def _expand(files: Sequence[str], root: Path) -> list[Path]:
             absent.append(name)
         found.update(dict.fromkeys(map(Path, matches)))
     if absent:
-        raise ValueError(f"no file matches {', '.join(absent)} (looked from {root.resolve()}); check `files`")
+        raise ValueError(f"no file matches {', '.join(absent)} (looked from {root.resolve()}); check `{key}`")
     return list(found)
 
 

@@ -6,10 +6,8 @@ is an error that says what to change.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from glob import glob
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..topology import Topology
+from .reading import expand, require_one_way_to_hold_out
 from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_of
 
 
@@ -50,11 +49,7 @@ class TrajectoryConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> TrajectoryConfig:
-        by_file, by_part = (self.validation_files or self.test_files), self.validation_fraction + self.test_fraction
-        if by_file and by_part:
-            raise ValueError("hold out either by files or by fractions, not both")
-        if by_part >= 1:
-            raise ValueError(f"validation_fraction + test_fraction = {by_part} leaves nothing to train on")
+        require_one_way_to_hold_out(self.validation_files or self.test_files, self.validation_fraction + self.test_fraction)
         return self
 
 
@@ -79,7 +74,7 @@ class Frames:
 
 def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     """All frames a configuration describes; relative paths start at `root`. ValueError for files that do not work."""
-    paths = _expand(config.trajectories, root)
+    paths = expand(config.trajectories, root, "trajectories")
     structure = root / config.topology if config.topology else paths[0].with_name("topology.pdb")
     part = slice(config.start, None, config.stride)
     with told(structure, paths):
@@ -169,19 +164,6 @@ def signs(positions: np.ndarray, topology: Topology) -> np.ndarray:
     four = np.array(topology.centres(), dtype=int).reshape(-1, 4)
     a, b, c = (positions[:, four[:, k]] - positions[:, four[:, 0]] for k in (1, 2, 3))
     return np.asarray(np.sign((a * np.cross(b, c)).sum(-1)))
-
-
-def _expand(names: Sequence[str], root: Path) -> list[Path]:
-    found: dict[Path, None] = {}
-    absent = []
-    for name in names:
-        matches = sorted(glob(str(root / name)))
-        if not matches:
-            absent.append(name)
-        found.update(dict.fromkeys(map(Path, matches)))
-    if absent:
-        raise ValueError(f"no file matches {', '.join(absent)} (looked from {root.resolve()}); check `trajectories`")
-    return list(found)
 
 
 def _counts(excluded: dict[str, int]) -> str:

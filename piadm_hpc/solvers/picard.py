@@ -26,8 +26,8 @@ from .sequential import run_steps
 from .stopping import BlockSolution, Interrupted, Status, remaining_error, unsolved
 
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
-MOVING = 2  # points passed in a sweep by which a sample gets ahead, though its changes do not shrink
 PATIENCE = 12  # and after which a sample near a boundary between modes is given up
+MOVING = 2  # points passed in a sweep by which a sample gets ahead, though its changes do not shrink
 # what is left behind grows where a sample decides between modes, so that it must be smaller than what ends a sample:
 LEFT_BEHIND = 0.1  # share of the tolerance by which an estimate may still have changed at a point that is not called again
 SETTLED = 1.0  # the same for the change foretold from how far the state has moved
