@@ -49,7 +49,12 @@ class Choice:
 
 
 CHOICES = (
-    *(Choice(one.name, one.name, {}) for one in catalogue.INTEGRATORS.values() if one.order),  # collocation takes no steps
+    *(
+        Choice(one.name, one.name, {"churn": 1.0} if one.noise == "churn" else {})
+        for one in catalogue.INTEGRATORS.values()
+        if one.order  # collocation takes no steps
+    ),
+    Choice("gaussian, churn 0.5", "gaussian", {"churn": 0.5}),
     Choice("gaussian, ODE", "gaussian", {"churn": 0.0}),
     Choice("piadm, ODE", "piadm", {"churn": 0.0}),
     Choice("lambda-ddim, -0.25", "lambda-ddim", {"lam": -0.25}),

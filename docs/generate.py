@@ -65,15 +65,16 @@ CONFORMERS_HEAD = """
 """
 
 
-def fields(record: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Dotted keys of a record and of its sections, with their type and default."""
+def fields(record: type[BaseModel], prefix: str = "", given: BaseModel | None = None) -> Iterator[tuple[str, Any, str]]:
+    """Dotted keys of a record and of its sections, with their type and default; `given` is the default section itself."""
     for name, field in record.model_fields.items():
+        default = field.default if given is None else getattr(given, name)
         choices = (field.annotation, *get_args(field.annotation))
         sections = [kind for kind in choices if isinstance(kind, type) and issubclass(kind, BaseModel)]
         if not sections or len(get_args(field.annotation)) > 1:
-            yield prefix + name, field.annotation, default_text(field.default, bool(sections))
+            yield prefix + name, field.annotation, default_text(default, bool(sections))
         if sections:
-            yield from fields(sections[0], f"{prefix}{name}.")
+            yield from fields(sections[0], f"{prefix}{name}.", default if isinstance(default, sections[0]) else None)
 
 
 def default_text(value: Any, section: bool) -> str:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
 
-STEPS = 48  # of a chain
+CHURN, STEPS = 1.0, 48  # of a chain, where the model's card says nothing
 
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
@@ -56,15 +56,18 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
 
 
 def resolve(config: RunConfig, model: Model) -> RunConfig:
-    """The configuration with numbers for what it leaves to the model: steps, and for collocation the points and their start.
+    """The configuration with numbers for what it leaves to the model: churn, steps, for collocation the points and their start.
 
     Where the model was probed the points follow from how its flow varies; otherwise there are 8 for every digit of `tol`.
     """
+    suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
+    if config.chain.churn == "auto":
+        config = config.replace(chain={"churn": suits.get("churn", CHURN)})
     spec = config.grid
     if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
         return config
     if config.chain.method.name != "collocation":
-        return config.replace(grid={"steps": STEPS})
+        return config.replace(grid={"steps": suits.get("steps", STEPS)})
     (horizon, delta), reference = _range(config, model), make_reference(config, model)
     if spec.teleport is not None:
         return config.replace(grid={"steps": _points(config.solver.tol)})
@@ -155,12 +158,12 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
 
 def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:
     """The run's chain on a grid, or the collocation with as many points."""
-    spec = config.chain
+    spec = resolve(config, model).chain
     if spec.method.name == "collocation":
         integrators.require_space(spec.method, model.process)
         horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
         return Collocation(model.process, reference, horizon, delta, grid.num_steps)
-    options = integrators.Options(spec.churn, spec.eta, spec.large_variance, spec.lam, spec.lam_s, spec.cond)
+    options = integrators.Options(float(spec.churn), spec.eta, spec.large_variance, spec.lam, spec.lam_s, spec.cond)
     phase = _phase(config, model)
     chain = integrators.build(spec.method.name, model.process, grid, reference=reference, phase=phase, options=options)
     growth = float(deviation_growth(chain, reference).max())
@@ -178,6 +181,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     from .models.speed import hastened
 
     model = hastened(model, autocast=config.compute.autocast, compiled=config.compute.compile)
+    config = resolve(config, model)
     reference = make_reference(config, model)
     grid = make_grid(config, model)
     chain, score = _chain_and_score(config, model, grid, reference)

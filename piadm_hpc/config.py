@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,16 +17,17 @@ Auto = Literal["auto"]
 class ChainConfig(Record):
     """Which discretisation of the reverse process: a name of the catalogue, see `piadm integrators`, and its options.
 
-    `churn` (piadm, gaussian, euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE, `eta` the same
-    for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales the position's noise and `cond` the time of the
-    score of splittings; an integrator that does not read one of these three refuses it. "auto" is the Gaussian-aware
-    exponential integrator for the SDE, and collocation for the ODE (churn 0). `generator` names a network distilled into
-    one call, "package.module:callable", that takes the integrator's place: callable(model) gives G(x, t).
+    `churn` (piadm, gaussian, euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE; "auto" is what the
+    model's card says suits it, or 1. `eta` is the same for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales
+    the position's noise and `cond` the time of the score of splittings; an integrator that does not read one of these three
+    refuses it. "auto" is the Gaussian-aware exponential integrator for the SDE, and collocation for the ODE (churn 0).
+    `generator` names a network distilled into one call, "package.module:callable", that takes the integrator's place:
+    callable(model) gives G(x, t).
     """
 
     integrator: str = "auto"
     generator: PluginName | None = None
-    churn: float = Field(1.0, ge=0, le=1)
+    churn: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
     eta: float = Field(0.0, ge=0, le=1)
     large_variance: bool = False
     lam: float | Literal["best"] = 0.0
@@ -70,12 +71,13 @@ class GridConfig(Record):
     """Points in time. `horizon` and `delta` (early stopping) are forward times theta; "auto" takes the model's.
 
     Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr`, `karras` and
-    `power` (distance to the end like (1 - u)^`exponent` on the integrator's own clock): `steps` steps, or as many as
-    `calls` network calls allow. `teleport` leaves out the points with more noise over signal than that: the Gaussian
-    carries the sample over them. "auto" steps are 48; for collocation they are points, as many as the tolerance needs (and
-    `teleport` with them) where the model was probed, and 8 for every digit of the tolerance elsewhere. `blocks` re-cuts
-    the points into that many blocks; "auto" keeps the published blocks for a solver without reference and makes one block
-    otherwise. `cut` "even" makes blocks of nearly as many points each, "lambda" blocks that need nearly as many sweeps each.
+    `power` (distance to the end like (1 - u)^`exponent` on the integrator's own clock): `steps` steps, or as many as `calls`
+    network calls allow. `teleport` leaves out the points with more noise over signal than that: the Gaussian carries the
+    sample over them. "auto" steps are what the model's card says, or 48; for collocation they are points, as many as the
+    tolerance needs (and `teleport` with them) where the model was probed, and 8 for every digit of the tolerance elsewhere.
+    `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks for a solver without reference and
+    makes one block otherwise. `cut` "even" makes blocks of nearly as many points each, "lambda" blocks that need nearly as
+    many sweeps each.
     """
 
     kind: Literal["piadm", "log-snr", "karras", "power"] = "log-snr"

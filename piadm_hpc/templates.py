@@ -136,12 +136,11 @@ seed = 0
 out = "run"
 
 [chain]
-integrator = "gaussian"
-churn = 0.5                  # 1: reverse SDE, 0: probability-flow ODE; half of it here: fewest rounds at the right populations
+churn = "auto"               # what suits the model, 0.5 for this one; 1: reverse SDE, 0: probability-flow ODE
 
 [grid]
 kind = "log-snr"
-steps = 24
+steps = "auto"               # what suits the model, 24 for this one
 
 [solver]
 tol = 1e-2                   # change of the denoised estimate, in units of the atoms' spread

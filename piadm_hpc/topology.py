@@ -68,17 +68,19 @@ class Topology:
         alike = [three for three in ends if len(three) == 3 and len({self.atoms[j].element for j in three}) == 1]
         return [(three[0], three[1], three[2]) for three in alike]
 
-    def centres(self) -> list[tuple[int, int, int, int]]:
-        """Carbons with four different-looking neighbours: (centre, three of them), whose signed volume is its hand.
-
-        Neighbours look the same when their elements, their neighbours' elements and so on, ten bonds deep, are the same.
-        """
+    def looks(self) -> list[int]:
+        """A number per atom, the same for atoms alike in element, in their neighbours' elements and so on, ten bonds deep."""
         near = self.neighbours
         looks: list[Any] = [atom.element for atom in self.atoms]
         for _ in range(10):
             named = [(looks[i], tuple(sorted(map(str, (looks[j] for j in near[i]))))) for i in range(len(self.atoms))]
             numbers = {name: k for k, name in enumerate(sorted(set(named), key=str))}
             looks = [numbers[name] for name in named]
+        return looks
+
+    def centres(self) -> list[tuple[int, int, int, int]]:
+        """Carbons with four neighbours that differ in their looks: (centre, three of them), whose signed volume is its hand."""
+        near, looks = self.neighbours, self.looks()
         four = [(i, bonded) for i, bonded in enumerate(near) if self.atoms[i].element == "C" and len(bonded) == 4]
         chosen = [(i, bonded) for i, bonded in four if len({looks[j] for j in bonded}) == 4]
         return [(i, *self._heavy_first(bonded)) for i, bonded in chosen]

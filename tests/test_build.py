@@ -87,6 +87,20 @@ def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model):
     assert make_grid(ode.replace(grid={"calls": 31}), model).num_steps == 31
 
 
+def test_a_card_says_what_suits_its_model(model: Model):
+    """Only where the run says nothing."""
+    suited = replace(model, card={**model.card, "sampling": {"churn": 0.5, "steps": 24}})
+    open_run, given = RunConfig(model="m"), RunConfig(model="m", chain={"churn": 1.0}, grid={"steps": 10})
+    found = resolve(open_run, suited)
+    assert (found.chain.churn, found.grid.steps) == (0.5, 24) and resolve(found, suited) == found
+    assert resolve(given, suited) == given
+    assert resolve(open_run, model).chain.churn == 1.0
+    assert make_sampler(open_run, suited).chain.num_steps == 24
+    flow = replace(model, card={**model.card, "sampling": {"churn": 0.0, "steps": None}})
+    assert resolve(open_run, flow).chain.method.name == "collocation"
+    assert isinstance(make_sampler(open_run, flow).chain, Collocation)
+
+
 def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model):
     """A remainder that is a line needs the fewest points; one that is small at high noise begins late; both are written down."""
     low, high = scheme_of(model).span

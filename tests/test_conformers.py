@@ -31,9 +31,10 @@ from piadm_hpc.config import RunConfig
 from piadm_hpc.data.superpose import rigid_motions
 from piadm_hpc.data.trajectories import signs
 from piadm_hpc.models.card import load_model
-from piadm_hpc.models.config import ConformerNetworkConfig, ConformerTrainConfig, load_config
+from piadm_hpc.models.config import ConformerNetworkConfig, ConformerTrainConfig, MessageNetworkConfig, load_config
 from piadm_hpc.models.conformer_network import ConformerNetwork
 from piadm_hpc.models.conformers import train_conformers
+from piadm_hpc.models.message_network import MessageNetwork
 from piadm_hpc.models.shelf import find_model
 from piadm_hpc.store import StoreError, open_run
 from piadm_hpc.topology import Atom, Topology
@@ -60,10 +61,17 @@ def settings(output: Path, **changes: Any) -> ConformerTrainConfig:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models trained for a second: `small`, superposed, and `shifted`, only centred."""
+    """A folder with models trained for a second: `small`, superposed, `shifted`, only centred, and `spoken`, of messages."""
     folder = tmp_path_factory.mktemp("conformers")
     train_conformers(settings(folder / "small"), root=REAL, report=lambda line: None)
     train_conformers(settings(folder / "shifted", data={"frame": "centred"}), root=REAL, report=lambda line: None)
+    changes: dict[str, Any] = {
+        "data": {"frame": "centred"},
+        "network": {"kind": "messages", "width": 16, "depth": 2},
+        "sampling": {"churn": 0.5, "steps": 24},
+        "optimiser": {"steps": 4, "batch": 32, "validate_every": 4},
+    }
+    train_conformers(settings(folder / "spoken", **changes), root=REAL, report=lambda line: None)
     return folder
 
 
@@ -85,6 +93,8 @@ def test_the_folder_says_what_the_model_is(models: Path) -> None:
     ratios = dict(zip(model.card["scores"]["test"]["log_snr"], model.card["scores"]["test"]["ratio"], strict=True))
     assert ratios[2] < 0.95  # better than the Gaussian where torsions are decided
     assert {path.name for path in (models / "small").iterdir()} >= {"topology.json", "topology.pdb", "held_out.h5", "card.toml"}
+    spoken = load_model(models / "spoken")
+    assert spoken.card["network"]["kind"] == "messages" and spoken.card["sampling"] == {"churn": 0.5, "steps": 24}
     shifted = load_model(models / "shifted")
     assert shifted.constraint is not None and shifted.constraint.shape == (66, 3)
 
@@ -97,7 +107,7 @@ def test_a_damaged_topology_is_told(models: Path, tmp_path: Path) -> None:
 
 
 def test_states_stay_in_their_subspace_and_decode_to_centred_conformers(models: Path) -> None:
-    for name in ("small", "shifted"):
+    for name in ("small", "shifted", "spoken"):
         model = load_model(models / name)
         assert model.constraint is not None
         config = RunConfig.model_validate({"model": str(models / name), "grid": {"steps": 16}, "solver": {"tol": 1e-3}})
@@ -134,6 +144,55 @@ def test_a_network_without_a_frame_turns_with_its_input_and_sees_hands(superpose
     assert (before - mirrored).abs().max() > 1e-2  # mirror images are told apart
     if not superposed:  # forces along pairs move no centre of mass
         assert before.sum(2).abs().max() < 1e-4
+
+
+def bonded(elements: str, *bonds: tuple[int, int]) -> Topology:
+    return Topology(tuple(Atom(name, name, "MOL", 1) for name in elements), tuple(bonds))
+
+
+def talkative(topology: Topology, generator: torch.Generator) -> MessageNetwork:
+    """A network of messages with weights that do something."""
+    network = MessageNetwork(torch.zeros(len(topology), 3), topology, MessageNetworkConfig(kind="messages", width=16, depth=2))
+    assert network(torch.randn(2, 2, len(topology), 3, generator=generator), torch.zeros(2)).abs().max() == 0
+    for weights in network.parameters():
+        if weights.requires_grad:
+            torch.nn.init.normal_(weights, std=0.2, generator=generator)
+    return network
+
+
+def turned(generator: torch.Generator) -> torch.Tensor:
+    turn = torch.linalg.qr(torch.randn(3, 3, generator=generator))[0]
+    return turn * torch.sign(torch.linalg.det(turn))
+
+
+def test_messages_turn_shift_and_exchange_with_like_atoms() -> None:
+    generator = torch.Generator().manual_seed(0)
+    cluster, pair = bonded("AAAAA"), bonded("AAABB")
+    states, level = torch.randn(6, 2, 5, 3, generator=generator), torch.linspace(-3, 3, 6)
+    order, turn = torch.randperm(5, generator=generator), turned(generator)
+    network = talkative(cluster, generator)
+    before = network(states, level)
+    assert (network(states @ turn + 0.7, level) - before @ turn).abs().max() < 1e-5
+    assert (network(states[:, :, order], level) - before[:, :, order]).abs().max() < 1e-5
+    unlike = talkative(pair, generator)
+    swapped = torch.tensor([4, 1, 2, 3, 0])
+    assert (unlike(states[:, :, swapped], level) - unlike(states, level)[:, :, swapped]).abs().max() > 1e-3
+
+
+def test_messages_see_hands_and_bonds() -> None:
+    generator = torch.Generator().manual_seed(1)
+    star = bonded("CHNOS", (0, 1), (0, 2), (0, 3), (0, 4))
+    states, level = torch.randn(6, 2, 5, 3, generator=generator), torch.zeros(6)
+    mirror = torch.tensor([-1.0, 1, 1])
+    network = talkative(star, generator)
+    network.calibrate(states[:, 0])
+    assert float(network.typical[0]) > 0.5 and float(network.spread[1]) > 0.5
+    before, turn = network(states, level), turned(generator)
+    assert (network(states @ turn, level) - before @ turn).abs().max() < 1e-5
+    assert (network(states * mirror, level) * mirror - before).abs().max() > 1e-3
+    without = MessageNetwork(torch.zeros(5, 3), bonded("CHNOS"), MessageNetworkConfig(kind="messages", width=16, depth=2))
+    without.load_state_dict(network.state_dict(), strict=False)
+    assert (without(states, level) - before).abs().max() > 1e-3
 
 
 def readers(file: Path) -> dict[str, np.ndarray]:

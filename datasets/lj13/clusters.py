@@ -1,14 +1,11 @@
 """The cluster of 13 Lennard-Jones atoms: its energy, and files of conformers from tables of equilibrium configurations.
 
-    python clusters.py test_split_LJ13-1000.npy val_split_LJ13-1000.npy --folder clusters   # a minute each: clusters/*.h5
+    python clusters.py test_split_LJ13-1000.npy val_split_LJ13-1000.npy --folder clusters   # clusters/*.h5
 
 Tables have one configuration a row, 39 coordinates, as in jarridrb/DEM (MIT). Energies are in kT and lengths in units of the pair
 potential's minimum, which the files call nanometres:
 
     E(x) = 2 sum over pairs (r^-12 - 2 r^-6) + sum over atoms |x_i - mean|^2 / 2
-
-The atoms are alike, so `tidy` names them anew: each configuration is turned and its atoms are exchanged to be nearest to one
-icosahedron. What a model learns is then one cloud about one structure, not 13! copies of it.
 """
 
 from __future__ import annotations
@@ -17,15 +14,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.transform import Rotation
 
-from piadm_hpc.data.superpose import centred, superposed
+from piadm_hpc.data.superpose import centred
 from piadm_hpc.layout import conformer_layout
 from piadm_hpc.store.shard import write_samples
 from piadm_hpc.topology import Atom, Topology
 
-ATOMS, STARTS, ROUNDS = 13, 8, 4
+ATOMS = 13
 
 
 def energy(positions: np.ndarray) -> np.ndarray:
@@ -42,34 +37,9 @@ def virial(positions: np.ndarray) -> np.ndarray:
     return np.asarray(24 * (square**-3 - square**-6).sum(1) + (centred(positions) ** 2).sum((1, 2)))
 
 
-def icosahedron() -> np.ndarray:
-    """A centre and twelve corners [13, 3] at distance one."""
-    golden = (1 + 5**0.5) / 2
-    corners = [np.roll([0, a, b * golden], k) for k in range(3) for a in (-1, 1) for b in (-1, 1)]
-    return np.concatenate([np.zeros((1, 3)), np.array(corners) / np.hypot(1, golden)])
-
-
-def tidy(positions: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Positions [n, 13, 3], each turned and with its atoms exchanged to be near the icosahedron; the best of several starts."""
-    shape, turns = icosahedron(), Rotation.random(STARTS, random_state=seed).as_matrix()
-    found = np.empty_like(positions)
-    for k, one in enumerate(centred(positions)):
-        best = np.inf
-        for turn in turns:
-            tried = one @ turn
-            for _ in range(ROUNDS):
-                apart = ((shape[:, None] - tried[None]) ** 2).sum(-1)
-                tried = superposed(tried[linear_sum_assignment(apart)[1]][None], shape)[0]
-            distance = ((tried - shape) ** 2).sum()
-            if distance < best:
-                best, found[k] = distance, tried
-    return found
-
-
 def convert(table: Path, folder: Path, stride: int) -> Path:
     """One table as a file of conformers, with its energies."""
-    rows = np.load(table)[::stride].reshape(-1, ATOMS, 3).astype(np.float64)
-    positions = tidy(rows)
+    positions = centred(np.load(table)[::stride].reshape(-1, ATOMS, 3).astype(np.float64))
     topology = Topology(tuple(Atom("AR", "Ar", "CLU", 1) for _ in range(ATOMS)))
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{table.stem}.h5"
@@ -79,12 +49,13 @@ def convert(table: Path, folder: Path, stride: int) -> Path:
         ids=tuple(range(len(positions))),
         fields={"coordinates": positions.astype(np.float32)},
         per_sample={"potential_energy": energy(positions).astype(np.float32)},
-        attributes={"title": "13 Lennard-Jones atoms in equilibrium", "source": "jarridrb/DEM (MIT), atoms named anew"},
+        attributes={"title": "13 Lennard-Jones atoms in equilibrium", "source": "jarridrb/DEM (MIT)"},
         compression="zlib",
     )
-    (folder / "topology.pdb").write_text(topology.to_pdb(icosahedron()), encoding="utf-8")
-    mean, error = virial(rows).mean(), virial(rows).std() / len(rows) ** 0.5
-    print(f"{path}: {len(rows)} configurations, energy {energy(rows).mean():.2f} kT, virial {mean:.2f} +- {error:.2f} (36)")
+    (folder / "topology.pdb").write_text(topology.to_pdb(positions[0]), encoding="utf-8")
+    found = virial(positions)
+    mean, error = found.mean(), found.std() / len(found) ** 0.5
+    print(f"{path}: {len(found)} configurations, energy {energy(positions).mean():.2f} kT, virial {mean:.2f} +- {error:.2f} (36)")
     return path
 
 

@@ -27,10 +27,11 @@ from ..store.reference_file import read_arrays, write_arrays
 from ..topology import Topology
 from .adapters import ADAPTER, Adapted, adapt
 from .base import ScoreModel
-from .config import ConformerNetworkConfig, NetworkConfig
+from .config import ConformerNetworkConfig, MessageNetworkConfig, NetworkConfig
 from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .loading import with_weights
+from .message_network import MessageNetwork
 from .network import GridUNet, latitudes_from
 from .packing import pack_reference, unpack_reference
 from .phase import denoiser_kind
@@ -241,13 +242,17 @@ def _network(
     normalisation: Normalisation,
     topology: Topology | None,
     kind: type[GaussianDenoiser],
-) -> GridUNet | ConformerNetwork:
+) -> GridUNet | ConformerNetwork | MessageNetwork:
     """The card's network, before it has its weights."""
-    if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
+    if (
+        isinstance(card.network, ConformerNetworkConfig | MessageNetworkConfig)
+        and topology is not None
+        and card.molecule is not None
+    ):
         turned = card.molecule.frame == "superposed"
         return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
     if not isinstance(card.network, NetworkConfig):
-        raise ValueError(f"{CARD}: a network over pairs of atoms needs a section `molecule`")
+        raise ValueError(f"{CARD}: a network of atoms needs a section `molecule`")
     lat, lon = coordinates.values()
     count = len(card.variables)
     sizes = kind.inputs * count, kind.outputs * count

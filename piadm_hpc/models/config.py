@@ -39,8 +39,18 @@ class NetworkConfig(_Record):
 class ConformerNetworkConfig(_Record):
     """Shape of the perceptron over pairs of atoms: features, residual blocks, features of the noise level."""
 
+    kind: Literal["pairs"] = "pairs"
     width: int = Field(default=512, ge=8)
     depth: int = Field(default=6, ge=1)
+    embedding: int = Field(default=128, ge=4)
+
+
+class MessageNetworkConfig(_Record):
+    """Shape of the network that sends messages between atoms: features, layers, features of the noise level."""
+
+    kind: Literal["messages"]
+    width: int = Field(default=64, ge=8)
+    depth: int = Field(default=4, ge=1)
     embedding: int = Field(default=128, ge=4)
 
 
@@ -97,6 +107,13 @@ class NoiseConfig(_Record):
         return self
 
 
+class SamplingConfig(_Record):
+    """What suits a model: `chain.churn` and, for chains, `grid.steps` of runs that leave them open."""
+
+    churn: float | None = Field(default=None, ge=0, le=1)
+    steps: int | None = Field(default=None, ge=1)
+
+
 class TrainConfig(_Record):
     """A training run. `network = "none"` fits the Gaussian reference alone; `output` is the model folder to write."""
 
@@ -110,6 +127,7 @@ class TrainConfig(_Record):
     noise: NoiseConfig = NoiseConfig()
     phase: PhaseConfig = PhaseConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
+    sampling: SamplingConfig = SamplingConfig()
     horizon: float | None = Field(default=None, gt=0)
     delta: float | None = Field(default=None, gt=0)
 
@@ -142,9 +160,10 @@ class ConformerTrainConfig(_Record):
     title: str = ""
     seed: int = 0
     data: TrajectoryConfig
-    network: ConformerNetworkConfig | Literal["none"] = ConformerNetworkConfig()
+    network: ConformerNetworkConfig | MessageNetworkConfig | Literal["none"] = ConformerNetworkConfig()
     noise: NoiseConfig = NoiseConfig(lowest=-8.0, highest=11.0, spread=0.5)
     optimiser: OptimiserConfig = OptimiserConfig(batch=1024, rate=1e-3, warm_up=200, weight_decay=0.01)
+    sampling: SamplingConfig = SamplingConfig()
     held_out_frames: int = Field(default=10_000, ge=0)
     stored: Literal["float32", "float16"] = "float32"
     horizon: float | None = Field(default=None, gt=0)

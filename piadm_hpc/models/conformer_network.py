@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from ..data.normalise import Normalisation
 from ..topology import Topology
-from .config import ConformerNetworkConfig
+from .config import ConformerNetworkConfig, MessageNetworkConfig
+from .message_network import MessageNetwork
 from .network import LevelEmbedding
 
 FLOOR = 1e-3  # in state units: below it a distance has no direction
@@ -123,11 +124,17 @@ def _differences(plus: Tensor, minus: Tensor, atoms: int) -> Tensor:
 
 
 def make_conformer_network(
-    config: ConformerNetworkConfig, normalisation: Normalisation, topology: Topology, superposed_frame: bool, seed: int = 0
-) -> ConformerNetwork:
-    """A network for a molecule, with weights drawn from `seed`."""
+    config: ConformerNetworkConfig | MessageNetworkConfig,
+    normalisation: Normalisation,
+    topology: Topology,
+    superposed_frame: bool,
+    seed: int = 0,
+) -> ConformerNetwork | MessageNetwork:
+    """A network for a molecule, of the kind that its configuration is for, with weights drawn from `seed`."""
     centre = torch.from_numpy(normalisation.mean[0] / normalisation.scale[0])
-    quadruples = torch.tensor(topology.quadruples(), dtype=torch.long).reshape(-1, 4)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if isinstance(config, MessageNetworkConfig):
+            return MessageNetwork(centre, topology, config)
+        quadruples = torch.tensor(topology.quadruples(), dtype=torch.long).reshape(-1, 4)
         return ConformerNetwork(centre, quadruples, superposed_frame, config)

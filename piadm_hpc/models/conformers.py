@@ -21,9 +21,10 @@ from ..store.shard import write_samples
 from ..topology import Topology
 from .card import HELD_OUT, TOPOLOGY, save_model
 from .checkpoint import TrainingState
-from .config import ConformerNetworkConfig, ConformerTrainConfig
+from .config import ConformerTrainConfig
 from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import GaussianDenoiser
+from .message_network import MessageNetwork
 from .network import count_parameters
 from .packing import describe_reference
 from .publishing import package_version, process_card, scores_of, training_card
@@ -130,7 +131,7 @@ def publish_conformers(
     folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None
 ) -> Path:
     """Score the denoiser on held-out frames and write the model folder; returns it."""
-    network = denoiser.network if isinstance(denoiser.network, ConformerNetwork) else None
+    network = denoiser.network if isinstance(denoiser.network, ConformerNetwork | MessageNetwork) else None
     layout = conformer_layout(data.topology)
     turned = config.data.frame == "superposed"
     card = Card(
@@ -147,7 +148,7 @@ def publish_conformers(
         ),
         reference=describe_reference(denoiser.reference),
         molecule=MoleculeCard(frame="superposed" if turned else "centred", atoms=len(data.topology)),
-        network=config.network if isinstance(config.network, ConformerNetworkConfig) else None,
+        network=None if config.network == "none" else config.network,
         data=DataCard(
             source=config.data.source,
             licence=config.data.licence,
@@ -157,6 +158,7 @@ def publish_conformers(
             test=len(data.test),
             excluded=sum(data.excluded.values()),
         ),
+        sampling=config.sampling,
         training=training_card(config, network, state),
         scores=scores_of(config, data, denoiser),
         sha256={},

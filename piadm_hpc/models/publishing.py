@@ -65,6 +65,7 @@ def publish(
             test=len(data.test),
             excluded=data.excluded,
         ),
+        sampling=config.sampling,
         training=training_card(config, weights, state),
         scores=scores_of(config, data, denoiser),
         sha256={},
