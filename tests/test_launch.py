@@ -9,10 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from helpers import add_network, call, make_model, one_line, write_config
 from launching import launch
 
@@ -25,6 +27,7 @@ from piadm_hpc.progress import Progress, set_up_logging
 from piadm_hpc.records import ConfigError
 from piadm_hpc.slurm import GONE, job_states, seconds, start_up_list
 
+JOBS = Path(__file__).parents[1] / "jobs"
 MPICH_WHEEL = "MPICH Version: 5.0.2 with ABI 1.0, pypi.org/p/mpich"
 OPEN_MPI = "Open MPI v5.0.8, package: Open MPI builder"
 
@@ -298,11 +301,23 @@ def test_the_plan_of_a_job_compares_its_rank_grids(work: Path):
 
 
 def test_numbers_in_jobs_are_options_of_submit(work: Path, tmp_path: Path):
-    jobs = Path(__file__).parents[1] / "jobs"
     for name in ("climate_ensemble", "many_seeds", "conformers"):
         done = launch(
-            [sys.executable, str(jobs / f"{name}.py"), "--print", "--mpi", "pmi2"], ranks=None, cwd=tmp_path, timeout=60
+            [sys.executable, str(JOBS / f"{name}.py"), "--print", "--mpi", "pmi2"], ranks=None, cwd=tmp_path, timeout=60
         )
         assert done.returncode == 0, done.stderr
         assert subprocess.run(["bash", "-n"], input=done.stdout, text=True, check=False).returncode == 0
     assert not list(tmp_path.iterdir())
+
+
+def test_eight_ranks_without_a_batch_system(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """jobs/mpirun.sh as it stands."""
+    config = tomllib.loads((work / "run.toml").read_text())
+    config["grid"] = {**config.get("grid", {}), "steps": 12, "blocks": 1}
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(config))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for command in (["bash", str(JOBS / "mpirun.sh")], ["piadm", "sample", "run.toml", "--out", "alone"]):
+        done = launch(command, ranks=None, cwd=tmp_path, timeout=200)
+        assert done.returncode == 0, done.stderr
+    assert "2 sample group(s) x 4 time rank(s)" in (tmp_path / "fields" / "log.txt").read_text()
+    assert_equal(tmp_path / "fields", tmp_path / "alone")

@@ -31,10 +31,11 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_the_examples_that_are_numbers_alone(site: Site) -> None:
-    """Four ranks on two nodes and an array of four, from the scripts of jobs/ with other numbers behind them."""
+    """Four ranks on two nodes, along time and over samples, and an array of four: the scripts of jobs/ with other numbers."""
     model = ["--model", site.folder / "network", *LIKE_THE_RUN, *SHORT, "--ranks-per-node", "2"]
     examples = {
         "climate_ensemble": ["--out", "ensemble", "--samples", NUM_SAMPLES, "--gpus-per-node", "0", "--set", "output.batch=1"],
+        "conformers": ["--out", "campaign", "--samples", NUM_SAMPLES, "--nodes", "2", "--set", "output.batch=1"],
         "many_seeds": ["--out", "seeds", "--samples", "2", "--ranks-per-node", "1", "--parallel", "4"],
     }
     for script, numbers in examples.items():
@@ -44,6 +45,8 @@ def test_the_examples_that_are_numbers_alone(site: Site) -> None:
         assert done.returncode == 0, done.stderr
     site.wait("ensemble")
     site.assert_whole("ensemble")
+    site.wait("campaign")
+    site.assert_whole("campaign")
     text = site.wait("seeds")
     assert all(f"seeds/seed-{seed}: 2 of 2 samples drawn" in text for seed in range(4))
     site.assert_whole("seeds/seed-0", 2)

@@ -1,0 +1,257 @@
+"""Rounds of one molecule in three kinds of coordinates: which Gaussian leaves a sampler the least to do.
+
+    python benchmarks/coordinates.py            alanine dipeptide, 3,000 steps of training in each (ten minutes, one core)
+    python benchmarks/coordinates.py --quick    a few steps, to see that it runs
+
+The same held-out frames of the shipped model, drawn by their weights, are written as superposed positions, as centred positions
+in any orientation, and as internal coordinates: bond lengths, angles, and torsions in radians, cut where they are
+rarest. In each a Gaussian is fitted and the same small perceptron is trained on what it leaves; then samples are solved by the
+Gaussian-aware chain with the Gaussian alone, and with the response probed from the network. `left` is the network's denoising
+error over the Gaussian's at a log-SNR of zero: how much of the molecule is not Gaussian there.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from common import Cell, Report, at_most, parser
+from torch import Tensor, nn
+from torch.nn import functional
+
+from piadm_hpc import integrators
+from piadm_hpc.analysis.conformers import Conformers, load_conformers
+from piadm_hpc.bases import EOF, orthogonal
+from piadm_hpc.data.superpose import centred, mean_structure, rigid_motions, superposed
+from piadm_hpc.data.trajectories import TrajectoryConfig
+from piadm_hpc.grid import log_snr
+from piadm_hpc.integrators import Options
+from piadm_hpc.models.card import HELD_OUT
+from piadm_hpc.models.config import ConformerTrainConfig, OptimiserConfig
+from piadm_hpc.models.conformer_network import Mixer
+from piadm_hpc.models.conformers import fit_conformer_reference
+from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
+from piadm_hpc.models.evaluation import denoising_table
+from piadm_hpc.models.network import LevelEmbedding
+from piadm_hpc.models.probing import probe_response
+from piadm_hpc.models.shelf import find_model
+from piadm_hpc.models.training import fit_network
+from piadm_hpc.noise import PRIOR, Noise
+from piadm_hpc.process import OU
+from piadm_hpc.reference import GaussianReference
+from piadm_hpc.solving import solve
+from piadm_hpc.topology import Topology
+
+HORIZON, DELTA, STEPS, TOL = 8.0, 5e-4, 48, 1e-2
+BINS = 72  # of a torsion's histogram
+
+
+@dataclass(frozen=True)
+class States:
+    """States [n, 1, coordinates] of unit mean variance in their `rank` varying directions, orthogonal to `constraint`."""
+
+    train: Tensor
+    validation: Tensor
+    constraint: Tensor | None
+    rank: int
+
+
+class Perceptron(nn.Module):
+    """F(states, log-SNR) for [rows, 2, 1, size] (noisy state, linear estimate) -> [rows, 1, 1, size]; zero at birth."""
+
+    def __init__(self, size: int, width: int = 256, depth: int = 4, embedding: int = 64):
+        super().__init__()
+        self.level, self.entry = LevelEmbedding(embedding), nn.Linear(2 * size, width)
+        self.blocks = nn.ModuleList(Mixer(width, embedding) for _ in range(depth))
+        self.exit = nn.Linear(width, size)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)
+
+    def forward(self, states: Tensor, log_snr: Tensor) -> Tensor:
+        level = self.level(log_snr)
+        h = functional.silu(self.entry(states.flatten(1)))
+        for block in self.blocks:
+            h = block(h, level)
+        out: Tensor = self.exit(h)
+        return out[:, None, None]
+
+
+def superposed_states(molecule: Conformers, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    centre = mean_structure(molecule.positions)[0]
+    flat = (superposed(molecule.positions, centre) - centre).reshape(len(molecule.positions), -1)
+    return flat, rigid_motions(centre, turns=True)
+
+
+def centred_states(molecule: Conformers, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    turns = np.linalg.qr(generator.normal(size=(len(molecule.positions), 3, 3)))[0]
+    turns *= np.sign(np.linalg.det(turns))[:, None, None]
+    positions = centred(molecule.positions) @ turns
+    return positions.reshape(len(positions), -1), rigid_motions(positions[0], turns=False)
+
+
+def internal_states(molecule: Conformers, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+    """Bond lengths, angles and torsions, each in its own standard deviations."""
+    columns = [c for atoms in placed_by(molecule.topology) for c in internal(molecule.positions, atoms)]
+    values = np.stack(columns, axis=1)
+    return (values - values.mean(0)) / values.std(0), None
+
+
+def placed_by(topology: Topology) -> list[tuple[int, ...]]:
+    """For every atom but the first: itself and up to three placed ones, its neighbour, that one's neighbour, and one more."""
+    near, order = topology.neighbours, [0]
+    found = []
+    while len(order) < len(topology):
+        atom, parent = next((j, i) for i in order for j in near[i] if j not in order)
+        chain = [parent]
+        for _ in range(2):
+            # a second neighbour of the parent first: then methyl hydrogens follow one another
+            at = (parent, chain[-1], *chain)
+            chain += next(([j] for i in at for j in near[i] if j in order and j not in chain), [])
+        found.append((atom, *chain))
+        order.append(atom)
+    return found
+
+
+def internal(positions: np.ndarray, atoms: tuple[int, ...]) -> list[np.ndarray]:
+    """The first atom's distance, angle and torsion with respect to the others, as many as there are."""
+    x = [positions[:, atom] for atom in atoms]
+    bond = x[1] - x[0]
+    columns = [np.linalg.norm(bond, axis=1)]
+    if len(atoms) > 2:
+        a, b = bond, x[1] - x[2]
+        columns.append(np.arccos((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)))
+    if len(atoms) > 3:
+        columns.append(cut(torsion(*x)))
+    return columns
+
+
+def torsion(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
+    first, axis, second = b - a, c - b, d - c
+    one, other = np.cross(first, axis), np.cross(axis, second)
+    along = (np.cross(one, other) * axis).sum(1) / np.linalg.norm(axis, axis=1)
+    return np.asarray(np.arctan2(along, (one * other).sum(1)))
+
+
+def cut(angle: np.ndarray) -> np.ndarray:
+    """Angles on the line, cut in the middle of the emptiest stretch."""
+    counts = np.histogram(angle, BINS, (-np.pi, np.pi))[0]
+    smooth = sum(np.roll(counts, k) for k in range(-3, 4))
+    start = -np.pi + (int(np.argmin(smooth)) + 0.5) * 2 * np.pi / BINS
+    return np.asarray((angle - start) % (2 * np.pi))
+
+
+KINDS: dict[str, Callable[[Conformers, np.random.Generator], tuple[np.ndarray, np.ndarray | None]]] = {
+    "superposed positions": superposed_states,
+    "centred positions": centred_states,
+    "internal coordinates": internal_states,
+}
+
+
+def states_of(kind: str, molecule: Conformers) -> States:
+    generator = np.random.default_rng(0)
+    values, constraint = KINDS[kind](molecule, generator)
+    rank = values.shape[1] - (0 if constraint is None else constraint.shape[1])
+    values = values / np.sqrt((values**2).sum(1).mean() / rank)
+    states = torch.from_numpy(values[:, None].astype(np.float32))
+    last = len(states) * 9 // 10
+    return States(states[:last], states[last:], None if constraint is None else torch.from_numpy(constraint), rank)
+
+
+def reference_of(kind: str, states: States) -> GaussianReference:
+    """All modes in which the states vary; of centred positions alike in all directions."""
+    frame = "centred" if kind.startswith("centred") else "superposed"
+    size = states.train.shape[-1]
+    shaped = states.train.reshape(len(states.train), -1, 3) if size % 3 == 0 else states.train
+    made = fit_conformer_reference(shaped, frame)
+    assert isinstance(made.basis, EOF)
+    return replace(made, basis=EOF(made.basis.modes, (1, size)))
+
+
+def trained(states: States, reference: GaussianReference, steps: int) -> GaussianDenoiser:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Perceptron(states.train.shape[-1])
+    denoiser = GaussianDenoiser(OU(), reference, network, None, states.constraint)
+    every = max(1, steps // 3)
+    optimiser = OptimiserConfig(steps=steps, batch=512, validate_every=every, patience=10, warm_up=min(200, steps))
+    config = ConformerTrainConfig(name="c", output="c", data=TrajectoryConfig(trajectories=("held_out.h5",)), optimiser=optimiser)
+    with tempfile.TemporaryDirectory() as folder:
+        fit_network(denoiser, states, config, Path(folder) / "checkpoints", report=lambda line: None)
+    network.eval()
+    return denoiser
+
+
+def rounds(denoiser: GaussianDenoiser, reference: GaussianReference, churn: float, count: int) -> list[int]:
+    """Rounds of `count` samples until the solver stops by itself."""
+    process = OU()
+    grid = log_snr(process, STEPS, horizon=HORIZON, delta=DELTA).with_blocks(1)
+    chain = integrators.build("gaussian", process, grid, reference=reference, options=Options(churn=churn))
+    size = len(reference.mean)
+    white = Noise(0, size, dtype=torch.float32).at([0], range(count), stream=PRIOR)[0, :, 0]
+    start = reference.to("cpu", torch.float32).draw(white, process.alpha(grid.t[0]), process.sigma(grid.t[0]))
+    solved = solve(
+        chain,
+        DenoiserScore(denoiser),
+        start.reshape(count, 1, size),
+        noise=Noise(0, size, dtype=torch.float32),
+        reference=reference,
+        tol=TOL,
+        project=lambda x: orthogonal(x, denoiser.constraint),
+        model_batch=4096,
+    )
+    return [int(n) for n in solved.rounds]
+
+
+def row(kind: str, molecule: Conformers, steps: int, count: int) -> list[Cell]:
+    states = states_of(kind, molecule)
+    reference = reference_of(kind, states)
+    denoiser = trained(states, reference, steps)
+    left = denoising_table(denoiser, states.validation, (0.0,), seed=0).ratios[0]
+    probed = replace(
+        reference,
+        response=probe_response(
+            DenoiserScore(denoiser), OU(), reference, states.train[:16], horizon=HORIZON, delta=DELTA, model_batch=256
+        ),
+    )
+    cells: list[Cell] = [kind, states.rank, left]
+    for churn in (1.0, 0.5, 0.0):
+        for law in (reference, probed):
+            cells.append(median(rounds(denoiser, law, churn, count)))
+    return cells
+
+
+def drawn(molecule: Conformers) -> Conformers:
+    """As many frames of equal weight, in any order."""
+    generator = np.random.default_rng(0)
+    chosen = generator.choice(len(molecule.positions), len(molecule.positions), p=molecule.weight)
+    return replace(molecule, positions=molecule.positions[chosen], weight=np.full(len(chosen), 1 / len(chosen)))
+
+
+def main() -> int:
+    made = parser(__doc__ or "")
+    made.add_argument("--steps", type=int, default=3000, help="steps of training in each kind of coordinates")
+    made.add_argument("--samples", type=int, default=48)
+    options = made.parse_args()
+    torch.set_num_threads(1)
+    molecule = drawn(load_conformers(find_model("alanine-dipeptide") / HELD_OUT, "held out"))
+    steps, count = (20, 2) if options.quick else (options.steps, options.samples)
+    report = Report("coordinates")
+    rows = [row(kind, molecule, steps, count) for kind in KINDS]
+    columns = ["coordinates", "modes", "left at log-SNR 0"]
+    columns += [f"{name}: {law}" for name in ("SDE", "churn 0.5", "ODE") for law in ("Gaussian", "probed")]
+    report.add(f"Median rounds to {TOL:g}, {count} samples, {STEPS} steps", columns, rows)
+    fewest = [min(float(cells[k]) for cells in rows) for k in range(3, len(columns))]
+    more = max(float(rows[0][k]) - fewest[k - 3] for k in range(3, len(columns)))
+    limit = STEPS if options.quick else 2
+    report.aims.append(at_most("rounds of superposed positions, the default, above the fewest", more, limit))
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
