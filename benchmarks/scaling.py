@@ -4,7 +4,7 @@
 
 Every rank has an accelerator of its own that evaluates one point per wait, whatever this machine's processors do: a call
 of n rows takes n waits (exact scores of a Gaussian mixture are computed meanwhile). Ranks, messages, sweeps and stopping tests
-are real. More ranks than cores share the machine, so the wait must be long beside what they do in turn: 100 ms.
+are real. More ranks than cores share the machine, so the wait must be long beside what they do in turn: 200 ms.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def table(report: Report, method: str, options: Any) -> None:
 
 def main() -> int:
     options_parser = parser("Strong scaling over ranks with an emulated accelerator.")
-    options_parser.add_argument("--wait", type=float, default=0.1, help="seconds that the emulated network takes for a point")
+    options_parser.add_argument("--wait", type=float, default=0.2, help="seconds that the emulated network takes for a point")
     options_parser.add_argument("--size", type=int, default=1 << 12, help="entries of the state")
     options_parser.add_argument("--samples", type=int, default=4, help="samples solved per line, one after the other")
     options_parser.add_argument(

@@ -56,13 +56,17 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
 
 
 def resolve(config: RunConfig, model: Model) -> RunConfig:
-    """The configuration with numbers for what it leaves to the model: churn, steps, for collocation the points and their start.
+    """The configuration with values for what it leaves to the model: churn, steps, for collocation the points and their start.
+
+    A network of position and momentum takes an integrator of phase space.
 
     Where the model was probed the points follow from how its flow varies; otherwise there are 8 for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
     if config.chain.churn == "auto":
         config = config.replace(chain={"churn": suits.get("churn", CHURN)})
+    if isinstance(model.process, PSLD) and config.chain.integrator == "auto":
+        config = config.replace(chain={"integrator": "sscs" if config.chain.churn else "gddim-ab2"})
     spec = config.grid
     if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
         return config

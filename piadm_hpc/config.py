@@ -20,9 +20,9 @@ class ChainConfig(Record):
     `churn` (piadm, gaussian, euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE; "auto" is what the
     model's card says suits it, or 1. `eta` is the same for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales
     the position's noise and `cond` the time of the score of splittings; an integrator that does not read one of these three
-    refuses it. "auto" is the Gaussian-aware exponential integrator for the SDE, and collocation for the ODE (churn 0).
-    `generator` names a network distilled into one call, "package.module:callable", that takes the integrator's place:
-    callable(model) gives G(x, t).
+    refuses it. "auto" is the Gaussian-aware exponential integrator for the SDE and collocation for the ODE (churn 0), of a
+    network of position and momentum "sscs" and "gddim-ab2". `generator` names a network distilled into one call,
+    "package.module:callable", that takes the integrator's place: callable(model) gives G(x, t).
     """
 
     integrator: str = "auto"

@@ -181,11 +181,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_commands_run_such_a_model(folder: Path):
-    path = write_config(folder / "run.toml", folder / "gaussian", folder / "run", chain={"integrator": "sscs"})
+    path = write_config(folder / "run.toml", folder / "gaussian", folder / "run", chain={"integrator": "auto"})
     report = call("plan", path, "--pilot")
     assert report["code"] == 0, report
     report = call("sample", path)
-    assert report["code"] == 0, report
+    assert report["code"] == 0 and "sscs chain" in report["err"] + report["out"], report
     with piadm_hpc.open(folder / "run" / "samples.h5") as samples:
         fields = samples["tas"].values
     # the store keeps positions: temperatures, not momenta
