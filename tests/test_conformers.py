@@ -31,7 +31,7 @@ from piadm_hpc.config import RunConfig
 from piadm_hpc.data.superpose import rigid_motions
 from piadm_hpc.data.trajectories import signs
 from piadm_hpc.models.card import load_model
-from piadm_hpc.models.config import ConformerNetworkConfig, ConformerTrainConfig, MessageNetworkConfig, load_config
+from piadm_hpc.models.config import ConformerNetworkConfig, ConformerTrainConfig, load_config
 from piadm_hpc.models.conformer_network import ConformerNetwork
 from piadm_hpc.models.conformers import train_conformers
 from piadm_hpc.models.message_network import MessageNetwork
@@ -152,7 +152,7 @@ def bonded(elements: str, *bonds: tuple[int, int]) -> Topology:
 
 def talkative(topology: Topology, generator: torch.Generator) -> MessageNetwork:
     """A network of messages with weights that do something."""
-    network = MessageNetwork(torch.zeros(len(topology), 3), topology, MessageNetworkConfig(kind="messages", width=16, depth=2))
+    network = MessageNetwork(torch.zeros(len(topology), 3), topology, ConformerNetworkConfig(kind="messages", width=16, depth=2))
     assert network(torch.randn(2, 2, len(topology), 3, generator=generator), torch.zeros(2)).abs().max() == 0
     for weights in network.parameters():
         if weights.requires_grad:
@@ -190,7 +190,7 @@ def test_messages_see_hands_and_bonds() -> None:
     before, turn = network(states, level), turned(generator)
     assert (network(states @ turn, level) - before @ turn).abs().max() < 1e-5
     assert (network(states * mirror, level) * mirror - before).abs().max() > 1e-3
-    without = MessageNetwork(torch.zeros(5, 3), bonded("CHNOS"), MessageNetworkConfig(kind="messages", width=16, depth=2))
+    without = MessageNetwork(torch.zeros(5, 3), bonded("CHNOS"), ConformerNetworkConfig(kind="messages", width=16, depth=2))
     without.load_state_dict(network.state_dict(), strict=False)
     assert (without(states, level) - before).abs().max() > 1e-3
 

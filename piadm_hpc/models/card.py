@@ -27,7 +27,7 @@ from ..store.reference_file import read_arrays, write_arrays
 from ..topology import Topology
 from .adapters import ADAPTER, Adapted, adapt
 from .base import ScoreModel
-from .config import ConformerNetworkConfig, MessageNetworkConfig, NetworkConfig
+from .config import ConformerNetworkConfig, NetworkConfig
 from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .loading import with_weights
@@ -244,11 +244,7 @@ def _network(
     kind: type[GaussianDenoiser],
 ) -> GridUNet | ConformerNetwork | MessageNetwork:
     """The card's network, before it has its weights."""
-    if (
-        isinstance(card.network, ConformerNetworkConfig | MessageNetworkConfig)
-        and topology is not None
-        and card.molecule is not None
-    ):
+    if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
         turned = card.molecule.frame == "superposed"
         return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
     if not isinstance(card.network, NetworkConfig):

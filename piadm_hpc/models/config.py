@@ -37,21 +37,21 @@ class NetworkConfig(_Record):
 
 
 class ConformerNetworkConfig(_Record):
-    """Shape of the perceptron over pairs of atoms: features, residual blocks, features of the noise level."""
+    """Shape of a network of atoms: features, blocks or layers, features of the noise level; sizes default by kind.
 
-    kind: Literal["pairs"] = "pairs"
+    "pairs": a perceptron over all pairs of atoms at once. "messages": an equivariant network of messages between atoms.
+    """
+
+    kind: Literal["pairs", "messages"] = "pairs"
     width: int = Field(default=512, ge=8)
     depth: int = Field(default=6, ge=1)
     embedding: int = Field(default=128, ge=4)
 
-
-class MessageNetworkConfig(_Record):
-    """Shape of the network that sends messages between atoms: features, layers, features of the noise level."""
-
-    kind: Literal["messages"]
-    width: int = Field(default=64, ge=8)
-    depth: int = Field(default=4, ge=1)
-    embedding: int = Field(default=128, ge=4)
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, values: Any) -> Any:
+        of_messages = isinstance(values, dict) and values.get("kind") == "messages"
+        return {"width": 64, "depth": 4, **values} if of_messages else values
 
 
 class ReferenceConfig(_Record):
@@ -160,7 +160,7 @@ class ConformerTrainConfig(_Record):
     title: str = ""
     seed: int = 0
     data: TrajectoryConfig
-    network: ConformerNetworkConfig | MessageNetworkConfig | Literal["none"] = ConformerNetworkConfig()
+    network: ConformerNetworkConfig | Literal["none"] = ConformerNetworkConfig()
     noise: NoiseConfig = NoiseConfig(lowest=-8.0, highest=11.0, spread=0.5)
     optimiser: OptimiserConfig = OptimiserConfig(batch=1024, rate=1e-3, warm_up=200, weight_decay=0.01)
     sampling: SamplingConfig = SamplingConfig()

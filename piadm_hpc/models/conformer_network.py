@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..data.normalise import Normalisation
 from ..topology import Topology
-from .config import ConformerNetworkConfig, MessageNetworkConfig
+from .config import ConformerNetworkConfig
 from .message_network import MessageNetwork
 from .network import LevelEmbedding
 
@@ -124,7 +124,7 @@ def _differences(plus: Tensor, minus: Tensor, atoms: int) -> Tensor:
 
 
 def make_conformer_network(
-    config: ConformerNetworkConfig | MessageNetworkConfig,
+    config: ConformerNetworkConfig,
     normalisation: Normalisation,
     topology: Topology,
     superposed_frame: bool,
@@ -134,7 +134,7 @@ def make_conformer_network(
     centre = torch.from_numpy(normalisation.mean[0] / normalisation.scale[0])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        if isinstance(config, MessageNetworkConfig):
+        if config.kind == "messages":
             return MessageNetwork(centre, topology, config)
         quadruples = torch.tensor(topology.quadruples(), dtype=torch.long).reshape(-1, 4)
         return ConformerNetwork(centre, quadruples, superposed_frame, config)

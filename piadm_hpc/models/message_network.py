@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..topology import Topology
-from .config import MessageNetworkConfig
+from .config import ConformerNetworkConfig
 from .network import LevelEmbedding
 
 FLOOR = 1e-3  # in state units: below it a distance has no direction
@@ -60,7 +60,7 @@ class MessageNetwork(nn.Module):
     bonded: Tensor
     centres: Tensor
 
-    def __init__(self, centre: Tensor, topology: Topology, config: MessageNetworkConfig):
+    def __init__(self, centre: Tensor, topology: Topology, config: ConformerNetworkConfig):
         super().__init__()
         looks = topology.looks()
         self.register_buffer("centre", centre.to(torch.float32), persistent=False)

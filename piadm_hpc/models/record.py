@@ -9,7 +9,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .config import ConformerNetworkConfig, MessageNetworkConfig, NetworkConfig, SamplingConfig
+from .config import ConformerNetworkConfig, NetworkConfig, SamplingConfig
 
 FORMAT = 1
 
@@ -108,7 +108,7 @@ class Card(_Record):
     variables: tuple[VariableCard, ...] = Field(min_length=1)
     reference: ReferenceCard
     molecule: MoleculeCard | None = None
-    network: NetworkConfig | ConformerNetworkConfig | MessageNetworkConfig | None = None
+    network: NetworkConfig | ConformerNetworkConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
     data: DataCard = DataCard()
     training: TrainingCard = TrainingCard()
