@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..templates import template
+from ..templates import KINDS, template
 from . import DONE
 
 
 def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("init", help="print a commented configuration to start from")
-    parser.add_argument("kind", nargs="?", default="climate", choices=("climate", "paper-sde", "paper-ode", "train"))
+    parser.add_argument("kind", nargs="?", default="climate", choices=tuple(KINDS))
     parser.set_defaults(run=_run)
 
 
