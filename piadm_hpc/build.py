@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast, get_args
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -65,8 +66,8 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
     if config.chain.churn == "auto":
         config = config.replace(chain={"churn": suits.get("churn", CHURN)})
-    if isinstance(model.process, PSLD) and config.chain.integrator == "auto":
-        config = config.replace(chain={"integrator": "sscs" if config.chain.churn else "gddim-ab2"})
+    if config.chain.integrator == "auto":
+        config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
     spec = config.grid
     if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
         return config
@@ -77,6 +78,13 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
         return config.replace(grid={"steps": _points(config.solver.tol)})
     begin, points = collocation_span(reference, config.solver.tol, horizon, delta)
     return config.replace(grid={"steps": points, "teleport": None if begin == horizon else math.sqrt(math.expm1(begin))})
+
+
+def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any]) -> str:
+    """What stands for "auto": of phase space where the network is one of it; for the flow what the card says."""
+    if isinstance(model.process, PSLD):
+        return "sscs" if config.chain.churn else "gddim-ab2"
+    return "auto" if config.chain.churn else suits.get("flow", "auto")
 
 
 def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:

@@ -99,6 +99,10 @@ def test_a_card_says_what_suits_its_model(model: Model):
     flow = replace(model, card={**model.card, "sampling": {"churn": 0.0, "steps": None}})
     assert resolve(open_run, flow).chain.method.name == "collocation"
     assert isinstance(make_sampler(open_run, flow).chain, Collocation)
+    two_step = replace(model, card={**model.card, "sampling": {"churn": 0.5, "flow": "gaussian-ab2", "steps": 24}})
+    assert resolve(open_run, two_step).chain.method.name == "gaussian"
+    found = resolve(RunConfig(model="m", chain={"churn": 0.0}), two_step)
+    assert (found.chain.integrator, found.grid.steps) == ("gaussian-ab2", 24)
 
 
 def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model):

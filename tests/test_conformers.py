@@ -94,7 +94,7 @@ def test_the_folder_says_what_the_model_is(models: Path) -> None:
     assert ratios[2] < 0.95  # better than the Gaussian where torsions are decided
     assert {path.name for path in (models / "small").iterdir()} >= {"topology.json", "topology.pdb", "held_out.h5", "card.toml"}
     spoken = load_model(models / "spoken")
-    assert spoken.card["network"]["kind"] == "messages" and spoken.card["sampling"] == {"churn": 0.5, "steps": 24}
+    assert spoken.card["network"]["kind"] == "messages" and spoken.card["sampling"] == {"churn": 0.5, "flow": None, "steps": 24}
     shifted = load_model(models / "shifted")
     assert shifted.constraint is not None and shifted.constraint.shape == (66, 3)
 

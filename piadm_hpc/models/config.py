@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..catalogue import find
 from ..config import PhaseConfig
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
@@ -108,10 +109,16 @@ class NoiseConfig(_Record):
 
 
 class SamplingConfig(_Record):
-    """What suits a model: `chain.churn` and, for chains, `grid.steps` of runs that leave them open."""
+    """What suits a model, where a run leaves it open: `chain.churn`, the flow's `chain.integrator`, `grid.steps` of chains."""
 
     churn: float | None = Field(default=None, ge=0, le=1)
+    flow: str | None = None
     steps: int | None = Field(default=None, ge=1)
+
+    @field_validator("flow")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return None if name is None else find(name).name
 
 
 class TrainConfig(_Record):
