@@ -186,7 +186,7 @@ def test_messages_see_hands_and_bonds() -> None:
     mirror = torch.tensor([-1.0, 1, 1])
     network = talkative(star, generator)
     network.calibrate(states[:, 0])
-    assert float(network.typical[0]) > 0.5 and float(network.spread[1]) > 0.5
+    assert float(network.typical) > 0.5 and float(network.spread[1]) > 0.5
     before, turn = network(states, level), turned(generator)
     assert (network(states @ turn, level) - before @ turn).abs().max() < 1e-5
     assert (network(states * mirror, level) * mirror - before).abs().max() > 1e-3

@@ -69,7 +69,7 @@ class MessageNetwork(nn.Module):
         centres = torch.tensor(topology.centres(), dtype=torch.long).reshape(-1, 4)
         self.register_buffer("centres", centres, persistent=False)
         # what training frames look like: kept with the weights, never trained
-        self.typical = nn.Parameter(torch.zeros(2), requires_grad=False)
+        self.typical = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.spread = nn.Parameter(torch.ones(2), requires_grad=False)
         self.level = LevelEmbedding(config.embedding)
         self.kinds = nn.Embedding(max(looks) + 1, config.width)
@@ -77,16 +77,16 @@ class MessageNetwork(nn.Module):
         self.layers = nn.ModuleList(Layer(config.width, config.embedding, WAVES + 2) for _ in range(config.depth))
 
     def calibrate(self, frames: Tensor) -> None:
-        """Take the typical distance and volume, and their spreads, from states [n, atoms, 3]."""
+        """Take the typical distance, and the spreads of distances and volumes, from states [n, atoms, 3]."""
         positions = frames.to(torch.float32) + self.centre
         atoms = positions.shape[1]
         first, second = torch.triu_indices(atoms, atoms, 1)
-        seen = [_lines(positions)[1][:, first, second].flatten(), self._volumes(positions).flatten()]
+        distances, volumes = _lines(positions)[1][:, first, second], self._volumes(positions)
         with torch.no_grad():
-            for k, values in enumerate(seen):
-                if len(values):
-                    self.typical[k] = values.mean() if k == 0 else 0.0
-                    self.spread[k] = values.std().clamp(min=FLOOR)
+            self.typical.copy_(distances.mean())
+            self.spread[0] = distances.std().clamp(min=FLOOR)
+            if len(self.centres):
+                self.spread[1] = volumes.std().clamp(min=FLOOR)
 
     def forward(self, states: Tensor, log_snr: Tensor) -> Tensor:
         start = states[:, 1] + self.centre
@@ -124,7 +124,7 @@ class MessageNetwork(nn.Module):
     def _pairs(self, distances: Tensor, error: Tensor) -> Tensor:
         """What a pair of atoms is: its distance in standard deviations, bells of it, and whether it is bonded."""
         wide = torch.sqrt(self.spread[0] ** 2 + 2 * error[:, :, None] ** 2)
-        seen = ((distances - self.typical[0]) / wide)[..., None]
+        seen = ((distances - self.typical) / wide)[..., None]
         tops = torch.linspace(-REACH, REACH, WAVES, device=seen.device)
         bells = torch.exp(-(((seen - tops) * (WAVES / (2 * REACH))) ** 2))
         return torch.cat([seen, bells, self.bonded.expand(len(seen), -1, -1, -1)], dim=3)
