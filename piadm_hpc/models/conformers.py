@@ -22,13 +22,11 @@ from ..topology import Topology
 from .card import HELD_OUT, TOPOLOGY, save_model
 from .checkpoint import TrainingState
 from .config import ConformerTrainConfig
-from .conformer_network import ConformerNetwork, make_conformer_network
+from .conformer_network import make_conformer_network
 from .denoiser import GaussianDenoiser
-from .message_network import MessageNetwork
 from .network import count_parameters
-from .packing import describe_reference
-from .publishing import package_version, process_card, scores_of, training_card
-from .record import FORMAT, Card, DataCard, MoleculeCard, VariableCard
+from .publishing import make_card
+from .record import MoleculeCard, VariableCard
 from .training import Report, Stop, fit_network, never, say
 
 CENTRED_ON = 20_000  # frames that the mean structure is found from
@@ -131,37 +129,20 @@ def publish_conformers(
     folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None
 ) -> Path:
     """Score the denoiser on held-out frames and write the model folder; returns it."""
-    network = denoiser.network if isinstance(denoiser.network, ConformerNetwork | MessageNetwork) else None
     layout = conformer_layout(data.topology)
-    turned = config.data.frame == "superposed"
-    card = Card(
-        format=FORMAT,
-        name=config.name,
-        title=config.title,
-        version=package_version(),
-        prediction=denoiser.prediction,
-        normalisation=f"state = ({config.data.frame} positions - mean_field) / scale_field, without rigid motions",
+    frame = config.data.frame
+    card = make_card(
+        config,
+        data,
+        sum(data.excluded.values()),
+        denoiser,
+        state,
+        normalisation=f"state = ({frame} positions - mean_field) / scale_field, without rigid motions",
         wrap=False,
-        process=process_card(config, denoiser),
         variables=(
             VariableCard(name="coordinates", dims=("atom", "spatial"), units="nanometers", long_name="positions of atoms"),
         ),
-        reference=describe_reference(denoiser.reference),
-        molecule=MoleculeCard(frame="superposed" if turned else "centred", atoms=len(data.topology)),
-        network=None if config.network == "none" else config.network,
-        data=DataCard(
-            source=config.data.source,
-            licence=config.data.licence,
-            files=data.files,
-            train=len(data.train),
-            validation=len(data.validation),
-            test=len(data.test),
-            excluded=sum(data.excluded.values()),
-        ),
-        sampling=config.sampling,
-        training=training_card(config, network, state),
-        scores=scores_of(config, data, denoiser),
-        sha256={},
+        molecule=MoleculeCard(frame=frame, atoms=len(data.topology)),
     )
 
     def more(partial: Path) -> None:
@@ -174,7 +155,8 @@ def publish_conformers(
             _write_held_out(partial / HELD_OUT, config, data)
 
     stored = getattr(torch, config.stored)
-    return save_model(folder, card, denoiser.reference, data.normalisation, layout.coordinates, network, more=more, stored=stored)
+    arrays = data.normalisation, layout.coordinates
+    return save_model(folder, card, denoiser.reference, *arrays, denoiser.network, more=more, stored=stored)
 
 
 def _write_held_out(path: Path, config: ConformerTrainConfig, data: ConformerData) -> None:

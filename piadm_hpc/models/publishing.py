@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from ..layout import Coordinate, Variable
 from ..process import Process
 from .card import save_model
 from .checkpoint import TrainingState
-from .config import ConformerTrainConfig, NetworkConfig, TrainConfig
+from .config import ConformerTrainConfig, TrainConfig
 from .denoiser import GaussianDenoiser
 from .evaluation import DenoisingTable, denoising_table, even_levels
-from .network import GridUNet, count_parameters
+from .network import count_parameters
 from .packing import describe_reference
 from .record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
 from .statistics import data_statistics
@@ -27,8 +27,11 @@ from .statistics import data_statistics
 AnyConfig = TrainConfig | ConformerTrainConfig
 
 
-class HeldOut(Protocol):
-    """States [n, *event] that a card's scores are made of."""
+class Parts(Protocol):
+    """Training, validation and test states [n, *event], and the files they come from."""
+
+    @property
+    def train(self) -> Tensor: ...
 
     @property
     def validation(self) -> Tensor: ...
@@ -36,26 +39,44 @@ class HeldOut(Protocol):
     @property
     def test(self) -> Tensor: ...
 
+    @property
+    def files(self) -> tuple[str, ...]: ...
+
 
 def publish(
     folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser, state: TrainingState | None
 ) -> Path:
     """Score the denoiser on held-out states and write the model folder; returns it."""
-    network = denoiser.network
-    weights = network if isinstance(network, GridUNet) else None
-    card = Card(
+    card = make_card(
+        config,
+        data,
+        data.excluded,
+        denoiser,
+        state,
+        normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
+        anomaly=config.data.anomaly,
+        wrap=config.data.wrap,
+        variables=tuple(_variable_card(v) for v in data.variables),
+    )
+    extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
+    statistics = data_statistics(data)
+    arrays = data.normalisation, data.coordinates
+    return save_model(folder, card, denoiser.reference, *arrays, denoiser.network, extra, statistics)
+
+
+def make_card(
+    config: AnyConfig, data: Parts, excluded: int, denoiser: GaussianDenoiser, state: TrainingState | None, **own: Any
+) -> Card:
+    """The card with its evidence, scores on held-out states; `own` is what only one kind of data says."""
+    return Card(
         format=FORMAT,
         name=config.name,
         title=config.title,
         version=package_version(),
         prediction=denoiser.prediction,
-        normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
-        anomaly=config.data.anomaly,
-        wrap=config.data.wrap,
         process=process_card(config, denoiser),
-        variables=tuple(_variable_card(v) for v in data.variables),
         reference=describe_reference(denoiser.reference),
-        network=config.network if isinstance(config.network, NetworkConfig) else None,
+        network=None if config.network == "none" else config.network,
         data=DataCard(
             source=config.data.source,
             licence=config.data.licence,
@@ -63,16 +84,14 @@ def publish(
             train=len(data.train),
             validation=len(data.validation),
             test=len(data.test),
-            excluded=data.excluded,
+            excluded=excluded,
         ),
         sampling=config.sampling,
-        training=training_card(config, weights, state),
+        training=training_card(config, denoiser.network, state),
         scores=scores_of(config, data, denoiser),
         sha256={},
+        **own,
     )
-    extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
-    statistics = data_statistics(data)
-    return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, weights, extra, statistics)
 
 
 def package_version() -> str:
@@ -128,7 +147,7 @@ def training_card(config: AnyConfig, network: nn.Module | None, state: TrainingS
     )
 
 
-def scores_of(config: AnyConfig, data: HeldOut, denoiser: GaussianDenoiser) -> dict[str, ScoreCard]:
+def scores_of(config: AnyConfig, data: Parts, denoiser: GaussianDenoiser) -> dict[str, ScoreCard]:
     """Denoising errors on validation and test states."""
     levels = even_levels(config.noise.lowest, config.noise.highest)
     parts = {"validation": data.validation, "test": data.test}
