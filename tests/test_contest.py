@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -61,6 +62,23 @@ def test_a_method_that_needs_too_many_steps_is_named_and_left_out():
     short = Contest(TASK, 1e-2, False, most=8)
     assert list(compare(short, (1,), methods=entries, latency=1e-5, bandwidth=1e9, tell=heard.append)) == []
     assert heard == ["DDIM: not reached with 8 steps", "x: not reached with 8 steps"]
+
+
+def test_a_method_whose_iterates_overflow_is_left_out_and_the_others_go_on():
+    """Plain increments may leave the range of numbers on the way, where steps one after the other do not."""
+
+    def score(x, t):
+        found = TASK.score(x, t)
+        return found if len(x) <= TASK.samples else found / 0
+
+    heard: list[str] = []
+    entries = (
+        Entry("sweeps", partial(in_parallel, "ddpm", name="sweeps"), random=True),
+        Entry("DDPM", partial(step_by_step, "ddpm", name="DDPM"), random=True),
+    )
+    contest = Contest(replace(TASK, score=score), 1e-2, sde=True, steps=12)
+    rows = list(compare(contest, (), methods=entries, latency=1e-5, bandwidth=1e9, tell=heard.append))
+    assert [row.method for row in rows] == ["DDPM"] and heard[0].startswith("sweeps: not reached")
 
 
 def test_projected_time_is_rounds_times_a_call_and_its_messages():

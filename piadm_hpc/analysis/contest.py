@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..build import collocation_span
 from ..collocation import Collocation, Scheme
+from ..solvers.evaluate import ScoreError
 from ..solving import Solution
 from .task import Task
 
@@ -156,7 +157,7 @@ def in_parallel(
     chain = contest.task.chain(integrator, steps, churn=contest.churn)
     for share in ladder:
         found, error, seconds = _attempt(contest, chain, tol=share * contest.tol, **settings)
-        if error > contest.tol:
+        if found is None or error > contest.tol:
             continue
         rounds = found.rounds if count is None else count(steps, found)
         at_depth = None
@@ -174,7 +175,7 @@ def collocated(contest: Contest, *, name: str) -> Row | None:
         begin, points = collocation_span(task.reference, share * contest.tol, *task.ends)
         scheme = Collocation(task.process, task.reference, begin, task.ends[1], points)
         found, error, seconds = _attempt(contest, scheme, tol=share * contest.tol)
-        if error <= contest.tol:
+        if found is not None and error <= contest.tol:
             depth = _fewest_depth(contest, scheme, found)
             words = (name, "collocation", points, f"tol {share * contest.tol:.3g}")
             return _row(words, found.rounds, None if depth is None else depth.rounds, found.calls, error, seconds)
@@ -196,16 +197,19 @@ def as_published(contest: Contest, *, name: str) -> Row | None:
     chain, depth = task.chain("piadm", per_block, churn=contest.churn, kind="piadm"), 1
     while depth <= chain.num_steps:
         found, error, seconds = _attempt(contest, chain, tol=None, sweeps=depth, linear="process", start="constant")
-        if error <= contest.tol:
+        if found is not None and error <= contest.tol:
             words = (name, "piadm", chain.num_steps, f"{depth} sweeps")
             return _row(words, found.rounds, found.rounds, found.calls, error, seconds)
         depth += max(1, depth // 8)
     return None
 
 
-def _attempt(contest: Contest, scheme: Scheme, **settings: Any) -> tuple[Solution, float, float]:
-    """A solution, its error and the seconds it took."""
-    found, seconds = contest.task.solve(scheme, **settings)
+def _attempt(contest: Contest, scheme: Scheme, **settings: Any) -> tuple[Solution | None, float, float]:
+    """A solution, its error and the seconds it took; None and infinite errors where iterates overflow on the way."""
+    try:
+        found, seconds = contest.task.solve(scheme, **settings)
+    except ScoreError:
+        return None, math.inf, math.inf
     return found, rms(contest.task.error(found.x, contest.truth(scheme))), seconds
 
 
