@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from piadm_hpc import integrators
-from piadm_hpc.analysis.conformers import Conformers, load_conformers
+from piadm_hpc.analysis.conformers import Conformers, divergence, load_conformers
 from piadm_hpc.bases import EOF, orthogonal
 from piadm_hpc.data.superpose import centred, mean_structure, rigid_motions, superposed
 from piadm_hpc.data.trajectories import TrajectoryConfig
@@ -250,9 +250,7 @@ def mismatch(states: States, x: Tensor) -> float:
     found = []
     for own, seen in zip(real.T, made.T, strict=True):
         edges = np.linspace(own.min() - 1e-9, own.max() + 1e-9, BINS // 2)
-        p, q = (np.histogram(v.clip(edges[0], edges[-1]), edges)[0] / len(v) for v in (own, seen))
-        middle = (p + q) / 2
-        found.append(sum(float((v[v > 0] * np.log2(v[v > 0] / middle[v > 0])).sum()) / 2 for v in (p, q)))
+        found.append(divergence(*(np.histogram(v.clip(edges[0], edges[-1]), edges)[0] for v in (own, seen))))
     return max(found)
 
 
@@ -285,7 +283,8 @@ def main() -> int:
     molecule = drawn(load_conformers(find_model("alanine-dipeptide") / HELD_OUT, "held out"))
     steps, count = (20, 2) if options.quick else (options.steps, options.samples)
     report = Report("coordinates")
-    rows = [row(kind, molecule, Internal(molecule), steps, count) for kind in KINDS]
+    z = Internal(molecule)
+    rows = [row(kind, molecule, z, steps, count) for kind in KINDS]
     columns = ["coordinates", "modes", "left at log-SNR 0"]
     columns += [f"{name}: {law}" for name in ("SDE", "churn 0.5", "ODE") for law in ("Gaussian", "probed")]
     columns.append("mismatch")

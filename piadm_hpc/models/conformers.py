@@ -155,8 +155,9 @@ def publish_conformers(
             _write_held_out(partial / HELD_OUT, config, data)
 
     stored = getattr(torch, config.stored)
-    arrays = data.normalisation, layout.coordinates
-    return save_model(folder, card, denoiser.reference, *arrays, denoiser.network, more=more, stored=stored)
+    return save_model(
+        folder, card, denoiser.reference, data.normalisation, layout.coordinates, denoiser.network, more=more, stored=stored
+    )
 
 
 def _write_held_out(path: Path, config: ConformerTrainConfig, data: ConformerData) -> None:

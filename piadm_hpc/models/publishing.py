@@ -60,8 +60,7 @@ def publish(
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
     statistics = data_statistics(data)
-    arrays = data.normalisation, data.coordinates
-    return save_model(folder, card, denoiser.reference, *arrays, denoiser.network, extra, statistics)
+    return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, denoiser.network, extra, statistics)
 
 
 def make_card(
