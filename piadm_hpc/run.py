@@ -55,6 +55,8 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
         store = open_store(config, model, ranks, overwrite, command)
         events = EventLog(store.folder, speaks=ranks.root)
         with _failing_together(ranks, store, events):
+            if ranks.root:  # before anything says that the run has begun: a request that follows is obeyed
+                (store.folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier run that was killed before it could obey
             set_up_logging(root=ranks.root, file=store.folder / "log.txt")
             left = seconds_left() if ranks.root else None
             ends = None if left is None else time.monotonic() + left
@@ -85,8 +87,6 @@ def _make_missing(run: Run) -> Summary:
     """Every group takes its share of what is missing; the root joins the shards."""
     began = time.perf_counter()
     store, ranks = run.store, run.ranks
-    if ranks.root:
-        (store.folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier run that was killed before it could obey
     batches = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
     _announce(run, sum(len(batch.ids) for batch in batches))
     costs: list[Solution] = []

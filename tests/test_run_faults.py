@@ -190,6 +190,20 @@ def test_a_stop_file_of_an_earlier_run_does_not_stay(work: Path):
     assert not (out / STOP_FILE).exists()
 
 
+def test_a_request_is_obeyed_from_the_moment_the_run_has_a_log(work: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever waits for the log to ask for a stop must not find the request taken for that of an earlier run."""
+    out = work / "asked-at-once"
+
+    def begin(**options: object) -> None:
+        (out / STOP_FILE).write_text("LIMIT")
+
+    monkeypatch.setattr("piadm_hpc.run.set_up_logging", begin)
+    one_line(call("sample", work / "run.toml", "--out", out), 75)
+    monkeypatch.undo()
+    assert call("sample", work / "run.toml", "--out", out)["code"] == 0
+    assert_same(out, work / "whole")
+
+
 def test_the_message_of_a_failed_score_names_a_time_of_the_grid(work: Path):
     text = one_line(call("sample", work / "run.toml", "--out", work / "time", fault={"kind": "nan", "call": 1}), 1)
     level = float(text.split(" at time t = ")[1].split()[0])

@@ -13,8 +13,8 @@ from ..store import to_toml
 from .request import JobRequest
 
 RUN = """\
-# the run looks for this file after every block, on all nodes
-trap 'echo LIMIT > "$RUN/STOP"' USR1
+# the run looks for this file between any two sweeps, on all nodes; it must never see half of it
+trap 'echo LIMIT > "$RUN/.STOP" && mv "$RUN/.STOP" "$RUN/STOP"' USR1
 srun {srun} {python} -m piadm_hpc sample "$RUN/job.toml" --out "$RUN" &
 pid=$!
 while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done   # a signal interrupts wait, not the run
