@@ -128,6 +128,16 @@ def test_rounds_with_hindsight_are_the_smallest_depth_that_reaches_the_error():
     ends = [TASK.solve(chain, tol=None, sweeps=depth)[0].x for depth in depths]
     missed, reached = (rms(TASK.error(end, contest.truth(chain))) for end in ends)
     assert reached <= 1e-3 < missed
+    unasked = in_parallel("gaussian", replace(contest, hindsight=False), name="x", fixed={})
+    assert unasked is not None and unasked.fewest is None and unasked.rounds == row.rounds
+
+
+def test_the_command_leaves_out_the_rounds_with_hindsight(tmp_path):
+    options = ("--sde", "--samples", 2, "--steps", 16, "--methods", "ours", "--accelerators", "1", "--no-fewest")
+    report = call("compare", "target-c:16", *options, "--out", tmp_path / "compare")
+    assert report["code"] == 0, report
+    record = json.loads((tmp_path / "compare" / "compare.json").read_text())
+    assert {row["fewest"] for row in record["rows"]} == {None}
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,22 @@ from .task import Task
 
 CONVERGED = 256  # steps of the flow that stands for the converged one
 SHARE = 0.7  # of the error that a parallel method leaves to its chain
-LADDER = (4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)
+LADDER = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What is asked: an error, the flow or a stochastic chain of `steps` steps, and at most `most` steps tried."""
+    """What is asked: an error, the flow or a stochastic chain of `steps` steps, and at most `most` steps tried.
+
+    `hindsight` asks for the rounds of the smallest fixed depth too, for which every scheme runs several times more.
+    """
 
     task: Task
     tol: float
     sde: bool
     steps: int = 64
     most: int = 512
+    hindsight: bool = True
 
     @property
     def churn(self) -> float:
@@ -89,7 +93,7 @@ class Row:
     """One method: its chain, the rounds and calls of a sample (median and most), its error, and seconds.
 
     `setting` is the tolerance or depth it was given; `fewest` the rounds of the smallest fixed depth that reaches the error,
-    None for methods without one. `projected` are seconds a sample on so many accelerators.
+    None where there is none or it was not asked for. `projected` are seconds a sample on so many accelerators.
     """
 
     method: str
@@ -161,7 +165,7 @@ def in_parallel(
             continue
         rounds = found.rounds if count is None else count(steps, found)
         at_depth = None
-        if fixed is not None:
+        if fixed is not None and contest.hindsight:
             at_depth = _fewest_depth(contest, chain, found, **{**settings, **fixed})
         fewest = None if at_depth is None else at_depth.rounds if count is None else count(steps, at_depth)
         return _row((name, integrator, steps, f"tol {share * contest.tol:.3g}"), rounds, fewest, found.calls, error, seconds)
@@ -176,7 +180,7 @@ def collocated(contest: Contest, *, name: str) -> Row | None:
         scheme = Collocation(task.process, task.reference, begin, task.ends[1], points)
         found, error, seconds = _attempt(contest, scheme, tol=share * contest.tol)
         if found is not None and error <= contest.tol:
-            depth = _fewest_depth(contest, scheme, found)
+            depth = _fewest_depth(contest, scheme, found) if contest.hindsight else None
             words = (name, "collocation", points, f"tol {share * contest.tol:.3g}")
             return _row(words, found.rounds, None if depth is None else depth.rounds, found.calls, error, seconds)
     return None

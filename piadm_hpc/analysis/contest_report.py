@@ -69,7 +69,8 @@ def draw(path: Path, contest: Contest, rows: Sequence[Row], ranks: Sequence[int]
         for place, row in zip(places, ordered, strict=True):
             left.annotate(f"  {row.rounds:g}", (max(row.rounds, row.fewest or 0), place), va="center", fontsize=8)
         left.set_yticks(places, names)
-        left.set(xscale="log", xlabel="rounds a sample (bars), with hindsight (dots), and calls (ticks)", xlim=(1, None))
+        dots = ", with hindsight (dots)" if known else ""
+        left.set(xscale="log", xlabel=f"rounds a sample (bars){dots}, and calls (ticks)", xlim=(1, None))
         left.set_title(f"{contest.task.name}, {'SDE' if contest.sde else 'ODE'}, error {contest.tol:g}")
         for count, mark in zip(ranks, "o^sDv", strict=False):
             label = f"{count} accelerator" + ("s" if count > 1 else "")

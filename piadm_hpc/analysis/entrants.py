@@ -36,7 +36,7 @@ def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) 
 
 
 MULTI, BLIND = "dpmpp-2m", {"start": "constant"}
-SHIH: dict[str, Any] = {"solver": "paradigms", "ladder": (30.0, 10.0, *LADDER)}
+SHIH: dict[str, Any] = {"solver": "paradigms", "ladder": (32.0, *LADDER)}
 PLAIN: dict[str, Any] = {"solver": "picard", "linear": "identity", "start": "constant"}  # the same sweeps without its rule
 TAA: dict[str, Any] = {"solver": "anderson", "peer": PeerSettings(memory=3), "fixed": {}, **BLIND}
 SRDS: dict[str, Any] = {"solver": "parareal", "fixed": {}}

@@ -30,6 +30,8 @@ def add(commands: Any) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [cpu]")
     parser.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
     parser.add_argument("--methods", metavar="NAME,NAME", help="only methods whose names contain one of these [all]")
+    parser.add_argument("--no-fewest", dest="hindsight", action="store_false",
+                        help="leave out the rounds of the smallest fixed depth, which take most of the time")  # fmt: skip
     parser.add_argument("--out", default="compare", metavar="FOLDER", help="where table and figure go [compare]")
     parser.set_defaults(run=_run, sde=False)
 
@@ -49,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     task = make_task(options.model, samples=options.samples, device=options.device, model_batch=options.model_batch)
-    contest = Contest(task, options.tol, options.sde, options.steps, options.most_steps)
+    contest = Contest(task, options.tol, options.sde, options.steps, options.most_steps, options.hindsight)
     if contest.floor() > options.tol / 3:
         known = f"the converged path itself is only known to {contest.floor():.2g}"
         raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger one")
