@@ -2,7 +2,7 @@
 
     python benchmarks/arrangements.py
 
-The two targets of `dimension.py` with exact scores, 48 steps. A sweep with n open points takes ceil(n / P) waits on P
+The two targets of `families.py` with exact scores, 48 steps. A sweep with n open points takes ceil(n / P) waits on P
 accelerators that evaluate one point each: their sum over a sample's sweeps is what `piadm plan` makes small. Counted, not timed.
 """
 
@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from common import Cell, Report, at_most, parser
-from dimension import DELTA, PROCESS, STEPS, TOL, Target, mixture, tails
+from dimension import STEPS, TOL
+from families import DELTA, PROCESS, Target, mixture, tails
 from torch import Tensor
 
 from piadm_hpc import integrators

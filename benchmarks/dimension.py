@@ -2,16 +2,14 @@
 
     python benchmarks/dimension.py
 
-Both targets have the same spectrum at every d, four decades in 64 bands of d / 64 coordinates: `tails` has independent
-coordinates of kurtosis 9.8, `mixture` four components that couple all coordinates and part by sqrt(d). The horizon is
-ln d + 2.3, as theory asks (Chen et al. 2024, theorem 3.3). Errors are root mean squares over coordinates in their standard
-deviations; `fixed total` holds the Euclidean norm over all coordinates instead, so the tolerance falls like 1 / sqrt(d).
+The targets are those of `families.py`. Errors are root mean squares over coordinates in their standard deviations; `window`
+is one of 16 points that moves over the chain; `fixed total` holds the Euclidean norm over all coordinates instead, so the
+tolerance falls like 1 / sqrt(d).
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -20,36 +18,33 @@ from typing import Any
 
 import torch
 from common import Cell, Report, at_most, parser
+from families import BANDS, DELTA, F64, PROCESS, Bands, Target, mixture, spectrum, tails
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.bases import Identity
-from piadm_hpc.collocation import Collocation, Scheme
+from piadm_hpc.collocation import Scheme
 from piadm_hpc.grid import log_snr, piadm
-from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture
 from piadm_hpc.moments import end_covariance
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import OU
 from piadm_hpc.reference import GaussianReference
-from piadm_hpc.solving import Solution, solve
 
-F64 = torch.float64
-BANDS, DELTA, STEPS, STEP = 64, 1e-3, 48, 1 / 8
+STEPS, STEP = 48, 1 / 8
 TOL, TOTAL, KL = 1e-2, 8e-2, 1e-2
 GROWTH = 2.0
+WINDOW = 16  # points of the chain that are open at a time; also the collocation points of the flow
 DEPTH = 1.25  # factor of ln(d / tol^2) in the published depth, whose order alone theory gives; enough at d = 64
 SIZES = tuple(1 << k for k in range(6, 19, 2))
-LADDER = (8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320)
-ROWS = 1 << 21  # entries of a network call at most
 DEEP = 1 << 14  # largest dimension at which the published depth is run too; its rounds are known without
 FEW, ENTRIES = 2, 1 << 16  # draws at least, and entries of all draws beyond that
-PROCESS = OU()
 COLUMNS = (
     "d",
     "samples",
     "horizon",
     "SDE: rounds",
+    "SDE: calls",
     "SDE: error",
+    "SDE, window: rounds",
+    "window: calls",
+    "window: error",
     "ODE: rounds",
     "ODE: error",
     "published SDE, own stop: rounds",
@@ -65,112 +60,13 @@ TIGHT = (
     "tolerance",
     "SDE: rounds",
     "SDE: error",
+    "SDE, window: rounds",
+    "window: error",
     "ODE: rounds",
     "ODE: error",
     "DPM-Solver++(2M) steps",
     "published SDE steps",
 )
-
-
-class Bands(Identity):
-    """The coordinates themselves in bands of equal width, one shell each."""
-
-    def __init__(self, size: int):
-        super().__init__((size,))
-        self.num_shells = BANDS
-
-    def expand(self, gains: Tensor) -> Tensor:
-        return gains.repeat_interleave(self.num_coords // BANDS, dim=-1)
-
-    def energy(self, z: Tensor) -> Tensor:
-        return (z**2).reshape(len(z), BANDS, -1).mean((0, 2))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Bands:
-        return self
-
-
-def spectrum() -> Tensor:
-    """Variance per band: a power law of four decades with mean one, whatever the dimension."""
-    falling = 10 ** (-4 * torch.arange(BANDS, dtype=F64) / (BANDS - 1))
-    return falling / falling.mean()
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """Exact scores in d dimensions, the Gaussian of their moments, and the draws that all methods share."""
-
-    name: str
-    score: Callable[[Tensor, Tensor], Tensor]
-    reference: GaussianReference
-    samples: int
-
-    @property
-    def size(self) -> int:
-        return len(self.reference.mean)
-
-    @property
-    def horizon(self) -> float:
-        return math.log(self.size) + 2.3
-
-    @functools.cached_property
-    def deviation(self) -> Tensor:
-        return self.reference.basis.expand(torch.sqrt(self.reference.spectrum + DELTA))
-
-    def noise(self) -> Noise:
-        return Noise(0, self.size, dtype=F64)
-
-    def solve(self, scheme: Scheme, samples: int | None = None, **settings: Any) -> Solution:
-        """The scheme from the prior; memory for one sample at a time."""
-        names = range(samples or self.samples)
-        signal, spread = scheme.entry()
-        white = self.noise().at([0], names, stream=PRIOR)[0, :, 0]
-        first = self.reference.draw(white, signal[0], spread[0, 0])
-        rows = max(1, ROWS // self.size)
-        given = {"noise": self.noise(), "scale": self.deviation, "model_batch": rows, "in_flight": None, **settings}
-        if settings.get("solver") != "sequential" and self.size > 1 << 13:
-            given["in_flight"] = 1
-        return solve(scheme, self.score, first, **given)
-
-    def error(self, x: Tensor, truth: Tensor) -> Tensor:
-        away: Tensor = ((x - truth) / self.deviation).square().mean(1).sqrt()
-        return away.nan_to_num(nan=math.inf)
-
-    def collocation(self, tol: float) -> Collocation:
-        """As many points as the package takes by itself for a tolerance."""
-        points = max(8, round(-8 * math.log10(tol)))
-        return Collocation(PROCESS, self.reference, self.horizon, DELTA, points)
-
-    @functools.cached_property
-    def flow(self) -> Tensor:
-        """End states of the probability flow."""
-        return self.solve(self.collocation(1e-8), reference=self.reference, tol=1e-7).x
-
-    def dpm_steps(self, tol: float) -> int:
-        """Fewest steps of DPM-Solver++(2M) on the ladder whose median true error is at most `tol`."""
-        for steps in LADDER:
-            chain = integrators.dpmpp_2m(PROCESS, log_snr(PROCESS, steps, horizon=self.horizon, delta=DELTA))
-            if float(self.error(self.solve(chain, solver="sequential").x, self.flow).median()) <= tol:
-                return steps
-        raise RuntimeError(f"DPM-Solver++(2M) does not reach {tol:g} in {LADDER[-1]} steps: lengthen the ladder")
-
-
-def tails(size: int, samples: int) -> Target:
-    """Independent coordinates with heavy tails."""
-    basis = Bands(size)
-    score = ScaleMixture(PROCESS, basis.expand(spectrum()), (0.9, 0.1), (0.5, 5.5))
-    return Target("tails", score, GaussianReference(torch.zeros(size, dtype=F64), basis, spectrum()), samples)
-
-
-def mixture(size: int, samples: int) -> Target:
-    """Four components whose means hold a fifth of every coordinate's variance."""
-    basis, components = Bands(size), 4
-    generator = torch.Generator().manual_seed(1)
-    means = torch.randn((components, size), generator=generator, dtype=F64)
-    means = 0.5 * (means - means.mean(0)) * basis.expand(torch.sqrt(spectrum()))
-    amplitudes = torch.exp(0.15 * torch.linspace(-1, 1, components, dtype=F64))
-    within = (amplitudes / amplitudes.mean())[:, None] * (1 - 0.25 * (1 - 1 / components)) * spectrum()
-    score = GaussianMixture(PROCESS, means, within, torch.full((components,), 1 / components), basis)
-    return Target("mixture", score, score.reference(), samples)
 
 
 def middle(values: Tensor) -> float:
@@ -183,26 +79,35 @@ def spread(values: Tensor) -> str:
     return f"{middle(values):g}" if low == high else f"{middle(values):g} ({low}-{high})"
 
 
-def own_stop(target: Target, scheme: Scheme, truth: Tensor, **settings: Any) -> tuple[Tensor, float]:
-    """Rounds per sample, and the median error, when the solver stops by itself."""
+@dataclass(frozen=True)
+class Stopped:
+    """What the solver made when it stopped by itself: rounds per sample, medians of calls and error."""
+
+    rounds: Tensor
+    calls: float
+    error: float
+
+
+def own_stop(target: Target, scheme: Scheme, truth: Tensor, **settings: Any) -> Stopped:
     found = target.solve(scheme, **settings)
-    return found.rounds, middle(target.error(found.x, truth))
+    return Stopped(found.rounds, middle(found.calls), middle(target.error(found.x, truth)))
 
 
-def sde(target: Target, tol: float) -> tuple[Tensor, float]:
-    """The package's default chain against itself step by step."""
+def sde(target: Target, tol: float) -> tuple[Stopped, Stopped]:
+    """The package's default chain against itself step by step: all its points at once, and a window of them."""
     grid = log_snr(PROCESS, STEPS, horizon=target.horizon, delta=DELTA)
     chain = integrators.gaussian_exponential(PROCESS, grid, target.reference)
     truth = target.solve(chain, reference=target.reference, solver="sequential").x
-    return own_stop(target, chain, truth, reference=target.reference, tol=tol)
+    whole, moving = (own_stop(target, chain, truth, reference=target.reference, tol=tol, window=n) for n in (None, WINDOW))
+    return whole, moving
 
 
-def ode(target: Target, tol: float) -> tuple[Tensor, float]:
+def ode(target: Target, tol: float) -> Stopped:
     """The package's default for the flow, against the flow."""
     return own_stop(target, target.collocation(tol), target.flow, reference=target.reference, tol=tol)
 
 
-def published(target: Target) -> tuple[tuple[Tensor, float], tuple[int, int, float], int]:
+def published(target: Target) -> tuple[Stopped, tuple[int, int, float], int]:
     """PIADM with a stopping test, with one depth of order ln(d / tol^2) for all blocks, and the steps of its grid."""
     grid = piadm(PROCESS, horizon=target.horizon, delta=DELTA, step=STEP)
     chain = integrators.piadm(PROCESS, grid)
@@ -237,24 +142,18 @@ def published_steps(size: int, least: int = 16) -> int:
 def at_fixed_rms(report: Report, family: Callable[[int, int], Target], sizes: Sequence[int], draws: int) -> None:
     """One table: everything to an error of TOL per coordinate, and the aims on how rounds grow."""
     rows: list[list[Cell]] = []
-    rounds: dict[str, list[float]] = {"SDE": [], "ODE": []}
+    rounds: dict[str, list[float]] = {"SDE in a window": [], "ODE": []}
     for size in sizes:
         target = family(size, max(FEW, min(draws, ENTRIES // size)))
-        by_sde, by_ode = sde(target, TOL), ode(target, TOL)
+        (whole, moving), flow = sde(target, TOL), ode(target, TOL)
         stopped, (depth, blocks, error), steps = published(target)
-        cells: list[Cell] = [
-            str(size),
-            target.samples,
-            target.horizon,
-            spread(by_sde[0]),
-            by_sde[1],
-            spread(by_ode[0]),
-            by_ode[1],
-        ]
-        cells += [spread(stopped[0]), stopped[1], f"{depth} x {blocks} = {depth * blocks}", "-" if math.isnan(error) else error]
+        cells: list[Cell] = [str(size), target.samples, target.horizon]
+        cells += [cell for made in (whole, moving) for cell in (spread(made.rounds), made.calls, made.error)]
+        cells += [spread(flow.rounds), flow.error, spread(stopped.rounds), stopped.error]
+        cells += [f"{depth} x {blocks} = {depth * blocks}", "-" if math.isnan(error) else error]
         rows.append([*cells, STEPS, steps, target.dpm_steps(TOL)])
-        rounds["SDE"].append(middle(by_sde[0]))
-        rounds["ODE"].append(middle(by_ode[0]))
+        rounds["SDE in a window"].append(middle(moving.rounds))
+        rounds["ODE"].append(middle(flow.rounds))
         _tell(target, rows[-1])
     report.add(f"{target.name}, error {TOL:g} per coordinate; medians (least-most) over samples", COLUMNS, rows)
     for kind, seen in rounds.items():
@@ -267,8 +166,9 @@ def at_fixed_total(report: Report, family: Callable[[int, int], Target], sizes: 
     rows: list[list[Cell]] = []
     for size in sizes:
         target, tol = family(size, max(FEW, min(draws, ENTRIES // size))), TOTAL / math.sqrt(size)
-        by_sde, by_ode = sde(target, tol), ode(target, tol)
-        cells: list[Cell] = [str(size), tol, spread(by_sde[0]), by_sde[1], spread(by_ode[0]), by_ode[1]]
+        (whole, moving), flow = sde(target, tol), ode(target, tol)
+        cells: list[Cell] = [str(size), tol]
+        cells += [cell for made in (whole, moving, flow) for cell in (spread(made.rounds), made.error)]
         rows.append([*cells, target.dpm_steps(tol), published_steps(size)])
         _tell(target, rows[-1])
     title = f"{target.name}, Euclidean error {TOTAL:g} in all (published SDE: divergence {KL:g} on the Gaussian)"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from common import Cell, Report, answer, at_least, at_most, launch, parser, question
-from dimension import DELTA, PROCESS, Target, mixture
+from families import DELTA, PROCESS, Target, mixture
 from torch import Tensor
 
 from piadm_hpc import integrators

@@ -28,10 +28,9 @@ from .stopping import BlockSolution, Interrupted, Status, remaining_error, unsol
 FLOOR_PATIENCE = 3  # sweeps without a smaller change after which rounding is suspected, if changes are that small
 PATIENCE = 12  # and after which a sample near a boundary between modes is given up
 MOVING = 2  # points passed in a sweep by which a sample gets ahead, though its changes do not shrink
-# what is left behind grows where a sample decides between modes, so that it must be smaller than what ends a sample:
-LEFT_BEHIND = 0.1  # share of the tolerance by which an estimate may still have changed at a point that is not called again
-SETTLED = 1.0  # the same for the change foretold from how far the state has moved
-CARRIED = 2.0  # times that in a flow, which carries every error to its end, while noise lets a chain forget
+# share of the tolerance by which an estimate may still change at a point that is not called again: what is left behind grows
+# where a sample decides between modes, a hundredfold and more in some of them
+LEFT_BEHIND = 0.1
 
 
 @torch.no_grad()
@@ -182,10 +181,11 @@ class Sweeps:
         front.shift.zero_()
         front.shift[:, low - block.start : high - block.start] = shift.T
         follows = presumed + front.gain * shift
-        foretold = follows if self.problem.chain.stochastic else CARRIED * torch.maximum(shift, follows)
+        # noise lets a chain forget where its states were, a flow carries every error to its end
+        foretold = follows if self.problem.chain.stochastic else torch.maximum(shift, follows)
         # where estimates move further than states, so will the states after them
         foretold = foretold * torch.where(shift > 0, follows / shift, 0.0).clamp(min=1.0)
-        unsettled = foretold > SETTLED * float(self.method.stop.tol or 0.0)
+        unsettled = foretold > LEFT_BEHIND * float(self.method.stop.tol or 0.0)
         self._open(torch.where(unsettled, points, front.high).min(0).values)
 
     def _retire(self) -> None:
