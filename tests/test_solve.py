@@ -11,6 +11,8 @@ from problems import F64, SIZE, chains, mixture, start
 from piadm_hpc import grid, integrators, solve
 from piadm_hpc.bases import Fourier
 from piadm_hpc.chain import Chain
+from piadm_hpc.models.analytic import target_c
+from piadm_hpc.noise import PRIOR, Noise
 from piadm_hpc.process import EDM, OU, VP, Flow
 from piadm_hpc.reference import GaussianReference, isotropic
 from piadm_hpc.solving import ScoreError, Status
@@ -412,3 +414,20 @@ def test_bad_arguments_are_refused_all_at_once():
         solve(aware, target.score, x0, noise=noise, reference=other)
     with pytest.raises(ValueError, match="not finite"):
         solve(chain, target.score, x0 * float("nan"), noise=noise)
+
+
+def test_a_sample_near_a_boundary_between_modes_keeps_its_tolerance_too():
+    """Changes of this draw shrink, grow again and shrink; what is then left of them moves its end a thousandfold."""
+    target = target_c(OU(), 256)
+    reference = target.reference()
+    chain = integrators.gaussian_exponential(OU(), grid.log_snr(OU(), 48, horizon=8.0, delta=1e-3), reference)
+    scale = torch.sqrt(reference.spectrum + 1e-3)
+    noise = Noise(0, 256, dtype=torch.float64)
+    names = [79, 80]
+    common = {"noise": noise, "reference": reference, "scale": scale, "samples": names}
+    first = noise.at([0], names, stream=PRIOR)[0, :, 0]
+    oracle = solve(chain, target.score, first, solver="sequential", **common)
+    swept = solve(chain, target.score, first, tol=1e-2, **common)
+    errors = ((swept.x - oracle.x) / scale).square().mean(1).sqrt()
+    assert bool(swept.converged.all()) and float(errors.max()) < 1e-2
+    assert int(swept.rounds[1]) > 1.5 * int(swept.rounds[0]), "an easy draw stops where it did"

@@ -147,9 +147,18 @@ class Sweeps:
         if self.method.stop.tol is None:
             low = schedule.settled(block, front.age, self.limit)
         else:
-            low = torch.where(is_open & (change > LEFT_BEHIND * self.method.stop.tol), points, block.stop).min(0).values
+            moving = is_open & (change > LEFT_BEHIND * self.method.stop.limit(front.wary))
+            low = torch.where(moving, points, block.stop).min(0).values
+            low = torch.where(self._grow_wary(), block.start, low)
         self._open(torch.minimum(low, front.high))
         self.points.extend(front, front.high)
+
+    def _grow_wary(self) -> Tensor:
+        """Samples whose changes, once small, have just grown again: what was left behind is opened once more."""
+        front = self.front
+        relapsed = ~front.wary & self.method.stop.relapsed(front.change, front.before)
+        front.wary |= relapsed
+        return relapsed
 
     def _open(self, low: Tensor) -> None:
         """Open points from `low` on; after k sweeps the first k points are exact."""
@@ -218,7 +227,7 @@ class Sweeps:
     def _judge(self, whole: Tensor) -> Tensor:
         """Whether samples, of which all points were evaluated if `whole`, are converged: [slots] booleans."""
         front = self.front
-        return (front.low == self.block.stop) | (whole & self.method.stop.met(front.change, front.before))
+        return (front.low == self.block.stop) | (whole & self.method.stop.met(front.change, front.before, front.wary))
 
     def _give_up(self, slot: int) -> None:
         """Keep a sample's furthest settled point, to be finished step by step from there."""

@@ -51,7 +51,8 @@ class Front:
     """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went.
 
     `shift` [samples, points] is how far the last update moved the state of a point that had been evaluated, in units of
-    the data; `gain` how much of such a move its denoised estimates were last seen to follow beyond what was presumed.
+    the data; `gain` how much of such a move its denoised estimates were last seen to follow beyond what was presumed; `wary`
+    is true from when changes that were small have grown again.
     """
 
     index: Tensor
@@ -66,14 +67,15 @@ class Front:
     stuck: Tensor
     shift: Tensor
     gain: Tensor
+    wary: Tensor
 
     @classmethod
     def new(cls, index: Tensor, start: int, high: Tensor, num_points: int) -> Front:
         whole, nothing = torch.full_like(index, start), torch.zeros_like(index)
         unknown = torch.full(index.shape, float("inf"), dtype=torch.float64)
         shift, gain = torch.zeros(len(index), num_points, dtype=torch.float64), torch.ones_like(unknown)
-        changes = unknown, unknown.clone(), unknown.clone()
-        return cls(index, whole, high, nothing, whole.clone(), whole.clone(), *changes, nothing.clone(), shift, gain)
+        changes, wary = (unknown, unknown.clone(), unknown.clone()), torch.zeros_like(index, dtype=torch.bool)
+        return cls(index, whole, high, nothing, whole.clone(), whole.clone(), *changes, nothing.clone(), shift, gain, wary)
 
     def put(self, slots: Tensor, other: Front) -> None:
         for name, values in vars(self).items():

@@ -13,6 +13,9 @@ from torch import Tensor
 Watch = Callable[[int], bool]
 GUARD = 4.0  # how many times the tolerance a change may be for a prediction to be believed
 SURE = 1 / 4  # of the tolerance must be all that such a prediction leaves: near a boundary between modes changes grow again
+# changes that grow again below so many times the tolerance, and below this share of the data's scale, show a sample near such
+# a boundary, where what is left can grow a thousandfold: it is held to a smaller share of the tolerance from then on
+RELAPSE, SMALL, WARY = 20.0, 0.2, 1 / 50
 
 
 class Status(IntEnum):
@@ -30,19 +33,29 @@ class Picard:
     """When to stop: `tol` on the error left in the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
 
     A sample is done when its last change is below `tol`, or at most GUARD * tol and shrinking so fast that SURE * tol is
-    left. With `tol` None exactly `sweeps` sweeps are made, as published. With both, samples that have not met `tol` after
-    `sweeps` sweeps are finished sequentially. `scale` is the data's standard deviation, a number or a field [d].
+    left; one that has relapsed, when that holds for WARY * tol. With `tol` None exactly `sweeps` sweeps are made, as
+    published. With both, samples that have not met `tol` after `sweeps` sweeps are finished sequentially. `scale` is the
+    data's standard deviation, a number or a field [d].
     """
 
     tol: float | None
     sweeps: int | None = None
     scale: float | Tensor = 1.0
 
-    def met(self, change: Tensor, before: Tensor) -> Tensor:
+    def met(self, change: Tensor, before: Tensor, wary: Tensor | bool = False) -> Tensor:
         """Whether samples with these last two changes are done: [samples] booleans."""
         if self.tol is None:
             return torch.zeros_like(change, dtype=torch.bool)
-        return (change <= self.tol) | ((change <= GUARD * self.tol) & (remaining_error(change, before) <= SURE * self.tol))
+        tol = self.limit(torch.as_tensor(wary))
+        return (change <= tol) | ((change <= GUARD * tol) & (remaining_error(change, before) <= SURE * tol))
+
+    def limit(self, wary: Tensor) -> Tensor:
+        """The tolerance of each sample, smaller for a `wary` one; zero where there is none."""
+        return torch.where(wary, WARY, 1.0).to(torch.float64) * (self.tol or 0.0)
+
+    def relapsed(self, change: Tensor, before: Tensor) -> Tensor:
+        """Whether changes that were small have grown again: [samples] booleans."""
+        return (before < change) & (change < min(RELAPSE * (self.tol or 0.0), SMALL))
 
     def __post_init__(self) -> None:
         mistakes = []
