@@ -251,3 +251,15 @@ def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int):
     loose, tight = (choose(known, tol, -8.0, 7.0) for tol in (1e-1, 1e-3))
     assert tight[0] <= loose[0] and -8.0 <= loose[0] < 7.0
     assert tight[1] >= loose[1] and choose(replace(known, gram=known.gram * 100), 1.0, -8.0, 7.0) == loose
+
+
+def test_a_draw_whose_changes_shrink_slowly_is_not_done():
+    """Near a boundary between modes changes fall below the tolerance by a third a sweep, and what is left moves the end far."""
+    target = target_c(OU(), 256)
+    reference = target.reference()
+    scale, noise = torch.sqrt(reference.spectrum + 1e-3), Noise(0, 256, dtype=torch.float64)
+    common = {"noise": noise, "reference": reference, "scale": scale, "samples": [119]}
+    first = noise.at([0], [119], stream=PRIOR)[0, :, 0]
+    truth = solve(Collocation(OU(), reference, 8.0, 1e-3, 64), target.score, first, tol=1e-9, **common).x
+    found = solve(Collocation(OU(), reference, 8.0, 1e-3, 16), target.score, first, tol=1e-2, **common)
+    assert float(((found.x - truth) / scale).square().mean().sqrt()) < 5e-2  # it ended in another mode, at 0.5

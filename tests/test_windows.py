@@ -125,7 +125,10 @@ def test_rows_share_out_every_step_once(steps, size, window, first):
 def test_a_shrinking_change_predicts_what_is_left():
     change, before = torch.tensor([1e-3, 1e-3, 1e-3]), torch.tensor([1e-2, 1.2e-3, float("inf")])
     left = remaining_error(change, before)
-    assert torch.allclose(left, torch.tensor([1e-3 / 9, 1e-3, 1e-3]))
+    assert torch.allclose(left, torch.tensor([1e-3 / 9, 5e-3, 1e-3]))
+    # below the tolerance, but slowly
+    assert Picard(1.1e-3).met(change, before).tolist() == [True, False, True]
+    assert Picard(1.1e-3).met(change, before, torch.tensor([False, False, True])).tolist() == [True, False, False]
     # a quarter of the tolerance may be left on the strength of a prediction
     assert Picard(4.6e-4).met(change, before).tolist() == [True, False, False]
     assert Picard(4.4e-4).met(change, before).tolist() == [False, False, False]

@@ -58,7 +58,10 @@ class _Task:
 
 @dataclass
 class _Slot:
-    """A sample at work: whitened state y [n] at the start of its piece, path and remainders at the nodes."""
+    """A sample at work: whitened state y [n] at the start of its piece, path and remainders at the nodes.
+
+    `wary` is true from when its sweeps did not converge on a piece.
+    """
 
     index: int
     y: Tensor
@@ -72,6 +75,7 @@ class _Slot:
     change: float = float("inf")
     before: float = float("inf")
     doubt: float = float("inf")
+    wary: bool = False
 
 
 class _Sweeps:
@@ -211,7 +215,7 @@ class _Sweeps:
         left = float(remaining_error(torch.tensor([slot.change]), torch.tensor([slot.before])))
         if stop.tol is None:
             return self._piece_done(slot, left, Status.DEPTH_REACHED) if slot.age >= (stop.sweeps or 1) else slot
-        met = bool(stop.met(torch.tensor([slot.change]), torch.tensor([slot.before])))
+        met = bool(stop.met(torch.tensor([slot.change]), torch.tensor([slot.before]), slot.wary))
         resolved = slot.doubt <= max(stop.tol / 2, 10 * self._floor())
         if slot.stuck >= PATIENCE and slot.change <= 100 * self._floor() and resolved:
             return self._piece_done(slot, slot.change + slot.doubt, Status.ROUND_OFF_FLOOR)
@@ -227,6 +231,8 @@ class _Sweeps:
 
     def _halve(self, slot: _Slot, *, keep: bool) -> None:
         """Two pieces instead of one, which begin with the remainders of the whole if those are worth keeping."""
+        # changes that do not shrink show a boundary between modes, where what one piece leaves grows in the next
+        slot.wary |= not keep
         task = slot.todo.pop()
         middle = (task.low + task.high) / 2
         for low, high in ((middle, task.high), (task.low, middle)):

@@ -12,6 +12,7 @@ from torch import Tensor
 # told between two sweeps how many samples are finished, it may end the work there; collective
 Watch = Callable[[int], bool]
 GUARD = 4.0  # how many times the tolerance a change may be for a prediction to be believed
+SLOWEST = 0.9  # factor by which changes may be seen to shrink; slower, they shrink like this at best
 SURE = 1 / 4  # of the tolerance must be all that such a prediction leaves: near a boundary between modes changes grow again
 # changes that grow again below so many times the tolerance, and below this share of the data's scale, show a sample near such
 # a boundary, where what is left can grow a thousandfold: it is held to a smaller share of the tolerance from then on
@@ -32,10 +33,10 @@ class Status(IntEnum):
 class Picard:
     """When to stop: `tol` on the error left in the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
 
-    A sample is done when its last change is below `tol`, or at most GUARD * tol and shrinking so fast that SURE * tol is
-    left; one that has relapsed, when that holds for WARY * tol. With `tol` None exactly `sweeps` sweeps are made, as
-    published. With both, samples that have not met `tol` after `sweeps` sweeps are finished sequentially. `scale` is the
-    data's standard deviation, a number or a field [d].
+    A sample is done when its last change is below `tol` and shrinking so fast that no more than that is left, or at most
+    GUARD * tol and SURE * tol is left; a wary one when that holds for WARY * tol. With `tol` None exactly `sweeps` sweeps
+    are made, as published. With both, samples that have not met `tol` after `sweeps` sweeps are finished sequentially.
+    `scale` is the data's standard deviation, a number or a field [d].
     """
 
     tol: float | None
@@ -47,7 +48,8 @@ class Picard:
         if self.tol is None:
             return torch.zeros_like(change, dtype=torch.bool)
         tol = self.limit(torch.as_tensor(wary))
-        return (change <= tol) | ((change <= GUARD * tol) & (remaining_error(change, before) <= SURE * tol))
+        left = remaining_error(change, before)
+        return ((change <= tol) & (left <= tol)) | ((change <= GUARD * tol) & (left <= SURE * tol))
 
     def limit(self, wary: Tensor) -> Tensor:
         """The tolerance of each sample, smaller for a `wary` one; zero where there is none."""
@@ -73,10 +75,11 @@ def remaining_error(change: Tensor, before: Tensor) -> Tensor:
     """Estimate of what later sweeps would still change, from the last two changes of the denoised estimate [samples].
 
     Changes that shrink by a factor rho leave change * rho / (1 - rho); sweeps converge faster than any fixed factor
-    (the Lambda law), so this is on the safe side once they shrink at all. Before that it is the change itself.
+    (the Lambda law), so this is on the safe side once they shrink at all. Factors above SLOWEST, which rounding too can
+    cause, count as that; after the first sweep the estimate is its change.
     """
-    rho = torch.where(torch.isfinite(before), change / before, 1.0).nan_to_num(nan=1.0)
-    return torch.where(rho < 0.5, change * rho / (1 - rho), change)
+    rho = (change / before).nan_to_num(nan=1.0).clamp(max=SLOWEST)
+    return torch.where(torch.isfinite(before), change * rho / (1 - rho), change)
 
 
 @dataclass(frozen=True)
