@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -22,9 +23,12 @@ import piadm_hpc
 from piadm_hpc.config import RunConfig
 from piadm_hpc.events import EventLog, read_events
 from piadm_hpc.launch import JobRequest, batch_script, read_status
+from piadm_hpc.launch.jobs import Job
+from piadm_hpc.launch.work import TRAININGS
 from piadm_hpc.launcher import clear_leftovers, nesting_problem, start_up_problem
+from piadm_hpc.models.config import load_config
 from piadm_hpc.progress import Progress, set_up_logging
-from piadm_hpc.records import ConfigError
+from piadm_hpc.records import ConfigError, read
 from piadm_hpc.slurm import GONE, job_states, seconds, start_up_list
 
 JOBS = Path(__file__).parents[1] / "jobs"
@@ -62,6 +66,17 @@ def test_what_a_job_asks_for():
     assert request.srun_arguments() == ["--mpi=pmix", "--cpus-per-task=8", "--kill-on-bad-exit=1"]
     assert request.environment["OMP_NUM_THREADS"] == "8" and request.environment["HDF5_USE_FILE_LOCKING"] == "FALSE"
     assert not JobRequest(chain=3).queues_again and JobRequest(hours=1 / 60, grace=20).minutes == 1
+
+
+def test_a_job_is_words_that_are_read_without_torch(work: Path):
+    """Signals are listened to once the job is read."""
+    job = Job.of(read(RunConfig, work / "run.toml"), ranks=4)
+    assert RunConfig.model_validate_json(job.config) == read(RunConfig, work / "run.toml")
+    for recipe in sorted((JOBS.parent / "datasets").glob("*.toml")):
+        config = load_config(recipe)
+        assert TRAININGS[type(config).__name__].model_validate_json(Job.of(config).config) == config
+    reading = f"import pickle, sys; pickle.loads({pickle.dumps(job)!r}); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", reading], capture_output=True, text=True, timeout=60).stdout == "False\n"
 
 
 @pytest.mark.parametrize(

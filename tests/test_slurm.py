@@ -53,6 +53,17 @@ def test_four_ranks_on_two_nodes_and_an_array_of_four(site: Site) -> None:
         site.assert_whole(f"array/samples-{count}", count)
 
 
+def test_a_signal_while_a_job_begins_queues_it_again(site: Site) -> None:
+    """Before the run itself listens: submitit does, as soon as it has read the job."""
+    job = site.submit("early")
+    site.until(lambda: site.logs("early").count("Loading pickle") == 2, 100, "two ranks that begin", "early")
+    time.sleep(1)
+    assert site.cluster.run(["scancel", "--signal=USR2", job]).returncode == 0
+    site.wait("early")
+    assert site.logs("early").count("Loading pickle") == 4
+    site.assert_whole("early")
+
+
 def kill_a_rank(site: Site, out: str, job: str) -> None:
     ranks = site.cluster.processes("submitit.core._submit", f"/{out}/")
     os.kill(random.Random(0).choice(sorted(ranks)), signal.SIGKILL)

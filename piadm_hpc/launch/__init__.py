@@ -1,8 +1,34 @@
 """Runs and trainings as jobs: submitted through submitit, one MPI rank a task, queued again until they are done."""
 
-from .request import JobRequest
-from .script import batch_script
-from .status import RunStatus, read_status
-from .submission import Submission, submit, submit_training
+from __future__ import annotations
 
-__all__ = ["JobRequest", "RunStatus", "Submission", "batch_script", "read_status", "submit", "submit_training"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# loaded when first used: a job that begins must not import all of this before it listens to signals
+_HOMES = {
+    "JobRequest": "request",
+    "RunStatus": "status",
+    "Submission": "submission",
+    "batch_script": "script",
+    "read_status": "status",
+    "submit": "submission",
+    "submit_training": "submission",
+}
+
+if TYPE_CHECKING:
+    from .request import JobRequest as JobRequest
+    from .script import batch_script as batch_script
+    from .status import RunStatus as RunStatus
+    from .status import read_status as read_status
+    from .submission import Submission as Submission
+    from .submission import submit as submit
+    from .submission import submit_training as submit_training
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"piadm_hpc.launch has no {name!r}; its public names are {', '.join(__all__)}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,141 +1,39 @@
-"""What runs inside a job: callables that pickle as their configuration alone, and what they do when the time limit comes near."""
+"""A job as its pickle holds it: words alone, so that it is read, and signals are listened to, a moment after the start."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
-from ..comm import rank_grid
-from ..config import RunConfig
-from ..launcher import LauncherError, environment_mpiexec, launched, launcher_rank, local_environment
-from ..models.config import ConformerTrainConfig, TrainConfig
-from ..models.conformers import train_conformers
-from ..models.training import train
-from ..records import ConfigError, without_none
-from ..references import probe_trained
-from ..run import SUMMARY_FILE, execute
-from ..slurm import requeue, this_job
-from ..stopping import Ask, StopRequested, ask, stop_signals
-from ..store import to_toml
-
-logger = logging.getLogger("piadm_hpc")
-
-STOPPED, NOT_CONVERGED = 75, 3
-LINGER = 3.0
-T = TypeVar("T")
+from pydantic import BaseModel
 
 
 @dataclass(frozen=True)
-class SampleJob:
-    """A run on the ranks of a job: every task of srun is one of `ranks`.
+class Job:
+    """A run or a training: the name of its record, and what that holds as JSON.
 
-    Where nobody launched ranks (on this machine, without Slurm) mpiexec does.
+    submitit listens to signals once it has read the job. Until then a signal would end the ranks as failed, and reading
+    torch from a busy file system takes a while: that is done when the job is called.
     """
 
-    config: RunConfig
+    record: str
+    config: str
     ranks: int = 1
     queues_again: bool = True
 
-    def __call__(self) -> dict[str, Any]:
-        if self.ranks > 1 and not launched():
-            return self._with_mpiexec()
-        summary = _until_stopped(lambda: execute(self.config, command="piadm submit"), self.queues_again)
-        return asdict(summary)
+    @classmethod
+    def of(cls, config: BaseModel, ranks: int = 1, queues_again: bool = True) -> Job:
+        return cls(type(config).__name__, config.model_dump_json(), ranks, queues_again)
+
+    def __call__(self) -> Any:
+        from .work import sample, train
+
+        if self.record == "RunConfig":
+            return sample(self.config, self.ranks, self.queues_again)
+        return train(self.record, self.config, self.queues_again)
 
     def checkpoint(self) -> Any:
-        """What submitit queues when its signal comes before the run listens itself: the same job, since all else is on disk."""
-        return _same_again(self)
+        """What submitit queues when its signal comes before the job listens itself: the same, since all else is on disk."""
+        import submitit
 
-    def _with_mpiexec(self) -> dict[str, Any]:
-        """The same command under this environment's mpiexec, asked to stop by the file that its ranks look for."""
-        mpiexec = environment_mpiexec(Path(sys.prefix))
-        if mpiexec is None:
-            raise ConfigError(f"{self.ranks} ranks here need an mpiexec; install one (pip install mpich) or ask for one rank")
-        out = Path(self.config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        file = out / "job.toml"
-        file.write_text(to_toml(without_none(self.config.model_dump(mode="json"))), encoding="utf-8")
-        command = [str(mpiexec), "-n", str(self.ranks), sys.executable, "-m", "piadm_hpc", "sample", str(file)]
-        with stop_signals() as signals:
-            process = subprocess.Popen(command, env=local_environment(self.ranks))
-            told = Ask.NOBODY
-            while process.poll() is None:
-                if signals.asked > told:
-                    told = signals.asked
-                    ask(out, told)
-                time.sleep(0.05)
-        if process.returncode == STOPPED:
-            _leave(told == Ask.LIMIT and self.queues_again)
-        if process.returncode not in (0, NOT_CONVERGED):
-            raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}; its messages are in the job's log")
-        return dict(json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8")))
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """A training in a job, one process; it goes on from its last checkpoint."""
-
-    config: TrainConfig | ConformerTrainConfig
-    queues_again: bool = True
-
-    def __call__(self) -> str:
-        def training() -> Path:
-            with stop_signals() as signals:
-                if isinstance(self.config, ConformerTrainConfig):
-                    return train_conformers(self.config, stop=lambda: signals.asked)
-                return train(self.config, stop=lambda: signals.asked)
-
-        folder = _until_stopped(training, self.queues_again)
-        probe_trained(folder)
-        return str(folder)
-
-    def checkpoint(self) -> Any:
-        """As for SampleJob."""
-        return _same_again(self)
-
-
-def _same_again(job: Any) -> Any:
-    import submitit
-
-    return submitit.helpers.DelayedSubmission(replace(job))
-
-
-def _until_stopped(action: Callable[[], T], queues_again: bool) -> T:
-    """The action's result; when it was asked to stop, the job queues itself again or ends with the code that says so."""
-    try:
-        return action()
-    except StopRequested as stop:
-        logger.info("%s", stop)
-        _leave(stop.limit and queues_again)
-        raise
-    except LauncherError:
-        if launcher_rank() != 0:
-            time.sleep(LINGER)  # the first to leave with an error ends the others: let the first rank speak
-        raise
-
-
-def _leave(again: bool) -> None:
-    """End every rank with the code for "call again", after the first has queued the job if it may. No rank leaves before."""
-    local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
-    if again and not local:
-        ranks = rank_grid()
-        if ranks.root and this_job() and (problem := requeue(this_job())):
-            logger.warning("the job could not be queued again (%s): submit it again, it goes on from here", problem)
-        ranks.world.barrier()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    raise SystemExit(_local_requeue_code() if again and local else STOPPED)
-
-
-def _local_requeue_code() -> int:
-    from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
-
-    return int(LOCAL_REQUEUE_RETURN_CODE)
+        return submitit.helpers.DelayedSubmission(self)

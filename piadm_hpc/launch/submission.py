@@ -20,7 +20,7 @@ from ..records import ConfigError, without_none
 from ..slurm import job_states
 from ..store import open_run, to_toml
 from .executors import POLL_SECONDS, make_executor, resolve, watched
-from .jobs import SampleJob, TrainJob
+from .jobs import Job
 from .request import JobRequest
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None =
     if not outs or len(set(outs)) != len(outs):
         raise ConfigError("every run of an array needs an `out` of its own")
     folder = _prepare(outs, configs)
-    jobs = [SampleJob(each, request.ranks, request.queues_again) for each in configs]
+    jobs = [Job.of(each, request.ranks, request.queues_again) for each in configs]
     return _send(folder, outs, jobs, request)
 
 
@@ -87,7 +87,7 @@ def submit_training(config: TrainConfig | ConformerTrainConfig, request: JobRequ
     config = config.model_copy(update={"output": str(output)})
     place = output.with_name(f"{output.name}.training")
     folder = _prepare([place], [config])
-    return _send(folder, [place], [TrainJob(config, request.queues_again)], request)
+    return _send(folder, [place], [Job.of(config, queues_again=request.queues_again)], request)
 
 
 def _prepare(outs: Sequence[Path], configs: Sequence[BaseModel]) -> Path:

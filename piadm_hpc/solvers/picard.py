@@ -19,7 +19,8 @@ from torch import Tensor
 from ..comm import Communicator
 from ..grid import Block
 from .evaluate import ScoreError, described
-from .points import Front, Method, Points
+from .front import Front
+from .points import Method, Points
 from .problem import Problem
 from .rows import Rows
 from .sequential import run_steps
@@ -154,9 +155,12 @@ class Sweeps:
         self.points.extend(front, front.high)
 
     def _grow_wary(self) -> Tensor:
-        """Samples whose changes, once small, have just grown again: what was left behind is opened once more."""
+        """Samples whose changes, once small, have just grown again: what was left behind is opened once more.
+
+        The second change is often larger than the first, which measures the guess.
+        """
         front = self.front
-        relapsed = ~front.wary & self.method.stop.relapsed(front.change, front.before)
+        relapsed = ~front.wary & (front.age > 2) & self.method.stop.relapsed(front.change, front.before)
         front.wary |= relapsed
         return relapsed
 

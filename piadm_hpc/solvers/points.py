@@ -12,6 +12,7 @@ from torch import Tensor
 from ..chain import apply, expand
 from ..comm import Communicator
 from ..linear import LinearPart
+from .front import Front
 from .guess import Guess
 from .problem import Problem
 from .recurrence import Recurrence
@@ -44,46 +45,6 @@ class Method:
     operator: Operator | None = None
     keep_scores: bool = False
     watch: Watch | None = None
-
-
-@dataclass
-class Front:
-    """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went.
-
-    `shift` [samples, points] is how far the last update moved the state of a point that had been evaluated, in units of
-    the data; `gain` how much of such a move its denoised estimates were last seen to follow beyond what was presumed; `wary`
-    is true from when changes that were small have grown again.
-    """
-
-    index: Tensor
-    low: Tensor
-    high: Tensor
-    age: Tensor
-    reached: Tensor
-    passed: Tensor
-    change: Tensor
-    before: Tensor
-    best: Tensor
-    stuck: Tensor
-    shift: Tensor
-    gain: Tensor
-    wary: Tensor
-
-    @classmethod
-    def new(cls, index: Tensor, start: int, high: Tensor, num_points: int) -> Front:
-        whole, nothing = torch.full_like(index, start), torch.zeros_like(index)
-        unknown = torch.full(index.shape, float("inf"), dtype=torch.float64)
-        shift, gain = torch.zeros(len(index), num_points, dtype=torch.float64), torch.ones_like(unknown)
-        changes, wary = (unknown, unknown.clone(), unknown.clone()), torch.zeros_like(index, dtype=torch.bool)
-        return cls(index, whole, high, nothing, whole.clone(), whole.clone(), *changes, nothing.clone(), shift, gain, wary)
-
-    def put(self, slots: Tensor, other: Front) -> None:
-        for name, values in vars(self).items():
-            values[slots] = getattr(other, name)
-
-    def keep(self, kept: Tensor) -> None:
-        for name, values in vars(self).items():
-            setattr(self, name, values[kept])
 
 
 class Points:
