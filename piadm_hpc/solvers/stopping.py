@@ -16,7 +16,7 @@ SLOWEST = 0.9  # factor by which changes may be seen to shrink; slower, they shr
 SURE = 1 / 4  # of the tolerance must be all that such a prediction leaves: near a boundary between modes changes grow again
 # changes that grow again below so many times the tolerance, and below this share of the data's scale, show a sample near such
 # a boundary, where what is left can grow a thousandfold: it is held to a smaller share of the tolerance from then on
-RELAPSE, SMALL, WARY = 20.0, 0.2, 1 / 50
+RELAPSE, SMALL, WARY = 50.0, 0.5, 1 / 50
 
 
 class Status(IntEnum):
