@@ -253,13 +253,13 @@ def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int):
     assert tight[1] >= loose[1] and choose(replace(known, gram=known.gram * 100), 1.0, -8.0, 7.0) == loose
 
 
-def test_a_draw_whose_changes_shrink_slowly_is_not_done():
+def test_draws_whose_changes_shrink_slowly_are_held_to_more():
     """Near a boundary between modes changes fall below the tolerance by a third a sweep, and what is left moves the end far."""
-    target = target_c(OU(), 256)
-    reference = target.reference()
+    target, draws = target_c(OU(), 256), [19, 23, 119]
+    reference, end = target.reference(), torch.tensor(8.0, dtype=torch.float64)
     scale, noise = torch.sqrt(reference.spectrum + 1e-3), Noise(0, 256, dtype=torch.float64)
-    common = {"noise": noise, "reference": reference, "scale": scale, "samples": [119]}
-    first = noise.at([0], [119], stream=PRIOR)[0, :, 0]
+    common = {"noise": noise, "reference": reference, "scale": scale, "samples": draws}
+    first = reference.draw(noise.at([0], draws, stream=PRIOR)[0, :, 0], OU().alpha(end), OU().sigma(end))
     truth = solve(Collocation(OU(), reference, 8.0, 1e-3, 64), target.score, first, tol=1e-9, **common).x
     found = solve(Collocation(OU(), reference, 8.0, 1e-3, 16), target.score, first, tol=1e-2, **common)
-    assert float(((found.x - truth) / scale).square().mean().sqrt()) < 5e-2  # it ended in another mode, at 0.5
+    assert float(((found.x - truth) / scale).square().mean(1).max().sqrt()) < 1e-2  # they ended in another mode, at 0.5

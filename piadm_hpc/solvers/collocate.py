@@ -152,8 +152,9 @@ class _Sweeps:
 
     def _evaluate(self) -> None:
         """Remainders at the nodes that moved, in equal shares of the ranks, and then everywhere."""
-        limit = 0.0 if self.stop.tol is None else STALE * self.stop.tol
-        pairs = [(s, node) for node in range(self.scheme.points) for s, slot in enumerate(self.slots) if slot.moved[node] > limit]
+        limits = [STALE * self._limit(slot) for slot in self.slots]
+        nodes = range(self.scheme.points)
+        pairs = [(s, node) for node in nodes for s, slot in enumerate(self.slots) if slot.moved[node] > limits[s]]
         cut, message = Partition(len(pairs), self.comm.size), ""
         own = pairs[cut.slice(self.comm.rank)]
         mine = self.first.new_empty(len(own), self.frame.num_coords)
@@ -216,7 +217,7 @@ class _Sweeps:
         if stop.tol is None:
             return self._piece_done(slot, left, Status.DEPTH_REACHED) if slot.age >= (stop.sweeps or 1) else slot
         met = bool(stop.met(torch.tensor([slot.change]), torch.tensor([slot.before]), slot.wary))
-        resolved = slot.doubt <= max(stop.tol / 2, 10 * self._floor())
+        resolved = slot.doubt <= max(self._limit(slot) / 2, 10 * self._floor())
         if slot.stuck >= PATIENCE and slot.change <= 100 * self._floor() and resolved:
             return self._piece_done(slot, slot.change + slot.doubt, Status.ROUND_OFF_FLOOR)
         if met and resolved:
@@ -255,6 +256,10 @@ class _Sweeps:
         state = self.frame.synthesise(slot.y * self.last_root) + self.last_signal * self.reference.mean
         self.result.end[index, 0] = self.evaluator.project(state)
         return self._enter() if self.waiting else None
+
+    def _limit(self, slot: _Slot) -> float:
+        """The tolerance that a sample is held to; zero where there is none."""
+        return float(self.stop.limit(torch.tensor(slot.wary)))
 
     def _floor(self) -> float:
         """Change of a path that rounding of states or scores alone can cause."""
