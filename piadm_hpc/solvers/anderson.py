@@ -24,6 +24,8 @@ class Anderson(Sweeps):
     `memory` differences are kept. Every rank mixes its own points; the Gram matrices are sums over lower ranks.
     """
 
+    vigilant = False
+
     def __init__(
         self,
         problem: Problem,

@@ -26,6 +26,8 @@ class Newton(Sweeps):
     Works in the basis of the linear part. Raises ValueError for windows and for scores that read several fields.
     """
 
+    vigilant = False
+
     def __init__(self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], method: Method, comm: Communicator):
         if method.schedule.moves or problem.chain.reads > 1:
             raise ValueError("newton: a block is solved whole, and its score reads one field; no window, no pipeline")

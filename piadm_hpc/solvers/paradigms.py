@@ -15,6 +15,8 @@ class ParaDiGMS(Sweeps):
     forward process's posterior also where the chain is deterministic. States that enter the window are copies of its last.
     """
 
+    vigilant = False
+
     def _enter(self, slots: Tensor) -> None:
         super()._enter(slots)
         self.points.b[:, slots] = 0

@@ -49,8 +49,10 @@ class Sweeps:
     """The iteration on one rank: samples enter slots, are swept until they are done, and leave.
 
     Accelerated iterations and those with a rule of their own for stopping replace single parts of it: `_update`, `_judge`,
-    `_keep`.
+    `_keep`. Changes of a `vigilant` one grow near a boundary between modes only; those of other iterations do by themselves.
     """
+
+    vigilant = True
 
     def __init__(self, problem: Problem, block: Block, first: Tensor, samples: list[int], method: Method, comm: Communicator):
         if len(block) < comm.size:
@@ -155,12 +157,9 @@ class Sweeps:
         self.points.extend(front, front.high)
 
     def _grow_wary(self) -> Tensor:
-        """Samples whose changes, once small, have just grown again: what was left behind is opened once more.
-
-        The second change is often larger than the first, which measures the guess.
-        """
+        """Samples whose changes, once small, have just grown again; the first measures the guess, and may be the smaller one."""
         front = self.front
-        relapsed = ~front.wary & (front.age > 2) & self.method.stop.relapsed(front.change, front.before)
+        relapsed = ~front.wary & (front.age > 2) & self.method.stop.relapsed(front.change, front.before) & self.vigilant
         front.wary |= relapsed
         return relapsed
 
