@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import loader
 
 __version__ = version("piadm_hpc")
 
@@ -58,16 +59,7 @@ if TYPE_CHECKING:
     from .store import open_run as open  # noqa: F401
 
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"piadm_hpc has no {name!r}; its public names are {', '.join(__all__)}")
-    if not _HOMES[name]:
-        return importlib.import_module(f".{name}", __name__)
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), _ALIASES.get(name, name))
-    globals()[name] = value
-    return value
+__getattr__ = loader(__name__, _HOMES, _ALIASES)
 
 
 def __dir__() -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from piadm_hpc import catalogue, grid, integrators
 from piadm_hpc.chain import Chain
+from piadm_hpc.collocation import Scheme
 from piadm_hpc.models.analytic import GaussianMixture
 from piadm_hpc.noise import PRIOR, Noise
 from piadm_hpc.process import EDM, OU, VP, Flow, Process
@@ -60,3 +61,10 @@ def start(process: Process, chain: Chain, samples: list[int], seed: int = 11, si
     noise = Noise(seed, size, dtype=F64)
     white = noise.at([0], samples, stream=PRIOR)[0, :, 0]
     return white * float(torch.sqrt(chain.alpha[0] ** 2 + chain.sigma[0] ** 2)), noise
+
+
+def drawn(made: Scheme, reference: GaussianReference, samples: Sequence[int], seed: int) -> Tensor:
+    """The reference's states at the first point of a chain or of a collocation."""
+    signal, spread = made.entry()
+    white = Noise(seed, len(reference.mean), dtype=F64).at([0], samples, len(signal), PRIOR)[0]
+    return reference.draw_state(white, signal, spread)[:, 0]

@@ -14,8 +14,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
-# what knows nothing of sampling: records, and what a launcher, Slurm and people say
-OUTSIDE = ("records", "templates", "launcher", "slurm", "events", "stopping")
+# what knows nothing of sampling: how names are loaded, records, and what a launcher, Slurm and people say
+OUTSIDE = ("lazy", "records", "templates", "launcher", "slurm", "events", "stopping")
 
 # lowest floor first; a room may import from lower floors and from itself
 FLOORS = (

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import F64, mixture
+from problems import F64, drawn, mixture
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from piadm_hpc.bases import Pixelwise
 from piadm_hpc.collocation import Collocation, chebyshev_nodes, choose
 from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
 from piadm_hpc.models.probing import probe_smoothness
-from piadm_hpc.noise import PRIOR, Noise
+from piadm_hpc.noise import Noise
 from piadm_hpc.process import EDM, OU, VP, Flow, Process
 from piadm_hpc.reference import GaussianReference, Smoothness
 from piadm_hpc.sampler import Sampler
@@ -32,9 +32,7 @@ def scheme(process: Process, reference: GaussianReference, points: int = 16) -> 
 
 
 def prior(made: Collocation, samples: int, seed: int = 3) -> Tensor:
-    signal, spread = made.entry()
-    white = Noise(seed, len(made.reference.mean), dtype=F64).at([0], range(samples), 1, PRIOR)[0]
-    return made.reference.draw_state(white, signal, spread)[:, 0]
+    return drawn(made, made.reference, range(samples), seed)
 
 
 def flow(target: GaussianMixture, process: Process, x0: Tensor) -> Tensor:
@@ -256,10 +254,11 @@ def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int):
 def test_draws_whose_changes_shrink_slowly_are_held_to_more():
     """Near a boundary between modes changes fall below the tolerance by a third a sweep, and what is left moves the end far."""
     target, draws = target_c(OU(), 256), [19, 23, 119]
-    reference, end = target.reference(), torch.tensor(8.0, dtype=torch.float64)
+    reference = target.reference()
     scale, noise = torch.sqrt(reference.spectrum + 1e-3), Noise(0, 256, dtype=torch.float64)
     common = {"noise": noise, "reference": reference, "scale": scale, "samples": draws}
-    first = reference.draw(noise.at([0], draws, stream=PRIOR)[0, :, 0], OU().alpha(end), OU().sigma(end))
-    truth = solve(Collocation(OU(), reference, 8.0, 1e-3, 64), target.score, first, tol=1e-9, **common).x
-    found = solve(Collocation(OU(), reference, 8.0, 1e-3, 16), target.score, first, tol=1e-2, **common)
+    made = Collocation(OU(), reference, 8.0, 1e-3, 16)
+    first = drawn(made, reference, draws, 0)
+    truth = solve(replace(made, points=64), target.score, first, tol=1e-9, **common).x
+    found = solve(made, target.score, first, tol=1e-2, **common)
     assert float(((found.x - truth) / scale).square().mean(1).max().sqrt()) < 1e-2  # they ended in another mode, at 0.5

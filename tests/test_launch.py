@@ -24,7 +24,7 @@ from piadm_hpc.config import RunConfig
 from piadm_hpc.events import EventLog, read_events
 from piadm_hpc.launch import JobRequest, batch_script, read_status
 from piadm_hpc.launch.jobs import Job
-from piadm_hpc.launch.work import TRAININGS
+from piadm_hpc.launch.work import RECORDS
 from piadm_hpc.launcher import clear_leftovers, nesting_problem, start_up_problem
 from piadm_hpc.models.config import load_config
 from piadm_hpc.progress import Progress, set_up_logging
@@ -74,7 +74,7 @@ def test_a_job_is_words_that_are_read_without_torch(work: Path):
     assert RunConfig.model_validate_json(job.config) == read(RunConfig, work / "run.toml")
     for recipe in sorted((JOBS.parent / "datasets").glob("*.toml")):
         config = load_config(recipe)
-        assert TRAININGS[type(config).__name__].model_validate_json(Job.of(config).config) == config
+        assert RECORDS[type(config).__name__].model_validate_json(Job.of(config).config) == config
     reading = f"import pickle, sys; pickle.loads({pickle.dumps(job)!r}); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", reading], capture_output=True, text=True, timeout=60).stdout == "False\n"
 

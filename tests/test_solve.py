@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import F64, SIZE, chains, mixture, start
+from problems import F64, SIZE, chains, drawn, mixture, start
 
 from piadm_hpc import grid, integrators, solve
 from piadm_hpc.bases import Fourier
@@ -15,7 +15,7 @@ from piadm_hpc.chain import Chain
 from piadm_hpc.collocation import Collocation
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.models.probing import probe_response
-from piadm_hpc.noise import PRIOR, Noise
+from piadm_hpc.noise import Noise
 from piadm_hpc.process import EDM, OU, VP, Flow
 from piadm_hpc.reference import GaussianReference, isotropic
 from piadm_hpc.solving import ScoreError, Status
@@ -426,20 +426,15 @@ def test_a_sample_near_a_boundary_between_modes_keeps_its_tolerance_too(rare: in
     reference = target.reference()
     scale = torch.sqrt(reference.spectrum + 1e-3)
     noise = Noise(0, 256, dtype=torch.float64)
-    end = torch.tensor(8.0, dtype=torch.float64)
-
-    def prior(names: list[int]) -> torch.Tensor:
-        return reference.draw(noise.at([0], names, stream=PRIOR)[0, :, 0], OU().alpha(end), OU().sigma(end))
-
     steps = grid.log_snr(OU(), 48, **span)
     if published:
         steps = grid.piadm(OU(), step=1 / 16, **span).with_blocks(1)
         flow = Collocation(OU(), reference, 8.0, 1e-3, 16)
-        pilot = solve(flow, target.score, prior(list(range(8))), tol=1e-2, reference=reference, scale=scale).x
+        pilot = solve(flow, target.score, drawn(flow, reference, range(8), 0), tol=1e-2, reference=reference, scale=scale).x
         reference = replace(reference, response=probe_response(target.score, OU(), reference, pilot, **span))
     chain = integrators.gaussian_exponential(OU(), steps, reference)
     common = {"noise": noise, "reference": reference, "scale": scale, "samples": [0, rare]}
-    first = prior([0, rare])
+    first = drawn(chain, reference, [0, rare], 0)
     oracle = solve(chain, target.score, first, solver="sequential", **common)
     swept = solve(chain, target.score, first, tol=1e-2, **common)
     errors = ((swept.x - oracle.x) / scale).square().mean(1).sqrt()

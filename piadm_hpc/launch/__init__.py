@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import loader
 
 # loaded when first used: a job that begins must not import all of this before it listens to signals
 _HOMES = {
@@ -26,9 +27,4 @@ if TYPE_CHECKING:
     from .submission import submit_training as submit_training
 
 __all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"piadm_hpc.launch has no {name!r}; its public names are {', '.join(__all__)}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__ = loader(__name__, _HOMES)

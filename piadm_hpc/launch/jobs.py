@@ -26,11 +26,9 @@ class Job:
         return cls(type(config).__name__, config.model_dump_json(), ranks, queues_again)
 
     def __call__(self) -> Any:
-        from .work import sample, train
+        from .work import do
 
-        if self.record == "RunConfig":
-            return sample(self.config, self.ranks, self.queues_again)
-        return train(self.record, self.config, self.queues_again)
+        return do(self.record, self.config, self.ranks, self.queues_again)
 
     def checkpoint(self) -> Any:
         """What submitit queues when its signal comes before the job listens itself: the same, since all else is on disk."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config import RunConfig
-from ..records import without_none
 from ..store import to_toml
 from .request import JobRequest
 
@@ -61,7 +60,7 @@ def _directives(configs: Sequence[RunConfig], request: JobRequest) -> list[tuple
 
 def _configuration(config: RunConfig, indent: str = "") -> list[str]:
     out = str(Path(config.out).absolute())
-    text = to_toml(without_none(config.model_dump(mode="json", exclude={"out"})))
+    text = to_toml(config.model_dump(mode="json", exclude={"out"}))
     lines = [f"{indent}RUN={shlex.quote(out)}", f'{indent}mkdir -p "$RUN"', f"{indent}cat > \"$RUN/job.toml\" <<'END'"]
     return [*lines, *text.rstrip().splitlines(), "END", ""]
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ..config import RunConfig
 from ..models.config import ConformerTrainConfig, TrainConfig
-from ..records import ConfigError, without_none
+from ..records import ConfigError
 from ..slurm import job_states
 from ..store import open_run, to_toml
 from .executors import POLL_SECONDS, make_executor, resolve, watched
@@ -98,7 +98,7 @@ def _prepare(outs: Sequence[Path], configs: Sequence[BaseModel]) -> Path:
     folder = root / JOBS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     folder.mkdir(parents=True)
     for number, config in enumerate(configs):
-        text = to_toml(without_none(config.model_dump(mode="json")))
+        text = to_toml(config.model_dump(mode="json"))
         (folder / f"run-{number}.toml").write_text(text, encoding="utf-8")
     return folder
 

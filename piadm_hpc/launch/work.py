@@ -14,13 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
 from ..comm import rank_grid
 from ..config import RunConfig
 from ..launcher import LauncherError, environment_mpiexec, launched, launcher_rank, local_environment
 from ..models.config import ConformerTrainConfig, TrainConfig
 from ..models.conformers import train_conformers
-from ..models.training import train as train_fields
-from ..records import ConfigError, without_none
+from ..models.training import train
+from ..records import ConfigError
 from ..references import probe_trained
 from ..run import SUMMARY_FILE, execute
 from ..slurm import requeue, this_job
@@ -31,21 +33,27 @@ logger = logging.getLogger("piadm_hpc")
 
 STOPPED, NOT_CONVERGED = 75, 3
 LINGER = 3.0
-TRAININGS: dict[str, type[TrainConfig] | type[ConformerTrainConfig]] = {
-    record.__name__: record for record in (TrainConfig, ConformerTrainConfig)
-}
+RECORDS: dict[str, type[BaseModel]] = {record.__name__: record for record in (RunConfig, TrainConfig, ConformerTrainConfig)}
 T = TypeVar("T")
 
 
-def sample(config: str, ranks: int, queues_again: bool) -> dict[str, Any]:
-    """A run, its RunConfig as JSON, on the ranks of a job: every task of srun is one of `ranks`.
+def do(record: str, words: str, ranks: int, queues_again: bool) -> Any:
+    """The run or the training that a job's words describe, as JSON of one of RECORDS; what submitit keeps as its result."""
+    config = RECORDS[record].model_validate_json(words)
+    if isinstance(config, RunConfig):
+        return _sample(config, ranks, queues_again)
+    assert isinstance(config, TrainConfig | ConformerTrainConfig)
+    return _train(config, queues_again)
+
+
+def _sample(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]:
+    """A run on the ranks of a job: every task of srun is one of `ranks`.
 
     Where nobody launched ranks (on this machine, without Slurm) mpiexec does.
     """
-    run = RunConfig.model_validate_json(config)
     if ranks > 1 and not launched():
-        return _with_mpiexec(run, ranks, queues_again)
-    return asdict(_until_stopped(lambda: execute(run, command="piadm submit"), queues_again))
+        return _with_mpiexec(config, ranks, queues_again)
+    return asdict(_until_stopped(lambda: execute(config, command="piadm submit"), queues_again))
 
 
 def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]:
@@ -56,7 +64,7 @@ def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "job.toml"
-    file.write_text(to_toml(without_none(config.model_dump(mode="json"))), encoding="utf-8")
+    file.write_text(to_toml(config.model_dump(mode="json")), encoding="utf-8")
     command = [str(mpiexec), "-n", str(ranks), sys.executable, "-m", "piadm_hpc", "sample", str(file)]
     with stop_signals() as signals:
         process = subprocess.Popen(command, env=local_environment(ranks))
@@ -73,15 +81,14 @@ def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str
     return dict(json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8")))
 
 
-def train(record: str, config: str, queues_again: bool) -> str:
-    """A training in a job, one process, its configuration as JSON; it goes on from its last checkpoint."""
-    recipe = TRAININGS[record].model_validate_json(config)
+def _train(config: TrainConfig | ConformerTrainConfig, queues_again: bool) -> str:
+    """A training in a job, one process; it goes on from its last checkpoint."""
 
     def training() -> Path:
         with stop_signals() as signals:
-            if isinstance(recipe, ConformerTrainConfig):
-                return train_conformers(recipe, stop=lambda: signals.asked)
-            return train_fields(recipe, stop=lambda: signals.asked)
+            if isinstance(config, ConformerTrainConfig):
+                return train_conformers(config, stop=lambda: signals.asked)
+            return train(config, stop=lambda: signals.asked)
 
     folder = _until_stopped(training, queues_again)
     probe_trained(folder)
