@@ -1,0 +1,76 @@
+"""What version 0.1.0 wrote still opens, goes on and is drawn again: its samples, its run folders, its model cards.
+
+`data/version-0.1.0/samples.npz` was made there by, for both shipped models,
+`piadm sample --samples 2 --seed 7 --model MODEL` with the settings of `RUNS` below.
+"""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import PIADM
+from launching import launch
+
+import piadm_hpc as piadm
+
+OLD = Path(__file__).parent / "data" / "version-0.1.0"
+MODELS = {"ccsm": "ccsm-temperature", "alanine": "alanine-dipeptide"}
+FIELDS = {"ccsm": "TREFHT", "alanine": "coordinates"}
+RUNS: dict[str, dict[str, Any]] = {
+    "sde": {},
+    "flow": {"chain.churn": 0.0},
+    "window": {"solver.window": 12},
+    "steps": {"solver.kind": '"sequential"'},
+}
+
+
+@cache
+def stored() -> dict[str, np.ndarray]:
+    with np.load(OLD / "samples.npz") as arrays:
+        return dict(arrays)
+
+
+def drawn(model: str, run: str, folder: Path, ranks: int | None = None) -> np.ndarray:
+    """The two samples as they are drawn today."""
+    settings = [word for key, value in RUNS[run].items() for word in ("--set", f"{key}={value}")]
+    command = [PIADM, "sample", "--model", MODELS[model], "--samples", "2", "--seed", "7", "--out", "run", *settings]
+    done = launch(command + (["--time-ranks", str(ranks)] if ranks else []), ranks=ranks, cwd=folder, timeout=200)
+    assert done.returncode == 0, done.stderr
+    with piadm.open(folder / "run") as dataset:
+        return np.asarray(dataset[FIELDS[model]].values)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("run", RUNS)
+def test_samples_are_those_of_0_1_0(model: str, run: str, tmp_path: Path) -> None:
+    expected = stored()[f"{model}-{run}"]
+    np.testing.assert_allclose(drawn(model, run, tmp_path), expected, atol=1e-4 * float(expected.std()))
+
+
+def test_two_ranks_draw_the_samples_of_0_1_0(tmp_path: Path) -> None:
+    expected = stored()["ccsm-sde"]
+    np.testing.assert_allclose(drawn("ccsm", "sde", tmp_path, ranks=2), expected, atol=1e-4 * float(expected.std()))
+
+
+def test_a_run_of_0_1_0_opens(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(OLD / "finished", tmp_path / "finished"))
+    with piadm.open(run) as dataset:
+        assert dict(dataset.sizes) == {"realization": 3, "block": 1, "lat": 8, "lon": 16}
+        assert bool(dataset.converged.all()) and float(dataset.tas.mean()) == pytest.approx(280, abs=5)
+    assert piadm.check(run).ok
+
+
+def test_a_run_of_0_1_0_goes_on(tmp_path: Path) -> None:
+    """Members made before stay, the missing one equals that of the finished run."""
+    for name in ("begun", "gaussian"):
+        shutil.copytree(OLD / name, tmp_path / name)
+    done = launch([PIADM, "sample", "begun/run.toml", "--samples", "3"], ranks=None, cwd=tmp_path, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "1 of 3 samples to make" in done.stdout
+    with piadm.open(tmp_path / "begun") as dataset, piadm.open(OLD / "finished") as finished:
+        np.testing.assert_allclose(dataset.tas.values, finished.tas.values, rtol=1e-6)
