@@ -13,7 +13,8 @@ from .config import RunConfig
 from .data.reading import open_fields
 from .layout import Coordinate
 from .models.card import RESPONSE, Model, load_model
-from .models.probing import probe_response, probe_smoothness, save_response
+from .models.packing import save_response
+from .models.probing import probe_response, probe_smoothness
 from .models.shelf import find_model
 from .process import PSLD
 from .reference import from_fields

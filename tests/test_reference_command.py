@@ -23,7 +23,8 @@ from piadm_hpc.integrators.assembly import PhaseGrid
 from piadm_hpc.linear import reference_part, response_part
 from piadm_hpc.models.card import RESPONSE, load_model
 from piadm_hpc.models.harmonics import HarmonicEOF
-from piadm_hpc.models.probing import load_response, probe_response, save_response
+from piadm_hpc.models.packing import load_response, save_response
+from piadm_hpc.models.probing import probe_response
 from piadm_hpc.phase import PhaseSpace
 from piadm_hpc.process import EDM, OU, VP, Process, forward_time
 from piadm_hpc.reference import GaussianReference, Response

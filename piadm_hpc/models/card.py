@@ -33,9 +33,8 @@ from .denoiser import DenoiserScore, GaussianDenoiser
 from .loading import with_weights
 from .message_network import MessageNetwork
 from .network import GridUNet, latitudes_from
-from .packing import pack_reference, unpack_reference
+from .packing import load_response, pack_reference, unpack_reference
 from .phase import denoiser_kind
-from .probing import load_response
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
 from .shelf import CARD, find_model
 

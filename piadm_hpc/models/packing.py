@@ -1,4 +1,4 @@
-"""A Gaussian reference as named arrays and back."""
+"""A Gaussian reference, and the response of a model, as named arrays and back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from ..bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from ..data.normalise import Normalisation
 from ..layout import Coordinate
-from ..reference import GaussianReference
-from ..store.reference_file import read_arrays
+from ..reference import GaussianReference, Response, Smoothness
+from ..store.reference_file import read_arrays, write_arrays
 from .harmonics import HarmonicEOF
 from .record import ReferenceCard
 from .shells import MaskedEOF
@@ -122,3 +122,38 @@ def load_refitted(path: str | Path, own: GaussianReference) -> GaussianReference
         return replace(own, mean=mean, spectrum=spectrum.to(own.spectrum))
     except ValueError as error:
         raise ValueError(f"{path}: not a reference for this model: {error}") from None
+
+
+def save_response(path: Path, response: Response, title: str) -> Path:
+    """Write a response as a small HDF5 file; returns its path."""
+    arrays = {
+        "log_snr": Coordinate(("log_snr",), response.snr.numpy(), {"long_name": "logarithm of the signal-to-noise ratio"}),
+        "gain": Coordinate(
+            ("log_snr", "shell"), response.gain.numpy().astype(np.float32), {"long_name": "alpha dD/dx", "units": "1"}
+        ),
+    }
+    smoothness = response.smoothness
+    if smoothness is not None:
+        ends = np.array([smoothness.low, smoothness.high])
+        arrays["flow_range"] = Coordinate(("end",), ends, {"long_name": "log-SNR at both ends of the flow that was probed"})
+        arrays["flow_gram"] = Coordinate(
+            ("node", "other_node"),
+            smoothness.gram.numpy(),
+            {"long_name": "mean products of what the Gaussian leaves over of the flow, at Chebyshev points", "units": "1"},
+        )
+    write_arrays(path, arrays, {"title": title})
+    return path
+
+
+def load_response(path: Path) -> Response:
+    """A response from a file; ValueError naming the file for one that is missing or damaged."""
+    arrays, _ = read_arrays(path)
+    if absent := [name for name in ("log_snr", "gain") if name not in arrays]:
+        raise ValueError(f"{path}: no array {' or '.join(absent)}; make it again with `piadm reference MODEL`")
+    found = {name: torch.from_numpy(np.array(array.values)).to(torch.float64) for name, array in arrays.items()}
+    try:
+        low, high = found.get("flow_range", torch.zeros(2)).tolist()
+        smoothness = Smoothness(low, high, found["flow_gram"]) if "flow_gram" in found else None
+        return Response(found["log_snr"], found["gain"], smoothness)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..collocation import Collocation
-from ..layout import Coordinate
 from ..process import Process, forward_time
 from ..reference import GaussianReference, Response, Smoothness
 from ..sampler import Sampler
-from ..store.reference_file import read_arrays, write_arrays
 from .base import ScoreModel
 
 STEP = 0.05  # of a probe in units of the noise: small against what the score varies over, large against rounding
@@ -118,38 +114,3 @@ class _Noted:
         found = self.score(x, t)
         self.rows.update(zip(t.tolist(), zip(x.clone(), found.clone(), strict=True), strict=True))
         return found
-
-
-def save_response(path: Path, response: Response, title: str) -> Path:
-    """Write a response as a small HDF5 file; returns its path."""
-    arrays = {
-        "log_snr": Coordinate(("log_snr",), response.snr.numpy(), {"long_name": "logarithm of the signal-to-noise ratio"}),
-        "gain": Coordinate(
-            ("log_snr", "shell"), response.gain.numpy().astype(np.float32), {"long_name": "alpha dD/dx", "units": "1"}
-        ),
-    }
-    smoothness = response.smoothness
-    if smoothness is not None:
-        ends = np.array([smoothness.low, smoothness.high])
-        arrays["flow_range"] = Coordinate(("end",), ends, {"long_name": "log-SNR at both ends of the flow that was probed"})
-        arrays["flow_gram"] = Coordinate(
-            ("node", "other_node"),
-            smoothness.gram.numpy(),
-            {"long_name": "mean products of what the Gaussian leaves over of the flow, at Chebyshev points", "units": "1"},
-        )
-    write_arrays(path, arrays, {"title": title})
-    return path
-
-
-def load_response(path: Path) -> Response:
-    """A response from a file; ValueError naming the file for one that is missing or damaged."""
-    arrays, _ = read_arrays(path)
-    if absent := [name for name in ("log_snr", "gain") if name not in arrays]:
-        raise ValueError(f"{path}: no array {' or '.join(absent)}; make it again with `piadm reference MODEL`")
-    found = {name: torch.from_numpy(np.array(array.values)).to(torch.float64) for name, array in arrays.items()}
-    try:
-        low, high = found.get("flow_range", torch.zeros(2)).tolist()
-        smoothness = Smoothness(low, high, found["flow_gram"]) if "flow_gram" in found else None
-        return Response(found["log_snr"], found["gain"], smoothness)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
