@@ -19,11 +19,11 @@ from families import DELTA, PROCESS, Target, mixture, tails
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.chain import Chain
-from piadm_hpc.grid import log_snr
-from piadm_hpc.noise import PRIOR
-from piadm_hpc.process import forward_time
-from piadm_hpc.solving import solve
+from piadm_hpc.solvers.solve import solve
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.grid import log_snr
+from piadm_hpc.theory.noise import PRIOR
+from piadm_hpc.theory.process import forward_time
 
 RANKS = (1, 4, 8, 16, 24, 48)
 # what `piadm plan` proposes on so many time ranks, and how far above the best measured it may be

@@ -25,11 +25,11 @@ from common import Report, at_most, parser
 from torch import Tensor
 
 import piadm_hpc
-from piadm_hpc import catalogue
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import ConfigError
+from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.card import Model
-from piadm_hpc.records import ConfigError
+from piadm_hpc.run.build import make_sampler
 
 GRIDS = ({"kind": "log-snr"}, {"kind": "karras"}, {"kind": "power", "exponent": 2.0})
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from piadm_hpc.launcher import local_environment
+from piadm_hpc.host.launcher import local_environment
 
 Cell = str | float | int
 TIMEOUT = 900

@@ -20,13 +20,13 @@ from common import Cell, Report, answer, at_most, launch, parser, question
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.collocation import Collocation, Scheme
-from piadm_hpc.comm import MPICommunicator, world
-from piadm_hpc.grid import log_snr
-from piadm_hpc.noise import Noise
-from piadm_hpc.process import OU
-from piadm_hpc.reference import GaussianReference, isotropic
-from piadm_hpc.solving import solve
+from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.gaussian.reference import GaussianReference, isotropic
+from piadm_hpc.solvers.collocation import Collocation, Scheme
+from piadm_hpc.solvers.solve import solve
+from piadm_hpc.theory.grid import log_snr
+from piadm_hpc.theory.noise import Noise
+from piadm_hpc.theory.process import OU
 
 PROCESS, HORIZON, DELTA = OU(), 8.0, 1e-3
 DEPTHS, WORD = (2, 6), 4

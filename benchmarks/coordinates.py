@@ -28,28 +28,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from piadm_hpc import integrators
-from piadm_hpc.analysis.conformers import Conformers, divergence, load_conformers
-from piadm_hpc.bases import EOF, orthogonal
+from piadm_hpc.analysis.verify.conformers import Conformers, divergence, load_conformers
 from piadm_hpc.data.superpose import centred, mean_structure, rigid_motions, superposed
 from piadm_hpc.data.trajectories import TrajectoryConfig
-from piadm_hpc.grid import log_snr
+from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators import Options
 from piadm_hpc.models.card import HELD_OUT
 from piadm_hpc.models.config import ConformerTrainConfig, OptimiserConfig
-from piadm_hpc.models.conformer_network import Mixer
-from piadm_hpc.models.conformers import fit_conformer_reference
 from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
-from piadm_hpc.models.evaluation import denoising_table
-from piadm_hpc.models.network import LevelEmbedding
-from piadm_hpc.models.probing import probe_response
-from piadm_hpc.models.shelf import find_model
-from piadm_hpc.models.training import fit_network
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import OU
-from piadm_hpc.reference import GaussianReference
+from piadm_hpc.models.networks.pairs import Mixer
+from piadm_hpc.models.networks.unet import LevelEmbedding
+from piadm_hpc.models.registry import find_model
+from piadm_hpc.models.training.evaluation import denoising_table
+from piadm_hpc.models.training.fields import fit_network
+from piadm_hpc.models.training.molecules import fit_conformer_reference
+from piadm_hpc.run.probe import probe_response
+from piadm_hpc.schema.topology import Topology
 from piadm_hpc.solvers.arguments import SolverName
-from piadm_hpc.solving import Solution, solve
-from piadm_hpc.topology import Topology
+from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.theory.bases import EOF, orthogonal
+from piadm_hpc.theory.grid import log_snr
+from piadm_hpc.theory.noise import PRIOR, Noise
+from piadm_hpc.theory.process import OU
 
 HORIZON, DELTA, STEPS, TOL = 8.0, 5e-4, 48, 1e-2
 BINS = 72  # of a torsion's histogram

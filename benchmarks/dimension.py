@@ -22,10 +22,10 @@ from families import BANDS, DELTA, F64, PROCESS, Bands, Target, mixture, spectru
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.collocation import Scheme
-from piadm_hpc.grid import log_snr, piadm
-from piadm_hpc.moments import end_covariance
-from piadm_hpc.reference import GaussianReference
+from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.solvers.collocation import Scheme
+from piadm_hpc.solvers.moments import end_covariance
+from piadm_hpc.theory.grid import log_snr, piadm
 
 STEPS, STEP = 48, 1 / 8
 TOL, TOTAL, KL = 1e-2, 8e-2, 1e-2

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.bases import Identity
-from piadm_hpc.collocation import Collocation, Scheme
-from piadm_hpc.grid import log_snr
+from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import OU
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.solving import Solution, solve
+from piadm_hpc.solvers.collocation import Collocation, Scheme
+from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.theory.bases import Identity
+from piadm_hpc.theory.grid import log_snr
+from piadm_hpc.theory.noise import PRIOR, Noise
+from piadm_hpc.theory.process import OU
 
 F64 = torch.float64
 BANDS, DELTA = 64, 1e-3

@@ -22,12 +22,12 @@ from common import Cell, Report, at_least, at_most, median, parser
 from torch import Tensor
 
 from piadm_hpc import integrators, load_model
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
-from piadm_hpc.grid import log_snr
+from piadm_hpc.config.run import RunConfig
 from piadm_hpc.models.card import Model
-from piadm_hpc.process import forward_time
-from piadm_hpc.sampler import Sampler
+from piadm_hpc.run.build import make_sampler
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.theory.grid import log_snr
+from piadm_hpc.theory.process import forward_time
 
 TOL, CONVERGED, ROUGHLY = 1e-2, 1e-4, 1e-3
 LADDER = (10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128)

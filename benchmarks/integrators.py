@@ -19,14 +19,14 @@ import toys
 from common import Report, at_most, parser
 from toys import F64, LAST, PHASE
 
-from piadm_hpc import catalogue
-from piadm_hpc.bases import Pixelwise
-from piadm_hpc.chain import Chain
-from piadm_hpc.moments import end_covariance
-from piadm_hpc.noise import Noise
-from piadm_hpc.process import VP
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.solving import solve
+from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.integrators import catalogue
+from piadm_hpc.solvers.moments import end_covariance
+from piadm_hpc.solvers.solve import solve
+from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.noise import Noise
+from piadm_hpc.theory.process import VP
 
 MODES = torch.tensor([1e-3, 1e-2, 5e-2, 0.2, 0.5, 1.0], dtype=F64)
 LAMBDAS = (-4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4)

@@ -18,12 +18,12 @@ from common import Report, at_most, parser
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.grid import TimeGrid, piadm
+from piadm_hpc.gaussian.reference import isotropic
 from piadm_hpc.models.analytic import GaussianField
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import OU
-from piadm_hpc.reference import isotropic
-from piadm_hpc.solving import solve
+from piadm_hpc.solvers.solve import solve
+from piadm_hpc.theory.grid import TimeGrid, piadm
+from piadm_hpc.theory.noise import PRIOR, Noise
+from piadm_hpc.theory.process import OU
 
 LEVELS = (1e-1, 1e-2, 1e-3)
 MODES, SAMPLES, DELTA = 64, 4, 1e-3

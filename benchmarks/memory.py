@@ -17,9 +17,9 @@ import numpy as np
 import xarray as xr
 from common import Report, answer, at_most, launch, parser, question
 
-from piadm_hpc.cli import main as piadm
-from piadm_hpc.comm import world
-from piadm_hpc.launcher import launched, launcher_rank
+from piadm_hpc.cli.main import main as piadm
+from piadm_hpc.comm.communicator import world
+from piadm_hpc.host.launcher import launched, launcher_rank
 
 AIM = 0.20
 MEGABYTE = 1e6
@@ -115,7 +115,7 @@ def work(path: str) -> None:
 def plan(setting: dict[str, Any]) -> int:
     """Bytes per rank as `piadm plan` prints them."""
     from piadm_hpc import plan
-    from piadm_hpc.config import RunConfig
+    from piadm_hpc.config.run import RunConfig
 
     return plan(RunConfig(**setting["plan"]), ranks=setting["ranks"]).memory_per_rank
 

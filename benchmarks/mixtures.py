@@ -21,15 +21,15 @@ from common import Report, at_most, median, parser
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.bases import EOF
-from piadm_hpc.chain import Chain
-from piadm_hpc.grid import from_times
-from piadm_hpc.models.probing import probe_response
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import OU
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.solvers.peers import PeerSettings
-from piadm_hpc.solving import Solution, solve
+from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.run.probe import probe_response
+from piadm_hpc.solvers.baselines.dispatch import PeerSettings
+from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.theory.bases import EOF
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.grid import from_times
+from piadm_hpc.theory.noise import PRIOR, Noise
+from piadm_hpc.theory.process import OU
 
 F64 = torch.float64
 MODES = 8

@@ -19,14 +19,14 @@ from common import Report, answer, at_most, launch, median, parser, question
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.bases import EOF
-from piadm_hpc.comm import Communicator, MPICommunicator, SerialCommunicator, world
-from piadm_hpc.grid import log_snr
-from piadm_hpc.launcher import launcher_size
-from piadm_hpc.noise import Noise
-from piadm_hpc.process import OU
-from piadm_hpc.reference import GaussianReference, isotropic
-from piadm_hpc.solving import solve
+from piadm_hpc.comm.communicator import Communicator, MPICommunicator, SerialCommunicator, world
+from piadm_hpc.gaussian.reference import GaussianReference, isotropic
+from piadm_hpc.host.launcher import launcher_size
+from piadm_hpc.solvers.solve import solve
+from piadm_hpc.theory.bases import EOF
+from piadm_hpc.theory.grid import log_snr
+from piadm_hpc.theory.noise import Noise
+from piadm_hpc.theory.process import OU
 
 SHARE, PASSES = 0.10, 12.0
 SMALL, LARGE = 100_000, 1_000_000

@@ -16,9 +16,9 @@ import time
 
 from common import Aim, Report, at_most, parser
 
-from piadm_hpc.analysis.contest import Contest, Row
-from piadm_hpc.analysis.entrants import METHODS, compare
-from piadm_hpc.analysis.task import make_task
+from piadm_hpc.analysis.compare.contest import Contest, Row
+from piadm_hpc.analysis.compare.entrants import METHODS, compare
+from piadm_hpc.analysis.compare.task import make_task
 
 COLUMNS = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error")
 NAMES = {"most": "most_rounds"}

@@ -25,13 +25,13 @@ from tracking import EndStates, Score, with_idle_step
 
 import piadm_hpc
 from piadm_hpc import integrators
-from piadm_hpc.chain import Chain
-from piadm_hpc.grid import TimeGrid, piadm
+from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.analytic import target_a, target_b, target_c
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import OU, Process, forward_time
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.solving import Solution, solve
+from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.grid import TimeGrid, piadm
+from piadm_hpc.theory.noise import PRIOR, Noise
+from piadm_hpc.theory.process import OU, Process, forward_time
 
 TARGETS: dict[str, Callable[[OU, int], Any]] = {"A": target_a, "B": target_b, "C": target_c}
 LEVELS = (1e-1, 1e-2, 1e-3)

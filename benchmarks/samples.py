@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     options = _options()
     if options.worker:
-        from piadm_hpc.cli import main as piadm
+        from piadm_hpc.cli.main import main as piadm
 
         setting = question(options.worker)
         code = piadm(["train", setting["train"]])

@@ -19,11 +19,11 @@ from families import DELTA, PROCESS, Target, mixture
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.collocation import Collocation, Scheme
-from piadm_hpc.comm import MPICommunicator, world
-from piadm_hpc.grid import log_snr
-from piadm_hpc.noise import PRIOR
-from piadm_hpc.solving import solve
+from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.solvers.collocation import Collocation, Scheme
+from piadm_hpc.solvers.solve import solve
+from piadm_hpc.theory.grid import log_snr
+from piadm_hpc.theory.noise import PRIOR
 
 POINTS, RANKS, HELD = 16, (1, 2, 4, 8, 16), 8
 FASTER, OUTSIDE = 6.0, 0.10

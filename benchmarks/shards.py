@@ -17,7 +17,7 @@ import numpy as np
 import xarray as xr
 from common import Report, answer, at_most, between, launch, parser, question
 
-from piadm_hpc.layout import Coordinate, Layout, Variable
+from piadm_hpc.schema.layout import Coordinate, Layout, Variable
 from piadm_hpc.store import Store, StoreError, open_run
 
 SIDE = 128

@@ -24,15 +24,15 @@ from torch import Tensor
 from tracking import EndStates, with_idle_step
 
 from piadm_hpc import integrators
-from piadm_hpc.chain import Chain
-from piadm_hpc.collocation import Collocation, choose
-from piadm_hpc.grid import log_snr, piadm
-from piadm_hpc.models.probing import probe_response, probe_smoothness
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import OU
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.sampler import Sampler
-from piadm_hpc.solving import Solution, solve
+from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.run.probe import probe_response, probe_smoothness
+from piadm_hpc.solvers.collocation import Collocation, choose
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.grid import log_snr, piadm
+from piadm_hpc.theory.noise import PRIOR, Noise
+from piadm_hpc.theory.process import OU
 
 PROCESS, HORIZON, DELTA = OU(), 8.0, 1e-3
 RESULT = ("rounds", "90 % of draws", "most", "calls a sample", "error / tol", "error of 90 %", "largest")

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from piadm_hpc import catalogue, grid, integrators
-from piadm_hpc.chain import Chain
-from piadm_hpc.grid import TimeGrid
-from piadm_hpc.integrators import Options
+from piadm_hpc import grid, integrators
+from piadm_hpc.integrators import Options, catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid, lift
 from piadm_hpc.models.analytic import GaussianMixture
-from piadm_hpc.phase import PhaseSpace
-from piadm_hpc.process import EDM, VP, Process, forward_time
-from piadm_hpc.solving import solve
+from piadm_hpc.solvers.solve import solve
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.grid import TimeGrid
+from piadm_hpc.theory.phase import PhaseSpace
+from piadm_hpc.theory.process import EDM, VP, Process, forward_time
 
 F64 = torch.float64
 LAST = 1e-3

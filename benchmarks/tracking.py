@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from piadm_hpc.chain import Chain
+from piadm_hpc.theory.chain import Chain
 
 Score = Callable[[Tensor, Tensor], Tensor]
 

@@ -16,9 +16,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from piadm_hpc.catalogue import INTEGRATORS
-from piadm_hpc.cli import main
-from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
+from piadm_hpc.cli.main import main
+from piadm_hpc.config.run import INDEPENDENT_KEYS, RunConfig
+from piadm_hpc.integrators.catalogue import INTEGRATORS
 from piadm_hpc.models.config import ConformerTrainConfig, TrainConfig
 
 DOCS = Path(__file__).resolve().parent

@@ -5,62 +5,64 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from .lazy import loader
+from ._lazy import loader
 
 __version__ = version("piadm_hpc")
 
 # where each public name lives; loaded when first used, so that `import piadm_hpc` needs neither MPI nor a model
 _HOMES = {
-    "Chain": "chain",
-    "EDM": "process",
-    "Flow": "process",
-    "GaussianReference": "reference",
-    "Noise": "noise",
-    "OU": "process",
-    "RankGrid": "comm",
-    "RunConfig": "config",
-    "Sampler": "sampler",
-    "Solution": "solving",
-    "TimeGrid": "grid",
-    "VP": "process",
+    "Chain": "theory.chain",
+    "EDM": "theory.process",
+    "Flow": "theory.process",
+    "GaussianReference": "gaussian.reference",
+    "Noise": "theory.noise",
+    "OU": "theory.process",
+    "RankGrid": "comm.communicator",
+    "RunConfig": "config.run",
+    "Sampler": "solvers.sampler",
+    "Solution": "solvers.solve",
+    "TimeGrid": "theory.grid",
+    "VP": "theory.process",
     "check": "store",
-    "integrators": "",
     "load_model": "models.card",
     "open": "store",
-    "plan": "planning",
-    "rank_grid": "comm",
-    "sample": "run",
-    "solve": "solving",
+    "plan": "run.plan",
+    "rank_grid": "comm.communicator",
+    "sample": "run.execute",
+    "solve": "solvers.solve",
     "wrap": "models.base",
 }
+_MODULES = {"grid": "theory.grid", "integrators": "integrators", "process": "theory.process"}
 _ALIASES = {"open": "open_run"}
 
 if TYPE_CHECKING:
     from . import integrators as integrators
-    from .chain import Chain as Chain
-    from .comm import RankGrid as RankGrid
-    from .comm import rank_grid as rank_grid
-    from .config import RunConfig as RunConfig
-    from .grid import TimeGrid as TimeGrid
+    from .comm.communicator import RankGrid as RankGrid
+    from .comm.communicator import rank_grid as rank_grid
+    from .config.run import RunConfig as RunConfig
+    from .gaussian.reference import GaussianReference as GaussianReference
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
-    from .noise import Noise as Noise
-    from .planning import plan as plan
-    from .process import EDM as EDM
-    from .process import OU as OU
-    from .process import VP as VP
-    from .process import Flow as Flow
-    from .reference import GaussianReference as GaussianReference
-    from .run import sample as sample
-    from .sampler import Sampler as Sampler
-    from .solving import Solution as Solution
-    from .solving import solve as solve
+    from .run.execute import sample as sample
+    from .run.plan import plan as plan
+    from .solvers.sampler import Sampler as Sampler
+    from .solvers.solve import Solution as Solution
+    from .solvers.solve import solve as solve
     from .store import check as check
     from .store import open_run as open  # noqa: F401
+    from .theory import grid as grid
+    from .theory import process as process
+    from .theory.chain import Chain as Chain
+    from .theory.grid import TimeGrid as TimeGrid
+    from .theory.noise import Noise as Noise
+    from .theory.process import EDM as EDM
+    from .theory.process import OU as OU
+    from .theory.process import VP as VP
+    from .theory.process import Flow as Flow
 
-__all__ = sorted(_HOMES)
-__getattr__ = loader(__name__, _HOMES, _ALIASES)
+__all__ = sorted([*_HOMES, *_MODULES])
+__getattr__ = loader(__name__, _HOMES, modules=_MODULES, aliases=_ALIASES)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *__all__])

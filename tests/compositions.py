@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from piadm_hpc.models.analytic import GaussianMixture
-from piadm_hpc.phase import PhaseSpace
+from piadm_hpc.theory.phase import PhaseSpace
 
 F64 = torch.float64
 Score = Callable[[Tensor, float], Tensor]

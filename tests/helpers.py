@@ -24,14 +24,14 @@ import torch
 import xarray as xr
 from launching import launch
 
-from piadm_hpc import cli
-from piadm_hpc import placement as running
-from piadm_hpc.launcher import launcher_rank
+from piadm_hpc.cli import main as cli
+from piadm_hpc.host.launcher import launcher_rank
 from piadm_hpc.models.card import Model, load_model, save_model
 from piadm_hpc.models.config import NetworkConfig, TrainConfig
-from piadm_hpc.models.network import GridUNet, latitudes_from
+from piadm_hpc.models.networks.unet import GridUNet, latitudes_from
 from piadm_hpc.models.record import read_card
-from piadm_hpc.models.training import train
+from piadm_hpc.models.training.fields import train
+from piadm_hpc.run import placement as running
 
 PIADM = str(Path(sys.prefix) / "bin" / "piadm")
 SHAPE = (8, 16)

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import torch
 
-from piadm_hpc import cli, placement, run
+from piadm_hpc.cli import main as cli
+from piadm_hpc.run import execute as run
+from piadm_hpc.run import placement
 
 LONGEST = 0.8  # seconds from a start to a kill at any moment
 PATIENCE = 30.0  # and to one that waits for a file

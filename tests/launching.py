@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from piadm_hpc.launcher import local_environment
+from piadm_hpc.host.launcher import local_environment
 
 MPIEXEC = str(Path(sys.prefix) / "bin" / "mpiexec")
 

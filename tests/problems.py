@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from piadm_hpc import catalogue, grid, integrators
-from piadm_hpc.chain import Chain
-from piadm_hpc.collocation import Scheme
+from piadm_hpc import grid, integrators
+from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.analytic import GaussianMixture
-from piadm_hpc.noise import PRIOR, Noise
-from piadm_hpc.process import EDM, OU, VP, Flow, Process
-from piadm_hpc.reference import GaussianReference
+from piadm_hpc.solvers.collocation import Scheme
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.noise import PRIOR, Noise
+from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
 
 F64 = torch.float64
 SIZE = 12

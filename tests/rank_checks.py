@@ -15,13 +15,13 @@ import torch
 from problems import F64, chains, every_method, mixture, start
 
 from piadm_hpc import Noise, grid, integrators, solve
-from piadm_hpc.collocation import Collocation
-from piadm_hpc.comm import MPICommunicator, RankGrid, world
-from piadm_hpc.grid import Partition
-from piadm_hpc.process import OU
-from piadm_hpc.sampler import Sampler
-from piadm_hpc.solvers.peers import PEERS
-from piadm_hpc.solving import ScoreError
+from piadm_hpc.comm.communicator import MPICommunicator, RankGrid, world
+from piadm_hpc.solvers.baselines.dispatch import PEERS
+from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.solvers.solve import ScoreError
+from piadm_hpc.theory.grid import Partition
+from piadm_hpc.theory.process import OU
 
 PROCESS = OU()
 
@@ -137,9 +137,9 @@ def single_precision_agrees_to_rounding(comm) -> None:
 
 
 def the_shipped_network_agrees_to_single_precision(comm) -> None:
-    from piadm_hpc.build import make_sampler
-    from piadm_hpc.config import RunConfig
+    from piadm_hpc.config.run import RunConfig
     from piadm_hpc.models.card import load_model
+    from piadm_hpc.run.build import make_sampler
 
     model = load_model("ccsm-temperature")
     run = RunConfig(model="ccsm-temperature", grid={"steps": 6}, solver={"tol": 1e-3})

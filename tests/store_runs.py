@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from piadm_hpc.layout import Coordinate, Layout, Variable
+from piadm_hpc.schema.layout import Coordinate, Layout, Variable
 from piadm_hpc.store import Store, open_run
 
 SIDE = 64

@@ -15,15 +15,15 @@ import torch
 from helpers import call, write_config
 from torch import Tensor, nn
 
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.data.channels import Channel, Channels
 from piadm_hpc.models.adapter_config import AdapterConfig, ScheduleSpec
 from piadm_hpc.models.adapters import alphas_cumprod, make_process
 from piadm_hpc.models.card import Model, load_model
-from piadm_hpc.process import Tabulated
-from piadm_hpc.records import ConfigError
+from piadm_hpc.run.build import make_sampler
 from piadm_hpc.store import open_run
+from piadm_hpc.theory.process import Tabulated
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "adapters.md"
 OWN = '''

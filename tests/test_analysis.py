@@ -15,8 +15,9 @@ import xarray as xr
 from piadm_hpc.analysis import figures
 from piadm_hpc.analysis.comparison import compare, score_table
 from piadm_hpc.analysis.figures import Picture, PlotError, draw
-from piadm_hpc.analysis.report import report
-from piadm_hpc.analysis.rivals import LADDER, measure
+from piadm_hpc.analysis.report.report import report
+from piadm_hpc.analysis.report.rivals import LADDER, measure
+from piadm_hpc.analysis.report.tables import table
 from piadm_hpc.analysis.scores import (
     Ensemble,
     amplitude_ratio,
@@ -30,14 +31,13 @@ from piadm_hpc.analysis.scores import (
     scores,
     standard_errors,
 )
-from piadm_hpc.analysis.tables import table
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
-from piadm_hpc.models.statistics import zonal_power
-from piadm_hpc.models.training import train
-from piadm_hpc.run import execute
+from piadm_hpc.models.training.fields import train
+from piadm_hpc.models.training.statistics import zonal_power
+from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.execute import execute
 from piadm_hpc.store import open_run
 
 LAT, LON = np.linspace(85, -85, 18), np.arange(48) * 7.5
@@ -104,7 +104,7 @@ def plain(tmp_path_factory) -> Path:
 def drawn(monkeypatch) -> list[str]:
     """Names of the figures a report asks for, which take seconds to draw."""
     names: list[str] = []
-    monkeypatch.setattr("piadm_hpc.analysis.report.draw", lambda picture, path: names.append(Path(path).name))
+    monkeypatch.setattr("piadm_hpc.analysis.report.report.draw", lambda picture, path: names.append(Path(path).name))
     return names
 
 

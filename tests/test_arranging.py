@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from piadm_hpc import load_model
-from piadm_hpc.arranging import Arrangement, arrange, memory_of_host
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import override
 from piadm_hpc.models.card import Model
-from piadm_hpc.records import override
+from piadm_hpc.run.arrange import Arrangement, arrange, memory_of_host
+from piadm_hpc.run.build import make_sampler
 
 AMPLE = 10**15
 

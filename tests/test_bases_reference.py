@@ -10,9 +10,9 @@ import torch
 from scipy.integrate import solve_ivp
 from scipy.special import sph_harm_y
 
-from piadm_hpc.bases import EOF, Fourier, Identity, Pixelwise, SphericalHarmonics
-from piadm_hpc.process import EDM, OU, Flow
-from piadm_hpc.reference import GaussianReference, eof, from_fields, isotropic
+from piadm_hpc.gaussian.reference import GaussianReference, eof, from_fields, isotropic
+from piadm_hpc.theory.bases import EOF, Fourier, Identity, Pixelwise, SphericalHarmonics
+from piadm_hpc.theory.process import EDM, OU, Flow
 
 F64 = torch.float64
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from piadm_hpc.buffers import Buffers, Memory, cuda_aware, memory_for
+from piadm_hpc.comm.buffers import Buffers, Memory, cuda_aware, memory_for
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 

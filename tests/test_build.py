@@ -9,14 +9,14 @@ import pytest
 import torch
 from helpers import make_model
 
-from piadm_hpc import catalogue
-from piadm_hpc.bases import Identity
-from piadm_hpc.build import make_chain, make_grid, make_sampler, resolve
-from piadm_hpc.collocation import FEWEST, Collocation, chebyshev_nodes
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import ConfigError
+from piadm_hpc.gaussian.reference import Response, Smoothness
+from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.card import Model, load_model
-from piadm_hpc.records import ConfigError
-from piadm_hpc.reference import Response, Smoothness
+from piadm_hpc.run.build import make_chain, make_grid, make_sampler, resolve
+from piadm_hpc.solvers.collocation import FEWEST, Collocation, chebyshev_nodes
+from piadm_hpc.theory.bases import Identity
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_p
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
 @pytest.mark.parametrize("name", ["ddim", "rse"])
 def test_power_grids_run_on_the_integrators_own_clock(model: Model, name: str, exponent: float):
-    from piadm_hpc.grid import phase_clock, process_clock
-    from piadm_hpc.phase import PhaseSpace
-    from piadm_hpc.process import VP, forward_time
+    from piadm_hpc.theory.grid import phase_clock, process_clock
+    from piadm_hpc.theory.phase import PhaseSpace
+    from piadm_hpc.theory.process import VP, forward_time
 
     made = make_grid(run(name, kind="power", steps=10, exponent=exponent), model)
     clock = phase_clock(PhaseSpace()) if name == "rse" else process_clock(VP())

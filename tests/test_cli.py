@@ -11,8 +11,8 @@ from helpers import RUN, STEPS, add_network, call, make_model, one_line, piadm, 
 from launching import launch
 
 import piadm_hpc
+from piadm_hpc.config.templates import KINDS
 from piadm_hpc.models.config import load_config
-from piadm_hpc.templates import KINDS
 
 # far above rounding, so that a Gaussian takes one sweep everywhere
 LOOSE = {"solver": {"tol": 1e-2}}
@@ -21,7 +21,7 @@ COMMANDS = ("sample", "plan", "train", "report", "check", "join", "doctor", "ini
 WITHOUT_MPI = """
 import sys
 import piadm_hpc
-from piadm_hpc.cli import main
+from piadm_hpc.cli.main import main
 from helpers import call
 for command in sys.argv[2:]:
     report = call(command, "--help")

@@ -14,15 +14,15 @@ from problems import F64, drawn, mixture
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from piadm_hpc.bases import Pixelwise
-from piadm_hpc.collocation import Collocation, chebyshev_nodes, choose
+from piadm_hpc.gaussian.reference import GaussianReference, Smoothness
 from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
-from piadm_hpc.models.probing import probe_smoothness
-from piadm_hpc.noise import Noise
-from piadm_hpc.process import EDM, OU, VP, Flow, Process
-from piadm_hpc.reference import GaussianReference, Smoothness
-from piadm_hpc.sampler import Sampler
-from piadm_hpc.solving import ScoreError, Solution, Status, solve
+from piadm_hpc.run.probe import probe_smoothness
+from piadm_hpc.solvers.collocation import Collocation, chebyshev_nodes, choose
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.solvers.solve import ScoreError, Solution, Status, solve
+from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.noise import Noise
+from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
 
 HORIZON, DELTA = 6.0, 1e-2
 

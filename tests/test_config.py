@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig, parse_ids
+from piadm_hpc.config.run import INDEPENDENT_KEYS, RunConfig, parse_ids
+from piadm_hpc.config.templates import KINDS, template
+from piadm_hpc.config.validation import ConfigError, build, read, without_none
+from piadm_hpc.config.validation import dotted as flat
 from piadm_hpc.models.config import TrainConfig, load_config
-from piadm_hpc.records import ConfigError, build, read, without_none
-from piadm_hpc.records import dotted as flat
-from piadm_hpc.templates import KINDS, template
 
 
 def refusal(**values: object) -> str:

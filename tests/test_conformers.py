@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 from helpers import call, one_line, write_config
 
-from piadm_hpc.analysis.conformers import (
+from piadm_hpc.analysis.verify.conformers import (
     Conformers,
     divergence,
     duplicates,
@@ -25,19 +25,19 @@ from piadm_hpc.analysis.conformers import (
     trajectory_of,
     wrong_hands,
 )
-from piadm_hpc.bases import EOF
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
 from piadm_hpc.data.superpose import rigid_motions
 from piadm_hpc.data.trajectories import signs
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import ConformerNetworkConfig, ConformerTrainConfig, load_config
-from piadm_hpc.models.conformer_network import ConformerNetwork
-from piadm_hpc.models.conformers import train_conformers
-from piadm_hpc.models.message_network import MessageNetwork
-from piadm_hpc.models.shelf import find_model
+from piadm_hpc.models.networks.messages import MessageNetwork
+from piadm_hpc.models.networks.pairs import ConformerNetwork
+from piadm_hpc.models.registry import find_model
+from piadm_hpc.models.training.molecules import train_conformers
+from piadm_hpc.run.build import make_sampler
+from piadm_hpc.schema.topology import Atom, Topology
 from piadm_hpc.store import StoreError, open_run
-from piadm_hpc.topology import Atom, Topology
+from piadm_hpc.theory.bases import EOF
 
 REAL = Path(__file__).parent / "data" / "alanine"
 SAMPLES = 36

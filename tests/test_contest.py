@@ -14,12 +14,12 @@ from helpers import call, make_model
 from problems import HORIZONS, mixture
 
 from piadm_hpc import grid, integrators, solve
-from piadm_hpc.analysis import entrants
-from piadm_hpc.analysis.contest import Contest, Entry, Row, in_parallel, rms, step_by_step
-from piadm_hpc.analysis.entrants import compare, projected
-from piadm_hpc.analysis.task import make_task
+from piadm_hpc.analysis.compare import entrants
+from piadm_hpc.analysis.compare.contest import Contest, Entry, Row, in_parallel, rms, step_by_step
+from piadm_hpc.analysis.compare.entrants import compare, projected
+from piadm_hpc.analysis.compare.task import make_task
 from piadm_hpc.models.analytic import GaussianField
-from piadm_hpc.process import EDM, OU, VP, Flow
+from piadm_hpc.theory.process import EDM, OU, VP, Flow
 
 TASK = make_task("target-c:16", samples=2)
 

@@ -9,8 +9,8 @@ import torch
 import xarray as xr
 from pydantic import ValidationError
 
-from piadm_hpc.bases import SphericalHarmonics
 from piadm_hpc.data.gridded import DataConfig, GriddedData, read_fields
+from piadm_hpc.theory.bases import SphericalHarmonics
 
 LAT, LON, YEARS = np.linspace(75, -75, 6), np.arange(8) * 45.0, 36
 

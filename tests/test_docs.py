@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from launching import launch
 
-from piadm_hpc.templates import KINDS
+from piadm_hpc.config.templates import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs" / "tutorial").glob("[0-9]*.py"))
@@ -119,10 +119,10 @@ def test_python_examples_are_python_and_name_what_there_is() -> None:
 
 
 def test_configurations_in_the_texts_and_templates_are_valid() -> None:
-    from piadm_hpc.config import RunConfig
+    from piadm_hpc.config.run import RunConfig
+    from piadm_hpc.config.validation import build
     from piadm_hpc.models.adapter_config import AdapterConfig
     from piadm_hpc.models.config import ConformerTrainConfig, TrainConfig, load_config
-    from piadm_hpc.records import build
 
     blocks = [
         block for text in TEXTS for block in re.findall(r"```toml\n(.*?)```", text.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -136,7 +136,7 @@ def test_configurations_in_the_texts_and_templates_are_valid() -> None:
 
 
 def test_functions_named_in_the_method_map_exist() -> None:
-    """`solvers.picard._Sweeps` in docs/methods.md is a file and a name in it."""
+    """`solvers.sweep.Sweeps` in docs/methods.md is a file and a name in it."""
     content = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[a-z_]+\.)+)(\w+)`", content))
     lost = []

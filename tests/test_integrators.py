@@ -11,13 +11,13 @@ from scipy.integrate import quad
 from scipy.linalg import expm
 
 from piadm_hpc import grid, integrators
-from piadm_hpc.bases import Pixelwise
-from piadm_hpc.chain import Chain
+from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators.conjugate import best_lambda
 from piadm_hpc.integrators.langevin import noise_covariance, step_tables
-from piadm_hpc.linear import reference_part
-from piadm_hpc.process import EDM, OU, VP, Flow, forward_time
-from piadm_hpc.reference import GaussianReference
+from piadm_hpc.solvers.linear import reference_part
+from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.process import EDM, OU, VP, Flow, forward_time
 
 F64 = torch.float64
 SPECTRUM = torch.tensor([1e-3, 0.05, 0.6, 1.0, 3.0, 80.0], dtype=F64)

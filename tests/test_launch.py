@@ -20,16 +20,16 @@ from helpers import add_network, call, make_model, one_line, write_config
 from launching import launch
 
 import piadm_hpc
-from piadm_hpc.config import RunConfig
-from piadm_hpc.events import EventLog, read_events
-from piadm_hpc.launch import JobRequest, batch_script, read_status
-from piadm_hpc.launch.jobs import Job
-from piadm_hpc.launch.work import RECORDS
-from piadm_hpc.launcher import clear_leftovers, nesting_problem, start_up_problem
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import ConfigError, read
+from piadm_hpc.host.launcher import clear_leftovers, nesting_problem, start_up_problem
+from piadm_hpc.host.slurm import GONE, job_states, seconds, start_up_list
 from piadm_hpc.models.config import load_config
-from piadm_hpc.progress import Progress, set_up_logging
-from piadm_hpc.records import ConfigError, read
-from piadm_hpc.slurm import GONE, job_states, seconds, start_up_list
+from piadm_hpc.run.events import EventLog, read_events
+from piadm_hpc.run.progress import Progress, set_up_logging
+from piadm_hpc.submit import JobRequest, batch_script, read_status
+from piadm_hpc.submit.payload import Job
+from piadm_hpc.submit.work import RECORDS
 
 JOBS = Path(__file__).parents[1] / "jobs"
 MPICH_WHEEL = "MPICH Version: 5.0.2 with ABI 1.0, pypi.org/p/mpich"
@@ -89,7 +89,7 @@ def test_a_job_is_words_that_are_read_without_torch(work: Path):
     ],
 )
 def test_what_a_job_may_not_ask_for(numbers: dict[str, Any], words: str):
-    from piadm_hpc.records import build
+    from piadm_hpc.config.validation import build
 
     with pytest.raises(ConfigError, match=words):
         build(JobRequest, numbers, "the job")
@@ -99,9 +99,9 @@ def test_the_kind_of_start_up_is_what_the_mpi_library_and_the_site_share(tmp_pat
     listed = "echo 'srun: MPI plugin types are...'; echo 'srun: none'; echo 'srun: pmi2'; echo 'srun: cray_shasta'"
     fake(tmp_path, monkeypatch, srun=listed)
     assert start_up_list() == ["none", "pmi2", "cray_shasta"]
-    monkeypatch.setattr("piadm_hpc.launch.request.library", lambda: MPICH_WHEEL)
+    monkeypatch.setattr("piadm_hpc.submit.request.library", lambda: MPICH_WHEEL)
     assert JobRequest(nodes=2).start_up() == "pmi2" and JobRequest().start_up() == "none"
-    monkeypatch.setattr("piadm_hpc.launch.request.library", lambda: OPEN_MPI)
+    monkeypatch.setattr("piadm_hpc.submit.request.library", lambda: OPEN_MPI)
     with pytest.raises(ConfigError, match=r"needs srun --mpi=pmix .* this srun offers cray_shasta, none, pmi2; use another MPI"):
         JobRequest(nodes=2).start_up()
     with pytest.raises(ConfigError, match="'pmx' is not known to this srun; it offers"):
@@ -140,7 +140,7 @@ def test_the_memory_of_killed_ranks_is_removed_and_no_other(tmp_path: Path):
     assert clear_leftovers(shm, proc) == []
     time.sleep(0.05)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("piadm_hpc.launcher.SETTLED", 0.0)
+        patched.setattr("piadm_hpc.host.launcher.SETTLED", 0.0)
         assert [path.name for path in clear_leftovers(shm, proc)] == ["mpich_shm_dead_0"]
     assert sorted(path.name for path in shm.iterdir()) == ["mpich_shm_alive_0", "sem.other"]
 

@@ -10,12 +10,12 @@ from problems import F64, mixture
 from torch import Tensor
 
 from piadm_hpc import grid, integrators, solve
-from piadm_hpc.bases import Pixelwise
+from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators.mixture import WEIGHT, DifferenceMoments, MixtureKernel, fit, gms, kernel
 from piadm_hpc.models.analytic import GaussianField, GaussianMixture
-from piadm_hpc.process import EDM, OU, VP, Process, forward_time
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.sampler import Sampler
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.process import EDM, OU, VP, Process, forward_time
 
 
 def test_the_fit_meets_three_moments_up_to_a_skewness_and_two_beyond():

@@ -10,23 +10,23 @@ import tomli_w
 import torch
 from safetensors.torch import load_file, save_file
 
-from piadm_hpc.bases import EOF, Fourier, Pixelwise, SphericalHarmonics
 from piadm_hpc.data.normalise import Normalisation
-from piadm_hpc.layout import Coordinate
+from piadm_hpc.gaussian.harmonics import HarmonicEOF, fit_harmonic_eof
+from piadm_hpc.gaussian.masked import MaskedEOF, shell_degrees
+from piadm_hpc.gaussian.reference import GaussianReference, from_fields
 from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture, sphere_field, target_a, target_b, target_c
 from piadm_hpc.models.base import EDMPreconditioned, wrap
 from piadm_hpc.models.card import load_model, save_model
 from piadm_hpc.models.config import NetworkConfig
 from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
-from piadm_hpc.models.harmonics import HarmonicEOF, fit_harmonic_eof
-from piadm_hpc.models.network import GridPad, GridUNet, count_parameters
+from piadm_hpc.models.networks.unet import GridPad, GridUNet, count_parameters
 from piadm_hpc.models.packing import describe_reference
 from piadm_hpc.models.record import FORMAT, Card, ProcessCard, VariableCard
-from piadm_hpc.models.shelf import find_model, shipped_models
-from piadm_hpc.models.shells import MaskedEOF, shell_degrees
-from piadm_hpc.process import EDM, OU, VP, Flow, Process
-from piadm_hpc.reference import GaussianReference, from_fields
-from piadm_hpc.store.reference_file import read_arrays
+from piadm_hpc.models.registry import find_model, shipped_models
+from piadm_hpc.schema.layout import Coordinate
+from piadm_hpc.store.arrays import read_arrays
+from piadm_hpc.theory.bases import EOF, Fourier, Pixelwise, SphericalHarmonics
+from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
 
 PROCESSES = [OU(), VP(), EDM(), Flow()]
 SMALL = NetworkConfig(width=8, multipliers=(1, 2), embedding=16, static_maps=0, dropout=0.0)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from piadm_hpc.noise import CHAIN, CORRECTOR, PRIOR, GivenNoise, Noise
+from piadm_hpc.theory.noise import CHAIN, CORRECTOR, PRIOR, GivenNoise, Noise
 
 
 def test_draws_never_change():

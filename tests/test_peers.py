@@ -8,10 +8,10 @@ from problems import chains, mixture, start
 
 from piadm_hpc import solve
 from piadm_hpc.models.analytic import target_a
-from piadm_hpc.process import OU
+from piadm_hpc.solvers.baselines.dispatch import PEERS, PeerSettings
 from piadm_hpc.solvers.evaluate import ScoreError
-from piadm_hpc.solvers.peers import PEERS, PeerSettings
-from piadm_hpc.solvers.stopping import Status
+from piadm_hpc.solvers.tolerance import Status
+from piadm_hpc.theory.process import OU
 
 TARGET = mixture(OU())
 REFERENCE = TARGET.reference()

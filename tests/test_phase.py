@@ -13,16 +13,16 @@ from problems import every_method, mixture
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from piadm_hpc import catalogue, grid, integrators, solve
-from piadm_hpc.bases import Pixelwise
-from piadm_hpc.integrators import Options
+from piadm_hpc import grid, integrators, solve
+from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.integrators import Options, catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid, lift, phase_grid
-from piadm_hpc.linear import reference_part
-from piadm_hpc.moments import end_covariance
-from piadm_hpc.phase import PhaseSpace
-from piadm_hpc.process import EDM, OU, VP
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.sampler import Sampler
+from piadm_hpc.solvers.linear import reference_part
+from piadm_hpc.solvers.moments import end_covariance
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.phase import PhaseSpace
+from piadm_hpc.theory.process import EDM, OU, VP
 
 PHASE = PhaseSpace(gamma=0.03, kappa=0.05)
 NAMES = [one.name for one in catalogue.PHASE]

@@ -13,19 +13,19 @@ from test_training import make_config, quiet, write_fields
 
 import piadm_hpc
 from piadm_hpc import grid, integrators
-from piadm_hpc.bases import Pixelwise
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.config import NetworkConfig
 from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
-from piadm_hpc.models.network import GridUNet
-from piadm_hpc.models.phase import PhaseDenoiser, denoiser_kind
-from piadm_hpc.models.training import train
-from piadm_hpc.phase import PhaseSpace
-from piadm_hpc.process import OU, PSLD, VP, by_name
-from piadm_hpc.reference import GaussianReference
-from piadm_hpc.sampler import Sampler
+from piadm_hpc.models.networks.unet import GridUNet
+from piadm_hpc.models.phase_denoiser import PhaseDenoiser, denoiser_kind
+from piadm_hpc.models.training.fields import train
+from piadm_hpc.run.build import make_sampler
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.phase import PhaseSpace
+from piadm_hpc.theory.process import OU, PSLD, VP, by_name
 
 SHAPE, SPACE = (8, 16), PhaseSpace(gamma=0.05)
 SMALL = NetworkConfig(width=8, multipliers=(1,), embedding=8, static_maps=1, dropout=0.0)

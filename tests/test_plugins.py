@@ -10,11 +10,11 @@ import torch
 from helpers import add_network, call, make_model, one_line, write_config
 
 import piadm_hpc
-from piadm_hpc import plugins
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config import plugins
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import Model, load_model
-from piadm_hpc.records import ConfigError
+from piadm_hpc.run.build import make_sampler
 
 GENERATOR = "own_sampling:gaussian_generator"
 OWN = '''

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from piadm_hpc import grid
-from piadm_hpc.grid import Partition, TimeGrid
-from piadm_hpc.process import EDM, OU, VP, Flow, VPSchedule, by_name, forward_time, radius
+from piadm_hpc.theory.grid import Partition, TimeGrid
+from piadm_hpc.theory.process import EDM, OU, VP, Flow, VPSchedule, by_name, forward_time, radius
 
 LINEAR = VPSchedule(lambda t: 0.1 * t + 19.9 * t**2 / 2, horizon=2.0)
 PROCESSES = [OU(), VP(), EDM(), Flow(), LINEAR]

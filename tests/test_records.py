@@ -8,8 +8,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from piadm_hpc.records import ConfigError, Record, build, override, read, without_none
-from piadm_hpc.records import dotted as flat
+from piadm_hpc.config.validation import ConfigError, Record, build, override, read, without_none
+from piadm_hpc.config.validation import dotted as flat
 
 
 class Engine(Record):

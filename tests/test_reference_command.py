@@ -14,20 +14,21 @@ from helpers import add_network, call, make_model, one_line, write_config
 from problems import chains, every_method, mixture
 
 import piadm_hpc
-from piadm_hpc import catalogue, integrators
-from piadm_hpc.bases import Basis, Fourier, Pixelwise, SphericalHarmonics
-from piadm_hpc.build import make_sampler
-from piadm_hpc.chain import Chain
-from piadm_hpc.config import RunConfig
+from piadm_hpc import integrators
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.gaussian.harmonics import HarmonicEOF
+from piadm_hpc.gaussian.reference import GaussianReference, Response
+from piadm_hpc.integrators import catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid
-from piadm_hpc.linear import reference_part, response_part
 from piadm_hpc.models.card import RESPONSE, load_model
-from piadm_hpc.models.harmonics import HarmonicEOF
 from piadm_hpc.models.packing import load_response, save_response
-from piadm_hpc.models.probing import probe_response
-from piadm_hpc.phase import PhaseSpace
-from piadm_hpc.process import EDM, OU, VP, Process, forward_time
-from piadm_hpc.reference import GaussianReference, Response
+from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.probe import probe_response
+from piadm_hpc.solvers.linear import reference_part, response_part
+from piadm_hpc.theory.bases import Basis, Fourier, Pixelwise, SphericalHarmonics
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.phase import PhaseSpace
+from piadm_hpc.theory.process import EDM, OU, VP, Process, forward_time
 
 LATITUDES = np.linspace(-80, 80, 8).tolist()
 

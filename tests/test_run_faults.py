@@ -15,7 +15,7 @@ from helpers import STEPS, add_network, call, make_model, on_ranks, one_line, pi
 from launching import launch
 
 import piadm_hpc
-from piadm_hpc.stopping import STOP_FILE
+from piadm_hpc.host.stop import STOP_FILE
 from piadm_hpc.store import Store, StoreError
 
 NUM_SAMPLES = 8
@@ -177,7 +177,7 @@ def test_a_run_that_is_interrupted_by_hand_says_how_to_go_on(work: Path, monkeyp
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("piadm_hpc.placement.make_sampler", interrupted)
+    monkeypatch.setattr("piadm_hpc.run.placement.make_sampler", interrupted)
     text = one_line(call("sample", work / "run.toml", "--out", work / "by-hand"), 75)
     assert text == "interrupted; finished shards are kept, the same command goes on from there"
 
@@ -197,7 +197,7 @@ def test_a_request_is_obeyed_from_the_moment_the_run_has_a_log(work: Path, monke
     def begin(**options: object) -> None:
         (out / STOP_FILE).write_text("LIMIT")
 
-    monkeypatch.setattr("piadm_hpc.run.set_up_logging", begin)
+    monkeypatch.setattr("piadm_hpc.run.execute.set_up_logging", begin)
     one_line(call("sample", work / "run.toml", "--out", out), 75)
     monkeypatch.undo()
     assert call("sample", work / "run.toml", "--out", out)["code"] == 0
@@ -208,7 +208,7 @@ def test_the_message_of_a_failed_score_names_a_time_of_the_grid(work: Path):
     text = one_line(call("sample", work / "run.toml", "--out", work / "time", fault={"kind": "nan", "call": 1}), 1)
     level = float(text.split(" at time t = ")[1].split()[0])
     config = piadm_hpc.RunConfig(model=str(work / "network"), grid={"steps": STEPS})
-    from piadm_hpc.build import make_grid
+    from piadm_hpc.run.build import make_grid
 
     times = make_grid(config, piadm_hpc.load_model(config.model)).t
     assert float((times - level).abs().min()) < 1e-4 * level

@@ -10,15 +10,15 @@ import torch
 from problems import F64, SIZE, chains, drawn, mixture, start
 
 from piadm_hpc import grid, integrators, solve
-from piadm_hpc.bases import Fourier
-from piadm_hpc.chain import Chain
-from piadm_hpc.collocation import Collocation
+from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.models.analytic import target_c
-from piadm_hpc.models.probing import probe_response
-from piadm_hpc.noise import Noise
-from piadm_hpc.process import EDM, OU, VP, Flow
-from piadm_hpc.reference import GaussianReference, isotropic
-from piadm_hpc.solving import ScoreError, Status
+from piadm_hpc.run.probe import probe_response
+from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.solve import ScoreError, Status
+from piadm_hpc.theory.bases import Fourier
+from piadm_hpc.theory.chain import Chain
+from piadm_hpc.theory.noise import Noise
+from piadm_hpc.theory.process import EDM, OU, VP, Flow
 
 PROCESSES = {"ou": OU(), "vp": VP(), "edm": EDM(), "flow": Flow()}
 NAMES = list(chains(OU(), mixture(OU()).reference()))

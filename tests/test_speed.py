@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from piadm_hpc import load_model
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import INDEPENDENT_KEYS, RunConfig
+from piadm_hpc.config.run import INDEPENDENT_KEYS, RunConfig
+from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import Model
-from piadm_hpc.models.speed import hastened
-from piadm_hpc.records import ConfigError
+from piadm_hpc.models.compiled import hastened
+from piadm_hpc.run.build import make_sampler
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from piadm_hpc.layout import Coordinate, Layout, Variable
+from piadm_hpc.schema.layout import Coordinate, Layout, Variable
 from piadm_hpc.store import Store, StoreError, cell_weight, check, global_attributes, latitude, longitude, open_run
-from piadm_hpc.store.frame import MAX_CHUNK_BYTES, chunk_shape
+from piadm_hpc.store.skeleton import MAX_CHUNK_BYTES, chunk_shape
 
 LAT, LON, LEVEL = np.linspace(75, -75, 6), np.arange(0, 360, 45.0), np.array([500.0, 850.0])
 ENGINES = ("h5netcdf", "netcdf4")

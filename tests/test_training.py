@@ -11,18 +11,18 @@ import xarray as xr
 from helpers import call
 from safetensors.torch import load_file
 
-from piadm_hpc.bases import EOF
 from piadm_hpc.data.gridded import read_fields
+from piadm_hpc.gaussian.masked import MaskedEOF
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import ReferenceConfig, TrainConfig, load_config
 from piadm_hpc.models.denoiser import GaussianDenoiser
-from piadm_hpc.models.evaluation import denoising_table, even_levels, time_of
-from piadm_hpc.models.fitting import fit_reference
-from piadm_hpc.models.shells import MaskedEOF
-from piadm_hpc.models.statistics import zonal_power
-from piadm_hpc.models.training import NoiseLevels, fit_network, make_network, train
-from piadm_hpc.process import EDM, OU, VP, Flow
-from piadm_hpc.store.reference_file import read_arrays
+from piadm_hpc.models.training.evaluation import denoising_table, even_levels, time_of
+from piadm_hpc.models.training.fields import NoiseLevels, fit_network, make_network, train
+from piadm_hpc.models.training.fitting import fit_reference
+from piadm_hpc.models.training.statistics import zonal_power
+from piadm_hpc.store.arrays import read_arrays
+from piadm_hpc.theory.bases import EOF
+from piadm_hpc.theory.process import EDM, OU, VP, Flow
 
 COUNT, SHAPE = 96, (8, 16)
 

@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from piadm_hpc.analysis.conformers import load_conformers, trajectory_of
+from piadm_hpc.analysis.verify.conformers import load_conformers, trajectory_of
 from piadm_hpc.data.superpose import centred, mean_structure, rigid_motions, superposed
 from piadm_hpc.data.trajectories import Frames, TrajectoryConfig, read_frames, relabelled, signs, split, unweighted
-from piadm_hpc.layout import conformer_layout
+from piadm_hpc.schema.layout import conformer_layout
 from piadm_hpc.store.shard import write_samples
 
 REAL = Path(__file__).parent / "data" / "alanine"

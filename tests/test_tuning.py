@@ -10,10 +10,10 @@ from helpers import add_network, call, make_model, write_config
 
 from piadm_hpc.analysis.mmd import features, mmd
 from piadm_hpc.analysis.tuning import gaussian_shares, tune
-from piadm_hpc.build import make_sampler
-from piadm_hpc.config import RunConfig
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import Model, load_model
-from piadm_hpc.records import ConfigError
+from piadm_hpc.run.build import make_sampler
 
 
 @pytest.fixture(scope="module")

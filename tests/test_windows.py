@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from problems import chains, mixture, start
 
 from piadm_hpc import solve
-from piadm_hpc.grid import Block, log_snr
 from piadm_hpc.integrators import ddim, ddpm, gaussian_exponential
 from piadm_hpc.models.analytic import target_c
-from piadm_hpc.process import OU
-from piadm_hpc.solvers.rows import Rows
-from piadm_hpc.solvers.schedule import Schedule
-from piadm_hpc.solvers.stopping import Picard, remaining_error
+from piadm_hpc.solvers.distribution import Rows
+from piadm_hpc.solvers.tolerance import Picard, remaining_error
+from piadm_hpc.solvers.window import Schedule
+from piadm_hpc.theory.grid import Block, log_snr
+from piadm_hpc.theory.process import OU
 
 TARGET = mixture(OU())
 REFERENCE = TARGET.reference()

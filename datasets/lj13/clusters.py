@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from piadm_hpc.data.superpose import centred
-from piadm_hpc.layout import conformer_layout
+from piadm_hpc.schema.layout import conformer_layout
+from piadm_hpc.schema.topology import Atom, Topology
 from piadm_hpc.store.shard import write_samples
-from piadm_hpc.topology import Atom, Topology
 
 ATOMS = 13
 

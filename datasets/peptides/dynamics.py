@@ -29,9 +29,9 @@ import openmm as mm
 from openmm import app, unit
 from scipy.spatial.transform import Rotation
 
-from piadm_hpc.layout import conformer_layout
+from piadm_hpc.schema.layout import conformer_layout
+from piadm_hpc.schema.topology import Atom, Topology
 from piadm_hpc.store.shard import write_samples
-from piadm_hpc.topology import Atom, Topology
 
 TEMPERATURE = 300.0  # K
 KT = 8.31446261815324e-3 * TEMPERATURE  # kJ/mol

@@ -19,7 +19,7 @@ import xarray as xr
 
 import piadm_hpc as piadm
 from piadm_hpc.models.config import TrainConfig
-from piadm_hpc.models.training import train
+from piadm_hpc.models.training.fields import train
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "own-fields")
 folder.mkdir(parents=True, exist_ok=True)

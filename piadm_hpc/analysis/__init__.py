@@ -1,0 +1,1 @@
+"""Scores, figures and pages about runs."""

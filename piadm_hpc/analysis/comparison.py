@@ -11,23 +11,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..layout import Coordinate, Variable
 from ..models.card import STATISTICS
 from ..models.record import VariableCard, read_card
-from ..models.shelf import CARD, find_model
-from ..store.reference_file import read_arrays
-from .scores import (
-    Ensemble,
-    Moments,
-    Reference,
-    area_weights,
-    counted,
-    ensemble,
-    moments,
-    reference_of,
-    scores,
-    standard_errors,
-)
+from ..models.registry import CARD, find_model
+from ..schema.layout import Coordinate, Variable
+from ..store.arrays import read_arrays
+from .scores import Ensemble, Moments, Reference, area_weights, counted, ensemble, moments, reference_of, scores, standard_errors
 
 MAX_BYTES = 2**30
 """Most memory for the fields of one variable; of larger runs evenly spaced samples are scored."""

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from ..store import open_run
-from .conformers import load_conformers, trajectory_of
+from .verify.conformers import load_conformers, trajectory_of
 
 CONFORMERS, FIELDS = ("xtc", "dcd", "pdb"), ("netcdf", "zarr")
 SUFFIX = {"netcdf": ".nc", "zarr": ".zarr"}

@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..reference import GaussianReference
+from ..gaussian.reference import GaussianReference
 
 LEADING = 12
 GROUPS = 8

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..models.statistics import zonal_power
+from ..models.training.statistics import zonal_power
 
 BANDS: tuple[tuple[int, int | None], ...] = ((1, 5), (6, 20), (21, None))
 """Zonal wavenumbers over which spectra are compared, both ends included."""

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..build import make_grid, make_sampler
-from ..catalogue import find
-from ..config import RunConfig
+from ..config.run import RunConfig
+from ..config.validation import ConfigError
 from ..data.reading import open_fields
+from ..integrators.catalogue import find
 from ..models.card import Model
-from ..records import ConfigError
+from ..run.build import make_grid, make_sampler
 from .comparison import load_fields
 from .mmd import features, mmd
 

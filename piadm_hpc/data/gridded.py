@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
-from ..layout import Coordinate, Variable
+from ..schema.layout import Coordinate, Variable
 from .normalise import Normalisation
 from .reading import RawFields, read_files, require_one_way_to_hold_out
 
@@ -176,7 +176,7 @@ def _scale(config: DataConfig, centred: np.ndarray, mask: np.ndarray, raw: RawFi
     scale = level.copy() if config.scale == "global" else np.maximum(spread, config.scale_floor * level)
     if config.area_weights:
         # imported here because only this branch needs the sphere's quadrature
-        from ..bases import SphericalHarmonics
+        from ..theory.bases import SphericalHarmonics
 
         latitudes: Sequence[float] = raw.coordinates[config.spatial_dims[0]].values.tolist()
         nlat, nlon = mask.shape[1:]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..layout import Coordinate, Variable
+from ..schema.layout import Coordinate, Variable
 
 CF_KEYS = ("units", "standard_name", "long_name", "positive", "cell_methods")
 

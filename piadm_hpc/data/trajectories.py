@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..topology import Topology
+from ..schema.topology import Topology
 from .reading import expand, require_one_way_to_hold_out
 from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_of
 

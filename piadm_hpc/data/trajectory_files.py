@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..topology import Atom, Topology
+from ..schema.topology import Atom, Topology
 
 ANGSTROM = 0.1  # nm
 H5 = (".h5", ".h5md", ".hdf5")

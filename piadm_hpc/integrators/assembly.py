@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..grid import TimeGrid
-from ..phase import PhaseSpace
-from ..process import Process, forward_time
-from ..reference import lower_root
+from ..gaussian.reference import lower_root
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.phase import PhaseSpace
+from ..theory.process import Process, forward_time
 
 
 @dataclass(frozen=True)

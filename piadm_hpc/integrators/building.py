@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..catalogue import Integrator, find
-from ..chain import Chain
-from ..grid import TimeGrid
-from ..phase import PhaseSpace
-from ..process import PSLD, Process
-from ..reference import GaussianReference
+from ..gaussian.reference import GaussianReference
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.phase import PhaseSpace
+from ..theory.process import PSLD, Process
 from .assembly import PhaseGrid, lift, phase_grid
+from .catalogue import Integrator, find
 from .conjugate import best_lambda, euler, lambda_ddim, lambda_ddim_ab2
 from .discrete import ddim, ddpm, dpmpp_2m, heun
 from .exponential import euler_maruyama, gaussian_exponential, piadm

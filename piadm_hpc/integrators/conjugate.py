@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..grid import TimeGrid
-from ..process import VP, Process, forward_time
-from ..reference import GaussianReference
+from ..gaussian.reference import GaussianReference
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.process import VP, Process, forward_time
 from .exponential import rescaled
 
 F64 = torch.float64

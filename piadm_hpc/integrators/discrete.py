@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..chain import Chain
-from ..grid import TimeGrid
-from ..process import Process
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.process import Process
 
 
 def ddim(process: Process, grid: TimeGrid, *, eta: float = 0.0) -> Chain:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..grid import TimeGrid
-from ..process import Process, forward_time, radius
-from ..reference import GaussianReference
+from ..gaussian.reference import GaussianReference
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.process import Process, forward_time, radius
 
 
 def rescaled(P: Tensor, Q: Tensor, N: Tensor, process: Process, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:

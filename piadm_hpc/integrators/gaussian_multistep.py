@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from ..chain import Chain
-from ..grid import TimeGrid
-from ..process import Process, forward_time, radius
-from ..reference import GaussianReference
+from ..gaussian.reference import GaussianReference
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.process import Process, forward_time, radius
 from .exponential import remainder_weight
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..phase import gauss_legendre, rotation
+from ..theory.chain import Chain
+from ..theory.phase import gauss_legendre, rotation
 from .assembly import Node, PhaseGrid, affine_map, native_chain
 
 F64 = torch.float64

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from ..chain import Chain
-from ..process import Process
+from ..theory.chain import Chain
+from ..theory.process import Process
 
 
 def underdamped(process: Process, t: float, *, friction: float, length: float, num_steps: int, num_blocks: int = 1) -> Chain:

@@ -16,10 +16,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..grid import TimeGrid
-from ..process import Process
-from ..reference import GaussianReference
+from ..gaussian.reference import GaussianReference
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.process import Process
 
 F64 = torch.float64
 Score = Callable[[Tensor, Tensor], Tensor]

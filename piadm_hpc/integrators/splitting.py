@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..phase import gauss_legendre
+from ..theory.chain import Chain
+from ..theory.phase import gauss_legendre
 from .assembly import Map, Node, PhaseGrid, affine_map, native_chain
 
 F64 = torch.float64

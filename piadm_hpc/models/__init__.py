@@ -1,0 +1,1 @@
+"""Models: folders, cards, adapters, denoisers."""

@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..plugins import PluginName
-from ..records import Record
+from ..config.plugins import PluginName
+from ..config.validation import Record
 
 
 class NetworkSpec(Record):

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import plugins
-from ..bases import EOF, Identity
+from ..config import plugins
+from ..config.validation import read
 from ..data.channels import Channel, Channels
-from ..layout import Coordinate, Layout, Variable, conformer_layout
-from ..process import Process, Tabulated, by_name
-from ..records import read
-from ..reference import GaussianReference
-from ..topology import Atom, Topology
+from ..gaussian.reference import GaussianReference
+from ..schema.layout import Coordinate, Layout, Variable, conformer_layout
+from ..schema.topology import Atom, Topology
+from ..theory.bases import EOF, Identity
+from ..theory.process import Process, Tabulated, by_name
 from .adapter_config import AdapterConfig, ChannelSpec, NetworkSpec, ScheduleSpec
 from .base import Network, ScoreModel, wrap
 

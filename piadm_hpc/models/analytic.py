@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..bases import Basis, Pixelwise, SphericalHarmonics
-from ..process import Process
-from ..reference import GaussianReference
-from .shells import shell_degrees
+from ..gaussian.masked import shell_degrees
+from ..gaussian.reference import GaussianReference
+from ..theory.bases import Basis, Pixelwise, SphericalHarmonics
+from ..theory.process import Process
 
 
 class _Target(ABC):

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..process import Process
+from ..theory.process import Process
 
 Network = Callable[[Tensor, Tensor], Tensor]
 Prediction = Literal["score", "eps", "x0", "v", "flow"]

@@ -20,23 +20,23 @@ from torch import Tensor, nn
 from ..data.channels import Channels
 from ..data.normalise import Normalisation
 from ..data.superpose import rigid_motions
-from ..layout import Coordinate, Layout, Variable, conformer_layout
-from ..process import Process, by_name
-from ..reference import GaussianReference
-from ..store.reference_file import read_arrays, write_arrays
-from ..topology import Topology
+from ..gaussian.reference import GaussianReference
+from ..schema.layout import Coordinate, Layout, Variable, conformer_layout
+from ..schema.topology import Topology
+from ..store.arrays import read_arrays, write_arrays
+from ..theory.process import Process, by_name
 from .adapters import ADAPTER, Adapted, adapt
 from .base import ScoreModel
 from .config import ConformerNetworkConfig, NetworkConfig
-from .conformer_network import ConformerNetwork, make_conformer_network
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .loading import with_weights
-from .message_network import MessageNetwork
-from .network import GridUNet, latitudes_from
+from .networks.messages import MessageNetwork
+from .networks.pairs import ConformerNetwork, make_conformer_network
+from .networks.unet import GridUNet, latitudes_from
 from .packing import load_response, pack_reference, unpack_reference
-from .phase import denoiser_kind
+from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
-from .shelf import CARD, find_model
+from .registry import CARD, find_model
 
 REFERENCE, WEIGHTS, STATISTICS = "reference.h5", "weights.safetensors", "statistics.h5"
 TOPOLOGY, HELD_OUT = "topology.json", "held_out.h5"  # of models of conformers

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..catalogue import find
-from ..config import PhaseConfig
+from ..config.run import PhaseConfig
+from ..config.validation import read
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
-from ..records import read
+from ..integrators.catalogue import find
 
 
 class _Record(BaseModel):

@@ -13,11 +13,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..bases import orthogonal
-from ..process import Process, radius
-from ..reference import GaussianReference
+from ..gaussian.masked import shell_degrees
+from ..gaussian.reference import GaussianReference
+from ..theory.bases import orthogonal
+from ..theory.process import Process, radius
 from .base import broadcast, score_from_denoised
-from .shells import shell_degrees
 
 
 class GaussianDenoiser:

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from ..data.normalise import Normalisation
-from ..layout import Coordinate
-from ..reference import GaussianReference, Response, Smoothness
-from ..store.reference_file import read_arrays, write_arrays
-from .harmonics import HarmonicEOF
+from ..gaussian.harmonics import HarmonicEOF
+from ..gaussian.masked import MaskedEOF
+from ..gaussian.reference import GaussianReference, Response, Smoothness
+from ..schema.layout import Coordinate
+from ..store.arrays import read_arrays, write_arrays
+from ..theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from .record import ReferenceCard
-from .shells import MaskedEOF
 
 KINDS: dict[type, str] = {
     MaskedEOF: "masked_eof",

@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..chain import Chain
-from ..collocation import Collocation, Scheme
-from ..comm import Communicator
-from ..reference import GaussianReference
-from .stopping import Picard
+from ..comm.communicator import Communicator
+from ..gaussian.reference import GaussianReference
+from ..theory.chain import Chain
+from .collocation import Collocation, Scheme
+from .tolerance import Picard
 
 Linear = Literal["auto", "identity", "process", "denoised", "reference", "response"]
 SolverName = Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"]

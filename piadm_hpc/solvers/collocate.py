@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..collocation import Collocation, Piece
-from ..comm import Communicator
-from ..grid import Partition
+from ..comm.communicator import Communicator
+from ..theory.grid import Partition
+from .collocation import Collocation, Piece
 from .evaluate import Evaluator, ScoreError, described
-from .stopping import BlockSolution, Interrupted, Picard, Status, Watch, remaining_error, unsolved
+from .tolerance import BlockSolution, Interrupted, Picard, Status, Watch, remaining_error, unsolved
 
 SMALLEST = 2.0**-6  # of the range; pieces are not halved below it
 PATIENCE = 3  # sweeps without a clearly smaller change after which a piece is halved

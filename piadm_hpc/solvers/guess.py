@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..chain import apply, expand
-from ..linear import LinearPart
+from ..theory.chain import apply, expand
+from .linear import LinearPart
 from .problem import Problem
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..bases import Basis
-from ..chain import Chain, add_lifted, affine, expand
-from ..linear import LinearPart
-from ..noise import CHAIN, NoiseSource
+from ..theory.bases import Basis
+from ..theory.chain import Chain, add_lifted, affine, expand
+from ..theory.noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
+from .linear import LinearPart
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..bases import Basis
-from ..chain import affine, apply, expand
-from ..comm import Communicator
-from ..linear import LinearPart
-from .rows import Rows
+from ..comm.communicator import Communicator
+from ..theory.bases import Basis
+from ..theory.chain import affine, apply, expand
+from .distribution import Rows
+from .linear import LinearPart
 
 
 class Recurrence:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .problem import Problem
-from .stopping import Interrupted, Watch, unsolved
+from .tolerance import Interrupted, Watch, unsolved
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """Samples on disk: whole shards, an index over them, and the words of the CF conventions."""
 
-from .check import Report, check
 from .conventions import DIALECTS, PER_SAMPLE, PerSample, cell_weight, latitude, longitude, realization
 from .errors import StoreError
 from .folder import Store
 from .index import INDEX
+from .integrity import Report, check
 from .probe import probe
 from .provenance import global_attributes
 from .reading import open_run

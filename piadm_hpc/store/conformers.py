@@ -12,8 +12,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..layout import Layout
-from ..topology import Topology
+from ..schema.layout import Layout
+from ..schema.topology import Topology
 from .files import write_text
 
 POSITIONS, TOPOLOGY = "coordinates", "topology.pdb"

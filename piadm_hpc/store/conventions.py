@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..layout import Coordinate
+from ..schema.layout import Coordinate
 
 BLOCK = "block"
 """The dimension of what is recorded once per block of steps."""

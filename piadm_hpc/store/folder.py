@@ -13,17 +13,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..layout import Layout
-from .checking import as_fields, as_per_sample, id_problems, layout_problems
+from ..schema.layout import Layout
 from .conformers import with_topology
-from .entering import clear, prepare, require_same_run, tidy
 from .errors import StoreError
 from .files import most_open_files, write_text
-from .frame import FILTERS, read_attributes, read_layout
 from .index import INDEX, arrange, write_copy, write_index
 from .lock import Lock
+from .opening import clear, prepare, require_same_run, tidy
 from .settings import RUN_FILE, to_toml
 from .shard import SHARDS, Shard, open_file, read_shard, scan, shard_name, write_samples
+from .skeleton import FILTERS, read_attributes, read_layout
+from .validate import as_fields, as_per_sample, id_problems, layout_problems
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..layout import Layout, Variable
+from ..schema.layout import Layout, Variable
 from .conventions import PER_SAMPLE
 from .errors import StoreError
 from .files import whole_file
-from .frame import finish_file, finish_variable, write_frame
 from .shard import LIBVER, SHARDS, UNREADABLE, Shard, create_variable, open_file
+from .skeleton import finish_file, finish_variable, write_frame
 
 INDEX = "samples.h5"
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..slurm import step_over, this_job
+from ..host.slurm import step_over, this_job
 from .errors import StoreError
 
 log = logging.getLogger(__name__)

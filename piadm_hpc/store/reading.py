@@ -8,9 +8,9 @@ from typing import Any
 
 import xarray as xr
 
-from .check import check
 from .conventions import DIALECTS
 from .errors import StoreError
+from .integrity import check
 
 FILE_ATTRIBUTES = ("complete", "num_samples", "shards")
 """What describes the file on disk: no longer true of what is computed from it."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
-from ..records import dotted
+from ..config.validation import dotted
 
 RUN_FILE = "run.toml"
 UNSET = "(not set)"

@@ -12,10 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..layout import Layout
+from ..schema.layout import Layout
 from .errors import DamagedShard, StoreError
 from .files import whole_file
-from .frame import FILTERS, chunk_shape, finish_file, finish_variable, rows_in_chunk, write_frame
+from .skeleton import FILTERS, chunk_shape, finish_file, finish_variable, rows_in_chunk, write_frame
 
 SHARDS = "shards"
 # checksums on the structure of the file as well; later formats are left marked as open when a writer is killed

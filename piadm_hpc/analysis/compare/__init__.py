@@ -1,0 +1,1 @@
+""": every solver at equal error."""

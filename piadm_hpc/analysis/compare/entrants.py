@@ -1,0 +1,103 @@
+"""The methods that are compared, and the comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...solvers.baselines.dispatch import PeerSettings
+from ...solvers.solve import Solution
+from .contest import LADDER, Contest, Entry, Row, as_published, collocated, in_parallel, step_by_step
+from .task import Task
+
+
+def pipelined(steps: int, found: Solution) -> Tensor:
+    """Rounds of parareal when a part starts its fine steps as soon as the one before is corrected (Selvam et al., figure 3)."""
+    parts = round(math.sqrt(steps))
+    return parts + found.sweeps[:, 0] * (math.ceil(steps / parts) - 1)
+
+
+def _sequential(name: str, integrator: str, *, kind: str = "log-snr") -> Entry:
+    return Entry(name, partial(step_by_step, integrator, name=name, kind=kind), random=False)
+
+
+def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) -> Entry:
+    """A scheme on the chain of one integrator for the flow and of another for a stochastic chain."""
+
+    def run(contest: Contest) -> Row | None:
+        return in_parallel(str(random if contest.sde else flow), contest, name=name, **settings)
+
+    return Entry(name, run, flow is not None, random is not None)
+
+
+MULTI, BLIND = "dpmpp-2m", {"start": "constant"}
+SHIH: dict[str, Any] = {"solver": "paradigms", "ladder": (32.0, *LADDER)}
+PLAIN: dict[str, Any] = {"solver": "picard", "linear": "identity", "start": "constant"}  # the same sweeps without its rule
+TAA: dict[str, Any] = {"solver": "anderson", "peer": PeerSettings(memory=3), "fixed": {}, **BLIND}
+SRDS: dict[str, Any] = {"solver": "parareal", "fixed": {}}
+COARSE = PeerSettings(coarse="reference")
+METHODS: tuple[Entry, ...] = (
+    Entry("ours", partial(collocated, name="ours"), random=False),
+    _parallel("ours", None, "gaussian", fixed={}),
+    _parallel("ours, sweeps over steps", "gaussian-ab2", None, fixed={}),
+    _parallel("ours, peers' chain", MULTI, "ddpm", fixed={}),
+    _sequential("Gaussian-aware two-step", "gaussian-ab2"),
+    _sequential("DPM-Solver++(2M)", MULTI),
+    _sequential("EDM Heun", "heun", kind="karras"),
+    _sequential("DDIM", "ddim"),
+    Entry("DDPM", partial(step_by_step, "ddpm", name="DDPM"), flow=False),
+    _parallel("quasi-Newton", MULTI, "ddpm", solver="newton", linear="denoised", fixed={}, **BLIND),
+    _parallel("ParaTAA", MULTI, "ddpm", linear="denoised", **TAA),
+    _parallel("ParaDiGMS", MULTI, "ddpm", fixed=PLAIN, **SHIH),
+    _parallel("ParaDiGMS, window 32", MULTI, "ddpm", window=32, **SHIH),
+    _parallel("SRDS", MULTI, "ddpm", **SRDS),
+    _parallel("SRDS, pipelined", MULTI, "ddpm", count=pipelined, **SRDS),
+    _parallel("parareal, Gaussian coarse", "gaussian-ab2", "ddpm", peer=COARSE, **SRDS),
+    _parallel("CHORDS, 8 cores", MULTI, None, solver="chords"),
+    Entry("PIADM as published", partial(as_published, name="PIADM as published")),
+    _parallel("ParaTAA, DDIM", "ddim", None, linear="process", **TAA),
+    _parallel("ParaDiGMS, DDIM", "ddim", None, fixed=PLAIN, **SHIH),
+    _parallel("SRDS, DDIM", "ddim", None, **SRDS),
+    _parallel("CHORDS, 8 cores, DDIM", "ddim", None, solver="chords"),
+)
+
+
+def compare(
+    contest: Contest,
+    ranks: Sequence[int],
+    *,
+    methods: Sequence[Entry] = METHODS,
+    latency: float,
+    bandwidth: float,
+    tell: Callable[[str], None],
+) -> Iterator[Row]:
+    """The rows of all methods that reach the error, one after the other. `tell` hears of each as it is done."""
+    for entry in methods:
+        if not (entry.random if contest.sde else entry.flow):
+            continue
+        row = entry.run(contest)
+        if row is None:
+            tell(f"{entry.name}: not reached with {contest.most} steps")
+            continue
+        for count in ranks:
+            row.projected[count] = projected(contest.task, row, count, latency=latency, bandwidth=bandwidth)
+        tell(f"{row.method}: {row.rounds:g} rounds, {row.calls:g} calls, error {row.error:.2g}")
+        yield row
+
+
+def projected(task: Task, row: Row, accelerators: int, *, latency: float, bandwidth: float) -> float:
+    """Seconds for one sample: rounds x (a call of ceil(points / P) rows + log2(P) messages of one state).
+
+    `points` are the calls of a round. A message takes `latency` seconds and the state's bytes over `bandwidth`; a call's
+    time is measured on this machine.
+    """
+    points = row.calls / max(row.rounds, 1.0)
+    rows = max(1, math.ceil(points / accelerators))
+    size = len(task.reference.mean) * torch.finfo(task.dtype).bits // 8
+    hops = math.ceil(math.log2(accelerators)) if points > 1 else 0
+    return row.rounds * (task.call_seconds(rows) + hops * (latency + size / bandwidth))

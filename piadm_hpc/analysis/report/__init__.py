@@ -1,0 +1,1 @@
+""": a run beside its training data and beside sequential solvers."""

@@ -1,0 +1,205 @@
+"""`piadm report`: the figure, the table of costs and the scores of a finished run."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ...config.run import RunConfig
+from ...config.validation import build, read
+from ...models.card import Model, load_model, note_samples
+from ...models.record import VariableCard
+from ...models.registry import find_model
+from ...run.build import make_sampler
+from ...solvers.sampler import Sampler
+from ...store import open_run
+from ...store.settings import RUN_FILE
+from ...theory.process import PSLD
+from ..comparison import Comparison, as_record, compare, has_statistics, load_fields
+from ..figures import Picture, PlotError, draw
+from ..scores import counted
+from .rivals import Rivals, measure
+from .tables import cost_lines, score_lines
+
+FIGURE, RECORD, SUMMARY = "report.png", "report.json", "summary.json"
+
+
+def report(
+    folder: str | os.PathLike[str],
+    *,
+    rivals: int = 0,
+    against: str | os.PathLike[str] | None = None,
+    card: bool = False,
+) -> str:
+    """Write report.png and report.json into a run's folder and return the table to print.
+
+    `rivals` samples are made again step by step and by DPM-Solver++(2M). Scores compare with the statistics that travel
+    with the model, or with the fields of a file `against`; `card` writes them into the model's card. Raises StoreError
+    for a run that is not whole, ValueError when its model cannot be found or is another one.
+    """
+    folder = Path(folder)
+    with open_run(folder) as dataset:
+        config = stored_config(folder, dataset)
+        path = run_model(folder, config)
+        device = _device(config)
+        model = load_model(path, device=device)
+        _same_model(dataset, model, path)
+        sampler = make_sampler(config, model, device)
+        compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
+        measured = _rivals(dataset, config, model, sampler, rivals) if rivals > 0 else None
+        summary = _summary(folder)
+        record = _record(dataset, config, model, compared, measured, summary)
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        lines = cost_lines(dataset, config, model.name, sampler.sequential_rounds, measured, summary)
+        lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
+        if card:
+            lines += ["", f"scores of the samples: {note_samples(path, _for_card(config, compared))}"]
+        lines += ["", *_figures(folder, dataset, config, model, compared)]
+    return "\n".join(lines)
+
+
+def _for_card(config: RunConfig, compared: list[Comparison]) -> dict[str, Any]:
+    """Scores and the settings that decide them."""
+    settings = config.model_dump(mode="json", exclude_none=True, include={"samples", "seed", "chain", "grid", "solver"})
+    return {"run": settings} | {one.variable.name: as_record(one) for one in compared}
+
+
+def stored_config(folder: Path, dataset: xr.Dataset) -> RunConfig:
+    """The configuration a run was made with: its run.toml, or what its samples carry."""
+    if (folder / RUN_FILE).is_file():
+        return read(RunConfig, folder / RUN_FILE)
+    if "piadm_config" not in dataset.attrs:
+        raise ValueError(f"{folder}: neither {RUN_FILE} nor an attribute piadm_config says how the samples were made")
+    return build(RunConfig, json.loads(dataset.attrs["piadm_config"]), f"{folder}: piadm_config")
+
+
+def run_model(folder: Path, config: RunConfig) -> Path:
+    """The folder of the run's model, as the run would find it, else looked for beside the run and above."""
+    try:
+        return find_model(config.model)
+    except ValueError as error:
+        for parent in list(folder.resolve().parents)[:3]:
+            if (parent / config.model).is_dir():
+                return parent / config.model
+        advice = "call `piadm report` from the folder in which the run was started"
+        raise ValueError(f"{folder}: its model cannot be found: {error}; {advice}") from None
+
+
+def _device(config: RunConfig) -> str:
+    """Where the rivals run: as configured if it is here."""
+    if config.compute.device in ("auto", "cpu") or not torch.cuda.is_available():
+        return "cuda" if config.compute.device == "auto" and torch.cuda.is_available() else "cpu"
+    return config.compute.device
+
+
+def _same_model(dataset: xr.Dataset, model: Model, path: Path) -> None:
+    stored = dataset.attrs.get("model_sha256", model.sha256)
+    if stored != model.sha256:
+        raise ValueError(f"{path} is not the model the samples were made with (sha256 {model.sha256[:12]}, theirs {stored[:12]})")
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    """What the last invocation of the run measured, if it made any samples."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        return None
+    try:
+        summary = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable JSON file ({error}); delete it to report without timings") from None
+    return summary if isinstance(summary, dict) and summary.get("num_samples", 0) > 0 else None
+
+
+def _rivals(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Rivals:
+    """Measure on the first `count` samples of the run; their stored fields, as states, are the run's own result."""
+    if isinstance(model.process, PSLD):
+        raise ValueError(f"--rivals: DPM-Solver++ moves the position alone, and model {model.name!r} was trained on momentum too")
+    dim = str(dataset.attrs["sample_dim"])
+    first = dataset.isel({dim: slice(0, count)})
+    variables = model.layout.variables
+    own = model.encode({v.name: first[v.name].transpose(dim, *v.dims).values for v in variables})
+    names = [int(name) for name in first[dim].values]
+    return measure(sampler, model.process, own, names, tol=config.solver.tol)
+
+
+def _record(
+    dataset: xr.Dataset,
+    config: RunConfig,
+    model: Model,
+    compared: list[Comparison],
+    measured: Rivals | None,
+    summary: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The report as plain values."""
+    record: dict[str, Any] = {
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "num_samples": int(dataset.sizes[str(dataset.attrs["sample_dim"])]),
+        "not_converged": int((dataset["converged"].values == 0).sum()),
+        "rounds": float(np.median(dataset["rounds"].values)),
+        "model_calls": float(np.median(dataset["model_calls"].values)),
+        "config": config.model_dump(mode="json", exclude_none=True),
+        "scores": {c.variable.name: as_record(c) for c in compared},
+        "spectra": {c.variable.name: _spectra(c) for c in compared},
+    }
+    if measured is not None:
+        record["rivals"] = asdict(measured)
+    if summary is not None:
+        record["summary"] = summary
+    return record
+
+
+def _spectra(comparison: Comparison) -> dict[str, list[float]]:
+    """Power per zonal wavenumber, from 0, in units squared."""
+    both = {"samples": comparison.samples.power.mean(0), "reference": comparison.reference.power}
+    return {name: [float(f"{value:.6g}") for value in power] for name, power in both.items()}
+
+
+def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison]) -> list[str]:
+    """Draw one figure per variable; what was written, or why not."""
+    if model.layout.topology is not None:
+        return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
+    by_name = {c.variable.name: c for c in compared}
+    written = []
+    try:
+        for number, name in enumerate(v.name for v in model.layout.variables):
+            path = folder / (FIGURE if number == 0 else f"report-{name}.png")
+            card = VariableCard.model_validate(model.card["variables"][number])
+            draw(_picture(dataset, config, model, card, by_name.get(name)), path)
+            written.append(f"figure: {path}")
+    except PlotError as error:
+        written.append(str(error))
+    return [*written, f"numbers: {folder / RECORD}"]
+
+
+def _picture(
+    dataset: xr.Dataset, config: RunConfig, model: Model, variable: VariableCard, compared: Comparison | None
+) -> Picture:
+    fields = load_fields(dataset, variable) if compared is None else compared.fields
+    rows, columns = (dataset[dim].values for dim in variable.dims)
+    dim = str(dataset.attrs["sample_dim"])
+    names = dataset[dim].values
+    spread = np.linspace(0, len(names) - 1, len(fields)).round().astype(int)
+    return Picture(
+        title=f"{counted(len(names), 'sample')} of {model.name}: {variable.long_name or variable.name} [{variable.units}]",
+        name=variable.name,
+        units=variable.units,
+        rows=rows,
+        columns=columns,
+        globe=bool(np.abs(rows).max() <= 90 and np.ptp(columns) > 180),
+        fields=fields,
+        names=[int(names[k]) for k in spread],
+        power=None if compared is None else compared.samples.power,
+        reference=None if compared is None else compared.reference,
+        sweeps=(dataset["sweeps"] + dataset["sequential_steps"]).values,
+        residual=dataset["residual"].values,
+        tol=config.solver.tol,
+        rounds="sweeps" if (dataset["sweeps"].values > 0).any() else "steps",
+    )

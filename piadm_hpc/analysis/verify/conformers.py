@@ -1,0 +1,291 @@
+"""How sampled conformers compare with reference dynamics: torsions, slow coordinates, geometry, hands, duplicates.
+
+Distributions are compared by the Jensen-Shannon divergence of their histograms in bits; what sampling alone makes of it is
+measured by splitting the reference into contiguous blocks and comparing one half of them with the other.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ...data.superpose import mean_structure, superposed
+from ...data.trajectories import signs
+from ...data.trajectory_files import text
+from ...schema.topology import Topology
+
+BINS = 36  # per torsion and per slow coordinate
+BLOCKS = 8
+LAG = 10  # frames, for the slow coordinates
+CLASH = 0.6  # of the sum of two van der Waals radii
+DUPLICATE = 0.005  # nm, root mean square deviation
+OWN_TOPOLOGY = (".pdb", ".cif", ".gro")
+RADII = {"H": 0.12, "C": 0.17, "N": 0.155, "O": 0.152, "S": 0.18, "P": 0.18, "F": 0.147, "Cl": 0.175}  # nm, Bondi 1964
+
+
+@dataclass(frozen=True)
+class Conformers:
+    """Positions [n, atoms, 3] in nm with weights [n] that sum to one."""
+
+    label: str
+    positions: np.ndarray
+    weight: np.ndarray
+    topology: Topology
+
+    @property
+    def effective(self) -> float:
+        """How many equally weighted conformers they are worth (Kish 1965)."""
+        return float(1 / (self.weight**2).sum())
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Two coordinates of samples and reference as probabilities [bins, bins] on `edges`, and their divergences in bits.
+
+    `floor` and `floor_error` are mean and standard deviation of the divergence of one half of the reference's blocks
+    from the other.
+    """
+
+    name: str
+    edges: tuple[np.ndarray, np.ndarray]
+    samples: np.ndarray
+    reference: np.ndarray
+    jsd: float
+    floor: float
+    floor_error: float
+
+
+def load_conformers(path: Path, label: str, structure: Path | None = None) -> Conformers:
+    """Conformers of a file of this package, or of any trajectory mdtraj reads with a `structure`; ValueError otherwise."""
+    if path.suffix in (".h5", ".hdf5"):
+        with xr.open_dataset(path, engine="h5netcdf") as dataset:
+            if "topology" not in dataset or "coordinates" not in dataset:
+                raise ValueError(f"{path}: has no coordinates with a topology; give a file of conformers")
+            topology = Topology.from_json(text(dataset["topology"].values[0]))
+            positions = dataset["coordinates"].values.astype(np.float64)
+            logs = dataset["log_weight"].values.astype(np.float64) if "log_weight" in dataset else np.zeros(len(positions))
+    else:
+        trajectory = _loaded(path, None if path.suffix in OWN_TOPOLOGY else structure)
+        topology, positions = topology_of(trajectory.topology), trajectory.xyz.astype(np.float64)
+        logs = np.zeros(len(positions))
+    weight = np.exp(logs - logs.max())
+    return Conformers(label, positions, weight / weight.sum(), topology)
+
+
+def _loaded(path: Path, structure: Path | None) -> Any:
+    md = _mdtraj()
+    try:
+        return md.load(str(path), **({} if structure is None else {"top": str(structure)}))
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        with_what = "" if structure is None else f" with topology {structure}"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path}: mdtraj cannot read it{with_what}: {reason}") from None
+
+
+def _mdtraj() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import mdtraj
+    except ImportError:
+        raise ValueError("verifying conformers needs mdtraj: pip install 'piadm_hpc[molecules]'") from None
+    return mdtraj
+
+
+def topology_of(found: Any) -> Topology:
+    """mdtraj's topology in this package's words."""
+    from ...schema.topology import Atom
+
+    atoms = tuple(
+        Atom(a.name, a.element.symbol, a.residue.name, int(a.residue.resSeq), int(a.residue.chain.index)) for a in found.atoms
+    )
+    return Topology(atoms, tuple(sorted(tuple(sorted((b[0].index, b[1].index))) for b in found.bonds)))
+
+
+def trajectory_of(conformers: Conformers) -> Any:
+    """The conformers as an mdtraj trajectory."""
+    md = _mdtraj()
+    topology = md.Topology()
+    chains: dict[int, Any] = {}
+    residues: dict[tuple[int, int, str], Any] = {}
+    atoms = []
+    for atom in conformers.topology.atoms:
+        chain = chains.setdefault(atom.chain, None) or chains.update({atom.chain: topology.add_chain()}) or chains[atom.chain]
+        key = (atom.chain, atom.residue_number, atom.residue)
+        if key not in residues:
+            residues[key] = topology.add_residue(atom.residue, chain, resSeq=atom.residue_number)
+        atoms.append(topology.add_atom(atom.name, md.element.get_by_symbol(atom.element), residues[key]))
+    for first, second in conformers.topology.bonds:
+        topology.add_bond(atoms[first], atoms[second])
+    return md.Trajectory(conformers.positions.astype(np.float32), topology)
+
+
+def torsions(conformers: Conformers) -> dict[str, np.ndarray]:
+    """phi and psi [n, residues] in radians, by name, of the residues that have both."""
+    md, trajectory = _mdtraj(), trajectory_of(conformers)
+    phi_atoms, phi = md.compute_phi(trajectory)
+    psi_atoms, psi = md.compute_psi(trajectory)
+    # phi is about N-CA, psi about CA-C: the same CA, the same residue
+    centre_phi, centre_psi = phi_atoms[:, 2].tolist(), psi_atoms[:, 1].tolist()
+    both = [(i, centre_psi.index(c)) for i, c in enumerate(centre_phi) if c in centre_psi]
+    return {"phi": phi[:, [i for i, _ in both]], "psi": psi[:, [j for _, j in both]]}
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """Jensen-Shannon divergence of two histograms in bits: 0 for the same, 1 for disjoint ones."""
+    p, q = p / p.sum(), q / q.sum()
+    middle = (p + q) / 2
+
+    def entropy_from(a: np.ndarray) -> float:
+        there = a > 0
+        return float((a[there] * np.log2(a[there] / middle[there])).sum())
+
+    return (entropy_from(p) + entropy_from(q)) / 2
+
+
+def histogram(points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Probabilities of points [n, 2] on a grid of bins."""
+    counts = np.histogram2d(points[:, 0], points[:, 1], bins=edges, weights=weight)[0]
+    return np.asarray(counts / counts.sum())
+
+
+def split_halves(points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
+    """Mean and standard deviation of the divergence of half of the blocks of a series from the other half, over all choices."""
+    cuts = np.array_split(np.arange(len(points)), BLOCKS)
+    parts = np.stack([np.histogram2d(points[cut, 0], points[cut, 1], edges, weights=weight[cut])[0] for cut in cuts])
+    halves = [list(half) for half in combinations(range(BLOCKS), BLOCKS // 2) if 0 in half]
+    found = [divergence(parts[half].sum(0), parts.sum(0) - parts[half].sum(0)) for half in halves]
+    return float(np.mean(found)), float(np.std(found))
+
+
+def surface(name: str, ours: np.ndarray, own: Conformers, theirs: np.ndarray, real: Conformers, *, angles: bool) -> Surface:
+    """Samples and reference in the plane of two coordinates [n, 2]."""
+    if angles:
+        edges = (np.linspace(-np.pi, np.pi, BINS + 1),) * 2
+    else:
+        both = np.concatenate([ours, theirs])
+        edges = tuple(np.linspace(low, high, BINS + 1) for low, high in zip(both.min(0), both.max(0), strict=True))  # type: ignore[assignment]
+    p, q = histogram(ours, own.weight, edges), histogram(theirs, real.weight, edges)
+    floor, error = split_halves(theirs, real.weight, edges)
+    return Surface(name, edges, p, q, divergence(p, q), floor, error)
+
+
+def slow_coordinates(real: Conformers, features: Callable[[Conformers], np.ndarray]) -> Callable[[Conformers], np.ndarray]:
+    """TICA (Perez-Hernandez et al. 2013) of the reference series: features [n, k] to its two slowest linear combinations."""
+    series = features(real)
+    mean = series.mean(0)
+    centred = series - mean
+    instant = centred.T @ centred / len(centred)
+    lagged = centred[:-LAG].T @ centred[LAG:] / (len(centred) - LAG)
+    size, axes = np.linalg.eigh(instant)
+    kept = size > 1e-6 * size.max()
+    whiten = axes[:, kept] / np.sqrt(size[kept])
+    slow = np.linalg.eigh(whiten.T @ (lagged + lagged.T) / 2 @ whiten)[1][:, ::-1][:, :2]
+    projection = whiten @ slow
+    return lambda conformers: (features(conformers) - mean) @ projection
+
+
+def circular(conformers: Conformers) -> np.ndarray:
+    """Sines and cosines of all torsions phi and psi, [n, 4 residues]."""
+    angles = np.concatenate(list(torsions(conformers).values()), axis=1)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def populations(conformers: Conformers) -> dict[str, tuple[float, float]]:
+    """Share of conformers with phi > 0 per residue, and its standard error from blocks."""
+    inside = (torsions(conformers)["phi"] > 0) & (torsions(conformers)["phi"] < np.deg2rad(150))
+    return {f"residue {k + 1}": mean_and_error(column.astype(float), conformers.weight) for k, column in enumerate(inside.T)}
+
+
+def mean_and_error(values: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Weighted mean of a series [n], and its standard error from blocks; not a number for a single value."""
+    mean, blocks = float((values * weight).sum() / weight.sum()), min(BLOCKS, len(values))
+    if blocks < 2:
+        return mean, float("nan")
+    cuts = np.array_split(np.arange(len(values)), blocks)
+    shares = np.array([weight[cut].sum() for cut in cuts])
+    sums = np.array([(values[cut] * weight[cut]).sum() for cut in cuts])
+    return mean, float(np.sqrt(((sums - shares * mean) ** 2).sum() * blocks / (blocks - 1)) / shares.sum())
+
+
+def geometry(own: Conformers, real: Conformers) -> dict[str, dict[str, float]]:
+    """Bonds [nm] and angles [degrees]: RMS over them of the differences of their means and of their spreads."""
+    table = {}
+    for name, measure in (("bonds", bond_lengths), ("angles", bond_angles)):
+        (mean, spread), (real_mean, real_spread) = (_moments(measure(c), c.weight) for c in (own, real))
+        table[name] = {
+            "rms difference of means": _rms(mean - real_mean),
+            "rms difference of spreads": _rms(spread - real_spread),
+            "reference spread": _rms(real_spread),
+        }
+    return table
+
+
+def bond_lengths(conformers: Conformers) -> np.ndarray:
+    """[n, bonds] in nm."""
+    first, second = np.array(conformers.topology.bonds).T
+    return np.asarray(np.linalg.norm(conformers.positions[:, first] - conformers.positions[:, second], axis=-1))
+
+
+def bond_angles(conformers: Conformers) -> np.ndarray:
+    """[n, angles] in degrees, one for each pair of bonds at an atom."""
+    near = conformers.topology.neighbours
+    a, b, c = np.array([(i, j, k) for j, bonded in enumerate(near) for i, k in combinations(bonded, 2)]).T
+    u, v = conformers.positions[:, a] - conformers.positions[:, b], conformers.positions[:, c] - conformers.positions[:, b]
+    cosine = (u * v).sum(-1) / (np.linalg.norm(u, axis=-1) * np.linalg.norm(v, axis=-1))
+    return np.asarray(np.rad2deg(np.arccos(cosine.clip(-1, 1))))
+
+
+def _moments(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = weight @ values
+    return mean, np.sqrt(weight @ (values - mean) ** 2)
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def clashing(conformers: Conformers) -> np.ndarray:
+    """Whether atoms more than three bonds apart are closer than 0.6 of the sum of their van der Waals radii, [n]."""
+    near = conformers.topology.neighbours
+    far = _beyond_three_bonds(near)
+    if not far:
+        return np.zeros(len(conformers.positions), dtype=bool)
+    first, second = np.array(far).T
+    radii = np.array([RADII.get(atom.element, 0.17) for atom in conformers.topology.atoms])
+    apart = np.linalg.norm(conformers.positions[:, first] - conformers.positions[:, second], axis=-1)
+    return np.asarray((apart < CLASH * (radii[first] + radii[second])).any(1))
+
+
+def _beyond_three_bonds(near: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
+    reached = [{i} for i in range(len(near))]
+    for _ in range(3):
+        reached = [found | {k for j in found for k in near[j]} for found in reached]
+    return [(i, j) for i, j in combinations(range(len(near)), 2) if j not in reached[i]]
+
+
+def wrong_hands(conformers: Conformers, real: Conformers) -> int:
+    """How many conformers have a chiral centre of another hand than the reference's majority."""
+    majority = np.sign((signs(real.positions, real.topology) * real.weight[:, None]).sum(0))
+    return int((signs(conformers.positions, conformers.topology) != majority).any(1).sum())
+
+
+def duplicates(conformers: Conformers) -> float:
+    """Share of conformers that have an earlier one nearer than 0.005 nm RMSD, superposed on the mean structure."""
+    count, atoms, _ = conformers.positions.shape
+    flat = superposed(conformers.positions, mean_structure(conformers.positions)[0]).reshape(count, -1)
+    square = (flat**2).sum(1)
+    again = 0
+    for start in range(0, count, 1000):
+        rows = slice(start, min(count, start + 1000))
+        apart = square[rows, None] + square[None] - 2 * flat[rows] @ flat.T
+        earlier = np.arange(count)[None] < np.arange(rows.start, rows.stop)[:, None]
+        again += int(((apart < atoms * DUPLICATE**2) & earlier).any(1).sum())
+    return float(again / count)

@@ -1,0 +1,121 @@
+"""`piadm verify`: samples of a run, fields or conformers, against real ones, as one HTML page and as JSON."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ...config import plugins
+from ...models.card import HELD_OUT
+from ...models.registry import find_model
+from ...store import open_run
+from ...store.conformers import TOPOLOGY
+from ..comparison import compare, has_statistics
+from ..pages import Section, number, write_page, write_record
+from ..report.report import run_model, stored_config
+from ..report.tables import table
+from .conformers import load_conformers
+from .fields import sections_of as field_sections
+from .molecules import sections_of as conformer_sections
+
+FOLDER, PAGE, RECORD = "report", "verify.html", "verify.json"
+
+
+def verify(
+    run: str | os.PathLike[str],
+    *,
+    against: str | None = None,
+    truth: str | None = None,
+    training: str | None = None,
+    energy: str | None = None,
+) -> str:
+    """Write report/verify.html and report/verify.json into a run's folder and return the tables to print.
+
+    Real fields or conformers come from the file `against`, else from what travels with the run's model. For fields,
+    `truth` is one field to score the ensemble with and `training` are the fields learned from; for conformers, `energy`
+    names a function of positions [n, atoms, 3] in nm, as "module:function". Raises ValueError when there is nothing to
+    compare with, StoreError for a run that is not whole.
+    """
+    folder = Path(run)
+    with open_run(folder) as dataset:
+        cost = _cost(dataset)
+        if "topology" in dataset:
+            _only_for("fields", truth=truth, training=training)
+            sections, record = _conformers(folder, dataset, against, energy)
+        else:
+            _only_for("conformers", energy=energy)
+            sections, record = _fields(folder, dataset, against, truth, training)
+    out = folder / FOLDER if folder.is_dir() else folder.parent / FOLDER
+    sections = [*sections, cost]
+    page = write_page(out / PAGE, f"Verification of {folder.name or folder.resolve().name}", sections)
+    numbers = write_record(out / RECORD, record)
+    return "\n".join([*_text(sections), f"page: {page}", f"numbers: {numbers}"])
+
+
+def _only_for(kind: str, **given: str | None) -> None:
+    wrong = [f"--{name}" for name, value in given.items() if value is not None]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: only for {kind}; leave it out")
+
+
+def _conformers(
+    folder: Path, dataset: xr.Dataset, against: str | None, energy: str | None
+) -> tuple[list[Section], dict[str, Any]]:
+    file = folder / "samples.h5" if folder.is_dir() else folder
+    own = load_conformers(file, f"samples of {folder.name}")
+    reference = Path(against) if against is not None else run_model(folder, stored_config(folder, dataset)) / HELD_OUT
+    if not reference.is_file():
+        raise ValueError(f"{reference}: no such file; give reference conformers with --against FILE")
+    real = load_conformers(reference, reference.name, file.with_name(TOPOLOGY))
+    return conformer_sections(own, real, None if energy is None else plugins.load("--energy", energy))
+
+
+def _fields(
+    folder: Path, dataset: xr.Dataset, against: str | None, truth: str | None, training: str | None
+) -> tuple[list[Section], dict[str, Any]]:
+    model = run_model(folder, stored_config(folder, dataset))
+    layout = _variables(dataset)
+    compared = compare(dataset, model, against=against) if against is not None or has_statistics(model) else []
+    if not compared and truth is None and training is None:
+        raise ValueError(f"model {find_model(model).name} brings no statistics; give --against, --truth or --training FILE")
+    with ExitStack() as stack:
+        opened = [None if name is None else stack.enter_context(_opened(name)) for name in (against, truth, training)]
+        return field_sections(dataset, layout, compared, *opened)
+
+
+def _opened(name: str) -> xr.Dataset:
+    try:
+        return xr.open_mfdataset(name, combine="nested", concat_dim="file") if "*" in name else xr.open_dataset(name)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name}: xarray cannot open it: {reason}") from None
+
+
+def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:
+    from ...schema.layout import Variable
+
+    sample_dim = str(dataset.attrs["sample_dim"])
+    names = str(dataset.attrs["variables"]).split()
+    return tuple(Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names)
+
+
+def _cost(dataset: xr.Dataset) -> Section:
+    """What the samples cost and whether all of them converged."""
+    rows = [["samples", str(dataset.sizes[str(dataset.attrs["sample_dim"])])]]
+    if "rounds" in dataset:
+        rows.append(["rounds, median", number(float(np.median(dataset["rounds"].values)))])
+        rows.append(["network calls, median", number(float(np.median(dataset["model_calls"].values)))])
+        rows.append(["not converged by themselves", str(int((dataset["converged"].values == 0).sum()))])
+    return Section("Cost", ("", "value"), rows)
+
+
+def _text(sections: list[Section]) -> list[str]:
+    lines: list[str] = []
+    for section in sections:
+        lines += [section.title, *(table(section.head, section.rows) if section.rows else []), *section.notes, ""]
+    return lines

@@ -1,0 +1,92 @@
+"""piadm compare: every method on one's own model, at equal error."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config.validation import ConfigError
+from .exit_codes import DONE
+
+if TYPE_CHECKING:
+    from ..analysis.compare.contest import Entry
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser("compare", help="rounds, calls and time of every method on a model, at equal error")
+    parser.add_argument("model", help="name of a shipped model, a model folder, or target-a, target-b, target-c (exact scores)")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="draws of each method [4]")
+    parser.add_argument("--tol", type=float, default=1e-2, help="error in units of the data's standard deviation [0.01]")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--ode", dest="sde", action="store_false", help="the probability flow, against its converged path")
+    kind.add_argument("--sde", dest="sde", action="store_true", help="stochastic chains, each against itself step by step")
+    parser.add_argument("--steps", type=int, default=48, metavar="N", help="with --sde: steps of the chain [48]")
+    parser.add_argument("--most-steps", type=int, default=512, metavar="N", help="give a method up that needs more steps [512]")
+    parser.add_argument("--accelerators", default="1,8,32", metavar="P,P", help="project the time to so many [1,8,32]")
+    parser.add_argument("--latency", type=float, default=2e-5, metavar="S", help="seconds of a message [2e-5]")
+    parser.add_argument("--bandwidth", type=float, default=1e10, metavar="B", help="bytes a second of a message [1e10]")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [cpu]")
+    parser.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
+    parser.add_argument("--methods", metavar="NAME,NAME", help="only methods whose names contain one of these [all]")
+    parser.add_argument("--no-fewest", dest="hindsight", action="store_false",
+                        help="leave out the rounds of the smallest fixed depth, which take most of the time")  # fmt: skip
+    parser.add_argument("--out", default="compare", metavar="FOLDER", help="where table and figure go [compare]")
+    parser.set_defaults(run=_run, sde=False)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..analysis.compare.contest import Contest
+    from ..analysis.compare.entrants import compare
+    from ..analysis.compare.summary import draw, table, write
+    from ..analysis.compare.task import make_task
+    from ..analysis.figures import PlotError
+
+    ranks = _counts(options.accelerators)
+    mistakes = [f"--{name.replace('_', '-')} must be positive" for name in ("samples", "tol", "steps", "latency", "bandwidth")
+                if not getattr(options, name) > 0]  # fmt: skip
+    if options.most_steps < 4:
+        mistakes.append("--most-steps must be at least 4")
+    if mistakes:
+        raise ConfigError("; ".join(mistakes))
+    task = make_task(options.model, samples=options.samples, device=options.device, model_batch=options.model_batch)
+    contest = Contest(task, options.tol, options.sde, options.steps, options.most_steps, options.hindsight)
+    if contest.floor() > options.tol / 3:
+        known = f"the converged path itself is only known to {contest.floor():.2g}"
+        raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger one")
+    rows, folder, chosen = [], Path(options.out), _chosen(options.methods)
+    for row in compare(contest, ranks, methods=chosen, latency=options.latency, bandwidth=options.bandwidth, tell=_tell):
+        rows.append(row)
+        written = write(folder, contest, rows, ranks)  # a long comparison that is cut off leaves the methods it had done
+    if not rows:
+        raise ConfigError(f"no method reaches {options.tol:g} with {options.most_steps} steps; give a larger --tol or more")
+    try:
+        written.append(draw(folder / "compare.svg", contest, rows, ranks))
+    except PlotError as error:
+        _tell(f"no figure: {error}")
+    print(table(rows, ranks))
+    print("\n".join(str(path) for path in written))
+    return DONE
+
+
+def _chosen(text: str | None) -> list[Entry]:
+    from ..analysis.compare.entrants import METHODS
+
+    words = [word.strip().lower() for word in (text or "").split(",") if word.strip()]
+    found = [one for one in METHODS if not words or any(word in one.name.lower() for word in words)]
+    if not found:
+        names = ", ".join(dict.fromkeys(one.name for one in METHODS))
+        raise ConfigError(f"--methods {text!r}: no method has such a name; there are {names}")
+    return found
+
+
+def _tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--accelerators {text!r}: give numbers such as 1,8,32")
+    return tuple(int(part) for part in parts)

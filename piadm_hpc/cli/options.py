@@ -1,0 +1,54 @@
+"""Options that several commands share, and the run they describe."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..config.run import RunConfig, parse_ids
+from ..config.validation import ConfigError, override, read
+from ..host.launcher import launcher_rank, launcher_size
+
+
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    """Everything that describes a run: its file, the options that have names, and any key by --set."""
+    command.add_argument("config", nargs="?", metavar="run.toml", help="configuration; `piadm init` prints one")
+    command.add_argument("--model", help="name of a shipped model, or a model folder")
+    command.add_argument("--out", metavar="FOLDER", help="where the run lives")
+    command.add_argument("--samples", type=int, metavar="N", help="how many")
+    command.add_argument("--only", metavar="IDS", help="sample ids to make, for example 17,42-47: exactly these members")
+    command.add_argument("--seed", type=int, help="the one number all noise comes from")
+    command.add_argument("--tol", type=float, help="error of the denoised estimate at which a sample is done")
+    command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
+    command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    command.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
+    add_set(command, "grid.steps=64")
+
+
+def add_set(command: argparse.ArgumentParser, example: str) -> None:
+    """--set KEY=VALUE, as often as one likes."""
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"any key, for example {example}")
+
+
+def described_run(options: argparse.Namespace) -> RunConfig:
+    """The run a command line describes: the file, then --set, then the named options."""
+    changes = [override(text) for text in options.set]
+    named = {
+        "model": options.model,
+        "out": options.out,
+        "samples": options.samples,
+        "only": None if options.only is None else list(parse_ids(options.only)),
+        "seed": options.seed,
+        "solver.tol": options.tol,
+        "compute.time_ranks": int(options.time_ranks) if str(options.time_ranks).isdigit() else options.time_ranks,
+        "compute.device": options.device,
+        "compute.model_batch": options.model_batch,
+    }
+    changes += [(key, value) for key, value in named.items() if value is not None]
+    if options.config is None and "model" not in dict(changes):
+        raise ConfigError("give a configuration (`piadm init` prints one) or --model with the name or folder of a model")
+    return read(RunConfig, options.config, changes)
+
+
+def speaks() -> bool:
+    """Whether this process writes to the terminal: the first of a launch does."""
+    return launcher_size()[1] == 1 or launcher_rank() == 0

@@ -1,0 +1,45 @@
+"""piadm reference: probe a model, or fit a reference to data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..config.validation import ConfigError
+from .exit_codes import DONE
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser("reference", help="what sweeps are built on: probe the model, or fit a reference to data")
+    parser.add_argument("model", help="name of a shipped model, or a model folder")
+    parser.add_argument("--data", metavar="FILE", help="fit mean and spectrum to these fields (or a run's samples.h5) instead")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="samples of the pilot run that is probed [8]")
+    parser.add_argument("--probes", type=int, default=2, metavar="N", help="random probes per sample and noise level [2]")
+    parser.add_argument("--levels", type=int, default=24, metavar="N", help="noise levels [24]")
+    parser.add_argument("--seed", type=int, default=0, help="of pilot run and probes [0]")
+    parser.add_argument("--out", metavar="FILE", help="where to write; a probed response goes into the model's folder by default")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..run.reference import probe_model, refit
+
+    mistakes = [f"--{name} must be at least {least}" for name, least in (("samples", 1), ("probes", 1), ("levels", 3))
+                if getattr(options, name) < least]  # fmt: skip
+    if options.data is not None and options.out is None:
+        mistakes.append("--data needs --out, the file to write")
+    if options.out is not None and not Path(options.out).absolute().parent.is_dir():
+        mistakes.append(f"--out {options.out}: there is no folder {Path(options.out).parent}; make it first")
+    if mistakes:
+        raise ConfigError("; ".join(mistakes))
+    if options.data is not None:
+        path = refit(options.model, options.data, options.out)
+        print(f"reference: {path}\nuse it with:  --set solver.reference={path}")
+        return DONE
+    path = probe_model(
+        options.model, samples=options.samples, probes=options.probes, levels=options.levels, seed=options.seed, out=options.out
+    )
+    print(f"response: {path}")
+    return DONE

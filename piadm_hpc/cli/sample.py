@@ -1,0 +1,39 @@
+"""piadm sample: run here, serial or under a launcher."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import plan
+from .exit_codes import DONE, EXIT_CODES, NOT_CONVERGED
+from .options import add_run_options, described_run
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "sample", help="run here, serial or under mpiexec / srun; goes on with what is missing", epilog=EXIT_CODES
+    )
+    add_run_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="start again; without it finished shards are kept")
+    parser.add_argument("--plan", action="store_true", help="print the plan and stop")
+    parser.set_defaults(run=_run, ranks=None, pilot=False, memory=None)
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.plan:
+        return plan.run(options)
+    from ..run.execute import execute
+    from ..run.progress import logger
+
+    config = described_run(options)
+    summary = execute(config, overwrite=options.overwrite, command=" ".join(["piadm", *sys.argv[1:]]))
+    for line in summary.lines(config.solver.tol):
+        logger.info(line)
+    if summary.not_converged:
+        logger.info("%d samples did not meet the tolerance by themselves; they are marked converged = 0", summary.not_converged)
+    logger.info('open with:  xarray.open_dataset("%s")', Path(config.out) / "samples.h5")
+    return NOT_CONVERGED if summary.not_converged else DONE

@@ -1,0 +1,125 @@
+"""piadm submit: a run or a training as a job, or an array of runs."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config.run import RunConfig, parse_ids
+from ..config.validation import ConfigError, build, override
+from .exit_codes import DONE, FAILED
+from .options import add_run_options, described_run
+from .status import show
+
+if TYPE_CHECKING:
+    from ..submit import JobRequest
+
+NUMBERS: dict[str, Any] = {
+    "nodes": (int, "N", "nodes"),
+    "ranks_per_node": (int, "N", "MPI ranks on each; one a GPU, or one"),
+    "gpus_per_node": (int, "N", "GPUs on each"),
+    "cpus_per_rank": (int, "N", "cores, and threads, of every rank"),
+    "hours": (float, "H", "time limit"),
+    "grace": (int, "SECONDS", "how long before the limit the run stops and the job queues itself again"),
+    "chain": (int, "N", "jobs submitted at once, each after the one before, where jobs may not queue themselves again"),
+    "parallel": (int, "N", "most jobs of an array at once"),
+    "name": (str, "NAME", "what the queue shows"),
+    "mpi": (str, "KIND", "value of srun --mpi; auto asks the MPI library"),
+}
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser("submit", help="the same as a job: Slurm through submitit, or here in the background")
+    add_run_options(parser)
+    add_job_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """The numbers of a job, where it goes, and what is done with it."""
+    for name, (kind, metavar, meaning) in NUMBERS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=meaning)
+    parser.add_argument("--cluster", choices=("auto", "slurm", "local", "debug"), help="local and debug run the same job here")
+    parser.add_argument("--sbatch", action="append", default=[], metavar="NAME=VALUE", help="further option, such as account=abc")
+    parser.add_argument("--setup", action="append", default=[], metavar="LINE", help="line of shell before the run")
+    parser.add_argument("--array", metavar="KEY=VALUES", help="one job for every value: seed=0-3, or solver.tol=1e-2,1e-3")
+    parser.add_argument("--print", action="store_true", help="print the batch script and submit nothing")
+    parser.add_argument("--wait", action="store_true", help="wait for the jobs, then say how the run stands")
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.config is not None and _is_training(options.config):
+        return _train(options)
+    return _send(spread(described_run(options), options.array), _request(options), options)
+
+
+def _request(options: argparse.Namespace) -> JobRequest:
+    from ..submit import JobRequest
+
+    given = {name: value for name in (*NUMBERS, "cluster") if (value := getattr(options, name)) is not None}
+    further = dict(text.partition("=")[::2] for text in options.sbatch)
+    return build(JobRequest, {**given, "options": further, "setup": options.setup}, "the job")
+
+
+def _send(configs: list[RunConfig], request: JobRequest, options: argparse.Namespace) -> int:
+    from ..submit import batch_script, submit
+
+    if options.print:
+        print(batch_script(configs, request), end="")
+        return DONE
+    submission = submit(configs, request)
+    print(f"{submission}\nhow it stands:  piadm status {submission.folder.parent.parent}", flush=True)
+    if not (options.wait or submission.cluster == "debug"):
+        return DONE
+    submission.wait()
+    return show(submission.folder.parent.parent)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from ..models.config import load_config
+    from ..submit import submit_training
+
+    if options.print or options.array:
+        raise ConfigError("--print and --array are for runs; a training is submitted by itself")
+    config = load_config(options.config, [override(text) for text in options.set])
+    submission = submit_training(config, _request(options))
+    print(submission, flush=True)
+    return DONE if not options.wait or submission.wait() else FAILED
+
+
+def _is_training(path: str) -> bool:
+    try:
+        return "data" in tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # what is wrong with the file is said where it is read
+
+
+def spread(config: RunConfig, array: str | None) -> list[RunConfig]:
+    """One run for every value of an array, each in a folder of its own below `out`. Raises ConfigError."""
+    if array is None:
+        return [config]
+    key, _, values = array.partition("=")
+    listed: Sequence[object] = parse_ids(values) if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", values) else values.split(",")
+    if not key.strip() or not values or key.strip() == "out":
+        raise ConfigError(f"--array {array!r}: write it as KEY=VALUES, for example seed=0-3 or solver.tol=1e-2,1e-3")
+    runs = []
+    for value in listed:
+        name, number = override(f"{key}={value}")
+        folder = f"{name.rpartition('.')[2]}-{re.sub(r'[^A-Za-z0-9.+-]', '_', str(value))}"
+        runs.append(build(RunConfig, _laid_over(config, name, number, f"{config.out}/{folder}"), f"--array {key}={value}"))
+    return runs
+
+
+def _laid_over(config: RunConfig, key: str, value: Any, out: str) -> dict[str, Any]:
+    values = config.model_dump() | {"out": out}
+    place = values
+    *parents, last = key.split(".")
+    for parent in parents:
+        place = place.setdefault(parent, {})
+    place[last] = value
+    return values

@@ -1,0 +1,35 @@
+"""piadm train: a model from data."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ..config.validation import override
+from .exit_codes import DONE
+from .options import add_set
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "train", help="fit a reference and a network to gridded data or trajectories; goes on where it stopped"
+    )
+    parser.add_argument("config", metavar="train.toml", help="configuration; `piadm init train` prints one")
+    add_set(parser, "optimiser.steps=2000")
+    parser.add_argument("--no-probe", action="store_true", help="leave out what `piadm reference` finds for faster sampling")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..models.config import ConformerTrainConfig, load_config
+    from ..models.training.fields import train
+    from ..models.training.molecules import train_conformers
+    from ..run.reference import probe_trained
+
+    config = load_config(options.config, [override(text) for text in options.set])
+    folder = train_conformers(config) if isinstance(config, ConformerTrainConfig) else train(config)
+    if not options.no_probe:
+        probe_trained(folder)
+    print(f"model: {folder}")
+    return DONE

@@ -1,0 +1,34 @@
+"""piadm tune: the few scalars of an integrator, tried on a calibration batch."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from .exit_codes import DONE
+from .options import add_run_options, described_run
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "tune", help="try the few scalars an integrator reads (lam, lam_s, cond, grid.exponent) on a batch"
+    )
+    add_run_options(parser)
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="samples to calibrate on [4]")
+    parser.add_argument(
+        "--by", default="auto", choices=("auto", "error", "mmd"), help="distance to a converged path, or of physical features"
+    )
+    parser.add_argument("--against", metavar="FILE", help="fields that features are compared with [converged samples]")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..analysis.tuning import read_states, tune
+    from ..models.card import load_model
+
+    config = described_run(options)
+    model = load_model(config.model)
+    against = None if options.against is None else read_states(options.against, model)
+    print(tune(config, model, samples=options.batch, by=options.by, against=against))
+    return DONE

@@ -1,0 +1,1 @@
+"""Communication between ranks: communicators, rank grids, the scan of affine maps."""

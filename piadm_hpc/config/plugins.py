@@ -1,0 +1,32 @@
+"""Callables of one's own that a configuration names as "package.module:callable"."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from .validation import ConfigError
+
+PluginName = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+
+
+def load(key: str, name: str) -> Callable[..., Any]:
+    """The callable of a name given under a key of the configuration; ConfigError for one that cannot be imported."""
+    where, _, what = name.partition(":")
+    try:
+        module = importlib.import_module(where)
+    except ImportError as error:
+        raise ConfigError(
+            f"{key} = {name!r}: {where} cannot be imported ({error}); install it, or name its folder in PYTHONPATH"
+        ) from None
+    found = getattr(module, what, None)
+    if not callable(found):
+        own = [one for one in vars(module) if callable(vars(module)[one])]
+        near = difflib.get_close_matches(what, own, 1)
+        raise ConfigError(f"{key} = {name!r}: {where} has no callable {what}" + (f"; did you mean {near[0]}?" if near else ""))
+    made: Callable[..., Any] = found
+    return made

@@ -1,0 +1,113 @@
+"""Spherical harmonics whose large scales are turned into empirical orthogonal functions: the reference for global fields.
+
+A climate is neither the same everywhere (so degrees alone do not describe its covariance) nor sampled often enough for
+a full covariance. Here the degrees l < split carry a full covariance, regularised towards one variance per degree, in
+its eigenvectors; smaller scales keep one variance per degree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..theory.bases import SphericalHarmonics
+from .reference import GaussianReference
+
+SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
+
+
+class HarmonicEOF:
+    """Coordinates of `harmonics` in which those of degree l < split are rotated; a shell per mode, then one per degree.
+
+    `rotation` [split^2, split^2] has the modes as orthonormal columns. Its rows are the harmonics' coordinates of low
+    degree, scaled to be orthonormal, in the order of `harmonics`.
+    """
+
+    def __init__(self, harmonics: SphericalHarmonics, rotation: Tensor, split: int):
+        self.harmonics, self.rotation, self.split = harmonics, rotation, split
+        self.event_shape: tuple[int, ...] = harmonics.event_shape
+        low = low_degrees(harmonics, split)
+        others = torch.ones(harmonics.num_coords, dtype=torch.bool, device=low.device)
+        others[low] = False
+        self.low, self.high = low, torch.nonzero(others).flatten()
+        self.root = torch.sqrt(harmonics.weights[low].to(torch.float64)).to(rotation.dtype)
+        self.rank = len(low)
+        if rotation.shape != (self.rank, self.rank):
+            raise ValueError(f"rotation must be {(self.rank, self.rank)} for split {split}, got {tuple(rotation.shape)}")
+        self.num_coords = harmonics.num_coords
+        self.num_shells = self.rank + harmonics.num_shells - split
+        shells = harmonics.shells[self.high]
+        # imaginary parts of zonal means are always zero; those of low degree belong to no mode and do not count
+        self.shells = self.rank + (shells - split).clamp(min=0)
+        self.degrees = torch.where(shells < split, torch.zeros_like(harmonics.degrees[self.high]), harmonics.degrees[self.high])
+
+    def analyse(self, x: Tensor) -> Tensor:
+        z = self.harmonics.analyse(x)
+        return torch.cat([(z.index_select(-1, self.low) * self.root) @ self.rotation, z.index_select(-1, self.high)], dim=-1)
+
+    def synthesise(self, z: Tensor) -> Tensor:
+        low = (z[..., : self.rank] @ self.rotation.T) / self.root
+        plain = torch.empty_like(z).index_copy(-1, self.low, low).index_copy(-1, self.high, z[..., self.rank :])
+        return self.harmonics.synthesise(plain)
+
+    def expand(self, gains: Tensor) -> Tensor:
+        return torch.cat([gains[..., : self.rank], gains.index_select(-1, self.shells)], dim=-1)
+
+    def energy(self, z: Tensor) -> Tensor:
+        zero = z.new_zeros(self.num_shells)
+        power = zero.index_add(0, self.shells, self.harmonics.weights[self.high].to(z.dtype) * (z[:, self.rank :] ** 2).mean(0))
+        count = zero.index_add(0, self.shells, self.degrees.to(z.dtype))
+        return torch.cat([(z[:, : self.rank] ** 2).mean(0), (power / count.clamp(min=1e-30))[self.rank :]])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> HarmonicEOF:
+        return HarmonicEOF(self.harmonics.to(device, dtype), self.rotation.to(device, dtype), self.split)
+
+
+def low_degrees(harmonics: SphericalHarmonics, split: int) -> Tensor:
+    """Which coordinates are of degree below `split`, without the imaginary parts of zonal means: [split^2]."""
+    head = len(harmonics._valid) * 2
+    order = (harmonics._valid // harmonics.lmax).repeat_interleave(2)
+    imaginary = torch.arange(head, device=order.device) % 2 == 1
+    return torch.nonzero((harmonics.shells[:head] < split) & ~((order == 0) & imaginary)).flatten()
+
+
+def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[float], lmax: int, split: int) -> GaussianReference:
+    """The reference of states [n, lat, lon] float64; held-out states choose how far the covariance is regularised.
+
+    ValueError if the split is not below lmax.
+    """
+    if not 1 <= split < lmax:
+        raise ValueError(f"reference.split must be at least 1 and below lmax = {lmax}, got {split}")
+    nlat, nlon = train.shape[1:]
+    harmonics = SphericalHarmonics(nlat, nlon, lmax, latitudes, area_weighted=False)
+    mean = train.flatten(1).mean(0)
+    low = low_degrees(harmonics, split)
+    root = torch.sqrt(harmonics.weights[low].to(torch.float64))
+    apart, held = (harmonics.analyse(states.flatten(1) - mean) for states in (train, validation))
+    unbiased = len(apart) / max(1, len(apart) - 1)
+    sample = (apart[:, low] * root).T @ (apart[:, low] * root) / len(apart) * unbiased
+    variances, modes = _regularised(sample, harmonics.shells[low], held[:, low] * root)
+    energy = harmonics.energy(apart)[split:] * unbiased
+    return GaussianReference(mean, HarmonicEOF(harmonics, modes, split), torch.cat([variances, energy]))
+
+
+def _regularised(sample: Tensor, degree: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (descending) and eigenvectors of the covariance shrunk towards one variance per degree.
+
+    The amount is the one under which held-out coordinates [n, k] are likeliest, or a third without them.
+    """
+    count = int(degree.max()) + 1
+    mean = torch.zeros(count, dtype=sample.dtype).index_add(0, degree, sample.diagonal()) / torch.bincount(degree)
+    target = torch.diag(mean[degree])
+
+    def shrunk(amount: float) -> tuple[Tensor, Tensor]:
+        variances, modes = torch.linalg.eigh((1 - amount) * sample + amount * target)
+        return variances.flip(0), modes.flip(1)
+
+    def surprise(amount: float) -> float:
+        variances, modes = shrunk(amount)
+        return float((torch.log(variances) + ((held @ modes) ** 2).mean(0) / variances).sum())
+
+    return shrunk(min(SHRINKAGES, key=surprise) if len(held) else 0.3)

@@ -1,0 +1,193 @@
+"""A Gaussian reference for the data, diagonal in a basis: its score, its flow and the Jacobian solvers are built on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..theory.bases import EOF, Basis, Identity
+from ..theory.process import Process
+
+
+@dataclass(frozen=True)
+class Smoothness:
+    """How what the Gaussian leaves over of a model's probability flow varies along the flow.
+
+    `gram` [N, N]: mean products g_i . g_j / d of the remainder at the N Chebyshev points of log-SNR `low` to `high`. Raises
+    ValueError for a range that is empty or a matrix that is not one of products.
+    """
+
+    low: float
+    high: float
+    gram: Tensor
+
+    def __post_init__(self) -> None:
+        square = self.gram.ndim == 2 and len(set(self.gram.shape)) == 1 and len(self.gram) >= 4
+        if not (
+            self.low < self.high and square and bool(torch.isfinite(self.gram).all()) and bool((self.gram.diag() >= 0).all())
+        ):
+            raise ValueError("smoothness: a range low < high and a matrix [N, N] of mean products, N at least 4, are needed")
+
+
+@dataclass(frozen=True)
+class Response:
+    """How a model's denoised estimate answers a change of the state, on average: `gain` [L, num_shells] at log-SNR `snr` [L].
+
+    The gain is alpha dD/dx, between 0 (the estimate stays) and 1 (it follows); a Gaussian of variance lambda has
+    lambda / (lambda + ratio^2) with ratio = sigma / alpha. Between levels it is interpolated, beyond them held. `smoothness`
+    belongs to the same model. Raises ValueError for levels that do not increase or gains outside [0, 1].
+    """
+
+    snr: Tensor
+    gain: Tensor
+    smoothness: Smoothness | None = None
+
+    def __post_init__(self) -> None:
+        sound = bool((self.snr.diff() > 0).all()) and bool(((self.gain >= 0) & (self.gain <= 1)).all())
+        if self.snr.ndim != 1 or self.gain.ndim != 2 or len(self.gain) != len(self.snr) or not sound:
+            raise ValueError("response: levels must increase, with a row of gains between 0 and 1 for each")
+
+    def at(self, ratio: Tensor) -> Tensor:
+        """Gains at ratios of noise to signal [*]: [*, num_shells], float64."""
+        snr = (-2 * torch.log(ratio.to(torch.float64))).clamp(self.snr[0], self.snr[-1])
+        above = torch.searchsorted(self.snr, snr).clamp(1, len(self.snr) - 1)
+        share = ((snr - self.snr[above - 1]) / (self.snr[above] - self.snr[above - 1]))[..., None]
+        return torch.lerp(self.gain[above - 1], self.gain[above], share)
+
+
+@dataclass(frozen=True)
+class GaussianReference:
+    """N(mean, U diag(spectrum) U^T): mean [d], an orthonormal basis and a variance per shell [num_shells].
+
+    `response` is that of the model itself in the same basis, where it was probed: what sweeps are built on, never the
+    result. Everything is closed form: at time t the marginal has mean alpha m and variance v = alpha^2 lambda + sigma^2 per
+    shell. Raises ValueError for shapes that do not fit or variances that are negative or not finite.
+    """
+
+    mean: Tensor
+    basis: Basis
+    spectrum: Tensor
+    response: Response | None = None
+
+    def __post_init__(self) -> None:
+        d = _size(self.basis.event_shape)
+        if self.mean.shape != (d,) or self.spectrum.shape != (self.basis.num_shells,):
+            raise ValueError(
+                f"reference: mean {tuple(self.mean.shape)} and spectrum {tuple(self.spectrum.shape)} must have the "
+                f"basis's sizes, ({d},) and ({self.basis.num_shells},)"
+            )
+        if self.response is not None and self.response.gain.shape[1] != self.basis.num_shells:
+            raise ValueError(
+                f"reference: a response of {self.response.gain.shape[1]} shells for a basis of {self.basis.num_shells}"
+            )
+        if not bool(torch.isfinite(self.spectrum).all()) or bool((self.spectrum < 0).any()):
+            raise ValueError("reference: variances must be finite and not negative")
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return self.basis.event_shape
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> GaussianReference:
+        device = torch.device(device)
+        basis = self.basis.to(device, dtype)
+        return GaussianReference(self.mean.to(device, dtype), basis, self.spectrum.to(device), self.response)
+
+    def variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """v = alpha^2 lambda + sigma^2 per shell: alpha, sigma [*] -> [*, num_shells], float64."""
+        spectrum = self.spectrum.to(torch.float64)
+        return alpha[..., None] ** 2 * spectrum + sigma[..., None] ** 2
+
+    def jacobian(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """J = -1/v, the slope of the reference's score per shell: [*] -> [*, num_shells], float64."""
+        return -1 / self.variance(alpha, sigma)
+
+    def marginal(self, signal: Tensor, noise: Tensor) -> Tensor:
+        """Covariance lambda e e^T + S per shell of e x_0 + noise: e [*, c], S [*, c, c] -> [*, num_shells, c, c] float64."""
+        outer = signal[..., :, None] * signal[..., None, :]
+        return self.spectrum.to(torch.float64).cpu()[:, None, None] * outer[..., None, :, :] + noise[..., None, :, :]
+
+    def score(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
+        """Score of the reference's marginals: x [rows, *event], t [rows] -> [rows, *event]."""
+        alpha, sigma = _levels(process, t)
+        return self._apply(self.jacobian(alpha, sigma), self._deviation(alpha, x)).reshape(x.shape)
+
+    def denoise(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
+        """Wiener filter E[x_0 | x_t] of the reference: x [rows, *event], t [rows] -> [rows, *event]."""
+        alpha, sigma = _levels(process, t)
+        gain = alpha[:, None] * self.spectrum.to(torch.float64) / self.variance(alpha, sigma)
+        return (self.mean + self._apply(gain, self._deviation(alpha, x))).reshape(x.shape)
+
+    def flow(self, process: Process, x: Tensor, t_from: Tensor, t_to: Tensor) -> Tensor:
+        """Probability flow of the reference in closed form, from times t_from [rows] to t_to [rows]."""
+        (alpha, sigma), (alpha_to, sigma_to) = _levels(process, t_from), _levels(process, t_to)
+        gain = torch.sqrt(self.variance(alpha_to, sigma_to) / self.variance(alpha, sigma))
+        moved = self._apply(gain, self._deviation(alpha, x))
+        return (alpha_to[:, None].to(x.dtype) * self.mean + moved).reshape(x.shape)
+
+    def draw(self, white: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Samples of the marginal at signal and noise level alpha, sigma (scalars) from white noise [rows, *event]."""
+        return self.draw_state(white[:, None], alpha.reshape(1), sigma.reshape(1, 1))[:, 0]
+
+    def draw_state(self, white: Tensor, signal: Tensor, spread: Tensor) -> Tensor:
+        """Samples of signal x_0 + spread xi, with signal [c] and spread [c, c], from white noise [rows, c, *event]."""
+        root = lower_root(self.marginal(signal, spread @ spread.mT))
+        gains = self.basis.expand(root.movedim(0, -1).to(white.dtype).to(white.device))
+        drawn = self.basis.synthesise((gains * self.basis.analyse(white.flatten(2))[:, None]).sum(-2))
+        drawn = signal.to(drawn)[:, None] * self.mean + drawn
+        return drawn.reshape(white.shape)
+
+    def _deviation(self, alpha: Tensor, x: Tensor) -> Tensor:
+        return x.flatten(1) - alpha[:, None].to(x.dtype) * self.mean
+
+    def _apply(self, gain: Tensor, flat: Tensor) -> Tensor:
+        gains = self.basis.expand(gain.to(flat.dtype).to(flat.device))
+        return self.basis.synthesise(gains * self.basis.analyse(flat))
+
+
+def isotropic(event_shape: tuple[int, ...], variance: float = 1.0) -> GaussianReference:
+    """The reference N(0, variance I), for models about which nothing else is known."""
+    basis = Identity(event_shape)
+    return GaussianReference(torch.zeros(basis.num_coords), basis, torch.tensor([variance], dtype=torch.float64))
+
+
+def from_fields(fields: Tensor, basis: Basis) -> GaussianReference:
+    """Mean of the samples [n, *event] and their variance per shell of a given basis."""
+    flat = fields.flatten(1)
+    mean = flat.mean(0)
+    energy = basis.energy(basis.analyse(flat - mean)) * len(flat) / max(1, len(flat) - 1)
+    return GaussianReference(mean, basis, energy.to(torch.float64))
+
+
+def eof(fields: Tensor, rank: int) -> GaussianReference:
+    """Reference of the leading `rank` EOFs of samples [n, *event] and one variance for all other directions."""
+    if not 1 <= rank < min(len(fields), fields[0].numel()):
+        raise ValueError(f"rank must be between 1 and {min(len(fields), fields[0].numel()) - 1}, got {rank}")
+    flat = fields.flatten(1)
+    centred = flat - flat.mean(0)
+    modes = torch.linalg.svd(centred.to(torch.float64), full_matrices=False).Vh[:rank].T.to(fields.dtype).contiguous()
+    return from_fields(fields, EOF(modes, fields.shape[1:]))
+
+
+def lower_root(covariance: Tensor) -> Tensor:
+    """Lower triangular L with L L^T = covariance [..., c, c]; directions without variance give columns of zeros."""
+    size, root = covariance.shape[-1], torch.zeros_like(covariance)
+    for k in range(size):
+        rest = covariance[..., :, k] - (root * root[..., k : k + 1, :]).sum(-1)
+        pivot = torch.sqrt(rest[..., k].clamp(min=0))
+        for i in range(k, size):
+            root[..., i, k] = torch.where(pivot > 0, rest[..., i] / pivot, 0.0)
+    return root
+
+
+def _levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
+    t = t.to(torch.float64)
+    return process.alpha(t), process.sigma(t)
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size

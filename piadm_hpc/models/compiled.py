@@ -1,0 +1,49 @@
+"""A model's network in lower precision or compiled: opt-in, and in this one place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..config.validation import ConfigError
+from .card import Model
+from .denoiser import DenoiserScore
+
+Autocast = Literal["off", "bfloat16"]
+Compile = Literal["off", "default", "reduce-overhead"]
+
+
+class Hastened(nn.Module):
+    """A network of fields [rows, ...] and log-SNR [rows] run under autocast, compiled, or both; the same parameters."""
+
+    def __init__(self, network: nn.Module, *, autocast: Autocast, compiled: Compile):
+        super().__init__()
+        self.network, self.autocast = network, autocast
+        self.call = network if compiled == "off" else torch.compile(network, mode=compiled)
+
+    def forward(self, fields: Tensor, log_snr: Tensor) -> Tensor:
+        with torch.autocast(fields.device.type, dtype=torch.bfloat16, enabled=self.autocast == "bfloat16"):
+            result: Tensor = self.call(fields, log_snr)
+        return result
+
+
+def hastened(model: Model, *, autocast: Autocast = "off", compiled: Compile = "off") -> Model:
+    """The model with its network hastened; the model itself where nothing is asked or it has no network.
+
+    Around the network everything stays in the states' precision: the Gaussian part, which is most of a denoised estimate, is
+    not rounded. `reduce-overhead` records CUDA graphs, one for every number of rows a call has. Raises ConfigError for networks
+    of other packages.
+    """
+    if autocast == "off" and compiled == "off":
+        return model
+    whole = model.denoiser
+    if whole is None:
+        raise ConfigError(f"compute.autocast, compute.compile: {model.name} is a network of another package; hasten it there")
+    if whole.network is None:
+        return model
+    network = Hastened(whole.network, autocast=autocast, compiled=compiled)
+    denoiser = type(whole)(whole.process, whole.reference, network, whole.mask, whole.constraint)
+    return replace(model, denoiser=denoiser, score=DenoiserScore(denoiser))

@@ -1,0 +1,1 @@
+"""Neural networks for fields and molecules."""

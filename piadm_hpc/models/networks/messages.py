@@ -1,0 +1,145 @@
+"""An equivariant network in which atoms are alike that look alike in the molecule: messages between all pairs.
+
+The layers are those of Satorras, Hoogeboom and Welling 2021 (EGNN, eqs. 3 to 6), told the noise level: features of an atom
+come from its place in the graph of bonds, features of a pair from its distance and whether it is bonded, and positions move
+along the lines between atoms. Turning or shifting a state turns its output, and exchanging like atoms exchanges it. Signed
+volumes of chiral centres enter as features, since distances alone do not tell the hand of a molecule.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...schema.topology import Topology
+from ..config import ConformerNetworkConfig
+from .unet import LevelEmbedding
+
+FLOOR = 1e-3  # in state units: below it a distance has no direction
+REACH, WAVES = 2.5, 24  # distances, standardised, are seen through so many bells up to so far
+
+
+class Layer(nn.Module):
+    """One round of messages: pairs talk, atoms listen and move. Moves nothing at birth."""
+
+    def __init__(self, width: int, embedding: int, features: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.film = nn.Linear(embedding, 2 * width)
+        self.of_one, self.of_other = nn.Linear(width, width), nn.Linear(width, width, bias=False)
+        self.of_pair = nn.Linear(features, width, bias=False)
+        self.message = nn.Linear(width, width)
+        self.listen = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
+        self.push = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 1, bias=False))
+        for module in (self.film, self.listen[2], self.push[2]):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, h: Tensor, pairs: Tensor, lines: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [rows, atoms, width] and what moves the atoms [rows, atoms, 3], from pairs [rows, atoms, atoms, features]."""
+        gain, shift = self.film(level)[:, None].chunk(2, dim=2)
+        seen = torch.addcmul(shift, self.norm(h), 1 + gain)
+        inner = functional.silu(self.of_one(seen)[:, :, None] + self.of_other(seen)[:, None] + self.of_pair(pairs))
+        messages = functional.silu(self.message(inner))
+        atoms = h.shape[1]
+        h = h + self.listen(torch.cat([seen, messages.sum(2) / atoms], dim=2))
+        push = self.push(messages).to(lines.dtype)
+        return h, (push * lines).sum(2) / (atoms - 1)
+
+
+class MessageNetwork(nn.Module):
+    """F(states, log-SNR): [rows, 2, atoms, 3] (noisy state, linear estimate), log-SNR [rows] -> [rows, 1, atoms, 3].
+
+    `centre` [atoms, 3] is the structure that states are deviations from, in state units; on superposed coordinates the network
+    is equivariant about it. Zero at birth.
+    """
+
+    centre: Tensor
+    looks: Tensor
+    bonded: Tensor
+    centres: Tensor
+
+    def __init__(self, centre: Tensor, topology: Topology, config: ConformerNetworkConfig):
+        super().__init__()
+        looks = topology.looks()
+        self.register_buffer("centre", centre.to(torch.float32), persistent=False)
+        self.register_buffer("looks", torch.tensor(looks), persistent=False)
+        self.register_buffer("bonded", _bonded(topology)[..., None], persistent=False)
+        centres = torch.tensor(topology.centres(), dtype=torch.long).reshape(-1, 4)
+        self.register_buffer("centres", centres, persistent=False)
+        # what training frames look like: kept with the weights, never trained
+        self.typical = nn.Parameter(torch.zeros(()), requires_grad=False)
+        self.spread = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.level = LevelEmbedding(config.embedding)
+        self.kinds = nn.Embedding(max(looks) + 1, config.width)
+        self.hands = nn.Linear(1, config.width, bias=False)
+        self.layers = nn.ModuleList(Layer(config.width, config.embedding, WAVES + 2) for _ in range(config.depth))
+
+    def calibrate(self, frames: Tensor) -> None:
+        """Take the typical distance, and the spreads of distances and volumes, from states [n, atoms, 3]."""
+        positions = frames.to(torch.float32) + self.centre
+        atoms = positions.shape[1]
+        first, second = torch.triu_indices(atoms, atoms, 1)
+        distances, volumes = _lines(positions)[1][:, first, second], self._volumes(positions)
+        with torch.no_grad():
+            self.typical.copy_(distances.mean())
+            self.spread[0] = distances.std().clamp(min=FLOOR)
+            if len(self.centres):
+                self.spread[1] = volumes.std().clamp(min=FLOOR)
+
+    def forward(self, states: Tensor, log_snr: Tensor) -> Tensor:
+        start = states[:, 1] + self.centre
+        level = self.level(log_snr)
+        # how far the estimate is from the truth, per coordinate of unit variance
+        error = torch.rsqrt(1 + log_snr.exp())[:, None]
+        h = self._features(start, error)
+        positions = start
+        for layer in self.layers:
+            with torch.autocast(states.device.type, enabled=False):  # lengths need all digits
+                lines, distances = _lines(positions)
+                pairs = self._pairs(distances, error)
+            h, moves = layer(h, pairs, lines, level)
+            positions = positions + moves
+        moved: Tensor = (positions - start)[:, None]
+        return moved
+
+    def _features(self, positions: Tensor, error: Tensor) -> Tensor:
+        """What an atom is: its looks, and its hand if it is a chiral centre."""
+        h: Tensor = self.kinds(self.looks).expand(len(positions), -1, -1)
+        if not len(self.centres):
+            return h
+        volumes = self._volumes(positions) / torch.sqrt(self.spread[1] ** 2 + 2 * error**2)
+        hands = torch.zeros(h.shape[:2], dtype=h.dtype, device=h.device).index_add(1, self.centres[:, 0], volumes)
+        handed: Tensor = h + self.hands(hands[..., None])
+        return handed
+
+    def _volumes(self, positions: Tensor) -> Tensor:
+        """Signed volumes [rows, centres] at chiral centres."""
+        first, *others = (positions[:, self.centres[:, k]] for k in range(4))
+        a, b, c = (other - first for other in others)
+        volumes: Tensor = (a * torch.linalg.cross(b, c, dim=2)).sum(2)
+        return volumes
+
+    def _pairs(self, distances: Tensor, error: Tensor) -> Tensor:
+        """What a pair of atoms is: its distance in standard deviations, bells of it, and whether it is bonded."""
+        wide = torch.sqrt(self.spread[0] ** 2 + 2 * error[:, :, None] ** 2)
+        seen = ((distances - self.typical) / wide)[..., None]
+        tops = torch.linspace(-REACH, REACH, WAVES, device=seen.device)
+        bells = torch.exp(-(((seen - tops) * (WAVES / (2 * REACH))) ** 2))
+        return torch.cat([seen, bells, self.bonded.expand(len(seen), -1, -1, -1)], dim=3)
+
+
+def _bonded(topology: Topology) -> Tensor:
+    """1 for bonded pairs, 0 for others: [atoms, atoms]."""
+    bonded = torch.zeros(len(topology), len(topology))
+    for one, other in topology.bonds:
+        bonded[one, other] = bonded[other, one] = 1
+    return bonded
+
+
+def _lines(positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors [rows, atoms, atoms, 3] from the second atom to the first, and distances [rows, atoms, atoms]."""
+    apart = positions[:, :, None] - positions[:, None]
+    distances = torch.sqrt((apart**2).sum(3) + FLOOR**2)
+    return apart / distances[..., None], distances

@@ -1,0 +1,140 @@
+"""A small network for the conformers of one molecule: every pair of atoms seen at once, forces along pairs put out.
+
+The atoms are few and always the same, so the molecule is one token: distances of all pairs and signed volumes of bonded
+quadruples enter a residual perceptron, and what leaves is a coefficient per pair, a force along the line between them
+(the equivariant step of Satorras et al. 2021, EGNN, eq. 4, with the messages of all pairs mixed by one matrix). Mirror
+images differ in their volumes, so the hand of a molecule is seen. On superposed coordinates the positions themselves
+enter and leave as well; without them the network is equivariant under rotations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...data.normalise import Normalisation
+from ...schema.topology import Topology
+from ..config import ConformerNetworkConfig
+from .messages import MessageNetwork
+from .unet import LevelEmbedding
+
+FLOOR = 1e-3  # in state units: below it a distance has no direction
+
+
+class Mixer(nn.Module):
+    """Residual block of a perceptron: norm, gain and shift from the noise level, two layers; starts at the identity."""
+
+    def __init__(self, width: int, embedding: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.film = nn.Linear(embedding, 2 * width)
+        self.first, self.second = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        for parameter in (*self.film.parameters(), *self.second.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, h: Tensor, level: Tensor) -> Tensor:
+        gain, shift = self.film(level).chunk(2, dim=1)
+        inner = torch.addcmul(shift, self.norm(h), 1 + gain)
+        total: Tensor = h + self.second(functional.silu(self.first(inner)))
+        return total
+
+
+class ConformerNetwork(nn.Module):
+    """F(states, log-SNR): [rows, 2, atoms, 3] (noisy state, linear estimate), log-SNR [rows] -> [rows, 1, atoms, 3].
+
+    `centre` [atoms, 3] is the structure that states are deviations from, in state units. `quadruples` [q, 4] are atoms
+    whose signed volumes the network sees. `frames` [n, atoms, 3], states of real conformers, set the scale of distances
+    and volumes. Zero at birth.
+    """
+
+    centre: Tensor
+    lines: Tensor
+    corners: Tensor
+
+    def __init__(self, centre: Tensor, quadruples: Tensor, superposed: bool, config: ConformerNetworkConfig):
+        super().__init__()
+        atoms = len(centre)
+        self.superposed = superposed
+        pairs = torch.triu_indices(atoms, atoms, 1)
+        num_pairs, num_quads = pairs.shape[1], len(quadruples)
+        self.register_buffer("centre", centre.to(torch.float32), persistent=False)
+        # differences between atoms as products with matrices of -1, 0 and 1, the fast way on every device
+        self.register_buffer("lines", _differences(pairs[0], pairs[1], atoms), persistent=False)
+        first = quadruples[:, :1].expand(-1, 3).T.reshape(-1)
+        self.register_buffer("corners", _differences(quadruples[:, 1:].T.reshape(-1), first, atoms), persistent=False)
+        # what training frames look like: kept with the weights, never trained
+        self.typical = nn.Parameter(torch.zeros(num_pairs + num_quads), requires_grad=False)
+        self.spread = nn.Parameter(torch.ones(num_pairs + num_quads), requires_grad=False)
+        inputs = num_pairs + num_quads + (6 * atoms if superposed else 0)
+        self.level = LevelEmbedding(config.embedding)
+        self.entry = nn.Linear(inputs, config.width)
+        self.blocks = nn.ModuleList(Mixer(config.width, config.embedding) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
+        self.film = nn.Linear(config.embedding, 2 * config.width)
+        self.forces = nn.Linear(config.width, num_pairs)
+        self.stiffness = nn.Linear(config.embedding, num_pairs)
+        self.moves = nn.Linear(config.width, 3 * atoms) if superposed else None
+        heads = [self.film, self.forces, self.stiffness] + ([] if self.moves is None else [self.moves])
+        for parameter in (p for head in heads for p in head.parameters()):
+            nn.init.zeros_(parameter)
+
+    def calibrate(self, frames: Tensor) -> None:
+        """Take typical distances and volumes, and their spreads, from states [n, atoms, 3]."""
+        distances, _, volumes = self._geometry(frames.to(torch.float32) + self.centre)
+        seen = torch.cat([distances, volumes], dim=1)
+        with torch.no_grad():
+            self.typical.copy_(seen.mean(0))
+            self.spread.copy_(seen.std(0).clamp(min=FLOOR))
+
+    def forward(self, states: Tensor, log_snr: Tensor) -> Tensor:
+        noisy, estimate = states.unbind(1)
+        level = self.level(log_snr)
+        distances, lines, volumes = self._geometry(estimate + self.centre)
+        # how far the estimate is from the truth, per coordinate of unit variance
+        error = torch.rsqrt(1 + log_snr.exp())[:, None]
+        seen = (torch.cat([distances, volumes], dim=1) - self.typical) / torch.sqrt(self.spread**2 + 2 * error**2)
+        inputs = [seen, noisy.flatten(1), estimate.flatten(1)] if self.superposed else [seen]
+        h = functional.silu(self.entry(torch.cat(inputs, dim=1)))
+        for block in self.blocks:
+            h = block(h, level)
+        gain, shift = self.film(level).chunk(2, dim=1)
+        h = torch.addcmul(shift, self.norm(h), 1 + gain)
+        forces = self.forces(h) + self.stiffness(level) * seen[:, : distances.shape[1]]
+        # on every atom the sum of what acts along its pairs, equal and opposite
+        with torch.autocast(states.device.type, enabled=False):
+            out: Tensor = ((forces.to(lines.dtype)[:, None] * lines) @ self.lines.T).mT
+        if self.moves is not None:
+            out = out + self.moves(h).reshape(out.shape)
+        return out[:, None]
+
+    def _geometry(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Distances [rows, pairs], unit vectors along them [rows, 3, pairs], signed volumes of quadruples [rows, quads]."""
+        with torch.autocast(positions.device.type, enabled=False):  # lengths need all digits
+            apart = positions.mT @ self.lines
+            a, b, c = (positions.mT @ self.corners).chunk(3, dim=2)
+        distances = torch.sqrt((apart**2).sum(1) + FLOOR**2)
+        return distances, apart / distances[:, None], (a * torch.linalg.cross(b, c, dim=1)).sum(1)
+
+
+def _differences(plus: Tensor, minus: Tensor, atoms: int) -> Tensor:
+    """The matrix [atoms, n] whose columns take atom `minus` from atom `plus`, float32."""
+    eye = torch.eye(atoms)
+    return (eye[plus] - eye[minus]).T.contiguous()
+
+
+def make_conformer_network(
+    config: ConformerNetworkConfig,
+    normalisation: Normalisation,
+    topology: Topology,
+    superposed_frame: bool,
+    seed: int = 0,
+) -> ConformerNetwork | MessageNetwork:
+    """A network for a molecule, of the kind that its configuration is for, with weights drawn from `seed`."""
+    centre = torch.from_numpy(normalisation.mean[0] / normalisation.scale[0])
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if config.kind == "messages":
+            return MessageNetwork(centre, topology, config)
+        quadruples = torch.tensor(topology.quadruples(), dtype=torch.long).reshape(-1, 4)
+        return ConformerNetwork(centre, quadruples, superposed_frame, config)

@@ -1,0 +1,1 @@
+"""Training of models from fields and trajectories."""

@@ -1,0 +1,71 @@
+"""How well a denoiser denoises held-out states, noise level by noise level, against its own Wiener filter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...theory.process import Process
+from ..denoiser import GaussianDenoiser
+
+SMALL_BATCH = 2**16
+
+
+@dataclass(frozen=True)
+class DenoisingTable:
+    """Mean square errors per entry at each log-SNR: the denoiser's and the Gaussian reference's, one row per level."""
+
+    log_snr: tuple[float, ...]
+    denoiser: tuple[float, ...]
+    gaussian: tuple[float, ...]
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        return tuple(a / b for a, b in zip(self.denoiser, self.gaussian, strict=True))
+
+    @property
+    def score(self) -> float:
+        """Mean logarithm of the ratios: below zero is better than Gaussian."""
+        return sum(map(math.log, self.ratios)) / len(self.log_snr)
+
+    def __str__(self) -> str:
+        cells = [f"{level:+.0f}: {ratio:.3f}" for level, ratio in zip(self.log_snr, self.ratios, strict=True)]
+        return "  ".join(cells)
+
+
+def even_levels(lowest: float, highest: float) -> tuple[float, ...]:
+    """The even log-SNR values strictly inside a range; its middle if there are none."""
+    levels = tuple(2.0 * k for k in range(math.floor(lowest / 2) + 1, math.ceil(highest / 2)))
+    return levels or ((lowest + highest) / 2,)
+
+
+def time_of(process: Process, log_snr: Tensor) -> Tensor:
+    """The process's time at which log(alpha^2 / sigma^2) has given values, float64."""
+    return process.time(torch.log1p(torch.exp(-log_snr.to(torch.float64))))
+
+
+def denoising_table(
+    denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int | None = None
+) -> DenoisingTable:
+    """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count.
+
+    The network sees `batch` states at a time, by default 16 fields or as many small states as fill 256 kB.
+    """
+    batch = batch or max(16, SMALL_BATCH // max(1, states[:1].numel()))
+    generator = torch.Generator().manual_seed(seed)
+    noise = denoiser.white(states, generator)
+    scale = 1.0 if denoiser.mask is None else float(denoiser.mask.sum()) / denoiser.mask.numel()
+    wiener = denoiser.without_network()
+    sums = torch.zeros(2, len(levels), dtype=torch.float64)
+    with torch.no_grad():
+        for k, level in enumerate(levels):
+            for clean, white in zip(torch.split(states, batch), torch.split(noise, batch), strict=True):
+                t = time_of(denoiser.process, torch.full((len(clean),), level))
+                x = denoiser.noised(clean, t, white)
+                for row, model in enumerate((denoiser, wiener)):
+                    sums[row, k] += ((model(x, t) - clean) ** 2).sum().to(torch.float64)
+    errors = sums / states.numel() / scale
+    return DenoisingTable(levels, tuple(errors[0].tolist()), tuple(errors[1].tolist()))

@@ -1,0 +1,249 @@
+"""Training a denoiser on few fields: weighted denoising loss, averaged weights, early stopping, resumable.
+
+Every random number of a step is a function of (seed, step), so a run that was interrupted ends where it would have ended.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ...data.gridded import GriddedData, read_fields
+from ...host.stop import Ask, StopRequested
+from ...theory.process import by_name
+from ..config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
+from ..denoiser import GaussianDenoiser
+from ..networks.unet import GridUNet, count_parameters, latitudes_from
+from ..phase_denoiser import denoiser_kind
+from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
+from .evaluation import denoising_table, even_levels, time_of
+from .fitting import fit_reference
+from .model_folder import publish
+
+Report = Callable[[str], None]
+Stop = Callable[[], Ask]
+
+
+def say(line: str) -> None:
+    """Print at once, also into a log file."""
+    print(line, flush=True)
+
+
+def never() -> Ask:
+    """Nobody asks for a stop."""
+    return Ask.NOBODY
+
+
+# a resumed run may be longer or more patient than the one it continues
+FREE_TO_CHANGE = ("steps", "patience", "max_minutes")
+
+
+class NoiseLevels:
+    """Draws of log-SNR: partly uniform, mostly where the remainder's share of the Wiener error, c_out^2 / error, is."""
+
+    def __init__(self, denoiser: GaussianDenoiser, config: NoiseConfig, knots: int = 512):
+        self.knots = torch.linspace(config.lowest, config.highest, knots, dtype=torch.float64)
+        t = time_of(denoiser.process, self.knots)
+        share = denoiser.output_scale(t) ** 2 / denoiser.wiener_error(t)
+        density = config.spread / knots + (1 - config.spread) * share / share.sum()
+        self.cumulative = torch.cumsum(density, 0)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """[count] float64, one from each of `count` equally likely strata, so that every batch covers all levels."""
+        strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+        index = torch.searchsorted(self.cumulative, strata.to(torch.float64) * self.cumulative[-1])
+        return self.knots[index.clamp(max=len(self.knots) - 1)]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A denoiser's loss at drawn noise levels."""
+
+    denoiser: GaussianDenoiser
+    levels: NoiseLevels
+    half: bool = False
+
+    def __call__(self, states: Tensor, batch: int, generator: torch.Generator) -> Tensor:
+        """A scalar for `batch` states drawn from states [n, *event]."""
+        clean = states[_strata(min(batch, len(states)), len(states), generator)]
+        t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
+        return self.denoiser.loss(clean, t, self.denoiser.white(clean, generator), half=self.half)
+
+
+def _strata(batch: int, count: int, generator: torch.Generator) -> Tensor:
+    """`batch` of `count` numbers in any order, one from each of `batch` equally long stretches."""
+    places = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
+    return (places * count).long().clamp(max=count - 1)
+
+
+def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
+    """Read, fit, train and write the model folder `config.output`; data files are looked for from `root`.
+
+    A run that was interrupted continues from the checkpoints beside its output; `stop` says after every step whether
+    somebody asks for that. ValueError for data or settings that do not work, StopRequested when asked to stop.
+    """
+    data = read_fields(config.data, root)
+    mask = data.normalisation.state_mask()
+    latitudes = data.coordinates[config.data.spatial_dims[0]].values.tolist()
+    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, latitudes=latitudes)
+    counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
+    report(f"{counts}; {data.excluded} left out")
+    process = by_name(config.noise.process, **config.process_parameters)
+    kind = denoiser_kind(process)
+    network = None if config.network == "none" else make_network(config.network, data, config.data.wrap, config.seed, kind)
+    denoiser = kind(process, reference, network, mask)
+    output = Path(config.output)
+    state = None
+    if network is not None:
+        report(f"{count_parameters(network)} weights to train")
+        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
+    return publish(output, config, data, denoiser, state)
+
+
+def make_network(
+    config: NetworkConfig, data: GriddedData, wrap: bool, seed: int, kind: type[GaussianDenoiser] = GaussianDenoiser
+) -> GridUNet:
+    """A network for the data's grid and a kind of denoiser, with weights drawn from `seed`."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        variables = len(data.variables)
+        lat, lon = data.coordinates.values()
+        inputs, outputs = kind.inputs * variables, kind.outputs * variables
+        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config)
+
+
+class States(Protocol):
+    """States [n, *event] to train on and to validate with."""
+
+    @property
+    def train(self) -> Tensor: ...
+
+    @property
+    def validation(self) -> Tensor: ...
+
+
+AnyConfig = TrainConfig | ConformerTrainConfig
+
+
+def fit_network(
+    denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say, stop: Stop = never
+) -> TrainingState:
+    """Train the denoiser's network in place, leaving the best averaged weights in it. ValueError if the loss is not finite."""
+    network = denoiser.network
+    if network is None:
+        raise ValueError("fit_network needs a denoiser with a network")
+    options = config.optimiser
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=options.rate, weight_decay=options.weight_decay, betas=(0.9, 0.99), fused=True)
+    state = TrainingState.start(network, optimiser)
+    identity = _identity(config)
+    if load_checkpoint(checkpoints, state, identity):
+        report(f"continuing from step {state.step}, best {state.best_score:+.4f} at step {state.best_step}")
+    objective = Objective(denoiser, NoiseLevels(denoiser, config.noise), options.precision == "bfloat16")
+    clock = _Clock(state.minutes, report)
+    with torch.random.fork_rng():
+        while state.step < options.steps and not _finished(state, options):
+            loss = _step(state, objective, data.train, config)
+            state.minutes = clock.tick(state.step, options.steps, loss)
+            last = state.step == options.steps or state.minutes > options.max_minutes
+            if last or state.step % options.validate_every == 0:
+                _validate(state, denoiser, data, config, report)
+                save_checkpoint(checkpoints, state, identity)
+            if not last and (asked := stop()):
+                save_checkpoint(checkpoints, state, identity)
+                text = f"stopped at step {state.step}: the same command goes on from there"
+                raise StopRequested(text, limit=asked == Ask.LIMIT)
+    put(network, state.best)
+    network.eval()
+    return state
+
+
+def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig) -> float:
+    """One step of AdamW on one batch; its loss."""
+    options, network = config.optimiser, state.network
+    torch.manual_seed(config.seed * 1_000_003 + state.step)  # for dropout
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
+    for group in state.optimiser.param_groups:
+        group["lr"] = options.rate * _schedule(state.step, options)
+    network.train()
+    loss: Tensor = objective(states, options.batch, generator)
+    if not bool(torch.isfinite(loss)):
+        raise ValueError(f"the loss is {loss.item()} at step {state.step}; lower optimiser.rate or look for outliers in the data")
+    state.optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+    state.optimiser.step()
+    state.step += 1
+    _average(state, options.ema)
+    return float(loss.detach())
+
+
+def _average(state: TrainingState, decay: float) -> None:
+    """Exponential moving average of the weights, with a short memory at first."""
+    keep = min(decay, (1 + state.step) / (10 + state.step))
+    with torch.no_grad():
+        for name, parameter in state.network.named_parameters():
+            state.average[name].lerp_(parameter, 1 - keep)
+
+
+def _schedule(step: int, options: OptimiserConfig) -> float:
+    """Warm-up to one, then half a cosine to one hundredth."""
+    if step < options.warm_up:
+        return (step + 1) / options.warm_up
+    passed = (step - options.warm_up) / max(1, options.steps - options.warm_up)
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * passed)) / 2
+
+
+def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, config: AnyConfig, report: Report) -> None:
+    """Score the averaged weights on held-out states (training states if none are held out) and keep them if best."""
+    current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
+    held = data.validation if len(data.validation) else data.train
+    put(state.network, state.average)
+    state.network.eval()
+    levels = even_levels(config.noise.lowest, config.noise.highest)
+    # every third field: neighbours in time are alike, and validation should not cost more than training
+    table = denoising_table(denoiser, held[::3], levels, seed=config.seed)
+    put(state.network, current)
+    if table.score < state.best_score:
+        state.best_score, state.best_step = table.score, state.step
+        state.best = {name: value.clone() for name, value in state.average.items()}
+    state.history.append({"step": state.step, "score": table.score, "ratios": table.ratios})
+    report(f"step {state.step}: validation {table.score:+.4f} (best {state.best_score:+.4f}), error over Gaussian's {table}")
+
+
+def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
+    stale = state.step - state.best_step > options.patience * options.validate_every
+    return stale or state.minutes > options.max_minutes
+
+
+def _identity(config: AnyConfig) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be continued."""
+    record: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "title", "horizon", "delta", "stored"})
+    for key in FREE_TO_CHANGE:
+        record["optimiser"].pop(key)
+    return record
+
+
+class _Clock:
+    """Minutes trained, earlier sittings included, and a line every thirty seconds."""
+
+    def __init__(self, minutes: float, report: Report, every: float = 30.0):
+        self.begun, self.report, self.every = time.monotonic() - 60 * minutes, report, every
+        self.spoken, self.losses = time.monotonic(), [0.0, 0.0]
+
+    def tick(self, step: int, steps: int, loss: float) -> float:
+        now = time.monotonic()
+        minutes = (now - self.begun) / 60
+        self.losses = [self.losses[0] + loss, self.losses[1] + 1]
+        if now - self.spoken > self.every:
+            rate = self.losses[1] / (now - self.spoken)
+            self.report(f"step {step}/{steps}  loss {self.losses[0] / self.losses[1]:.4f}  {rate:.2f} steps/s  {minutes:.1f} min")
+            self.spoken, self.losses = now, [0.0, 0.0]
+        return minutes

@@ -1,0 +1,96 @@
+"""Fitting the Gaussian reference to training fields without fitting their noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...gaussian.harmonics import fit_harmonic_eof
+from ...gaussian.masked import MaskedEOF
+from ...gaussian.reference import GaussianReference, from_fields
+from ...theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
+from ..config import ReferenceConfig
+
+
+def fit_reference(
+    train: Tensor,
+    validation: Tensor,
+    config: ReferenceConfig,
+    *,
+    mask: Tensor | None = None,
+    latitudes: list[float] | None = None,
+) -> GaussianReference:
+    """The reference of states [n, *event] in float64; `mask` [*event] is true where there are data.
+
+    Held-out states `validation` choose the rank of EOFs and the variance of what they leave out. ValueError if the
+    basis does not go with a mask or the rank with the number of states.
+    """
+    fields = train.to(torch.float64)
+    if config.basis == "eof":
+        return _fit_eof(fields, validation.to(torch.float64), config, mask)
+    if mask is not None and config.basis != "pixelwise":
+        gaps = int((~mask).sum())
+        raise ValueError(f"basis {config.basis!r} needs fields without gaps, these have {gaps}; use 'eof' or 'pixelwise'")
+    if config.basis == "harmonic_eof":
+        if latitudes is None or max(map(abs, latitudes)) > 90:
+            raise ValueError("basis 'harmonic_eof' needs a global grid with latitudes in degrees; use 'eof'")
+        lmax = config.lmax or min(train.shape[1], train.shape[2] // 2)
+        return fit_harmonic_eof(fields, validation.to(torch.float64), latitudes, lmax, config.split)
+    return from_fields(fields, _plain_basis(config, tuple(train.shape[1:]), latitudes))
+
+
+def _plain_basis(config: ReferenceConfig, event_shape: tuple[int, ...], latitudes: list[float] | None) -> Basis:
+    if config.basis == "spherical":
+        nlat, nlon = event_shape
+        return SphericalHarmonics(nlat, nlon, config.lmax or min(nlat, nlon // 2), latitudes)
+    if config.basis == "fourier":
+        return Fourier(event_shape)
+    return Pixelwise(event_shape) if config.basis == "pixelwise" else Identity(event_shape)
+
+
+def _fit_eof(train: Tensor, validation: Tensor, config: ReferenceConfig, mask: Tensor | None) -> GaussianReference:
+    flat = train.flatten(1)
+    size = flat.shape[1] if mask is None else int(mask.sum())
+    # without held-out states the last fifth of the training states stands in for them
+    kept = len(flat) if len(validation) else len(flat) - len(flat) // 5
+    held = validation.flatten(1) if len(validation) else flat[kept:]
+    most = min(kept - 2, size - 1)
+    if config.rank != "auto" and config.rank > most:
+        raise ValueError(f'reference rank {config.rank} is too high for {kept} training fields; use at most {most} or "auto"')
+    rank, tail = _size_up(flat[:kept], held, config, size, most)
+    mean, variances, modes = _decompose(flat)
+    spectrum = torch.cat([variances[:rank], tail])
+    leading = modes[:rank].T.contiguous()
+    if mask is None:
+        return GaussianReference(mean, EOF(leading, tuple(train.shape[1:])), spectrum)
+    basis = MaskedEOF(leading * mask.flatten()[:, None], tuple(train.shape[1:]), mask.flatten())
+    return GaussianReference(mean, basis, torch.cat([spectrum, torch.zeros_like(tail)]))
+
+
+def _decompose(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean [d], variances (descending) and modes [k, d] of states [n, d]."""
+    mean = flat.mean(0)
+    _, singular, modes = torch.linalg.svd(flat - mean, full_matrices=False)
+    return mean, singular**2 / (len(flat) - 1), modes
+
+
+def _size_up(probe: Tensor, held: Tensor, config: ReferenceConfig, size: int, most: int) -> tuple[int, Tensor]:
+    """The rank, and the variance per direction outside the modes, [1], as held-out states [n, d] see them.
+
+    Training states understate the latter, since the modes were fitted to them.
+    """
+    mean, variances, modes = _decompose(probe)
+    inside = ((held - mean) @ modes[:most].T).square().mean(0)
+    total = (held - mean).square().sum(1).mean()
+
+    def tail(rank: int) -> Tensor:
+        return (total - inside[:rank].sum()) / (size - rank)
+
+    def surprise(rank: int) -> float:
+        head = (torch.log(variances[:rank]) + inside[:rank] / variances[:rank]).sum()
+        return float(head + (size - rank) * (torch.log(tail(rank)) + 1))
+
+    most = min(most, config.max_rank)
+    ladder = {step * 2**k for k in range(most.bit_length()) for step in (1, 3)} | {most}
+    rank = min((r for r in ladder if r <= most), key=surprise) if config.rank == "auto" else config.rank
+    return rank, tail(rank).reshape(1)

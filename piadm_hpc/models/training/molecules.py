@@ -1,0 +1,179 @@
+"""Training a model of conformers: trajectory to states, Gaussian reference of the inner motions, network, model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...data.normalise import Normalisation
+from ...data.superpose import centred, mean_structure, rigid_motions, superposed
+from ...data.trajectories import Frames, TrajectoryConfig, read_frames, relabelled, split, unweighted
+from ...gaussian.reference import GaussianReference
+from ...schema.layout import conformer_layout
+from ...schema.topology import Topology
+from ...store.shard import write_samples
+from ...theory.bases import EOF
+from ...theory.process import by_name
+from ..card import HELD_OUT, TOPOLOGY, save_model
+from ..config import ConformerTrainConfig
+from ..denoiser import GaussianDenoiser
+from ..networks.pairs import make_conformer_network
+from ..networks.unet import count_parameters
+from ..record import MoleculeCard, VariableCard
+from .checkpoint import TrainingState
+from .fields import Report, Stop, fit_network, never, say
+from .model_folder import make_card
+
+CENTRED_ON = 20_000  # frames that the mean structure is found from
+SMALLEST = 1e-8  # variance of a mode that is kept, of the largest one's
+
+
+@dataclass(frozen=True)
+class ConformerData:
+    """States [n, atoms, 3] float32 for training, validation and test, and how to read them in nanometres.
+
+    `constraint` [3 atoms, k] are the rigid motions that no state has. `held_out` are the frames of the test part themselves.
+    """
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    normalisation: Normalisation
+    constraint: Tensor
+    topology: Topology
+    held_out: Frames
+    excluded: Mapping[str, int]
+    files: tuple[str, ...]
+
+
+def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
+    """Read, fit, train and write the model folder `config.output`; trajectories are looked for from `root`.
+
+    A run that was interrupted continues from the checkpoints beside its output; `stop` says after every step whether
+    somebody asks for that. ValueError for data or settings that do not work, StopRequested when asked to stop.
+    """
+    data = read_conformers(config.data, root, seed=config.seed)
+    left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
+    report(f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test frames; left out: {left_out}")
+    reference = fit_conformer_reference(data.train, config.data.frame)
+    network = None
+    if config.network != "none":
+        superposed_frame = config.data.frame == "superposed"
+        network = make_conformer_network(config.network, data.normalisation, data.topology, superposed_frame, config.seed)
+        network.calibrate(data.train[:20_000])
+    denoiser = GaussianDenoiser(by_name(config.noise.process), reference, network, None, data.constraint)
+    output, state = Path(config.output), None
+    if network is not None:
+        report(f"{count_parameters(network)} weights to train")
+        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
+    return publish_conformers(output, config, data, denoiser, state)
+
+
+def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> ConformerData:
+    """States in units of their spread: deviations from the mean structure when superposed, positions about zero otherwise."""
+    frames = read_frames(config, root)
+    parts = split(config, frames)
+    drawn = {name: unweighted(part, seed=seed) if len(part.file) else part.positions for name, part in parts.items()}
+    drawn["train"] = relabelled(drawn["train"], frames.topology, config.relabel, seed=seed)
+    turned = config.frame == "superposed"
+    centre = mean_structure(drawn["train"][:CENTRED_ON])[0] if turned else np.zeros_like(drawn["train"][0])
+
+    def deviations(positions: np.ndarray) -> np.ndarray:
+        return superposed(positions, centre) - centre if turned else centred(positions)
+
+    apart = {name: deviations(positions) for name, positions in drawn.items()}
+    constraint = rigid_motions(centre, turns=turned)
+    scale = np.sqrt((apart["train"] ** 2).sum((1, 2)).mean() / (centre.size - constraint.shape[1]))
+    if not scale > 0:
+        raise ValueError("the training frames are all the same conformer; there is nothing to learn")
+    states = {name: torch.from_numpy((values / scale).astype(np.float32)) for name, values in apart.items()}
+    ones = np.ones((1, *centre.shape))
+    return ConformerData(
+        **states,
+        normalisation=Normalisation(("coordinates",), centre[None], scale * ones, ones.astype(bool)),
+        constraint=torch.from_numpy(constraint),
+        topology=frames.topology,
+        held_out=parts["test"],
+        excluded=frames.excluded,
+        files=frames.names,
+    )
+
+
+def fit_conformer_reference(states: Tensor, frame: str) -> GaussianReference:
+    """All modes of the states [n, atoms, 3] in which they vary, and none of the rest.
+
+    Superposed: principal components of all coordinates. Centred: the covariance of atoms, alike in x, y and z, since
+    every orientation is as likely as any other.
+    """
+    fields = states.to(torch.float64)
+    count, atoms, _ = fields.shape
+    if frame == "superposed":
+        flat = fields.flatten(1)
+        mean = flat.mean(0)
+        variances, modes = torch.linalg.eigh((flat - mean).T @ (flat - mean) / count)
+    else:
+        mean = torch.zeros(3 * atoms, dtype=torch.float64)
+        variances, shapes = torch.linalg.eigh(torch.einsum("nax,nbx->ab", fields, fields) / (3 * count))
+        variances, modes = variances.repeat_interleave(3), torch.kron(shapes.contiguous(), torch.eye(3, dtype=torch.float64))
+    kept = variances > SMALLEST * variances.max()
+    spectrum = torch.cat([variances[kept].flip(0), torch.zeros(1, dtype=torch.float64)])
+    return GaussianReference(mean, EOF(modes[:, kept].flip(1).contiguous(), (atoms, 3)), spectrum)
+
+
+def publish_conformers(
+    folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None
+) -> Path:
+    """Score the denoiser on held-out frames and write the model folder; returns it."""
+    layout = conformer_layout(data.topology)
+    frame = config.data.frame
+    card = make_card(
+        config,
+        data,
+        sum(data.excluded.values()),
+        denoiser,
+        state,
+        normalisation=f"state = ({frame} positions - mean_field) / scale_field, without rigid motions",
+        wrap=False,
+        variables=(
+            VariableCard(name="coordinates", dims=("atom", "spatial"), units="nanometers", long_name="positions of atoms"),
+        ),
+        molecule=MoleculeCard(frame=frame, atoms=len(data.topology)),
+    )
+
+    def more(partial: Path) -> None:
+        (partial / TOPOLOGY).write_text(data.topology.to_json() + "\n", encoding="utf-8")
+        shown = (
+            data.held_out.positions[0] if len(data.held_out.file) else data.normalisation.decode(data.train[:1])["coordinates"][0]
+        )
+        (partial / "topology.pdb").write_text(data.topology.to_pdb(shown), encoding="utf-8")
+        if len(data.held_out.file):
+            _write_held_out(partial / HELD_OUT, config, data)
+
+    stored = getattr(torch, config.stored)
+    return save_model(
+        folder, card, denoiser.reference, data.normalisation, layout.coordinates, denoiser.network, more=more, stored=stored
+    )
+
+
+def _write_held_out(path: Path, config: ConformerTrainConfig, data: ConformerData) -> None:
+    """Evenly spaced frames of the test part as a conformer file, positions rounded to 1e-4 nm, with their log-weights."""
+    frames, layout = data.held_out, conformer_layout(data.topology)
+    count = len(frames.file)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, config.held_out_frames)).round().astype(int))
+    with np.errstate(divide="ignore"):
+        weights = np.log(frames.weight[chosen] / frames.weight.max())
+    attributes = {"title": f"held-out dynamics behind {config.name}", "source": config.data.source}
+    write_samples(
+        path,
+        layout=layout,
+        ids=tuple(range(len(chosen))),
+        fields={"coordinates": centred(frames.positions[chosen]).round(4).astype(np.float32)},
+        per_sample={"log_weight": weights.astype(np.float32)},
+        attributes=attributes,
+        compression="zlib",
+    )

@@ -1,0 +1,1 @@
+"""One configured run: built, resolved, planned, executed."""

@@ -1,0 +1,123 @@
+"""How a chain's points are best swept on given ranks and memory: one block, blocks, a window, or the pipelined schedule."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config.run import RunConfig
+from ..models.card import Model
+from ..solvers.collocation import Collocation
+from ..solvers.sampler import Sampler
+from ..theory.chain import Chain
+from .build import make_grid
+
+GIGABYTE = 1e9
+NARROWEST = 8  # points of a window: a narrower one saves few calls more, and pays for every one in rounds
+MOST_FRONTS = 8
+
+# bytes of a rank that holds so many points of so many samples at once
+Memory = Callable[[int, int], int]
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What to set, as (key, value), where it differs from the run as it stands, and why."""
+
+    why: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        words = [f"--set {key}={_text(value)}" if value is not None else f"without {key}" for key, value in self.settings]
+        return f"{self.why}\n                   {' '.join(words)}" if words else f"{self.why}, as it is set"
+
+
+def arrange(
+    config: RunConfig, model: Model, sampler: Sampler, *, on_time: int, batch: int, memory: Memory, available: int
+) -> Arrangement:
+    """The arrangement with the fewest waits in sequence that fits into `available` bytes of each of `on_time` time ranks.
+
+    Rules from measurements with exact scores (docs/scale.md): memory asks for fewer samples at once, then for blocks; fewer
+    ranks than points ask for a window as wide as the ranks, or for a pipelined front where a fixed depth moves no window.
+    """
+    if config.solver.kind == "sequential":
+        return Arrangement("step by step, as asked: nothing to arrange")
+    steps = sampler.chain.num_steps
+    share = -(-steps // on_time)
+    at_once = next((n for n in range(batch, 0, -1) if memory(share, n) <= available), 0)
+    if at_once == 0:
+        return _in_blocks(config, model, sampler, on_time=on_time, whole=memory(share, 1), memory=memory, available=available)
+    fewer = [] if at_once >= min(batch, config.compute.in_flight or batch) else [("compute.in_flight", at_once)]
+    room = f"; {at_once} of {batch} samples at once, all need {memory(share, batch) / GIGABYTE:.1f} GB a rank" if fewer else ""
+    if isinstance(sampler.chain, Collocation):
+        return Arrangement(f"collocation, all {steps} points at once{room}", tuple(fewer))
+    why, wanted = _schedule(config, sampler.chain, on_time)
+    return Arrangement(why + room, (*_changed(config, sampler, wanted), *fewer))
+
+
+def _schedule(config: RunConfig, chain: Chain, on_time: int) -> tuple[str, dict[str, Any]]:
+    """Which points are open to a sweep, where memory holds the whole chain."""
+    steps = chain.num_steps
+    width = on_time * -(-NARROWEST // on_time)
+    shared = f"{_ranks(on_time)} for {steps} points"
+    one = {"grid.blocks": 1, "solver.window": None, "solver.pipelined": False}
+    if width >= steps:
+        return f"one block, the fewest rounds: {shared}", one
+    if config.corrector.enabled or chain.sigma is None:
+        reason = "a corrector follows whole blocks" if config.corrector.enabled else "this chain has no levels to foresee by"
+        return f"one block, the fewest rounds: {reason}, so no window", one
+    if config.solver.fixed_depth:
+        fronts = min(MOST_FRONTS, -(-steps // width))
+        why = f"pipelined over {fronts} blocks of equal Lambda: {shared}, and a fixed depth moves no window"
+        return why, {"grid.blocks": fronts, "solver.window": None, "solver.pipelined": True}
+    why = f"a window of {width}: {shared}, and those far ahead would be evaluated in vain"
+    return why, {**one, "solver.window": width}
+
+
+def _in_blocks(
+    config: RunConfig, model: Model, sampler: Sampler, *, on_time: int, whole: int, memory: Memory, available: int
+) -> Arrangement:
+    """The fewest blocks of equal Lambda, one after the other, of which the longest fits."""
+    need = f"one sample needs {whole / GIGABYTE:.1f} GB a rank, there are {available / GIGABYTE:.1f}"
+    if isinstance(sampler.chain, Collocation):
+        return Arrangement(f"does not fit: {need}; fewer grid.steps, or a chain of steps in blocks (chain.integrator=gaussian)")
+    for count in range(2, sampler.chain.num_steps // on_time + 1):
+        grid = make_grid(config.replace(grid={"blocks": count, "cut": "lambda"}), model)
+        lengths = [len(block) for block in grid.blocks()]
+        if min(lengths) < on_time:
+            break
+        if memory(-(-max(lengths) // on_time), 1) <= available:
+            blocks = {"grid.blocks": len(lengths), "solver.window": None, "solver.pipelined": False}
+            why = f"{len(lengths)} blocks of equal Lambda, one after the other, a sample at a time: {need}"
+            alone = [] if config.compute.in_flight == 1 else [("compute.in_flight", 1)]
+            return Arrangement(why, (*_changed(config, sampler, blocks), *alone))
+    return Arrangement(f"does not fit: {need}, and no blocks are small enough; give more time ranks or larger nodes")
+
+
+def _changed(config: RunConfig, sampler: Sampler, wanted: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Those of the wanted settings that the run does not have yet."""
+    present = {
+        "grid.blocks": len(sampler.chain.edges) - 1,
+        "solver.window": config.solver.window,
+        "solver.pipelined": config.solver.pipelined,
+    }
+    return [(key, value) for key, value in wanted.items() if present[key] != value]
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _ranks(count: int) -> str:
+    return "1 time rank" if count == 1 else f"{count} time ranks"
+
+
+def memory_of_host(ranks: int) -> int:
+    """Bytes that each of `ranks` ranks can have of this host, if as many as it has cores share it."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    return math.floor(free / min(ranks, len(os.sched_getaffinity(0))))

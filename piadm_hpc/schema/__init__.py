@@ -1,0 +1,1 @@
+"""What fields and molecules are called: variables, dimensions, units, atoms."""

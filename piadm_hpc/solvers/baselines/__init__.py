@@ -1,0 +1,1 @@
+"""Parallel solvers of other papers, for comparison."""

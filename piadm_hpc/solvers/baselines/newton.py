@@ -1,0 +1,121 @@
+"""Quasi-Newton sweeps: the linear part of every step is the diagonal of its Jacobian, from one product with a random vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...comm.communicator import Communicator
+from ...theory.chain import expand
+from ...theory.grid import Block
+from ..problem import Problem
+from ..sweep import Sweeps
+from ..trajectory import Method
+
+STEP = 1e-3  # of the probe, in standard deviations of the noise
+
+
+class Newton(Sweeps):
+    """Sweeps with A = P + Q g R, g [samples, n] the diagonal of the score's Jacobian at the last iterate.
+
+    quasi-DEER (Gonzalez et al. 2024, 2407.19115) with the stochastic diagonal g = v (J v), v = +-1, of 2508.18413: exact
+    where coordinates do not interact, unbiased elsewhere. J v is a difference of two calls that are made together, so a
+    round has twice the calls. g is kept between -1/sigma^2 (the denoised estimate stays) and 0 (it follows the state).
+    Works in the basis of the linear part. Raises ValueError for windows and for scores that read several fields.
+    """
+
+    vigilant = False
+
+    def __init__(self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], method: Method, comm: Communicator):
+        if method.schedule.moves or problem.chain.reads > 1:
+            raise ValueError("newton: a block is solved whole, and its score reads one field; no window, no pipeline")
+        super().__init__(problem, block, first, list(samples), method, comm)
+        z = self.points.z
+        self.maps = z.new_zeros(*z.shape[:2], z.shape[-1], z.shape[-2], z.shape[-2])
+
+    def _update(self) -> None:
+        """Linearise the steps that were evaluated, then pass through all of them."""
+        open_points = torch.tensor(self.rows.points)[:, None] >= self.evaluated
+        local, slot = open_points.nonzero().T
+        if len(local):
+            slopes = self._slopes(local, slot)
+            for index in range(len(self.rows.points)):
+                mine = local == index
+                if bool(mine.any()):
+                    self._linearise(index, slot[mine], slopes[mine])
+        self._pass()
+
+    def _evaluate(self) -> Tensor:
+        self.evaluated = self.front.low.clone()
+        change = super()._evaluate()
+        self.result.calls[self.front.index] += self.block.stop - self.front.low
+        return change
+
+    def _slopes(self, local: Tensor, slot: Tensor) -> Tensor:
+        """g of some points and slots: [rows, n]."""
+        points, problem, kicks = self.points, self.problem, self.points.kicks
+        assert kicks is not None
+        numbers = torch.tensor(self.rows.points)[local]
+        z = torch.stack([problem.chain.reading(int(j), points.z[a, s]) for j, a, s in zip(numbers, local, slot, strict=True)])
+        signs = torch.stack([self._signs(int(j), z) for j in self.rows.points])[local]
+        step = STEP * self._deviation(numbers).to(z)[:, None]
+        shifted = problem.frame.synthesise(z + (step * signs)[:, None])
+        score = problem.frame.analyse(problem.evaluator(problem.evaluator.project(shifted), points.times[numbers]))
+        slope = signs * (score - kicks[local, slot])[:, 0] / step
+        floor = -1 / self._deviation(numbers).to(z)[:, None] ** 2
+        return torch.minimum(torch.maximum(slope, floor), torch.zeros_like(slope))
+
+    def _deviation(self, numbers: Tensor) -> Tensor:
+        sigma = self.problem.chain.sigma
+        assert sigma is not None
+        return sigma.reshape(-1)[numbers]
+
+    def _signs(self, j: int, like: Tensor) -> Tensor:
+        """The random vector of point j, the same for every sample, sweep and number of ranks: [n]."""
+        generator = torch.Generator().manual_seed(j)
+        return (torch.randint(0, 2, (like.shape[-1],), generator=generator) * 2 - 1).to(like)
+
+    def _linearise(self, index: int, slots: Tensor, slopes: Tensor) -> None:
+        """A and b = f(z) - A z of one point for some slots."""
+        points, problem, j = self.points, self.problem, self.rows.points[index]
+        z, kick = points.z[index, slots], points.kicks[index, slots] if points.kicks is not None else points.z
+        draws = None if points.draws is None else points.draws[index, slots]
+        f = problem.increment(torch.empty_like(z), draws, j, z, kick, None)
+        P, Q = (expand(problem.frame, table[j], z) for table in (problem.chain.P, problem.chain.Q))
+        A = P + slopes[..., None, None] * (Q @ problem.chain.rows[j].to(z))
+        self.maps[index, slots] = A
+        points.b[index, slots] = f - act(A, z)
+
+    def _pass(self) -> None:
+        """The recurrence: the map of a whole slice is one of its own for every rank, which the others are told by a sum."""
+        points, rank = self.points, self.comm.rank
+        shift = torch.zeros_like(points.first)
+        slices = self.maps.new_zeros(self.comm.size, *self.maps.shape[1:])
+        slices[rank] = torch.eye(self.maps.shape[-1], dtype=slices.dtype, device=slices.device)
+        for A, b in zip(self.maps, points.b, strict=True):
+            slices[rank] = A @ slices[rank]
+            shift = act(A, shift) + b
+        slices = self.comm.sum(slices)
+
+        def through(low: int, high: int, state: Tensor) -> Tensor:
+            state = state.clone()
+            for other in range(low, high):
+                state = act(slices[other], state)
+            return state
+
+        state = self.comm.exscan(points.first, shift, through)
+        for index, (A, b) in enumerate(zip(self.maps, points.b, strict=True)):
+            points.z[index] = state
+            state = act(A, state) + b
+        points.end.copy_(state)
+
+    def _keep(self, kept: Tensor) -> None:
+        super()._keep(kept)
+        self.maps = self.maps[:, kept]
+
+
+def act(maps: Tensor, z: Tensor) -> Tensor:
+    """Maps [samples, n, c, c] on coordinates [samples, c, n]."""
+    return (maps @ z.mT[..., None])[..., 0].mT

@@ -1,0 +1,146 @@
+"""Parareal in time, as SRDS (Selvam et al. 2024, 2412.08292): a coarse solver corrected by fine ones that run side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ...comm.communicator import Communicator
+from ...theory.grid import Block, Partition
+from ..guess import Guess
+from ..problem import Problem
+from ..sequential import run_steps
+from ..tolerance import BlockSolution, Picard, Status, unsolved
+from .stepping import everywhere, scores_together, step_together
+
+
+class Parareal:
+    """x[i+1] <- F(x[i]) + G(x_new[i]) - G(x[i]) over `parts` parts of a block; F the chain step by step, G coarse.
+
+    G is one step over the whole part with the denoised estimate of one network call held (DDIM's, as published), or with
+    `calls` false the guess alone, which costs none. Parts are dealt out to ranks; the coarse sweep is made by all of them.
+    After p iterations the first p parts are exact. It ends when the last state has changed by at most `tol` (root mean
+    square, in units of the data). Counted as run: `sweeps` are iterations, `sequential_steps` the other rounds.
+    """
+
+    def __init__(
+        self, problem: Problem, block: Block, guess: Guess, stop: Picard, comm: Communicator, *, parts: int | None, calls: bool
+    ):
+        count = min(len(block), parts or round(math.sqrt(len(block))))
+        if count < comm.size:
+            raise ValueError(f"parareal: {count} parts of a block for {comm.size} time ranks; use fewer ranks or more parts")
+        cut = Partition(len(block), count)
+        self.edges = [block.start + cut.start(part) for part in range(count + 1)]
+        self.problem, self.guess, self.stop, self.comm, self.calls = problem, guess, stop, comm, calls
+        own = Partition(count, comm.size).slice(comm.rank)
+        self.own = range(own.start, own.stop)
+
+    @property
+    def parts(self) -> int:
+        return len(self.edges) - 1
+
+    def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
+        """Solve from coordinates `first` [samples, c, n]; collective. Raises ScoreError on every rank."""
+        self.names, self.index = list(samples), torch.arange(len(samples))
+        self.result = unsolved(first, len(samples))
+        starts, jumps = self._coarse_path(first)
+        ends, last = torch.zeros_like(jumps), starts[-1]
+        change = torch.full((len(samples),), math.inf, dtype=torch.float64)
+        for done in range(1, self.parts + 1):
+            ends = self._fine(starts, ends, done - 1)
+            before, (starts, jumps) = change, self._corrected(starts, jumps, ends, done)
+            change, last = self._change(starts[-1], last), starts[-1]
+            left = self._retire(starts, change, before, done)
+            if not bool(left.any()):
+                break
+            self._keep(left)
+            starts, jumps, ends, change, last = starts[:, left], jumps[:, left], ends[:, left], change[left], last[left]
+        return self.result
+
+    def _keep(self, left: Tensor) -> None:
+        self.index = self.index[left]
+        self.names = [name for name, kept in zip(self.names, left.tolist(), strict=True) if kept]
+
+    def _coarse_path(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        states = [first]
+        for part in range(self.parts):
+            states.append(self._coarse(part, states[-1]))
+        starts = torch.stack(states)
+        return starts, starts[1:].clone()
+
+    def _coarse(self, part: int, z: Tensor) -> Tensor:
+        """G over one part; a round where it calls the network."""
+        start, stop, held = self.edges[part], self.edges[part + 1], None
+        if self.calls:
+            score = everywhere(self.problem, self.comm, lambda: scores_together(self.problem, [start], z[None], self.names)[0])
+            held = self.guess.remainder(start, z, score)
+            self.result.sequential_steps[self.index] += 1
+            self.result.calls[self.index] += 1
+        return self.guess.jump(z, start, stop, self.names, held)
+
+    def _fine(self, starts: Tensor, ends: Tensor, exact: int) -> Tensor:
+        """F over the parts from `exact` on, all ranks' together: [parts, samples, c, n]."""
+        lengths = [stop - start for start, stop in zip(self.edges, self.edges[1:], strict=False)]
+        mine = [part for part in self.own if part >= exact]
+        found = torch.zeros_like(ends)
+        if self.comm.rank == 0:
+            found[:exact] = ends[:exact]
+        z = starts[mine]
+        for step in range(max(lengths[exact:])):
+            going = [i for i, part in enumerate(mine) if step < lengths[part]]
+            points = [self.edges[mine[i]] + step for i in going]
+
+            def stepped(going: list[int] = going, points: list[int] = points, z: Tensor = z) -> Tensor:
+                return step_together(self.problem, points, z[going], self.names)[0]
+
+            z[going] = everywhere(self.problem, self.comm, stepped)
+        found[mine] = z
+        self.result.calls[self.index] += sum(lengths[exact:])
+        self.result.sequential_steps[self.index] += max(lengths[exact:]) - 1
+        self.result.sweeps[self.index] += 1
+        return self.comm.sum(found)
+
+    def _corrected(self, starts: Tensor, jumps: Tensor, ends: Tensor, done: int) -> tuple[Tensor, Tensor]:
+        """The coarse sweep with what fine solvers add; part `done` - 1 had an exact start, so its end is exact."""
+        starts, jumps = starts.clone(), jumps.clone()
+        starts[done] = ends[done - 1]
+        for part in range(done, self.parts):
+            jump = self._coarse(part, starts[part])
+            starts[part + 1] = ends[part] + jump - jumps[part]
+            jumps[part] = jump
+        return starts, jumps
+
+    def _change(self, end: Tensor, before: Tensor) -> Tensor:
+        return state_change(self.problem, self.stop, self.edges[-1], end, before)
+
+    def _retire(self, starts: Tensor, change: Tensor, before: Tensor, done: int) -> Tensor:
+        """Record the samples that are done; which are left."""
+        result, stop = self.result, self.stop
+        whole, limit = done == self.parts, stop.sweeps or self.parts
+        met = stop.met(change, before) | whole
+        over = ~met & (done >= limit)
+        ends = starts[-1].clone()
+        if bool(over.any()) and stop.tol is not None:
+            names = [name for name, late in zip(self.names, over.tolist(), strict=True) if late]
+            point, late = self.edges[done], starts[done][over]
+            work = everywhere(self.problem, self.comm, lambda: run_steps(self.problem, late, point, self.edges[-1], names))
+            ends[over] = work
+            result.sequential_steps[self.index[over]] += self.edges[-1] - point
+            result.calls[self.index[over]] += self.edges[-1] - point
+        late_status = Status.DEPTH_REACHED if stop.tol is None else Status.FINISHED_SEQUENTIALLY
+        leaving = met | over
+        result.end[self.index[leaving]] = ends[leaving]
+        result.residual[self.index[leaving]] = torch.where(torch.isfinite(change), change, 0.0)[leaving]
+        result.status[self.index[leaving]] = torch.where(met, int(Status.CONVERGED), int(late_status))[leaving]
+        return ~leaving
+
+
+def state_change(problem: Problem, stop: Picard, point: int, z: Tensor, before: Tensor) -> Tensor:
+    """Difference of two states of a point, root mean square in units of the data's scale there: [samples]."""
+    moved = problem.frame.synthesise((z - before)[:, 0])
+    signal = 1.0 if problem.chain.alpha is None else float(problem.chain.alpha.reshape(len(problem.chain.t), -1)[point, 0])
+    norm: Tensor = torch.linalg.vector_norm(moved / stop.scale, dim=-1).to("cpu", torch.float64)
+    return norm.div_(moved.shape[-1] ** 0.5 * signal)

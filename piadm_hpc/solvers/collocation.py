@@ -1,0 +1,190 @@
+"""Chebyshev collocation of the probability flow in log-SNR, on what the Gaussian reference leaves over.
+
+In coordinates whitened by the reference, y = (x - alpha mean) / sqrt(v) with v = alpha^2 lambda + sigma^2 per shell, the
+reference's own flow stands still and the probability flow is
+
+    dy/dl = g(l) / 2,    g = sigma^2 (s / sqrt(v) + y / v),    l = log(alpha^2 / sigma^2)               (remainder)
+
+g vanishes for Gaussian data and at both ends of the range. It is interpolated at Chebyshev points, so that one table
+[points + 1, points] of integrals serves all shells. Multistep solvers of the same form: Lu et al. 2022 (DPM-Solver++).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.polynomial import chebyshev
+from torch import Tensor
+
+from ..gaussian.reference import GaussianReference, Smoothness
+from ..theory.chain import Chain
+from ..theory.grid import TimeGrid
+from ..theory.process import Process
+
+EDGE = 1 / 16  # of the tolerance is what the range left to the Gaussian may change
+SHARE = 1 / 4  # of the tolerance is what the chosen points may leave in doubt
+FEWEST, MOST = 5, 64  # points to choose from
+DROPPED = 2  # last Chebyshev coefficients whose contribution stands for the error of the interpolation
+
+
+@dataclass(frozen=True)
+class Collocation:
+    """The flow from forward time `horizon` to `delta` in pieces of `points` nodes each; one piece unless it must be cut.
+
+    Raises ValueError for a range that is empty or fewer than four points.
+    """
+
+    process: Process
+    reference: GaussianReference
+    horizon: float
+    delta: float
+    points: int
+
+    channels, reads, stochastic, basis = 1, 1, False, None
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if not 0 < self.delta < self.horizon:
+            mistakes.append(f"delta = {self.delta:g} must lie between 0 and horizon = {self.horizon:g}")
+        if self.points < 4:
+            mistakes.append(f"points = {self.points}: collocation needs at least 4")
+        if mistakes:
+            raise ValueError("collocation: " + "; ".join(mistakes))
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Log-SNR of both ends."""
+        return _log_snr(self.horizon), _log_snr(self.delta)
+
+    @cached_property
+    def t(self) -> Tensor:
+        """First time, nodes and last time of the whole range, [points + 2]."""
+        nodes = self.piece(*self.span).t
+        ends = self.process.time(torch.tensor([self.horizon, self.delta], dtype=torch.float64))
+        return torch.cat([ends[:1], nodes, ends[1:]])
+
+    @property
+    def num_steps(self) -> int:
+        return self.points
+
+    @property
+    def edges(self) -> tuple[int, int]:
+        return 0, self.points
+
+    @property
+    def grid(self) -> TimeGrid:
+        """The nodes as one block."""
+        return TimeGrid(torch.cat([self.t[:-2], self.t[-1:]]), self.edges)
+
+    @property
+    def ratio(self) -> Tensor:
+        """Noise over signal at the first time, the nodes and the last time."""
+        return self.process.sigma(self.t) / self.process.alpha(self.t)
+
+    def entry(self) -> tuple[Tensor, Tensor]:
+        """Signal [1] and spread [1, 1] of the first state."""
+        first = self.t[:1]
+        return self.process.alpha(first), self.process.sigma(first)[:, None]
+
+    def piece(self, low: float, high: float) -> Piece:
+        """The nodes and tables between two log-SNRs."""
+        x = chebyshev_nodes(self.points)
+        theta = torch.log1p(torch.exp(-torch.tensor(low + (high - low) * (np.append(x, 1.0) + 1) / 2)))
+        t = self.process.time(theta)
+        alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+        root = torch.sqrt(self.reference.variance(alpha, sigma).cpu())
+        weights, doubt = (torch.from_numpy(table) * (high - low) / 4 for table in (_integrals(x), _doubt(x)))
+        return Piece(low, high, t[:-1], alpha, sigma, root, weights, doubt)
+
+    def remainder(self, piece: Piece, reference: GaussianReference, x: Tensor, score: Tensor) -> Tensor:
+        """g at the nodes of a piece from states and scores [M, d], in whitened coordinates [M, n]."""
+        root = reference.basis.expand(piece.root[:-1].to(x))
+        centred = x - piece.alpha[:-1, None].to(x) * reference.mean
+        whitened = reference.basis.analyse(score) / root + reference.basis.analyse(centred) / root**2
+        return piece.sigma[:-1, None].to(x) ** 2 * whitened
+
+    def inherit(self, low: float, high: float, part: tuple[float, float]) -> Tensor:
+        """From values at the nodes of low .. high to those of its polynomial at the nodes of a part, [points, points]."""
+        x = chebyshev_nodes(self.points)
+        inside = part[0] + (part[1] - part[0]) * (x + 1) / 2
+        there = chebyshev.chebvander(2 * (inside - low) / (high - low) - 1, self.points - 1)
+        return torch.from_numpy(there @ np.linalg.inv(chebyshev.chebvander(x, self.points - 1)))
+
+
+Scheme = Chain | Collocation  # what a sampler solves: steps, or points of the flow
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Log-SNR low .. high: node times [M], levels alpha, sigma [M + 1] and root sqrt(v) [M + 1, K], the end last.
+
+    `weights` [M + 1, M] sum remainders at the nodes to the whitened state at nodes and end; `doubt` [M + 1, M] is the share
+    of the highest Chebyshev coefficients in that.
+    """
+
+    low: float
+    high: float
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    root: Tensor
+    weights: Tensor
+    doubt: Tensor
+
+
+def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple[float, int]:
+    """Log-SNR to begin at, and how many points, for an error of `tol` between log-SNRs low and high.
+
+    Before the first, what the Gaussian misses adds up to less than EDGE * tol; the points leave less than SHARE * tol in doubt,
+    in the root mean square over the samples that the smoothness was measured on.
+    """
+    nodes, half = chebyshev_nodes(len(smoothness.gram)), (smoothness.high - smoothness.low) / 2
+    lagrange = np.linalg.inv(chebyshev.chebvander(nodes, len(nodes) - 1))
+    summed = chebyshev.chebint(lagrange, lbnd=-1.0) * half / 2
+
+    def size(rows: np.ndarray) -> np.ndarray:
+        """Root mean square of sums of remainders with these weights [n, N]."""
+        return np.asarray(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, smoothness.gram.numpy(), rows), 0)))
+
+    places = np.clip((np.linspace(low, high, 512) - smoothness.low) / half - 1, -1, 1)
+    from_start = chebyshev.chebvander(places, len(nodes)) @ summed
+    from_start -= from_start[:1]
+    small = np.logical_and.accumulate(size(from_start) <= EDGE * tol)
+    first = int(small[:-1].sum()) - 1
+    begin, scale = places[first], (places[-1] - places[first]) / 2
+    for points in range(FEWEST, MOST + 1):
+        x = chebyshev_nodes(points)
+        at_nodes = chebyshev.chebvander(begin + scale * (x + 1), len(nodes) - 1) @ lagrange
+        doubt = _doubt(x) @ at_nodes * half * scale / 2
+        missed = _integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
+        if max(size(doubt).max(), size(missed).max()) <= SHARE * tol:
+            break
+    return low + (high - low) * first / (len(places) - 1), points
+
+
+def chebyshev_nodes(points: int) -> np.ndarray:
+    """Zeros of the Chebyshev polynomial, increasing: no score is spent on the ends, where the remainder vanishes."""
+    return -np.cos(math.pi * (np.arange(points) + 0.5) / points)
+
+
+def _integrals(x: np.ndarray) -> np.ndarray:
+    """Integrals of the Lagrange polynomials of nodes x from -1 to every node and to 1, [M + 1, M]."""
+    lagrange = np.linalg.inv(chebyshev.chebvander(x, len(x) - 1))
+    summed = chebyshev.chebint(lagrange, lbnd=-1.0)
+    return np.asarray(chebyshev.chebvander(np.append(x, 1.0), len(x)) @ summed)
+
+
+def _doubt(x: np.ndarray) -> np.ndarray:
+    """The share of the last Chebyshev coefficients in those integrals, [M + 1, M]."""
+    vandermonde = chebyshev.chebvander(x, len(x) - 1)
+    kept = vandermonde.copy()
+    kept[:, -DROPPED:] = 0
+    return np.asarray(_integrals(x) @ (np.eye(len(x)) - kept @ np.linalg.inv(vandermonde)))
+
+
+def _log_snr(theta: float) -> float:
+    return -math.log(math.expm1(theta))

@@ -1,0 +1,45 @@
+"""Small files of named arrays that travel with a model: HDF5 with real dimension names, readable as NetCDF-4."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from ..schema.layout import Coordinate
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Coordinate], attrs: Mapping[str, str] | None = None) -> None:
+    """Arrays with their dimensions and attributes as one HDF5 file, written whole and renamed.
+
+    An array named like its only dimension becomes that dimension's coordinate. Booleans are stored as bytes 0 and 1.
+    """
+    dataset = xr.Dataset(attrs=dict(attrs or {}))
+    for name, array in arrays.items():
+        values = np.asarray(array.values)
+        stored = values.astype(np.int8) if values.dtype == bool else values
+        dataset[name] = xr.Variable(array.dims, stored, dict(array.attrs))
+    packed = {"zlib": True, "complevel": 4, "shuffle": True}
+    encoding = {name: {"_FillValue": None, **(packed if np.ndim(array.values) else {})} for name, array in arrays.items()}
+    partial = path.with_name(f".{path.name}.partial")
+    dataset.to_netcdf(partial, engine="h5netcdf", encoding=encoding)
+    os.replace(partial, path)
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Coordinate], dict[str, str]]:
+    """The arrays of such a file and its attributes; ValueError naming the file if it is not there or not such a file."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with xr.open_dataset(path, engine="h5netcdf", decode_times=False, mask_and_scale=False) as dataset:
+            loaded = dataset.load()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a readable HDF5 file with named dimensions ({error})") from None
+    arrays = {
+        str(name): Coordinate(tuple(map(str, v.dims)), np.asarray(v.values), {str(k): a for k, a in v.attrs.items()})
+        for name, v in loaded.variables.items()
+    }
+    return arrays, {str(k): str(v) for k, v in loaded.attrs.items()}

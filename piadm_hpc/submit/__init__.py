@@ -1,0 +1,30 @@
+"""Runs and trainings as jobs: submitted through submitit, one MPI rank a task, queued again until they are done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._lazy import loader
+
+# loaded when first used: a job that begins must not import all of this before it listens to signals
+_HOMES = {
+    "JobRequest": "request",
+    "RunStatus": "status",
+    "Submission": "submission",
+    "batch_script": "script",
+    "read_status": "status",
+    "submit": "submission",
+    "submit_training": "submission",
+}
+
+if TYPE_CHECKING:
+    from .request import JobRequest as JobRequest
+    from .script import batch_script as batch_script
+    from .status import RunStatus as RunStatus
+    from .status import read_status as read_status
+    from .submission import Submission as Submission
+    from .submission import submit as submit
+    from .submission import submit_training as submit_training
+
+__all__ = sorted(_HOMES)
+__getattr__ = loader(__name__, _HOMES)

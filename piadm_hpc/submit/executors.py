@@ -1,0 +1,96 @@
+"""submitit's executors, told what Slurm's own squeue says: many sites have no sacct, and a dead job must be noticed there too."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..config.validation import ConfigError
+from ..host.slurm import GONE, job_states
+from .request import JobRequest
+
+POLL_SECONDS = 10
+
+
+def resolve(cluster: str) -> str:
+    """The cluster that "auto" means here. Raises ConfigError for a Slurm that is not there."""
+    there = shutil.which("srun") is not None and shutil.which("sbatch") is not None
+    if cluster == "auto":
+        return "slurm" if there else "local"
+    if cluster == "slurm" and not there:
+        raise ConfigError("cluster: there is no sbatch and srun on this machine; use --cluster local, or --print for the script")
+    return cluster
+
+
+def make_executor(cluster: str, folder: Path, request: JobRequest, *, dependency: str | None = None) -> Any:
+    """An executor that writes below `folder`, new for every submission: an old result can never be taken for a new one."""
+    import submitit
+
+    if cluster == "debug":
+        return submitit.DebugExecutor(folder=folder / "%j")
+    if cluster == "local":
+        if request.nodes > 1:
+            raise ConfigError(f"nodes: {request.nodes} are not to be had on this machine alone; use --nodes 1 with more ranks")
+        local = submitit.LocalExecutor(folder=folder / "%j")
+        local.update_parameters(timeout_min=request.minutes, signal_delay_s=request.grace, gpus_per_node=request.gpus_per_node)
+        return local
+    executor = submitit.SlurmExecutor(folder=folder / "%j")
+    executor.update_parameters(**_sbatch_parameters(request, dependency))
+    return executor
+
+
+def _sbatch_parameters(request: JobRequest, dependency: str | None) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "job_name": request.name,
+        "time": request.minutes,
+        "nodes": request.nodes,
+        "ntasks_per_node": request.tasks_per_node,
+        "cpus_per_task": request.cpus_per_rank,
+        "signal_delay_s": request.grace,
+        "array_parallelism": request.parallel,
+        "stderr_to_stdout": True,
+        "wckey": None,
+        "srun_args": request.srun_arguments(),
+        "setup": [*request.setup, *(f"export {name}={value}" for name, value in request.environment.items())],
+        "additional_parameters": {("requeue" if request.queues_again else "no-requeue"): True, **request.options},
+    }
+    if request.gpus_per_node:
+        parameters["gpus_per_node"] = request.gpus_per_node
+    if dependency:
+        parameters["dependency"] = dependency
+    return parameters
+
+
+def watched(jobs: list[Any], cluster: str) -> list[Any]:
+    """The jobs of a submission, on Slurm with a watcher that asks squeue."""
+    if cluster != "slurm":
+        return jobs
+    kind = _slurm_job()
+    return [kind(folder=job._folder if hasattr(job, "_folder") else job.paths._folder, job_id=job.job_id) for job in jobs]
+
+
+@cache
+def _slurm_job() -> Any:
+    from submitit.slurm import slurm
+
+    class Watcher(slurm.SlurmInfoWatcher):
+        """Asks squeue. A job that Slurm has forgotten is over."""
+
+        def update(self) -> None:
+            asked = sorted(self._registered - self._finished)
+            states = job_states(asked)
+            for job, found in (states or {}).items():
+                state = "COMPLETED" if found.state == GONE else found.state
+                self._info_dict[job] = {"JobID": job, "State": state, "NodeList": found.nodes}
+            self._last_status_check = time.time()
+
+    class Job(slurm.SlurmJob):  # type: ignore[type-arg]
+        """A job whose end is noticed with or without sacct."""
+
+        watcher = Watcher(delay_s=POLL_SECONDS)
+        _results_timeout_s = 5
+
+    return Job

@@ -1,0 +1,145 @@
+"""How a run stands: what is drawn, which jobs work on it, when the rest will be ready, and what went wrong."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from ..config.run import RunConfig
+from ..config.validation import ConfigError, read
+from ..host.slurm import GONE, JobState, job_states
+from ..run.events import read_events
+from ..run.progress import span
+from ..store import INDEX, RUN_FILE, drawn_samples
+from .submission import submissions
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run: its samples, its jobs as Slurm knows them, and its latest events. `not_converged` counts marked samples."""
+
+    folder: Path
+    total: int
+    drawn: int
+    not_converged: int
+    joined: bool
+    jobs: tuple[JobState, ...]
+    progress: dict[str, Any] | None
+    last: dict[str, Any] | None
+
+    @property
+    def complete(self) -> bool:
+        return self.drawn >= self.total and self.joined
+
+    @property
+    def alive(self) -> bool:
+        return any(job.alive for job in self.jobs)
+
+    @property
+    def failed(self) -> bool:
+        """Nothing is at work, samples are missing, and the last that was heard is not that the run stopped as asked."""
+        return not self.complete and not self.alive and (self.last is not None or bool(self.jobs)) and not self._stopped
+
+    @property
+    def _stopped(self) -> bool:
+        return self.last is not None and self.last["event"] == "stopped"
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {self.drawn} of {self.total} samples drawn" + self._marked()]
+        lines += [f"  job {job.job}: {_job_line(job)}" for job in self.jobs]
+        if self.alive and self.progress is not None:
+            lines.append(f"  {_progress_line(self.progress)}")
+        if self.last is not None and self.last["event"] == "failed":
+            lines.append(f"  failed at {self.last['time']} on rank {self.last.get('rank')}: {self.last.get('message')}")
+        if self.complete:
+            lines.append(f'  complete; open with:  xarray.open_dataset("{self.folder / INDEX}")')
+        elif self.failed:
+            lines.append("  nothing works on it any more: submit the same run again, only what is missing is drawn")
+        elif not self.alive and self._stopped:
+            lines.append("  stopped as asked: submit the same run again to go on")
+        return "\n".join(lines)
+
+    def _marked(self) -> str:
+        return f", {self.not_converged} of them not converged by themselves (marked)" if self.not_converged else ""
+
+
+def read_status(folder: str | Path) -> list[RunStatus]:
+    """The runs in `folder`: itself, or those of an array below it. Raises ConfigError when there is none."""
+    root = Path(folder).absolute()
+    outs = list(dict.fromkeys(Path(out) for record in submissions(root) for out in record["jobs"]))
+    found = [_status(out) for out in (outs or [root])]
+    if all(status is None for status in found):
+        raise ConfigError(f"{root}: no run has begun here, and none was submitted; give the folder of a run")
+    return [status for status in found if status is not None]
+
+
+def _status(out: Path) -> RunStatus | None:
+    records = submissions(out)
+    config = _configuration(out, records)
+    if config is None:
+        return None
+    ids, not_converged = drawn_samples(out)
+    events = list(read_events(out))
+    progress = next((event for event in reversed(events) if event["event"] == "progress"), None)
+    last = next((event for event in reversed(events) if event["event"] in ("started", "stopped", "failed", "done")), None)
+    return RunStatus(
+        out,
+        len(config.ids),
+        len(set(config.ids) & ids),
+        not_converged,
+        (out / INDEX).exists(),
+        _jobs(out, records),
+        progress,
+        last,
+    )
+
+
+def _configuration(out: Path, records: Sequence[dict[str, Any]]) -> RunConfig | None:
+    """The newest configuration: a run may be asked for more samples than it began with."""
+    for record in reversed(records):
+        for file in sorted(Path(record["folder"]).glob("run-*.toml")):
+            config = read(RunConfig, file)
+            if Path(config.out) == out:
+                return config
+    return read(RunConfig, out / RUN_FILE) if (out / RUN_FILE).is_file() else None
+
+
+def _jobs(out: Path, records: Sequence[dict[str, Any]]) -> tuple[JobState, ...]:
+    """The jobs of the latest submission that are at work, or all of them when none is."""
+    for record in reversed(records):
+        names = record["jobs"].get(str(out), [])
+        if record["cluster"] != "slurm" or not names:
+            continue
+        states = job_states(names)
+        if states is None:
+            return tuple(JobState(name, "UNKNOWN") for name in names)
+        # numbers begin again when a Slurm is set up anew
+        ours = [s if s.command.startswith(record["folder"]) else JobState(s.job, GONE) for s in states.values()]
+        return tuple([state for state in ours if state.alive] or ours)
+    return ()
+
+
+def _job_line(job: JobState) -> str:
+    if job.state == GONE:
+        return "over, Slurm has forgotten it"
+    if job.state == "PENDING":
+        start = "" if job.start in ("", "N/A") else f", expected to start at {job.start}"
+        return f"waiting ({job.reason}){start}"
+    left = "" if job.left is None or not job.alive else f", {span(job.left)} to its limit"
+    return f"{job.state.lower()} on {job.nodes}{left}" if job.nodes else job.state.lower()
+
+
+def _progress_line(event: dict[str, Any]) -> str:
+    said = datetime.fromisoformat(event["time"])
+    if event["left"] is None:
+        return f"{event['note']} at {event['time']}; no sample is done yet, so nobody knows how long the rest takes"
+    ready = said + timedelta(seconds=float(event["left"]))
+    left = max(0.0, ready.timestamp() - time.time())
+    return (
+        f"{event['done']}/{event['total']} {event['unit']} at {event['time']}, {float(event['rate']):.3g} {event['unit']}/s; "
+        f"the rest in about {span(left)}, at {ready.astimezone():%Y-%m-%d %H:%M}"
+    )

@@ -1,0 +1,165 @@
+"""Submitting: a folder of its own for every submission, a record of it beside the run, and a handle on its jobs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from ..config.run import RunConfig
+from ..config.validation import ConfigError
+from ..host.slurm import job_states
+from ..models.config import ConformerTrainConfig, TrainConfig
+from ..store import open_run, to_toml
+from .executors import POLL_SECONDS, make_executor, resolve, watched
+from .payload import Job
+from .request import JobRequest
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+JOBS = "jobs"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Jobs in the queue: one for every run of `outs`, or several of a chain for one. `folder` holds their logs and results."""
+
+    folder: Path
+    cluster: str
+    outs: tuple[Path, ...]
+    jobs: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(str(job.job_id) for job in self.jobs)
+        return f"{self.cluster} job {names}; logs in {self.folder}"
+
+    def wait(self, *, poll: float = POLL_SECONDS) -> bool:
+        """Wait until no job is queued or running; whether all of them brought a result."""
+        waiting = list(self.jobs)
+        while waiting := [job for job in waiting if not job.done()]:
+            time.sleep(poll)
+        return all(job.exception() is None for job in self.jobs)
+
+    def result(self) -> xr.Dataset:
+        """Wait, then open the samples. Raises what ended the job; for an array, use `results`."""
+        if len(self.outs) > 1:
+            raise ValueError(f"this submission has {len(self.outs)} runs; `results` opens all of them")
+        return self.results()[0]
+
+    def results(self) -> list[xr.Dataset]:
+        """Wait, then open the samples of every run."""
+        self.wait()
+        self.jobs[-1].result()
+        return [open_run(out) for out in self.outs]
+
+
+def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None = None, **numbers: Any) -> Submission:
+    """Submit a run, or several as an array; `numbers` are those of a JobRequest.
+
+    Raises ConfigError when an earlier job still works on a folder, for a Slurm that is not there, and for mistakes.
+    """
+    configs = [config] if isinstance(config, RunConfig) else list(config)
+    request = request or JobRequest(**numbers)
+    configs = [each.replace(out=str(Path(each.out).absolute())) for each in configs]
+    outs = [Path(each.out) for each in configs]
+    if not outs or len(set(outs)) != len(outs):
+        raise ConfigError("every run of an array needs an `out` of its own")
+    folder = _prepare(outs, configs)
+    jobs = [Job.of(each, request.ranks, request.queues_again) for each in configs]
+    return _send(folder, outs, jobs, request)
+
+
+def submit_training(config: TrainConfig | ConformerTrainConfig, request: JobRequest | None = None, **numbers: Any) -> Submission:
+    """Submit a training; it takes one rank. Raises ConfigError as `submit` does."""
+    request = request or JobRequest(**numbers)
+    if request.ranks > 1:
+        raise ConfigError(f"a training takes one rank, not {request.ranks}; give it more cores with cpus_per_rank")
+    output = Path(config.output).absolute()
+    config = config.model_copy(update={"output": str(output)})
+    place = output.with_name(f"{output.name}.training")
+    folder = _prepare([place], [config])
+    return _send(folder, [place], [Job.of(config, queues_again=request.queues_again)], request)
+
+
+def _prepare(outs: Sequence[Path], configs: Sequence[BaseModel]) -> Path:
+    """A new folder for a submission, with the configurations in it."""
+    for out in outs:
+        require_free(out)
+    root = outs[0] if len(outs) == 1 else Path(os.path.commonpath(outs))
+    folder = root / JOBS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    folder.mkdir(parents=True)
+    for number, config in enumerate(configs):
+        text = to_toml(config.model_dump(mode="json"))
+        (folder / f"run-{number}.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _send(folder: Path, outs: Sequence[Path], jobs: Sequence[Any], request: JobRequest) -> Submission:
+    cluster = resolve(request.cluster)
+    sent: list[Any] = []
+    for _ in range(request.chain if cluster == "slurm" else 1):
+        before = f"afterany:{':'.join(sorted({job.job_id.partition('_')[0] for job in sent[-len(jobs) :]}))}" if sent else None
+        executor = make_executor(cluster, folder, request, dependency=before)
+        sent += executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
+    sent = watched(sent, cluster)
+    submission = Submission(folder, cluster, tuple(outs), tuple(sent))
+    for out in {*outs, folder.parent.parent}:
+        _record(out, submission)
+    return submission
+
+
+def _record(out: Path, submission: Submission) -> None:
+    """Where `piadm status` finds the jobs of a run: a line of jobs/submissions.jsonl in its folder."""
+    chain = len(submission.jobs) // len(submission.outs)
+    per_out = [[str(job.job_id) for job in submission.jobs[k :: len(submission.outs)]] for k in range(len(submission.outs))]
+    mine = {str(o): names for o, names in zip(submission.outs, per_out, strict=True) if out in (o, *o.parents)}
+    line = {
+        "time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "cluster": submission.cluster,
+        "folder": str(submission.folder),
+        "chain": chain,
+        "jobs": mine,
+    }
+    (out / JOBS).mkdir(parents=True, exist_ok=True)
+    with open(out / JOBS / "submissions.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def submissions(out: Path) -> list[dict[str, Any]]:
+    """The submissions of a run or of a folder of runs, oldest first."""
+    try:
+        lines = (out / JOBS / "submissions.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
+def living_jobs(out: Path) -> list[str]:
+    """Jobs of earlier submissions that are queued or running for this folder."""
+    found = []
+    for record in submissions(out):
+        names = [name for place, jobs in record["jobs"].items() for name in jobs if Path(place) == out]
+        if record["cluster"] != "slurm" or not names:
+            continue
+        states = job_states(names) or {}
+        # numbers begin again when a Slurm is set up anew: a job is ours when it runs the script of this submission
+        found += [name for name, state in states.items() if state.alive and state.command.startswith(record["folder"])]
+    return found
+
+
+def require_free(out: Path) -> None:
+    """ConfigError when a job is already queued or running for the folder."""
+    if names := living_jobs(out):
+        raise ConfigError(
+            f"{out}: job {', '.join(names)} already works on this folder; wait for it (piadm status {out}), "
+            f"end it (scancel {' '.join(names)}), or choose another --out"
+        )

@@ -1,0 +1,127 @@
+"""What runs inside a job, and what it does when the time limit comes near."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from ..comm.communicator import rank_grid
+from ..config.run import RunConfig
+from ..config.validation import ConfigError
+from ..host.launcher import LauncherError, environment_mpiexec, launched, launcher_rank, local_environment
+from ..host.slurm import requeue, this_job
+from ..host.stop import Ask, StopRequested, ask, stop_signals
+from ..models.config import ConformerTrainConfig, TrainConfig
+from ..models.training.fields import train
+from ..models.training.molecules import train_conformers
+from ..run.execute import SUMMARY_FILE, execute
+from ..run.reference import probe_trained
+from ..store import to_toml
+
+logger = logging.getLogger("piadm_hpc")
+
+STOPPED, NOT_CONVERGED = 75, 3
+LINGER = 3.0
+RECORDS: dict[str, type[BaseModel]] = {record.__name__: record for record in (RunConfig, TrainConfig, ConformerTrainConfig)}
+T = TypeVar("T")
+
+
+def do(record: str, words: str, ranks: int, queues_again: bool) -> Any:
+    """The run or the training that a job's words describe, as JSON of one of RECORDS; what submitit keeps as its result."""
+    config = RECORDS[record].model_validate_json(words)
+    if isinstance(config, RunConfig):
+        return _sample(config, ranks, queues_again)
+    assert isinstance(config, TrainConfig | ConformerTrainConfig)
+    return _train(config, queues_again)
+
+
+def _sample(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]:
+    """A run on the ranks of a job: every task of srun is one of `ranks`.
+
+    Where nobody launched ranks (on this machine, without Slurm) mpiexec does.
+    """
+    if ranks > 1 and not launched():
+        return _with_mpiexec(config, ranks, queues_again)
+    return asdict(_until_stopped(lambda: execute(config, command="piadm submit"), queues_again))
+
+
+def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]:
+    """The same command under this environment's mpiexec, asked to stop by the file that its ranks look for."""
+    mpiexec = environment_mpiexec(Path(sys.prefix))
+    if mpiexec is None:
+        raise ConfigError(f"{ranks} ranks here need an mpiexec; install one (pip install mpich) or ask for one rank")
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / "job.toml"
+    file.write_text(to_toml(config.model_dump(mode="json")), encoding="utf-8")
+    command = [str(mpiexec), "-n", str(ranks), sys.executable, "-m", "piadm_hpc", "sample", str(file)]
+    with stop_signals() as signals:
+        process = subprocess.Popen(command, env=local_environment(ranks))
+        told = Ask.NOBODY
+        while process.poll() is None:
+            if signals.asked > told:
+                told = signals.asked
+                ask(out, told)
+            time.sleep(0.05)
+    if process.returncode == STOPPED:
+        _leave(told == Ask.LIMIT and queues_again)
+    if process.returncode not in (0, NOT_CONVERGED):
+        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}; its messages are in the job's log")
+    return dict(json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8")))
+
+
+def _train(config: TrainConfig | ConformerTrainConfig, queues_again: bool) -> str:
+    """A training in a job, one process; it goes on from its last checkpoint."""
+
+    def training() -> Path:
+        with stop_signals() as signals:
+            if isinstance(config, ConformerTrainConfig):
+                return train_conformers(config, stop=lambda: signals.asked)
+            return train(config, stop=lambda: signals.asked)
+
+    folder = _until_stopped(training, queues_again)
+    probe_trained(folder)
+    return str(folder)
+
+
+def _until_stopped(action: Callable[[], T], queues_again: bool) -> T:
+    """The action's result; when it was asked to stop, the job queues itself again or ends with the code that says so."""
+    try:
+        return action()
+    except StopRequested as stop:
+        logger.info("%s", stop)
+        _leave(stop.limit and queues_again)
+        raise
+    except LauncherError:
+        if launcher_rank() != 0:
+            time.sleep(LINGER)  # the first to leave with an error ends the others: let the first rank speak
+        raise
+
+
+def _leave(again: bool) -> None:
+    """End every rank with the code for "call again", after the first has queued the job if it may. No rank leaves before."""
+    local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
+    if again and not local:
+        ranks = rank_grid()
+        if ranks.root and this_job() and (problem := requeue(this_job())):
+            logger.warning("the job could not be queued again (%s): submit it again, it goes on from here", problem)
+        ranks.world.barrier()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise SystemExit(_local_requeue_code() if again and local else STOPPED)
+
+
+def _local_requeue_code() -> int:
+    from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
+
+    return int(LOCAL_REQUEUE_RETURN_CODE)

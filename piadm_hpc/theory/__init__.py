@@ -1,0 +1,1 @@
+"""The equations: noising processes, time grids, noise, bases, and the chain."""
