@@ -49,7 +49,7 @@ help:
 demo: $(FOR_USE)
 	OMP_NUM_THREADS=1 $(BIN)/mpiexec -n 2 $(BIN)/piadm sample --model ccsm-temperature --samples $(SAMPLES) \
 		--time-ranks 2 --out demo --overwrite
-	MPLBACKEND=Agg $(BIN)/piadm report demo --rivals 1
+	MPLBACKEND=Agg $(BIN)/piadm report demo --baselines 1
 	@echo
 	@echo 'The samples, in Python:   import xarray; xarray.open_dataset("demo/samples.h5")'
 

@@ -45,23 +45,23 @@ class Choice:
     @property
     def random(self) -> bool:
         noise = catalogue.find(self.name).noise
-        return noise == "always" or (noise != "never" and self.options.get(noise, 1.0 if noise == "churn" else 0.0) > 0)
+        return noise == "always" or (noise != "never" and self.options.get(noise, 1.0 if noise == "eta" else 0.0) > 0)
 
 
 CHOICES = (
     *(
-        Choice(one.name, one.name, {"churn": 1.0} if one.noise == "churn" else {})
+        Choice(one.name, one.name, {"eta": 1.0} if one.noise == "eta" else {})
         for one in catalogue.INTEGRATORS.values()
         if one.order  # collocation takes no steps
     ),
-    Choice("gaussian, churn 0.5", "gaussian", {"churn": 0.5}),
-    Choice("gaussian, ODE", "gaussian", {"churn": 0.0}),
-    Choice("piadm, ODE", "piadm", {"churn": 0.0}),
+    Choice("gaussian, eta 0.5", "gaussian", {"eta": 0.5}),
+    Choice("gaussian, ODE", "gaussian", {"eta": 0.0}),
+    Choice("piadm, ODE", "piadm", {"eta": 0.0}),
     Choice("lambda-ddim, -0.25", "lambda-ddim", {"lam": -0.25}),
     Choice("lambda-ddim, best", "lambda-ddim", {"lam": "best"}),
     Choice("lambda-ddim-i-r, -0.5", "lambda-ddim-i-r", {"lam": -0.5}),
-    Choice("robab, ahead", "robab", {"cond": "ahead"}),
-    Choice("roba, ahead", "roba", {"cond": "ahead"}),
+    Choice("robab, ahead", "robab", {"score_time": "ahead"}),
+    Choice("roba, ahead", "roba", {"score_time": "ahead"}),
 )
 
 

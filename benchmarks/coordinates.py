@@ -223,11 +223,11 @@ def trained(states: States, reference: GaussianReference, steps: int) -> Gaussia
     return denoiser
 
 
-def solved(denoiser: GaussianDenoiser, reference: GaussianReference, churn: float, count: int, solver: SolverName) -> Solution:
+def solved(denoiser: GaussianDenoiser, reference: GaussianReference, eta: float, count: int, solver: SolverName) -> Solution:
     """`count` samples of the Gaussian-aware chain."""
     process = OU()
     grid = log_snr(process, STEPS, horizon=HORIZON, delta=DELTA).with_blocks(1)
-    chain = integrators.build("gaussian", process, grid, reference=reference, options=Options(churn=churn))
+    chain = integrators.build("gaussian", process, grid, reference=reference, options=Options(eta=eta))
     size = len(reference.mean)
     white = Noise(0, size, dtype=torch.float32).at([0], range(count), stream=PRIOR)[0, :, 0]
     start = reference.to("cpu", torch.float32).draw(white, process.alpha(grid.t[0]), process.sigma(grid.t[0]))
@@ -263,7 +263,7 @@ def row(kind: str, molecule: Conformers, z: Internal, steps: int, count: int) ->
     response = probe_response(score, OU(), reference, states.train[:16], horizon=HORIZON, delta=DELTA, model_batch=256)
     laws = (reference, replace(reference, response=response))
     cells: list[Cell] = [kind, states.rank, left]
-    cells += [median(solved(denoiser, law, churn, count, "picard").rounds.tolist()) for churn in (1.0, 0.5, 0.0) for law in laws]
+    cells += [median(solved(denoiser, law, eta, count, "picard").rounds.tolist()) for eta in (1.0, 0.5, 0.0) for law in laws]
     return [*cells, mismatch(states, solved(denoiser, reference, 1.0, 40 * count, "sequential").x)]
 
 
@@ -286,7 +286,7 @@ def main() -> int:
     z = Internal(molecule)
     rows = [row(kind, molecule, z, steps, count) for kind in KINDS]
     columns = ["coordinates", "modes", "left at log-SNR 0"]
-    columns += [f"{name}: {law}" for name in ("SDE", "churn 0.5", "ODE") for law in ("Gaussian", "probed")]
+    columns += [f"{name}: {law}" for name in ("SDE", "eta 0.5", "ODE") for law in ("Gaussian", "probed")]
     columns.append("mismatch")
     report.add(f"Median rounds to {TOL:g}, {count} samples, {STEPS} steps", columns, rows)
     limit = STEPS if options.quick else 10

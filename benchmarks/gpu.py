@@ -79,17 +79,17 @@ def error(x: Tensor, truth: Tensor) -> float:
 def flow_lines(model: Model, options: argparse.Namespace, count: int) -> list[tuple[str, Made, float]]:
     """DPM-Solver++(2M) at equal error, then collocation."""
     exact = {"autocast": "off", "compile": "off"}
-    ode = {"chain": {"churn": 0.0}, "solver": {"tol": TOL}}
+    ode = {"chain": {"eta": 0.0}, "solver": {"tol": TOL}}
     truth = make(sampler(model, options, chain=ode["chain"], solver={"tol": options.converged}, compute=exact), count, 0).x
     flow = sampler(model, options, **ode)
     ours = make(flow, count, options.repeats)
     found, level = error(ours.x, truth), 0.0
     for steps in LADDER:
-        rival = dpm(flow, model, steps)
-        level = error(make(rival, count, 0).x, truth)
+        baseline = dpm(flow, model, steps)
+        level = error(make(baseline, count, 0).x, truth)
         if level <= max(found, TOL / 10):
             break
-    sequential = make(rival, count, options.repeats)
+    sequential = make(baseline, count, options.repeats)
     return [(f"flow: DPM-Solver++(2M), {steps} steps", sequential, level), ("flow: collocation", ours, found)]
 
 

@@ -69,10 +69,10 @@ PHASE_ROWS: tuple[Row, ...] = (
         for one in catalogue.PHASE
         if one.name not in ("lambda-ddim-ii", "lambda-ddim-i-r", "lambda-ddim-ii-r")
     ),
-    ("roba ahead", "roba", {"cond": "ahead"}),
-    ("roba next", "roba", {"cond": "next"}),
+    ("roba ahead", "roba", {"score_time": "ahead"}),
+    ("roba next", "roba", {"score_time": "next"}),
     ("roba lam_s 2", "roba", {"lam_s": 2.0}),
-    ("robab ahead", "robab", {"cond": "ahead"}),
+    ("robab ahead", "robab", {"score_time": "ahead"}),
 )
 DATA_ROWS: tuple[Row, ...] = tuple((name, name, {}) for name in ("euler", "ddim", "lambda-ddim-ab2", "dpmpp-2m", "heun"))
 

@@ -55,10 +55,10 @@ def predicted(law: float, level: float) -> int:
     return k
 
 
-def measured(grid: TimeGrid, variance: float, churn: float, levels: Sequence[float]) -> list[int]:
+def measured(grid: TimeGrid, variance: float, eta: float, levels: Sequence[float]) -> list[int]:
     """Smallest depth, the same in all blocks, at which the RMS error in standard deviations is below each level."""
     process, reference = OU(), isotropic((MODES,), variance)
-    chain, target = integrators.piadm(process, grid, churn=churn), GaussianField(process, reference)
+    chain, target = integrators.piadm(process, grid, eta=eta), GaussianField(process, reference)
     noise = Noise(0, MODES, dtype=torch.float64)
     x0 = noise.at([0], range(SAMPLES), stream=PRIOR)[0, :, 0]
     truth = solve(chain, target, x0, noise=noise, solver="sequential").x
@@ -74,21 +74,21 @@ def measured(grid: TimeGrid, variance: float, churn: float, levels: Sequence[flo
     return found
 
 
-def row(churn: float, variance: float, horizon: float, blocks: int, step: float) -> list[Any]:
-    kappa = (1 + churn**2) / 2
+def row(eta: float, variance: float, horizon: float, blocks: int, step: float) -> list[Any]:
+    kappa = (1 + eta**2) / 2
     grid = piadm(OU(), horizon=horizon, delta=DELTA, step=step).with_blocks(1)
     ticks = clock(grid, variance, kappa)
     grid = grid.with_edges_at(ticks, blocks)
     edges = torch.tensor(grid.edges)
     law = float((ticks[edges[1:]] - ticks[edges[:-1]]).max())
     return [
-        "SDE" if churn > 0 else "ODE",
+        "SDE" if eta > 0 else "ODE",
         variance,
         horizon,
         blocks,
         law,
         *[predicted(law, level) for level in LEVELS],
-        *measured(grid, variance, churn, LEVELS),
+        *measured(grid, variance, eta, LEVELS),
     ]
 
 
@@ -97,8 +97,8 @@ def main() -> int:
     variances, horizons, cuts, step = ([0.1], [4.0], (1, 2), 0.25) if options.quick else (VARIANCES, HORIZONS, (1, 4), 1 / 16)
     report = Report("lambda_law")
     rows = [
-        row(churn, variance, horizon, blocks, step)
-        for churn in (1.0, 0.0)
+        row(eta, variance, horizon, blocks, step)
+        for eta in (1.0, 0.0)
         for variance in variances
         for horizon in horizons
         for blocks in cuts

@@ -131,7 +131,7 @@ def row(folder: Path, case: Case) -> list[Any]:
     model, out = make_model(folder, case), folder / "run"
     settings: dict[str, dict[str, Any]] = {
         "grid": {"steps": case.steps, "blocks": 1},
-        "chain": {"churn": 0.0 if case.linear == "collocation" else 1.0},
+        "chain": {"eta": 0.0 if case.linear == "collocation" else 1.0},
         "solver": {"linear": "auto" if case.linear == "collocation" else case.linear},
         "output": {"batch": case.batch},
         "compute": {"time_ranks": case.ranks},

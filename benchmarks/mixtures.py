@@ -1,7 +1,7 @@
 """Eight separated modes: does a sample keep its mode, and does the tolerance mean what it says?
 
     python benchmarks/mixtures.py              DDIM of 100 steps and DDPM of 1000, at d = 64 and 1024
-    python benchmarks/mixtures.py --peers      rounds of the peers at d = 64, beside those of an independent study
+    python benchmarks/mixtures.py --baselines      rounds of the baselines at d = 64, beside those of an independent study
 
 The chains are those of the linear beta schedule of 1000 levels (Ho et al. 2020) with trailing spacing, down to no noise.
 The error of a sample is the root mean square over coordinates of its distance from the same chain step by step, over the
@@ -23,7 +23,7 @@ from torch import Tensor
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.run.probe import probe_response
-from piadm_hpc.solvers.baselines.dispatch import PeerSettings
+from piadm_hpc.solvers.baselines.dispatch import BaselineSettings
 from piadm_hpc.solvers.solve import Solution, solve
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.chain import Chain
@@ -150,18 +150,18 @@ def own(report: Report, case: Case, windows: Sequence[int | None], levels: Seque
 
 
 # rounds to 1e-1, 1e-2, 1e-3 (median) of an independent study of the same kind of problem, 4 to 8 seeds
-PEERS: dict[str, tuple[dict[str, Any], str, str]] = {
+BASELINES: dict[str, tuple[dict[str, Any], str, str]] = {
     "ParaDiGMS, window 20": ({"solver": "paradigms", "window": 20}, "8 / 9.5 / 12", "-"),
     "ParaDiGMS, window 64": ({"solver": "paradigms", "window": 64}, "-", "22.5 / 34.5 / 42"),
     "ParaDiGMS, whole": ({"solver": "paradigms"}, "6 / 8 / 9.5", "24 / 25.5 / 29.5"),
     "plain sweeps, A = P": ({"linear": "process"}, "17 / 19 / 21", "45.5 / 48.5 / 50.5"),
     "ParaTAA, 1 difference": (
-        {"solver": "anderson", "linear": "process", "peer": PeerSettings(memory=1)},
+        {"solver": "anderson", "linear": "process", "baseline": BaselineSettings(memory=1)},
         "6.5 / 9.5 / 12",
         "21.5 / 25 / 31.5",
     ),
     "ParaTAA, 4 differences": (
-        {"solver": "anderson", "linear": "process", "peer": PeerSettings(memory=4)},
+        {"solver": "anderson", "linear": "process", "baseline": BaselineSettings(memory=4)},
         "5 / 7 / 9",
         "17 / 20.5 / 24.5",
     ),
@@ -171,10 +171,10 @@ PEERS: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-def peers(report: Report, case: Case) -> None:
-    """Median rounds of every peer to three errors, each sample with the cheapest of many tolerances, as in that study."""
+def baselines(report: Report, case: Case) -> None:
+    """Median rounds of every baseline to three errors, each sample with the cheapest of many tolerances, as in that study."""
     truth, rows, column = case.solve(solver="sequential").x, [], 1 if "DDIM" in case.name else 2
-    for name, entry in PEERS.items():
+    for name, entry in BASELINES.items():
         if entry[column] == "-":
             continue
         fewest = torch.full((3, case.seeds), math.inf, dtype=F64)
@@ -188,7 +188,7 @@ def peers(report: Report, case: Case) -> None:
         ours = " / ".join(f"{float(best.quantile(0.5)):g}" for best in fewest)
         rows.append([name, ours, str(entry[column])])
         print(f"{case.name}, {name} done", file=sys.stderr, flush=True)
-    report.add(f"{case.name}, {case.seeds} seeds: rounds to 1e-1 / 1e-2 / 1e-3", ("peer", "here", "that study"), rows)
+    report.add(f"{case.name}, {case.seeds} seeds: rounds to 1e-1 / 1e-2 / 1e-3", ("baseline", "here", "that study"), rows)
 
 
 def case_of(d: int, method: str, steps: int, seeds: int) -> Case:
@@ -198,7 +198,7 @@ def case_of(d: int, method: str, steps: int, seeds: int) -> Case:
 
 def main() -> int:
     made = parser("Eight separated modes: wrong modes, and what the tolerance delivers.")
-    made.add_argument("--peers", action="store_true", help="rounds of the peers instead of our own")
+    made.add_argument("--baselines", action="store_true", help="rounds of the baselines instead of our own")
     made.add_argument("--seeds", type=int, default=100, help="draws (DDPM at d = 1024: one in 25)")
     options = made.parse_args()
     few = max(1, options.seeds // 8)
@@ -206,10 +206,10 @@ def main() -> int:
         report = Report("mixtures, quick")
         own(report, case_of(16, "ddim", 20, 3), (None, 8), LEVELS[:1])
         report.aims.append(at_most("wrong modes", float(sum(int(row[-1]) for rows in report.tables.values() for row in rows)), 0))
-    elif options.peers:
-        report = Report("peers on mixtures")
-        peers(report, case_of(64, "ddim", 100, few))
-        peers(report, case_of(64, "ddpm", 1000, max(1, few // 3)))
+    elif options.baselines:
+        report = Report("baselines on mixtures")
+        baselines(report, case_of(64, "ddim", 100, few))
+        baselines(report, case_of(64, "ddpm", 1000, max(1, few // 3)))
         report.aims.append(at_most("tables without rows", sum(not rows for rows in report.tables.values()), 0))
     else:
         report = Report("mixtures")

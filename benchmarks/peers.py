@@ -1,4 +1,4 @@
-"""Rounds and calls of every peer beside ours, on targets with exact scores, all at equal error and all with their own stop.
+"""Rounds and calls of every baseline beside ours, on targets with exact scores, all at equal error and all with their own stop.
 
     python benchmarks/peers.py                       targets A, B, C of 1024 modes, ODE and SDE, errors 1e-2 and 1e-3
     python benchmarks/peers.py --targets c --kinds sde --errors 1e-2
@@ -16,8 +16,8 @@ import time
 
 from common import Aim, Report, at_most, parser
 
-from piadm_hpc.analysis.compare.contest import Contest, Row
-from piadm_hpc.analysis.compare.entrants import METHODS, compare
+from piadm_hpc.analysis.compare.baselines import METHODS, compare
+from piadm_hpc.analysis.compare.benchmark import Benchmark, Row
 from piadm_hpc.analysis.compare.task import make_task
 
 COLUMNS = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error")
@@ -25,25 +25,25 @@ NAMES = {"most": "most_rounds"}
 NETWORK = {"latency": 2e-5, "bandwidth": 1e10}
 
 
-def rows_of(contest: Contest) -> list[Row]:
+def rows_of(benchmark: Benchmark) -> list[Row]:
     """The rows of every method that reaches the error."""
     began, rows = time.monotonic(), []
-    where = f"{contest.task.name} {'sde' if contest.sde else 'ode'} {contest.tol:g}"
+    where = f"{benchmark.task.name} {'sde' if benchmark.sde else 'ode'} {benchmark.tol:g}"
 
     def tell(line: str) -> None:
         print(f"{where}, {time.monotonic() - began:.0f} s: {line}", file=sys.stderr, flush=True)
 
-    for row in compare(contest, (), methods=METHODS, tell=tell, **NETWORK):
+    for row in compare(benchmark, (), methods=METHODS, tell=tell, **NETWORK):
         rows.append(row)
     return rows
 
 
-def add(report: Report, contest: Contest) -> None:
+def add(report: Report, benchmark: Benchmark) -> None:
     """A table, fewest rounds first, and the aim."""
-    rows = sorted(rows_of(contest), key=lambda row: (row.rounds, row.calls))
+    rows = sorted(rows_of(benchmark), key=lambda row: (row.rounds, row.calls))
     cells = [[getattr(row, NAMES.get(name, name)) for name in COLUMNS] for row in rows]
     cells = [["-" if cell is None else cell for cell in line] for line in cells]
-    title = f"{contest.task.name}, {'SDE' if contest.sde else 'ODE'}, error {contest.tol:g}, {contest.task.samples} draws"
+    title = f"{benchmark.task.name}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}, {benchmark.task.samples} draws"
     report.add(title, COLUMNS, cells)
     own = next(row.rounds for row in rows if row.method == "ours")
     report.aims.append(_least(title, own, [row for row in rows if not row.method.startswith("ours")]))
@@ -51,11 +51,11 @@ def add(report: Report, contest: Contest) -> None:
 
 def _least(title: str, own: float, others: list[Row]) -> Aim:
     best = min(others, key=lambda row: row.rounds)
-    return at_most(f"{title}: our rounds, the best peer being {best.method}", own, best.rounds)
+    return at_most(f"{title}: our rounds, the best baseline being {best.method}", own, best.rounds)
 
 
 def _options() -> argparse.Namespace:
-    options = parser("Every peer beside ours at equal error, on targets with exact scores.")
+    options = parser("Every baseline beside ours at equal error, on targets with exact scores.")
     options.add_argument("--targets", default="abc", help="letters of targets")
     options.add_argument("--kinds", default="ode,sde", help="ode, sde or both")
     options.add_argument("--errors", default="1e-2,1e-3", help="errors, in standard deviations of each mode")
@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
 
 def main() -> int:
     options = _options()
-    report = Report("peers, quick" if options.quick else "peers")
+    report = Report("baselines, quick" if options.quick else "baselines")
     if options.quick:
         options.targets, options.kinds, options.errors = "a", "sde", "1e-2"
         options.size, options.samples, options.steps = 64, 2, 24
@@ -76,7 +76,7 @@ def main() -> int:
         for kind in options.kinds.split(","):
             task = make_task(f"target-{letter}:{options.size}", samples=options.samples)
             for error in options.errors.split(","):
-                add(report, Contest(task, float(error), kind == "sde", options.steps, options.most_steps))
+                add(report, Benchmark(task, float(error), kind == "sde", options.steps, options.most_steps))
     return report.finish(options.json)
 
 

@@ -128,7 +128,7 @@ def trained(name: str, step: float, samples: int) -> Target:
     )
 
 
-def chain_of(target: Target, method: Method, churn: float) -> Chain:
+def chain_of(target: Target, method: Method, eta: float) -> Chain:
     grid = target.grid
     if method.cut == "one":
         grid = grid.with_blocks(1)
@@ -136,19 +136,19 @@ def chain_of(target: Target, method: Method, churn: float) -> Chain:
         theta = forward_time(target.process, grid.t)
         grid = grid.with_edges_at(-theta - torch.log(theta), len(grid.edges) - 1)
     if method.aware:
-        return integrators.gaussian_exponential(target.process, grid, target.reference, churn=churn)
-    return integrators.piadm(target.process, grid, churn=churn)
+        return integrators.gaussian_exponential(target.process, grid, target.reference, eta=eta)
+    return integrators.piadm(target.process, grid, eta=eta)
 
 
 @functools.cache
-def truth_of(target: Target, aware: bool, churn: float) -> Tensor:
+def truth_of(target: Target, aware: bool, eta: float) -> Tensor:
     """The sequential samples every method must reproduce; blocks do not change them."""
-    return target.solve(chain_of(target, Method("", "", "reference", aware=aware), churn), solver="sequential").x
+    return target.solve(chain_of(target, Method("", "", "reference", aware=aware), eta), solver="sequential").x
 
 
-def rounds_to(target: Target, method: Method, churn: float, levels: Sequence[float]) -> list[Tensor]:
+def rounds_to(target: Target, method: Method, eta: float, levels: Sequence[float]) -> list[Tensor]:
     """Per level, the rounds of every sample [samples]; inf where no depth tried was enough."""
-    chain, truth = chain_of(target, method, churn), truth_of(target, method.aware, churn)
+    chain, truth = chain_of(target, method, eta), truth_of(target, method.aware, eta)
     start: Literal["reference", "constant"] = "reference" if method.linear == "reference" else "constant"
     settings: dict[str, Any] = {"linear": method.linear, "start": start, "tol": None}
     if len(chain.edges) > 2:
@@ -183,11 +183,11 @@ def _first_below(errors: dict[int, Tensor], level: float, blocks: int) -> Tensor
     return best
 
 
-def own_stop(target: Target, method: Method, churn: float) -> tuple[Tensor, Tensor]:
+def own_stop(target: Target, method: Method, eta: float) -> tuple[Tensor, Tensor]:
     """Rounds and errors of the samples when the solver stops by itself at TOL."""
     start: Literal["reference", "constant"] = "reference" if method.linear == "reference" else "constant"
-    found = target.solve(chain_of(target, method, churn), linear=method.linear, start=start, tol=TOL)
-    return found.rounds.to(torch.float64), target.error(found.x, truth_of(target, method.aware, churn))
+    found = target.solve(chain_of(target, method, eta), linear=method.linear, start=start, tol=TOL)
+    return found.rounds.to(torch.float64), target.error(found.x, truth_of(target, method.aware, eta))
 
 
 def spread(values: Tensor) -> str:
@@ -197,18 +197,18 @@ def spread(values: Tensor) -> str:
     return texts[0] if low == high else f"{texts[0]} ({texts[1]}-{texts[2]})"
 
 
-def table(report: Report, target: Target, churn: float, methods: Sequence[Method], levels: Sequence[float]) -> None:
+def table(report: Report, target: Target, eta: float, methods: Sequence[Method], levels: Sequence[float]) -> None:
     """Add the table of one target, and for its SDE the aims."""
-    kind = "sde" if churn > 0 else "ode"
+    kind = "sde" if eta > 0 else "ode"
     rows: list[list[Any]] = [["sequential", *[str(target.grid.num_steps)] * 3, "-", "-", "-", "-"]]
     for method in methods:
-        reached = rounds_to(target, method, churn, levels)
-        rounds, errors = own_stop(target, method, churn)
+        reached = rounds_to(target, method, eta, levels)
+        rounds, errors = own_stop(target, method, eta)
         texts = [spread(values) for values in reached] + ["-"] * (len(LEVELS) - len(levels))
         expected = EXPECTED[kind][method.key] if report.name == "rounds" else "-"
         own = [spread(rounds), float(errors.median()), float(errors.max())]
         rows.append([method.label, *texts, *own, expected])
-        if churn > 0:
+        if eta > 0:
             _aim(report, target.name, method, float(reached[1].quantile(0.5, interpolation="nearest")))
         print(f"{target.name} {kind} {method.key} done", file=sys.stderr, flush=True)
     report.add(f"Target {target.name}, {kind.upper()}, {target.samples} samples", COLUMNS, rows)
@@ -250,8 +250,8 @@ def main() -> int:
     else:
         report = Report("rounds")
         for name in "ABC":
-            for churn in (1.0, 0.0):
-                table(report, analytic(name, options.size, options.step or 1 / 16, options.samples or 8), churn, METHODS, LEVELS)
+            for eta in (1.0, 0.0):
+                table(report, analytic(name, options.size, options.step or 1 / 16, options.samples or 8), eta, METHODS, LEVELS)
     return report.finish(options.json)
 
 

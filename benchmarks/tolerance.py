@@ -6,7 +6,7 @@
 The probability flow is held against its exact solution (collocation with 64 points to 1e-9), the SDE against the
 same chain and noise step by step. Errors are root mean squares over modes, in standard deviations of the data, and printed
 in units of the tolerance. References: the target's own spectrum; the same wrong by a factor of 1.5 up or down, at random per
-mode; and with the response that `piadm reference` probes. Sequential rivals run in the same draws.
+mode; and with the response that `piadm reference` probes. Sequential baselines run in the same draws.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROCESS, HORIZON, DELTA = OU(), 8.0, 1e-3
 RESULT = ("rounds", "90 % of draws", "most", "calls a sample", "error / tol", "error of 90 %", "largest")
 COLUMNS = ("method", "tol", "rounds needed", "by 90 %", *RESULT)
 DEEPEST, LATEST = 24, 12
-RIVALS = (6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100, 140, 200, 300)
+BASELINES = (6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100, 140, 200, 300)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ def flow(report: Report, one: Problem, tols: Sequence[float]) -> None:
             result = row(f"collocation, {scheme.points} points, {label}", tol, solution, one.error(solution.x, truth))
             found[label] = [*result[:2], *quantiles(1 + needed(errors, tol))[:2], *result[2:]]
             rows.append(found[label])
-        calls, error = rival(one, truth, tol)
+        calls, error = baseline(one, truth, tol)
         rows.append(["dpmpp-2m, step by step", f"{tol:g}", *[float(calls)] * 6, *quantiles(error / tol)])
         hold_flow(report, one.name, tol, found, calls)
     report.add(f"Target {one.name}, probability flow, {len(truth)} draws", COLUMNS, rows)
@@ -151,9 +151,9 @@ def hold_flow(report: Report, name: str, tol: float, rows: dict[str, list[Any]],
     report.aims.append(at_most(f"its calls over those of DPM-Solver++(2M), {name}, tol {tol:g}", own[7] / calls, 3))
 
 
-def rival(one: Problem, truth: Tensor, tol: float) -> tuple[int, Tensor]:
+def baseline(one: Problem, truth: Tensor, tol: float) -> tuple[int, Tensor]:
     """Fewest calls of DPM-Solver++(2M) whose median error is at most `tol`, and its errors."""
-    for calls in RIVALS:
+    for calls in BASELINES:
         grid = log_snr(PROCESS, calls, horizon=HORIZON, delta=DELTA)
         error = one.error(one.solve(integrators.dpmpp_2m(PROCESS, grid), solver="sequential", reference=None).x, truth)
         if float(error.median()) <= tol:
@@ -172,7 +172,7 @@ def stochastic(report: Report, one: Problem, tols: Sequence[float]) -> None:
         ("published grid", piadm(PROCESS, horizon=HORIZON, delta=DELTA, step=1 / 16).with_blocks(1)),
         ("default grid", log_snr(PROCESS, 48, horizon=HORIZON, delta=DELTA)),
     ):
-        chain = integrators.gaussian_exponential(PROCESS, grid, one.reference, churn=1.0)
+        chain = integrators.gaussian_exponential(PROCESS, grid, one.reference, eta=1.0)
         truth = one.solve(chain, solver="sequential").x
         rows.append([f"step by step, {label}", "-", *[float(chain.num_steps)] * 6, "-", "-", "-"])
         errors = {kind: by_round(one, chain, truth, reference) for kind, reference in references.items()}

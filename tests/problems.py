@@ -35,15 +35,15 @@ def chains(process: Process, reference: GaussianReference, *, steps: int = 24, n
     made = grid.log_snr(process, steps, horizon=HORIZONS[type(process)], delta=0.02, num_blocks=num_blocks)
     build: dict[str, Callable[[], Chain]] = {
         "piadm sde": lambda: integrators.piadm(process, made),
-        "piadm ode": lambda: integrators.piadm(process, made, churn=0.0),
-        "piadm half": lambda: integrators.piadm(process, made, churn=0.5),
+        "piadm ode": lambda: integrators.piadm(process, made, eta=0.0),
+        "piadm half": lambda: integrators.piadm(process, made, eta=0.5),
         "euler-maruyama": lambda: integrators.euler_maruyama(process, made),
         "ddim": lambda: integrators.ddim(process, made),
         "ddim eta": lambda: integrators.ddim(process, made, eta=0.6),
         "ddpm": lambda: integrators.ddpm(process, made),
         "ddpm large": lambda: integrators.ddpm(process, made, large_variance=True),
         "gaussian sde": lambda: integrators.gaussian_exponential(process, made, reference),
-        "gaussian ode": lambda: integrators.gaussian_exponential(process, made, reference, churn=0.0),
+        "gaussian ode": lambda: integrators.gaussian_exponential(process, made, reference, eta=0.0),
         "dpmpp-2m": lambda: integrators.dpmpp_2m(process, made),
     }
     return {name: make() for name, make in build.items()}

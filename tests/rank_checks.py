@@ -16,7 +16,7 @@ from problems import F64, chains, every_method, mixture, start
 
 from piadm_hpc import Noise, grid, integrators, solve
 from piadm_hpc.comm.communicator import MPICommunicator, RankGrid, world
-from piadm_hpc.solvers.baselines.dispatch import PEERS
+from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.solvers.solve import ScoreError
@@ -67,8 +67,8 @@ def every_rank_grid_gives_the_same_samples(comm) -> None:
     for name, chain in chains(PROCESS, reference, steps=17, num_blocks=2).items():
         x0, noise = start(PROCESS, chain, names)
         oracle = solve(chain, target.score, x0, noise=noise, reference=reference, solver="sequential").x
-        for on_time in divisors:
-            ranks = RankGrid.mpi(comm, time=on_time)
+        for time_ranks in divisors:
+            ranks = RankGrid.mpi(comm, time=time_ranks)
             mine = names[Partition(len(names), ranks.num_groups).slice(ranks.group)]
             if not mine:
                 continue
@@ -108,7 +108,7 @@ def phase_space_agrees_with_one_process(comm) -> None:
         assert float((swept.state - oracle.state).abs().max()) < 1e-10 * float(oracle.state.abs().max()), name
 
 
-def every_peer_agrees_with_one_process(comm) -> None:
+def every_baseline_agrees_with_one_process(comm) -> None:
     """Schemes with other linear parts, memories, parts and cores, each dealt out to these ranks."""
     target = mixture(PROCESS)
     reference = target.reference()
@@ -117,7 +117,7 @@ def every_peer_agrees_with_one_process(comm) -> None:
         x0, noise = start(PROCESS, made[name], [0, 2, 5])
         given = {"noise": noise, "samples": [0, 2, 5], "reference": reference}
         oracle = solve(made[name], target.score, x0, solver="sequential", **given)
-        for kind in PEERS:
+        for kind in BASELINES:
             for window in (None, 5) if kind == "paradigms" else (None,):
                 shared = {"solver": kind, "tol": 1e-12, "window": window, **given}
                 found = solve(made[name], target.score, x0, comm=MPICommunicator(comm), **shared)
@@ -221,7 +221,7 @@ CHECKS = [
     every_rank_grid_gives_the_same_samples,
     one_step_per_rank_and_linear_parts,
     phase_space_agrees_with_one_process,
-    every_peer_agrees_with_one_process,
+    every_baseline_agrees_with_one_process,
     single_precision_agrees_to_rounding,
     the_shipped_network_agrees_to_single_precision,
     unconverged_samples_are_finished_alike,

@@ -15,8 +15,8 @@ import xarray as xr
 from piadm_hpc.analysis import figures
 from piadm_hpc.analysis.comparison import compare, score_table
 from piadm_hpc.analysis.figures import Picture, PlotError, draw
+from piadm_hpc.analysis.report.baselines import LADDER, measure
 from piadm_hpc.analysis.report.report import report
-from piadm_hpc.analysis.report.rivals import LADDER, measure
 from piadm_hpc.analysis.report.tables import table
 from piadm_hpc.analysis.scores import (
     Ensemble,
@@ -279,10 +279,10 @@ def test_large_runs_are_thinned_evenly(plain: Path, monkeypatch):
         assert np.array_equal(found.fields[[0, -1]], data.tas.values[[0, -1]])
 
 
-# --- rivals -----------------------------------------------------------------------------------------------------------
+# --- baselines -----------------------------------------------------------------------------------------------------------
 
 
-def rivals_of(folder: Path, run: str, count: int = 2):
+def baselines_of(folder: Path, run: str, count: int = 2):
     with open_run(folder / run) as dataset:
         model = load_model(folder / "red")
         config = RunConfig.model_validate(json.loads(dataset.attrs["piadm_config"]))
@@ -291,7 +291,7 @@ def rivals_of(folder: Path, run: str, count: int = 2):
 
 
 def test_a_stochastic_chain_is_held_against_itself(plain: Path):
-    found = rivals_of(plain, "run")
+    found = baselines_of(plain, "run")
     assert not found.deterministic and found.own_error == found.path_error < 1e-3
     assert found.step_by_step.error == 0 and found.step_by_step.rounds == 12
     assert [cost.rounds for cost in found.ladder] == list(LADDER[: len(found.ladder)])
@@ -300,19 +300,19 @@ def test_a_stochastic_chain_is_held_against_itself(plain: Path):
 
 
 def test_dpm_solver_converges_with_second_order(plain: Path):
-    found = rivals_of(plain, "run")
+    found = baselines_of(plain, "run")
     errors = {cost.rounds: cost.error for cost in found.ladder}
     assert errors[40] / errors[80] == pytest.approx(4, rel=0.5) and found.converged_error < 1e-3
 
 
 def test_a_deterministic_chain_is_held_against_the_converged_flow(plain: Path):
-    make_run(plain, "ode", chain={"integrator": "piadm", "churn": 0.0})
-    found = rivals_of(plain, "ode")
+    make_run(plain, "ode", chain={"integrator": "piadm", "eta": 0.0})
+    found = baselines_of(plain, "ode")
     assert found.deterministic and found.path_error < 1e-2 < found.own_error
     assert found.step_by_step.error == pytest.approx(found.own_error, rel=0.1)
     # the Gaussian-aware chain takes this flow exactly, so it meets the converged solution of another solver
-    make_run(plain, "exact", chain={"integrator": "gaussian", "churn": 0.0})
-    exact = rivals_of(plain, "exact")
+    make_run(plain, "exact", chain={"integrator": "gaussian", "eta": 0.0})
+    exact = baselines_of(plain, "exact")
     assert exact.own_error < 10 * max(exact.converged_error, 1e-4)
 
 
@@ -332,12 +332,12 @@ def test_gaps_do_not_dilute_errors(tmp_path: Path):
 
 
 def test_a_report_of_a_run(plain: Path):
-    text = report(plain / "run", rivals=1)
+    text = report(plain / "run", baselines=1)
     words = ("this run", "same chain step by step", "DPM-Solver++(2M) within tol", "the chain is stochastic", "area mean [K]")
     assert all(word in text for word in words)
     assert (plain / "run" / "report.png").read_bytes()[:4] == b"\x89PNG"
     record = json.loads((plain / "run" / "report.json").read_text())
-    assert record["rivals"]["samples"] == [0] and record["scores"]["tas"]["num_samples"] == 3
+    assert record["baselines"]["samples"] == [0] and record["scores"]["tas"]["num_samples"] == 3
     assert len(record["spectra"]["tas"]["samples"]) == 25
     assert max(map(len, text.splitlines())) < 160
 
@@ -380,7 +380,7 @@ def test_the_summary_of_the_run_gives_seconds_and_shares(plain: Path, drawn: lis
 
 def test_blocks_and_several_variables_and_land(tmp_path: Path, drawn: list[str]):
     make_model(tmp_path, land=True, extra=True)
-    run = make_run(tmp_path, "run", samples=1, grid={"steps": 12, "blocks": 3}, chain={"integrator": "gaussian", "churn": 0.0})
+    run = make_run(tmp_path, "run", samples=1, grid={"steps": 12, "blocks": 3}, chain={"integrator": "gaussian", "eta": 0.0})
     text = report(run)
     assert "pr " in text and "tas" in text and "points without data" in text and "3 blocks" in text
     assert drawn == ["report.png", "report-pr.png"]

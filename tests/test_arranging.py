@@ -22,12 +22,18 @@ def model() -> Model:
 
 
 def arranged(
-    model: Model, on_time: int, *, available: int = AMPLE, batch: int = 4, **settings: Any
+    model: Model, time_ranks: int, *, available: int = AMPLE, batch: int = 4, **settings: Any
 ) -> tuple[Arrangement, RunConfig]:
     """What is proposed where a point of a sample takes one byte, and the run that follows it."""
     config = RunConfig(model="ccsm-temperature", **settings)
     made = arrange(
-        config, model, make_sampler(config, model), on_time=on_time, batch=batch, memory=lambda p, s: p * s, available=available
+        config,
+        model,
+        make_sampler(config, model),
+        time_ranks=time_ranks,
+        batch=batch,
+        memory=lambda p, s: p * s,
+        available=available,
     )
     pasted = [override(f"{key}={str(value).lower()}") for key, value in made.settings if value is not None]
     assert all(f"--set {key}={str(value).lower()}" in str(made) for key, value in made.settings if value is not None)
@@ -46,25 +52,28 @@ CASES: list[tuple[str, int, dict[str, Any], list[tuple[str, Any]]]] = [
     ("one block", 48, {"solver": {"window": 8}}, [("solver.window", None)]),
     ("pipelined over 6", 4, {"solver": {"sweeps": 5, "fixed_depth": True}}, [("grid.blocks", 6), ("solver.pipelined", True)]),
     ("one block", 4, {"corrector": {"enabled": True}}, []),
-    ("collocation", 4, {"chain": {"churn": 0.0}}, []),
+    ("collocation", 4, {"chain": {"eta": 0.0}}, []),
     ("step by step", 1, {"solver": {"kind": "sequential"}}, []),
     ("2 of 4 samples", 48, {"available": 2}, [("compute.in_flight", 2)]),
-    ("3 of 4 samples", 4, {"chain": {"churn": 0.0}, "grid": {"steps": 16}, "available": 15}, [("compute.in_flight", 3)]),
+    ("3 of 4 samples", 4, {"chain": {"eta": 0.0}, "grid": {"steps": 16}, "available": 15}, [("compute.in_flight", 3)]),
     ("blocks of equal Lambda", 4, {"available": 6}, []),
 ]
 
 
 @pytest.mark.parametrize(
-    ("words", "on_time", "settings", "wanted"), CASES, ids=[f"{c[0]}, {c[1]} ranks {i}" for i, c in enumerate(CASES)]
+    ("words", "time_ranks", "settings", "wanted"), CASES, ids=[f"{c[0]}, {c[1]} ranks {i}" for i, c in enumerate(CASES)]
 )
 def test_what_is_proposed_fits_is_accepted_and_is_then_as_it_is_set(
-    model: Model, words: str, on_time: int, settings: dict[str, Any], wanted: list[tuple[str, Any]]
+    model: Model, words: str, time_ranks: int, settings: dict[str, Any], wanted: list[tuple[str, Any]]
 ):
-    made, followed = arranged(model, on_time, **settings)
+    made, followed = arranged(model, time_ranks, **settings)
     assert words in made.why
     assert [pair for pair in wanted if pair not in made.settings] == []
     again, same = arranged(
-        model, on_time, available=settings.get("available", AMPLE), **followed.model_dump(exclude={"model"}, exclude_unset=True)
+        model,
+        time_ranks,
+        available=settings.get("available", AMPLE),
+        **followed.model_dump(exclude={"model"}, exclude_unset=True),
     )
     assert again.settings == () and same == followed and "as it is set" in str(again)
 
@@ -78,7 +87,7 @@ def test_blocks_are_as_few_as_fit_and_no_shorter_than_the_ranks(model: Model):
     assert max(len(block) for block in make_sampler(fewer, model).chain.grid.blocks()) > 24
 
 
-@pytest.mark.parametrize("settings", [{}, {"chain": {"churn": 0.0}}], ids=["chain", "collocation"])
+@pytest.mark.parametrize("settings", [{}, {"chain": {"eta": 0.0}}], ids=["chain", "collocation"])
 def test_what_cannot_fit_is_said(model: Model, settings: dict[str, Any]):
     made, _ = arranged(model, 4, available=0, **settings)
     assert made.settings == () and made.why.startswith("does not fit: one sample needs")

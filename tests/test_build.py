@@ -35,7 +35,7 @@ def test_catalogue_and_chains_agree(model: Model, name: str):
     chain = make_chain(config, model, make_grid(config, model), model.reference)
     nodes = 20 if name == "gms" else 60  # a kernel makes three calls at once
     assert chain.num_steps == nodes and chain.channels == method.channels
-    assert chain.stochastic == (method.noise in ("always", "churn"))
+    assert chain.stochastic == (method.noise in ("always", "eta"))
 
 
 def test_teleport_leaves_out_points_of_the_same_grid(model: Model):
@@ -51,7 +51,7 @@ def test_teleport_leaves_out_points_of_the_same_grid(model: Model):
 def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_prior(model: Model):
     """The same seed gives the same member, carried over the points left out in closed form."""
     whole, part = (make_sampler(run("ddim", steps=20, teleport=t), model) for t in (None, 3.0))
-    first, later = whole.prior([5])[:, 0], part.prior([5])[:, 0]
+    first, later = whole.prior_states([5])[:, 0], part.prior_states([5])[:, 0]
     times = [sampler.chain.t[:1] for sampler in (whole, part)]
     carried = model.reference.flow(model.process, first.double(), *times)
     assert torch.allclose(carried.float(), later, atol=1e-4)
@@ -78,7 +78,7 @@ def test_unstable_chains_are_refused_with_a_way_out(model: Model):
 
 
 def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model):
-    sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"churn": 0.0}, solver={"tol": 1e-3})
+    sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 0.0}, solver={"tol": 1e-3})
     assert (sde.chain.method.name, resolve(sde, model).grid.steps) == ("gaussian", 48)
     assert (ode.chain.method.name, resolve(ode, model).grid.steps) == ("collocation", 24)
     for given in ({"calls": 31}, {"steps": 9}, {"kind": "piadm"}):
@@ -89,19 +89,19 @@ def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model):
 
 def test_a_card_says_what_suits_its_model(model: Model):
     """Only where the run says nothing."""
-    suited = replace(model, card={**model.card, "sampling": {"churn": 0.5, "steps": 24}})
-    open_run, given = RunConfig(model="m"), RunConfig(model="m", chain={"churn": 1.0}, grid={"steps": 10})
+    suited = replace(model, card={**model.card, "sampling": {"eta": 0.5, "steps": 24}})
+    open_run, given = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 1.0}, grid={"steps": 10})
     found = resolve(open_run, suited)
-    assert (found.chain.churn, found.grid.steps) == (0.5, 24) and resolve(found, suited) == found
+    assert (found.chain.eta, found.grid.steps) == (0.5, 24) and resolve(found, suited) == found
     assert resolve(given, suited) == given
-    assert resolve(open_run, model).chain.churn == 1.0
+    assert resolve(open_run, model).chain.eta == 1.0
     assert make_sampler(open_run, suited).chain.num_steps == 24
-    flow = replace(model, card={**model.card, "sampling": {"churn": 0.0, "steps": None}})
+    flow = replace(model, card={**model.card, "sampling": {"eta": 0.0, "steps": None}})
     assert resolve(open_run, flow).chain.method.name == "collocation"
     assert isinstance(make_sampler(open_run, flow).chain, Collocation)
-    two_step = replace(model, card={**model.card, "sampling": {"churn": 0.5, "flow": "gaussian-ab2", "steps": 24}})
+    two_step = replace(model, card={**model.card, "sampling": {"eta": 0.5, "flow": "gaussian-ab2", "steps": 24}})
     assert resolve(open_run, two_step).chain.method.name == "gaussian"
-    found = resolve(RunConfig(model="m", chain={"churn": 0.0}), two_step)
+    found = resolve(RunConfig(model="m", chain={"eta": 0.0}), two_step)
     assert (found.chain.integrator, found.grid.steps) == ("gaussian-ab2", 24)
 
 
@@ -116,7 +116,7 @@ def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model):
         )
         spectrum = model.reference.spectrum[:1]
         reference = replace(model.reference, basis=Identity(model.event_shape), spectrum=spectrum, response=response)
-        config = RunConfig(model="m", chain={"churn": 0.0}, grid=grid)
+        config = RunConfig(model="m", chain={"eta": 0.0}, grid=grid)
         return resolve(config, replace(model, reference=reference))
 
     line = resolved(0.01 * (2 + x))
@@ -127,13 +127,13 @@ def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model):
 
 
 def scheme_of(model: Model) -> Collocation:
-    made = make_sampler(RunConfig(model="m", chain={"churn": 0.0}), model).chain
+    made = make_sampler(RunConfig(model="m", chain={"eta": 0.0}), model).chain
     assert isinstance(made, Collocation)
     return made
 
 
 def test_a_teleported_flow_begins_where_it_was_told(model: Model):
-    config = RunConfig(model="m", chain={"churn": 0.0}, grid={"teleport": 3.0})
+    config = RunConfig(model="m", chain={"eta": 0.0}, grid={"teleport": 3.0})
     made = make_sampler(config, model).chain
     assert float(made.ratio[0]) == pytest.approx(3.0) and made.num_steps == 16
     with pytest.raises(ConfigError, match="leaves nothing of the flow"):

@@ -23,7 +23,7 @@ MODELS = {"ccsm": "ccsm-temperature", "alanine": "alanine-dipeptide"}
 FIELDS = {"ccsm": "TREFHT", "alanine": "coordinates"}
 RUNS: dict[str, dict[str, Any]] = {
     "sde": {},
-    "flow": {"chain.churn": 0.0},
+    "flow": {"chain.eta": 0.0},
     "window": {"solver.window": 12},
     "steps": {"solver.kind": '"sequential"'},
 }

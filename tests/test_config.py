@@ -63,9 +63,9 @@ def test_values_that_do_not_go_together_are_named_all_at_once():
         ("compute", "threads", "all", "must be a whole number or 'auto'"),
         ("compute", "precision", "float16", "must be 'float32' or 'float64'"),
         ("solver", "tol", 0, "must be more than 0"),
-        ("chain", "churn", 1.5, "must be at most 1"),
+        ("chain", "eta", 1.5, "must be at most 1"),
         ("chain", "integrator", "dimm", "unknown integrator 'dimm'; did you mean 'ddim' or 'gddim'"),
-        ("chain", "cond", "later", "must be 'now', 'middle', 'next' or 'ahead'"),
+        ("chain", "score_time", "later", "must be 'now', 'middle', 'next' or 'ahead'"),
         ("output", "compression", "gzip", "must be 'zlib' or 'none'"),
     ],
 )
@@ -83,7 +83,7 @@ def test_bad_values_of_a_run(section: str, key: str, value: object, needed: str)
         ({"chain": {"integrator": "nvv"}, "grid": {"calls": 1}}, "grid.calls = 1: nvv makes 3 calls a step; use 3"),
         ({"grid": {"kind": "piadm", "calls": 10}}, "grid: calls: the published grid follows from step and block"),
         ({"chain": {"integrator": "roba"}, "corrector": {"enabled": True}}, "corrector.enabled: the corrector follows one-step"),
-        ({"chain": {"churn": 0.0}, "solver": {"kind": "anderson"}}, "solver.kind: collocation solves all its points at once"),
+        ({"chain": {"eta": 0.0}, "solver": {"kind": "anderson"}}, "solver.kind: collocation solves all its points at once"),
         (
             {"chain": {"integrator": "roba"}, "solver": {"kind": "newton"}},
             "'newton' with chain.integrator = 'roba'",
@@ -118,7 +118,7 @@ def test_integrators_and_budgets_that_do_not_fit(values: dict[str, dict[str, obj
 )
 def test_what_belongs_to_chains_is_refused_with_collocation(section: str, values: dict[str, object]):
     with pytest.raises(ConfigError, match=f"{section}.{next(iter(values))}: collocation solves all its points at once"):
-        build(RunConfig, {"model": "m", "chain": {"churn": 0.0}, section: values})
+        build(RunConfig, {"model": "m", "chain": {"eta": 0.0}, section: values})
 
 
 def test_replace_changes_some_keys_and_checks_them():
@@ -157,7 +157,7 @@ def test_templates_are_valid_configurations(kind: str, tmp_path: Path):
     if kind.startswith("paper"):
         assert config.solver.fixed_depth and config.chain.integrator == "piadm" and config.grid.kind == "piadm"
     if kind == "paper-ode":
-        assert config.corrector.enabled and config.chain.churn == 0
+        assert config.corrector.enabled and config.chain.eta == 0
 
 
 def test_mistakes_in_a_training_configuration_are_told_the_same_way(tmp_path: Path):

@@ -64,11 +64,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models trained for a second: `small`, superposed, `shifted`, only centred, and `spoken`, of messages."""
     folder = tmp_path_factory.mktemp("conformers")
     train_conformers(settings(folder / "small"), root=REAL, report=lambda line: None)
-    train_conformers(settings(folder / "shifted", data={"frame": "centred"}), root=REAL, report=lambda line: None)
+    train_conformers(settings(folder / "shifted", data={"alignment": "centred"}), root=REAL, report=lambda line: None)
     changes: dict[str, Any] = {
-        "data": {"frame": "centred"},
+        "data": {"alignment": "centred"},
         "network": {"kind": "messages", "width": 16, "depth": 2},
-        "sampling": {"churn": 0.5, "steps": 24},
+        "sampling": {"eta": 0.5, "steps": 24},
         "optimiser": {"steps": 4, "batch": 32, "validate_every": 4},
     }
     train_conformers(settings(folder / "spoken", **changes), root=REAL, report=lambda line: None)
@@ -86,7 +86,7 @@ def run(models: Path) -> Path:
 
 def test_the_folder_says_what_the_model_is(models: Path) -> None:
     model = load_model(models / "small")
-    assert model.event_shape == (22, 3) and model.card["molecule"] == {"frame": "superposed", "atoms": 22}
+    assert model.event_shape == (22, 3) and model.card["molecule"] == {"alignment": "superposed", "atoms": 22}
     assert model.constraint is not None and model.constraint.shape == (66, 6)
     assert isinstance(model.reference.basis, EOF) and model.reference.basis.modes.shape == (66, 60)
     assert model.card["data"]["train"] == 600 and model.card["data"]["test"] == 300
@@ -94,7 +94,7 @@ def test_the_folder_says_what_the_model_is(models: Path) -> None:
     assert ratios[2] < 0.95  # better than the Gaussian where torsions are decided
     assert {path.name for path in (models / "small").iterdir()} >= {"topology.json", "topology.pdb", "held_out.h5", "card.toml"}
     spoken = load_model(models / "spoken")
-    assert spoken.card["network"]["kind"] == "messages" and spoken.card["sampling"] == {"churn": 0.5, "flow": None, "steps": 24}
+    assert spoken.card["network"]["kind"] == "messages" and spoken.card["sampling"] == {"eta": 0.5, "flow": None, "steps": 24}
     shifted = load_model(models / "shifted")
     assert shifted.constraint is not None and shifted.constraint.shape == (66, 3)
 
@@ -323,8 +323,10 @@ def test_rigid_motions_are_what_they_say() -> None:
 
 def test_configurations_of_conformers_list_their_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "train.toml"
-    path.write_text('name = "x"\noutput = "y"\n[data]\ntrajectories = ["a.h5"]\nframe = "turned"\n[noise]\nprocess = "psld"\n')
-    with pytest.raises(ValueError, match=r"(?s)data\.frame.*noise.*positions alone"):
+    path.write_text(
+        'name = "x"\noutput = "y"\n[data]\ntrajectories = ["a.h5"]\nalignment = "turned"\n[noise]\nprocess = "psld"\n'
+    )
+    with pytest.raises(ValueError, match=r"(?s)data\.alignment.*noise.*positions alone"):
         load_config(path)
 
 

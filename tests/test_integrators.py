@@ -38,34 +38,34 @@ def final_variance(chain: Chain, spectrum: torch.Tensor) -> torch.Tensor:
     return variance
 
 
-@pytest.mark.parametrize("churn", [0.0, 0.5, 1.0])
-def test_piadm_weights_against_quadrature(churn):
-    chain = integrators.piadm(OU(), grid.from_times(torch.tensor([1.3, 0.9], dtype=F64)), churn=churn)
-    step, kappa = 0.4, (1 + churn**2) / 2
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_piadm_weights_against_quadrature(eta):
+    chain = integrators.piadm(OU(), grid.from_times(torch.tensor([1.3, 0.9], dtype=F64)), eta=eta)
+    step, kappa = 0.4, (1 + eta**2) / 2
     drift = quad(lambda r: kappa * math.exp(r / 2), 0, step)[0]
-    variance = quad(lambda r: churn**2 * math.exp(r), 0, step)[0]
+    variance = quad(lambda r: eta**2 * math.exp(r), 0, step)[0]
     assert chain.P.item() == pytest.approx(math.exp(step / 2), rel=1e-14)
     assert chain.Q.item() == pytest.approx(drift, rel=1e-12)
     assert chain.noise.item() == pytest.approx(math.sqrt(variance), rel=1e-12)
 
 
-@pytest.mark.parametrize("churn", [0.0, 1.0])
-def test_frozen_score_chains_are_of_first_order_in_the_variance(churn):
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_frozen_score_chains_are_of_first_order_in_the_variance(eta):
     for make in (integrators.piadm, integrators.euler_maruyama):
         errors = []
         for step in (0.04, 0.02):
             made = grid.piadm(OU(), horizon=8.0, delta=1e-3, step=step)
             target = 1 + (SPECTRUM[2:4] - 1) * math.exp(-1e-3)
-            chain = make(OU(), made, churn=churn)
+            chain = make(OU(), made, eta=eta)
             errors.append(float((final_variance(chain, SPECTRUM[2:4]) / target - 1).abs().max()))
         assert 1.8 < errors[0] / errors[1] < 2.2
 
 
 @pytest.mark.parametrize("process, ends", [(OU(), (8.0, 1e-3)), (EDM(), (40.0, 0.02)), (Flow(), (0.98, 0.02))])
-@pytest.mark.parametrize("churn", [0.0, 0.5, 1.0])
-def test_gaussian_aware_chain_is_exact_on_a_gaussian_in_one_step(process, ends, churn):
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_gaussian_aware_chain_is_exact_on_a_gaussian_in_one_step(process, ends, eta):
     t = torch.tensor(ends, dtype=F64)
-    chain = integrators.gaussian_exponential(process, grid.from_times(t), reference(), churn=churn)
+    chain = integrators.gaussian_exponential(process, grid.from_times(t), reference(), eta=eta)
     exact = reference().variance(process.alpha(t[1]), process.sigma(t[1]))
     assert torch.allclose(final_variance(chain, SPECTRUM), exact, rtol=1e-12)
 
@@ -82,17 +82,17 @@ def test_remainder_weights_against_closed_forms():
     snr = (a / s) ** 2
     sde = v[1] / (a[1] * SPECTRUM) * torch.log(v[1] * s[0] ** 2 / (v[0] * s[1] ** 2))
     ode = torch.sqrt(v[1] / SPECTRUM) * (torch.asinh(torch.sqrt(SPECTRUM * snr[1])) - torch.asinh(torch.sqrt(SPECTRUM * snr[0])))
-    for churn, expected in ((1.0, sde), (0.0, ode)):
-        chain = integrators.gaussian_exponential(OU(), made, reference(), churn=churn)
+    for eta, expected in ((1.0, sde), (0.0, ode)):
+        chain = integrators.gaussian_exponential(OU(), made, reference(), eta=eta)
         assert torch.allclose(remainder_weight(chain), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("churn", [0.0, 1.0])
-def test_small_and_large_spectra_reduce_to_data_and_noise_prediction(churn):
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_small_and_large_spectra_reduce_to_data_and_noise_prediction(eta):
     made = grid.from_times(torch.tensor([1.0, 0.7], dtype=F64))
-    for variance, known in ((1e-9, integrators.ddim(OU(), made, eta=churn)), (1e7, integrators.piadm(OU(), made, churn=churn))):
+    for variance, known in ((1e-9, integrators.ddim(OU(), made, eta=eta)), (1e7, integrators.piadm(OU(), made, eta=eta))):
         flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), torch.tensor([variance], dtype=F64))
-        chain = integrators.gaussian_exponential(OU(), made, flat, churn=churn)
+        chain = integrators.gaussian_exponential(OU(), made, flat, eta=eta)
         if variance < 1:
             assert torch.allclose(chain.P.flatten(), known.P.flatten(), rtol=1e-6)
             assert torch.allclose(chain.Q.flatten(), known.Q.flatten(), rtol=1e-6)

@@ -34,7 +34,7 @@ GRID = PhaseGrid(PHASE, TIMES, (0, 5))
 
 def options_of(name: str, **changes: object) -> Options:
     """Options that every method notices: those it reads."""
-    wanted = {"lam": -0.4, "lam_s": 1.6, "cond": "middle", **changes}
+    wanted = {"lam": -0.4, "lam_s": 1.6, "score_time": "middle", **changes}
     return Options(**{key: wanted[key] for key in catalogue.find(name).reads})
 
 
@@ -111,11 +111,11 @@ def test_flows_equal_their_composition(name):
     assert float((same - oracle).abs().max() / oracle.abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("cond", ["now", "middle", "next", "ahead"])
+@pytest.mark.parametrize("score_time", ["now", "middle", "next", "ahead"])
 @pytest.mark.parametrize("name", STIRRED)
-def test_stirred_methods_equal_their_composition(name, cond):
+def test_stirred_methods_equal_their_composition(name, score_time):
     """Covariance on a Gaussian and, with the noise left out, end states on a mixture."""
-    options, variance = options_of(name, cond=cond), 0.2
+    options, variance = options_of(name, score_time=score_time), 0.2
     precision = {}
 
     def gaussian(z, tau):
@@ -128,7 +128,7 @@ def test_stirred_methods_equal_their_composition(name, cond):
         return torch.cat([z, root], dim=1)
 
     first = torch.linalg.cholesky(PHASE.covariance(TIMES[0], variance))
-    columns = Hand(PHASE, gaussian, append, options.lam, options.lam_s, options.cond).run(name, first, TIMES)
+    columns = Hand(PHASE, gaussian, append, options.lam, options.lam_s, options.score_time).run(name, first, TIMES)
     flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), torch.tensor([variance], dtype=F64))
     native = integrators.native(name, GRID, options)
     for chain in (native, lift(native, PHASE, VP())):
@@ -136,7 +136,7 @@ def test_stirred_methods_equal_their_composition(name, cond):
 
     exact = PhaseMixture(PHASE, mixture(EDM()))
     z = torch.randn(2, 2, 12, dtype=F64)
-    quiet = Hand(PHASE, exact.at, lambda z, root: z, options.lam, options.lam_s, options.cond)
+    quiet = Hand(PHASE, exact.at, lambda z, root: z, options.lam, options.lam_s, options.score_time)
     oracle = quiet.run(name, z, TIMES)
     still = replace(native, N=torch.zeros_like(native.noise))
     entered = mul(_leading_map(name), z)
@@ -253,7 +253,7 @@ def test_a_sampler_starts_phase_space_from_the_gaussian_at_its_first_point():
     target = mixture(VP())
     reference = target.reference()
     chain = ALL["roba"]
-    first = Sampler(chain, target.score, (12,), 0, reference=reference, dtype=F64).prior(range(4000))
+    first = Sampler(chain, target.score, (12,), 0, reference=reference, dtype=F64).prior_states(range(4000))
     signal, spread = chain.entry()
     exact = reference.marginal(signal, spread @ spread.T)
     mean = signal[:, None] * reference.mean
@@ -268,8 +268,8 @@ def test_grids_and_conditions_that_do_not_work_are_refused():
     ends = grid.from_times(torch.tensor([2.0, 1.0, 0.0], dtype=F64))
     with pytest.raises(ValueError, match="where there is no noise"):
         integrators.build("rse", EDM(), ends)
-    with pytest.raises(ValueError, match="cond = 'later'; the score can be taken now, middle, next, ahead"):
-        integrators.build("roba", OU(), grid.log_snr(OU(), 5, horizon=4.0, delta=0.1), options=Options(cond="later"))
+    with pytest.raises(ValueError, match="score_time = 'later'; the score can be taken now, middle, next, ahead"):
+        integrators.build("roba", OU(), grid.log_snr(OU(), 5, horizon=4.0, delta=0.1), options=Options(score_time="later"))
     with pytest.raises(ValueError, match="not an integrator of phase space"):
         integrators.native("ddim", GRID)
     with pytest.raises(ValueError, match="'rwv'; did you mean 'rvv' or"):

@@ -83,7 +83,7 @@ def test_a_generator_makes_a_sample_in_one_call(model: Model):
     assert solution.rounds.tolist() == [1, 1] and solution.calls.tolist() == [1, 1] and bool(solution.converged.all())
     start, end = (torch.full((2,), t, dtype=torch.float64) for t in (model.horizon, model.delta))
     reference = model.reference.to("cpu", torch.float32)
-    assert torch.allclose(solution.x, reference.flow(model.process, sampler.prior([0, 3])[:, 0], start, end), atol=1e-4)
+    assert torch.allclose(solution.x, reference.flow(model.process, sampler.prior_states([0, 3])[:, 0], start, end), atol=1e-4)
 
 
 def test_a_generator_has_the_store_the_ids_and_the_plan_of_any_run(folder: Path):

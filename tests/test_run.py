@@ -12,7 +12,7 @@ import xarray as xr
 from helpers import RUN, STEPS, add_network, call, make_model, on_ranks, one_line, write_config
 
 import piadm_hpc
-from piadm_hpc.host.stop import STOP_FILE, Ask
+from piadm_hpc.host.stop import STOP_FILE, StopReason
 
 NUM_SAMPLES = 20
 
@@ -119,8 +119,8 @@ def said_once(reports: Reports, ranks: int, command: int, code: int) -> str:
 )
 def test_rank_grids_agree_with_the_serial_run(work: Work, reports: Reports, ranks: int, command: int, out: str, ids: list[int]):
     assert codes(reports, ranks, command) == {0}
-    groups, on_time = out.split("x")
-    assert f"{groups} sample group(s) x {on_time} time rank(s)" in reports[ranks][0][command]["out"]
+    groups, time_ranks = out.split("x")
+    assert f"{groups} sample group(s) x {time_ranks} time rank(s)" in reports[ranks][0][command]["out"]
     assert not any(report[command]["out"] for report in reports[ranks][1:]), "only the first rank speaks"
     work.assert_same(out, ids)
 
@@ -167,10 +167,10 @@ def test_a_stop_file_between_blocks_loses_no_block(work: Work):
         np.testing.assert_array_equal(stopped[name].values, whole[name].values)
 
 
-@pytest.mark.parametrize(("change", "after"), [("chain.churn=0", 40), ("solver.window=4", 12), ("solver.kind=sequential", 7)])
+@pytest.mark.parametrize(("change", "after"), [("chain.eta=0", 40), ("solver.window=4", 12), ("solver.kind=sequential", 7)])
 def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytest.MonkeyPatch, change: str, after: int):
     """Where all points are solved at once no block's end is to be waited for: what is in flight is drawn again, nothing else."""
-    monkeypatch.setattr("piadm_hpc.run.batches.PATIENCE", dict.fromkeys(Ask, 0.0))
+    monkeypatch.setattr("piadm_hpc.run.batches.PATIENCE", dict.fromkeys(StopReason, 0.0))
     out, one_by_one = work.folder / change, "sequential" not in change
     in_flight = ["--set", "compute.in_flight=1"] if one_by_one else []
     arguments = ["sample", work.config, "--only", "0-3", "--set", "output.batch=4", "--set", change, *in_flight, "--out", out]
@@ -185,7 +185,7 @@ def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytes
 def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work, monkeypatch: pytest.MonkeyPatch):
     out, changes = work.folder / "long-block", ["--only", "0-1", "--set", "grid.blocks=3", "--tol", "1e-6"]
     arguments = ["sample", work.config, *changes, "--out", out]
-    monkeypatch.setattr("piadm_hpc.run.batches.PATIENCE", dict.fromkeys(Ask, 0.0))
+    monkeypatch.setattr("piadm_hpc.run.batches.PATIENCE", dict.fromkeys(StopReason, 0.0))
     whole = call(*arguments[:-1], work.folder / "no-long-block")
     first = int(work.members("no-long-block")["sweeps"].values[:, 0].max())
     assert whole["code"] == 0

@@ -126,18 +126,18 @@ def test_sweeps_follow_the_lambda_law():
     """
     process = OU()
     made = grid.piadm(process, horizon=8.0, delta=1e-3, step=1 / 16).with_blocks(1)
-    for variance, churn in ((0.013, 1.0), (0.013, 0.0), (0.3, 1.0)):
+    for variance, eta in ((0.013, 1.0), (0.013, 0.0), (0.3, 1.0)):
         gaussian = isotropic((4,), variance)
 
         def score(x: torch.Tensor, t: torch.Tensor, law: GaussianReference = gaussian) -> torch.Tensor:
             return law.to("cpu", F64).score(process, x, t)
 
-        chain = integrators.piadm(process, made, churn=churn)
+        chain = integrators.piadm(process, made, eta=eta)
         x0, noise = start(process, chain, [0, 1, 2], size=4)
         scale = math.sqrt(variance)
         result = solve(chain, score, x0, noise=noise, linear="process", tol=1e-2, scale=scale)
         v = [1 + (variance - 1) * math.exp(-theta) for theta in (8.0, 1e-3)]
-        law = (1 + churn**2) / 2 * (8.0 - 1e-3 + math.log(v[0] / v[1]))
+        law = (1 + eta**2) / 2 * (8.0 - 1e-3 + math.log(v[0] / v[1]))
         predicted = next(k for k in range(1, 200) if k * math.log(law) - math.lgamma(k + 1) < math.log(1e-2))
         assert 0.6 * predicted < float(result.rounds.max()) <= predicted + 3
 
@@ -344,7 +344,7 @@ def test_corrector_keeps_a_gaussian_and_has_the_sequential_fixed_point():
         return integrators.underdamped(process, t, friction=2.6, length=0.8, num_steps=8, num_blocks=2)
 
     made = grid.piadm(process, horizon=4.0, delta=0.05, step=0.05)
-    chain = integrators.piadm(process, made, churn=0.0)
+    chain = integrators.piadm(process, made, eta=0.0)
     names = list(range(1500))
     x0, noise = start(process, chain, names, size=4)
     given = {"noise": noise, "corrector": corrector, "samples": names}

@@ -12,7 +12,7 @@ from piadm_hpc import load_model
 from piadm_hpc.config.run import INDEPENDENT_KEYS, RunConfig
 from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import Model
-from piadm_hpc.models.compiled import hastened
+from piadm_hpc.models.compiled import with_compilation
 from piadm_hpc.run.build import make_sampler
 
 
@@ -26,12 +26,12 @@ def states(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_nothing_asked_is_the_model_itself(model: Model):
-    assert hastened(model) is model
+    assert with_compilation(model) is model
 
 
 def test_bfloat16_rounds_what_the_network_adds_and_nothing_else(model: Model):
     x, t = states(model)
-    lower = hastened(model, autocast="bfloat16")
+    lower = with_compilation(model, autocast="bfloat16")
     assert model.denoiser is not None and lower.denoiser is not None
     linear = model.denoiser.without_network()(x, t)
     exact, rounded = model.denoiser(x, t) - linear, lower.denoiser(x, t) - linear
@@ -42,7 +42,7 @@ def test_bfloat16_rounds_what_the_network_adds_and_nothing_else(model: Model):
 
 def test_networks_of_other_packages_are_left_to_them(model: Model):
     with pytest.raises(ConfigError, match="network of another package"):
-        hastened(replace(model, denoiser=None), autocast="bfloat16")
+        with_compilation(replace(model, denoiser=None), autocast="bfloat16")
 
 
 def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: pytest.MonkeyPatch):
@@ -55,13 +55,13 @@ def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: p
 
     monkeypatch.setattr(torch, "compile", stand_in)
     x, t = states(model)
-    assert torch.equal(hastened(model, compiled="reduce-overhead").score(x, t), model.score(x, t))
+    assert torch.equal(with_compilation(model, compile_mode="reduce-overhead").score(x, t), model.score(x, t))
     assert asked == [{"mode": "reduce-overhead"}]
 
 
 def test_a_run_asks_for_it_by_its_settings(model: Model):
     x, t = states(model)
     sampler = make_sampler(RunConfig(model="ccsm-temperature", compute={"autocast": "bfloat16"}), model)
-    assert torch.equal(sampler.score(x, t), hastened(model, autocast="bfloat16").score(x, t))
+    assert torch.equal(sampler.score(x, t), with_compilation(model, autocast="bfloat16").score(x, t))
     # a run may go on compiled, but not in another precision
     assert "compute.compile" in INDEPENDENT_KEYS and "compute.autocast" not in INDEPENDENT_KEYS

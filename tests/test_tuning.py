@@ -68,7 +68,7 @@ def test_lambda_and_exponent_are_tuned_by_the_error(model: Model):
 def test_random_methods_are_tuned_by_features(model: Model):
     run = config(chain={"integrator": "roba"}, grid={"kind": "log-snr", "calls": 8})
     made = tune(run, model, samples=3)
-    assert made.by == "mmd" and {key for settings, _ in made.tried for key in settings} == {"chain.lam_s", "chain.cond"}
+    assert made.by == "mmd" and {key for settings, _ in made.tried for key in settings} == {"chain.lam_s", "chain.score_time"}
     with pytest.raises(ConfigError, match="roba is random"):
         tune(run, model, samples=2, by="error")
 

@@ -14,7 +14,7 @@ from piadm_hpc import solve
 from piadm_hpc.integrators import ddim, ddpm, gaussian_exponential
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.solvers.distribution import Rows
-from piadm_hpc.solvers.tolerance import Picard, remaining_error
+from piadm_hpc.solvers.tolerance import Tolerance, remaining_error
 from piadm_hpc.solvers.window import Schedule
 from piadm_hpc.theory.grid import Block, log_snr
 from piadm_hpc.theory.process import OU
@@ -127,12 +127,12 @@ def test_a_shrinking_change_predicts_what_is_left():
     left = remaining_error(change, before)
     assert torch.allclose(left, torch.tensor([1e-3 / 9, 5e-3, 1e-3]))
     # below the tolerance, but slowly
-    assert Picard(1.1e-3).met(change, before).tolist() == [True, False, True]
-    assert Picard(1.1e-3).met(change, before, torch.tensor([False, False, True])).tolist() == [True, False, False]
+    assert Tolerance(1.1e-3).met(change, before).tolist() == [True, False, True]
+    assert Tolerance(1.1e-3).met(change, before, torch.tensor([False, False, True])).tolist() == [True, False, False]
     # a quarter of the tolerance may be left on the strength of a prediction
-    assert Picard(4.6e-4).met(change, before).tolist() == [True, False, False]
-    assert Picard(4.4e-4).met(change, before).tolist() == [False, False, False]
-    assert Picard(1e-4).met(change, before).tolist() == [False, False, False]  # larger than anything to be believed
+    assert Tolerance(4.6e-4).met(change, before).tolist() == [True, False, False]
+    assert Tolerance(4.4e-4).met(change, before).tolist() == [False, False, False]
+    assert Tolerance(1e-4).met(change, before).tolist() == [False, False, False]  # larger than anything to be believed
 
 
 def test_what_cannot_move_is_refused_all_at_once():

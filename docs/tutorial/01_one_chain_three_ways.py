@@ -19,7 +19,7 @@ from piadm_hpc.models.analytic import target_b
 process = piadm.OU()
 target = target_b(process, d=1024)
 points = grid.log_snr(process, 64, horizon=8.0, delta=1e-3)
-chain = integrators.piadm(process, points, churn=1.0)
+chain = integrators.piadm(process, points, eta=1.0)
 
 samples = [0, 1, 2, 3]
 noise = piadm.Noise(seed=0, size=1024, dtype=torch.float64)

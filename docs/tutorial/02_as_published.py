@@ -31,9 +31,9 @@ samples = list(range(400))
 noise = piadm.Noise(seed=0, size=2, dtype=torch.float64)
 x0 = noise.at([0], samples, stream=0)[0, :, 0]
 variants = {
-    "PIADM-SDE": {"churn": 1.0, "sweeps": 17, "corrector": None},
-    "PIADM-ODE": {"churn": 0.0, "sweeps": 10, "corrector": None},
-    "PIADM-ODE, corrected": {"churn": 0.0, "sweeps": 10, "corrector": kinetic},
+    "PIADM-SDE": {"eta": 1.0, "sweeps": 17, "corrector": None},
+    "PIADM-ODE": {"eta": 0.0, "sweeps": 10, "corrector": None},
+    "PIADM-ODE, corrected": {"eta": 0.0, "sweeps": 10, "corrector": kinetic},
 }
 
 
@@ -44,8 +44,8 @@ def line(name: str, x: torch.Tensor, rounds: object) -> str:
 
 print(f"{'':22}  rounds   left      mean        deviation")
 print(line("the target", target.sample(100_000), ""))
-for name, (churn, sweeps, corrector) in {name: tuple(v.values()) for name, v in variants.items()}.items():
-    chain = integrators.piadm(process, points, churn=churn)
+for name, (eta, sweeps, corrector) in {name: tuple(v.values()) for name, v in variants.items()}.items():
+    chain = integrators.piadm(process, points, eta=eta)
     fixed = {"tol": None, "sweeps": sweeps, "linear": "process", "start": "constant", "corrector": corrector}
     solution = piadm.solve(chain, target, x0, noise=noise, samples=samples, **fixed)
     print(line(name, solution.x, int(solution.rounds.max())))

@@ -24,7 +24,7 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "grid.exponent": (1.0, 1.5, 2.0, 3.0),
     "chain.lam": (-1.0, -0.5, -0.25, -0.1, 0.0, 0.1, 0.25, 0.5, 1.0),
     "chain.lam_s": (0.5, 1.0, 1.5, 2.0),
-    "chain.cond": ("now", "middle", "next", "ahead"),
+    "chain.score_time": ("now", "middle", "next", "ahead"),
 }
 # what a calibration batch is held against: second-order probability flows of either space
 CONVERGED = {"data": "dpmpp-2m", "phase": "gddim-ab2"}
@@ -98,7 +98,7 @@ def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
     name = CONVERGED[config.chain.method.space]
     steps = max(200, 10 * make_grid(config, model).num_steps * config.chain.method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
-    fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "cond": "now"}, grid=grid)
+    fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "score_time": "now"}, grid=grid)
     return _draw(fine, model, ids)
 
 

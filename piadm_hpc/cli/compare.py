@@ -10,7 +10,7 @@ from ..config.validation import ConfigError
 from .exit_codes import DONE
 
 if TYPE_CHECKING:
-    from ..analysis.compare.contest import Entry
+    from ..analysis.compare.benchmark import Entry
 
 
 def add(commands: Any) -> None:
@@ -37,8 +37,8 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..analysis.compare.contest import Contest
-    from ..analysis.compare.entrants import compare
+    from ..analysis.compare.baselines import compare
+    from ..analysis.compare.benchmark import Benchmark
     from ..analysis.compare.summary import draw, table, write
     from ..analysis.compare.task import make_task
     from ..analysis.figures import PlotError
@@ -51,18 +51,18 @@ def _run(options: argparse.Namespace) -> int:
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     task = make_task(options.model, samples=options.samples, device=options.device, model_batch=options.model_batch)
-    contest = Contest(task, options.tol, options.sde, options.steps, options.most_steps, options.hindsight)
-    if contest.floor() > options.tol / 3:
-        known = f"the converged path itself is only known to {contest.floor():.2g}"
+    benchmark = Benchmark(task, options.tol, options.sde, options.steps, options.most_steps, options.hindsight)
+    if benchmark.floor() > options.tol / 3:
+        known = f"the converged path itself is only known to {benchmark.floor():.2g}"
         raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger one")
     rows, folder, chosen = [], Path(options.out), _chosen(options.methods)
-    for row in compare(contest, ranks, methods=chosen, latency=options.latency, bandwidth=options.bandwidth, tell=_tell):
+    for row in compare(benchmark, ranks, methods=chosen, latency=options.latency, bandwidth=options.bandwidth, tell=_tell):
         rows.append(row)
-        written = write(folder, contest, rows, ranks)  # a long comparison that is cut off leaves the methods it had done
+        written = write(folder, benchmark, rows, ranks)  # a long comparison that is cut off leaves the methods it had done
     if not rows:
         raise ConfigError(f"no method reaches {options.tol:g} with {options.most_steps} steps; give a larger --tol or more")
     try:
-        written.append(draw(folder / "compare.svg", contest, rows, ranks))
+        written.append(draw(folder / "compare.svg", benchmark, rows, ranks))
     except PlotError as error:
         _tell(f"no figure: {error}")
     print(table(rows, ranks))
@@ -71,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _chosen(text: str | None) -> list[Entry]:
-    from ..analysis.compare.entrants import METHODS
+    from ..analysis.compare.baselines import METHODS
 
     words = [word.strip().lower() for word in (text or "").split(",") if word.strip()]
     found = [one for one in METHODS if not words or any(word in one.name.lower() for word in words)]

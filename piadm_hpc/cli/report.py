@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("report", help="figure, table of costs and scores of a finished run")
     parser.add_argument("folder", help="folder of the run")
-    parser.add_argument("--rivals", type=int, default=0, metavar="N", help="also measure the sequential rivals on N samples")
+    parser.add_argument("--baselines", type=int, default=0, metavar="N", help="also measure sequential baselines on N samples")
     parser.add_argument(
         "--against", metavar="FILE", help="compare with the fields of this file instead of the model's statistics"
     )
@@ -23,5 +23,5 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..analysis.report.report import report
 
-    print(report(options.folder, rivals=options.rivals, against=options.against, card=options.card))
+    print(report(options.folder, baselines=options.baselines, against=options.against, card=options.card))
     return DONE

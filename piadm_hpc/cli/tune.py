@@ -12,7 +12,7 @@ from .options import add_run_options, described_run
 def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
-        "tune", help="try the few scalars an integrator reads (lam, lam_s, cond, grid.exponent) on a batch"
+        "tune", help="try the few scalars an integrator reads (lam, lam_s, score_time, grid.exponent) on a batch"
     )
     add_run_options(parser)
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="samples to calibrate on [4]")

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..integrators.catalogue import INTEGRATORS, Integrator, find
 from ..solvers.baselines.settings import POSITION_ONLY, mistakes_of
+from .legacy import upgraded_run
 from .plugins import PluginName
 from .validation import ConfigError, Record, build
 
@@ -17,22 +18,21 @@ Auto = Literal["auto"]
 class ChainConfig(Record):
     """Which discretisation of the reverse process: a name of the catalogue, see `piadm integrators`, and its options.
 
-    `churn` (piadm, gaussian, euler-maruyama) is 1 for the reverse SDE and 0 for the probability-flow ODE; "auto" is what the
-    model's card says suits it, or 1. `eta` is the same for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales
-    the position's noise and `cond` the time of the score of splittings; an integrator that does not read one of these three
-    refuses it. "auto" is the Gaussian-aware exponential integrator for the SDE and collocation for the ODE (churn 0), of a
+    `eta` scales the noise: 1 is the reverse SDE, 0 the probability-flow ODE; "auto" is what the model's card says suits it,
+    or 1, and 0 for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales
+    the position's noise and `score_time` the time of the score of splittings; an integrator that does not read one of these three
+    refuses it. "auto" is the Gaussian-aware exponential integrator for the SDE and collocation for the ODE (eta 0), of a
     network of position and momentum "sscs" and "gddim-ab2". `generator` names a network distilled into one call,
     "package.module:callable", that takes the integrator's place: callable(model) gives G(x, t).
     """
 
     integrator: str = "auto"
     generator: PluginName | None = None
-    churn: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
-    eta: float = Field(0.0, ge=0, le=1)
+    eta: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
     large_variance: bool = False
     lam: float | Literal["best"] = 0.0
     lam_s: float = Field(1.0, ge=0)
-    cond: Literal["now", "middle", "next", "ahead"] = "now"
+    score_time: Literal["now", "middle", "next", "ahead"] = "now"
 
     @field_validator("integrator")
     @classmethod
@@ -41,7 +41,7 @@ class ChainConfig(Record):
 
     @model_validator(mode="after")
     def _read(self) -> Self:
-        unread = {key for key in ("lam", "lam_s", "cond") if key in self.model_fields_set} - set(self.method.reads)
+        unread = {key for key in ("lam", "lam_s", "score_time") if key in self.model_fields_set} - set(self.method.reads)
         changed = [key for key in sorted(unread) if getattr(self, key) != type(self).model_fields[key].default]
         if changed:
             readers = {key: ", ".join(one.name for one in INTEGRATORS.values() if key in one.reads) for key in changed}
@@ -55,7 +55,7 @@ class ChainConfig(Record):
     @property
     def method(self) -> Integrator:
         """The record of the integrator."""
-        return find(("gaussian" if self.churn else "collocation") if self.integrator == "auto" else self.integrator)
+        return find(("gaussian" if self.eta else "collocation") if self.integrator == "auto" else self.integrator)
 
 
 class PhaseConfig(Record):
@@ -209,6 +209,11 @@ class RunConfig(Record):
     corrector: CorrectorConfig = CorrectorConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _today(cls, values: Any) -> Any:
+        return upgraded_run(values) if isinstance(values, dict) else values
 
     @field_validator("only")
     @classmethod

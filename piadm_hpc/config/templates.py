@@ -13,7 +13,7 @@ out = "run"
 
 [chain]
 integrator = "auto"          # gaussian for the SDE, collocation for the ODE; `piadm integrators` lists the others
-churn = 1.0                  # 1: reverse SDE, 0: probability-flow ODE
+eta = 1.0                  # 1: reverse SDE, 0: probability-flow ODE
 
 [grid]
 kind = "log-snr"             # or karras; or piadm, the published grid (see `piadm init paper-sde`)
@@ -44,7 +44,7 @@ out = "paper-sde"
 
 [chain]
 integrator = "piadm"
-churn = 1.0
+eta = 1.0
 
 [grid]
 kind = "piadm"
@@ -68,7 +68,7 @@ out = "paper-ode"
 
 [chain]
 integrator = "piadm"
-churn = 0.0
+eta = 0.0
 
 [grid]
 kind = "piadm"
@@ -136,7 +136,7 @@ seed = 0
 out = "run"
 
 [chain]
-churn = "auto"               # what suits the model, 0.5 for this one; 1: reverse SDE, 0: probability-flow ODE
+eta = "auto"               # what suits the model, 0.5 for this one; 1: reverse SDE, 0: probability-flow ODE
 
 [grid]
 kind = "log-snr"
@@ -165,7 +165,7 @@ trajectories = ["run_*.xtc"] # or files of conformers written by this package
 topology = "topology.pdb"
 selection = "all"            # MDAnalysis' selection language
 stride = 1
-frame = "superposed"         # onto the mean structure; centred: only shifted
+alignment = "superposed"     # onto the mean structure; centred: only shifted
 relabel = 1                  # copies with the hydrogens of methyl groups named anew
 validation_fraction = 0.1    # or validation_files = ["run_8.xtc"]
 test_fraction = 0.1

@@ -24,7 +24,7 @@ class TrajectoryConfig(BaseModel):
 
     `trajectories` are paths or globs in any format of MDAnalysis, or conformer files of this package; `topology` names the
     atoms (PDB and others; default: topology.pdb beside the first trajectory). `selection` is MDAnalysis' selection language.
-    `frame`: "superposed" turns every frame onto the mean structure, "centred" only shifts it. With `unwrap` molecules
+    `alignment`: "superposed" turns every frame onto the mean structure, "centred" only shifts it. With `unwrap` molecules
     that a periodic box cut are made whole. Frames whose chiral centres have another hand than in `topology` are left out.
     Conformer files may carry a `log_weight` per frame. Every training frame is taken `relabel` times, each time with the
     hydrogens of methyl groups (and the like) named anew. Trajectories and frames held out are named by glob or last fraction.
@@ -37,7 +37,7 @@ class TrajectoryConfig(BaseModel):
     selection: str = "all"
     start: int = Field(default=0, ge=0)
     stride: int = Field(default=1, ge=1)
-    frame: Literal["superposed", "centred"] = "superposed"
+    alignment: Literal["superposed", "centred"] = "superposed"
     unwrap: bool = False
     relabel: int = Field(default=1, ge=1)
     validation_files: tuple[str, ...] = ()

@@ -16,15 +16,15 @@ from pathlib import Path
 STOP_FILE = "STOP"
 
 
-class Ask(IntEnum):
+class StopReason(IntEnum):
     """Who asks. A person or the scheduler that ends the job outranks a time limit, after which the job may be queued again."""
 
-    NOBODY = 0
+    NONE = 0
     LIMIT = 1
     PERSON = 2
 
 
-MEANING = {signal.SIGUSR1: Ask.LIMIT, signal.SIGUSR2: Ask.LIMIT, signal.SIGTERM: Ask.PERSON}
+MEANING = {signal.SIGUSR1: StopReason.LIMIT, signal.SIGUSR2: StopReason.LIMIT, signal.SIGTERM: StopReason.PERSON}
 
 
 class StopRequested(Exception):
@@ -42,14 +42,14 @@ class StopSignals:
     """What signals have asked so far: SIGUSR1 and SIGUSR2 announce a limit, SIGTERM ends the job."""
 
     def __init__(self) -> None:
-        self.asked = Ask.NOBODY
+        self.reason = StopReason.NONE
         self.name = ""
 
     def note(self, number: int, frame: object) -> None:
         """The handler: nothing but a note."""
         meaning = MEANING[signal.Signals(number)]
-        if meaning > self.asked:
-            self.asked, self.name = meaning, signal.Signals(number).name
+        if meaning > self.reason:
+            self.reason, self.name = meaning, signal.Signals(number).name
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def stop_signals() -> Iterator[StopSignals]:
             signal.signal(number, handler)
 
 
-def ask(folder: Path, who: Ask) -> None:
+def request_stop(folder: Path, who: StopReason) -> None:
     """Ask the run in `folder` to stop: every group of ranks looks for the file."""
     with suppress(OSError):
         # in one step, so that nobody reads half a word; a full disk must not keep the run from stopping
@@ -76,12 +76,12 @@ def ask(folder: Path, who: Ask) -> None:
         os.replace(draft, folder / STOP_FILE)
 
 
-def asked(folder: Path) -> Ask:
+def stop_requested(folder: Path) -> StopReason:
     """Who asks by the file in `folder`; a file that says nothing was made by a person."""
     try:
         text = (folder / STOP_FILE).read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:
-        return Ask.NOBODY
+        return StopReason.NONE
     except OSError:
-        return Ask.PERSON
-    return Ask[text] if text in Ask.__members__ else Ask.PERSON
+        return StopReason.PERSON
+    return StopReason[text] if text in StopReason.__members__ else StopReason.PERSON

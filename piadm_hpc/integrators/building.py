@@ -25,15 +25,15 @@ from .splitting import Knobs, program_chain
 class Options:
     """What an integrator may be told; each reads the few it names in the catalogue.
 
+    `eta` scales the noise: 0 the probability flow, 1 the reverse SDE, by default what the catalogue says of the integrator.
     `lam` is lambda, a number or "best": the closed form lambda*(t) of every shell of the reference.
     """
 
-    churn: float = 1.0
-    eta: float = 0.0
+    eta: float | None = None
     large_variance: bool = False
     lam: float | str = 0.0
     lam_s: float = 1.0
-    cond: str = "now"
+    score_time: str = "now"
 
     @property
     def number(self) -> float:
@@ -53,6 +53,11 @@ class Setting:
     reference: GaussianReference | None
     phase: PhaseSpace
     options: Options
+
+    @property
+    def eta(self) -> float:
+        """The scale of the noise, as given or the integrator's own."""
+        return self.method.eta if self.options.eta is None else self.options.eta
 
 
 def build(
@@ -102,7 +107,7 @@ def native(name: str, grid: PhaseGrid, options: Options | None = None) -> Chain:
 def _program(*, doubled: bool) -> Callable[[Integrator, PhaseGrid, Options], Chain]:
     def fill(method: Integrator, grid: PhaseGrid, options: Options) -> Chain:
         lam = options.number if "lam" in method.reads else 0.0
-        return program_chain(grid, method.program, Knobs(lam, options.lam_s, options.cond), doubled=doubled)
+        return program_chain(grid, method.program, Knobs(lam, options.lam_s, options.score_time), doubled=doubled)
 
     return fill
 
@@ -141,12 +146,12 @@ def _lambda_ddim(setting: Setting) -> Chain:
 KERNELS: dict[str, Callable[[Score, Process, TimeGrid, GaussianReference], Score]] = {"gms": kernel}
 
 BUILDERS: dict[str, Callable[[Setting], Chain]] = {
-    "piadm": lambda s: piadm(s.process, s.grid, churn=s.options.churn),
-    "euler_maruyama": lambda s: euler_maruyama(s.process, s.grid, churn=s.options.churn),
-    "gaussian": lambda s: gaussian_exponential(s.process, s.grid, _with_reference(s), churn=s.options.churn),
+    "piadm": lambda s: piadm(s.process, s.grid, eta=s.eta),
+    "euler_maruyama": lambda s: euler_maruyama(s.process, s.grid, eta=s.eta),
+    "gaussian": lambda s: gaussian_exponential(s.process, s.grid, _with_reference(s), eta=s.eta),
     "gaussian_ab2": lambda s: gaussian_ab2(s.process, s.grid, _with_reference(s)),
     "euler": lambda s: euler(s.process, s.grid),
-    "ddim": lambda s: ddim(s.process, s.grid, eta=s.options.eta),
+    "ddim": lambda s: ddim(s.process, s.grid, eta=s.eta),
     "ddpm": lambda s: ddpm(s.process, s.grid, large_variance=s.options.large_variance),
     "dpmpp_2m": lambda s: dpmpp_2m(s.process, s.grid),
     "heun": lambda s: heun(s.process, s.grid),

@@ -21,7 +21,7 @@ class Integrator:
     when it is random: "never", "always", or the option that scales its noise. `space` is "data" or "phase" (position and
     momentum). `builder` names the function of `integrators.building` that fills the chain, `program` its blocks where it
     is one of a family. `reads` are the options of the configuration's chain section that it looks at. Its states have `channels`
-    fields: position and momentum, and what a method remembers.
+    fields: position and momentum, and what a method remembers. `eta` is what stands for the option of that name left open.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Integrator:
     reads: tuple[str, ...] = ()
     about: str = ""
     channels: int = 1
+    eta: float = 1.0
 
 
 def _flow(name: str, calls: int, program: str, about: str, *reads: str, order: int = 1, source: str = PAPER) -> Integrator:
@@ -49,15 +50,17 @@ def _random(name: str, calls: int, program: str, about: str, *reads: str, source
 
 DATA = (
     Integrator(
-        "gaussian", 1, 1, "churn", "data", "this package", "gaussian", reads=("churn",), about="exact on the model's Gaussian"
+        "gaussian", 1, 1, "eta", "data", "this package", "gaussian", reads=("eta",), about="exact on the model's Gaussian"
     ),
     Integrator(
         "gaussian-ab2", 2, 1, "never", "data", "this package", "gaussian_ab2", about="two steps of the remainder", channels=2
     ),
-    Integrator("piadm", 1, 1, "churn", "data", "Chen et al. 2024", "piadm", reads=("churn",), about="exponential integrator"),
-    Integrator("euler-maruyama", 1, 1, "churn", "data", "Maruyama 1955", "euler_maruyama", reads=("churn",), about="baseline"),
+    Integrator("piadm", 1, 1, "eta", "data", "Chen et al. 2024", "piadm", reads=("eta",), about="exponential integrator"),
+    Integrator("euler-maruyama", 1, 1, "eta", "data", "Maruyama 1955", "euler_maruyama", reads=("eta",), about="baseline"),
     Integrator("euler", 1, 1, "never", "data", "Song et al. 2021", "euler", about="baseline, on the VP clock"),
-    Integrator("ddim", 1, 1, "eta", "data", "Song, Meng and Ermon 2021", "ddim", reads=("eta",), about="denoised estimate held"),
+    Integrator(
+        "ddim", 1, 1, "eta", "data", "Song, Meng and Ermon 2021", "ddim", reads=("eta",), about="denoised estimate held", eta=0.0
+    ),
     Integrator("ddpm", 1, 1, "always", "data", "Ho et al. 2020", "ddpm", reads=("large_variance",), about="ancestral sampling"),
     Integrator("dpmpp-2m", 2, 1, "never", "data", "Lu et al. 2022", "dpmpp_2m", about="two-step DPM-Solver++", channels=2),
     Integrator("heun", 2, 2, "never", "data", "Karras et al. 2022", "heun", about="EDM's trapezoid", channels=2),
@@ -116,14 +119,14 @@ PHASE = (
     _flow("cse", 1, "now Bc Ac", "conjugate symplectic Euler", "lam"),
     _flow("cvv", 2, "now Bc/1 Ac next Bc/2", "conjugate velocity Verlet", "lam"),
     _random("psld-em", 1, "now em", "baseline", source=PSLD),
-    _random("sscs", 1, "E/2 cond S E/2", "symmetric splitting CLD sampler", "cond", source="Dockhorn et al. 2022"),
+    _random("sscs", 1, "E/2 score S E/2", "symmetric splitting CLD sampler", "score_time", source="Dockhorn et al. 2022"),
     _random("noba", 2, "O now B now A", "naive OBA", "lam_s"),
-    _random("roba", 1, "O cond B A", "reduced OBA", "lam_s", "cond"),
+    _random("roba", 1, "O score B A", "reduced OBA", "lam_s", "score_time"),
     _random("nbaoab", 4, "now B/2 now A/2 O now A/2 now B/2", "naive BAOAB", "lam_s"),
-    _random("rbaoab", 2, "now B/2 A/2 O cond A/2 B/2", "reduced BAOAB", "lam_s", "cond"),
+    _random("rbaoab", 2, "now B/2 A/2 O score A/2 B/2", "reduced BAOAB", "lam_s", "score_time"),
     _random("nobab", 3, "O now B/2 now A now B/2", "naive OBAB", "lam_s"),
-    _random("robab", 2, "O lead B/2 A trail B/2", "reduced OBAB", "lam_s", "cond"),
-    _random("coba", 1, "O cond Bc Ac", "conjugate OBA", "lam", "lam_s", "cond"),
+    _random("robab", 2, "O lead B/2 A trail B/2", "reduced OBAB", "lam_s", "score_time"),
+    _random("coba", 1, "O score Bc Ac", "conjugate OBA", "lam", "lam_s", "score_time"),
 )
 
 INTEGRATORS = {one.name: one for one in (*DATA, COLLOCATION, *PHASE)}

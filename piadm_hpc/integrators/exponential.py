@@ -18,30 +18,30 @@ def rescaled(P: Tensor, Q: Tensor, N: Tensor, process: Process, t: Tensor) -> tu
     return r[1:] / r[:-1] * P, r[1:] * r[:-1] * Q, r[1:] * N
 
 
-def piadm(process: Process, grid: TimeGrid, *, churn: float = 1.0) -> Chain:
+def piadm(process: Process, grid: TimeGrid, *, eta: float = 1.0) -> Chain:
     """PIADM's exponential integrator: the score frozen over a step, everything else exact.
 
-    `churn` is the interpolation parameter upsilon: 1 the reverse SDE, 0 the probability-flow ODE (Chen et al. 2024,
+    `eta` is the interpolation parameter upsilon: 1 the reverse SDE, 0 the probability-flow ODE (Chen et al. 2024,
     eqs. 3.2 and 3.7; with step e: e^{e/2} y + 2 kappa (e^{e/2} - 1) s + upsilon sqrt(e^e - 1) xi).
     """
     theta = forward_time(process, grid.t)
-    step, kappa = theta[:-1] - theta[1:], (1 + churn**2) / 2
+    step, kappa = theta[:-1] - theta[1:], (1 + eta**2) / 2
     P = torch.exp(step / 2)
     Q = 2 * kappa * torch.expm1(step / 2)
-    N = churn * torch.sqrt(torch.expm1(step))
+    N = eta * torch.sqrt(torch.expm1(step))
     P, Q, N = rescaled(P, Q, N, process, grid.t)
     return Chain(P, Q, N, grid.t, process.alpha(grid.t), process.sigma(grid.t), grid.edges)
 
 
-def euler_maruyama(process: Process, grid: TimeGrid, *, churn: float = 1.0) -> Chain:
+def euler_maruyama(process: Process, grid: TimeGrid, *, eta: float = 1.0) -> Chain:
     """Euler-Maruyama on the reverse equation in Ornstein-Uhlenbeck form: y + step (y/2 + kappa s) + upsilon sqrt(step) xi."""
     theta = forward_time(process, grid.t)
-    step, kappa = theta[:-1] - theta[1:], (1 + churn**2) / 2
-    P, Q, N = rescaled(1 + step / 2, kappa * step, churn * torch.sqrt(step), process, grid.t)
+    step, kappa = theta[:-1] - theta[1:], (1 + eta**2) / 2
+    P, Q, N = rescaled(1 + step / 2, kappa * step, eta * torch.sqrt(step), process, grid.t)
     return Chain(P, Q, N, grid.t, process.alpha(grid.t), process.sigma(grid.t), grid.edges)
 
 
-def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianReference, *, churn: float = 1.0) -> Chain:
+def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianReference, *, eta: float = 1.0) -> Chain:
     """Gaussian-aware exponential integrator: exact on the reference, the denoiser's remainder frozen over a step.
 
     Per shell, about the reference's mean m: c_b = Phi c_a + psi dD + sqrt(var) xi with dD = D - D_G,
@@ -50,11 +50,11 @@ def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianRe
     """
     theta = forward_time(process, grid.t)
     alpha, sigma = torch.exp(-theta / 2), torch.sqrt(-torch.expm1(-theta))
-    step, kappa = (theta[:-1] - theta[1:])[:, None], (1 + churn**2) / 2
+    step, kappa = (theta[:-1] - theta[1:])[:, None], (1 + eta**2) / 2
     v = reference.variance(alpha, sigma)
     ratio = v[1:] / v[:-1]
     phi = torch.exp((0.5 - kappa) * step) * ratio**kappa
-    variance = -v[1:] * torch.expm1(churn**2 * (torch.log(ratio) - step))
+    variance = -v[1:] * torch.expm1(eta**2 * (torch.log(ratio) - step))
     psi = remainder_weight(theta, reference, kappa)
     gain = psi * (sigma**2 / alpha)[:-1, None]
     P, Q, N = rescaled(phi + gain / v[:-1], gain, torch.sqrt(variance.clamp(min=0)), process, grid.t)

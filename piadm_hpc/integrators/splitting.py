@@ -19,7 +19,7 @@ from ..theory.phase import gauss_legendre
 from .assembly import Map, Node, PhaseGrid, affine_map, native_chain
 
 F64 = torch.float64
-TIMES = ("now", "next", "cond", "lead", "trail")
+TIMES = ("now", "next", "score", "lead", "trail")
 CONDITIONS = ("now", "middle", "next", "ahead")
 
 
@@ -29,18 +29,18 @@ class Knobs:
 
     lam: float = 0.0
     lam_s: float = 1.0
-    cond: str = "now"
+    score_time: str = "now"
 
 
 def program_chain(grid: PhaseGrid, program: str, knobs: Knobs, *, doubled: bool = False) -> Chain:
     """The native chain of a program such as "now B/2 A next B/2". ValueError for a condition that is not known."""
-    if knobs.cond not in CONDITIONS:
-        raise ValueError(f"cond = {knobs.cond!r}; the score can be taken {', '.join(CONDITIONS)}")
+    if knobs.score_time not in CONDITIONS:
+        raise ValueError(f"score_time = {knobs.score_time!r}; the score can be taken {', '.join(CONDITIONS)}")
     before: Map | None = None
     nodes: list[Node] = []
     for word in program.split():
         if word in TIMES:
-            nodes.append(Node(grid.at(_condition(word, knobs.cond)), _identity(grid), torch.eye(2, dtype=F64)))
+            nodes.append(Node(grid.at(_taken(word, knobs.score_time)), _identity(grid), torch.eye(2, dtype=F64)))
             continue
         seen = nodes[-1].tau if nodes else grid.tau[:-1]
         block = BLOCKS[word.rstrip("/12")](_Step(grid, word, seen, knobs, 2.0 if doubled else 1.0))
@@ -51,13 +51,13 @@ def program_chain(grid: PhaseGrid, program: str, knobs: Knobs, *, doubled: bool 
     return native_chain(grid, nodes, before)
 
 
-def _condition(word: str, cond: str) -> str:
+def _taken(word: str, score_time: str) -> str:
     """`lead` and `trail` are the two scores of OBAB: tau + h and the next time when conditioned `ahead`."""
     if word == "lead":
-        return "ahead" if cond == "ahead" else "now"
+        return "ahead" if score_time == "ahead" else "now"
     if word == "trail":
-        return "next" if cond == "ahead" else cond
-    return cond if word == "cond" else word
+        return "next" if score_time == "ahead" else score_time
+    return score_time if word == "score" else word
 
 
 @dataclass(frozen=True)

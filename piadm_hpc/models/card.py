@@ -244,7 +244,7 @@ def _network(
 ) -> GridUNet | ConformerNetwork | MessageNetwork:
     """The card's network, before it has its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
-        turned = card.molecule.frame == "superposed"
+        turned = card.molecule.alignment == "superposed"
         return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
     if not isinstance(card.network, NetworkConfig):
         raise ValueError(f"{CARD}: a network of atoms needs a section `molecule`")
@@ -256,7 +256,7 @@ def _network(
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:
     """The rigid motions that states of a molecule do not have."""
-    return torch.from_numpy(rigid_motions(normalisation.mean[0], turns=molecule.frame == "superposed"))
+    return torch.from_numpy(rigid_motions(normalisation.mean[0], turns=molecule.alignment == "superposed"))
 
 
 def _latitudes(coordinates: Mapping[str, Coordinate]) -> list[float]:

@@ -16,13 +16,13 @@ Autocast = Literal["off", "bfloat16"]
 Compile = Literal["off", "default", "reduce-overhead"]
 
 
-class Hastened(nn.Module):
+class CompiledNetwork(nn.Module):
     """A network of fields [rows, ...] and log-SNR [rows] run under autocast, compiled, or both; the same parameters."""
 
-    def __init__(self, network: nn.Module, *, autocast: Autocast, compiled: Compile):
+    def __init__(self, network: nn.Module, *, autocast: Autocast, compile_mode: Compile):
         super().__init__()
         self.network, self.autocast = network, autocast
-        self.call = network if compiled == "off" else torch.compile(network, mode=compiled)
+        self.call = network if compile_mode == "off" else torch.compile(network, mode=compile_mode)
 
     def forward(self, fields: Tensor, log_snr: Tensor) -> Tensor:
         with torch.autocast(fields.device.type, dtype=torch.bfloat16, enabled=self.autocast == "bfloat16"):
@@ -30,20 +30,20 @@ class Hastened(nn.Module):
         return result
 
 
-def hastened(model: Model, *, autocast: Autocast = "off", compiled: Compile = "off") -> Model:
-    """The model with its network hastened; the model itself where nothing is asked or it has no network.
+def with_compilation(model: Model, *, autocast: Autocast = "off", compile_mode: Compile = "off") -> Model:
+    """Return the model with its network compiled or under autocast; the model itself where nothing is asked or it has no network.
 
     Around the network everything stays in the states' precision: the Gaussian part, which is most of a denoised estimate, is
     not rounded. `reduce-overhead` records CUDA graphs, one for every number of rows a call has. Raises ConfigError for networks
     of other packages.
     """
-    if autocast == "off" and compiled == "off":
+    if autocast == "off" and compile_mode == "off":
         return model
     whole = model.denoiser
     if whole is None:
-        raise ConfigError(f"compute.autocast, compute.compile: {model.name} is a network of another package; hasten it there")
+        raise ConfigError(f"compute.autocast, compute.compile: {model.name} is a network of another package; do that there")
     if whole.network is None:
         return model
-    network = Hastened(whole.network, autocast=autocast, compiled=compiled)
+    network = CompiledNetwork(whole.network, autocast=autocast, compile_mode=compile_mode)
     denoiser = type(whole)(whole.process, whole.reference, network, whole.mask, whole.constraint)
     return replace(model, denoiser=denoiser, score=DenoiserScore(denoiser))

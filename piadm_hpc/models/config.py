@@ -109,9 +109,9 @@ class NoiseConfig(_Record):
 
 
 class SamplingConfig(_Record):
-    """What suits a model, where a run leaves it open: `chain.churn`, the flow's `chain.integrator`, `grid.steps` of chains."""
+    """What suits a model, where a run leaves it open: `chain.eta`, the flow's `chain.integrator`, `grid.steps` of chains."""
 
-    churn: float | None = Field(default=None, ge=0, le=1)
+    eta: float | None = Field(default=None, ge=0, le=1)
     flow: str | None = None
     steps: int | None = Field(default=None, ge=1)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..config.legacy import upgraded_card
 from .config import ConformerNetworkConfig, NetworkConfig, SamplingConfig
 
 FORMAT = 1
@@ -50,9 +51,9 @@ class ReferenceCard(_Record):
 
 
 class MoleculeCard(_Record):
-    """A model of conformers: their frame ("superposed" on the mean structure or only "centred"); atoms are in topology.json."""
+    """A model of conformers: their `alignment` (on the mean structure, or only shifted); atoms are in topology.json."""
 
-    frame: Literal["superposed", "centred"]
+    alignment: Literal["superposed", "centred"]
     atoms: int
 
 
@@ -133,7 +134,7 @@ def read_card(path: Path) -> Card:
     if content.get("format") != FORMAT:
         raise ValueError(f"{path}: model format {content.get('format')!r} is unknown here; this version reads format {FORMAT}")
     try:
-        return Card.model_validate(content)
+        return Card.model_validate(upgraded_card(content))
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         raise ValueError(f"{path}: " + "; ".join(lines)) from None

@@ -37,9 +37,9 @@ class Arrangement:
 
 
 def arrange(
-    config: RunConfig, model: Model, sampler: Sampler, *, on_time: int, batch: int, memory: Memory, available: int
+    config: RunConfig, model: Model, sampler: Sampler, *, time_ranks: int, batch: int, memory: Memory, available: int
 ) -> Arrangement:
-    """The arrangement with the fewest waits in sequence that fits into `available` bytes of each of `on_time` time ranks.
+    """The arrangement with the fewest waits in sequence that fits into `available` bytes of each of `time_ranks` time ranks.
 
     Rules from measurements with exact scores (docs/scale.md): memory asks for fewer samples at once, then for blocks; fewer
     ranks than points ask for a window as wide as the ranks, or for a pipelined front where a fixed depth moves no window.
@@ -47,23 +47,25 @@ def arrange(
     if config.solver.kind == "sequential":
         return Arrangement("step by step, as asked: nothing to arrange")
     steps = sampler.chain.num_steps
-    share = -(-steps // on_time)
+    share = -(-steps // time_ranks)
     at_once = next((n for n in range(batch, 0, -1) if memory(share, n) <= available), 0)
     if at_once == 0:
-        return _in_blocks(config, model, sampler, on_time=on_time, whole=memory(share, 1), memory=memory, available=available)
+        return _in_blocks(
+            config, model, sampler, time_ranks=time_ranks, whole=memory(share, 1), memory=memory, available=available
+        )
     fewer = [] if at_once >= min(batch, config.compute.in_flight or batch) else [("compute.in_flight", at_once)]
     room = f"; {at_once} of {batch} samples at once, all need {memory(share, batch) / GIGABYTE:.1f} GB a rank" if fewer else ""
     if isinstance(sampler.chain, Collocation):
         return Arrangement(f"collocation, all {steps} points at once{room}", tuple(fewer))
-    why, wanted = _schedule(config, sampler.chain, on_time)
+    why, wanted = _schedule(config, sampler.chain, time_ranks)
     return Arrangement(why + room, (*_changed(config, sampler, wanted), *fewer))
 
 
-def _schedule(config: RunConfig, chain: Chain, on_time: int) -> tuple[str, dict[str, Any]]:
+def _schedule(config: RunConfig, chain: Chain, time_ranks: int) -> tuple[str, dict[str, Any]]:
     """Which points are open to a sweep, where memory holds the whole chain."""
     steps = chain.num_steps
-    width = on_time * -(-NARROWEST // on_time)
-    shared = f"{_ranks(on_time)} for {steps} points"
+    width = time_ranks * -(-NARROWEST // time_ranks)
+    shared = f"{_ranks(time_ranks)} for {steps} points"
     one = {"grid.blocks": 1, "solver.window": None, "solver.pipelined": False}
     if width >= steps:
         return f"one block, the fewest rounds: {shared}", one
@@ -79,18 +81,18 @@ def _schedule(config: RunConfig, chain: Chain, on_time: int) -> tuple[str, dict[
 
 
 def _in_blocks(
-    config: RunConfig, model: Model, sampler: Sampler, *, on_time: int, whole: int, memory: Memory, available: int
+    config: RunConfig, model: Model, sampler: Sampler, *, time_ranks: int, whole: int, memory: Memory, available: int
 ) -> Arrangement:
     """The fewest blocks of equal Lambda, one after the other, of which the longest fits."""
     need = f"one sample needs {whole / GIGABYTE:.1f} GB a rank, there are {available / GIGABYTE:.1f}"
     if isinstance(sampler.chain, Collocation):
         return Arrangement(f"does not fit: {need}; fewer grid.steps, or a chain of steps in blocks (chain.integrator=gaussian)")
-    for count in range(2, sampler.chain.num_steps // on_time + 1):
+    for count in range(2, sampler.chain.num_steps // time_ranks + 1):
         grid = make_grid(config.replace(grid={"blocks": count, "cut": "lambda"}), model)
         lengths = [len(block) for block in grid.blocks()]
-        if min(lengths) < on_time:
+        if min(lengths) < time_ranks:
             break
-        if memory(-(-max(lengths) // on_time), 1) <= available:
+        if memory(-(-max(lengths) // time_ranks), 1) <= available:
             blocks = {"grid.blocks": len(lengths), "solver.window": None, "solver.pipelined": False}
             why = f"{len(lengths)} blocks of equal Lambda, one after the other, a sample at a time: {need}"
             alone = [] if config.compute.in_flight == 1 else [("compute.in_flight", 1)]

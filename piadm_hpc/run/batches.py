@@ -15,7 +15,7 @@ import torch
 from ..comm.communicator import RankGrid
 from ..config.run import INDEPENDENT_KEYS, RunConfig
 from ..config.validation import without_none
-from ..host.stop import Ask, StopRequested, StopSignals, ask, asked
+from ..host.stop import StopReason, StopRequested, StopSignals, request_stop, stop_requested
 from ..models.card import Model
 from ..solvers.sampler import Sampler
 from ..solvers.solution import Solution, Stopped, Unfinished
@@ -28,7 +28,7 @@ from .progress import Progress
 logger = logging.getLogger("piadm_hpc")
 HEARTBEAT = 60.0
 # seconds for which a block may go on once a stop is asked, where nobody knows when the job meets its limit
-PATIENCE = {Ask.LIMIT: 30.0, Ask.PERSON: 3.0}
+PATIENCE = {StopReason.LIMIT: 30.0, StopReason.PERSON: 3.0}
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Run:
     def num_blocks(self) -> int:
         return len(self.sampler.chain.edges) - 1
 
-    def request(self, stop: Ask) -> StopRequested:
+    def request(self, stop: StopReason) -> StopRequested:
         """The words for a stop that somebody asked for."""
         goes_on = "what is finished is kept, the same command goes on from there"
         if self.signals.name:
-            return StopRequested(f"stopped by {self.signals.name}: {goes_on}", limit=stop == Ask.LIMIT)
-        return StopRequested(f"{self.config.out}/STOP was found: {goes_on}", limit=stop == Ask.LIMIT)
+            return StopRequested(f"stopped by {self.signals.name}: {goes_on}", limit=stop == StopReason.LIMIT)
+        return StopRequested(f"{self.config.out}/STOP was found: {goes_on}", limit=stop == StopReason.LIMIT)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Batch:
     ids: tuple[int, ...]
     draft: str = ""
 
-    def begun(self) -> Unfinished | None:
+    def resume(self) -> Unfinished | None:
         """Where the earlier stop left them."""
         if not self.draft:
             return None
@@ -152,7 +152,11 @@ class _Work:
         self.note = self.name
         try:
             return self.run.sampler.draw(
-                self.batch.ids, comm=self.run.ranks.time, on_block=self.on_block, begun=self.batch.begun(), watch=self.watch
+                self.batch.ids,
+                comm=self.run.ranks.time,
+                callback=self.callback,
+                resume=self.batch.resume(),
+                should_stop=self.should_stop,
             )
         except Stopped as stopped:
             if self.run.ranks.writer and stopped.solution is not None:
@@ -161,7 +165,7 @@ class _Work:
                 _keep(self.run, self.batch, self.latest)
             raise self.run.request(_stop_asked(self.run)) from None
 
-    def on_block(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
+    def callback(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
         sweeps = int((result.sweeps + result.sequential_steps).max())
         self.note = f"{self.name} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}"
         self.latest, self.sweeps = unfinished, 0
@@ -177,7 +181,7 @@ class _Work:
                 _keep(self.run, self.batch, self.latest)
             raise self.run.request(stop)
 
-    def watch(self, done: int) -> bool:
+    def should_stop(self, done: int) -> bool:
         """Between two sweeps; collective over the group."""
         run = self.run
         if self.sweeps:
@@ -199,12 +203,12 @@ class _Work:
         self.progress.show(self.before + done, self.note + more)
 
 
-def _stop_asked(run: Run) -> Ask:
+def _stop_asked(run: Run) -> StopReason:
     """Collective over a group: who asks, when a signal reached one of its ranks or the stop file is there."""
-    found = asked(run.store.folder) if run.ranks.writer else Ask.NOBODY
-    stop = Ask(int(run.ranks.time.max(torch.tensor([float(max(found, run.signals.asked))]))))
+    found = stop_requested(run.store.folder) if run.ranks.writer else StopReason.NONE
+    stop = StopReason(int(run.ranks.time.max(torch.tensor([float(max(found, run.signals.reason))]))))
     if stop and run.ranks.writer and not found:
-        ask(run.store.folder, stop)  # a signal need not reach every group
+        request_stop(run.store.folder, stop)  # a signal need not reach every group
     return stop
 
 

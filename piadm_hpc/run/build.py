@@ -15,7 +15,7 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
-from ..solvers.baselines.dispatch import PeerSettings
+from ..solvers.baselines.dispatch import BaselineSettings
 from ..solvers.collocation import Collocation, Scheme, choose
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
 
-CHURN, STEPS = 1.0, 48  # of a chain, where the model's card says nothing
+STEPS = 48  # of a chain, where the model's card says nothing
 
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
@@ -58,15 +58,15 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
 
 
 def resolve(config: RunConfig, model: Model) -> RunConfig:
-    """The configuration with values for what it leaves to the model: churn, steps, for collocation the points and their start.
+    """The configuration with values for what it leaves to the model: eta, steps, for collocation the points and their start.
 
     A network of position and momentum takes an integrator of phase space.
 
     Where the model was probed the points follow from how its flow varies; otherwise there are 8 for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
-    if config.chain.churn == "auto":
-        config = config.replace(chain={"churn": suits.get("churn", CHURN)})
+    if config.chain.eta == "auto":
+        config = config.replace(chain={"eta": suits.get("eta", 1.0) if config.chain.method.eta else 0.0})
     if config.chain.integrator == "auto":
         config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
     spec = config.grid
@@ -84,8 +84,8 @@ def resolve(config: RunConfig, model: Model) -> RunConfig:
 def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any]) -> str:
     """What stands for "auto": of phase space where the network is one of it; for the flow what the card says."""
     if isinstance(model.process, PSLD):
-        return "sscs" if config.chain.churn else "gddim-ab2"
-    return "auto" if config.chain.churn else suits.get("flow", "auto")
+        return "sscs" if config.chain.eta else "gddim-ab2"
+    return "auto" if config.chain.eta else suits.get("flow", "auto")
 
 
 def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:
@@ -176,7 +176,7 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
         integrators.require_space(spec.method, model.process)
         horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
         return Collocation(model.process, reference, horizon, delta, grid.num_steps)
-    options = integrators.Options(float(spec.churn), spec.eta, spec.large_variance, spec.lam, spec.lam_s, spec.cond)
+    options = integrators.Options(float(spec.eta), spec.large_variance, spec.lam, spec.lam_s, spec.score_time)
     phase = _phase(config, model)
     chain = integrators.build(spec.method.name, model.process, grid, reference=reference, phase=phase, options=options)
     growth = float(deviation_growth(chain, reference).max())
@@ -191,9 +191,9 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
     """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
-    from ..models.compiled import hastened
+    from ..models.compiled import with_compilation
 
-    model = hastened(model, autocast=config.compute.autocast, compiled=config.compute.compile)
+    model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     config = resolve(config, model)
     reference = make_reference(config, model)
     grid = make_grid(config, model)
@@ -206,11 +206,11 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         model.event_shape,
         config.seed,
         reference=reference,
-        law=model.reference,
+        prior=model.reference,
         project=projection_of(model, device),
         corrector=_corrector(config, model),
         solver=solver.kind,
-        peer=PeerSettings(solver.memory, solver.parts, solver.coarse),
+        baseline=BaselineSettings(solver.memory, solver.parts, solver.coarse),
         linear=solver.linear,
         start="auto" if own_start else cast(Start, solver.start),
         tol=None if solver.fixed_depth else solver.tol,
@@ -234,16 +234,16 @@ def _chain_and_score(config: RunConfig, model: Model, grid: TimeGrid, reference:
     return chain, integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
 
 
-def require_points(config: RunConfig, sampler: Sampler, on_time: int) -> None:
-    """ConfigError unless every block, and every block of the corrector, has a step for each of `on_time` time ranks."""
+def require_points(config: RunConfig, sampler: Sampler, time_ranks: int) -> None:
+    """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` time ranks."""
     steps = min(len(block) for block in sampler.chain.grid.blocks())
     shares = [("grid", steps, "fewer blocks or more steps")]
     if config.corrector.enabled:
         shares.append(("corrector", config.corrector.steps // config.corrector.blocks, "more corrector.steps"))
     for name, steps, advice in shares:
-        if on_time > steps:
+        if time_ranks > steps:
             raise ConfigError(
-                f"{on_time} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
+                f"{time_ranks} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
                 f"give --time-ranks {steps} or less, {advice}"
             )
 

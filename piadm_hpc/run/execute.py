@@ -18,14 +18,14 @@ from ..comm.communicator import RankGrid, abort, rank_grid
 from ..config.run import RunConfig
 from ..host.launcher import launcher_size
 from ..host.slurm import seconds_left
-from ..host.stop import STOP_FILE, Ask, StopRequested, stop_signals
+from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
 from ..solvers.sampler import Sampler
 from ..solvers.solve import Solution, Status
 from ..store import Store, clear_drafts, open_run
 from .batches import Run, make, missing_batches
 from .build import resolve
 from .events import EventLog
-from .placement import everywhere, load, open_store, threads, time_ranks
+from .placement import count_time_ranks, everywhere, load, open_store, threads
 from .progress import Summary, set_up_logging
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
     """Make the samples of a run; the summary is the same on every rank."""
-    ranks = rank_grid(time_ranks(config, launcher_size()[1]))
+    ranks = rank_grid(count_time_ranks(config, launcher_size()[1]))
     torch.set_num_threads(threads(config))
     with stop_signals() as signals:
         model, sampler = everywhere(ranks, lambda: load(config, ranks.time.size))
@@ -90,17 +90,17 @@ def _make_missing(run: Run) -> Summary:
     batches = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
     _announce(run, sum(len(batch.ids) for batch in batches))
     costs: list[Solution] = []
-    writing, stop = 0.0, Ask.NOBODY
+    writing, stop = 0.0, StopReason.NONE
     try:
         writing = make(run, batches[ranks.group :: ranks.num_groups], costs)
     except StopRequested as request:
-        stop = Ask.LIMIT if request.limit else Ask.PERSON
+        stop = StopReason.LIMIT if request.limit else StopReason.PERSON
     # groups come here at different batches; all of them stop when one of them was asked to
-    stop = Ask(int(ranks.world.max(torch.tensor([float(stop)]))))
+    stop = StopReason(int(ranks.world.max(torch.tensor([float(stop)]))))
     if ranks.root:
         (store.folder / STOP_FILE).unlink(missing_ok=True)
     if stop:
-        run.events.write("stopped", limit=stop == Ask.LIMIT)
+        run.events.write("stopped", limit=stop == StopReason.LIMIT)
         raise run.request(stop)
     if ranks.root:
         store.join()

@@ -33,16 +33,16 @@ def everywhere(ranks: RankGrid, action: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def load(config: RunConfig, on_time: int) -> tuple[Model, Sampler]:
+def load(config: RunConfig, time_ranks: int) -> tuple[Model, Sampler]:
     """The model on this rank's device and the sampler a run describes. Raises ConfigError when they do not fit."""
     device = _device(config)
     model = load_model(config.model, device=device)
     sampler = make_sampler(config, model, device)
-    require_points(config, sampler, on_time)
+    require_points(config, sampler, time_ranks)
     return model, sampler
 
 
-def time_ranks(config: RunConfig, size: int) -> int:
+def count_time_ranks(config: RunConfig, size: int) -> int:
     """How many of `size` ranks share each sample's time axis: as given, or those left over when every sample has a rank."""
     if config.compute.time_ranks != "auto":
         return int(config.compute.time_ranks)

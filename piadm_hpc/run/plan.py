@@ -19,7 +19,7 @@ from ..solvers.collocation import Collocation
 from ..solvers.sampler import Sampler
 from .arrange import GIGABYTE, Arrangement, arrange, memory_of_host
 from .build import make_sampler, require_points
-from .placement import threads, time_ranks
+from .placement import count_time_ranks, threads
 
 MEGABYTE = 1e6
 
@@ -88,11 +88,11 @@ def plan(
         raise ConfigError(f"--ranks {world}: a run takes at least one rank")
     if memory is not None and not memory > 0:
         raise ConfigError(f"--memory {memory:g}: give the GB that a rank has, more than none")
-    on_time = time_ranks(config, world)
-    if world % on_time:
+    time_ranks = count_time_ranks(config, world)
+    if world % time_ranks:
         possible = [n for n in range(1, world + 1) if world % n == 0]
-        raise ConfigError(f"--time-ranks {on_time} does not divide {world} ranks; possible are {possible}")
-    return _looked_at(config, on_time, world // on_time, pilot, memory).plan(world, on_time, network or Network())
+        raise ConfigError(f"--time-ranks {time_ranks} does not divide {world} ranks; possible are {possible}")
+    return _looked_at(config, time_ranks, world // time_ranks, pilot, memory).plan(world, time_ranks, network or Network())
 
 
 def rank_grids(
@@ -108,11 +108,11 @@ def rank_grids(
     )
 
 
-def _looked_at(config: RunConfig, on_time: int, groups: int, pilot: bool, memory: float | None) -> _Found:
+def _looked_at(config: RunConfig, time_ranks: int, groups: int, pilot: bool, memory: float | None) -> _Found:
     torch.set_num_threads(threads(config))
     model = load_model(config.model)
     sampler = make_sampler(config, model)
-    require_points(config, sampler, on_time)
+    require_points(config, sampler, time_ranks)
     rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))
     seconds, activations = _timed_call(sampler, rows)
     sweeps = _pilot_sweeps(sampler, config.ids[0]) if pilot else _expected_sweeps(config, sampler)
@@ -135,23 +135,23 @@ class _Found:
     pilot: bool
     memory: float | None
 
-    def plan(self, ranks: int, on_time: int, network: Network) -> Plan:
-        """The cost on `ranks` ranks, `on_time` of which share each sample."""
-        config, sampler, sweeps, groups = self.config, self.sampler, self.sweeps, ranks // on_time
+    def plan(self, ranks: int, time_ranks: int, network: Network) -> Plan:
+        """The cost on `ranks` ranks, `time_ranks` of which share each sample."""
+        config, sampler, sweeps, groups = self.config, self.sampler, self.sweeps, ranks // time_ranks
         lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
         sequential = config.solver.kind == "sequential"
         calls = sum(lengths) if sequential else sum(_calls(length, length, sweeps) for length in lengths)
-        on_rank = calls if sequential else sum(_calls(-(-length // on_time), length, sweeps) for length in lengths)
+        on_rank = calls if sequential else sum(_calls(-(-length // time_ranks), length, sweeps) for length in lengths)
         rounds = sum(lengths) if sequential else sum(min(sweeps, length) for length in lengths)
         batch, share = _batch(config, groups), -(-len(config.ids) // groups)
         even = -(-len(config.ids) // ranks)
-        message = _bytes_per_sweep(sampler, batch, on_time)
-        stages = max(1, math.ceil(math.log2(on_time))) if on_time > 1 else 1
-        communication = 0.0 if sequential else rounds * -(-share // batch) * network.scan(on_time, message // stages)
-        points, in_flight = -(-_longest(sampler) // on_time), min(batch, config.compute.in_flight or batch)
+        message = _bytes_per_sweep(sampler, batch, time_ranks)
+        stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
+        communication = 0.0 if sequential else rounds * -(-share // batch) * network.scan(time_ranks, message // stages)
+        points, in_flight = -(-_longest(sampler) // time_ranks), min(batch, config.compute.in_flight or batch)
         return Plan(
             ranks=ranks,
-            time_ranks=on_time,
+            time_ranks=time_ranks,
             groups=groups,
             num_samples=len(config.ids),
             steps=sum(lengths),
@@ -164,22 +164,22 @@ class _Found:
             seconds=self.seconds * on_rank * share + communication,
             sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
             bytes_per_sweep=message,
-            memory_per_rank=self._memory(points, in_flight, on_time),
+            memory_per_rank=self._memory(points, in_flight, time_ranks),
             output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
             arrangement=arrange(
                 config,
                 self.model,
                 sampler,
-                on_time=on_time,
+                time_ranks=time_ranks,
                 batch=batch,
-                memory=lambda points, samples: self._memory(points, samples, on_time),
+                memory=lambda points, samples: self._memory(points, samples, time_ranks),
                 available=memory_of_host(ranks) if self.memory is None else int(self.memory * GIGABYTE),
             ),
             communication=communication,
         )
 
-    def _memory(self, points: int, samples: int, on_time: int) -> int:
-        return _memory(self.config, self.sampler, points, samples, on_time, self.activations)
+    def _memory(self, points: int, samples: int, time_ranks: int) -> int:
+        return _memory(self.config, self.sampler, points, samples, time_ranks, self.activations)
 
 
 def _batch(config: RunConfig, groups: int) -> int:
@@ -213,8 +213,8 @@ def _expected_sweeps(config: RunConfig, sampler: Sampler) -> int:
     v = 1 + (smallest - 1) * torch.exp(-theta)
     stochastic = 1.0 if sampler.chain.stochastic else 0.5
     edges = torch.tensor(sampler.chain.edges)
-    law = stochastic * (theta[edges[:-1]] - theta[edges[1:]] + torch.log(v[edges[:-1]] / v[edges[1:]]))
-    worst, k = float(law.max()), 1
+    exponents = stochastic * (theta[edges[:-1]] - theta[edges[1:]] + torch.log(v[edges[:-1]] / v[edges[1:]]))
+    worst, k = float(exponents.max()), 1
     while k * math.log(max(worst, 1e-9)) - math.lgamma(k + 1) > math.log(config.solver.tol):
         k += 1
     return min(max(2, k if config.solver.linear == "process" else round(2 * k / 3)), longest)
@@ -249,17 +249,17 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
-def _bytes_per_sweep(sampler: Sampler, batch: int, on_time: int) -> int:
+def _bytes_per_sweep(sampler: Sampler, batch: int, time_ranks: int) -> int:
     """What one rank sends in a sweep: its map in every stage of a scan over a tree of ranks, and the residuals."""
     width = torch.finfo(sampler.dtype).bits // 8
     words = batch * sampler.chain.channels * _coords(sampler)
     if isinstance(sampler.chain, Collocation):
-        return 0 if on_time == 1 else width * words * -(-sampler.chain.points // on_time)
-    stages = math.ceil(math.log2(on_time)) if on_time > 1 else 0
+        return 0 if time_ranks == 1 else width * words * -(-sampler.chain.points // time_ranks)
+    stages = math.ceil(math.log2(time_ranks)) if time_ranks > 1 else 0
     return stages * (width * words + 8 * (batch + 1))
 
 
-def _memory(config: RunConfig, sampler: Sampler, points: int, batch: int, on_time: int, activations: int) -> int:
+def _memory(config: RunConfig, sampler: Sampler, points: int, batch: int, time_ranks: int, activations: int) -> int:
     """This process as it stands, plus the sweep's arrays (solvers.picard), plus one network call.
 
     `points` on this rank of a block, of `batch` samples worked on at once.
@@ -272,7 +272,7 @@ def _memory(config: RunConfig, sampler: Sampler, points: int, batch: int, on_tim
     held = width * batch * points * (arrays * c * n + d)
     # while one sample of a batch retires, one array stands twice but for that sample
     retired = width * (batch - 1) * points * c * n
-    exchange = 0 if on_time == 1 else 6 * width * batch * c * n
+    exchange = 0 if time_ranks == 1 else 6 * width * batch * c * n
     rows = min(config.compute.model_batch, batch * points)
     call = activations + rows * width * (4 * d + n)
     return _resident() + held + exchange + max(retired, call)

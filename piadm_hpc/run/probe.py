@@ -93,13 +93,13 @@ def probe_smoothness(sampler: Sampler, samples: Sequence[int]) -> Smoothness:
     """How what the Gaussian leaves over varies along the flow, from a collocation sampler's own flows (`collocation.choose`)."""
     scheme, noted = sampler.chain, _Noted(sampler.score)
     assert isinstance(scheme, Collocation)
-    piece, law = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
+    piece, reference = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
     gram = torch.zeros(scheme.points, scheme.points, dtype=torch.float64)
     for sample in samples:
         replace(sampler, score=noted).draw([sample])
         rows = [noted.rows[float(t)] for t in piece.t.to(sampler.dtype)]
         x, score = (torch.stack(found).flatten(1) for found in zip(*rows, strict=True))
-        remainder = scheme.remainder(piece, law, x, score).to(torch.float64).cpu()
+        remainder = scheme.remainder(piece, reference, x, score).to(torch.float64).cpu()
         gram += remainder @ remainder.T / remainder.shape[1] / len(samples)
     return Smoothness(*scheme.span, gram)
 

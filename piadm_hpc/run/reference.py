@@ -65,7 +65,7 @@ def probe_model(
         probes=probes,
         seed=seed,
     )
-    flow = {"chain": {"churn": 0.0}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
+    flow = {"chain": {"eta": 0.0}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
     flows = make_sampler(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
     response = replace(response, smoothness=probe_smoothness(flows, range(samples)))
     path = find_model(folder) / RESPONSE if out is None else Path(out)

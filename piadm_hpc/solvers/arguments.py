@@ -13,7 +13,7 @@ from ..comm.communicator import Communicator
 from ..gaussian.reference import GaussianReference
 from ..theory.chain import Chain
 from .collocation import Collocation, Scheme
-from .tolerance import Picard
+from .tolerance import Tolerance
 
 Linear = Literal["auto", "identity", "process", "denoised", "reference", "response"]
 SolverName = Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"]
@@ -80,7 +80,7 @@ def check_moving(
     window: int | None,
     pipelined: bool,
     in_flight: int | None,
-    stop: Picard,
+    stop: Tolerance,
     corrector: Corrector | None,
 ) -> None:
     """The same for open points that move, and samples in flight."""

@@ -16,7 +16,7 @@ from ..comm.communicator import Communicator
 from ..theory.grid import Partition
 from .collocation import Collocation, Piece
 from .evaluate import Evaluator, ScoreError, described
-from .tolerance import BlockSolution, Interrupted, Picard, Status, Watch, remaining_error, unsolved
+from .tolerance import BlockSolution, Interrupted, ShouldStop, Status, Tolerance, remaining_error, unsolved
 
 SMALLEST = 2.0**-6  # of the range; pieces are not halved below it
 PATIENCE = 3  # sweeps without a clearly smaller change after which a piece is halved
@@ -31,10 +31,10 @@ def collocate(
     first: Tensor,
     samples: Sequence[int],
     *,
-    stop: Picard,
+    stop: Tolerance,
     in_flight: int | None,
     comm: Communicator,
-    watch: Watch | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> BlockSolution:
     """Carry states `first` [samples, d] through the flow; collective over `comm`, whose ranks share the nodes.
 
@@ -44,7 +44,7 @@ def collocate(
     """
     if comm.size > scheme.points:
         raise ValueError(f"{comm.size} time ranks for {scheme.points} collocation points; use fewer ranks or more points")
-    return _Sweeps(scheme, evaluator, first, list(samples), stop, in_flight or len(samples), comm, watch).run()
+    return _Sweeps(scheme, evaluator, first, list(samples), stop, in_flight or len(samples), comm, should_stop).run()
 
 
 @dataclass
@@ -80,13 +80,13 @@ class _Slot:
 
 class _Sweeps:
     def __init__(
-        self, scheme: Collocation, evaluator: Evaluator, first: Tensor, samples: list[int], stop: Picard, slots: int,
-        comm: Communicator, watch: Watch | None,
+        self, scheme: Collocation, evaluator: Evaluator, first: Tensor, samples: list[int], stop: Tolerance, slots: int,
+        comm: Communicator, should_stop: ShouldStop | None,
     ):  # fmt: skip
         self.scheme, self.evaluator, self.samples, self.stop, self.comm = scheme, evaluator, samples, stop, comm
-        self.watch = watch
+        self.should_stop = should_stop
         self.reference = scheme.reference.to(first.device, first.dtype)
-        self.frame, self.first = self.reference.basis, first
+        self.basis, self.first = self.reference.basis, first
         self.first_signal, self.first_root = self._level(scheme.t[:1])
         self.last_signal, self.last_root = self._level(scheme.t[-1:])
         self.pieces: dict[tuple[float, float], tuple[Piece, Tensor, Tensor, Tensor]] = {}
@@ -105,18 +105,18 @@ class _Sweeps:
 
     def _look(self) -> None:
         """End here if the watch says so, with the samples that are done."""
-        if self.watch is None:
+        if self.should_stop is None:
             return
         at_work = {*self.waiting, *(slot.index for slot in self.slots)}
         done = [index for index in range(len(self.samples)) if index not in at_work]
-        if self.watch(len(done)):
+        if self.should_stop(len(done)):
             raise Interrupted(done, self.result.of(done))
 
     def _enter(self) -> _Slot:
         """The next waiting sample, at the start of the whole range."""
         index = self.waiting.pop(0)
         centred = self.first[index] - self.first_signal * self.reference.mean
-        slot = _Slot(index, self.frame.analyse(centred) / self.first_root, [_Task(*self.scheme.span)])
+        slot = _Slot(index, self.basis.analyse(centred) / self.first_root, [_Task(*self.scheme.span)])
         self._start(slot)
         return slot
 
@@ -144,7 +144,7 @@ class _Sweeps:
         return alpha.to(self.first), self._expanded(root)
 
     def _expanded(self, gains: Tensor) -> Tensor:
-        return self.frame.expand(gains.to(self.first.dtype).to(self.first.device))
+        return self.basis.expand(gains.to(self.first.dtype).to(self.first.device))
 
     def _path(self, slot: _Slot) -> Tensor:
         weights = self._piece(slot.piece.low, slot.piece.high)[2]
@@ -157,7 +157,7 @@ class _Sweeps:
         pairs = [(s, node) for node in nodes for s, slot in enumerate(self.slots) if slot.moved[node] > limits[s]]
         cut, message = Partition(len(pairs), self.comm.size), ""
         own = pairs[cut.slice(self.comm.rank)]
-        mine = self.first.new_empty(len(own), self.frame.num_coords)
+        mine = self.first.new_empty(len(own), self.basis.num_coords)
         try:
             rows = self.evaluator.max_rows or max(1, len(own))
             for start in range(0, len(own), rows):
@@ -182,11 +182,11 @@ class _Sweeps:
         times = torch.stack([slot.piece.t[node] for slot, node in zip(slots, nodes, strict=True)]).to(self.first)
         y = torch.stack([slot.path[node] for slot, node in zip(slots, nodes, strict=True)])
         root = torch.stack(roots)
-        x = self.evaluator.project(self.frame.synthesise(root * y) + signal[:, None] * self.reference.mean)
+        x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
         score = self.evaluator(x[:, None], times)
         self.evaluator.check(score, times, [self.samples[slot.index] for slot in slots])
         variance = torch.stack([slot.piece.sigma[node] for slot, node in zip(slots, nodes, strict=True)]).to(self.first) ** 2
-        return self.frame.analyse(score[:, 0]).div_(root).add_(y / root**2).mul_(variance[:, None])
+        return self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2).mul_(variance[:, None])
 
     def _advance(self) -> None:
         """New paths from the remainders, how far they moved, and what the nodes leave in doubt; the same on all ranks."""
@@ -206,7 +206,7 @@ class _Sweeps:
 
     def _size(self, y: Tensor) -> Tensor:
         """Root mean square of whitened states [M + 1, n], carried to the end of the range, in units of the data's scale."""
-        moved = self.frame.synthesise(y * self.last_root) / self.stop.scale
+        moved = self.basis.synthesise(y * self.last_root) / self.stop.scale
         norm: Tensor = torch.linalg.vector_norm(moved, dim=-1).to("cpu", torch.float64)
         return norm.div_(moved.shape[-1] ** 0.5)
 
@@ -253,7 +253,7 @@ class _Sweeps:
         if slot.todo:
             self._start(slot)
             return slot
-        state = self.frame.synthesise(slot.y * self.last_root) + self.last_signal * self.reference.mean
+        state = self.basis.synthesise(slot.y * self.last_root) + self.last_signal * self.reference.mean
         self.result.end[index, 0] = self.evaluator.project(state)
         return self._enter() if self.waiting else None
 

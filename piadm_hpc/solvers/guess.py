@@ -52,4 +52,4 @@ class Guess:
         read = chain.reading(j, z)
         if mean is not None:
             read = read - chain.levels[0][j].to(read)[:, None] * mean
-        return apply(expand(self.problem.frame, self.linear.slope[j], z), read)
+        return apply(expand(self.problem.basis, self.linear.slope[j], z), read)

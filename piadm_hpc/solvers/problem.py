@@ -17,23 +17,23 @@ from .linear import LinearPart
 
 @dataclass(frozen=True)
 class Problem:
-    """A chain with its score, randomness and constraint; states are coordinates [samples, c, n] of `frame`."""
+    """A chain with its score, randomness and constraint; states are coordinates [samples, c, n] of `basis`."""
 
     chain: Chain
     evaluator: Evaluator
     noise: NoiseSource | None
-    frame: Basis
+    basis: Basis
     mean: Tensor | None
     stream: int = CHAIN
     step_offset: int = 0
 
     def read(self, j: int, z: Tensor) -> Tensor:
         """What the score is given at point j, [samples, k, d], for coordinates z [samples, c, n]."""
-        return self.evaluator.project(self.frame.synthesise(self.chain.reading(j, z)))
+        return self.evaluator.project(self.basis.synthesise(self.chain.reading(j, z)))
 
     def state(self, z: Tensor) -> Tensor:
         """States [samples, c, d] of coordinates [samples, c, n]."""
-        return self.evaluator.project(self.frame.synthesise(z))
+        return self.evaluator.project(self.basis.synthesise(z))
 
     def unit(self, j: int) -> float:
         """What `add_estimate` adds, in denoised estimates."""
@@ -60,14 +60,14 @@ class Problem:
                     "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
                 )
             xi = self.noise.at([j + self.step_offset], samples, self.chain.channels, self.stream)[0].to(like)
-            xi = self.frame.analyse(self.evaluator.project(xi))
-            affine(total, None, expand(self.frame, self.chain.noise[j], like), xi)
+            xi = self.basis.analyse(self.evaluator.project(xi))
+            affine(total, None, expand(self.basis, self.chain.noise[j], like), xi)
         if self.mean is not None:
-            add_lifted(total, expand(self.frame, self.chain.shift[j][..., None], like), self.mean[None])
+            add_lifted(total, expand(self.basis, self.chain.shift[j][..., None], like), self.mean[None])
         return total
 
     def increment(self, out: Tensor, draws: Tensor | None, j: int, z: Tensor, score: Tensor, linear: LinearPart | None) -> Tensor:
         """out = draws + (P - A) z + Q s at step j, for coordinates z [samples, c, n] and of the score [samples, k, n]."""
         block = self.chain.P[j] if linear is None else self.chain.P[j] - linear.A[j]
-        affine(out, draws, expand(self.frame, block, z), z)
-        return add_lifted(out, expand(self.frame, self.chain.Q[j], z), score)
+        affine(out, draws, expand(self.basis, block, z), z)
+        return add_lifted(out, expand(self.basis, self.chain.Q[j], z), score)

@@ -15,8 +15,8 @@ from .linear import LinearPart
 class Recurrence:
     """The recurrence of one linear part over rows of steps; tables of products are made once and kept."""
 
-    def __init__(self, linear: LinearPart, frame: Basis, rows: Rows, comm: Communicator):
-        self.linear, self.frame, self.rows, self.comm = linear, frame, rows, comm
+    def __init__(self, linear: LinearPart, basis: Basis, rows: Rows, comm: Communicator):
+        self.linear, self.basis, self.rows, self.comm = linear, basis, rows, comm
         self.tables: dict[tuple[int, int, int], Tensor] = {}
 
     def __call__(self, first: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range) -> list[Tensor]:
@@ -64,7 +64,7 @@ class Recurrence:
             z[own[0]] = state
             state = z[own[0]]
         for index in own:
-            block = expand(self.frame, self.linear.A[self.rows.points[index]], state)
+            block = expand(self.basis, self.linear.A[self.rows.points[index]], state)
             out = z[index + 1] if z is not None and index + 1 in own else torch.empty_like(state)
             state = affine(out, b[index], block, state)
         return state
@@ -79,5 +79,5 @@ class Recurrence:
         key = (r, low, high)
         if key not in self.tables:
             start, stop = self.rows.slice(r, low).start, self.rows.slice(r, high - 1).stop
-            self.tables[key] = expand(self.frame, self.linear.product(start, stop), state)
+            self.tables[key] = expand(self.basis, self.linear.product(start, stop), state)
         return apply(self.tables[key].to(state.device), state)

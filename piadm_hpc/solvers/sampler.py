@@ -16,11 +16,11 @@ from ..theory.chain import Chain
 from ..theory.noise import PRIOR, Noise
 from ..theory.process import Process
 from .arguments import SolverName
-from .baselines.dispatch import PeerSettings
+from .baselines.dispatch import BaselineSettings
 from .collocation import Collocation, Scheme
 from .evaluate import Score
-from .solve import BlockHook, Corrector, Linear, Projection, Solution, Start, Unfinished, solve
-from .tolerance import Watch
+from .solve import BlockCallback, Corrector, Linear, Projection, Solution, Start, Unfinished, solve
+from .tolerance import ShouldStop
 from .trajectory import Operator
 
 
@@ -28,7 +28,7 @@ from .trajectory import Operator
 class Sampler:
     """Everything that determines a sample, and the settings that do not. `draw` makes any samples by their ids.
 
-    The prior is the marginal of `law` (default: the reference) at the chain's first point, N(0, alpha^2 + sigma^2)
+    The prior is the marginal of `prior` (default: the reference) at the chain's first point, N(0, alpha^2 + sigma^2)
     without either.
     """
 
@@ -37,11 +37,11 @@ class Sampler:
     event_shape: tuple[int, ...]
     seed: int
     reference: GaussianReference | None = None
-    law: GaussianReference | None = None
+    prior: GaussianReference | None = None
     project: Projection | None = None
     corrector: Corrector | None = None
     solver: SolverName = "picard"
-    peer: PeerSettings | None = None
+    baseline: BaselineSettings | None = None
     linear: Linear = "auto"
     start: Start = "auto"
     tol: float | None = 1e-2
@@ -71,28 +71,28 @@ class Sampler:
         """Network calls of a sample, corrector included, when made step by step; None where there are no steps."""
         return None if isinstance(self.chain, Collocation) else sum(self.step_counts)
 
-    def prior(self, samples: Sequence[int]) -> Tensor:
+    def prior_states(self, samples: Sequence[int]) -> Tensor:
         """States [samples, c, *event] at the chain's first point."""
         signal, spread = self.chain.entry()
         white = self._noise().at([0], samples, channels=len(signal), stream=PRIOR)[0]
-        law = self.law or self.reference or isotropic(self.event_shape)
+        prior = self.prior or self.reference or isotropic(self.event_shape)
         white = white.reshape(len(samples), len(signal), *self.event_shape)
-        return law.to(self.device, self.dtype).draw_state(white, signal, spread)
+        return prior.to(self.device, self.dtype).draw_state(white, signal, spread)
 
     def draw(
         self,
         samples: Sequence[int],
         *,
         comm: Communicator | None = None,
-        on_block: BlockHook | None = None,
-        begun: Unfinished | None = None,
-        watch: Watch | None = None,
+        callback: BlockCallback | None = None,
+        resume: Unfinished | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> Solution:
         """Samples of the given ids, from their priors or from where they were left; collective over `comm`.
 
         The ranks of `comm` share the time axis. Raises Stopped when the watch ends the work.
         """
-        first = self.prior(samples)
+        first = self.prior_states(samples)
         return solve(
             self.chain,
             self.score,
@@ -105,7 +105,7 @@ class Sampler:
             linear=self.linear,
             start=self.start,
             solver=self.solver,
-            peer=self.peer,
+            baseline=self.baseline,
             window=self.window,
             pipelined=self.pipelined,
             in_flight=self.in_flight,
@@ -116,9 +116,9 @@ class Sampler:
             project=self.project,
             model_batch=self.model_batch,
             corrector=self.corrector,
-            on_block=on_block,
-            begun=begun,
-            watch=watch,
+            callback=callback,
+            resume=resume,
+            should_stop=should_stop,
         )
 
     def _noise(self) -> Noise:

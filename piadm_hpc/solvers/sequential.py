@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from .problem import Problem
-from .tolerance import Interrupted, Watch, unsolved
+from .tolerance import Interrupted, ShouldStop, unsolved
 
 
 @torch.no_grad()
 def run_steps(
-    problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int], *, watch: Watch | None = None
+    problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int], *, should_stop: ShouldStop | None = None
 ) -> Tensor:
     """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`.
 
@@ -21,12 +21,12 @@ def run_steps(
     """
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):
-        if watch is not None and watch(0):
+        if should_stop is not None and should_stop(0):
             raise Interrupted([], unsolved(z[:0], 0))
         x = problem.read(j, z)
         t = times[j].expand(len(z))
         score = problem.evaluator(x, t)
         problem.evaluator.check(score, t, samples)
-        kick = problem.frame.analyse(score)
+        kick = problem.basis.analyse(score)
         z = problem.increment(torch.empty_like(z), problem.draws(j, samples, z), j, z, kick, None)
     return z

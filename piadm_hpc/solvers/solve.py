@@ -16,7 +16,7 @@ from ..theory.chain import Chain
 from ..theory.grid import Block
 from ..theory.noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
 from .arguments import Corrector, Linear, SolverName, check_arguments, check_moving
-from .baselines.dispatch import PEERS, PeerSettings, solve_with
+from .baselines.dispatch import BASELINES, BaselineSettings, solve_with
 from .collocate import collocate
 from .collocation import Collocation, Scheme
 from .evaluate import Evaluator, Score, ScoreError
@@ -25,13 +25,13 @@ from .problem import Problem
 from .sequential import run_steps
 from .solution import Solution, Stopped, Unfinished, costs_of
 from .sweep import solve_block
-from .tolerance import BlockSolution, Interrupted, Picard, Status, Watch, unsolved
+from .tolerance import BlockSolution, Interrupted, ShouldStop, Status, Tolerance, unsolved
 from .trajectory import Method, Operator
 from .window import Schedule
 
 Projection = Callable[[Tensor], Tensor]
 Start = Literal["auto", "constant", "reference"]
-BlockHook = Callable[[Block, BlockSolution, Unfinished], None]
+BlockCallback = Callable[[Block, BlockSolution, Unfinished], None]
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def solve(
     linear: Linear = "auto",
     start: Start = "auto",
     solver: SolverName = "picard",
-    peer: PeerSettings | None = None,
+    baseline: BaselineSettings | None = None,
     window: int | None = None,
     pipelined: bool = False,
     in_flight: int | None = None,
@@ -59,9 +59,9 @@ def solve(
     model_batch: int | None = None,
     momentum: Tensor | None = None,
     corrector: Corrector | None = None,
-    on_block: BlockHook | None = None,
-    begun: Unfinished | None = None,
-    watch: Watch | None = None,
+    callback: BlockCallback | None = None,
+    resume: Unfinished | None = None,
+    should_stop: ShouldStop | None = None,
 ) -> Solution:
     """Run a chain from x0 [samples, *event] (float32 or float64) to its last point; collective over `comm`.
 
@@ -72,42 +72,42 @@ def solve(
     has one), the denoised estimate held
     (default for one-channel chains that know their levels), the process, or the identity; it changes the number of
     sweeps, never the result. `window` limits the points open to a sweep; `pipelined` opens one block more a sweep;
-    either treats the chain as a whole. `solver` names another scheme (`solvers.peers`, set by `peer`), or "sequential".
+    either treats the chain as a whole. `solver` names another scheme (`solvers.baselines`, set by `baseline`), or "sequential".
     `in_flight` limits the samples worked on at once: one that is done makes room.
     `operator(states [samples, c, d], points)` foretells [points, samples, c, d], a first path instead of `start`.
     `project` maps states [rows, *event] to the subspace all of them must lie in (a mask, a fixed centre of mass); it
     must be linear. `momentum` holds the other channels of chains that have them, [samples, *event] or [samples, c-1,
     *event] (default zero). `corrector(t)` gives a chain of position and velocity that follows every block. Samples that
-    fail to converge are finished sequentially and marked. `on_block` sees every block's end; from what it is given there
-    `begun` goes on. `watch` is told between sweeps how many samples are finished; it ends the work by returning true.
+    fail to converge are finished sequentially and marked. `callback` sees every block's end; from what it is given there
+    `resume` goes on. `should_stop` is told between sweeps how many samples are finished; it ends the work by returning true.
 
     Raises ValueError for arguments that do not fit, all at once, ScoreError when the score fails, and Stopped.
     """
     comm = comm or SerialCommunicator()
     names = list(range(len(x0))) if samples is None else list(samples)
-    stop = Picard(tol, sweeps, scale.to(x0).reshape(-1) if isinstance(scale, Tensor) else scale)
+    stop = Tolerance(tol, sweeps, scale.to(x0).reshape(-1) if isinstance(scale, Tensor) else scale)
     check_arguments(chain, x0, names, reference, linear, start, solver, momentum, comm)
     check_moving(chain, window, pipelined, in_flight, stop, corrector)
     event_shape = tuple(x0.shape[1:])
     evaluator = Evaluator(score, event_shape, project, model_batch, comm.world_rank, chain.reads)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     if isinstance(chain, Collocation):
-        return _collocated(chain, evaluator, x0, names, stop, in_flight, comm, watch)
+        return _collocated(chain, evaluator, x0, names, stop, in_flight, comm, should_stop)
     schedule = Schedule(window, chain.edges if pipelined else ())
     blocks = [Block(0, 0, chain.num_steps)] if schedule.moves else list(chain.grid.blocks())
     # with one block, and nothing after it, what leaves the block is finished
     alone = len(blocks) == 1 and corrector is None
-    watch = watch if watch is None or alone else _unfinished(watch)
+    should_stop = should_stop if should_stop is None or alone else _unfinished(should_stop)
     moved = None if reference is None else reference.to(x0.device, x0.dtype)
     chain = _in_basis(chain, moved)
-    peer = peer or PeerSettings()
-    method = _Method(solver, stop, linear, start, moved, comm, schedule, in_flight, operator, watch, peer)
+    baseline = baseline or BaselineSettings()
+    method = _Method(solver, stop, linear, start, moved, comm, schedule, in_flight, operator, should_stop, baseline)
     problem = _problem(chain, evaluator, source, moved, x0)
     sweep = method.sweeps(chain)
     state = evaluator.project(_state(x0, momentum, chain.channels))
     results, extra = [], torch.zeros(2, len(names), dtype=torch.long)
-    if begun is not None:
-        state, results, extra = begun.state.to(state), begun.blocks, begun.extra.clone()
+    if resume is not None:
+        state, results, extra = resume.state.to(state), resume.blocks, resume.extra.clone()
     try:
         for block in blocks[len(results) :]:
             state, result = method.solve(problem, block, state, names, sweep)
@@ -116,25 +116,25 @@ def solve(
                 extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
                 result = replace(result, status=torch.maximum(result.status, corrected.status))
             results.append(result)
-            if on_block is not None:
-                on_block(block, result, Unfinished(state, costs_of(results), extra))
+            if callback is not None:
+                callback(block, result, Unfinished(state, costs_of(results), extra))
     except Interrupted as early:
         raise _stopped(early.done if alone else [], early.found, problem.state, event_shape) from None
     return Solution.of(state, event_shape, results, extra)
 
 
-def _unfinished(watch: Watch) -> Watch:
+def _unfinished(should_stop: ShouldStop) -> ShouldStop:
     """A watch on a block that is not the last: nothing that leaves it is finished."""
-    return lambda _: watch(0)
+    return lambda _: should_stop(0)
 
 
 def _collocated(
-    scheme: Collocation, evaluator: Evaluator, x0: Tensor, names: list[int], stop: Picard, in_flight: int | None,
-    comm: Communicator, watch: Watch | None,
+    scheme: Collocation, evaluator: Evaluator, x0: Tensor, names: list[int], stop: Tolerance, in_flight: int | None,
+    comm: Communicator, should_stop: ShouldStop | None,
 ) -> Solution:  # fmt: skip
     first, event_shape = evaluator.project(x0.flatten(1)), tuple(x0.shape[1:])
     try:
-        found = collocate(scheme, evaluator, first, names, stop=stop, in_flight=in_flight, comm=comm, watch=watch)
+        found = collocate(scheme, evaluator, first, names, stop=stop, in_flight=in_flight, comm=comm, should_stop=should_stop)
     except Interrupted as early:
         raise _stopped(early.done, early.found, lambda end: end, event_shape) from None
     return Solution.of(found.end, event_shape, [found], torch.zeros(2, len(names), dtype=torch.long))
@@ -159,7 +159,7 @@ class _Method:
     """How blocks are solved: step by step, or in sweeps over the ranks of `comm` with a linear part and a first guess."""
 
     solver: str
-    stop: Picard
+    stop: Tolerance
     linear: str
     start: str
     reference: GaussianReference | None
@@ -167,8 +167,8 @@ class _Method:
     schedule: Schedule
     in_flight: int | None
     operator: Operator | None
-    watch: Watch | None
-    peer: PeerSettings
+    should_stop: ShouldStop | None
+    baseline: BaselineSettings
 
     def sweeps(self, chain: Chain) -> Method:
         """The linear part of the sweeps, what stands in for the score where it was not called, and the rest."""
@@ -185,16 +185,18 @@ class _Method:
         else:
             linear = guess or identity_part(chain)
         follows = self.reference is not None and self.start != "constant"
-        return Method(self.stop, linear, guess, follows, self.schedule, self.in_flight, self.operator, watch=self.watch)
+        return Method(
+            self.stop, linear, guess, follows, self.schedule, self.in_flight, self.operator, should_stop=self.should_stop
+        )
 
     def solve(
         self, problem: Problem, block: Block, state: Tensor, names: list[int], sweeps: Method
     ) -> tuple[Tensor, BlockSolution]:
         """States [samples, c, d] at the block's end, and what they cost."""
-        z = problem.frame.analyse(state)
+        z = problem.basis.analyse(state)
         if self.solver == "sequential":
-            result = _sequential_block(problem, block, z, names, self.watch)
-        elif self.solver in PEERS:
+            result = _sequential_block(problem, block, z, names, self.should_stop)
+        elif self.solver in BASELINES:
             result = solve_with(
                 self.solver,
                 problem,
@@ -203,7 +205,7 @@ class _Method:
                 names,
                 method=sweeps,
                 reference=self.reference,
-                settings=self.peer,
+                settings=self.baseline,
                 comm=self.comm,
             )
         else:
@@ -214,11 +216,11 @@ class _Method:
 def _problem(
     chain: Chain, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None, like: Tensor
 ) -> Problem:
-    frame = chain.frame(math.prod(evaluator.event_shape), None if reference is None else reference.basis)
+    basis = chain.working_basis(math.prod(evaluator.event_shape), None if reference is None else reference.basis)
     mean = None
     if reference is not None and bool((reference.mean != 0).any()):
-        mean = frame.analyse(reference.mean.to(like))
-    return Problem(chain, evaluator, noise, frame, mean)
+        mean = basis.analyse(reference.mean.to(like))
+    return Problem(chain, evaluator, noise, basis, mean)
 
 
 def _state(x0: Tensor, momentum: Tensor | None, channels: int) -> Tensor:
@@ -229,8 +231,10 @@ def _state(x0: Tensor, momentum: Tensor | None, channels: int) -> Tensor:
     return torch.cat([position, momentum.reshape(len(x0), channels - 1, position.shape[-1]).to(position)], dim=1)
 
 
-def _sequential_block(problem: Problem, block: Block, z: Tensor, names: list[int], watch: Watch | None) -> BlockSolution:
-    end = run_steps(problem, z, block.start, block.stop, names, watch=watch)
+def _sequential_block(
+    problem: Problem, block: Block, z: Tensor, names: list[int], should_stop: ShouldStop | None
+) -> BlockSolution:
+    end = run_steps(problem, z, block.start, block.stop, names, should_stop=should_stop)
     steps = torch.full((len(names),), len(block))
     nothing = torch.zeros_like(steps)
     return BlockSolution(end, nothing, torch.zeros(len(names), dtype=torch.float64), nothing, steps, steps)

@@ -86,11 +86,11 @@ class Sweeps:
 
     def _look(self) -> None:
         """End here if the watch says so, with the samples that are done by themselves."""
-        if self.method.watch is None:
+        if self.method.should_stop is None:
             return
         at_work = {*self.waiting, *self.front.index.tolist(), *(index for index, _, _ in self.given_up)}
         done = [index for index in range(len(self.samples)) if index not in at_work]
-        if self.method.watch(len(done)):
+        if self.method.should_stop(len(done)):
             found = self.result.of(done)
             raise Interrupted(done, replace(found, end=self.comm.bcast(found.end, self.comm.size - 1)))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 # told between two sweeps how many samples are finished, it may end the work there; collective
-Watch = Callable[[int], bool]
+ShouldStop = Callable[[int], bool]
 GUARD = 4.0  # how many times the tolerance a change may be for a prediction to be believed
 SLOWEST = 0.9  # factor by which changes may be seen to shrink; slower, they shrink like this at best
 SURE = 1 / 4  # of the tolerance must be all that such a prediction leaves: near a boundary between modes changes grow again
@@ -30,7 +30,7 @@ class Status(IntEnum):
 
 
 @dataclass(frozen=True)
-class Picard:
+class Tolerance:
     """When to stop: `tol` on the error left in the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
 
     A sample is done when its last change is below `tol` and shrinking so fast that no more than that is left, or at most

@@ -17,7 +17,7 @@ from .guess import Guess
 from .linear import LinearPart
 from .problem import Problem
 from .recurrence import Recurrence
-from .tolerance import Picard, Watch
+from .tolerance import ShouldStop, Tolerance
 from .window import Schedule
 
 Slots = slice | Tensor
@@ -33,10 +33,10 @@ class Method:
     `in_flight` limits the samples worked on at once: one that is done makes room for the next. `operator`, from states
     [samples, c, d] of a first point and later points to states [points, samples, c, d] there, gives the first path instead.
     `keep_scores`: whether the scores of the last sweep are kept for those who linearise steps.
-    `watch` may end the work between sweeps.
+    `should_stop` may end the work between sweeps.
     """
 
-    stop: Picard
+    stop: Tolerance
     linear: LinearPart
     guess: LinearPart | None
     start: bool
@@ -44,7 +44,7 @@ class Method:
     in_flight: int | None
     operator: Operator | None = None
     keep_scores: bool = False
-    watch: Watch | None = None
+    should_stop: ShouldStop | None = None
 
 
 class Points:
@@ -55,18 +55,18 @@ class Points:
         shape = (len(rows.points), slots, *like.shape[1:])
         self.z, self.b = like.new_zeros(shape), like.new_zeros(shape)
         self.draws = like.new_zeros(shape) if problem.has_draws else None
-        size = problem.frame.synthesise(like[:1, 0]).shape[-1]
+        size = problem.basis.synthesise(like[:1, 0]).shape[-1]
         self.seen = like.new_zeros(len(rows.points), slots, size)
         self.guess = None if method.guess is None else Guess(problem, method.guess)
         self.held = like.new_zeros(slots, like.shape[-1]) if method.schedule.moves and method.guess is not None else None
         self.kicks = like.new_zeros(*shape[:2], problem.chain.reads, shape[-1]) if method.keep_scores else None
         self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
         self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
-        self.scan = Recurrence(method.linear, problem.frame, rows, comm)
+        self.scan = Recurrence(method.linear, problem.basis, rows, comm)
         guess = method.guess if method.start and method.operator is None else None
         self.first_scan = None if guess is None else self.scan
         if guess is not None and guess is not method.linear:
-            self.first_scan = Recurrence(guess, problem.frame, rows, comm)
+            self.first_scan = Recurrence(guess, problem.basis, rows, comm)
         self.base: tuple[int, Tensor] = (0, self.first)
 
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
@@ -88,13 +88,13 @@ class Points:
 
     def _foretold_path(self, own: Slots, first: Tensor, operator: Operator) -> None:
         """The operator's states at this rank's points but the first of the block, which is known."""
-        frame, later = self.problem.frame, [j for j in self.rows.points if j > self.rows.start]
-        path = operator(frame.synthesise(first), later)
+        basis, later = self.problem.basis, [j for j in self.rows.points if j > self.rows.start]
+        path = operator(basis.synthesise(first), later)
         wanted = (len(later), *first.shape[:2], self.seen.shape[-1])
         if path.shape != wanted:
             raise ValueError(f"the operator gave a path of shape {tuple(path.shape)}; it must be {wanted}")
         for j, states in zip(later, path, strict=True):
-            self.z[self.rows.points.index(j), own] = frame.analyse(self.problem.evaluator.project(states.to(first)))
+            self.z[self.rows.points.index(j), own] = basis.analyse(self.problem.evaluator.project(states.to(first)))
 
     def _first_path(self, own: Slots, first: Tensor, scan: Recurrence) -> None:
         assert self.method.guess is not None
@@ -127,10 +127,10 @@ class Points:
         num_rows = evaluator.max_rows or max(1, len(pairs))
         for start in range(0, len(pairs), num_rows):
             local, slot = pairs[start : start + num_rows].T
-            x = evaluator.project(problem.frame.synthesise(self._readings(local, slot)))
+            x = evaluator.project(problem.basis.synthesise(self._readings(local, slot)))
             t = self.times[points[local, 0]]
             score = evaluator(x, t)
-            kick = problem.frame.analyse(score)
+            kick = problem.basis.analyse(score)
             bounds = [0, *((local.diff() != 0).nonzero()[:, 0] + 1).tolist(), len(local)]
             sound = [
                 self._take(int(local[low]), slot[low:high], x[low:high], score[low:high], kick[low:high], front, change)
@@ -176,8 +176,8 @@ class Points:
         if self.method.guess is None or not foreseen:
             self.seen[local, own] = float("inf")
             return
-        j, frame = self.rows.points[local], self.problem.frame
-        x, score = frame.synthesise(self.problem.chain.reading(j, z)), frame.synthesise(self._guessed(local, own, z))
+        j, basis = self.rows.points[local], self.problem.basis
+        x, score = basis.synthesise(self.problem.chain.reading(j, z)), basis.synthesise(self._guessed(local, own, z))
         self.seen[local, own] = self.problem.add_estimate(torch.zeros_like(self.seen[local, own]), j, x, score)
 
     def _moved(self, local: int, own: Slots, x: Tensor, score: Tensor) -> Tensor:
@@ -221,14 +221,14 @@ class Points:
         presumes, so that the next change is what it did not know.
         """
         moved = torch.zeros(2, len(local), before.shape[1], dtype=torch.float64)
-        slope, frame, scale = self.method.linear.slope, self.problem.frame, self.method.stop.scale
+        slope, basis, scale = self.method.linear.slope, self.problem.basis, self.method.stop.scale
         for row, index in enumerate(local):
             j = self.rows.points[index]
             away = self.problem.chain.reading(j, self.z[index] - before[row])
-            x = frame.synthesise(away)
+            x = basis.synthesise(away)
             sizes = [(x[:, 0], float(self.problem.chain.levels[0][j, 0]))]
             if slope is not None:
-                follows = frame.synthesise(apply(expand(frame, slope[j], away), away))
+                follows = basis.synthesise(apply(expand(basis, slope[j], away), away))
                 estimate = self.problem.add_estimate(torch.zeros_like(self.seen[index]), j, x, follows)
                 self.seen[index] += estimate
                 sizes.append((estimate, self.problem.unit(j)))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from ..config.legacy import upgraded_run
 from ..config.validation import dotted
 
 RUN_FILE = "run.toml"
@@ -35,7 +36,7 @@ def _plain(value: Any) -> Any:
 
 def differences(there: str, here: str, independent: frozenset[str]) -> list[str]:
     """One line per key whose value differs between two TOML texts, save for those in `independent` and what lies below them."""
-    old, new = dotted(tomllib.loads(there)), dotted(tomllib.loads(here))
+    old, new = dotted(upgraded_run(tomllib.loads(there))), dotted(tomllib.loads(here))
     keys = sorted(key for key in old.keys() | new.keys() if not _covered(key, independent))
     pairs = [(key, old.get(key, UNSET), new.get(key, UNSET)) for key in keys]
     # compared as text where they are not equal, so that nan agrees with nan

@@ -21,7 +21,7 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import LauncherError, environment_mpiexec, launched, launcher_rank, local_environment
 from ..host.slurm import requeue, this_job
-from ..host.stop import Ask, StopRequested, ask, stop_signals
+from ..host.stop import StopReason, StopRequested, request_stop, stop_signals
 from ..models.config import ConformerTrainConfig, TrainConfig
 from ..models.training.fields import train
 from ..models.training.molecules import train_conformers
@@ -68,14 +68,14 @@ def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str
     command = [str(mpiexec), "-n", str(ranks), sys.executable, "-m", "piadm_hpc", "sample", str(file)]
     with stop_signals() as signals:
         process = subprocess.Popen(command, env=local_environment(ranks))
-        told = Ask.NOBODY
+        told = StopReason.NONE
         while process.poll() is None:
-            if signals.asked > told:
-                told = signals.asked
-                ask(out, told)
+            if signals.reason > told:
+                told = signals.reason
+                request_stop(out, told)
             time.sleep(0.05)
     if process.returncode == STOPPED:
-        _leave(told == Ask.LIMIT and queues_again)
+        _leave(told == StopReason.LIMIT and queues_again)
     if process.returncode not in (0, NOT_CONVERGED):
         raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}; its messages are in the job's log")
     return dict(json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8")))
@@ -87,8 +87,8 @@ def _train(config: TrainConfig | ConformerTrainConfig, queues_again: bool) -> st
     def training() -> Path:
         with stop_signals() as signals:
             if isinstance(config, ConformerTrainConfig):
-                return train_conformers(config, stop=lambda: signals.asked)
-            return train(config, stop=lambda: signals.asked)
+                return train_conformers(config, stop=lambda: signals.reason)
+            return train(config, stop=lambda: signals.reason)
 
     folder = _until_stopped(training, queues_again)
     probe_trained(folder)

@@ -188,7 +188,7 @@ class Chain:
         clock = -torch.arange(len(self.t), dtype=torch.float64)
         return TimeGrid(clock, self.edges)
 
-    def frame(self, size: int, basis: Basis | None = None) -> Basis:
+    def working_basis(self, size: int, basis: Basis | None = None) -> Basis:
         """The basis sweeps work in: the chain's own, else the linear part's, else the grid of `size` entries itself."""
         return self.basis or basis or Identity((size,))
 

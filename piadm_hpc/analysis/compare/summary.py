@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..figures import FAINT, OWN, SECOND, STYLE, PlotError
-from .contest import Contest, Row
+from .benchmark import Benchmark, Row
 
 HEAD = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error", "seconds")
 
@@ -27,13 +27,13 @@ def table(rows: Sequence[Row], ranks: Sequence[int]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def write(folder: Path, contest: Contest, rows: Sequence[Row], ranks: Sequence[int]) -> list[Path]:
+def write(folder: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[int]) -> list[Path]:
     """compare.json and compare.csv in a folder; returns what was written."""
     folder.mkdir(parents=True, exist_ok=True)
-    task = contest.task
+    task = benchmark.task
     record = {
-        **{"model": task.name, "kind": "sde" if contest.sde else "ode", "tol": contest.tol, "samples": task.samples},
-        **{"device": task.device, "reference_error": contest.floor(), "rows": [asdict(row) for row in rows]},
+        **{"model": task.name, "kind": "sde" if benchmark.sde else "ode", "tol": benchmark.tol, "samples": task.samples},
+        **{"device": task.device, "reference_error": benchmark.floor(), "rows": [asdict(row) for row in rows]},
     }
     written = [folder / "compare.json", folder / "compare.csv"]
     written[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -49,7 +49,7 @@ def _cells(row: Row, ranks: Sequence[int]) -> list[Any]:
     return [*values, *(row.projected[count] for count in ranks)]
 
 
-def draw(path: Path, contest: Contest, rows: Sequence[Row], ranks: Sequence[int]) -> Path:
+def draw(path: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[int]) -> Path:
     """Rounds and calls of every method, and its projected time, fewest rounds on top. PlotError without matplotlib."""
     try:
         from matplotlib import rc_context
@@ -71,7 +71,7 @@ def draw(path: Path, contest: Contest, rows: Sequence[Row], ranks: Sequence[int]
         left.set_yticks(places, names)
         dots = ", with hindsight (dots)" if known else ""
         left.set(xscale="log", xlabel=f"rounds a sample (bars){dots}, and calls (ticks)", xlim=(1, None))
-        left.set_title(f"{contest.task.name}, {'SDE' if contest.sde else 'ODE'}, error {contest.tol:g}")
+        left.set_title(f"{benchmark.task.name}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}")
         for count, mark in zip(ranks, "o^sDv", strict=False):
             label = f"{count} accelerator" + ("s" if count > 1 else "")
             right.plot([row.projected[count] for row in ordered], places, mark, markersize=4.5, label=label)

@@ -56,9 +56,9 @@ class Task:
         make = {"log-snr": log_snr, "karras": karras}[kind]
         return make(self.process, steps, horizon=horizon, delta=delta)
 
-    def chain(self, integrator: str, steps: int, *, churn: float, kind: str = "log-snr") -> Chain:
+    def chain(self, integrator: str, steps: int, *, eta: float, kind: str = "log-snr") -> Chain:
         """An integrator of the catalogue on one block, or on the published blocks for the published grid."""
-        options = integrators.Options(churn=churn)
+        options = integrators.Options(eta=eta)
         return integrators.build(integrator, self.process, self.grid(kind, steps), reference=self.reference, options=options)
 
     def solve(self, chain: Scheme, **settings: Any) -> tuple[Solution, float]:

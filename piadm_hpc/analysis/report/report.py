@@ -25,7 +25,7 @@ from ...theory.process import PSLD
 from ..comparison import Comparison, as_record, compare, has_statistics, load_fields
 from ..figures import Picture, PlotError, draw
 from ..scores import counted
-from .rivals import Rivals, measure
+from .baselines import Baselines, measure
 from .tables import cost_lines, score_lines
 
 FIGURE, RECORD, SUMMARY = "report.png", "report.json", "summary.json"
@@ -34,13 +34,13 @@ FIGURE, RECORD, SUMMARY = "report.png", "report.json", "summary.json"
 def report(
     folder: str | os.PathLike[str],
     *,
-    rivals: int = 0,
+    baselines: int = 0,
     against: str | os.PathLike[str] | None = None,
     card: bool = False,
 ) -> str:
     """Write report.png and report.json into a run's folder and return the table to print.
 
-    `rivals` samples are made again step by step and by DPM-Solver++(2M). Scores compare with the statistics that travel
+    `baselines` samples are made again step by step and by DPM-Solver++(2M). Scores compare with the statistics that travel
     with the model, or with the fields of a file `against`; `card` writes them into the model's card. Raises StoreError
     for a run that is not whole, ValueError when its model cannot be found or is another one.
     """
@@ -53,7 +53,7 @@ def report(
         _same_model(dataset, model, path)
         sampler = make_sampler(config, model, device)
         compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
-        measured = _rivals(dataset, config, model, sampler, rivals) if rivals > 0 else None
+        measured = _baselines(dataset, config, model, sampler, baselines) if baselines > 0 else None
         summary = _summary(folder)
         record = _record(dataset, config, model, compared, measured, summary)
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
@@ -93,7 +93,7 @@ def run_model(folder: Path, config: RunConfig) -> Path:
 
 
 def _device(config: RunConfig) -> str:
-    """Where the rivals run: as configured if it is here."""
+    """Where the baselines run: as configured if it is here."""
     if config.compute.device in ("auto", "cpu") or not torch.cuda.is_available():
         return "cuda" if config.compute.device == "auto" and torch.cuda.is_available() else "cpu"
     return config.compute.device
@@ -117,10 +117,10 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) and summary.get("num_samples", 0) > 0 else None
 
 
-def _rivals(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Rivals:
+def _baselines(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Baselines:
     """Measure on the first `count` samples of the run; their stored fields, as states, are the run's own result."""
     if isinstance(model.process, PSLD):
-        raise ValueError(f"--rivals: DPM-Solver++ moves the position alone, and model {model.name!r} was trained on momentum too")
+        raise ValueError(f"--baselines: DPM-Solver++ moves the position alone; {model.name!r} has momentum too")
     dim = str(dataset.attrs["sample_dim"])
     first = dataset.isel({dim: slice(0, count)})
     variables = model.layout.variables
@@ -134,7 +134,7 @@ def _record(
     config: RunConfig,
     model: Model,
     compared: list[Comparison],
-    measured: Rivals | None,
+    measured: Baselines | None,
     summary: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The report as plain values."""
@@ -150,7 +150,7 @@ def _record(
         "spectra": {c.variable.name: _spectra(c) for c in compared},
     }
     if measured is not None:
-        record["rivals"] = asdict(measured)
+        record["baselines"] = asdict(measured)
     if summary is not None:
         record["summary"] = summary
     return record

@@ -1,4 +1,4 @@
-"""The report as text: what the run and its rivals cost, and how its samples score."""
+"""The report as text: what the run and its baselines cost, and how its samples score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import xarray as xr
 from ...config.run import RunConfig
 from ..comparison import Comparison
 from ..scores import counted
-from .rivals import Cost, Rivals
+from .baselines import Baselines, Cost
 
 COSTS = ("one sample", "rounds", "calls", "error", "seconds")
 DESCRIPTIONS = {
@@ -31,14 +31,14 @@ def cost_lines(
     config: RunConfig,
     model: str,
     step_by_step: int | None,
-    rivals: Rivals | None,
+    baselines: Baselines | None,
     summary: dict[str, Any] | None,
 ) -> list[str]:
     """What was run, the table of costs, what its columns mean, and where the time went."""
     lines = [_headline(dataset, config, model), ""]
-    lines += table(COSTS, _cost_rows(dataset, config, step_by_step, rivals, summary))
-    if rivals is not None:
-        lines += _meaning(rivals, config)
+    lines += table(COSTS, _cost_rows(dataset, config, step_by_step, baselines, summary))
+    if baselines is not None:
+        lines += _meaning(baselines, config)
     lines += _where_time_went(summary)
     return lines
 
@@ -72,24 +72,24 @@ def _headline(dataset: xr.Dataset, config: RunConfig, model: str) -> str:
 
 
 def _cost_rows(
-    dataset: xr.Dataset, config: RunConfig, step_by_step: int | None, rivals: Rivals | None, summary: dict[str, Any] | None
+    dataset: xr.Dataset, config: RunConfig, step_by_step: int | None, baselines: Baselines | None, summary: dict[str, Any] | None
 ) -> list[list[str]]:
     seconds = None if summary is None else summary["seconds"] / summary["num_samples"]
-    error = None if rivals is None else rivals.own_error
+    error = None if baselines is None else baselines.own_error
     own = Cost(int(np.median(dataset["rounds"].values)), int(np.median(dataset["model_calls"].values)), error, seconds)
     where = "" if summary is None else f" ({summary['ranks']})"
     rows = [_row(f"this run{where}", own)]
     by_steps = None if step_by_step is None else Cost(step_by_step, step_by_step, None, None)
-    if rivals is not None:
-        by_steps = rivals.step_by_step
+    if baselines is not None:
+        by_steps = baselines.step_by_step
     if by_steps is not None:
         rows.append(_row("same chain step by step", by_steps))
-    if rivals is None:
+    if baselines is None:
         return rows
     return [
         *rows,
-        _dpm_row(rivals, config.solver.tol, "within tol"),
-        _dpm_row(rivals, rivals.own_error, "at this run's error"),
+        _dpm_row(baselines, config.solver.tol, "within tol"),
+        _dpm_row(baselines, baselines.own_error, "at this run's error"),
     ]
 
 
@@ -97,28 +97,28 @@ def _row(name: str, cost: Cost) -> list[str]:
     return [name, str(cost.rounds), str(cost.calls), _short(cost.error), "-" if cost.seconds is None else f"{cost.seconds:.3g}"]
 
 
-def _dpm_row(rivals: Rivals, error: float, what: str) -> list[str]:
+def _dpm_row(baselines: Baselines, error: float, what: str) -> list[str]:
     """The cheapest DPM-Solver++(2M) that is as good; the best that was tried when none is."""
-    name, found = f"DPM-Solver++(2M) {what}", rivals.reaching(error)
+    name, found = f"DPM-Solver++(2M) {what}", baselines.reaching(error)
     if found is not None:
         return _row(name, found)
-    best = _row(name, rivals.ladder[-1])
+    best = _row(name, baselines.ladder[-1])
     return [best[0], f">{best[1]}", f">{best[2]}", *best[3:]]
 
 
-def _meaning(rivals: Rivals, config: RunConfig) -> list[str]:
+def _meaning(baselines: Baselines, config: RunConfig) -> list[str]:
     """What the error column compares."""
-    count = counted(len(rivals.samples), "sample")
-    lines = [f"errors are RMS over pixels in standard deviations of the data, of {count}; rivals ran in {rivals.where};"]
-    converged = f"converged solution from the same prior draw (itself within {rivals.converged_error:.1g})"
-    if rivals.deterministic:
+    count = counted(len(baselines.samples), "sample")
+    lines = [f"errors are RMS over pixels in standard deviations of the data, of {count}; baselines ran in {baselines.where};"]
+    converged = f"converged solution from the same prior draw (itself within {baselines.converged_error:.1g})"
+    if baselines.deterministic:
         lines.append(f"the run is deterministic: every error is the distance to DPM-Solver++(2M)'s {converged}")
-        if rivals.path_error is not None:
-            lines.append(f"this run is within {rivals.path_error:.2g} of its chain step by step, the rest is that chain's own")
+        if baselines.path_error is not None:
+            lines.append(f"this run is within {baselines.path_error:.2g} of its chain step by step, the rest is that chain's own")
     else:
         lines.append("the chain is stochastic: its error is the distance to the same chain, same noise, step by step;")
         lines.append(f"DPM-Solver++(2M) solves the ODE instead: its error is the distance to its own {converged}")
-    if rivals.reaching(min(config.solver.tol, rivals.own_error)) is None:
+    if baselines.reaching(min(config.solver.tol, baselines.own_error)) is None:
         lines.append("> marks an error that was not reached with the largest number of steps tried")
     return lines
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.gridded import GriddedData, read_fields
-from ...host.stop import Ask, StopRequested
+from ...host.stop import StopReason, StopRequested
 from ...theory.process import by_name
 from ..config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
@@ -28,7 +28,7 @@ from .fitting import fit_reference
 from .model_folder import publish
 
 Report = Callable[[str], None]
-Stop = Callable[[], Ask]
+Stop = Callable[[], StopReason]
 
 
 def say(line: str) -> None:
@@ -36,9 +36,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def never() -> Ask:
+def never() -> StopReason:
     """Nobody asks for a stop."""
-    return Ask.NOBODY
+    return StopReason.NONE
 
 
 # a resumed run may be longer or more patient than the one it continues
@@ -159,7 +159,7 @@ def fit_network(
             if not last and (asked := stop()):
                 save_checkpoint(checkpoints, state, identity)
                 text = f"stopped at step {state.step}: the same command goes on from there"
-                raise StopRequested(text, limit=asked == Ask.LIMIT)
+                raise StopRequested(text, limit=asked == StopReason.LIMIT)
     put(network, state.best)
     network.eval()
     return state

@@ -60,11 +60,11 @@ def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), repor
     data = read_conformers(config.data, root, seed=config.seed)
     left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
     report(f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test frames; left out: {left_out}")
-    reference = fit_conformer_reference(data.train, config.data.frame)
+    reference = fit_conformer_reference(data.train, config.data.alignment)
     network = None
     if config.network != "none":
-        superposed_frame = config.data.frame == "superposed"
-        network = make_conformer_network(config.network, data.normalisation, data.topology, superposed_frame, config.seed)
+        superposed = config.data.alignment == "superposed"
+        network = make_conformer_network(config.network, data.normalisation, data.topology, superposed, config.seed)
         network.calibrate(data.train[:20_000])
     denoiser = GaussianDenoiser(by_name(config.noise.process), reference, network, None, data.constraint)
     output, state = Path(config.output), None
@@ -80,7 +80,7 @@ def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> Confo
     parts = split(config, frames)
     drawn = {name: unweighted(part, seed=seed) if len(part.file) else part.positions for name, part in parts.items()}
     drawn["train"] = relabelled(drawn["train"], frames.topology, config.relabel, seed=seed)
-    turned = config.frame == "superposed"
+    turned = config.alignment == "superposed"
     centre = mean_structure(drawn["train"][:CENTRED_ON])[0] if turned else np.zeros_like(drawn["train"][0])
 
     def deviations(positions: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> Confo
     )
 
 
-def fit_conformer_reference(states: Tensor, frame: str) -> GaussianReference:
+def fit_conformer_reference(states: Tensor, alignment: str) -> GaussianReference:
     """All modes of the states [n, atoms, 3] in which they vary, and none of the rest.
 
     Superposed: principal components of all coordinates. Centred: the covariance of atoms, alike in x, y and z, since
@@ -112,7 +112,7 @@ def fit_conformer_reference(states: Tensor, frame: str) -> GaussianReference:
     """
     fields = states.to(torch.float64)
     count, atoms, _ = fields.shape
-    if frame == "superposed":
+    if alignment == "superposed":
         flat = fields.flatten(1)
         mean = flat.mean(0)
         variances, modes = torch.linalg.eigh((flat - mean).T @ (flat - mean) / count)
@@ -130,19 +130,19 @@ def publish_conformers(
 ) -> Path:
     """Score the denoiser on held-out frames and write the model folder; returns it."""
     layout = conformer_layout(data.topology)
-    frame = config.data.frame
+    alignment = config.data.alignment
     card = make_card(
         config,
         data,
         sum(data.excluded.values()),
         denoiser,
         state,
-        normalisation=f"state = ({frame} positions - mean_field) / scale_field, without rigid motions",
+        normalisation=f"state = ({alignment} positions - mean_field) / scale_field, without rigid motions",
         wrap=False,
         variables=(
             VariableCard(name="coordinates", dims=("atom", "spatial"), units="nanometers", long_name="positions of atoms"),
         ),
-        molecule=MoleculeCard(frame=frame, atoms=len(data.topology)),
+        molecule=MoleculeCard(alignment=alignment, atoms=len(data.topology)),
     )
 
     def more(partial: Path) -> None:

@@ -11,7 +11,7 @@ from ...comm.communicator import Communicator
 from ...theory.grid import Block, Partition
 from ..guess import Guess
 from ..problem import Problem
-from ..tolerance import BlockSolution, Picard, unsolved
+from ..tolerance import BlockSolution, Tolerance, unsolved
 from .parareal import state_change
 from .settings import STARTS
 from .stepping import everywhere, step_together
@@ -27,7 +27,7 @@ class Chords:
     the chain step by step. Cores are dealt out to ranks; every round one sum tells all of them all states.
     """
 
-    def __init__(self, problem: Problem, block: Block, guess: Guess, stop: Picard, comm: Communicator, *, cores: int | None):
+    def __init__(self, problem: Problem, block: Block, guess: Guess, stop: Tolerance, comm: Communicator, *, cores: int | None):
         if stop.tol is None or stop.sweeps is not None:
             raise ValueError("chords: it ends when two cores agree; give a tolerance, and no number of sweeps")
         if cores not in (None, *STARTS):

@@ -1,4 +1,4 @@
-"""The peers as solvers of a block: which there are, their few settings, and what each is built on."""
+"""The baselines as solvers of a block: which there are, their few settings, and what each is built on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .newton import Newton
 from .paradigms import ParaDiGMS
 from .parareal import Parareal
 
-PEERS = ("paradigms", "anderson", "newton", "parareal", "chords")
+BASELINES = ("paradigms", "anderson", "newton", "parareal", "chords")
 
 
 @dataclass(frozen=True)
-class PeerSettings:
+class BaselineSettings:
     """`memory` of Anderson acceleration; `parts` of parareal (default: the root of the steps) or cores of CHORDS (default 8).
 
     `coarse`: parareal's coarse solver, one network call a part, or the Gaussian reference, which costs none.
@@ -48,12 +48,12 @@ def solve_with(
     *,
     method: Method,
     reference: GaussianReference | None,
-    settings: PeerSettings,
+    settings: BaselineSettings,
     comm: Communicator,
 ) -> BlockSolution:
-    """Solve a block from coordinates `first` [samples, c, n] by one of PEERS; collective.
+    """Solve a block from coordinates `first` [samples, c, n] by one of BASELINES; collective.
 
-    Raises ValueError for settings a peer cannot have, and ScoreError on every rank when the score fails on any.
+    Raises ValueError for settings a baseline cannot have, and ScoreError on every rank when the score fails on any.
     """
     if kind == "paradigms":
         plain = replace(method, linear=identity_part(problem.chain), guess=None, start=False)
@@ -69,7 +69,7 @@ def solve_with(
     return Chords(problem, block, guess, method.stop, comm, cores=settings.parts).solve(first, samples)
 
 
-def _coarse_part(problem: Problem, reference: GaussianReference | None, settings: PeerSettings) -> LinearPart:
+def _coarse_part(problem: Problem, reference: GaussianReference | None, settings: BaselineSettings) -> LinearPart:
     """What coarse steps follow: the denoised estimate of a call, or the Gaussian."""
     chain = problem.chain
     if settings.coarse == "reference":

@@ -61,8 +61,8 @@ class Newton(Sweeps):
         z = torch.stack([problem.chain.reading(int(j), points.z[a, s]) for j, a, s in zip(numbers, local, slot, strict=True)])
         signs = torch.stack([self._signs(int(j), z) for j in self.rows.points])[local]
         step = STEP * self._deviation(numbers).to(z)[:, None]
-        shifted = problem.frame.synthesise(z + (step * signs)[:, None])
-        score = problem.frame.analyse(problem.evaluator(problem.evaluator.project(shifted), points.times[numbers]))
+        shifted = problem.basis.synthesise(z + (step * signs)[:, None])
+        score = problem.basis.analyse(problem.evaluator(problem.evaluator.project(shifted), points.times[numbers]))
         slope = signs * (score - kicks[local, slot])[:, 0] / step
         floor = -1 / self._deviation(numbers).to(z)[:, None] ** 2
         return torch.minimum(torch.maximum(slope, floor), torch.zeros_like(slope))
@@ -83,7 +83,7 @@ class Newton(Sweeps):
         z, kick = points.z[index, slots], points.kicks[index, slots] if points.kicks is not None else points.z
         draws = None if points.draws is None else points.draws[index, slots]
         f = problem.increment(torch.empty_like(z), draws, j, z, kick, None)
-        P, Q = (expand(problem.frame, table[j], z) for table in (problem.chain.P, problem.chain.Q))
+        P, Q = (expand(problem.basis, table[j], z) for table in (problem.chain.P, problem.chain.Q))
         A = P + slopes[..., None, None] * (Q @ problem.chain.rows[j].to(z))
         self.maps[index, slots] = A
         points.b[index, slots] = f - act(A, z)

@@ -13,7 +13,7 @@ from ...theory.grid import Block, Partition
 from ..guess import Guess
 from ..problem import Problem
 from ..sequential import run_steps
-from ..tolerance import BlockSolution, Picard, Status, unsolved
+from ..tolerance import BlockSolution, Status, Tolerance, unsolved
 from .stepping import everywhere, scores_together, step_together
 
 
@@ -27,7 +27,7 @@ class Parareal:
     """
 
     def __init__(
-        self, problem: Problem, block: Block, guess: Guess, stop: Picard, comm: Communicator, *, parts: int | None, calls: bool
+        self, problem: Problem, block: Block, guess: Guess, stop: Tolerance, comm: Communicator, *, parts: int | None, calls: bool
     ):
         count = min(len(block), parts or round(math.sqrt(len(block))))
         if count < comm.size:
@@ -138,9 +138,9 @@ class Parareal:
         return ~leaving
 
 
-def state_change(problem: Problem, stop: Picard, point: int, z: Tensor, before: Tensor) -> Tensor:
+def state_change(problem: Problem, stop: Tolerance, point: int, z: Tensor, before: Tensor) -> Tensor:
     """Difference of two states of a point, root mean square in units of the data's scale there: [samples]."""
-    moved = problem.frame.synthesise((z - before)[:, 0])
+    moved = problem.basis.synthesise((z - before)[:, 0])
     signal = 1.0 if problem.chain.alpha is None else float(problem.chain.alpha.reshape(len(problem.chain.t), -1)[point, 0])
     norm: Tensor = torch.linalg.vector_norm(moved / stop.scale, dim=-1).to("cpu", torch.float64)
     return norm.div_(moved.shape[-1] ** 0.5 * signal)

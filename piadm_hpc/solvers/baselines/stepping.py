@@ -22,7 +22,7 @@ def scores_together(problem: Problem, points: Sequence[int], z: Tensor, samples:
     x = torch.cat([problem.read(j, states) for j, states in zip(points, z, strict=True)])
     score = evaluator(x, times)
     evaluator.check(score, times, [*samples] * len(points))
-    kicks = problem.frame.analyse(score)
+    kicks = problem.basis.analyse(score)
     return kicks.reshape(len(points), len(samples), *kicks.shape[1:])
 
 

@@ -14,9 +14,9 @@ from helpers import call, make_model
 from problems import HORIZONS, mixture
 
 from piadm_hpc import grid, integrators, solve
-from piadm_hpc.analysis.compare import entrants
-from piadm_hpc.analysis.compare.contest import Contest, Entry, Row, in_parallel, rms, step_by_step
-from piadm_hpc.analysis.compare.entrants import compare, projected
+from piadm_hpc.analysis.compare import baselines
+from piadm_hpc.analysis.compare.baselines import compare, projected
+from piadm_hpc.analysis.compare.benchmark import Benchmark, Entry, Row, in_parallel, rms, step_by_step
 from piadm_hpc.analysis.compare.task import make_task
 from piadm_hpc.models.analytic import GaussianField
 from piadm_hpc.theory.process import EDM, OU, VP, Flow
@@ -46,20 +46,22 @@ def test_the_two_step_method_is_exact_on_its_gaussian_and_of_second_order_beyond
 
 
 def test_the_fewest_steps_are_just_enough():
-    contest = Contest(TASK, 1e-2, sde=False)
+    benchmark = Benchmark(TASK, 1e-2, sde=False)
     for integrator in ("dpmpp-2m", "gaussian-ab2"):
-        found = contest.fewest(integrator, 1e-2)
+        found = benchmark.fewest(integrator, 1e-2)
         assert found is not None
         assert (
-            contest.sequential(integrator, found, "log-snr")[0] <= 1e-2 < contest.sequential(integrator, found - 1, "log-snr")[0]
+            benchmark.sequential(integrator, found, "log-snr")[0]
+            <= 1e-2
+            < benchmark.sequential(integrator, found - 1, "log-snr")[0]
         )
-    assert Contest(TASK, 1e-2, sde=False, most=8).fewest("ddim", 1e-2) is None
+    assert Benchmark(TASK, 1e-2, sde=False, most=8).fewest("ddim", 1e-2) is None
 
 
 def test_a_method_that_needs_too_many_steps_is_named_and_left_out():
     heard: list[str] = []
     entries = (Entry("DDIM", partial(step_by_step, "ddim", name="DDIM")), Entry("x", partial(in_parallel, "ddim", name="x")))
-    short = Contest(TASK, 1e-2, False, most=8)
+    short = Benchmark(TASK, 1e-2, False, most=8)
     assert list(compare(short, (1,), methods=entries, latency=1e-5, bandwidth=1e9, tell=heard.append)) == []
     assert heard == ["DDIM: not reached with 8 steps", "x: not reached with 8 steps"]
 
@@ -76,8 +78,8 @@ def test_a_method_whose_iterates_overflow_is_left_out_and_the_others_go_on():
         Entry("sweeps", partial(in_parallel, "ddpm", name="sweeps"), random=True),
         Entry("DDPM", partial(step_by_step, "ddpm", name="DDPM"), random=True),
     )
-    contest = Contest(replace(TASK, score=score), 1e-2, sde=True, steps=12)
-    rows = list(compare(contest, (), methods=entries, latency=1e-5, bandwidth=1e9, tell=heard.append))
+    benchmark = Benchmark(replace(TASK, score=score), 1e-2, sde=True, steps=12)
+    rows = list(compare(benchmark, (), methods=entries, latency=1e-5, bandwidth=1e9, tell=heard.append))
     assert [row.method for row in rows] == ["DDPM"] and heard[0].startswith("sweeps: not reached")
 
 
@@ -98,7 +100,7 @@ def test_the_command_compares_every_method_at_equal_error(kind, tmp_path):
     assert report["code"] == 0, report
     record = json.loads((out / "compare.json").read_text())
     rows = {row["method"]: row for row in record["rows"]}
-    expected = {entry.name for entry in entrants.METHODS if (entry.flow if kind == "--ode" else entry.random)}
+    expected = {entry.name for entry in baselines.METHODS if (entry.flow if kind == "--ode" else entry.random)}
     assert set(rows) == expected
     assert all(row["error"] <= 1e-2 for row in rows.values())
     assert record["reference_error"] < 1e-2 / 3
@@ -120,16 +122,16 @@ def test_the_command_takes_a_model_folder_and_some_methods(tmp_path):
 
 
 def test_rounds_with_hindsight_are_the_smallest_depth_that_reaches_the_error():
-    contest = Contest(TASK, 1e-3, sde=True, steps=24)
-    row = in_parallel("gaussian", contest, name="x", fixed={})
+    benchmark = Benchmark(TASK, 1e-3, sde=True, steps=24)
+    row = in_parallel("gaussian", benchmark, name="x", fixed={})
     # one depth for all draws, while they stop one by one
     assert row is not None and row.fewest is not None and row.fewest <= row.most_rounds
-    chain = TASK.chain("gaussian", 24, churn=1.0)
+    chain = TASK.chain("gaussian", 24, eta=1.0)
     depths = (int(row.fewest) - 1, int(row.fewest))
     ends = [TASK.solve(chain, tol=None, sweeps=depth)[0].x for depth in depths]
-    missed, reached = (rms(TASK.error(end, contest.truth(chain))) for end in ends)
+    missed, reached = (rms(TASK.error(end, benchmark.truth(chain))) for end in ends)
     assert reached <= 1e-3 < missed
-    unasked = in_parallel("gaussian", replace(contest, hindsight=False), name="x", fixed={})
+    unasked = in_parallel("gaussian", replace(benchmark, hindsight=False), name="x", fixed={})
     assert unasked is not None and unasked.fewest is None and unasked.rounds == row.rounds
 
 

@@ -36,13 +36,13 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Rivals:
+class Baselines:
     """Measurements on `samples`, run in batches of them.
 
     `own_error` and `step_by_step` belong to the run's chain, `path_error` is its distance from the same chain step by
     step (both None for collocation, which has no steps). `ladder` is DPM-Solver++(2M) with more and more steps,
     `converged_error` that of the solution it is held against. `deterministic`: whether `own_error` is measured against
-    that solution too. `where` the rivals ran.
+    that solution too. `where` the baselines ran.
     """
 
     samples: tuple[int, ...]
@@ -60,8 +60,8 @@ class Rivals:
 
 
 @torch.no_grad()
-def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[int], *, tol: float) -> Rivals:
-    """Make the given samples again by the rivals; `own` [samples, *event] are the end states the run found.
+def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[int], *, tol: float) -> Baselines:
+    """Make the given samples again by the baselines; `own` [samples, *event] are the end states the run found.
 
     The ladder is climbed until both `tol` and the run's own error are reached. Serial: every rank that calls it repeats it.
     """
@@ -80,7 +80,7 @@ def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[i
         ladder.append(replace(cost, error=distance(x, converged)))
         if float(ladder[-1].error or 0) <= min(tol, own_error):
             break
-    return Rivals(
+    return Baselines(
         samples=tuple(samples),
         where=f"one process, {sampler.device}, {torch.get_num_threads()} threads",
         deterministic=deterministic,

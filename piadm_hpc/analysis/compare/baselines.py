@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...solvers.baselines.dispatch import PeerSettings
+from ...solvers.baselines.dispatch import BaselineSettings
 from ...solvers.solve import Solution
-from .contest import LADDER, Contest, Entry, Row, as_published, collocated, in_parallel, step_by_step
+from .benchmark import LADDER, Benchmark, Entry, Row, as_published, collocated, in_parallel, step_by_step
 from .task import Task
 
 
@@ -29,8 +29,8 @@ def _sequential(name: str, integrator: str, *, kind: str = "log-snr") -> Entry:
 def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) -> Entry:
     """A scheme on the chain of one integrator for the flow and of another for a stochastic chain."""
 
-    def run(contest: Contest) -> Row | None:
-        return in_parallel(str(random if contest.sde else flow), contest, name=name, **settings)
+    def run(benchmark: Benchmark) -> Row | None:
+        return in_parallel(str(random if benchmark.sde else flow), benchmark, name=name, **settings)
 
     return Entry(name, run, flow is not None, random is not None)
 
@@ -38,14 +38,14 @@ def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) 
 MULTI, BLIND = "dpmpp-2m", {"start": "constant"}
 SHIH: dict[str, Any] = {"solver": "paradigms", "ladder": (32.0, *LADDER)}
 PLAIN: dict[str, Any] = {"solver": "picard", "linear": "identity", "start": "constant"}  # the same sweeps without its rule
-TAA: dict[str, Any] = {"solver": "anderson", "peer": PeerSettings(memory=3), "fixed": {}, **BLIND}
+TAA: dict[str, Any] = {"solver": "anderson", "baseline": BaselineSettings(memory=3), "fixed": {}, **BLIND}
 SRDS: dict[str, Any] = {"solver": "parareal", "fixed": {}}
-COARSE = PeerSettings(coarse="reference")
+COARSE = BaselineSettings(coarse="reference")
 METHODS: tuple[Entry, ...] = (
     Entry("ours", partial(collocated, name="ours"), random=False),
     _parallel("ours", None, "gaussian", fixed={}),
     _parallel("ours, sweeps over steps", "gaussian-ab2", None, fixed={}),
-    _parallel("ours, peers' chain", MULTI, "ddpm", fixed={}),
+    _parallel("ours, baselines' chain", MULTI, "ddpm", fixed={}),
     _sequential("Gaussian-aware two-step", "gaussian-ab2"),
     _sequential("DPM-Solver++(2M)", MULTI),
     _sequential("EDM Heun", "heun", kind="karras"),
@@ -57,7 +57,7 @@ METHODS: tuple[Entry, ...] = (
     _parallel("ParaDiGMS, window 32", MULTI, "ddpm", window=32, **SHIH),
     _parallel("SRDS", MULTI, "ddpm", **SRDS),
     _parallel("SRDS, pipelined", MULTI, "ddpm", count=pipelined, **SRDS),
-    _parallel("parareal, Gaussian coarse", "gaussian-ab2", "ddpm", peer=COARSE, **SRDS),
+    _parallel("parareal, Gaussian coarse", "gaussian-ab2", "ddpm", baseline=COARSE, **SRDS),
     _parallel("CHORDS, 8 cores", MULTI, None, solver="chords"),
     Entry("PIADM as published", partial(as_published, name="PIADM as published")),
     _parallel("ParaTAA, DDIM", "ddim", None, linear="process", **TAA),
@@ -68,7 +68,7 @@ METHODS: tuple[Entry, ...] = (
 
 
 def compare(
-    contest: Contest,
+    benchmark: Benchmark,
     ranks: Sequence[int],
     *,
     methods: Sequence[Entry] = METHODS,
@@ -78,14 +78,14 @@ def compare(
 ) -> Iterator[Row]:
     """The rows of all methods that reach the error, one after the other. `tell` hears of each as it is done."""
     for entry in methods:
-        if not (entry.random if contest.sde else entry.flow):
+        if not (entry.random if benchmark.sde else entry.flow):
             continue
-        row = entry.run(contest)
+        row = entry.run(benchmark)
         if row is None:
-            tell(f"{entry.name}: not reached with {contest.most} steps")
+            tell(f"{entry.name}: not reached with {benchmark.most} steps")
             continue
         for count in ranks:
-            row.projected[count] = projected(contest.task, row, count, latency=latency, bandwidth=bandwidth)
+            row.projected[count] = projected(benchmark.task, row, count, latency=latency, bandwidth=bandwidth)
         tell(f"{row.method}: {row.rounds:g} rounds, {row.calls:g} calls, error {row.error:.2g}")
         yield row
 

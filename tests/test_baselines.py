@@ -1,4 +1,4 @@
-"""The peers' schemes as solvers of the same chains: run to convergence, each is the chain step by step."""
+"""The baselines' schemes as solvers of the same chains: run to convergence, each is the chain step by step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from problems import chains, mixture, start
 
 from piadm_hpc import solve
 from piadm_hpc.models.analytic import target_a
-from piadm_hpc.solvers.baselines.dispatch import PEERS, PeerSettings
+from piadm_hpc.solvers.baselines.dispatch import BASELINES, BaselineSettings
 from piadm_hpc.solvers.evaluate import ScoreError
 from piadm_hpc.solvers.tolerance import Status
 from piadm_hpc.theory.process import OU
@@ -21,20 +21,20 @@ NAMES = [0, 3, 4]
 KINDS = {
     "paradigms": {"solver": "paradigms"},
     "paradigms window": {"solver": "paradigms", "window": 5},
-    "anderson": {"solver": "anderson", "linear": "process", "peer": PeerSettings(memory=3)},
+    "anderson": {"solver": "anderson", "linear": "process", "baseline": BaselineSettings(memory=3)},
     "anderson identity": {"solver": "anderson", "linear": "identity"},
     "newton": {"solver": "newton"},
     "parareal": {"solver": "parareal"},
-    "parareal reference": {"solver": "parareal", "peer": PeerSettings(coarse="reference", parts=7)},
+    "parareal reference": {"solver": "parareal", "baseline": BaselineSettings(coarse="reference", parts=7)},
     "chords": {"solver": "chords"},
-    "chords of four": {"solver": "chords", "peer": PeerSettings(parts=4)},
+    "chords of four": {"solver": "chords", "baseline": BaselineSettings(parts=4)},
 }
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["blind", "reference"])
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "piadm half", "gaussian sde", "dpmpp-2m"])
-def test_a_peer_run_to_convergence_is_the_sequential_chain(name, kind, known):
+def test_a_baseline_run_to_convergence_is_the_sequential_chain(name, kind, known):
     if not known and ("gaussian" in name or "reference" in str(kind)):
         return
     chain = CHAINS[name]
@@ -72,7 +72,7 @@ def test_anderson_saves_rounds_where_the_linear_part_is_poor():
     chain = WHOLE["ddim"]
     x0, noise = start(OU(), chain, NAMES)
     common = {"noise": noise, "tol": 1e-6, "linear": "process"}
-    mixed = solve(chain, TARGET.score, x0, solver="anderson", peer=PeerSettings(memory=3), **common)
+    mixed = solve(chain, TARGET.score, x0, solver="anderson", baseline=BaselineSettings(memory=3), **common)
     assert int(mixed.rounds.sum()) < int(solve(chain, TARGET.score, x0, **common).rounds.sum())
 
 
@@ -85,7 +85,14 @@ def test_parareal_counts_its_coarse_and_fine_calls():
         assert found.rounds.tolist() == [5 + sum(5 + 5 - p for p in range(1, sweeps + 1))]
         assert found.calls.tolist() == [5 + sum(25 - 5 * (p - 1) + 5 - p for p in range(1, sweeps + 1))]
     free = solve(
-        chain, TARGET.score, x0, reference=REFERENCE, solver="parareal", tol=None, sweeps=2, peer=PeerSettings(coarse="reference")
+        chain,
+        TARGET.score,
+        x0,
+        reference=REFERENCE,
+        solver="parareal",
+        tol=None,
+        sweeps=2,
+        baseline=BaselineSettings(coarse="reference"),
     )
     assert free.rounds.tolist() == [10] and free.calls.tolist() == [45]
 
@@ -119,20 +126,20 @@ def test_what_a_limit_leaves_is_finished_step_by_step():
         ({"solver": "parataa"}, "use one of picard, sequential, paradigms"),
         ({"solver": "anderson", "window": 4}, "anderson: a block is solved whole"),
         ({"solver": "newton", "pipelined": True}, "newton: a block is solved whole"),
-        ({"solver": "chords", "peer": PeerSettings(parts=5)}, "starts are known for 4, 6, 8"),
+        ({"solver": "chords", "baseline": BaselineSettings(parts=5)}, "starts are known for 4, 6, 8"),
         ({"solver": "chords", "sweeps": 3}, "give a tolerance, and no number of sweeps"),
-        ({"solver": "parareal", "peer": PeerSettings(coarse="reference")}, "needs a reference"),
+        ({"solver": "parareal", "baseline": BaselineSettings(coarse="reference")}, "needs a reference"),
         ({"solver": "paradigms", "tol": None, "sweeps": 3}, "needs a tolerance"),
     ],
 )
-def test_what_a_peer_cannot_do_is_said(settings, words):
+def test_what_a_baseline_cannot_do_is_said(settings, words):
     chain = CHAINS["ddim"]
     x0, _ = start(OU(), chain, [0])
     with pytest.raises(ValueError, match=words):
         solve(chain, TARGET.score, x0, **settings)
 
 
-@pytest.mark.parametrize("kind", PEERS)
+@pytest.mark.parametrize("kind", BASELINES)
 def test_a_failing_score_is_told_with_sample_and_time(kind):
     chain = WHOLE["ddim"]
     x0, _ = start(OU(), chain, [7])

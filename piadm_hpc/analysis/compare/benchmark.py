@@ -29,7 +29,7 @@ LADDER = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
-class Contest:
+class Benchmark:
     """What is asked: an error, the flow or a stochastic chain of `steps` steps, and at most `most` steps tried.
 
     `hindsight` asks for the rounds of the smallest fixed depth too, for which every scheme runs several times more.
@@ -43,7 +43,7 @@ class Contest:
     hindsight: bool = True
 
     @property
-    def churn(self) -> float:
+    def eta(self) -> float:
         return 1.0 if self.sde else 0.0
 
     def truth(self, chain: Scheme) -> Tensor:
@@ -57,7 +57,7 @@ class Contest:
 
     def flow(self, steps: int) -> Tensor:
         if ("flow", steps) not in self.task.memory:
-            chain = self.task.chain("gaussian-ab2", steps, churn=0.0)
+            chain = self.task.chain("gaussian-ab2", steps, eta=0.0)
             self.task.memory["flow", steps] = self.task.solve(chain, solver="sequential")[0].x
         return self.task.memory["flow", steps]  # type: ignore[no-any-return]
 
@@ -69,7 +69,7 @@ class Contest:
         """Error, seconds and network calls of an integrator step by step."""
         key = ("sequential", integrator, steps, kind)
         if key not in self.task.memory:
-            chain = self.task.chain(integrator, steps, churn=0.0, kind=kind)
+            chain = self.task.chain(integrator, steps, eta=0.0, kind=kind)
             found, seconds = self.task.solve(chain, solver="sequential")
             self.task.memory[key] = (rms(self.task.error(found.x, self.truth(chain))), seconds, chain.num_steps)
         return self.task.memory[key]  # type: ignore[no-any-return]
@@ -114,7 +114,7 @@ class Entry:
     """A method of the table; `run` gives its row, or None when it does not reach the error."""
 
     name: str
-    run: Callable[[Contest], Row | None]
+    run: Callable[[Benchmark], Row | None]
     flow: bool = True
     random: bool = True
 
@@ -124,17 +124,17 @@ def rms(errors: Tensor) -> float:
     return math.sqrt(float(errors.square().mean()))
 
 
-def step_by_step(integrator: str, contest: Contest, *, name: str, kind: str = "log-snr") -> Row | None:
+def step_by_step(integrator: str, benchmark: Benchmark, *, name: str, kind: str = "log-snr") -> Row | None:
     """A sequential method with the fewest steps; of a stochastic chain, the chain itself."""
-    if contest.sde:
-        chain = contest.task.chain(integrator, contest.steps, churn=1.0)
-        _, seconds = contest.task.solve(chain, solver="sequential")
-        steps, error, calls = contest.steps, 0.0, contest.steps
+    if benchmark.sde:
+        chain = benchmark.task.chain(integrator, benchmark.steps, eta=1.0)
+        _, seconds = benchmark.task.solve(chain, solver="sequential")
+        steps, error, calls = benchmark.steps, 0.0, benchmark.steps
     else:
-        found = contest.fewest(integrator, contest.tol, kind)
+        found = benchmark.fewest(integrator, benchmark.tol, kind)
         if found is None:
             return None
-        steps, (error, seconds, calls) = found, contest.sequential(integrator, found, kind)
+        steps, (error, seconds, calls) = found, benchmark.sequential(integrator, found, kind)
     return Row(name, integrator, steps, "-", calls, calls, calls, calls, error, seconds)
 
 
@@ -143,7 +143,7 @@ Count = Callable[[int, Solution], Tensor]  # rounds of every sample, from the nu
 
 def in_parallel(
     integrator: str,
-    contest: Contest,
+    benchmark: Benchmark,
     *,
     name: str,
     count: Count | None = None,
@@ -155,83 +155,83 @@ def in_parallel(
 
     `count` replaces the rounds counted as run; `fixed` are the settings that make the same sweeps to a fixed depth.
     """
-    steps = contest.steps if contest.sde else contest.fewest(integrator, SHARE * contest.tol)
+    steps = benchmark.steps if benchmark.sde else benchmark.fewest(integrator, SHARE * benchmark.tol)
     if steps is None:
         return None
-    chain = contest.task.chain(integrator, steps, churn=contest.churn)
+    chain = benchmark.task.chain(integrator, steps, eta=benchmark.eta)
     for share in ladder:
-        found, error, seconds = _attempt(contest, chain, tol=share * contest.tol, **settings)
-        if found is None or error > contest.tol:
+        found, error, seconds = _attempt(benchmark, chain, tol=share * benchmark.tol, **settings)
+        if found is None or error > benchmark.tol:
             continue
         rounds = found.rounds if count is None else count(steps, found)
         at_depth = None
-        if fixed is not None and contest.hindsight:
-            at_depth = _fewest_depth(contest, chain, found, **{**settings, **fixed})
+        if fixed is not None and benchmark.hindsight:
+            at_depth = _fewest_depth(benchmark, chain, found, **{**settings, **fixed})
         fewest = None if at_depth is None else at_depth.rounds if count is None else count(steps, at_depth)
-        return _row((name, integrator, steps, f"tol {share * contest.tol:.3g}"), rounds, fewest, found.calls, error, seconds)
+        return _row((name, integrator, steps, f"tol {share * benchmark.tol:.3g}"), rounds, fewest, found.calls, error, seconds)
     return None
 
 
-def collocated(contest: Contest, *, name: str) -> Row | None:
+def collocated(benchmark: Benchmark, *, name: str) -> Row | None:
     """Collocation with the points that a run's tolerance gives it, and the loosest tolerance that reaches the error."""
-    task = contest.task
+    task = benchmark.task
     for share in LADDER:
-        begin, points = collocation_span(task.reference, share * contest.tol, *task.ends)
+        begin, points = collocation_span(task.reference, share * benchmark.tol, *task.ends)
         scheme = Collocation(task.process, task.reference, begin, task.ends[1], points)
-        found, error, seconds = _attempt(contest, scheme, tol=share * contest.tol)
-        if found is not None and error <= contest.tol:
-            depth = _fewest_depth(contest, scheme, found) if contest.hindsight else None
-            words = (name, "collocation", points, f"tol {share * contest.tol:.3g}")
+        found, error, seconds = _attempt(benchmark, scheme, tol=share * benchmark.tol)
+        if found is not None and error <= benchmark.tol:
+            depth = _fewest_depth(benchmark, scheme, found) if benchmark.hindsight else None
+            words = (name, "collocation", points, f"tol {share * benchmark.tol:.3g}")
             return _row(words, found.rounds, None if depth is None else depth.rounds, found.calls, error, seconds)
     return None
 
 
-def as_published(contest: Contest, *, name: str) -> Row | None:
+def as_published(benchmark: Benchmark, *, name: str) -> Row | None:
     """PIADM's integrator, grid, blocks and fixed depth: the fewest steps, then the fewest sweeps, that reach the error."""
-    task, per_block = contest.task, 1
-    if contest.sde:
-        while task.grid("piadm", per_block).num_steps < contest.steps:
+    task, per_block = benchmark.task, 1
+    if benchmark.sde:
+        while task.grid("piadm", per_block).num_steps < benchmark.steps:
             per_block += 1
     else:
-        most = max(2, contest.most // (len(task.grid("piadm", 1).edges) - 1))
-        enough = contest.fewest("piadm", SHARE * contest.tol, "piadm", most)
+        most = max(2, benchmark.most // (len(task.grid("piadm", 1).edges) - 1))
+        enough = benchmark.fewest("piadm", SHARE * benchmark.tol, "piadm", most)
         if enough is None:
             return None
         per_block = enough
-    chain, depth = task.chain("piadm", per_block, churn=contest.churn, kind="piadm"), 1
+    chain, depth = task.chain("piadm", per_block, eta=benchmark.eta, kind="piadm"), 1
     while depth <= chain.num_steps:
-        found, error, seconds = _attempt(contest, chain, tol=None, sweeps=depth, linear="process", start="constant")
-        if found is not None and error <= contest.tol:
+        found, error, seconds = _attempt(benchmark, chain, tol=None, sweeps=depth, linear="process", start="constant")
+        if found is not None and error <= benchmark.tol:
             words = (name, "piadm", chain.num_steps, f"{depth} sweeps")
             return _row(words, found.rounds, found.rounds, found.calls, error, seconds)
         depth += max(1, depth // 8)
     return None
 
 
-def _attempt(contest: Contest, scheme: Scheme, **settings: Any) -> tuple[Solution | None, float, float]:
+def _attempt(benchmark: Benchmark, scheme: Scheme, **settings: Any) -> tuple[Solution | None, float, float]:
     """A solution, its error and the seconds it took; None and infinite errors where iterates overflow on the way."""
     try:
-        found, seconds = contest.task.solve(scheme, **settings)
+        found, seconds = benchmark.task.solve(scheme, **settings)
     except ScoreError:
         return None, math.inf, math.inf
-    return found, rms(contest.task.error(found.x, contest.truth(scheme))), seconds
+    return found, rms(benchmark.task.error(found.x, benchmark.truth(scheme))), seconds
 
 
-def _fewest_depth(contest: Contest, scheme: Scheme, stopped: Solution, **settings: Any) -> Solution | None:
+def _fewest_depth(benchmark: Benchmark, scheme: Scheme, stopped: Solution, **settings: Any) -> Solution | None:
     """The solution of the smallest fixed depth that reaches the error, sought from where a method stopped by itself."""
     settings.pop("tol", None)
     depth, best = max(1, int(stopped.sweeps.sum(1).to(torch.float64).median())), None
     limit = int(stopped.sweeps.sum(1).max()) + 1
-    found, error, _ = _attempt(contest, scheme, tol=None, sweeps=depth, **settings)
-    while error > contest.tol and depth < limit:
+    found, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
+    while error > benchmark.tol and depth < limit:
         depth += 1
-        found, error, _ = _attempt(contest, scheme, tol=None, sweeps=depth, **settings)
-    while error <= contest.tol:
+        found, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
+    while error <= benchmark.tol:
         best = found
         depth -= 1
         if depth == 0:
             break
-        found, error, _ = _attempt(contest, scheme, tol=None, sweeps=depth, **settings)
+        found, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
     return best
 
 

@@ -1,0 +1,30 @@
+"""Keys of files written by version 0.1.0, under the names they have today."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run of 0.1.0 in today's words; any other one as it is.
+
+    Version 0.1.0 wrote every key of a run, so its files are recognised by `churn` and `eta` side by side: one key now, `eta`,
+    which was `eta` for `ddim` and `churn` for the rest.
+    """
+    chain = values.get("chain")
+    if not isinstance(chain, Mapping) or not {"churn", "eta"} <= chain.keys():
+        return dict(values)
+    rest = {key: value for key, value in chain.items() if key not in ("churn", "cond")}
+    eta = chain["eta"] if chain.get("integrator") == "ddim" else chain["churn"]
+    return {**values, "chain": {**rest, "eta": eta, "score_time": chain.get("cond", "now")}}
+
+
+def upgraded_card(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a model in today's words: `sampling.churn` is `eta`, `molecule.frame` is `alignment`."""
+    card = dict(values)
+    for section, old, new in (("sampling", "churn", "eta"), ("molecule", "frame", "alignment")):
+        part = card.get(section)
+        if isinstance(part, Mapping) and old in part:
+            card[section] = {new: part[old], **{key: value for key, value in part.items() if key != old}}
+    return card
