@@ -179,7 +179,8 @@ def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytes
     left = int(again["out"].split(" of 4 samples to make")[0].split()[-1])
     assert again["code"] == 0 and (0 < left < 4 if one_by_one else left == 4)
     assert call(*arguments[:-1], work.folder / f"{change}-whole")["code"] == 0
-    np.testing.assert_array_equal(work.members(change)["tas"].values, work.members(f"{change}-whole")["tas"].values)
+    found, expected = (work.members(name)["tas"].values for name in (change, f"{change}-whole"))
+    np.testing.assert_allclose(found, expected, rtol=3e-7)  # a batch of other samples rounds otherwise
 
 
 def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work, monkeypatch: pytest.MonkeyPatch):
