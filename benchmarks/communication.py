@@ -22,7 +22,8 @@ from torch import Tensor
 from piadm_hpc import integrators
 from piadm_hpc.comm.communicator import MPICommunicator, world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
-from piadm_hpc.solvers.collocation import Collocation, Scheme
+from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.scheme import Scheme
 from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import Noise

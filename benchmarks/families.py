@@ -19,7 +19,8 @@ from torch import Tensor
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture
-from piadm_hpc.solvers.collocation import Collocation, Scheme
+from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.scheme import Scheme
 from piadm_hpc.solvers.solve import Solution, solve
 from piadm_hpc.theory.bases import Identity
 from piadm_hpc.theory.grid import log_snr

@@ -23,7 +23,6 @@ from torch import Tensor
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.run.probe import probe_response
-from piadm_hpc.solvers.baselines.dispatch import BaselineSettings
 from piadm_hpc.solvers.solve import Solution, solve
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.chain import Chain
@@ -156,12 +155,12 @@ BASELINES: dict[str, tuple[dict[str, Any], str, str]] = {
     "ParaDiGMS, whole": ({"solver": "paradigms"}, "6 / 8 / 9.5", "24 / 25.5 / 29.5"),
     "plain sweeps, A = P": ({"linear": "process"}, "17 / 19 / 21", "45.5 / 48.5 / 50.5"),
     "ParaTAA, 1 difference": (
-        {"solver": "anderson", "linear": "process", "baseline": BaselineSettings(memory=1)},
+        {"solver": "anderson", "linear": "process", "memory": 1},
         "6.5 / 9.5 / 12",
         "21.5 / 25 / 31.5",
     ),
     "ParaTAA, 4 differences": (
-        {"solver": "anderson", "linear": "process", "baseline": BaselineSettings(memory=4)},
+        {"solver": "anderson", "linear": "process", "memory": 4},
         "5 / 7 / 9",
         "17 / 20.5 / 24.5",
     ),

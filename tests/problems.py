@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,11 @@ from piadm_hpc import grid, integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.analytic import GaussianMixture
-from piadm_hpc.solvers.collocation import Scheme
+from piadm_hpc.solvers.evaluate import Score
+from piadm_hpc.solvers.options import Options
+from piadm_hpc.solvers.scheme import Scheme
+from piadm_hpc.solvers.solve import Solution
+from piadm_hpc.solvers.solve import solve as solve_chain
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.noise import PRIOR, Noise
 from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
@@ -19,6 +25,13 @@ from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
 F64 = torch.float64
 SIZE = 12
 HORIZONS = {OU: 6.0, VP: 6.0, EDM: 5.0, Flow: 4.0}
+
+
+def solve(chain: Scheme, score: Score, x0: Tensor, **settings: Any) -> Solution:
+    """`piadm_hpc.solve` with the options and the other arguments as one set of keywords."""
+    names = {field.name for field in fields(Options)}
+    options = Options(**{name: value for name, value in settings.items() if name in names})
+    return solve_chain(chain, score, x0, options, **{name: value for name, value in settings.items() if name not in names})
 
 
 def mixture(process: Process, size: int = SIZE) -> GaussianMixture:

@@ -12,9 +12,9 @@ import traceback
 from dataclasses import replace
 
 import torch
-from problems import F64, chains, every_method, mixture, start
+from problems import F64, chains, every_method, mixture, solve, start
 
-from piadm_hpc import Noise, grid, integrators, solve
+from piadm_hpc import Noise, grid, integrators
 from piadm_hpc.comm.communicator import MPICommunicator, RankGrid, world
 from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from problems import chains, mixture, start
+from problems import chains, mixture, solve, start
 
-from piadm_hpc import solve
 from piadm_hpc.models.analytic import target_a
-from piadm_hpc.solvers.baselines.dispatch import BASELINES, BaselineSettings
+from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.evaluate import ScoreError
-from piadm_hpc.solvers.tolerance import Status
+from piadm_hpc.solvers.solution import Status
 from piadm_hpc.theory.process import OU
 
 TARGET = mixture(OU())
@@ -21,13 +20,13 @@ NAMES = [0, 3, 4]
 KINDS = {
     "paradigms": {"solver": "paradigms"},
     "paradigms window": {"solver": "paradigms", "window": 5},
-    "anderson": {"solver": "anderson", "linear": "process", "baseline": BaselineSettings(memory=3)},
+    "anderson": {"solver": "anderson", "linear": "process", "memory": 3},
     "anderson identity": {"solver": "anderson", "linear": "identity"},
     "newton": {"solver": "newton"},
     "parareal": {"solver": "parareal"},
-    "parareal reference": {"solver": "parareal", "baseline": BaselineSettings(coarse="reference", parts=7)},
+    "parareal reference": {"solver": "parareal", "coarse": "reference", "parts": 7},
     "chords": {"solver": "chords"},
-    "chords of four": {"solver": "chords", "baseline": BaselineSettings(parts=4)},
+    "chords of four": {"solver": "chords", "parts": 4},
 }
 
 
@@ -72,7 +71,7 @@ def test_anderson_saves_rounds_where_the_linear_part_is_poor():
     chain = WHOLE["ddim"]
     x0, noise = start(OU(), chain, NAMES)
     common = {"noise": noise, "tol": 1e-6, "linear": "process"}
-    mixed = solve(chain, TARGET.score, x0, solver="anderson", baseline=BaselineSettings(memory=3), **common)
+    mixed = solve(chain, TARGET.score, x0, solver="anderson", memory=3, **common)
     assert int(mixed.rounds.sum()) < int(solve(chain, TARGET.score, x0, **common).rounds.sum())
 
 
@@ -92,7 +91,7 @@ def test_parareal_counts_its_coarse_and_fine_calls():
         solver="parareal",
         tol=None,
         sweeps=2,
-        baseline=BaselineSettings(coarse="reference"),
+        coarse="reference",
     )
     assert free.rounds.tolist() == [10] and free.calls.tolist() == [45]
 
@@ -126,9 +125,9 @@ def test_what_a_limit_leaves_is_finished_step_by_step():
         ({"solver": "parataa"}, "use one of picard, sequential, paradigms"),
         ({"solver": "anderson", "window": 4}, "anderson: a block is solved whole"),
         ({"solver": "newton", "pipelined": True}, "newton: a block is solved whole"),
-        ({"solver": "chords", "baseline": BaselineSettings(parts=5)}, "starts are known for 4, 6, 8"),
+        ({"solver": "chords", "parts": 5}, "starts are known for 4, 6, 8"),
         ({"solver": "chords", "sweeps": 3}, "give a tolerance, and no number of sweeps"),
-        ({"solver": "parareal", "baseline": BaselineSettings(coarse="reference")}, "needs a reference"),
+        ({"solver": "parareal", "coarse": "reference"}, "needs a reference"),
         ({"solver": "paradigms", "tol": None, "sweeps": 3}, "needs a tolerance"),
     ],
 )

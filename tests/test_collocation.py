@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from problems import F64, drawn, mixture
+from problems import F64, drawn, mixture, solve
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
 from piadm_hpc.run.probe import probe_smoothness
 from piadm_hpc.solvers.collocation import Collocation, chebyshev_nodes, choose
 from piadm_hpc.solvers.sampler import Sampler
-from piadm_hpc.solvers.solve import ScoreError, Solution, Status, solve
+from piadm_hpc.solvers.solve import ScoreError, Solution, Status
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.noise import Noise
 from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process

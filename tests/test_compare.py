@@ -11,9 +11,9 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import call, make_model
-from problems import HORIZONS, mixture
+from problems import HORIZONS, mixture, solve
 
-from piadm_hpc import grid, integrators, solve
+from piadm_hpc import grid, integrators
 from piadm_hpc.analysis.compare import baselines
 from piadm_hpc.analysis.compare.baselines import compare, projected
 from piadm_hpc.analysis.compare.benchmark import Benchmark, Entry, Row, in_parallel, rms, step_by_step

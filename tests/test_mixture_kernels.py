@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import F64, mixture
+from problems import F64, mixture, solve
 from torch import Tensor
 
-from piadm_hpc import grid, integrators, solve
+from piadm_hpc import grid, integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators.mixture import WEIGHT, DifferenceMoments, MixtureKernel, fit, gms, kernel
 from piadm_hpc.models.analytic import GaussianField, GaussianMixture

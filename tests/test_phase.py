@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from compositions import F64, Hand, PhaseMixture, mul
-from problems import every_method, mixture
+from problems import every_method, mixture, solve
 from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
-from piadm_hpc import grid, integrators, solve
+from piadm_hpc import grid, integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators import Options, catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid, lift, phase_grid

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from problems import F64, SIZE, chains, drawn, mixture, start
+from problems import F64, SIZE, chains, drawn, mixture, solve, start
 
-from piadm_hpc import grid, integrators, solve
+from piadm_hpc import grid, integrators
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.run.probe import probe_response

@@ -8,13 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import chains, mixture, start
+from problems import chains, mixture, solve, start
 
-from piadm_hpc import solve
 from piadm_hpc.integrators import ddim, ddpm, gaussian_exponential
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.solvers.distribution import Rows
-from piadm_hpc.solvers.tolerance import Tolerance, remaining_error
+from piadm_hpc.solvers.solution import Tolerance, remaining_error
 from piadm_hpc.solvers.window import Schedule
 from piadm_hpc.theory.grid import Block, log_snr
 from piadm_hpc.theory.process import OU

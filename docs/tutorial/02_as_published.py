@@ -14,8 +14,8 @@ import torch
 
 import piadm_hpc as piadm
 from piadm_hpc import grid, integrators
+from piadm_hpc.integrators.corrector import critical_corrector
 from piadm_hpc.models.analytic import GaussianMixture
-from piadm_hpc.solvers.sampler import critical_corrector
 
 process = piadm.OU()
 target = GaussianMixture(

@@ -112,7 +112,8 @@ class SolverConfig(Record):
     Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
     (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file
     from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
-    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other. `start`
+    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other;
+    `certify`: sweep over all points once a window has passed them, until the error bound holds. `start`
     may name an operator of one's own that foretells the path, "package.module:callable": callable(model, chain) gives it.
     Kinds other than picard are the schemes of others (docs/peers.md): `memory` of anderson, `parts` of parareal (default
     the root of a block's steps) or cores of chords (4, 6 or 8), `coarse` solver of parareal.
@@ -127,6 +128,7 @@ class SolverConfig(Record):
     reference: str | None = Field(None, min_length=1)
     window: int | None = Field(None, ge=1)
     pipelined: bool = False
+    certify: bool = True
     memory: int = Field(2, ge=1)
     parts: int | None = Field(None, ge=1)
     coarse: Literal["network", "reference"] = "network"

@@ -11,9 +11,8 @@ from typing import Any
 
 from ..config.run import RunConfig
 from ..models.card import Model
-from ..solvers.collocation import Collocation
 from ..solvers.sampler import Sampler
-from ..theory.chain import Chain
+from ..solvers.scheme import Scheme
 from .build import make_grid
 
 GIGABYTE = 1e9
@@ -55,13 +54,13 @@ def arrange(
         )
     fewer = [] if at_once >= min(batch, config.compute.in_flight or batch) else [("compute.in_flight", at_once)]
     room = f"; {at_once} of {batch} samples at once, all need {memory(share, batch) / GIGABYTE:.1f} GB a rank" if fewer else ""
-    if isinstance(sampler.chain, Collocation):
+    if sampler.chain.sequential_rounds is None:
         return Arrangement(f"collocation, all {steps} points at once{room}", tuple(fewer))
     why, wanted = _schedule(config, sampler.chain, time_ranks)
     return Arrangement(why + room, (*_changed(config, sampler, wanted), *fewer))
 
 
-def _schedule(config: RunConfig, chain: Chain, time_ranks: int) -> tuple[str, dict[str, Any]]:
+def _schedule(config: RunConfig, chain: Scheme, time_ranks: int) -> tuple[str, dict[str, Any]]:
     """Which points are open to a sweep, where memory holds the whole chain."""
     steps = chain.num_steps
     width = time_ranks * -(-NARROWEST // time_ranks)
@@ -69,7 +68,7 @@ def _schedule(config: RunConfig, chain: Chain, time_ranks: int) -> tuple[str, di
     one = {"grid.blocks": 1, "solver.window": None, "solver.pipelined": False}
     if width >= steps:
         return f"one block, the fewest rounds: {shared}", one
-    if config.corrector.enabled or chain.sigma is None:
+    if config.corrector.enabled or not chain.knows_levels:
         reason = "a corrector follows whole blocks" if config.corrector.enabled else "this chain has no levels to foresee by"
         return f"one block, the fewest rounds: {reason}, so no window", one
     if config.solver.fixed_depth:
@@ -85,7 +84,7 @@ def _in_blocks(
 ) -> Arrangement:
     """The fewest blocks of equal Lambda, one after the other, of which the longest fits."""
     need = f"one sample needs {whole / GIGABYTE:.1f} GB a rank, there are {available / GIGABYTE:.1f}"
-    if isinstance(sampler.chain, Collocation):
+    if sampler.chain.sequential_rounds is None:
         return Arrangement(f"does not fit: {need}; fewer grid.steps, or a chain of steps in blocks (chain.integrator=gaussian)")
     for count in range(2, sampler.chain.num_steps // time_ranks + 1):
         grid = make_grid(config.replace(grid={"blocks": count, "cut": "lambda"}), model)

@@ -18,8 +18,7 @@ from ..config.validation import without_none
 from ..host.stop import StopReason, StopRequested, StopSignals, request_stop, stop_requested
 from ..models.card import Model
 from ..solvers.sampler import Sampler
-from ..solvers.solution import Solution, Stopped, Unfinished
-from ..solvers.tolerance import BlockSolution
+from ..solvers.solution import BlockSolution, Solution, Stopped, Unfinished
 from ..store import Store, discard_draft, find_drafts, fingerprint, read_draft, write_draft
 from ..theory.grid import Block
 from .events import EventLog
@@ -154,9 +153,8 @@ class _Work:
             return self.run.sampler.draw(
                 self.batch.ids,
                 comm=self.run.ranks.time,
-                callback=self.callback,
                 resume=self.batch.resume(),
-                should_stop=self.should_stop,
+                callback=self,
             )
         except Stopped as stopped:
             if self.run.ranks.writer and stopped.solution is not None:
@@ -165,7 +163,8 @@ class _Work:
                 _keep(self.run, self.batch, self.latest)
             raise self.run.request(_stop_asked(self.run)) from None
 
-    def callback(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
+    def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
+        """After a block: what the log says, what is kept, and whether to stop; collective over the group."""
         sweeps = int((result.sweeps + result.sequential_steps).max())
         self.note = f"{self.name} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}"
         self.latest, self.sweeps = unfinished, 0

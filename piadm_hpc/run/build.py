@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
@@ -15,12 +16,14 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
-from ..solvers.baselines.dispatch import BaselineSettings
-from ..solvers.collocation import Collocation, Scheme, choose
+from ..integrators.corrector import critical_corrector
+from ..solvers.collocation import Collocation, choose
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
-from ..solvers.sampler import Sampler, critical_corrector
-from ..solvers.solve import Corrector, Projection, Start
+from ..solvers.options import Corrector, Options, Start
+from ..solvers.sampler import Sampler
+from ..solvers.scheme import Scheme
+from ..solvers.solve import Projection
 from ..theory import grid as grids
 from ..theory.bases import orthogonal
 from ..theory.grid import TimeGrid
@@ -198,30 +201,33 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     reference = make_reference(config, model)
     grid = make_grid(config, model)
     chain, score = _chain_and_score(config, model, grid, reference)
-    solver = config.solver
-    own_start = solver.start not in get_args(Start)
     return Sampler(
         chain,
         score,
         model.event_shape,
         config.seed,
+        make_options(config, model, chain),
         reference=reference,
         prior=model.reference,
         project=projection_of(model, device),
-        corrector=_corrector(config, model),
-        solver=solver.kind,
-        baseline=BaselineSettings(solver.memory, solver.parts, solver.coarse),
-        linear=solver.linear,
-        start="auto" if own_start else cast(Start, solver.start),
-        tol=None if solver.fixed_depth else solver.tol,
-        sweeps=solver.sweeps,
-        window=solver.window,
-        pipelined=solver.pipelined,
-        in_flight=config.compute.in_flight,
-        operator=plugins.load("solver.start", solver.start)(model, chain) if own_start else None,
-        model_batch=config.compute.model_batch,
         dtype=getattr(torch, config.compute.precision),
         device=device,
+    )
+
+
+def make_options(config: RunConfig, model: Model, chain: Scheme) -> Options:
+    """The options of the solver, as the configuration's section `solver` and `compute` give them."""
+    given, own_start = config.solver, config.solver.start not in get_args(Start)
+    names = {field.name for field in fields(Options)} & set(type(given).model_fields) - {"start", "tol"}
+    return Options(
+        solver=given.kind,
+        start="auto" if own_start else cast(Start, given.start),
+        tol=None if given.fixed_depth else given.tol,
+        operator=plugins.load("solver.start", given.start)(model, chain) if own_start else None,
+        corrector=_corrector(config, model),
+        in_flight=config.compute.in_flight,
+        model_batch=config.compute.model_batch,
+        **{name: getattr(given, name) for name in names},
     )
 
 

@@ -3,104 +3,107 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Iterator
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..gaussian.reference import GaussianReference
-from ..theory.chain import Chain
-from .collocation import Collocation, Scheme
-from .tolerance import Tolerance
-
-Linear = Literal["auto", "identity", "process", "denoised", "reference", "response"]
-SolverName = Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"]
-Corrector = Callable[[float], Chain]
+from ..theory.noise import NoiseSource
+from .options import Linear, Options, SolverName, Start
+from .scheme import Scheme
 
 
 def check_arguments(
     chain: Scheme,
     x0: Tensor,
-    names: list[int],
-    reference: GaussianReference | None,
-    linear: str,
-    start: str,
-    solver: str,
+    samples: list[int],
+    options: Options,
+    *,
     momentum: Tensor | None,
+    noise: NoiseSource | Tensor | None,
+    reference: GaussianReference | None,
     comm: Communicator,
 ) -> None:
     """ValueError, with all mistakes at once, for arguments of `solve` that do not go together."""
+    mistakes = [
+        *_of_states(chain, x0, samples, momentum),
+        *_of_noise(chain, x0, noise),
+        *_of_reference(chain, math.prod(x0.shape[1:]), options, reference),
+        *_of_options(chain, options, comm),
+    ]
+    if mistakes:
+        raise ValueError("solve: " + "; ".join(mistakes))
+
+
+def _of_states(chain: Scheme, x0: Tensor, samples: list[int], momentum: Tensor | None) -> Iterator[str]:
+    if x0.dtype not in (torch.float32, torch.float64):
+        yield f"x0 is {x0.dtype}; states are float32 or float64"
+    if not bool(torch.isfinite(x0).all()):
+        yield "x0 contains numbers that are not finite"
+    if len(samples) != len(x0):
+        yield f"{len(samples)} sample ids for {len(x0)} states"
+    if len(set(samples)) != len(samples):
+        yield "sample ids must differ"
+    if momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1):
+        yield f"momentum must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape"
+
+
+def _of_noise(chain: Scheme, x0: Tensor, noise: NoiseSource | Tensor | None) -> Iterator[str]:
     size = math.prod(x0.shape[1:])
-    mistakes = [
-        message
-        for bad, message in [
-            (x0.dtype not in (torch.float32, torch.float64), f"x0 is {x0.dtype}; states are float32 or float64"),
-            (not bool(torch.isfinite(x0).all()), "x0 contains numbers that are not finite"),
-            (len(names) != len(x0), f"{len(names)} sample ids for {len(x0)} states"),
-            (len(set(names)) != len(names), "sample ids must differ"),
-            (
-                linear not in get_args(Linear),
-                f"linear = {linear!r}; use one of {', '.join(get_args(Linear))}",
-            ),
-            (start not in ("auto", "constant", "reference"), f"start = {start!r}; use auto, constant or reference"),
-            (solver not in get_args(SolverName), f"solver = {solver!r}; use one of {', '.join(get_args(SolverName))}"),
-            (
-                reference is None and (linear in ("reference", "response") or start == "reference"),
-                f"linear = {linear!r}, start = {start!r} need a reference",
-            ),
-            (
-                reference is not None and len(reference.mean) != size,
-                f"the reference has size {0 if reference is None else len(reference.mean)}, states {size}",
-            ),
-            (chain.basis is not None and chain.basis.num_coords < size, "the chain's basis does not fit the states"),
-            (
-                chain.basis is not None and (reference is None or chain.basis is not reference.basis),
-                "a chain with tables per shell needs the reference it was built from",
-            ),
-            (
-                momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1),
-                f"momentum must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape",
-            ),
-            (
-                isinstance(chain, Collocation) and (solver != "picard" or linear != "auto"),
-                f"solver = {solver!r}, linear = {linear!r}: collocation has its own sweeps; leave picard and auto",
-            ),
-            (solver == "sequential" and comm.size > 1, "the sequential solver has nothing to share: use one time rank"),
-        ]
-        if bad
-    ]
-    if mistakes:
-        raise ValueError("solve: " + "; ".join(mistakes))
+    if isinstance(noise, Tensor):
+        if noise.ndim < 2 or noise.shape[1] != len(x0):
+            yield f"noise is {list(noise.shape)} for {len(x0)} samples; give [steps, samples, *event]"
+        elif len(noise) < chain.num_steps or noise[0, 0].numel() != chain.channels * size:
+            event = list(x0.shape[1:]) if chain.channels == 1 else [chain.channels, *x0.shape[1:]]
+            yield f"noise is {list(noise.shape)}; this chain draws [{chain.num_steps}, {len(x0)}, {', '.join(map(str, event))}]"
+    elif noise is not None and getattr(noise, "size", size) != size:
+        yield f"noise draws fields of {noise.size} entries, states have {size}; give Noise(seed, {size})"  # type: ignore[attr-defined]
 
 
-def check_moving(
-    chain: Scheme,
-    window: int | None,
-    pipelined: bool,
-    in_flight: int | None,
-    stop: Tolerance,
-    corrector: Corrector | None,
-) -> None:
-    """The same for open points that move, and samples in flight."""
-    moves, nodes = window is not None or pipelined, isinstance(chain, Collocation)
-    mistakes = [
-        message
-        for bad, message in [
-            (window is not None and stop.tol is None, "a window moves when points meet `tol`: give a tolerance"),
-            (moves and corrector is not None, "a corrector follows blocks that end one after the other: no window, no pipeline"),
-            (
-                nodes and (moves or corrector is not None),
-                "collocation solves all its points at once: no window, pipeline or corrector",
-            ),
-            (
-                moves and not isinstance(chain, Collocation) and chain.sigma is None,
-                "points outside a window hold the denoised estimate: give alpha and sigma",
-            ),
-            (in_flight is not None and in_flight < 1, f"in_flight must be at least 1 sample, got {in_flight}"),
-        ]
-        if bad
-    ]
-    if mistakes:
-        raise ValueError("solve: " + "; ".join(mistakes))
+def _of_reference(chain: Scheme, size: int, options: Options, reference: GaussianReference | None) -> Iterator[str]:
+    if reference is None and (options.linear in ("reference", "response") or options.start == "reference"):
+        yield f"linear = {options.linear!r}, start = {options.start!r} need a reference"
+    if reference is not None and len(reference.mean) != size:
+        yield f"the reference has size {len(reference.mean)}, states {size}"
+    if options.linear == "denoised" and not chain.knows_levels:
+        yield "linear = 'denoised' holds the denoised estimate: give the chain its alpha and sigma"
+    if chain.basis is not None and chain.basis.num_coords < size:
+        yield "the chain's basis does not fit the states"
+    if chain.basis is not None and (reference is None or chain.basis is not reference.basis):
+        yield "a chain with tables per shell needs the reference it was built from"
+
+
+def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator[str]:
+    for name, value, known in (
+        ("linear", options.linear, get_args(Linear)),
+        ("start", options.start, get_args(Start)),
+        ("solver", options.solver, get_args(SolverName)),
+    ):
+        if value not in known:
+            yield f"{name} = {value!r}; use one of {', '.join(known)}"
+    if options.tol is None and options.sweeps is None:
+        yield "give a tolerance `tol`, a fixed depth `sweeps`, or both"
+    if options.tol is not None and not options.tol > 0:
+        yield f"tol must be positive, got {options.tol}"
+    for name, number in (("sweeps", options.sweeps), ("window", options.window), ("in_flight", options.in_flight)):
+        if number is not None and number < 1:
+            yield f"{name} must be at least 1, got {number}"
+    moves = options.window is not None or options.pipelined
+    if options.window is not None and options.tol is None:
+        yield "a window moves when points meet `tol`: give a tolerance"
+    if moves and options.corrector is not None:
+        yield "a corrector follows blocks that end one after the other: no window, no pipeline"
+    if moves and not chain.knows_levels:
+        yield "points outside a window hold the denoised estimate: give alpha and sigma"
+    if chain.sequential_rounds is None:
+        if options.solver != "picard" or options.linear != "auto":
+            yield f"solver = {options.solver!r}, linear = {options.linear!r}: leave picard and auto to collocation"
+        if moves or options.corrector is not None:
+            yield "collocation solves all its points at once: no window, pipeline or corrector"
+        if comm.size > chain.num_steps:
+            yield f"{comm.size} time ranks for {chain.num_steps} collocation points; use fewer ranks or more points"
+    if options.solver == "sequential" and comm.size > 1:
+        yield "the sequential solver has nothing to share: use one time rank"

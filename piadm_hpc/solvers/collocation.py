@@ -21,7 +21,6 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference, Smoothness
-from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.process import Process
 
@@ -44,7 +43,7 @@ class Collocation:
     delta: float
     points: int
 
-    channels, reads, stochastic, basis = 1, 1, False, None
+    channels, reads, stochastic, basis, sequential_rounds, knows_levels = 1, 1, False, None, None, True
 
     def __post_init__(self) -> None:
         mistakes = []
@@ -113,9 +112,6 @@ class Collocation:
         inside = part[0] + (part[1] - part[0]) * (x + 1) / 2
         there = chebyshev.chebvander(2 * (inside - low) / (high - low) - 1, self.points - 1)
         return torch.from_numpy(there @ np.linalg.inv(chebyshev.chebvander(x, self.points - 1)))
-
-
-Scheme = Chain | Collocation  # what a sampler solves: steps, or points of the flow
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,18 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from ..comm.communicator import Communicator
+from ..comm.failure import together
+
 logger = logging.getLogger(__name__)
 
 Score = Callable[[Tensor, Tensor], Tensor]
+T = TypeVar("T")
 
 
 class ScoreError(RuntimeError):
@@ -23,10 +28,10 @@ class ScoreError(RuntimeError):
 class Evaluator:
     """A score on flat rows x [rows, k, d] at times t [rows], at most `max_rows` rows a call.
 
-    With `fields` = k = 1 the score sees [rows, *event], else [rows, k, *event]. `project` maps flat fields [..., d] to the
-    subspace states live in. An out-of-memory error halves `max_rows`, once reported. `resolution` is the coarsest
-    relative rounding of the scores seen. Raises ScoreError for a score of the wrong shape; `check` raises it for numbers
-    that are not finite.
+    With `fields` = k = 1 the score sees [rows, *event], else [rows, k, *event]. `projection` maps states [rows, *event] to the
+    subspace they live in; what the score is given must lie there already. An out-of-memory error halves `max_rows`, once
+    reported. `resolution` is the coarsest relative rounding of the scores seen. Raises ScoreError for a score of the wrong
+    shape; `check` raises it for numbers that are not finite.
     """
 
     score: Score
@@ -43,7 +48,7 @@ class Evaluator:
         return self.projection(flat.reshape(-1, *self.event_shape)).reshape(flat.shape)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Projected scores of flat rows x [rows, k, d] at times t [rows]; not yet checked."""
+        """Projected scores of projected flat rows x [rows, k, d] at times t [rows]; not yet checked."""
         parts, start = [], 0
         while start < len(x):
             stop = min(len(x), start + (self.max_rows or len(x)))
@@ -56,7 +61,7 @@ class Evaluator:
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
         shape = (len(x), *self.event_shape) if self.fields == 1 else (len(x), self.fields, *self.event_shape)
-        result = self.score(self.project(x).reshape(shape), t)
+        result = self.score(x.reshape(shape), t)
         if not isinstance(result, Tensor) or result.shape != shape:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ScoreError(f"the score returned {got} for states of shape {shape}; it must return the same shape")
@@ -79,9 +84,14 @@ class Evaluator:
                 f"the score is not finite for sample {samples[row]} at time t = {float(t[row]):.6g} on rank {self.rank}"
             )
 
+    def together(self, comm: Communicator, action: Callable[[], T]) -> T:
+        """What an action that calls the score gives; ScoreError on every rank when it fails on any. Collective."""
+        return together(comm, lambda: self._named(action))
 
-def described(error: Exception, rank: int) -> str:
-    """What to tell the other ranks of a failure on this one."""
-    if isinstance(error, ScoreError):
-        return str(error)
-    return f"the score failed on rank {rank}: {type(error).__name__}: {error}"
+    def _named(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except ScoreError:
+            raise
+        except Exception as error:  # whatever a user's score raises
+            raise ScoreError(f"the score failed on rank {self.rank}: {type(error).__name__}: {error}") from error

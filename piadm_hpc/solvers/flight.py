@@ -1,4 +1,4 @@
-"""The samples in flight: which of their points are open, and how their changes went."""
+"""The samples in flight: which of their points are open, and how far their errors are bounded."""
 
 from __future__ import annotations
 
@@ -9,39 +9,55 @@ from torch import Tensor
 
 
 @dataclass
-class Front:
-    """Per sample in flight: its id in the batch, open points low .. high-1, and how its changes went.
+class Flight:
+    """Per slot: a sample's position in the batch, its sweeps so far, and its open points low .. high-1.
 
-    `shift` [samples, points] is how far the last update moved the state of a point that had been evaluated, in units of
-    the data; `gain` how much of such a move its denoised estimates were last seen to follow; `wary` once small changes grew.
+    A window passes points; once it has passed all, and from the start without one, a sample is `whole`: all its points are
+    swept over, and `swept` counts these sweeps, as many of the first points being exact. `reached` is the end of the points
+    that were ever open. `bound` is the latest bound on the error of the end, `best` the smallest so far, `front` the number of
+    leading points within the limit, and `idle` the sweeps since either last improved. `growth` [points, slots] is what each step
+    was last seen to do to the size of an error.
     """
 
     index: Tensor
+    age: Tensor
     low: Tensor
     high: Tensor
-    age: Tensor
     reached: Tensor
-    passed: Tensor
-    change: Tensor
-    before: Tensor
+    whole: Tensor
+    swept: Tensor
+    bound: Tensor
     best: Tensor
-    stuck: Tensor
-    shift: Tensor
-    gain: Tensor
-    wary: Tensor
+    front: Tensor
+    idle: Tensor
+    growth: Tensor
 
     @classmethod
-    def new(cls, index: Tensor, start: int, high: Tensor, num_points: int) -> Front:
-        whole, nothing = torch.full_like(index, start), torch.zeros_like(index)
-        unknown = torch.full(index.shape, float("inf"), dtype=torch.float64)
-        shift, gain = torch.zeros(len(index), num_points, dtype=torch.float64), torch.ones_like(unknown)
-        rest = unknown, unknown.clone(), unknown.clone(), nothing.clone(), shift, gain, nothing.to(torch.bool)
-        return cls(index, whole, high, nothing, whole.clone(), whole.clone(), *rest)
+    def of(cls, index: list[int], start: int, high: Tensor, num_points: int, *, whole: bool) -> Flight:
+        """Samples at the start of a block, with open points up to `high` [samples]."""
+        zero = torch.zeros(len(index), dtype=torch.long)
+        unknown = torch.full((len(index),), float("inf"), dtype=torch.float64)
+        return cls(
+            index=torch.tensor(index, dtype=torch.long),
+            age=zero,
+            low=torch.full_like(zero, start),
+            high=high,
+            reached=torch.full_like(zero, start),
+            whole=torch.full_like(zero, whole, dtype=torch.bool),
+            swept=zero.clone(),
+            bound=unknown,
+            best=unknown.clone(),
+            front=torch.full_like(zero, start),
+            idle=zero.clone(),
+            growth=torch.ones(num_points, len(index), dtype=torch.float64),
+        )
 
-    def put(self, slots: Tensor, other: Front) -> None:
+    def put(self, slots: Tensor, other: Flight) -> None:
+        """Other samples in some slots."""
         for name, values in vars(self).items():
-            values[slots] = getattr(other, name)
+            values[..., slots] = getattr(other, name)
 
     def keep(self, kept: Tensor) -> None:
+        """Only some of the slots."""
         for name, values in vars(self).items():
-            setattr(self, name, values[kept])
+            setattr(self, name, values[..., kept])

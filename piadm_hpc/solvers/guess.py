@@ -1,4 +1,4 @@
-"""What stands in for the network: a linear score, and the remainder of the last denoised estimate held."""
+"""What stands in for the network: a linear score, and the last denoised estimate's remainder carried on."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class Guess:
     problem: Problem
     linear: LinearPart
 
-    def score(self, j: int, z: Tensor, held: Tensor | None) -> Tensor:
-        """At point j, in coordinates [samples, k, n], of states z [samples, c, n] with the remainder `held` [samples, n]."""
+    def score(self, j: int, z: Tensor, remainder: Tensor | None) -> Tensor:
+        """At point j, in coordinates [samples, k, n], of states z [samples, c, n]; `remainder` [samples, n] is added."""
         score = self._linear(j, z)
-        if held is None:
+        if remainder is None:
             return score
         signal, covariance = (level[j] for level in self.problem.chain.levels)
-        return score.addcmul_(torch.linalg.solve(covariance, signal).to(score)[:, None], held[:, None])
+        return score.addcmul_(torch.linalg.solve(covariance, signal).to(score)[:, None], remainder[:, None])
 
     def remainder(self, j: int, z: Tensor, score: Tensor) -> Tensor:
         """What the network's denoised estimate adds to the linear one at point j: [samples, n]."""
         left = score - self._linear(j, z)
         nothing = torch.zeros_like(left)
-        return self.problem.add_estimate(nothing[:, 0].clone(), j, nothing, left).div_(self.problem.unit(j))
+        return self.problem.add_denoised(nothing[:, 0].clone(), j, nothing, left).div_(self.problem.denoised_unit(j))
 
-    def jump(self, z: Tensor, start: int, stop: int, samples: Sequence[int], held: Tensor | None) -> Tensor:
+    def jump(self, z: Tensor, start: int, stop: int, samples: Sequence[int], remainder: Tensor | None) -> Tensor:
         """Steps start .. stop-1 from states z [samples, c, n] without the network."""
         problem = self.problem
         for j in range(start, stop):
             draws = problem.draws(j, samples, z) if problem.has_draws else None
-            z = problem.increment(torch.empty_like(z), draws, j, z, self.score(j, z, held), None)
+            z = problem.step(torch.empty_like(z), draws, j, z, self.score(j, z, remainder))
         return z
 
     def _linear(self, j: int, z: Tensor) -> Tensor:

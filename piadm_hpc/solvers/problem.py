@@ -1,49 +1,88 @@
-"""What a block is solved with, and the affine increment of a step that every solver shares."""
+"""What a block is solved with, and the affine increments of its steps that every solver shares."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..gaussian.reference import GaussianReference
 from ..theory.bases import Basis
-from ..theory.chain import Chain, add_lifted, affine, expand
+from ..theory.chain import Chain, add_lifted, affine, expand, expand_rows
 from ..theory.noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
-from .linear import LinearPart
+from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
+from .options import Options
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A chain with its score, randomness and constraint; states are coordinates [samples, c, n] of `basis`."""
+    """A chain with its score, randomness and constraint; states are coordinates [samples, c, n] of `basis`.
+
+    `linear` is the part of a step that sweeps treat exactly; the score of `guess` stands in for the network's where that was
+    not called.
+    """
 
     chain: Chain
     evaluator: Evaluator
     noise: NoiseSource | None
     basis: Basis
     mean: Tensor | None
+    reference: GaussianReference | None
+    linear: LinearPart
+    guess: LinearPart | None
     stream: int = CHAIN
     step_offset: int = 0
 
-    def read(self, j: int, z: Tensor) -> Tensor:
-        """What the score is given at point j, [samples, k, d], for coordinates z [samples, c, n]."""
-        return self.evaluator.project(self.basis.synthesise(self.chain.reading(j, z)))
+    @classmethod
+    def of(
+        cls,
+        chain: Chain,
+        evaluator: Evaluator,
+        noise: NoiseSource | None,
+        reference: GaussianReference | None,
+        options: Options,
+        like: Tensor,
+    ) -> Problem:
+        """The problem in the chain's own basis, else the reference's, else the grid itself, for states like `like`."""
+        local = None if reference is None else reference.to(like.device, like.dtype)
+        if chain.basis is not None and local is not None:
+            chain = replace(chain, basis=local.basis)
+        basis = chain.working_basis(like.shape[-1], None if local is None else local.basis)
+        mean = None if local is None or not bool((local.mean != 0).any()) else basis.analyse(local.mean.to(like))
+        linear, guess = _preconditioner(chain, local, options)
+        return cls(chain, evaluator, noise, basis, mean, local, linear, guess)
+
+    def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> Problem:
+        """The same score and basis with another chain, which draws its noise from another stream."""
+        linear, guess = _preconditioner(chain, self.reference, options)
+        return replace(self, chain=chain, linear=linear, guess=guess, stream=stream, step_offset=step_offset)
+
+    @cached_property
+    def increments(self) -> Tensor:
+        """The table P - A of what sweeps add to the linear part, [J, K, c, c]."""
+        return self.chain.P - self.linear.A
+
+    def read(self, points: int | Tensor, z: Tensor) -> Tensor:
+        """What the score is given, [rows, k, d], of coordinates z [rows, c, n] at a point, or each at its own."""
+        return self.evaluator.project(self.basis.synthesise(self.chain.reading(points, z)))
 
     def state(self, z: Tensor) -> Tensor:
         """States [samples, c, d] of coordinates [samples, c, n]."""
         return self.evaluator.project(self.basis.synthesise(z))
 
-    def unit(self, j: int) -> float:
-        """What `add_estimate` adds, in denoised estimates."""
+    def denoised_unit(self, j: int) -> float:
+        """What `add_denoised` adds, in denoised estimates."""
         return float(self.chain.estimate[0][j])
 
-    def add_estimate(self, out: Tensor, j: int, x: Tensor, score: Tensor, sign: float = 1.0) -> Tensor:
-        """out += sign unit D in place, D the denoised estimate at point j: `out` [samples, d], `x`, `score` [samples, k, d]."""
+    def add_denoised(self, out: Tensor, j: int, x: Tensor, score: Tensor) -> Tensor:
+        """out += unit D in place, D the denoised estimate at point j: `out` [samples, d], `x`, `score` [samples, k, d]."""
         _, of_state, of_score = self.chain.estimate
         for i in range(self.chain.reads):
-            out.add_(x[:, i], alpha=sign * float(of_state[j, i])).add_(score[:, i], alpha=sign * float(of_score[j, i]))
+            out.add_(x[:, i], alpha=float(of_state[j, i])).add_(score[:, i], alpha=float(of_score[j, i]))
         return out
 
     @property
@@ -66,8 +105,32 @@ class Problem:
             add_lifted(total, expand(self.basis, self.chain.shift[j][..., None], like), self.mean[None])
         return total
 
-    def increment(self, out: Tensor, draws: Tensor | None, j: int, z: Tensor, score: Tensor, linear: LinearPart | None) -> Tensor:
-        """out = draws + (P - A) z + Q s at step j, for coordinates z [samples, c, n] and of the score [samples, k, n]."""
-        block = self.chain.P[j] if linear is None else self.chain.P[j] - linear.A[j]
-        affine(out, draws, expand(self.basis, block, z), z)
+    def step(self, out: Tensor, draws: Tensor | None, j: int, z: Tensor, score: Tensor) -> Tensor:
+        """out = P z + Q s + draws, the whole step j, for coordinates z [samples, c, n] and of the score [samples, k, n]."""
+        affine(out, draws, expand(self.basis, self.chain.P[j], z), z)
         return add_lifted(out, expand(self.basis, self.chain.Q[j], z), score)
+
+    def increment(self, out: Tensor, draws: Tensor | None, points: Tensor, z: Tensor, score: Tensor) -> Tensor:
+        """out = (P - A) z + Q s + draws, what sweeps add to the linear part, every row [rows, c, n] at its own point."""
+        affine(out, draws, expand_rows(self.basis, self.increments[points], z), z)
+        return add_lifted(out, expand_rows(self.basis, self.chain.Q[points], z), score)
+
+    def size(self, z: Tensor, scale: float | Tensor) -> Tensor:
+        """Root mean square of coordinates [..., c, n] in units of the data's scale, over the channels together: [...]."""
+        if isinstance(scale, Tensor):
+            z, scale = self.basis.synthesise(z) / scale, 1.0
+        norm: Tensor = torch.linalg.vector_norm(z, dim=(-2, -1)).to("cpu", torch.float64)
+        return norm.div_(scale * z.shape[-1] ** 0.5)
+
+
+def _preconditioner(chain: Chain, reference: GaussianReference | None, options: Options) -> tuple[LinearPart, LinearPart | None]:
+    """What sweeps treat exactly, and what stands in for the score where it was not called."""
+    guess = denoised_part(chain) if chain.sigma is not None and chain.channels == 1 else None
+    if reference is not None:
+        guess = reference_part(chain, reference)
+    named = {"identity": identity_part, "process": process_part, "denoised": denoised_part}
+    if options.linear in named:
+        return named[options.linear](chain), guess
+    if reference is not None and (options.linear == "response" or (options.linear == "auto" and reference.response is not None)):
+        return response_part(chain, reference), guess
+    return guess or identity_part(chain), guess

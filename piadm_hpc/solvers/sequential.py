@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .problem import Problem
-from .tolerance import Interrupted, ShouldStop, unsolved
+from .solution import BlockSolution, Interrupted, ShouldStop
 
 
 @torch.no_grad()
@@ -17,16 +17,14 @@ def run_steps(
 ) -> Tensor:
     """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`.
 
-    Raises ScoreError when the score fails, and Interrupted when the watch ends the work between two steps.
+    Raises ScoreError when the score fails, and Interrupted when the work is ended on request between two steps.
     """
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):
         if should_stop is not None and should_stop(0):
-            raise Interrupted([], unsolved(z[:0], 0))
-        x = problem.read(j, z)
+            raise Interrupted([], BlockSolution.unsolved(z[:0], 0))
         t = times[j].expand(len(z))
-        score = problem.evaluator(x, t)
+        score = problem.evaluator(problem.read(j, z), t)
         problem.evaluator.check(score, t, samples)
-        kick = problem.basis.analyse(score)
-        z = problem.increment(torch.empty_like(z), problem.draws(j, samples, z), j, z, kick, None)
+        z = problem.step(torch.empty_like(z), problem.draws(j, samples, z), j, z, problem.basis.analyse(score))
     return z

@@ -1,16 +1,75 @@
-"""What `solve` gives back: samples that are done, what they cost, and what is kept of those that are not."""
+"""What solvers give back: blocks and samples that are done, what they cost, and what is kept of those that are not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from .tolerance import BlockSolution, Status
-
 BLOCK_COSTS = ("sweeps", "residual", "status", "calls", "sequential_steps")
+
+
+class Status(IntEnum):
+    """How a sample's block ended."""
+
+    CONVERGED = 0
+    DEPTH_REACHED = 1
+    ROUND_OFF_FLOOR = 2
+    FINISHED_SEQUENTIALLY = 3
+    NOT_RESOLVED = 4
+    NOT_CERTIFIED = 5
+
+
+@dataclass(frozen=True)
+class BlockSolution:
+    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps.
+
+    `residual` bounds the error of the end state against the chain step by step, in units of the data's scale.
+    """
+
+    end: Tensor
+    sweeps: Tensor
+    residual: Tensor
+    status: Tensor
+    calls: Tensor
+    sequential_steps: Tensor
+
+    @classmethod
+    def unsolved(cls, first: Tensor, num_samples: int) -> BlockSolution:
+        """A solution still to be filled in, for states like `first` [samples, c, n]."""
+        counts = [torch.zeros(num_samples, dtype=torch.long) for _ in range(4)]
+        residual = torch.full((num_samples,), float("inf"), dtype=torch.float64)
+        return cls(torch.empty_like(first), counts[0], residual, counts[1], counts[2], counts[3])
+
+    def of(self, samples: Sequence[int]) -> BlockSolution:
+        """The same for some of the samples."""
+        return BlockSolution(**{field.name: getattr(self, field.name)[list(samples)] for field in fields(self)})
+
+    def after(self, other: BlockSolution) -> BlockSolution:
+        """This block and another one before it as one: costs add up, the worse status and the later bound stay."""
+        return BlockSolution(
+            self.end,
+            self.sweeps + other.sweeps,
+            self.residual,
+            torch.maximum(self.status, other.status),
+            self.calls + other.calls,
+            self.sequential_steps + other.sequential_steps,
+        )
+
+
+# asked between two calls of the network with the number of finished samples; true ends the work there; collective
+ShouldStop = Callable[[int], bool]
+
+
+class Interrupted(Exception):
+    """The work on a block was ended on request: `solution` describes the samples at the positions `done`, the others are lost."""
+
+    def __init__(self, done: Sequence[int], solution: BlockSolution):
+        super().__init__(f"interrupted with {len(done)} samples done")
+        self.done, self.solution = list(done), solution
 
 
 @dataclass(frozen=True)
@@ -18,9 +77,10 @@ class Solution:
     """End states x [samples, *event] and what they cost, per sample and block.
 
     `sweeps`, `residual`, `status`, `sequential_steps` [samples, blocks] describe the blocks; the corrector after a block
-    adds to `rounds` and `calls` [samples], and the worse of both is the block's `status`. A round is one sequential
-    network call. `converged` [samples]: every block met its tolerance by itself (a fixed depth has none to meet).
-    `state` holds all channels, [samples, c, *event].
+    adds to `rounds` and `calls` [samples], and the worse of both is the block's `status`. `calls` are network function
+    evaluations (NFE); a round is one of them that has to wait for the one before it, so `rounds` is the sequential NFE.
+    `residual` bounds the error of the block's end against the chain step by step. `converged` [samples]: every block met its
+    tolerance by itself (a fixed depth has none to meet). `state` holds all channels, [samples, c, *event].
     """
 
     x: Tensor
@@ -34,6 +94,7 @@ class Solution:
 
     @property
     def converged(self) -> Tensor:
+        """Whether each sample met its tolerance by itself, [samples]."""
         return (self.status <= int(Status.DEPTH_REACHED)).all(dim=1)
 
     @classmethod
@@ -74,7 +135,7 @@ class Unfinished:
 
 
 class Stopped(Exception):
-    """A watch ended `solve`. The samples at the positions `done` of those given are finished; `solution` is None without any."""
+    """`solve` was ended on request. The samples at the positions `done` are finished; `solution` is None without any."""
 
     def __init__(self, done: Sequence[int], solution: Solution | None):
         super().__init__(f"stopped with {len(done)} samples done")

@@ -1,116 +1,127 @@
-"""When a block is done, and what is said of it."""
+"""When a sample is done: a bound on the error of its end, from quantities that a sweep leaves in memory.
+
+A sweep evaluates the step F of every point j at the current path z. The path was made from increments taken earlier, so it
+misses F by the change of the increment, the *defect* d[j] = z[j+1] - F(z[j]); and the last move m of the path gives the
+*growth* g[j] = |F(z) - F(z - m)| / |m| of what a step does to an error. With e the error of the path,
+
+    |e[j+1]| <= g[j] |e[j]| + |d[j]|                                                                    (bound)
+
+The path that the sweep makes next is better than the one that is bounded. Nothing is assumed of the linear part A or of the score but that a step grows an error no more than its own
+last move; SAFETY allows for that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from enum import IntEnum
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-# told between two sweeps how many samples are finished, it may end the work there; collective
-ShouldStop = Callable[[int], bool]
-GUARD = 4.0  # how many times the tolerance a change may be for a prediction to be believed
-SLOWEST = 0.9  # factor by which changes may be seen to shrink; slower, they shrink like this at best
-SURE = 1 / 4  # of the tolerance must be all that such a prediction leaves: near a boundary between modes changes grow again
-# changes that grow again below so many times the tolerance, and below this share of the data's scale, show a sample near such
-# a boundary, where what is left can grow a thousandfold: it is held to a smaller share of the tolerance from then on
-RELAPSE, SMALL, WARY = 50.0, 0.5, 1 / 50
+from ..theory.grid import Block
+from .flight import Flight
+from .options import Options
+from .solution import Status
 
-
-class Status(IntEnum):
-    """How a sample's block ended."""
-
-    CONVERGED = 0
-    DEPTH_REACHED = 1
-    ROUND_OFF_FLOOR = 2
-    FINISHED_SEQUENTIALLY = 3
-    NOT_RESOLVED = 4
+SAFETY = 1 / 4  # of the tolerance may be left by the bound: errors may grow faster than the last move did
+ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
+STALLED = 3  # sweeps without a smaller bound after which rounding is the reason, where defects are as small as rounding
+PATIENCE = 12, 1 / 8  # sweeps, or this share of the steps, without progress after which steps are no slower than sweeps
+MOVING = 2  # points a sweep by which a front of certified points beats steps
 
 
 @dataclass(frozen=True)
-class Tolerance:
-    """When to stop: `tol` on the error left in the denoised estimate (data of unit scale), or a fixed depth of `sweeps`.
+class Motion:
+    """What a sweep saw at the steps of a block, root mean squares [points, samples] in units of the data's scale.
 
-    A sample is done when its last change is below `tol` and shrinking so fast that no more than that is left, or at most
-    GUARD * tol and SURE * tol is left; a wary one when that holds for WARY * tol. With `tol` None exactly `sweeps` sweeps
-    are made, as published. With both, samples that have not met `tol` after `sweeps` sweeps are finished sequentially.
-    `scale` is the data's standard deviation, a number or a field [d].
+    `defect` of the path at the step, `move` of the state since the step was last evaluated, `grown` what the step makes of
+    that move, and `size` of the state.
     """
 
-    tol: float | None
-    sweeps: int | None = None
-    scale: float | Tensor = 1.0
+    defect: Tensor
+    move: Tensor
+    grown: Tensor
+    size: Tensor
 
-    def met(self, change: Tensor, before: Tensor, wary: Tensor | bool = False) -> Tensor:
-        """Whether samples with these last two changes are done: [samples] booleans."""
-        if self.tol is None:
-            return torch.zeros_like(change, dtype=torch.bool)
-        tol = self.limit(torch.as_tensor(wary))
-        left = remaining_error(change, before)
-        return ((change <= tol) & (left <= tol)) | ((change <= GUARD * tol) & (left <= SURE * tol))
+    @classmethod
+    def empty(cls, points: int, samples: int) -> Motion:
+        """Nothing seen yet."""
+        return cls(*torch.zeros(4, points, samples, dtype=torch.float64))
 
-    def limit(self, wary: Tensor) -> Tensor:
-        """The tolerance of each sample, smaller for a `wary` one; zero where there is none."""
-        return torch.where(wary, WARY, 1.0).to(torch.float64) * (self.tol or 0.0)
+    def stacked(self) -> Tensor:
+        """All parts, [4, points, samples]."""
+        return torch.stack([self.defect, self.move, self.grown, self.size])
 
-    def relapsed(self, change: Tensor, before: Tensor) -> Tensor:
-        """Whether changes that were small have grown again: [samples] booleans."""
-        return (before < change) & (change < min(RELAPSE * (self.tol or 0.0), SMALL))
-
-    def __post_init__(self) -> None:
-        mistakes = []
-        if self.tol is None and self.sweeps is None:
-            mistakes.append("give a tolerance `tol`, a fixed depth `sweeps`, or both")
-        if self.tol is not None and not self.tol > 0:
-            mistakes.append(f"tol must be positive, got {self.tol}")
-        if self.sweeps is not None and self.sweeps < 1:
-            mistakes.append(f"sweeps must be at least 1, got {self.sweeps}")
-        if mistakes:
-            raise ValueError("; ".join(mistakes))
-
-
-def remaining_error(change: Tensor, before: Tensor) -> Tensor:
-    """Estimate of what later sweeps would still change, from the last two changes of the denoised estimate [samples].
-
-    Changes that shrink by a factor rho leave change * rho / (1 - rho); sweeps converge faster than any fixed factor
-    (the Lambda law), so this is on the safe side once they shrink at all. Factors above SLOWEST, which rounding too can
-    cause, count as that; after the first sweep the estimate is its change.
-    """
-    rho = (change / before).nan_to_num(nan=1.0).clamp(max=SLOWEST)
-    return torch.where(torch.isfinite(before), change * rho / (1 - rho), change)
+    def filled(self, low: int, seen: Tensor) -> Motion:
+        """The same with the parts `seen` [4, some points, samples] at the points from `low` on."""
+        parts = self.stacked()
+        parts[:, low : low + seen.shape[1]] = seen
+        return Motion(*parts)
 
 
 @dataclass(frozen=True)
-class BlockSolution:
-    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps.
+class Verdict:
+    """Per sample: whether it is done, how it ended, and the bound on the error of its end."""
 
-    `residual` is the estimate of the error that is left in the denoised path, in units of the data's scale.
-    """
-
-    end: Tensor
-    sweeps: Tensor
-    residual: Tensor
+    done: Tensor
     status: Tensor
-    calls: Tensor
-    sequential_steps: Tensor
-
-    def of(self, samples: Sequence[int]) -> BlockSolution:
-        """The same for some of the samples."""
-        return BlockSolution(**{field.name: getattr(self, field.name)[list(samples)] for field in fields(self)})
+    bound: Tensor
 
 
-class Interrupted(Exception):
-    """A watch ended the work on a block: `found` describes the samples at the positions `done`, the others are lost."""
+def judge(
+    motion: Motion, flight: Flight, block: Block, options: Options, carried: Tensor, *, share: float, precision: float
+) -> Verdict:
+    """Who is done after a sweep, by the bound on the error of the path it was made from.
 
-    def __init__(self, done: Sequence[int], found: BlockSolution):
-        super().__init__(f"interrupted with {len(done)} samples done")
-        self.done, self.found = list(done), found
+    `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
+    `precision` the relative rounding of states and scores.
+    """
+    exact = flight.swept >= len(block)
+    flight.growth = growth_of(motion, flight.growth, precision)
+    defect = torch.where(exact, 0.0, motion.defect)
+    own, total = (error_bounds(flight.growth, defect, first) for first in (torch.zeros_like(carried), carried))
+    known = flight.whole & (flight.swept > 1)
+    flight.bound = torch.where(known | exact, total[-1], torch.inf)
+    if options.tol is None:
+        status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
+        return Verdict(flight.low >= block.stop, status, flight.bound)
+    limit = SAFETY * options.tol * share
+    met = exact | (known & (own[-1] <= limit))
+    _note_progress(flight, block, torch.where(known, own, torch.inf), limit)
+    rounded = (motion.defect <= ROUNDING * precision * motion.size).all(0)
+    floor = known & ~met & rounded & (flight.idle >= STALLED)
+    passed = flight.whole & (flight.swept == 0) & (not options.certify)
+    stalled = flight.idle >= max(PATIENCE[0], PATIENCE[1] * len(block))
+    late = flight.age >= (options.sweeps or torch.inf)
+    hopeless = ~(met | floor | passed) & (stalled | late)
+    certified = flight.bound <= options.tol
+    status = torch.where(met & certified, int(Status.CONVERGED), int(Status.NOT_CERTIFIED))
+    status = torch.where(floor, int(Status.ROUND_OFF_FLOOR), status)
+    status = torch.where(hopeless, int(Status.FINISHED_SEQUENTIALLY), status)
+    return Verdict(met | floor | passed | hopeless, status, flight.bound)
 
 
-def unsolved(first: Tensor, num_samples: int) -> BlockSolution:
-    """A solution still to be filled in, for states like `first` [samples, c, n]."""
-    counts = [torch.zeros(num_samples, dtype=torch.long) for _ in range(4)]
-    residual = torch.full((num_samples,), float("inf"), dtype=torch.float64)
-    return BlockSolution(torch.empty_like(first), counts[0], residual, counts[1], counts[2], counts[3])
+def growth_of(motion: Motion, before: Tensor, precision: float) -> Tensor:
+    """What steps do to the size of an error, [points, samples]; as `before` where a move within rounding tells nothing."""
+    known = motion.move > precision * motion.size
+    return torch.where(known, motion.grown / torch.where(known, motion.move, 1.0), before)
+
+
+def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
+    """The scan (bound) from errors `carried` [samples] of the first states: [points + 1, samples]."""
+    steps, defects = growth.numpy(), defect.numpy()
+    found = np.empty((len(steps) + 1, steps.shape[1]))
+    found[0] = carried.numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        for j in range(len(steps)):
+            found[j + 1] = steps[j] * found[j] + defects[j]
+    return torch.from_numpy(np.nan_to_num(found, nan=np.inf, posinf=np.inf))
+
+
+def _note_progress(flight: Flight, block: Block, bounds: Tensor, limit: float) -> None:
+    """How many sweeps ago a sample's bound or its front of certified points last made progress."""
+    within = (bounds <= limit).to(torch.long).cumprod(0).sum(0) - 1
+    front = block.start + torch.maximum(within, flight.swept.clamp(max=len(block)))
+    improved = (bounds[-1] < 0.9 * flight.best) | (front > flight.front + MOVING) | ~flight.whole | (flight.swept < 2)
+    flight.idle = torch.where(improved, 0, flight.idle + 1)
+    flight.best, flight.front = torch.minimum(flight.best, bounds[-1]), front

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ..theory.grid import Block
+from .options import Options
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The points open to a sweep; those beyond hold the last denoised estimate, those before are settled.
+class Window:
+    """The points open to a sweep; those beyond hold the last denoised estimate, those before are passed.
 
-    `window` is the largest number of open points (Shih et al. 2023). `edges` are points at which a front halts for one
+    `size` is the largest number of open points (Shih et al. 2023). `edges` are points at which a front halts for one
     sweep each, the diagonal schedule of Zhou and Sugiyama (2412.07435): after k sweeps the first k+1 blocks are open.
     """
 
-    window: int | None = None
+    size: int | None = None
     edges: tuple[int, ...] = ()
+    slides: bool = False
 
-    def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window must be at least 1 point, got {self.window}")
+    @classmethod
+    def of(cls, options: Options, edges: tuple[int, ...]) -> Window:
+        """As the options say; with a tolerance open points are passed as they settle, with a fixed depth block by block."""
+        fronts = edges if options.pipelined else ()
+        moves = options.window is not None or len(fronts) > 2
+        return cls(options.window, fronts, slides=moves and options.tol is not None)
 
     @property
     def moves(self) -> bool:
         """Whether some points are still closed at first."""
-        return self.window is not None or len(self.edges) > 2
+        return self.size is not None or len(self.edges) > 2
+
+    def width(self, block: Block) -> int | None:
+        """The size of the window, or of the front's widest block, by which points are dealt out to ranks."""
+        if self.size is not None:
+            return self.size
+        return max(b - a for a, b in pairwise(self.edges)) if len(self.edges) > 2 else None
 
     def reach(self, block: Block, low: Tensor, age: Tensor) -> Tensor:
         """The end of the open points of samples whose first open point is `low`, after `age` sweeps: [samples]."""
         high = torch.full_like(low, block.stop)
-        if self.window is not None:
-            high = torch.minimum(high, low + self.window)
+        if self.size is not None:
+            high = torch.minimum(high, low + self.size)
         if self.edges:
             fronts = torch.tensor(self.edges[1:])
             high = torch.minimum(high, fronts[age.clamp(max=len(fronts) - 1)])

@@ -119,6 +119,16 @@ class Chain:
         return len(self.t) - 1
 
     @property
+    def sequential_rounds(self) -> int:
+        """Calls of the score that follow one another when the chain is made step by step."""
+        return self.num_steps
+
+    @property
+    def knows_levels(self) -> bool:
+        """Whether signal and noise of what the score reads are known."""
+        return self.sigma is not None
+
+    @property
     def channels(self) -> int:
         return int(self.P.shape[-1])
 
@@ -170,12 +180,14 @@ class Chain:
         assert self.alpha is not None and self.sigma is not None
         return first * self.alpha.reshape(len(self.t), -1)[0, 0], torch.diag(first) * self.sigma.reshape(len(self.t), -1)[0, 0]
 
-    def reading(self, j: int, z: Tensor) -> Tensor:
-        """What the score reads at point j, [..., k, n], of states [..., c, n]; a view where that is the first channels."""
+    def reading(self, j: int | Tensor, z: Tensor) -> Tensor:
+        """What the score reads at point j, [..., k, n], of states [..., c, n]; a view where that is the first channels.
+
+        Given several points [rows], every row of z belongs to one.
+        """
         if self.plain:
             return z[..., : self.reads, :]
-        rows = self.rows[j].to(z.dtype).to(z.device)
-        return apply(rows[None], z)
+        return apply(self.rows[j].to(z.dtype).to(z.device).unsqueeze(-3), z)
 
     @cached_property
     def stochastic(self) -> bool:
@@ -194,22 +206,22 @@ class Chain:
 
 
 def affine(out: Tensor, base: Tensor | None, block: Tensor, z: Tensor) -> Tensor:
-    """out = base + block z: blocks [n or 1, c, k] acting on coordinates [..., k, n], elementwise in n; out is not z.
+    """out = base + block z: blocks [..., n or 1, c, k] acting on coordinates [..., k, n], elementwise in n; out is not z.
 
     Written into `out` without temporaries: sweeps over large fields are bound by memory, not arithmetic.
     """
     for row in range(block.shape[-2]):
         if base is None:
-            torch.mul(block[:, row, 0], z[..., 0, :], out=out[..., row, :])
+            torch.mul(block[..., row, 0], z[..., 0, :], out=out[..., row, :])
         else:
-            torch.addcmul(base[..., row, :], block[:, row, 0], z[..., 0, :], out=out[..., row, :])
+            torch.addcmul(base[..., row, :], block[..., row, 0], z[..., 0, :], out=out[..., row, :])
         for k in range(1, z.shape[-2]):
-            out[..., row, :].addcmul_(block[:, row, k], z[..., k, :])
+            out[..., row, :].addcmul_(block[..., row, k], z[..., k, :])
     return out
 
 
 def apply(block: Tensor, z: Tensor) -> Tensor:
-    """Blocks [n or 1, c, k] acting on coordinates [..., k, n]: [..., c, n]."""
+    """Blocks [..., n or 1, c, k] acting on coordinates [..., k, n]: [..., c, n]."""
     return affine(z.new_empty(*z.shape[:-2], block.shape[-2], z.shape[-1]), None, block, z)
 
 
@@ -220,9 +232,14 @@ def add_lifted(out: Tensor, block: Tensor, fields: Tensor) -> Tensor:
 
 def expand(basis: Basis, table: Tensor, like: Tensor) -> Tensor:
     """One step's table per shell, [K, ...], as a table per coordinate, [n or 1, ...], in the precision of `like`."""
-    moved = table.to(like.dtype).to(like.device).movedim(0, -1)
+    return expand_rows(basis, table[None], like)[0]
+
+
+def expand_rows(basis: Basis, tables: Tensor, like: Tensor) -> Tensor:
+    """Tables per shell of several steps, [rows, K, ...], as tables per coordinate, [rows, n or 1, ...]."""
+    moved = tables.to(like.dtype).to(like.device).movedim(1, -1)
     full = moved if moved.shape[-1] == 1 else basis.expand(moved)
-    return full.movedim(-1, 0)
+    return full.movedim(-1, 1)
 
 
 def _blocks(table: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...solvers.baselines.dispatch import BaselineSettings
 from ...solvers.solve import Solution
 from .benchmark import LADDER, Benchmark, Entry, Row, as_published, collocated, in_parallel, step_by_step
 from .task import Task
@@ -38,9 +37,8 @@ def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) 
 MULTI, BLIND = "dpmpp-2m", {"start": "constant"}
 SHIH: dict[str, Any] = {"solver": "paradigms", "ladder": (32.0, *LADDER)}
 PLAIN: dict[str, Any] = {"solver": "picard", "linear": "identity", "start": "constant"}  # the same sweeps without its rule
-TAA: dict[str, Any] = {"solver": "anderson", "baseline": BaselineSettings(memory=3), "fixed": {}, **BLIND}
+TAA: dict[str, Any] = {"solver": "anderson", "memory": 3, "fixed": {}, **BLIND}
 SRDS: dict[str, Any] = {"solver": "parareal", "fixed": {}}
-COARSE = BaselineSettings(coarse="reference")
 METHODS: tuple[Entry, ...] = (
     Entry("ours", partial(collocated, name="ours"), random=False),
     _parallel("ours", None, "gaussian", fixed={}),
@@ -57,7 +55,7 @@ METHODS: tuple[Entry, ...] = (
     _parallel("ParaDiGMS, window 32", MULTI, "ddpm", window=32, **SHIH),
     _parallel("SRDS", MULTI, "ddpm", **SRDS),
     _parallel("SRDS, pipelined", MULTI, "ddpm", count=pipelined, **SRDS),
-    _parallel("parareal, Gaussian coarse", "gaussian-ab2", "ddpm", baseline=COARSE, **SRDS),
+    _parallel("parareal, Gaussian coarse", "gaussian-ab2", "ddpm", coarse="reference", **SRDS),
     _parallel("CHORDS, 8 cores", MULTI, None, solver="chords"),
     Entry("PIADM as published", partial(as_published, name="PIADM as published")),
     _parallel("ParaTAA, DDIM", "ddim", None, linear="process", **TAA),

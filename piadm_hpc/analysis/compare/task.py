@@ -16,8 +16,9 @@ from ...models.analytic import target_a, target_b, target_c
 from ...models.base import ScoreModel
 from ...models.card import load_model
 from ...run.build import projection_of
-from ...solvers.collocation import Scheme
+from ...solvers.options import Options
 from ...solvers.sampler import Sampler
+from ...solvers.scheme import Scheme
 from ...solvers.solve import Projection, Solution
 from ...theory.chain import Chain
 from ...theory.grid import TimeGrid, karras, log_snr, piadm
@@ -68,13 +69,11 @@ class Task:
             self.score,
             self.reference.event_shape,
             0,
+            Options(scale=self.scale, model_batch=self.model_batch, **settings),
             reference=self.reference,
             project=self.project,
-            scale=self.scale,
-            model_batch=self.model_batch,
             dtype=self.dtype,
             device=self.device,
-            **settings,
         )
         began = time.perf_counter()
         found = sampler.draw(range(self.samples))

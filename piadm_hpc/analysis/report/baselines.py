@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...integrators import dpmpp_2m
-from ...solvers.collocation import Collocation
+from ...solvers.options import Options
 from ...solvers.sampler import Sampler
 from ...theory.grid import log_snr
 from ...theory.process import Process, forward_time
@@ -67,10 +67,10 @@ def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[i
     """
     converged, rough = (_dpm(sampler, process, steps, samples)[0] for steps in (CONVERGED_STEPS, CONVERGED_STEPS // 2))
     distance = _Distance(sampler)
-    deterministic = not sampler.chain.stochastic and sampler.corrector is None
+    deterministic = not sampler.chain.stochastic and sampler.options.corrector is None
     path_error, step_by_step = None, None
-    if not isinstance(sampler.chain, Collocation):
-        chain, cost = _solve(replace(sampler, solver="sequential"), samples)
+    if sampler.chain.sequential_rounds is not None:
+        chain, cost = _solve(replace(sampler, options=replace(sampler.options, solver="sequential")), samples)
         path_error = distance(own, chain)
         step_by_step = replace(cost, error=distance(chain, converged) if deterministic else 0.0)
     own_error = distance(own, converged) if path_error is None or deterministic else path_error
@@ -110,7 +110,8 @@ def _dpm(sampler: Sampler, process: Process, steps: int, samples: Sequence[int])
     """DPM-Solver++(2M) between the run's own end points, uniform in log-SNR as published."""
     ends = forward_time(process, sampler.chain.t[[0, -1]])
     chain = dpmpp_2m(process, log_snr(process, steps, horizon=float(ends[0]), delta=float(ends[1])))
-    return _solve(replace(sampler, chain=chain, solver="sequential", corrector=None), samples)
+    options = Options(solver="sequential", model_batch=sampler.options.model_batch, scale=sampler.options.scale)
+    return _solve(replace(sampler, chain=chain, options=options), samples)
 
 
 def _solve(sampler: Sampler, samples: Sequence[int]) -> tuple[Tensor, Cost]:

@@ -3,48 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...comm.communicator import Communicator
 from ...theory.grid import Block
+from ..options import Options
 from ..problem import Problem
-from ..sweep import Sweeps
-from ..trajectory import Method
+from ..sweep import PicardSolver
+from ..tolerance import Motion, Verdict
+from .change import judge_by_change
 
 RIDGE = 1e-3  # relative to the diagonal of a Gram matrix; the authors' script adds as much
 
 
-class Anderson(Sweeps):
+class Anderson(PicardSolver):
     """Sweeps whose result is mixed with the last few: x <- x + R - (dX + dR) g, R what a plain sweep would change.
 
     Row j's coefficients g minimise |R - dR g|^2 over the rows up to j (eq. 14 there), so that nothing travels against
     time and the first row that is not settled keeps its plain update: after k sweeps the first k points are exact.
-    `memory` differences are kept. Every rank mixes its own points; the Gram matrices are sums over lower ranks.
+    `options.memory` differences are kept. Every rank mixes its own points; the Gram matrices are sums over lower ranks.
     """
 
-    vigilant = False
-
     def __init__(
-        self,
-        problem: Problem,
-        block: Block,
-        first: Tensor,
-        samples: Sequence[int],
-        method: Method,
-        comm: Communicator,
-        *,
-        memory: int,
+        self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], options: Options, *rest: Any, **more: Any
     ):
-        if method.schedule.moves or memory < 1:
-            raise ValueError(f"anderson: a block is solved whole, no window, no pipeline, and memory is at least 1, got {memory}")
-        super().__init__(problem, block, first, list(samples), method, comm)
-        self.memory, self.states, self.gaps = memory, list[Tensor](), list[Tensor]()
+        if options.window is not None or options.pipelined or options.memory < 1:
+            raise ValueError(
+                f"anderson: a block is solved whole, no window, no pipeline, and memory is at least 1, got {options.memory}"
+            )
+        super().__init__(problem, block, first, samples, options, *rest, **more)
+        self.memory, self.states, self.gaps = options.memory, list[Tensor](), list[Tensor]()
         self.last: tuple[Tensor, Tensor] | None = None
 
+    def _judge(self, motion: Motion) -> Verdict:
+        return judge_by_change(motion, self.flight, self.options, len(self.block))
+
     def _update(self) -> None:
-        points = self.points
+        points = self.trajectory
         old = torch.cat([points.z, points.end[None]])
         super()._update()
         plain = torch.cat([points.z, points.end[None]])
@@ -56,11 +53,12 @@ class Anderson(Sweeps):
         self.last = (old, left)
         mixed = plain if not self.states else plain - self._correction(left)
         points.z.copy_(mixed[:-1])
+        points.move.copy_(mixed[:-1] - old[:-1])
         points.end.copy_(mixed[-1])
 
     def _remember(self, step: Tensor, turn: Tensor) -> None:
         """The newest differences of states and residuals; samples that have just entered have none."""
-        fresh = self.front.age == 1
+        fresh = self.flight.age == 1
         for kept in (step, turn, *self.states, *self.gaps):
             kept[:, fresh] = 0
         self.states, self.gaps = [step, *self.states][: self.memory], [turn, *self.gaps][: self.memory]
@@ -85,7 +83,7 @@ class Anderson(Sweeps):
     def _may_mix(self) -> Tensor:
         """Rows, the end last, that are neither settled nor the next to be exact: [rows, slots]."""
         rows = torch.tensor([*self.rows.points, self.block.stop])[:, None]
-        return rows > torch.maximum(self.front.low, self.block.start + self.front.age)
+        return rows > torch.maximum(self.flight.low, self.block.start + self.flight.swept)
 
     def _keep(self, kept: Tensor) -> None:
         super()._keep(kept)

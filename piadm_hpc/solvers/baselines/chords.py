@@ -10,11 +10,12 @@ from torch import Tensor
 from ...comm.communicator import Communicator
 from ...theory.grid import Block, Partition
 from ..guess import Guess
+from ..options import Options
 from ..problem import Problem
-from ..tolerance import BlockSolution, Tolerance, unsolved
+from ..solution import BlockSolution, Interrupted, ShouldStop
 from .parareal import state_change
 from .settings import STARTS
-from .stepping import everywhere, step_together
+from .stepping import step_together
 
 
 class Chords:
@@ -27,12 +28,14 @@ class Chords:
     the chain step by step. Cores are dealt out to ranks; every round one sum tells all of them all states.
     """
 
-    def __init__(self, problem: Problem, block: Block, guess: Guess, stop: Tolerance, comm: Communicator, *, cores: int | None):
-        if stop.tol is None or stop.sweeps is not None:
+    def __init__(
+        self, problem: Problem, block: Block, guess: Guess, options: Options, comm: Communicator, should_stop: ShouldStop | None
+    ):
+        if options.tol is None or options.sweeps is not None:
             raise ValueError("chords: it ends when two cores agree; give a tolerance, and no number of sweeps")
-        if cores not in (None, *STARTS):
-            raise ValueError(f"chords: {cores} cores; starts are known for {', '.join(map(str, STARTS))}")
-        marks = [round(share * len(block)) for share in STARTS[cores or 8]]
+        if options.parts not in (None, *STARTS):
+            raise ValueError(f"chords: {options.parts} cores; starts are known for {', '.join(map(str, STARTS))}")
+        marks = [round(share * len(block)) for share in STARTS[options.parts or 8]]
         self.starts = [block.start]
         for mark in marks:
             # a core that starts next to the one behind it would only keep it company
@@ -40,18 +43,22 @@ class Chords:
                 self.starts.append(block.start + mark)
         if len(self.starts) < comm.size:
             raise ValueError(f"chords: {len(self.starts)} cores for {comm.size} time ranks; use fewer ranks or more cores")
-        self.problem, self.block, self.guess, self.stop, self.comm = problem, block, guess, stop, comm
+        self.problem, self.block, self.guess, self.options, self.comm = problem, block, guess, options, comm
+        self.should_stop = should_stop
         own = Partition(len(self.starts), comm.size).slice(comm.rank)
         self.own = range(own.start, own.stop)
 
     def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
         """Solve from coordinates `first` [samples, c, n]; collective. Raises ScoreError on every rank."""
         cores, block = len(self.starts), self.block
-        index, names, result = torch.arange(len(samples)), list(samples), unsolved(first, len(samples))
+        index, names, result = torch.arange(len(samples)), list(samples), BlockSolution.unsolved(first, len(samples))
         z = first.repeat(cores, 1, 1, 1)
         held, begun, at = torch.zeros_like(z[:, :, 0]), z.clone(), torch.zeros_like(z[:, :, 0])
         restarts, ended = list(self.starts), torch.full_like(first, torch.inf)
         for number in range(len(block)):
+            if self.should_stop is not None and self.should_stop(len(samples) - len(names)):
+                finished = [position for position in range(len(samples)) if position not in index]
+                raise Interrupted(finished, result.of(finished))
             places = [start + number - core for core, start in enumerate(self.starts)]
             alive = [core for core in range(cores) if number >= core and places[core] < block.stop]
             began = z
@@ -65,9 +72,9 @@ class Chords:
             last = alive[-1]
             if places[last] + 1 < block.stop:
                 continue
-            change = state_change(self.problem, self.stop, block.stop, z[last], ended)
+            change = state_change(self.problem, self.options, block.stop, z[last], ended)
             ended = z[last].clone()
-            done = (change <= float(self.stop.tol or 0.0)) | (last == 0)
+            done = (change <= float(self.options.tol or 0.0)) | (last == 0)
             result.end[index[done]], result.residual[index[done]] = z[last][done], change[done].nan_to_num(posinf=0.0)
             index, names = index[~done], [name for name, gone in zip(names, done.tolist(), strict=True) if not gone]
             if not names:
@@ -80,7 +87,7 @@ class Chords:
         """One step of every living core: states of all cores after it, and the remainders of their denoised estimates."""
         mine = [core for core in self.own if core in alive]
         points = [places[core] for core in mine]
-        after, kicks = everywhere(self.problem, self.comm, lambda: step_together(self.problem, points, z[mine], names))
+        after, kicks = self.problem.evaluator.together(self.comm, lambda: step_together(self.problem, points, z[mine], names))
         told = torch.zeros(len(z), z.shape[1], z.shape[2] + 1, z.shape[3], dtype=z.dtype, device=z.device)
         for row, core in enumerate(mine):
             told[core, :, :-1] = after[row]

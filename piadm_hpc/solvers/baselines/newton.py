@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...comm.communicator import Communicator
 from ...theory.chain import expand
 from ...theory.grid import Block
+from ..options import Options
 from ..problem import Problem
-from ..sweep import Sweeps
-from ..trajectory import Method
+from ..sweep import PicardSolver
+from ..tolerance import Motion, Verdict
+from .change import judge_by_change
 
 STEP = 1e-3  # of the probe, in standard deviations of the noise
 
 
-class Newton(Sweeps):
+class Newton(PicardSolver):
     """Sweeps with A = P + Q g R, g [samples, n] the diagonal of the score's Jacobian at the last iterate.
 
     quasi-DEER (Gonzalez et al. 2024, 2407.19115) with the stochastic diagonal g = v (J v), v = +-1, of 2508.18413: exact
@@ -26,14 +28,21 @@ class Newton(Sweeps):
     Works in the basis of the linear part. Raises ValueError for windows and for scores that read several fields.
     """
 
-    vigilant = False
+    keep_scores = True
 
-    def __init__(self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], method: Method, comm: Communicator):
-        if method.schedule.moves or problem.chain.reads > 1:
+    def __init__(
+        self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], options: Options, *rest: Any, **more: Any
+    ):
+        if options.window is not None or options.pipelined or problem.chain.reads > 1:
             raise ValueError("newton: a block is solved whole, and its score reads one field; no window, no pipeline")
-        super().__init__(problem, block, first, list(samples), method, comm)
-        z = self.points.z
+        if problem.chain.sigma is None:
+            raise ValueError("newton: slopes are bounded by the noise level; give the chain its alpha and sigma")
+        super().__init__(problem, block, first, samples, options, *rest, **more)
+        z = self.trajectory.z
         self.maps = z.new_zeros(*z.shape[:2], z.shape[-1], z.shape[-2], z.shape[-2])
+
+    def _judge(self, motion: Motion) -> Verdict:
+        return judge_by_change(motion, self.flight, self.options, len(self.block))
 
     def _update(self) -> None:
         """Linearise the steps that were evaluated, then pass through all of them."""
@@ -47,23 +56,23 @@ class Newton(Sweeps):
                     self._linearise(index, slot[mine], slopes[mine])
         self._pass()
 
-    def _evaluate(self) -> Tensor:
-        self.evaluated = self.front.low.clone()
-        change = super()._evaluate()
-        self.result.calls[self.front.index] += self.block.stop - self.front.low
-        return change
+    def _evaluate(self) -> Motion:
+        self.evaluated = self.flight.low.clone()
+        motion = super()._evaluate()
+        self.result.calls[self.flight.index] += self.block.stop - self.flight.low
+        return motion
 
     def _slopes(self, local: Tensor, slot: Tensor) -> Tensor:
         """g of some points and slots: [rows, n]."""
-        points, problem, kicks = self.points, self.problem, self.points.kicks
-        assert kicks is not None
+        points, problem = self.trajectory, self.problem
+        assert points.scores is not None
         numbers = torch.tensor(self.rows.points)[local]
         z = torch.stack([problem.chain.reading(int(j), points.z[a, s]) for j, a, s in zip(numbers, local, slot, strict=True)])
         signs = torch.stack([self._signs(int(j), z) for j in self.rows.points])[local]
         step = STEP * self._deviation(numbers).to(z)[:, None]
         shifted = problem.basis.synthesise(z + (step * signs)[:, None])
         score = problem.basis.analyse(problem.evaluator(problem.evaluator.project(shifted), points.times[numbers]))
-        slope = signs * (score - kicks[local, slot])[:, 0] / step
+        slope = signs * (score - points.scores[local, slot])[:, 0] / step
         floor = -1 / self._deviation(numbers).to(z)[:, None] ** 2
         return torch.minimum(torch.maximum(slope, floor), torch.zeros_like(slope))
 
@@ -79,18 +88,20 @@ class Newton(Sweeps):
 
     def _linearise(self, index: int, slots: Tensor, slopes: Tensor) -> None:
         """A and b = f(z) - A z of one point for some slots."""
-        points, problem, j = self.points, self.problem, self.rows.points[index]
-        z, kick = points.z[index, slots], points.kicks[index, slots] if points.kicks is not None else points.z
+        points, problem, j = self.trajectory, self.problem, self.rows.points[index]
+        assert points.scores is not None
+        z, score = points.z[index, slots], points.scores[index, slots]
         draws = None if points.draws is None else points.draws[index, slots]
-        f = problem.increment(torch.empty_like(z), draws, j, z, kick, None)
+        f = problem.step(torch.empty_like(z), draws, j, z, score)
         P, Q = (expand(problem.basis, table[j], z) for table in (problem.chain.P, problem.chain.Q))
         A = P + slopes[..., None, None] * (Q @ problem.chain.rows[j].to(z))
         self.maps[index, slots] = A
         points.b[index, slots] = f - act(A, z)
 
     def _pass(self) -> None:
-        """The recurrence: the map of a whole slice is one of its own for every rank, which the others are told by a sum."""
-        points, rank = self.points, self.comm.rank
+        """Propagate all local steps. Each rank composes its steps into one affine map; a sum shares the maps, and an exclusive
+        scan gives each rank its first state."""
+        points, rank = self.trajectory, self.comm.rank
         shift = torch.zeros_like(points.first)
         slices = self.maps.new_zeros(self.comm.size, *self.maps.shape[1:])
         slices[rank] = torch.eye(self.maps.shape[-1], dtype=slices.dtype, device=slices.device)
@@ -106,10 +117,12 @@ class Newton(Sweeps):
             return state
 
         state = self.comm.exscan(points.first, shift, through)
+        torch.neg(points.z, out=points.move)
         for index, (A, b) in enumerate(zip(self.maps, points.b, strict=True)):
             points.z[index] = state
             state = act(A, state) + b
         points.end.copy_(state)
+        points.move += points.z
 
     def _keep(self, kept: Tensor) -> None:
         super()._keep(kept)

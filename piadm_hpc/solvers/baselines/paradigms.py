@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..sweep import Sweeps
+from ...theory.grid import Block
+from ..linear import identity_part
+from ..options import Options
+from ..problem import Problem
+from ..solution import Status
+from ..sweep import PicardSolver
+from ..tolerance import Motion, Verdict
 
 
-class ParaDiGMS(Sweeps):
+class ParaDiGMS(PicardSolver):
     """Sweeps with A = I over a window that starts at the first state whose last change was too large (algorithm 1).
 
     A state's squared change per entry is held against tol^2 times the variance of the noise that leads to it, that of the
     forward process's posterior also where the chain is deterministic. States that enter the window are copies of its last.
     """
 
-    vigilant = False
+    def __init__(
+        self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], options: Options, *rest: Any, **more: Any
+    ):
+        if options.tol is None:
+            raise ValueError("paradigms: it ends by its own rule, which needs a tolerance")
+        plain = replace(problem, linear=identity_part(problem.chain), guess=None)
+        super().__init__(plain, block, first, samples, replace(options, start="constant"), *rest, **more)
 
     def _enter(self, slots: Tensor) -> None:
         super()._enter(slots)
-        self.points.b[:, slots] = 0
+        self.trajectory.b[:, slots] = 0
 
-    def _advance(self, change: Tensor) -> None:
-        """Nothing moves before the states have changed."""
-        self.front.age = self.front.age + 1
+    def _move(self) -> None:
+        """The window moves when states have changed, in `_update`."""
 
     def _update(self) -> None:
-        front, points, block, stop = self.front, self.points, self.block, self.method.stop
+        flight, points, block = self.flight, self.trajectory, self.block
         before = torch.cat([points.z, points.end[None]])
-        front.reached = torch.maximum(front.reached, front.high)
         # closed points have no increments yet: the recurrence copies the window's last state to them
-        ahead = block.stop if self.method.schedule.window is None else int(front.high.max()) + self.method.schedule.window
-        points.update(min(ahead, block.stop), min(int(front.low.min()), block.stop - 1))
+        ahead = block.stop if self.window.size is None else int(flight.high.max()) + self.window.size
+        points.propagate(min(ahead, block.stop), min(int(flight.low.min()), block.stop - 1))
         moved = self._moved(torch.cat([points.z, points.end[None]]) - before)
         states = torch.arange(block.start + 1, block.stop + 1)[:, None]
-        inside = (states > front.low) & (states <= front.high)
-        front.before, front.change = front.change, torch.where(inside, moved, 0.0).max(0).values
-        if stop.tol is None:
-            raise ValueError("paradigms: it ends by its own rule, which needs a tolerance")
-        failed = torch.where(inside & (moved > stop.tol), states, front.high).min(0).values
-        front.low = torch.maximum(failed, torch.minimum(front.low + 1, front.high))
-        front.high = self.method.schedule.reach(block, front.low, front.age)
+        inside = (states > flight.low) & (states <= flight.high)
+        flight.bound = torch.where(inside, moved, 0.0).max(0).values
+        failed = torch.where(inside & (moved > float(self.options.tol or 0.0)), states, flight.high).min(0).values
+        flight.low = torch.maximum(failed, torch.minimum(flight.low + 1, flight.high))
+        flight.high = self.window.reach(block, flight.low, flight.age)
+
+    def _judge(self, motion: Motion) -> Verdict:
+        met = self.flight.low == self.block.stop
+        late = ~met & (self.flight.age >= self.limit)
+        return Verdict(met | late, torch.where(met, int(Status.CONVERGED), int(Status.FINISHED_SEQUENTIALLY)), self.flight.bound)
+
+    def _exact(self, slot: int) -> int:
+        return int(self.flight.low[slot])
 
     def _moved(self, change: Tensor) -> Tensor:
         """Changes of the states start+1 .. stop in deviations of the noise, root mean square: [points of the block, slots]."""
@@ -61,6 +81,3 @@ class ParaDiGMS(Sweeps):
         noise = torch.sqrt(forward) * s[1:] / s[:-1]
         least = noise[noise > 0].min() if bool((noise > 0).any()) else torch.ones((), dtype=noise.dtype)
         return torch.where(noise > 0, noise, least)
-
-    def _judge(self, whole: Tensor) -> Tensor:
-        return self.front.low == self.block.stop

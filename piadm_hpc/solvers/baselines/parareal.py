@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,30 +11,31 @@ from torch import Tensor
 from ...comm.communicator import Communicator
 from ...theory.grid import Block, Partition
 from ..guess import Guess
+from ..options import Options
 from ..problem import Problem
 from ..sequential import run_steps
-from ..tolerance import BlockSolution, Status, Tolerance, unsolved
-from .stepping import everywhere, scores_together, step_together
+from ..solution import BlockSolution, Interrupted, ShouldStop, Status
+from .stepping import scores_together, step_together
 
 
 class Parareal:
     """x[i+1] <- F(x[i]) + G(x_new[i]) - G(x[i]) over `parts` parts of a block; F the chain step by step, G coarse.
 
     G is one step over the whole part with the denoised estimate of one network call held (DDIM's, as published), or with
-    `calls` false the guess alone, which costs none. Parts are dealt out to ranks; the coarse sweep is made by all of them.
+    `coarse` "reference" the guess alone, which costs none. Parts are dealt out to ranks; the coarse sweep is made by all of them.
     After p iterations the first p parts are exact. It ends when the last state has changed by at most `tol` (root mean
     square, in units of the data). Counted as run: `sweeps` are iterations, `sequential_steps` the other rounds.
     """
 
     def __init__(
-        self, problem: Problem, block: Block, guess: Guess, stop: Tolerance, comm: Communicator, *, parts: int | None, calls: bool
+        self, problem: Problem, block: Block, guess: Guess, options: Options, comm: Communicator, should_stop: ShouldStop | None
     ):
-        count = min(len(block), parts or round(math.sqrt(len(block))))
+        count = min(len(block), options.parts or round(math.sqrt(len(block))))
         if count < comm.size:
             raise ValueError(f"parareal: {count} parts of a block for {comm.size} time ranks; use fewer ranks or more parts")
         cut = Partition(len(block), count)
         self.edges = [block.start + cut.start(part) for part in range(count + 1)]
-        self.problem, self.guess, self.stop, self.comm, self.calls = problem, guess, stop, comm, calls
+        self.problem, self.guess, self.options, self.comm, self.should_stop = problem, guess, options, comm, should_stop
         own = Partition(count, comm.size).slice(comm.rank)
         self.own = range(own.start, own.stop)
 
@@ -45,7 +46,7 @@ class Parareal:
     def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
         """Solve from coordinates `first` [samples, c, n]; collective. Raises ScoreError on every rank."""
         self.names, self.index = list(samples), torch.arange(len(samples))
-        self.result = unsolved(first, len(samples))
+        self.result = BlockSolution.unsolved(first, len(samples))
         starts, jumps = self._coarse_path(first)
         ends, last = torch.zeros_like(jumps), starts[-1]
         change = torch.full((len(samples),), math.inf, dtype=torch.float64)
@@ -59,6 +60,12 @@ class Parareal:
             self._keep(left)
             starts, jumps, ends, change, last = starts[:, left], jumps[:, left], ends[:, left], change[left], last[left]
         return self.result
+
+    def _together(self, work: Callable[[], Tensor]) -> Tensor:
+        """What a part of a round gives, unless the work is ended on request first; failures are shared."""
+        if self.should_stop is not None and self.should_stop(0):
+            raise Interrupted([], self.result.of([]))
+        return self.problem.evaluator.together(self.comm, work)
 
     def _keep(self, left: Tensor) -> None:
         self.index = self.index[left]
@@ -74,8 +81,8 @@ class Parareal:
     def _coarse(self, part: int, z: Tensor) -> Tensor:
         """G over one part; a round where it calls the network."""
         start, stop, held = self.edges[part], self.edges[part + 1], None
-        if self.calls:
-            score = everywhere(self.problem, self.comm, lambda: scores_together(self.problem, [start], z[None], self.names)[0])
+        if self.options.coarse == "network":
+            score = self._together(lambda: scores_together(self.problem, [start], z[None], self.names)[0])
             held = self.guess.remainder(start, z, score)
             self.result.sequential_steps[self.index] += 1
             self.result.calls[self.index] += 1
@@ -96,7 +103,7 @@ class Parareal:
             def stepped(going: list[int] = going, points: list[int] = points, z: Tensor = z) -> Tensor:
                 return step_together(self.problem, points, z[going], self.names)[0]
 
-            z[going] = everywhere(self.problem, self.comm, stepped)
+            z[going] = self._together(stepped)
         found[mine] = z
         self.result.calls[self.index] += sum(lengths[exact:])
         self.result.sequential_steps[self.index] += max(lengths[exact:]) - 1
@@ -114,23 +121,23 @@ class Parareal:
         return starts, jumps
 
     def _change(self, end: Tensor, before: Tensor) -> Tensor:
-        return state_change(self.problem, self.stop, self.edges[-1], end, before)
+        return state_change(self.problem, self.options, self.edges[-1], end, before)
 
     def _retire(self, starts: Tensor, change: Tensor, before: Tensor, done: int) -> Tensor:
         """Record the samples that are done; which are left."""
-        result, stop = self.result, self.stop
-        whole, limit = done == self.parts, stop.sweeps or self.parts
-        met = stop.met(change, before) | whole
+        result, options = self.result, self.options
+        whole, limit = done == self.parts, options.sweeps or self.parts
+        met = (change <= (0.0 if options.tol is None else options.tol)) | whole
         over = ~met & (done >= limit)
         ends = starts[-1].clone()
-        if bool(over.any()) and stop.tol is not None:
+        if bool(over.any()) and options.tol is not None:
             names = [name for name, late in zip(self.names, over.tolist(), strict=True) if late]
             point, late = self.edges[done], starts[done][over]
-            work = everywhere(self.problem, self.comm, lambda: run_steps(self.problem, late, point, self.edges[-1], names))
+            work = self._together(lambda: run_steps(self.problem, late, point, self.edges[-1], names))
             ends[over] = work
             result.sequential_steps[self.index[over]] += self.edges[-1] - point
             result.calls[self.index[over]] += self.edges[-1] - point
-        late_status = Status.DEPTH_REACHED if stop.tol is None else Status.FINISHED_SEQUENTIALLY
+        late_status = Status.DEPTH_REACHED if options.tol is None else Status.FINISHED_SEQUENTIALLY
         leaving = met | over
         result.end[self.index[leaving]] = ends[leaving]
         result.residual[self.index[leaving]] = torch.where(torch.isfinite(change), change, 0.0)[leaving]
@@ -138,9 +145,9 @@ class Parareal:
         return ~leaving
 
 
-def state_change(problem: Problem, stop: Tolerance, point: int, z: Tensor, before: Tensor) -> Tensor:
+def state_change(problem: Problem, options: Options, point: int, z: Tensor, before: Tensor) -> Tensor:
     """Difference of two states of a point, root mean square in units of the data's scale there: [samples]."""
     moved = problem.basis.synthesise((z - before)[:, 0])
     signal = 1.0 if problem.chain.alpha is None else float(problem.chain.alpha.reshape(len(problem.chain.t), -1)[point, 0])
-    norm: Tensor = torch.linalg.vector_norm(moved / stop.scale, dim=-1).to("cpu", torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(moved / options.scale, dim=-1).to("cpu", torch.float64)
     return norm.div_(moved.shape[-1] ** 0.5 * signal)

@@ -12,6 +12,7 @@ READ_BY = {
     "fixed_depth": ("picard", "anderson", "newton", "parareal"),
     "window": ("picard", "paradigms"),
     "pipelined": ("picard",),
+    "certify": ("picard",),
     "memory": ("anderson",),
     "parts": ("parareal", "chords"),
     "coarse": ("parareal",),

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ...comm.communicator import Communicator
-from ..evaluate import ScoreError, described
 from ..problem import Problem
-
-T = TypeVar("T")
 
 
 def scores_together(problem: Problem, points: Sequence[int], z: Tensor, samples: Sequence[int]) -> Tensor:
@@ -34,18 +29,5 @@ def step_together(problem: Problem, points: Sequence[int], z: Tensor, samples: S
     after = torch.empty_like(z)
     for index, j in enumerate(points):
         draws = problem.draws(j, samples, z[index]) if problem.has_draws else None
-        problem.increment(after[index], draws, j, z[index], kicks[index], None)
+        problem.step(after[index], draws, j, z[index], kicks[index])
     return after, kicks
-
-
-def everywhere(problem: Problem, comm: Communicator, work: Callable[[], T]) -> T:
-    """What `work` gives on this rank; ScoreError on every rank when it fails on any. Collective."""
-    message, result = "", None
-    try:
-        result = work()
-    except Exception as error:  # any failure of a user's score must reach every rank, or the others wait for ever
-        message = described(error, problem.evaluator.rank)
-    if float(comm.max(torch.tensor([float(bool(message))]))) > 0:
-        raise ScoreError(next(text for text in comm.gather_objects(message) if text))
-    assert result is not None
-    return result

@@ -1,0 +1,131 @@
+"""The solvers of a chain's blocks and of a collocation's, by the scheme they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ..comm.communicator import Communicator
+from ..gaussian.reference import GaussianReference
+from ..theory.chain import Chain
+from ..theory.grid import Block
+from ..theory.noise import NoiseSource
+from .baselines.dispatch import BASELINES, solve_with
+from .collocate import CollocationSolver
+from .collocation import Collocation
+from .evaluate import Evaluator
+from .options import Options
+from .problem import Problem
+from .scheme import BlockSolver, Scheme
+from .sequential import run_steps
+from .solution import BlockSolution, ShouldStop
+from .sweep import PicardSolver
+from .window import Window
+
+
+@dataclass(frozen=True)
+class ChainBlocks:
+    """Blocks of a chain, step by step, in sweeps, or by a baseline."""
+
+    problem: Problem
+    options: Options
+    comm: Communicator
+
+    @classmethod
+    def of(
+        cls, chain: Chain, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
+        options: Options, comm: Communicator, like: Tensor,
+    ) -> ChainBlocks:  # fmt: skip
+        """The solver of a chain for states like `like` [samples, d]."""
+        return cls(Problem.of(chain, evaluator, noise, reference, options, like), options, comm)
+
+    def blocks(self) -> list[Block]:
+        """One block where a window or front moves through the whole chain, else the chain's own."""
+        chain = self.problem.chain
+        moves = Window.of(self.options, chain.edges).moves
+        return [Block(0, 0, chain.num_steps)] if moves else list(chain.grid.blocks())
+
+    def solve(
+        self, block: Block, state: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
+    ) -> tuple[Tensor, BlockSolution]:
+        """States [samples, c, d] at a block's end, and what they cost."""
+        problem, z = self.problem, self.problem.basis.analyse(state)
+        if self.options.solver == "sequential":
+            result = _step_by_step(problem, block, z, samples, carried, should_stop)
+        elif self.options.solver in BASELINES:
+            result = solve_with(problem, block, z, samples, self.options, self.comm, should_stop)
+        else:
+            result = PicardSolver(
+                problem, block, z, samples, self.options, self.comm, carried=carried, should_stop=should_stop
+            ).run()
+        return self.state(result.end), result
+
+    def state(self, end: Tensor) -> Tensor:
+        """States [samples, c, d] of coordinates [samples, c, n]."""
+        return self.problem.state(end)
+
+    def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> ChainBlocks:
+        """The same score with another chain and another stream of noise."""
+        return ChainBlocks(self.problem.along(chain, options, stream=stream, step_offset=step_offset), options, self.comm)
+
+
+def _step_by_step(
+    problem: Problem, block: Block, z: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
+) -> BlockSolution:
+    end = run_steps(problem, z, block.start, block.stop, samples, should_stop=should_stop)
+    steps = torch.full((len(samples),), len(block))
+    nothing = torch.zeros_like(steps)
+    return BlockSolution(end, nothing, carried, nothing, steps, steps)
+
+
+@dataclass(frozen=True)
+class CollocationBlocks:
+    """The one block of a collocation."""
+
+    scheme: Collocation
+    evaluator: Evaluator
+    options: Options
+    comm: Communicator
+
+    @classmethod
+    def of(
+        cls, scheme: Collocation, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
+        options: Options, comm: Communicator, like: Tensor,
+    ) -> CollocationBlocks:  # fmt: skip
+        """The solver of a flow, which has its own reference and no noise."""
+        return cls(scheme, evaluator, options, comm)
+
+    def blocks(self) -> list[Block]:
+        """All nodes at once."""
+        return list(self.scheme.grid.blocks())
+
+    def solve(
+        self, block: Block, state: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
+    ) -> tuple[Tensor, BlockSolution]:
+        """States [samples, 1, d] at the end of the flow, and what they cost."""
+        solver = CollocationSolver(self.scheme, self.evaluator, state[:, 0], samples, self.options, self.comm, should_stop)
+        result = solver.run()
+        return result.end, result
+
+    def state(self, end: Tensor) -> Tensor:
+        """The ends are states already."""
+        return end
+
+    def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> BlockSolver:
+        """Nothing follows a flow that is solved at once."""
+        raise ValueError("collocation has no blocks that a corrector could follow")
+
+
+SOLVERS = {Chain: ChainBlocks, Collocation: CollocationBlocks}
+
+
+def block_solver(
+    scheme: Scheme, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
+    options: Options, comm: Communicator, *, like: Tensor,
+) -> BlockSolver:  # fmt: skip
+    """What solves the blocks of a scheme, for states like `like` [samples, d]."""
+    solver: Any = SOLVERS[type(scheme)]
+    return cast(BlockSolver, solver.of(scheme, evaluator, noise, reference, options, comm, like))
