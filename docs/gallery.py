@@ -24,7 +24,7 @@ import piadm_hpc
 
 IMAGES = Path(__file__).resolve().parent / "images"
 RUNS = Path("gallery-runs")
-WIDTH, COLOURS = 1100, 96
+WIDTH, COLOURS = 1100, 200
 
 
 def piadm(*words: str) -> None:
