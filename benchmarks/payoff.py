@@ -48,14 +48,14 @@ class Method:
 METHODS = (
     Method("SDE in sweeps", "SDE", {}),
     Method("SDE step by step, 48 steps", "SDE", STEPS),
-    Method("flow by collocation", "flow", {"chain": {"churn": 0.0}}),
+    Method("flow by collocation", "flow", {"chain": {"eta": 0.0}}),
     Method("flow, two-step solver", "flow", {"chain": {"integrator": "gaussian-ab2"}, "grid": {"steps": 14}, **STEPS}),
     Method("flow, DPM-Solver++(2M)", "flow", {"chain": {"integrator": "dpmpp-2m"}, "grid": {"steps": 32}, **STEPS}),
 )
 QUICK = (2, 3)  # the flow in both ways
 CONVERGED = {
     "SDE": {"solver": {"kind": "sequential"}},
-    "flow": {"chain": {"churn": 0.0}, "solver": {"tol": 1e-4}, "compute": {"precision": "float64"}},
+    "flow": {"chain": {"eta": 0.0}, "solver": {"tol": 1e-4}, "compute": {"precision": "float64"}},
 }
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
 COLUMNS = ("method", "ranks", "sequential NFE", "NFE", "error", "s a sample")

@@ -45,7 +45,7 @@ def fields() -> None:
     """Eight temperature fields: the report's figure, and four of them as deviations from their mean."""
     run = RUNS / "demo"
     piadm("sample", "--model", "ccsm-temperature", "--samples", "8", "--out", str(run), "--overwrite")
-    piadm("report", str(run), "--rivals", "1")
+    piadm("report", str(run), "--baselines", "1")
     save(Image.open(run / "report.png"), "report.png")
     temperature = piadm_hpc.open(run).TREFHT
     apart = temperature - temperature.mean("realization")
