@@ -18,8 +18,8 @@ from piadm_hpc import Noise, grid, integrators, solve
 from piadm_hpc.comm.communicator import MPICommunicator, RankGrid, world
 from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.errors import ScoreError
 from piadm_hpc.solvers.sampler import Sampler
-from piadm_hpc.solvers.solve import ScoreError
 from piadm_hpc.theory.grid import Partition
 from piadm_hpc.theory.process import OU
 

@@ -9,7 +9,7 @@ from problems import chains, mixture, start
 from piadm_hpc import solve
 from piadm_hpc.models.analytic import target_a
 from piadm_hpc.solvers.baselines.dispatch import BASELINES, BaselineSettings
-from piadm_hpc.solvers.evaluate import ScoreError
+from piadm_hpc.solvers.errors import ScoreError
 from piadm_hpc.solvers.tolerance import Status
 from piadm_hpc.theory.process import OU
 
