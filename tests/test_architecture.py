@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -312,3 +313,15 @@ def _own_statements(function: ast.AST) -> Iterator[ast.AST]:
         if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield child
             yield from _own_statements(child)
+
+
+@pytest.mark.parametrize("package", ["piadm_hpc", "piadm_hpc.integrators", "piadm_hpc.submit"])
+def test_names_loaded_when_first_used_are_those_that_type_checkers_see(package: str) -> None:
+    module = importlib.import_module(package)
+    aliases, modules = getattr(module, "_ALIASES", {}), getattr(module, "_MODULES", {})
+    loaded = {(home, aliases.get(name, name)) for name, home in module._HOMES.items()}
+    loaded |= {(home.rpartition(".")[0], home.rpartition(".")[2]) for home in modules.values()}
+    (block,) = (node for node in tree(Path(str(module.__file__))).body if isinstance(node, ast.If))
+    statements = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {(node.module or "", alias.name) for node in statements for alias in node.names} == loaded
+    assert all(hasattr(module, name) for name in module.__all__)
