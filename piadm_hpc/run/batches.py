@@ -20,7 +20,8 @@ from ..models.card import Model
 from ..solvers.sampler import Sampler
 from ..solvers.solution import Solution, Stopped, Unfinished
 from ..solvers.tolerance import BlockSolution
-from ..store import Store, discard_draft, find_drafts, fingerprint, read_draft, write_draft
+from ..store.folder import Store
+from ..store.unfinished import discard_draft, find_drafts, fingerprint, read_draft, write_draft
 from ..theory.grid import Block
 from .events import EventLog
 from .progress import Progress

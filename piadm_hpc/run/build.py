@@ -15,12 +15,13 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
+from ..solvers.arguments import Corrector
 from ..solvers.baselines.dispatch import BaselineSettings
 from ..solvers.collocation import Collocation, Scheme, choose
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
 from ..solvers.sampler import Sampler, critical_corrector
-from ..solvers.solve import Corrector, Projection, Start
+from ..solvers.solve import Projection, Start
 from ..theory import grid as grids
 from ..theory.bases import orthogonal
 from ..theory.grid import TimeGrid

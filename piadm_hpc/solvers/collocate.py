@@ -15,7 +15,8 @@ from torch import Tensor
 from ..comm.communicator import Communicator
 from ..theory.grid import Partition
 from .collocation import Collocation, Piece
-from .evaluate import Evaluator, ScoreError, described
+from .errors import ScoreError
+from .evaluate import Evaluator, described
 from .tolerance import BlockSolution, Interrupted, ShouldStop, Status, Tolerance, remaining_error, unsolved
 
 SMALLEST = 2.0**-6  # of the range; pieces are not halved below it

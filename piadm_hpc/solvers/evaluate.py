@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .errors import ScoreError
+
 logger = logging.getLogger(__name__)
 
 Score = Callable[[Tensor, Tensor], Tensor]
-
-
-class ScoreError(RuntimeError):
-    """The score failed or returned numbers that are not finite; the message names sample, time and rank."""
 
 
 @dataclass

@@ -15,11 +15,11 @@ from ..gaussian.reference import GaussianReference, isotropic
 from ..theory.chain import Chain
 from ..theory.noise import PRIOR, Noise
 from ..theory.process import Process
-from .arguments import SolverName
+from .arguments import Corrector, Linear, SolverName
 from .baselines.dispatch import BaselineSettings
 from .collocation import Collocation, Scheme
 from .evaluate import Score
-from .solve import BlockCallback, Corrector, Linear, Projection, Solution, Start, Unfinished, solve
+from .solve import BlockCallback, Projection, Solution, Start, Unfinished, solve
 from .tolerance import ShouldStop
 from .trajectory import Operator
 

@@ -19,7 +19,7 @@ from .arguments import Corrector, Linear, SolverName, check_arguments, check_mov
 from .baselines.dispatch import BASELINES, BaselineSettings, solve_with
 from .collocate import collocate
 from .collocation import Collocation, Scheme
-from .evaluate import Evaluator, Score, ScoreError
+from .evaluate import Evaluator, Score
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
 from .problem import Problem
 from .sequential import run_steps
@@ -261,4 +261,4 @@ def _correct(
     return state[:, 0], total
 
 
-__all__ = ["CHAIN", "ScoreError", "Solution", "Status", "Stopped", "Unfinished", "solve"]
+__all__ = ["CHAIN", "Solution", "Status", "Stopped", "Unfinished", "solve"]

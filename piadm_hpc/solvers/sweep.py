@@ -19,7 +19,8 @@ from torch import Tensor
 from ..comm.communicator import Communicator
 from ..theory.grid import Block
 from .distribution import Rows
-from .evaluate import ScoreError, described
+from .errors import ScoreError
+from .evaluate import described
 from .flight import Front
 from .problem import Problem
 from .sequential import run_steps

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ...comm.communicator import Communicator
-from ..evaluate import ScoreError, described
+from ..errors import ScoreError
+from ..evaluate import described
 from ..problem import Problem
 
 T = TypeVar("T")
