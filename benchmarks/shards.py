@@ -18,7 +18,9 @@ import xarray as xr
 from common import Report, answer, at_most, between, launch, parser, question
 
 from piadm_hpc.schema.layout import Coordinate, Layout, Variable
-from piadm_hpc.store import Store, StoreError, open_run
+from piadm_hpc.store.errors import StoreError
+from piadm_hpc.store.folder import Store
+from piadm_hpc.store.reading import open_run
 
 SIDE = 128
 COLUMNS = ("shards", "open files allowed", "join s", "files then", "open s", "read s", "memory MB", "wrong values")

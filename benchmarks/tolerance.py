@@ -27,6 +27,7 @@ from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.run.probe import probe_response, probe_smoothness
 from piadm_hpc.solvers.collocation import Collocation, choose
+from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.solvers.solve import Solution, solve
 from piadm_hpc.theory.chain import Chain
@@ -129,9 +130,8 @@ def chosen(one: Problem, tol: float) -> Collocation:
         one.score,
         one.reference.event_shape,
         1,
+        Options(tol=1e-3, scale=one.deviation),
         reference=one.reference,
-        tol=1e-3,
-        scale=one.deviation,
         dtype=torch.float64,
     )
     low, high = sampler.chain.span

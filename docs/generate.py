@@ -16,28 +16,12 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from piadm_hpc.cli.main import main
+from piadm_hpc.cli.main import NAMES, main
 from piadm_hpc.config.run import INDEPENDENT_KEYS, RunConfig
 from piadm_hpc.integrators.catalogue import INTEGRATORS
 from piadm_hpc.models.config import ConformerTrainConfig, TrainConfig
 
 DOCS = Path(__file__).resolve().parent
-COMMANDS = (
-    "",
-    "sample",
-    "plan",
-    "train",
-    "reference",
-    "tune",
-    "report",
-    "verify",
-    "check",
-    "export",
-    "join",
-    "integrators",
-    "doctor",
-    "init",
-)
 
 HEAD = """\
 # Configuration
@@ -125,7 +109,7 @@ def cli() -> str:
     parts = []
     width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
     try:
-        for command in COMMANDS:
+        for command in ("", *NAMES):
             words, printed = [*command.split(), "--help"], io.StringIO()
             with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
                 main(words)

@@ -16,6 +16,7 @@ _HOMES = {
     "Flow": "theory.process",
     "GaussianReference": "gaussian.reference",
     "Noise": "theory.noise",
+    "Options": "solvers.options",
     "OU": "theory.process",
     "RankGrid": "comm.communicator",
     "RunConfig": "config.run",
@@ -23,9 +24,9 @@ _HOMES = {
     "Solution": "solvers.solve",
     "TimeGrid": "theory.grid",
     "VP": "theory.process",
-    "check": "store",
+    "check": "store.integrity",
     "load_model": "models.card",
-    "open": "store",
+    "open": "store.reading",
     "plan": "run.plan",
     "rank_grid": "comm.communicator",
     "sample": "run.execute",
@@ -45,11 +46,12 @@ if TYPE_CHECKING:
     from .models.card import load_model as load_model
     from .run.execute import sample as sample
     from .run.plan import plan as plan
+    from .solvers.options import Options as Options
     from .solvers.sampler import Sampler as Sampler
     from .solvers.solve import Solution as Solution
     from .solvers.solve import solve as solve
-    from .store import check as check
-    from .store import open_run as open  # noqa: F401
+    from .store.integrity import check as check
+    from .store.reading import open_run
     from .theory import grid as grid
     from .theory import process as process
     from .theory.chain import Chain as Chain
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from .theory.process import OU as OU
     from .theory.process import VP as VP
     from .theory.process import Flow as Flow
+
+    open = open_run
 
 __all__ = sorted([*_HOMES, *_MODULES])
 __getattr__ = loader(__name__, _HOMES, modules=_MODULES, aliases=_ALIASES)

@@ -20,7 +20,8 @@ Stir = Callable[[Tensor, Tensor], Tensor]
 
 
 def mul(matrix: Tensor, z: Tensor) -> Tensor:
-    return torch.tensordot(matrix, z, dims=1)
+    product: Tensor = torch.tensordot(matrix, z, dims=1)
+    return product
 
 
 def fine_rule(high: float, low: float, nodes: int = 160) -> tuple[Tensor, Tensor]:
@@ -44,6 +45,7 @@ class Hand:
     def run(self, name: str, z: Tensor, tau: Tensor) -> Tensor:
         """The method's steps over the times tau [J+1]."""
         self.memory: tuple[float, Tensor] | None = None
+        self.root: Tensor
         self.start = float(tau[0])
         self.angle = 0.0
         step = getattr(self, name.replace("-", "_"))
@@ -73,7 +75,9 @@ class Hand:
         added = torch.sqrt(-torch.expm1(-torch.tensor([self.lam_s * g, n], dtype=F64)) * torch.tensor([1, p.mass], dtype=F64))
         return self.stir(mul(torch.diag(decay), z), torch.diag(added))
 
-    def conjugate(self, z: Tensor, s: Tensor, at: float, high: float, low: float, F: Tensor, GG: Tensor, B: Tensor, turned=False):
+    def conjugate(
+        self, z: Tensor, s: Tensor, at: float, high: float, low: float, F: Tensor, GG: Tensor, B: Tensor, turned: bool = False
+    ) -> Tensor:
         """e^{(B-F)h} (I - hB) z - W eps with eps = -root^T s, W by Gauss's rule in sqrt time with very many points."""
         times, w = fine_rule(high, low)
         carry = torch.linalg.matrix_exp((B - F) * (times - low)[:, None, None])
@@ -89,9 +93,10 @@ class Hand:
 
         F, GG = self.p.drift.numpy(), self.p.diffusion.numpy()
 
-        def rate(t, r):
+        def rate(t: float, r: np.ndarray) -> np.ndarray:
             inverse = torch.linalg.inv(self.p.covariance(torch.tensor(t, dtype=F64))).numpy()
-            return ((F + GG @ inverse / 2) @ r.reshape(2, 2)).ravel()
+            change: np.ndarray = (F + GG @ inverse / 2) @ r.reshape(2, 2)
+            return change.ravel()
 
         first = torch.linalg.cholesky(self.p.covariance(torch.tensor(high, dtype=F64))).numpy().ravel()
         found = solve_ivp(rate, (high, float(times.min())), first, rtol=1e-13, atol=1e-15, method="DOP853", dense_output=True)
@@ -99,49 +104,49 @@ class Hand:
 
     # deterministic ------------------------------------------------------------------------------------------------------
 
-    def psld_euler(self, z, now, after, h):
+    def psld_euler(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         return z + h * (-mul(self.p.drift, z) + mul(self.p.diffusion, self.score(z, now)) / 2)
 
-    def lambda_ddim_i(self, z, now, after, h):
+    def lambda_ddim_i(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         return self.whole(z, now, after, self.lam * torch.eye(2, dtype=F64), False)
 
-    def lambda_ddim_ii(self, z, now, after, h):
+    def lambda_ddim_ii(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         return self.whole(z, now, after, self.lam * torch.ones(2, 2, dtype=F64), False)
 
-    def lambda_ddim_i_r(self, z, now, after, h):
+    def lambda_ddim_i_r(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         return self.whole(z, now, after, self.lam * torch.eye(2, dtype=F64), True)
 
-    def lambda_ddim_ii_r(self, z, now, after, h):
+    def lambda_ddim_ii_r(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         return self.whole(z, now, after, self.lam * torch.ones(2, 2, dtype=F64), True)
 
-    def whole(self, z, now, after, B, turned):
+    def whole(self, z: Tensor, now: float, after: float, B: Tensor, turned: bool) -> Tensor:
         return self.conjugate(z, self.score(z, now), now, now, after, self.p.drift, self.p.diffusion, B, turned)
 
-    def gddim(self, z, now, after, h):
+    def gddim(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         """z' = E^-1 z + (R' - E^-1 R) eps: no quadrature."""
         low, high = self.roots(torch.tensor([after, now], dtype=F64), now)
         back = torch.linalg.matrix_exp(-self.p.drift * h)
         return mul(back, z) - mul((low - back @ high) @ high.T, self.score(z, now))
 
-    def nse(self, z, now, after, h):
+    def nse(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z = self.B(z, self.score(z, now), h)
         return self.A(z, self.score(z, now), h)
 
-    def rse(self, z, now, after, h):
+    def rse(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         s = self.score(z, now)
         return self.A(self.B(z, s, h), s, h)
 
-    def nvv(self, z, now, after, h):
+    def nvv(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z = self.B(z, self.score(z, now), h / 2)
         z = self.A(z, self.score(z, now), h)
         return self.B(z, self.score(z, now), h / 2)
 
-    def rvv(self, z, now, after, h):
+    def rvv(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         s = self.score(z, now)
         z = self.A(self.B(z, s, h / 2), s, h)
         return self.B(z, self.score(z, after), h / 2)
 
-    def rvv_x(self, z, now, after, h):
+    def rvv_x(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         p, s, (x, m) = self.p, self.score(z, now), z
         half = m + h * p.beta / 4 * (x + p.nu * m + p.mass * p.nu * s[1])
         x = x + h * p.beta / 2 * (p.gamma * x - half / p.mass + p.gamma * s[0])
@@ -149,22 +154,22 @@ class Hand:
         s = self.score(torch.stack([x, ahead]), after)
         return torch.stack([x, half + h * p.beta / 4 * (x + p.nu * ahead + p.mass * p.nu * s[1])])
 
-    def cse(self, z, now, after, h):
+    def cse(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         s = self.score(z, now)
         return self.Ac(self.Bc(z, s, now, now, after), s, now, now, after)
 
-    def cvv(self, z, now, after, h):
+    def cvv(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         s, middle = self.score(z, now), now - h / 2
         z = self.Ac(self.Bc(z, s, now, now, middle), s, now, now, after)
         return self.Bc(z, self.score(z, after), after, middle, after)
 
-    def Bc(self, z, s, at, high, low, k=1):
+    def Bc(self, z: Tensor, s: Tensor, at: float, high: float, low: float, k: int = 1) -> Tensor:
         p = self.p
         F = p.beta / 2 * torch.tensor([[0.0, 0], [-1, -k * p.nu]], dtype=F64)
         B = self.lam * torch.tensor([[0.0, 0], [1, 1]], dtype=F64)
         return self.conjugate(z, s, at, high, low, F, k * p.beta * diag(0, p.mass * p.nu), B)
 
-    def Ac(self, z, s, at, high, low, k=1):
+    def Ac(self, z: Tensor, s: Tensor, at: float, high: float, low: float, k: int = 1) -> Tensor:
         p = self.p
         F = p.beta / 2 * torch.tensor([[-k * p.gamma, 1 / p.mass], [0, 0]], dtype=F64)
         B = self.lam * torch.tensor([[1.0, 1], [0, 0]], dtype=F64)
@@ -172,11 +177,11 @@ class Hand:
 
     # stochastic ---------------------------------------------------------------------------------------------------------
 
-    def psld_em(self, z, now, after, h):
+    def psld_em(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z = z + h * (-mul(self.p.drift, z) + mul(self.p.diffusion, self.score(z, now)))
         return self.stir(z, torch.sqrt(h * self.p.diffusion))
 
-    def sscs(self, z, now, after, h):
+    def sscs(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         p = self.p
         rotated = p.beta / 2 * torch.tensor([[-p.gamma, -1 / p.mass], [1, -p.nu]], dtype=F64)
         flow = torch.linalg.matrix_exp(rotated * h / 2)
@@ -186,47 +191,47 @@ class Hand:
         z = z + h * p.beta * torch.stack([p.gamma * (z[0] + s[0]), p.nu * z[1] + p.mass * p.nu * s[1]])
         return self.stir(mul(flow, z), root)
 
-    def noba(self, z, now, after, h):
+    def noba(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z = self.O(z, h)
         z = self.B(z, self.score(z, now), h, 2)
         return self.A(z, self.score(z, now), h, 2)
 
-    def roba(self, z, now, after, h):
+    def roba(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z = self.O(z, h)
         s = self.score(z, self.when(now, after))
         return self.A(self.B(z, s, h, 2), s, h, 2)
 
-    def nbaoab(self, z, now, after, h):
+    def nbaoab(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z = self.B(z, self.score(z, now), h / 2, 2)
         z = self.O(self.A(z, self.score(z, now), h / 2, 2), h)
         z = self.A(z, self.score(z, now), h / 2, 2)
         return self.B(z, self.score(z, now), h / 2, 2)
 
-    def rbaoab(self, z, now, after, h):
+    def rbaoab(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         s = self.score(z, now)
         z = self.O(self.A(self.B(z, s, h / 2, 2), s, h / 2, 2), h)
         s = self.score(z, self.when(now, after))
         return self.B(self.A(z, s, h / 2, 2), s, h / 2, 2)
 
-    def nobab(self, z, now, after, h):
+    def nobab(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z = self.O(z, h)
         z = self.B(z, self.score(z, now), h / 2, 2)
         z = self.A(z, self.score(z, now), h, 2)
         return self.B(z, self.score(z, now), h / 2, 2)
 
-    def robab(self, z, now, after, h):
+    def robab(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         ahead = self.cond == "ahead"
         z = self.O(z, h)
         s = self.score(z, self.when(now, after, "ahead" if ahead else "now"))
         z = self.A(self.B(z, s, h / 2, 2), s, h, 2)
         return self.B(z, self.score(z, self.when(now, after, "next" if ahead else None)), h / 2, 2)
 
-    def coba(self, z, now, after, h):
+    def coba(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         z, at = self.O(z, h), self.when(now, after)
         s = self.score(z, at)
         return self.Ac(self.Bc(z, s, at, now, after, 2), s, at, now, after, 2)
 
-    def gddim_ab2(self, z, now, after, h):
+    def gddim_ab2(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
         """Two steps of eps, whose roots are turned by the angle they have turned since the first time."""
         p = self.p
         times, w = fine_rule(now, after)

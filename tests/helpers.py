@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import tomli_w
@@ -25,6 +26,7 @@ import xarray as xr
 from launching import launch
 
 from piadm_hpc.cli import main as cli
+from piadm_hpc.data.normalise import Normalisation
 from piadm_hpc.host.launcher import launcher_rank
 from piadm_hpc.models.card import Model, load_model, save_model
 from piadm_hpc.models.config import NetworkConfig, TrainConfig
@@ -71,6 +73,7 @@ def add_network(gaussian: Path, folder: Path, *, width: int = 8, card_width: int
                 weights.normal_(std=0.1)
             if bad_weight is not None:
                 network.maps[0, 0, 0] = bad_weight
+    assert isinstance(model.normalisation, Normalisation)
     described = card.model_copy(update={"name": folder.name, "network": NetworkConfig(width=card_width, **shape)})
     return save_model(folder, described, model.reference, model.normalisation, model.layout.coordinates, network)
 
@@ -112,6 +115,7 @@ def call(*arguments: object, fault: dict[str, Any] | None = None) -> dict[str, A
     """A command in this process: its exit code and what it wrote."""
     out, err = io.StringIO(), io.StringIO()
     with _fault(fault or {}), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code: object
         try:
             code = cli.main([str(argument) for argument in arguments])
         except SystemExit as stop:
@@ -125,17 +129,13 @@ def one_line(report: dict[str, Any], code: int) -> str:
     assert "Traceback" not in report["err"]
     lines = report["err"].splitlines()
     assert len(lines) == 1 and lines[0].startswith("piadm: "), report
-    return lines[0].removeprefix("piadm: ")
+    return str(lines[0]).removeprefix("piadm: ")
 
 
 @contextlib.contextmanager
 def _fault(fault: dict[str, Any]) -> Iterator[None]:
-    loader = running.load_model
-    running.load_model = _harmed(loader, fault)
-    try:
+    with mock.patch.object(running, "load_model", _harmed(load_model, fault)):
         yield
-    finally:
-        running.load_model = loader
 
 
 def _harmed(loader: Callable[..., Model], fault: dict[str, Any]) -> Callable[..., Model]:

@@ -72,6 +72,7 @@ def every_method(process: Process, reference: GaussianReference, *, steps: int, 
 
 def start(process: Process, chain: Chain, samples: list[int], seed: int = 11, size: int = SIZE) -> tuple[Tensor, Noise]:
     """States at the chain's first point and the noise of the run."""
+    assert chain.alpha is not None and chain.sigma is not None
     noise = Noise(seed, size, dtype=F64)
     white = noise.at([0], samples, stream=PRIOR)[0, :, 0]
     return white * float(torch.sqrt(chain.alpha[0] ** 2 + chain.sigma[0] ** 2)), noise

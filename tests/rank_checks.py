@@ -10,6 +10,7 @@ import json
 import sys
 import traceback
 from dataclasses import replace
+from typing import Any
 
 import torch
 from problems import F64, chains, every_method, mixture, solve, start
@@ -18,15 +19,17 @@ from piadm_hpc import Noise, grid, integrators
 from piadm_hpc.comm.communicator import MPICommunicator, RankGrid, world
 from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.errors import ScoreError
+from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
-from piadm_hpc.solvers.solve import ScoreError
+from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import Partition
 from piadm_hpc.theory.process import OU
 
 PROCESS = OU()
 
 
-def exscan_equals_the_recurrence(comm) -> None:
+def exscan_equals_the_recurrence(comm: Any) -> None:
     """States at which slices start, for scalar, per-coordinate and 2x2 maps, more coordinates or fewer than ranks."""
     mpi, generator = MPICommunicator(comm), torch.Generator().manual_seed(0)
     for channels, size in ((1, 1), (1, 17), (2, 5)):
@@ -45,7 +48,7 @@ def exscan_equals_the_recurrence(comm) -> None:
         assert torch.allclose(mpi.exscan(first, shifts[comm.rank], linear), state, atol=1e-12)
 
 
-def collectives_refuse_what_mpi_gets_wrong(comm) -> None:
+def collectives_refuse_what_mpi_gets_wrong(comm: Any) -> None:
     mpi = MPICommunicator(comm)
     transposed = torch.arange(6.0).reshape(2, 3).T
     assert torch.equal(mpi.bcast(transposed, 0), transposed)
@@ -58,7 +61,7 @@ def collectives_refuse_what_mpi_gets_wrong(comm) -> None:
         raise AssertionError("bfloat16 was accepted")
 
 
-def every_rank_grid_gives_the_same_samples(comm) -> None:
+def every_rank_grid_gives_the_same_samples(comm: Any) -> None:
     """All sample groups x time ranks of this world against the sequential chain of one process, uneven counts included."""
     target = mixture(PROCESS)
     reference = target.reference()
@@ -79,54 +82,54 @@ def every_rank_grid_gives_the_same_samples(comm) -> None:
             assert len({str(item) for item in ranks.time.gather_objects(result.sweeps.tolist())}) == 1
 
 
-def one_step_per_rank_and_linear_parts(comm) -> None:
+def one_step_per_rank_and_linear_parts(comm: Any) -> None:
     """The smallest slices there are, and every linear part, for a stochastic chain with a corrector."""
     target = mixture(PROCESS)
     reference = target.reference()
     chain = integrators.piadm(PROCESS, grid.log_snr(PROCESS, comm.size, horizon=3.0, delta=0.1))
     x0, noise = start(PROCESS, chain, [0, 1])
 
-    def corrector(t: float):
+    def corrector(t: float) -> Chain:
         return integrators.underdamped(PROCESS, t, friction=2.0, length=0.5, num_steps=comm.size)
 
-    given = {"noise": noise, "reference": reference, "corrector": corrector}
+    given: dict[str, Any] = {"noise": noise, "reference": reference, "corrector": corrector}
     oracle = solve(chain, target.score, x0, solver="sequential", **given)
     for linear in ("identity", "process", "reference"):
         result = solve(chain, target.score, x0, tol=1e-12, linear=linear, comm=MPICommunicator(comm), **given)
         assert torch.allclose(result.x, oracle.x, atol=1e-10)
 
 
-def phase_space_agrees_with_one_process(comm) -> None:
+def phase_space_agrees_with_one_process(comm: Any) -> None:
     """Two to four channels, several calls a step, what the score reads in tables of its own: all as chains over ranks."""
     target = mixture(PROCESS)
     reference = target.reference()
     made = every_method(PROCESS, reference, steps=7)
     for name in ("heun", "rvv-x", "gddim-ab2", "roba", "robab", "lambda-ddim-i-r"):
-        sampler = Sampler(made[name], target.score, (12,), 3, reference=reference, dtype=F64, tol=1e-12)
+        sampler = Sampler(made[name], target.score, (12,), 3, options=Options(tol=1e-12), reference=reference, dtype=F64)
         swept = sampler.draw([0, 2], comm=MPICommunicator(comm))
-        oracle = replace(sampler, solver="sequential").draw([0, 2])
+        oracle = replace(sampler, options=Options(solver="sequential")).draw([0, 2])
         assert float((swept.state - oracle.state).abs().max()) < 1e-10 * float(oracle.state.abs().max()), name
 
 
-def every_baseline_agrees_with_one_process(comm) -> None:
+def every_baseline_agrees_with_one_process(comm: Any) -> None:
     """Schemes with other linear parts, memories, parts and cores, each dealt out to these ranks."""
     target = mixture(PROCESS)
     reference = target.reference()
     made = chains(PROCESS, reference, steps=17)
     for name in ("ddpm", "dpmpp-2m"):
         x0, noise = start(PROCESS, made[name], [0, 2, 5])
-        given = {"noise": noise, "samples": [0, 2, 5], "reference": reference}
+        given: dict[str, Any] = {"noise": noise, "samples": [0, 2, 5], "reference": reference}
         oracle = solve(made[name], target.score, x0, solver="sequential", **given)
         for kind in BASELINES:
             for window in (None, 5) if kind == "paradigms" else (None,):
-                shared = {"solver": kind, "tol": 1e-12, "window": window, **given}
+                shared: dict[str, Any] = {"solver": kind, "tol": 1e-12, "window": window, **given}
                 found = solve(made[name], target.score, x0, comm=MPICommunicator(comm), **shared)
                 alone = solve(made[name], target.score, x0, **shared)
                 assert float((found.state - oracle.state).abs().max()) < 1e-10, (name, kind)
                 assert torch.equal(found.calls, alone.calls), (name, kind)
 
 
-def single_precision_agrees_to_rounding(comm) -> None:
+def single_precision_agrees_to_rounding(comm: Any) -> None:
     target = mixture(PROCESS)
     reference = target.reference()
     chain = chains(PROCESS, reference, steps=20)["gaussian sde"]
@@ -136,7 +139,7 @@ def single_precision_agrees_to_rounding(comm) -> None:
     assert float((single.x - oracle).norm() / oracle.norm()) < 1e-4
 
 
-def the_shipped_network_agrees_to_single_precision(comm) -> None:
+def the_shipped_network_agrees_to_single_precision(comm: Any) -> None:
     from piadm_hpc.config.run import RunConfig
     from piadm_hpc.models.card import load_model
     from piadm_hpc.run.build import make_sampler
@@ -149,7 +152,7 @@ def the_shipped_network_agrees_to_single_precision(comm) -> None:
     assert float((parallel - serial).norm() / serial.norm()) < 1e-4
 
 
-def unconverged_samples_are_finished_alike(comm) -> None:
+def unconverged_samples_are_finished_alike(comm: Any) -> None:
     target = mixture(PROCESS)
     reference = target.reference()
     chain = chains(PROCESS, reference, steps=11)["piadm sde"]
@@ -161,7 +164,7 @@ def unconverged_samples_are_finished_alike(comm) -> None:
         assert not bool(result.converged.any())
 
 
-def more_ranks_than_points_is_refused(comm) -> None:
+def more_ranks_than_points_is_refused(comm: Any) -> None:
     chain = integrators.ddim(PROCESS, grid.log_snr(PROCESS, max(1, comm.size - 1), horizon=3.0, delta=0.1))
     x0, _ = start(PROCESS, chain, [0])
     try:
@@ -172,7 +175,7 @@ def more_ranks_than_points_is_refused(comm) -> None:
         assert comm.size == 1
 
 
-def a_failing_score_ends_every_rank_with_the_same_words(comm) -> None:
+def a_failing_score_ends_every_rank_with_the_same_words(comm: Any) -> None:
     chain = chains(PROCESS, mixture(PROCESS).reference(), steps=12)["ddim"]
     x0, _ = start(PROCESS, chain, [7])
 
@@ -190,12 +193,12 @@ def a_failing_score_ends_every_rank_with_the_same_words(comm) -> None:
         raise AssertionError("the failure of one rank was not seen by another")
 
 
-def collocation_is_the_same_on_every_number_of_ranks(comm) -> None:
+def collocation_is_the_same_on_every_number_of_ranks(comm: Any) -> None:
     """To the last bit: every rank sums the same remainders in the same order. Failures reach everyone."""
     target = mixture(PROCESS)
     scheme = Collocation(PROCESS, target.reference(), 6.0, 1e-2, max(12, comm.size + 1))
     x0 = target.reference().draw_state(Noise(11, 12, dtype=F64).at([0], [0, 1, 2])[0], *scheme.entry())[:, 0]
-    kwargs = {"tol": 1e-5, "reference": target.reference(), "in_flight": 2}
+    kwargs: dict[str, Any] = {"tol": 1e-5, "reference": target.reference(), "in_flight": 2}
 
     def one_row(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.cat([target.score(row[None], time[None]) for row, time in zip(x, t, strict=True)])
@@ -210,7 +213,7 @@ def collocation_is_the_same_on_every_number_of_ranks(comm) -> None:
         raise AssertionError("the failure of one rank was not seen by another")
 
 
-def members_differ_between_ranks(comm) -> None:
+def members_differ_between_ranks(comm: Any) -> None:
     drawn = comm.allgather(Noise(0, 4).at([0], [comm.rank]).tolist())
     assert len({str(item) for item in drawn}) == comm.size
 

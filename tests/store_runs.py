@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from piadm_hpc.schema.layout import Coordinate, Layout, Variable
-from piadm_hpc.store import Store, open_run
+from piadm_hpc.store.folder import Store
+from piadm_hpc.store.reading import open_run
 
 SIDE = 64
 

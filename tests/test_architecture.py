@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,6 +43,7 @@ AT_THE_ROOT = {"__init__.py", "__main__.py", "_lazy.py"}
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("submit", True), "matplotlib": ("analysis", False)}
 SPEAKERS = {"comm/communicator.py", "models/training/fields.py"}
 MAX_FILE, MAX_FUNCTION = 300, 60
+EARLY = {"assume", "hypothesis.assume", "pytest.skip", "pytest.xfail"}
 
 
 @dataclass(frozen=True)
@@ -289,3 +291,37 @@ def test_everything_but_launched_ranks_works_without_mpi() -> None:
         "import piadm_hpc.cli.main, piadm_hpc.run.execute, piadm_hpc.run.plan, piadm_hpc.cli.diagnosis\n"
         "assert piadm_hpc.rank_grid().world.size == 1\n"
     )
+
+
+def test_no_test_passes_by_returning_early() -> None:
+    """What does not apply is left out of the parameters, where it is seen; a test that begins also judges."""
+    no(
+        [
+            f"{path.name}:{node.lineno} {test.name} leaves before its assertions"
+            for path in sorted(Path(__file__).parent.glob("test_*.py"))
+            for test in functions(path)
+            if test.name.startswith("test_")
+            for node in _own_statements(test)
+            if isinstance(node, ast.Return) or (isinstance(node, ast.Call) and ast.unparse(node.func) in EARLY)
+        ]
+    )
+
+
+def _own_statements(function: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function without those of the functions inside it."""
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from _own_statements(child)
+
+
+@pytest.mark.parametrize("package", ["piadm_hpc", "piadm_hpc.integrators", "piadm_hpc.submit"])
+def test_names_loaded_when_first_used_are_those_that_type_checkers_see(package: str) -> None:
+    module = importlib.import_module(package)
+    aliases, modules = getattr(module, "_ALIASES", {}), getattr(module, "_MODULES", {})
+    loaded = {(home, aliases.get(name, name)) for name, home in module._HOMES.items()}
+    loaded |= {(home.rpartition(".")[0], home.rpartition(".")[2]) for home in modules.values()}
+    (block,) = (node for node in tree(Path(str(module.__file__))).body if isinstance(node, ast.If))
+    statements = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {(node.module or "", alias.name) for node in statements for alias in node.names} == loaded
+    assert all(hasattr(module, name) for name in module.__all__)

@@ -18,8 +18,10 @@ from piadm_hpc.gaussian.reference import GaussianReference, Smoothness
 from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
 from piadm_hpc.run.probe import probe_smoothness
 from piadm_hpc.solvers.collocation import Collocation, chebyshev_nodes, choose
+from piadm_hpc.solvers.errors import ScoreError
+from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
-from piadm_hpc.solvers.solve import ScoreError, Solution, Status
+from piadm_hpc.solvers.solve import Solution, Status
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.noise import Noise
 from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
@@ -221,19 +223,20 @@ def test_chosen_points_solve_other_samples_to_the_tolerance(tol: float):
     target = target_b(process, 64)
     reference = target.reference()
     sampler = Sampler(
-        scheme(process, reference, 40), target, (64,), 0, reference=reference, solver="picard", tol=1e-4, dtype=F64,
-        scale=torch.sqrt(reference.spectrum),
+        scheme(process, reference, 40), target, (64,), 0, Options(tol=1e-4, scale=torch.sqrt(reference.spectrum)),
+        reference=reference, dtype=F64,
     )  # fmt: skip
     known = probe_smoothness(sampler, range(4))
     low, high = sampler.chain.span
     begin, points = choose(known, tol, low, high)
     assert low <= begin < 0 and points < -8 * math.log10(tol)
     made = Collocation(process, reference, math.log1p(math.exp(-begin)), DELTA, points)
-    found = replace(sampler, chain=made, tol=tol).draw(range(4, 16))
-    truth = replace(sampler, tol=1e-8).draw(range(4, 16))
+    found = replace(sampler, chain=made, options=replace(sampler.options, tol=tol)).draw(range(4, 16))
+    truth = replace(sampler, options=replace(sampler.options, tol=1e-8)).draw(range(4, 16))
     assert float(error(found.x, truth.x, reference).max()) <= 1.5 * tol
     # fewer points leave more in doubt than the tolerance allows: their samples are cut in pieces
-    fewer = replace(sampler, chain=replace(made, points=points // 2), tol=tol).draw(range(4, 16))
+    halved = replace(made, points=points // 2)
+    fewer = replace(sampler, chain=halved, options=replace(sampler.options, tol=tol)).draw(range(4, 16))
     assert float(fewer.rounds.float().mean()) > float(found.rounds.float().mean()) + 1
 
 

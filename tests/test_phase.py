@@ -19,6 +19,7 @@ from piadm_hpc.integrators import Options, catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid, lift, phase_grid
 from piadm_hpc.solvers.linear import reference_part
 from piadm_hpc.solvers.moments import end_covariance
+from piadm_hpc.solvers.options import Options as SolverOptions
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.phase import PhaseSpace
@@ -241,9 +242,9 @@ def test_sweeps_of_every_method_end_at_the_sequential_chain(name, linear):
     target, chain = mixture(VP()), ALL[name]
     reference = target.reference()
     gaussian = chain if chain.basis is None else replace(chain, basis=reference.basis)
-    sampler = Sampler(gaussian, target.score, (12,), 3, reference=reference, dtype=F64, linear=linear, tol=1e-12)
+    sampler = Sampler(gaussian, target.score, (12,), 3, SolverOptions(linear=linear, tol=1e-12), reference=reference, dtype=F64)
     swept = sampler.draw([0, 4])
-    oracle = replace(sampler, solver="sequential").draw([0, 4])
+    oracle = replace(sampler, options=SolverOptions(solver="sequential")).draw([0, 4])
     size = float(oracle.state.abs().max())
     assert float((swept.state - oracle.state).abs().max()) < 1e-10 * max(1.0, size)
 

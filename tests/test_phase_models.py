@@ -22,6 +22,7 @@ from piadm_hpc.models.networks.unet import GridUNet
 from piadm_hpc.models.phase_denoiser import PhaseDenoiser, denoiser_kind
 from piadm_hpc.models.training.fields import train
 from piadm_hpc.run.build import make_sampler
+from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.phase import PhaseSpace
@@ -118,11 +119,11 @@ def test_a_native_score_and_a_lifted_one_give_the_same_samples(name: str):
     lifted = integrators.build(name, VP(), grid.log_snr(VP(), 12, horizon=6.0, delta=1e-3), phase=SPACE)
     scores = DenoiserScore(PhaseDenoiser(PSLD(SPACE), gaussian)), DenoiserScore(GaussianDenoiser(VP(), gaussian))
     ends = [
-        Sampler(chain, score, SHAPE, 1, reference=gaussian, dtype=F64, solver="sequential").draw([0, 5]).state
+        Sampler(chain, score, SHAPE, 1, Options(solver="sequential"), reference=gaussian, dtype=F64).draw([0, 5]).state
         for chain, score in zip((native, lifted), scores, strict=True)
     ]
     assert torch.allclose(*ends, rtol=1e-6, atol=1e-7)
-    swept = Sampler(native, scores[0], SHAPE, 1, reference=gaussian, dtype=F64, tol=1e-9).draw([0, 5])
+    swept = Sampler(native, scores[0], SHAPE, 1, Options(tol=1e-9), reference=gaussian, dtype=F64).draw([0, 5])
     assert torch.allclose(swept.state, ends[0], atol=1e-8) and int(swept.sweeps.max()) == 1
 
 

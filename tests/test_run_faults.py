@@ -16,7 +16,8 @@ from launching import launch
 
 import piadm_hpc
 from piadm_hpc.host.stop import STOP_FILE
-from piadm_hpc.store import Store, StoreError
+from piadm_hpc.store.errors import StoreError
+from piadm_hpc.store.folder import Store
 
 NUM_SAMPLES = 8
 

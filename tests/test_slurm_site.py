@@ -17,7 +17,7 @@ from slurm_cluster import Cluster, running
 from slurm_jobs import NUM_SAMPLES, PIADM, Site
 
 import piadm_hpc
-from piadm_hpc.store import StoreError
+from piadm_hpc.store.errors import StoreError
 
 pytestmark = pytest.mark.timeout(900)
 JOBS = Path(__file__).resolve().parents[1] / "jobs"

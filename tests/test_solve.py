@@ -14,7 +14,8 @@ from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.run.probe import probe_response
 from piadm_hpc.solvers.collocation import Collocation
-from piadm_hpc.solvers.solve import ScoreError, Status
+from piadm_hpc.solvers.errors import ScoreError
+from piadm_hpc.solvers.solve import Status
 from piadm_hpc.theory.bases import Fourier
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.noise import Noise

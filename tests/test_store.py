@@ -17,7 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from piadm_hpc.schema.layout import Coordinate, Layout, Variable
-from piadm_hpc.store import Store, StoreError, cell_weight, check, global_attributes, latitude, longitude, open_run
+from piadm_hpc.store.conventions import cell_weight, latitude, longitude
+from piadm_hpc.store.errors import StoreError
+from piadm_hpc.store.folder import Store
+from piadm_hpc.store.integrity import check
+from piadm_hpc.store.provenance import global_attributes
+from piadm_hpc.store.reading import open_run
 from piadm_hpc.store.skeleton import MAX_CHUNK_BYTES, chunk_shape
 
 LAT, LON, LEVEL = np.linspace(75, -75, 6), np.arange(0, 360, 45.0), np.array([500.0, 850.0])

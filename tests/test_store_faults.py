@@ -12,7 +12,10 @@ import h5py
 import pytest
 from store_runs import assert_holds, create, fill, in_child, run, values
 
-from piadm_hpc.store import Store, StoreError, check, open_run
+from piadm_hpc.store.errors import StoreError
+from piadm_hpc.store.folder import Store
+from piadm_hpc.store.integrity import check
+from piadm_hpc.store.reading import open_run
 
 
 def truncate(path: Path) -> None:

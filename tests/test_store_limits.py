@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 from store_runs import assert_holds, create, in_child, run, values
 
-from piadm_hpc.store import Store, StoreError, open_run
+from piadm_hpc.store.errors import StoreError
 from piadm_hpc.store.files import DiskFile
+from piadm_hpc.store.folder import Store
 from piadm_hpc.store.index import write_copy
 from piadm_hpc.store.lock import Holder, Lock
+from piadm_hpc.store.reading import open_run
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 from helpers import call, make_model, one_line, write_config
 
-from piadm_hpc.store import open_run
+from piadm_hpc.store.reading import open_run
 
 SAMPLES = 60
 

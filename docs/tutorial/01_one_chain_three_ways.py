@@ -25,15 +25,16 @@ samples = [0, 1, 2, 3]
 noise = piadm.Noise(seed=0, size=1024, dtype=torch.float64)
 x0 = noise.at([0], samples, stream=0)[0, :, 0]
 
+reference = target.reference()
 settings = {
-    "step by step": {"solver": "sequential"},
-    "sweeps, identity": {"linear": "identity"},
-    "sweeps, reference": {"reference": target.reference()},
+    "step by step": (piadm.Options(solver="sequential"), None),
+    "sweeps, identity": (piadm.Options(linear="identity", tol=1e-3), None),
+    "sweeps, reference": (piadm.Options(tol=1e-3), reference),
 }
 ends = {}
 print(f"{'solver':18}  sequential calls  score evaluations  largest difference")
-for name, options in settings.items():
-    solution = piadm.solve(chain, target, x0, noise=noise, samples=samples, tol=1e-3, **options)
+for name, (options, known) in settings.items():
+    solution = piadm.solve(chain, target, x0, options, noise=noise, samples=samples, reference=known)
     ends[name] = solution.x
     apart = (solution.x - ends["step by step"]).abs().max()
     print(f"{name:18}  {int(solution.rounds.max()):16d}  {int(solution.calls.max()):17d}  {apart:.1e}")

@@ -46,6 +46,6 @@ print(f"{'':22}  rounds   left      mean        deviation")
 print(line("the target", target.sample(100_000), ""))
 for name, (eta, sweeps, corrector) in {name: tuple(v.values()) for name, v in variants.items()}.items():
     chain = integrators.piadm(process, points, eta=eta)
-    fixed = {"tol": None, "sweeps": sweeps, "linear": "process", "start": "constant", "corrector": corrector}
-    solution = piadm.solve(chain, target, x0, noise=noise, samples=samples, **fixed)
+    fixed = piadm.Options(tol=None, sweeps=sweeps, linear="process", start="constant", corrector=corrector)
+    solution = piadm.solve(chain, target, x0, fixed, noise=noise, samples=samples)
     print(line(name, solution.x, int(solution.rounds.max())))

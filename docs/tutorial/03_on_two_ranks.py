@@ -36,7 +36,9 @@ def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return target(x, t)
 
 
-solution = piadm.solve(chain, score, x0, noise=noise, samples=samples, reference=target.reference(), tol=1e-8, comm=ranks.time)
+solution = piadm.solve(
+    chain, score, x0, piadm.Options(tol=1e-8), noise=noise, samples=samples, reference=target.reference(), comm=ranks.time
+)
 made = ranks.world.gather_objects((ranks.group, samples, rows, solution.x.norm(dim=1).tolist()))
 if ranks.root:
     print(f"{ranks.num_groups} group(s) of {ranks.time.size} rank(s); {int(solution.rounds.max())} sequential calls")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..store import open_run
+from ..store.reading import open_run
 from .verify.conformers import load_conformers, trajectory_of
 
 CONFORMERS, FIELDS = ("xtc", "dcd", "pdb"), ("netcdf", "zarr")

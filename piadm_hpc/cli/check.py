@@ -24,7 +24,7 @@ def _run(options: argparse.Namespace) -> int:
         read(RunConfig, options.path)
         print(f"{options.path}: a valid configuration")
         return DONE
-    from ..store import check
+    from ..store.integrity import check
 
     found = check(options.path, deep=options.deep)
     print(found)

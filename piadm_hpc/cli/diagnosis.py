@@ -141,7 +141,7 @@ def _device() -> str:
 
 
 def _hdf5(folder: Path) -> str:
-    from ..store import probe
+    from ..store.probe import probe
 
     return probe(folder)
 

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..store import Store
+    from ..store.folder import Store
 
     with Store.existing(options.folder) as store:
         print(store.join(options.copy, to=options.to))

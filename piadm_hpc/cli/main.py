@@ -36,6 +36,8 @@ from . import (
 from ..host.launcher import LauncherError, NoLibraryError, launched, launcher_rank, under_srun
 from ..config.validation import ConfigError, dotted
 from ..host.stop import StopRequested
+from ..solvers.errors import ScoreError
+from ..store.errors import StoreError
 
 COMMANDS = (
     sample,
@@ -55,6 +57,7 @@ COMMANDS = (
     doctor,
     init,
 )
+NAMES = tuple(command.__name__.rpartition(".")[2] for command in COMMANDS)
 LINGER = 3.0
 
 DESCRIPTION = "Diffusion samplers that are parallel in time over MPI ranks."
@@ -72,9 +75,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    from ..solvers.solve import ScoreError
-    from ..store import StoreError
-
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))

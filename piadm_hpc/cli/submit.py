@@ -89,7 +89,9 @@ def _train(options: argparse.Namespace) -> int:
     config = load_config(options.config, [override(text) for text in options.set])
     submission = submit_training(config, _request(options))
     print(submission, flush=True)
-    return DONE if not options.wait or submission.wait() else FAILED
+    if not (options.wait or submission.cluster == "debug"):
+        return DONE
+    return DONE if submission.wait() else FAILED
 
 
 def _is_training(path: str) -> bool:

@@ -17,7 +17,8 @@ def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     rest = {key: value for key, value in chain.items() if key not in ("churn", "cond")}
     eta = chain["eta"] if chain.get("integrator") == "ddim" else chain["churn"]
-    return {**values, "chain": {**rest, "eta": eta, "score_time": chain.get("cond", "now")}}
+    solver = {"certify": True, **values.get("solver", {})}
+    return {**values, "chain": {**rest, "eta": eta, "score_time": chain.get("cond", "now")}, "solver": solver}
 
 
 def upgraded_card(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def ranks_here() -> int:
 def local_environment(ranks: int) -> dict[str, str]:
     """This process's environment for launching `ranks` ranks on this machine, one thread each, root and crowding allowed."""
     extra = {
-        **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",

@@ -19,7 +19,8 @@ from ..host.stop import StopReason, StopRequested, StopSignals, request_stop, st
 from ..models.card import Model
 from ..solvers.sampler import Sampler
 from ..solvers.solution import BlockSolution, Solution, Stopped, Unfinished
-from ..store import Store, discard_draft, find_drafts, fingerprint, read_draft, write_draft
+from ..store.folder import Store
+from ..store.unfinished import discard_draft, find_drafts, fingerprint, read_draft, write_draft
 from ..theory.grid import Block
 from .events import EventLog
 from .progress import Progress

@@ -21,7 +21,9 @@ from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
 from ..solvers.sampler import Sampler
 from ..solvers.solve import Solution, Status
-from ..store import Store, clear_drafts, open_run
+from ..store.folder import Store
+from ..store.reading import open_run
+from ..store.unfinished import clear_drafts
 from .batches import Run, make, missing_batches
 from .build import resolve
 from .events import EventLog

@@ -14,7 +14,8 @@ from ..config.validation import ConfigError, without_none
 from ..host.launcher import LOCAL_RANKS, first_number, ranks_here
 from ..models.card import Model, load_model
 from ..solvers.sampler import Sampler
-from ..store import Store, global_attributes
+from ..store.folder import Store
+from ..store.provenance import global_attributes
 from .build import make_sampler, require_points
 
 T = TypeVar("T")

@@ -100,7 +100,7 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
         yield "points outside a window hold the denoised estimate: give alpha and sigma"
     if chain.sequential_rounds is None:
         if options.solver != "picard" or options.linear != "auto":
-            yield f"solver = {options.solver!r}, linear = {options.linear!r}: leave picard and auto to collocation"
+            yield f"solver = {options.solver!r}, linear = {options.linear!r}: collocation has its own sweeps"
         if moves or options.corrector is not None:
             yield "collocation solves all its points at once: no window, pipeline or corrector"
         if comm.size > chain.num_steps:

@@ -20,7 +20,7 @@ from .evaluate import Evaluator
 from .options import Options
 from .pieces import PieceTables
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import SAFETY, Motion, error_bounds, growth_of
+from .tolerance import ROUNDING, SAFETY, Motion, error_bounds, growth_of
 
 SMALLEST = 2.0**-6  # of the range; pieces are not halved below it
 PATIENCE = 3  # sweeps without a clearly smaller bound after which a piece is halved
@@ -54,7 +54,8 @@ class _Slot:
     bound: float = float("inf")
     best: float = float("inf")
     doubt: float = float("inf")
-    defects: float = float("inf")
+    rounded: bool = False
+    carried: float = 0.0
 
 
 class CollocationSolver:
@@ -168,11 +169,13 @@ class CollocationSolver:
         shared = self.comm.max(torch.nan_to_num(torch.stack(seen, dim=-1), nan=float("inf"), posinf=float("inf")))
         motion = Motion(*shared[:4])
         growth = growth_of(motion, torch.ones_like(motion.move), self._precision())
-        carried = self.result.residual[[slot.index for slot in self.slots]]
+        carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
         found = [error_bounds(growth, motion.defect, first)[-1] for first in (torch.zeros_like(carried), carried)]
         for number, slot in enumerate(self.slots):
-            own, slot.bound = (float(end[number]) if slot.age > 1 else float("inf") for end in found)
-            slot.doubt, slot.defects = float(shared[4, :, number].max()), float(shared[0, :, number].max())
+            rounded = bool((motion.defect[:, number] <= ROUNDING * self._precision() * motion.size[:, number]).all())
+            slot.rounded = rounded
+            own, slot.bound = (float(end[number]) if slot.age > 1 or rounded else float("inf") for end in found)
+            slot.doubt = float(shared[4, :, number].max())
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)
 
@@ -190,16 +193,19 @@ class CollocationSolver:
         tol = self.options.tol
         if tol is None:
             return self._piece_done(slot, Status.DEPTH_REACHED) if slot.age >= (self.options.sweeps or 1) else slot
-        met, rounding = slot.best <= SAFETY * tol, 10 * self._precision()
-        resolved = slot.doubt <= max(RESOLVED * tol, rounding)
+        piece, (first, last) = slot.tables.piece, self.scheme.span
+        share = (piece.high - piece.low) / (last - first)
+        # what a short piece leaves may grow in all the others that follow it
+        met = slot.best <= SAFETY * tol * share**2 or (slot.rounded and slot.best <= tol * share)
+        resolved = slot.doubt <= max(RESOLVED * tol, ROUNDING * self._precision())
         if met and resolved:
             return self._piece_done(slot, Status.CONVERGED)
-        if slot.idle >= PATIENCE and slot.defects <= rounding and resolved:
+        if slot.rounded and slot.idle >= PATIENCE and resolved:
             return self._piece_done(slot, Status.ROUND_OFF_FLOOR)
         unresolved = not resolved and (met or slot.best < slot.doubt)
         if not unresolved and slot.idle < PATIENCE and slot.age < (self.options.sweeps or LONGEST):
             return slot
-        if slot.tables.piece.high - slot.tables.piece.low <= SMALLEST * (self.scheme.span[1] - self.scheme.span[0]):
+        if share <= SMALLEST:
             return self._piece_done(slot, Status.NOT_RESOLVED)
         self._halve(slot, keep=unresolved)
         return slot
@@ -216,8 +222,9 @@ class CollocationSolver:
     def _piece_done(self, slot: _Slot, status: Status) -> _Slot | None:
         """Go on from the end of a piece, with the next one or with another sample."""
         index, tol = slot.index, self.options.tol
-        self.result.residual[index] = slot.bound + slot.doubt
-        if status == Status.CONVERGED and tol is not None and slot.bound + slot.doubt > tol:
+        slot.carried = slot.bound
+        self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
+        if status == Status.CONVERGED and tol is not None and slot.bound > tol:
             status = Status.NOT_CERTIFIED
         self.result.status[index] = max(int(self.result.status[index]), int(status))
         slot.todo.pop()

@@ -13,15 +13,12 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..comm.failure import together
+from .errors import ScoreError
 
 logger = logging.getLogger(__name__)
 
 Score = Callable[[Tensor, Tensor], Tensor]
 T = TypeVar("T")
-
-
-class ScoreError(RuntimeError):
-    """The score failed or returned numbers that are not finite; the message names sample, time and rank."""
 
 
 @dataclass

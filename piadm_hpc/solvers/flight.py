@@ -12,11 +12,11 @@ from torch import Tensor
 class Flight:
     """Per slot: a sample's position in the batch, its sweeps so far, and its open points low .. high-1.
 
-    A window passes points; once it has passed all, and from the start without one, a sample is `whole`: all its points are
-    swept over, and `swept` counts these sweeps, as many of the first points being exact. `reached` is the end of the points
-    that were ever open. `bound` is the latest bound on the error of the end, `best` the smallest so far, `front` the number of
-    leading points within the limit, and `idle` the sweeps since either last improved. `growth` [points, slots] is what each step
-    was last seen to do to the size of an error.
+    A window passes points. Once it has passed all, and from the start where there is none, a sample is `whole`: all its
+    points are swept over, and `swept` counts these sweeps. States up to point `exact` are the chain's own; `reached` is the
+    end of the points that were ever open. `growth` [points, slots] is what each step was last seen to do to the size of an
+    error, `bound` the latest bound on the error of the end, `best` the smallest so far, `front` the point up to which bounds
+    are within the limit, and `idle` counts the sweeps since bound or front last improved.
     """
 
     index: Tensor
@@ -26,6 +26,7 @@ class Flight:
     reached: Tensor
     whole: Tensor
     swept: Tensor
+    exact: Tensor
     bound: Tensor
     best: Tensor
     front: Tensor
@@ -45,6 +46,7 @@ class Flight:
             reached=torch.full_like(zero, start),
             whole=torch.full_like(zero, whole, dtype=torch.bool),
             swept=zero.clone(),
+            exact=torch.full_like(zero, start),
             bound=unknown,
             best=unknown.clone(),
             front=torch.full_like(zero, start),

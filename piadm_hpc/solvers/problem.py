@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
 from ..theory.bases import Basis
-from ..theory.chain import Chain, add_lifted, affine, expand, expand_rows
+from ..theory.chain import Chain, add_lifted, affine, apply, expand, expand_rows
 from ..theory.noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
@@ -110,10 +110,11 @@ class Problem:
         affine(out, draws, expand(self.basis, self.chain.P[j], z), z)
         return add_lifted(out, expand(self.basis, self.chain.Q[j], z), score)
 
-    def increment(self, out: Tensor, draws: Tensor | None, points: Tensor, z: Tensor, score: Tensor) -> Tensor:
-        """out = (P - A) z + Q s + draws, what sweeps add to the linear part, every row [rows, c, n] at its own point."""
-        affine(out, draws, expand_rows(self.basis, self.increments[points], z), z)
-        return add_lifted(out, expand_rows(self.basis, self.chain.Q[points], z), score)
+    def increment(self, draws: Tensor | None, points: Tensor, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """(P - A) z + Q s + draws, what sweeps add to the linear part, and Q s alone; every row [rows, c, n] at its own point."""
+        lifted = apply(expand_rows(self.basis, self.chain.Q[points], z), score)
+        b = affine(torch.empty_like(z), draws, expand_rows(self.basis, self.increments[points], z), z)
+        return b.add_(lifted), lifted
 
     def size(self, z: Tensor, scale: float | Tensor) -> Tensor:
         """Root mean square of coordinates [..., c, n] in units of the data's scale, over the channels together: [...]."""

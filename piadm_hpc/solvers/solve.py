@@ -15,7 +15,7 @@ from ..theory.grid import Block
 from ..theory.noise import CORRECTOR, GivenNoise, NoiseSource
 from .arguments import check_arguments
 from .blocks import block_solver
-from .evaluate import Evaluator, Score, ScoreError
+from .evaluate import Evaluator, Score
 from .options import Options
 from .problem import Problem
 from .scheme import BlockSolver, Scheme
@@ -160,4 +160,4 @@ def _corrected(
     return moving[:, :1], total
 
 
-__all__ = ["Callback", "ScoreError", "Solution", "Status", "Stopped", "Unfinished", "solve"]
+__all__ = ["Callback", "Solution", "Status", "Stopped", "Unfinished", "solve"]

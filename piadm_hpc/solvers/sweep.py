@@ -108,6 +108,7 @@ class PicardSolver:
         evaluator.together(self.comm, lambda: self.trajectory.evaluate(flight, names, motion, self.block.start))
         flight.age = flight.age + 1
         flight.swept = torch.where(flight.whole, flight.swept + 1, flight.swept)
+        flight.exact = torch.where(flight.low <= flight.exact, flight.exact + 1, flight.exact)
         self.result.calls[flight.index] += flight.high - flight.low
         self.result.sweeps[flight.index] = flight.age
         low, high = int(flight.low.min()) - self.block.start, int(flight.high.max()) - self.block.start
@@ -136,11 +137,11 @@ class PicardSolver:
         """The points open to the next sweep: all that are not exact, those that a fixed depth leaves, or a window's."""
         flight, block = self.flight, self.block
         if self.options.tol is None:
-            flight.low = torch.maximum(self.window.settled(block, flight.age, self.limit), block.start + flight.age)
+            flight.low = torch.maximum(self.window.settled(block, flight.age, self.limit), flight.exact)
             flight.low = torch.minimum(flight.low, flight.high)
             flight.high = self.window.reach(block, flight.low, flight.age)
             return
-        flight.low = torch.where(flight.whole, block.start + flight.swept, flight.low)
+        flight.low = torch.where(flight.whole, flight.exact, flight.low)
         if not bool(flight.whole.all()):
             self._slide()
 
@@ -153,7 +154,7 @@ class PicardSolver:
         unsettled = (points >= flight.low) & (points < flight.high) & (moved > SAFETY * float(self.options.tol or 0.0))
         passed = torch.where(unsettled, points, flight.high).min(0).values
         through = ~flight.whole & (passed >= block.stop)
-        flight.low = torch.where(flight.whole, flight.low, torch.where(through, block.start, passed))
+        flight.low = torch.where(flight.whole, flight.low, torch.where(through, flight.exact, passed))
         flight.whole |= through
         reach = self.window.reach(block, flight.low, flight.age)
         flight.high = torch.where(flight.whole, block.stop, reach)
@@ -176,7 +177,7 @@ class PicardSolver:
 
     def _give_up(self, slot: int) -> None:
         """Keep a sample's furthest exact state, to be finished step by step from there."""
-        point = min(self._exact(slot), self.block.stop - 1)
+        point = self._exact(slot)
         owner = self.rows.owner(point)
         state = self.trajectory.first[slot].clone()
         if owner == self.comm.rank:
@@ -185,7 +186,7 @@ class PicardSolver:
 
     def _exact(self, slot: int) -> int:
         """The last point whose state is the chain's own."""
-        return self.block.start + int(self.flight.swept[slot])
+        return int(self.flight.exact[slot])
 
     def _leave(self, done: Tensor, status: Tensor) -> None:
         """Samples leave their slots; waiting ones take them, and slots nobody waits for are closed."""

@@ -6,8 +6,8 @@ misses F by the change of the increment, the *defect* d[j] = z[j+1] - F(z[j]); a
 
     |e[j+1]| <= g[j] |e[j]| + |d[j]|                                                                    (bound)
 
-The path that the sweep makes next is better than the one that is bounded. Nothing is assumed of the linear part A or of the score but that a step grows an error no more than its own
-last move; SAFETY allows for that.
+The path that the sweep makes next is better than the one that is bounded. Nothing is assumed of the linear part A or of the
+score, but that a step grows an error not much more than it grew the last move; SAFETY allows for that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from .solution import Status
 
 SAFETY = 1 / 4  # of the tolerance may be left by the bound: errors may grow faster than the last move did
 ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
-STALLED = 3  # sweeps without a smaller bound after which rounding is the reason, where defects are as small as rounding
 PATIENCE = 12, 1 / 8  # sweeps, or this share of the steps, without progress after which steps are no slower than sweeps
 MOVING = 2  # points a sweep by which a front of certified points beats steps
 
@@ -35,7 +34,7 @@ class Motion:
     """What a sweep saw at the steps of a block, root mean squares [points, samples] in units of the data's scale.
 
     `defect` of the path at the step, `move` of the state since the step was last evaluated, `grown` what the step makes of
-    that move, and `size` of the state.
+    that move, and `size` of what it adds up, by which rounding is measured.
     """
 
     defect: Tensor
@@ -76,22 +75,23 @@ def judge(
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
     `precision` the relative rounding of states and scores.
     """
-    exact = flight.swept >= len(block)
+    exact = flight.exact >= block.stop
     flight.growth = growth_of(motion, flight.growth, precision)
     defect = torch.where(exact, 0.0, motion.defect)
     own, total = (error_bounds(flight.growth, defect, first) for first in (torch.zeros_like(carried), carried))
-    known = flight.whole & (flight.swept > 1)
+    # a path that its own scores reproduce to rounding is the chain's, whatever growth would do to an error
+    rounded = (motion.defect <= ROUNDING * precision * motion.size).all(0)
+    known = flight.whole & ((flight.swept > 1) | rounded)
     flight.bound = torch.where(known | exact, total[-1], torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
     limit = SAFETY * options.tol * share
-    met = exact | (known & (own[-1] <= limit))
+    met = exact | (known & ((own[-1] <= limit) | (rounded & (own[-1] <= options.tol * share))))
     _note_progress(flight, block, torch.where(known, own, torch.inf), limit)
-    rounded = (motion.defect <= ROUNDING * precision * motion.size).all(0)
-    floor = known & ~met & rounded & (flight.idle >= STALLED)
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
     stalled = flight.idle >= max(PATIENCE[0], PATIENCE[1] * len(block))
+    floor = known & ~met & rounded & stalled
     late = flight.age >= (options.sweeps or torch.inf)
     hopeless = ~(met | floor | passed) & (stalled | late)
     certified = flight.bound <= options.tol
@@ -103,7 +103,7 @@ def judge(
 
 def growth_of(motion: Motion, before: Tensor, precision: float) -> Tensor:
     """What steps do to the size of an error, [points, samples]; as `before` where a move within rounding tells nothing."""
-    known = motion.move > precision * motion.size
+    known = motion.move > ROUNDING * precision * motion.size
     return torch.where(known, motion.grown / torch.where(known, motion.move, 1.0), before)
 
 
@@ -121,7 +121,7 @@ def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
 def _note_progress(flight: Flight, block: Block, bounds: Tensor, limit: float) -> None:
     """How many sweeps ago a sample's bound or its front of certified points last made progress."""
     within = (bounds <= limit).to(torch.long).cumprod(0).sum(0) - 1
-    front = block.start + torch.maximum(within, flight.swept.clamp(max=len(block)))
+    front = torch.maximum(block.start + within, flight.exact)
     improved = (bounds[-1] < 0.9 * flight.best) | (front > flight.front + MOVING) | ~flight.whole | (flight.swept < 2)
     flight.idle = torch.where(improved, 0, flight.idle + 1)
     flight.best, flight.front = torch.minimum(flight.best, bounds[-1]), front

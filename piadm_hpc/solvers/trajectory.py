@@ -57,7 +57,7 @@ class Trajectory:
         """Samples take slots: their draws, and a first path, which costs no call of the score; collective."""
         own = contiguous(slots)
         self.first[own] = self.end[own] = first
-        self.move[:, own] = 0
+        self.move[:, own] = self.b[:, own] = 0
         self.base = (0, self.first)
         if self.remainder is not None:
             self.remainder[own] = 0
@@ -87,13 +87,16 @@ class Trajectory:
         assert guess is not None
         scan = self.scan if guess is problem.linear else Recurrence(guess, problem.basis, self.rows, self.comm)
         # what the guess's score adds to its own linear part does not depend on the state
-        b, nothing = torch.zeros_like(self.b[:, own]), torch.zeros_like(first)
+        nothing = torch.zeros_like(first)
+        b = self.b[:, own]
         for local, j in enumerate(self.rows.points):
             draws = None if self.draws is None else self.draws[local, own]
             problem.step(b[local], draws, j, nothing, self._guessed(j, own, nothing))
         z, end = self.z[:, own], self.end[own]
         scan(first, b, z, end, range(self.rows.count))
         self.z[:, own], self.end[own] = z, end
+        # increments belong to the linear part of the sweeps
+        self.b[:, own] = b if guess is problem.linear else 0
 
     def _guessed(self, j: int, own: Slots, z: Tensor) -> Tensor:
         """The guess's score with the remainder, in coordinates [slots, k, n]."""
@@ -128,14 +131,14 @@ class Trajectory:
         problem, scale = self.problem, self.options.scale
         points, before, move = self.points[local], self.b[local, slot], self.move[local, slot]
         draws = None if self.draws is None else self.draws[local, slot]
-        b = problem.increment(torch.empty_like(z), draws, points, z, kick)
+        b, lifted = problem.increment(draws, points, z, kick)
         self.b[local, slot] = b
         if self.scores is not None:
             self.scores[local, slot] = kick
         change = b - before
         carried = affine(torch.empty_like(move), None, expand_rows(problem.basis, problem.linear.A[points], move), move)
-        parts = change, move, carried.add_(change), z
-        return torch.stack([problem.size(part, scale) for part in parts])
+        defect, moved, grown = (problem.size(part, scale) for part in (change, move, carried.add_(change)))
+        return torch.stack([defect, moved, grown, problem.size(z, scale) + problem.size(lifted, scale)])
 
     def _keep_remainder(self, last: Tensor, points: Tensor, slot: Tensor, z: Tensor, kick: Tensor) -> None:
         """What the network adds to the guess at the last open points, for those behind them."""
@@ -154,9 +157,8 @@ class Trajectory:
                 z = self.z[local, slots]
                 draws = None if self.draws is None else self.draws[local, slots]
                 guessed = self._guessed(j, slots, z)
-                self.b[local, slots] = self.problem.increment(
-                    torch.empty_like(z), draws, torch.full((len(slots),), j), z, guessed
-                )
+                points = torch.full((len(slots),), j)
+                self.b[local, slots], _ = self.problem.increment(draws, points, z, guessed)
 
     def propagate(self, high: int, next_low: int) -> range:
         """The recurrence up to point `high`; the next one has nothing new before `next_low`. Collective.

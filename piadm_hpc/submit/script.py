@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.run import RunConfig
-from ..store import to_toml
+from ..store.settings import to_toml
 from .request import JobRequest
 
 RUN = """\

@@ -14,8 +14,10 @@ from ..config.validation import ConfigError, read
 from ..host.slurm import GONE, JobState, job_states
 from ..run.events import read_events
 from ..run.progress import span
-from ..store import INDEX, RUN_FILE, drawn_samples
-from .submission import submissions
+from ..store.index import INDEX
+from ..store.settings import RUN_FILE
+from ..store.shard import drawn_samples
+from .ledger import submissions
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -16,17 +15,16 @@ from pydantic import BaseModel
 
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
-from ..host.slurm import job_states
 from ..models.config import ConformerTrainConfig, TrainConfig
-from ..store import open_run, to_toml
+from ..store.reading import open_run
+from ..store.settings import to_toml
 from .executors import POLL_SECONDS, make_executor, resolve, watched
+from .ledger import JOBS, enter, require_free
 from .payload import Job
 from .request import JobRequest
 
 if TYPE_CHECKING:
     import xarray as xr
-
-JOBS = "jobs"
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def _send(folder: Path, outs: Sequence[Path], jobs: Sequence[Any], request: JobR
 
 
 def _record(out: Path, submission: Submission) -> None:
-    """Where `piadm status` finds the jobs of a run: a line of jobs/submissions.jsonl in its folder."""
+    """Enter the jobs of a run in the ledger of its folder."""
     chain = len(submission.jobs) // len(submission.outs)
     per_out = [[str(job.job_id) for job in submission.jobs[k :: len(submission.outs)]] for k in range(len(submission.outs))]
     mine = {str(o): names for o, names in zip(submission.outs, per_out, strict=True) if out in (o, *o.parents)}
@@ -129,37 +127,4 @@ def _record(out: Path, submission: Submission) -> None:
         "chain": chain,
         "jobs": mine,
     }
-    (out / JOBS).mkdir(parents=True, exist_ok=True)
-    with open(out / JOBS / "submissions.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-
-
-def submissions(out: Path) -> list[dict[str, Any]]:
-    """The submissions of a run or of a folder of runs, oldest first."""
-    try:
-        lines = (out / JOBS / "submissions.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines]
-
-
-def living_jobs(out: Path) -> list[str]:
-    """Jobs of earlier submissions that are queued or running for this folder."""
-    found = []
-    for record in submissions(out):
-        names = [name for place, jobs in record["jobs"].items() for name in jobs if Path(place) == out]
-        if record["cluster"] != "slurm" or not names:
-            continue
-        states = job_states(names) or {}
-        # numbers begin again when a Slurm is set up anew: a job is ours when it runs the script of this submission
-        found += [name for name, state in states.items() if state.alive and state.command.startswith(record["folder"])]
-    return found
-
-
-def require_free(out: Path) -> None:
-    """ConfigError when a job is already queued or running for the folder."""
-    if names := living_jobs(out):
-        raise ConfigError(
-            f"{out}: job {', '.join(names)} already works on this folder; wait for it (piadm status {out}), "
-            f"end it (scancel {' '.join(names)}), or choose another --out"
-        )
+    enter(out, line)

@@ -27,7 +27,7 @@ from ..models.training.fields import train
 from ..models.training.molecules import train_conformers
 from ..run.execute import SUMMARY_FILE, execute
 from ..run.reference import probe_trained
-from ..store import to_toml
+from ..store.settings import to_toml
 
 logger = logging.getLogger("piadm_hpc")
 

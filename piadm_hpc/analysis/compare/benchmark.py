@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...run.build import collocation_span
 from ...solvers.collocation import Collocation
-from ...solvers.evaluate import ScoreError
+from ...solvers.errors import ScoreError
 from ...solvers.scheme import Scheme
 from ...solvers.solve import Solution
 from .task import Task

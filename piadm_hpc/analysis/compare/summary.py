@@ -32,8 +32,13 @@ def write(folder: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequen
     folder.mkdir(parents=True, exist_ok=True)
     task = benchmark.task
     record = {
-        **{"model": task.name, "kind": "sde" if benchmark.sde else "ode", "tol": benchmark.tol, "samples": task.samples},
-        **{"device": task.device, "reference_error": benchmark.floor(), "rows": [asdict(row) for row in rows]},
+        "model": task.name,
+        "kind": "sde" if benchmark.sde else "ode",
+        "tol": benchmark.tol,
+        "samples": task.samples,
+        "device": task.device,
+        "reference_error": benchmark.floor(),
+        "rows": [asdict(row) for row in rows],
     }
     written = [folder / "compare.json", folder / "compare.csv"]
     written[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ from ...models.record import VariableCard
 from ...models.registry import find_model
 from ...run.build import make_sampler
 from ...solvers.sampler import Sampler
-from ...store import open_run
+from ...store.reading import open_run
 from ...store.settings import RUN_FILE
 from ...theory.process import PSLD
 from ..comparison import Comparison, as_record, compare, has_statistics, load_fields

@@ -13,8 +13,8 @@ import xarray as xr
 from ...config import plugins
 from ...models.card import HELD_OUT
 from ...models.registry import find_model
-from ...store import open_run
 from ...store.conformers import TOPOLOGY
+from ...store.reading import open_run
 from ..comparison import compare, has_statistics
 from ..pages import Section, number, write_page, write_record
 from ..report.report import run_model, stored_config

@@ -38,7 +38,7 @@ class Anderson(PicardSolver):
         self.last: tuple[Tensor, Tensor] | None = None
 
     def _judge(self, motion: Motion) -> Verdict:
-        return judge_by_change(motion, self.flight, self.options, len(self.block))
+        return judge_by_change(motion, self.flight, self.options, self.block.stop)
 
     def _update(self) -> None:
         points = self.trajectory
@@ -83,7 +83,7 @@ class Anderson(PicardSolver):
     def _may_mix(self) -> Tensor:
         """Rows, the end last, that are neither settled nor the next to be exact: [rows, slots]."""
         rows = torch.tensor([*self.rows.points, self.block.stop])[:, None]
-        return rows > torch.maximum(self.flight.low, self.block.start + self.flight.swept)
+        return rows > torch.maximum(self.flight.low, self.flight.exact)
 
     def _keep(self, kept: Tensor) -> None:
         super()._keep(kept)

@@ -10,9 +10,9 @@ from ..solution import Status
 from ..tolerance import Motion, Verdict
 
 
-def judge_by_change(motion: Motion, flight: Flight, options: Options, num_steps: int) -> Verdict:
+def judge_by_change(motion: Motion, flight: Flight, options: Options, stop: int) -> Verdict:
     """Who is done, by the largest move of a state in the last sweep, root mean square in units of the data's scale."""
-    exact = flight.swept >= num_steps
+    exact = flight.exact >= stop
     flight.bound = torch.where(flight.swept > 1, motion.move.max(0).values, torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))

@@ -42,7 +42,7 @@ class Newton(PicardSolver):
         self.maps = z.new_zeros(*z.shape[:2], z.shape[-1], z.shape[-2], z.shape[-2])
 
     def _judge(self, motion: Motion) -> Verdict:
-        return judge_by_change(motion, self.flight, self.options, len(self.block))
+        return judge_by_change(motion, self.flight, self.options, self.block.stop)
 
     def _update(self) -> None:
         """Linearise the steps that were evaluated, then pass through all of them."""
@@ -99,8 +99,11 @@ class Newton(PicardSolver):
         points.b[index, slots] = f - act(A, z)
 
     def _pass(self) -> None:
-        """Propagate all local steps. Each rank composes its steps into one affine map; a sum shares the maps, and an exclusive
-        scan gives each rank its first state."""
+        """Propagate all local steps.
+
+        Each rank composes its steps into one affine map; a sum shares the maps, and an exclusive
+        scan gives each rank its first state.
+        """
         points, rank = self.trajectory, self.comm.rank
         shift = torch.zeros_like(points.first)
         slices = self.maps.new_zeros(self.comm.size, *self.maps.shape[1:])

@@ -1,0 +1,202 @@
+"""When sweeps pay: the time of one sample of the shipped climate model against the number of ranks, on two kinds of machine.
+
+    python benchmarks/payoff.py --figure docs/images/ranks.svg
+
+"Own device": every rank has an EMULATED accelerator of its own, which evaluates one point in 0.4 s. The network computes its
+real output on the processor in the meantime; then the rank sleeps until the time is over. "Shared cores": the same network on
+the cores of this machine, however many ranks share them. Samples, sweeps, messages and stopping tests are real in both cases.
+Errors are distances, in standard deviations of the data, to the same chain step by step (SDE) or to the converged flow.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import Cell, Report, answer, at_least, at_most, launch, parser, question
+from torch import Tensor
+
+from piadm_hpc import load_model
+from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.run.build import make_sampler
+from piadm_hpc.solvers.sampler import Sampler
+
+MODEL, TOL = "ccsm-temperature", 1e-2
+DEVICES = {"own": "every rank has a device of its own (emulated)", "shared": "all ranks share the cores of one machine"}
+STEPS = {"solver": {"kind": "sequential"}}
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the figure: a name, the equation it solves, and its sections of the configuration."""
+
+    name: str
+    equation: str
+    sections: dict[str, Any]
+
+    @property
+    def sweeps(self) -> bool:
+        return "solver" not in self.sections
+
+
+METHODS = (
+    Method("SDE in sweeps", "SDE", {}),
+    Method("SDE step by step, 48 steps", "SDE", STEPS),
+    Method("flow by collocation", "flow", {"chain": {"eta": 0.0}}),
+    Method("flow, two-step solver", "flow", {"chain": {"integrator": "gaussian-ab2"}, "grid": {"steps": 14}, **STEPS}),
+    Method("flow, DPM-Solver++(2M)", "flow", {"chain": {"integrator": "dpmpp-2m"}, "grid": {"steps": 32}, **STEPS}),
+)
+QUICK = (2, 3)  # the flow in both ways
+CONVERGED = {
+    "SDE": {"solver": {"kind": "sequential"}},
+    "flow": {"chain": {"eta": 0.0}, "solver": {"tol": 1e-4}, "compute": {"precision": "float64"}},
+}
+TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+COLUMNS = ("method", "ranks", "sequential NFE", "NFE", "error", "s a sample")
+
+
+class Device:
+    """The score on a device that takes `wait` seconds a row, whatever this machine's processor does meanwhile."""
+
+    def __init__(self, score: Any, wait: float):
+        self.score, self.wait = score, wait
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        until = time.perf_counter() + self.wait * len(x)
+        result: Tensor = self.score(x, t)
+        time.sleep(max(0.0, until - time.perf_counter()))
+        return result
+
+
+def sampler(sections: dict[str, Any], wait: float = 0.0) -> Sampler:
+    made = make_sampler(RunConfig.model_validate({"model": MODEL, **sections}), load_model(MODEL))
+    return replace(made, score=Device(made.score, wait)) if wait else made
+
+
+def work(path: str) -> None:
+    """One rank's part: every sample of one method, timed over all ranks; rank 0 answers."""
+    setting = question(path)
+    torch.set_num_threads(1)
+    comm = MPICommunicator(world())
+    one = METHODS[setting["method"]]
+    made, found = sampler(one.sections, setting["wait"]), []
+    made.score(torch.zeros(1, *made.event_shape), made.chain.t[:1])  # the first call of a network is slow
+    for sample in range(setting["samples"]):
+        seconds = []
+        for _ in range(setting["repeats"]):
+            comm.barrier()
+            start = time.perf_counter()
+            solution = made.draw([sample], comm=comm)
+            seconds.append(max(comm.gather_objects(time.perf_counter() - start)))
+        costs = {"rounds": int(solution.rounds[0]), "calls": int(solution.calls[0]), "x": solution.x.flatten().tolist()}
+        found.append({"seconds": min(seconds), **costs})
+    if comm.rank == 0:
+        answer(path, found)
+
+
+def measure(device: str, method: int, ranks: int, truth: dict[str, Tensor], options: Any) -> list[Cell]:
+    """Means over samples: sequential NFE, NFE, error, and seconds of the shortest repeat."""
+    own = device == "own"
+    setting = {"method": method, "wait": options.wait if own else 0.0, "samples": options.samples}
+    found = launch(__file__, ranks, {**setting, "repeats": 1 if own else options.repeats})
+    one = METHODS[method]
+    x = torch.tensor([sample["x"] for sample in found], dtype=torch.float64)
+    error = float((x - truth[one.equation][: len(x)]).square().mean(1).sqrt().max())
+    rounds, calls, seconds = (sum(sample[name] for sample in found) / len(found) for name in ("rounds", "calls", "seconds"))
+    print(f"{device}, {one.name}, {ranks} ranks: {seconds:.2f} s", file=sys.stderr, flush=True)
+    return [one.name, ranks, rounds, calls, error, seconds]
+
+
+def tables(report: Report, options: Any) -> dict[str, list[list[Cell]]]:
+    """The lines of both machines: step by step on one rank, sweeps on every number of ranks."""
+    needed = {METHODS[k].equation for k in options.methods}
+    truth = {name: sampler(CONVERGED[name]).draw(range(options.samples)).x.double().flatten(1) for name in needed}
+    lines: dict[str, list[list[Cell]]] = {}
+    for device, title in DEVICES.items():
+        wanted = [(k, ranks) for k in options.methods for ranks in (options.ranks if METHODS[k].sweeps else [1])]
+        lines[device] = [measure(device, k, ranks, truth, options) for k, ranks in wanted]
+        detail = f", {1e3 * options.wait:g} ms a point" if device == "own" else ""
+        report.add(f"{title}{detail}", COLUMNS, lines[device])
+    return lines
+
+
+def aims(report: Report, lines: dict[str, list[list[Cell]]], options: Any) -> None:
+    """Errors meet the tolerance; on devices of their own the most ranks are faster than steps, in both equations."""
+    worst = max(float(row[4]) for rows in lines.values() for row in rows)
+    report.aims.append(at_most("largest error", worst, TOL))
+    if not options.quick:
+        for equation in ("SDE", "flow"):
+            seconds = {one.sweeps: [] for one in METHODS}
+            for row in lines["own"]:
+                one = next(one for one in METHODS if one.name == row[0])
+                if one.equation == equation:
+                    seconds[one.sweeps].append(float(row[5]))
+            report.aims.append(at_least(f"{equation}: steps over sweeps in time", min(seconds[False]) / min(seconds[True]), 1.0))
+
+
+def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
+    """Seconds a sample against ranks: sweeps as lines, step-by-step samplers as levels; shaded where sweeps are faster."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    colours = {"SDE": "#00796b", "flow": "#c75b12"}
+    plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "ranks", "font.family": "sans-serif"})
+    figure, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), constrained_layout=True)
+    for axis, (device, title) in zip(axes, DEVICES.items(), strict=True):
+        for equation, colour in colours.items():
+            named = [(one, [r for r in lines[device] if r[0] == one.name]) for one in METHODS if one.equation == equation]
+            (sweeps, rows), levels = named[0], named[1:]
+            ranks, seconds = [int(r[1]) for r in rows], [float(r[5]) for r in rows]
+            axis.plot(ranks, seconds, "o-", color=colour, label=sweeps.name)
+            for (one, level), style in zip(levels, ("--", ":"), strict=False):
+                axis.axhline(float(level[0][5]), color=colour, linestyle=style, linewidth=1.2, label=one.name)
+            best = min(float(level[0][5]) for _, level in levels)
+            between = np.geomspace(ranks[0], ranks[-1], 200)
+            curve = np.exp(np.interp(np.log(between), np.log(ranks), np.log(seconds)))
+            axis.fill_between(between, curve, best, where=curve <= best, color=colour, alpha=0.25, linewidth=0)
+            if seconds[-1] < best:
+                axis.annotate("sweeps pay", (ranks[-1], best), (0, 4), textcoords="offset points", ha="right", color=colour)
+        axis.set(xscale="log", yscale="log", xlabel="MPI ranks of one sample", title=title)
+        axis.set_xticks(ranks, [str(count) for count in ranks])
+        low, high = axis.get_ylim()
+        axis.set_yticks(*zip(*[(tick, f"{tick:g}") for tick in TICKS if low < tick < high], strict=True))
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("seconds until a sample is there")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> int:
+    options_parser = parser("The time of one sample against ranks, on emulated devices and on shared cores.")
+    options_parser.add_argument("--wait", type=float, default=0.4, help="seconds that the emulated device takes for a point")
+    options_parser.add_argument("--samples", type=int, default=2, help="samples, one after the other")
+    options_parser.add_argument("--repeats", type=int, default=3, help="repeats on shared cores; the shortest counts")
+    options_parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="ranks of one sample")
+    options_parser.add_argument("--figure", type=Path, metavar="FILE", help="draw both tables here")
+    options_parser.set_defaults(methods=range(len(METHODS)))
+    options = options_parser.parse_args()
+    if options.worker:
+        work(options.worker)
+        return 0
+    if options.quick:
+        options.wait, options.samples, options.repeats, options.ranks, options.methods = 0.0, 1, 1, [2], QUICK
+    report = Report("time against ranks")
+    lines = tables(report, options)
+    aims(report, lines, options)
+    if options.figure is not None:
+        draw(lines, options.figure)
+    return report.finish(options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Make the pictures of docs/images from two runs, small enough for the repository.
+
+    python docs/gallery.py          a few minutes; writes its runs to gallery-runs/ in the current folder
+
+docs/images/ranks.svg, docs/calls.svg, docs/calls-molecule.svg and docs/compare.svg belong to commands that stand beside them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from PIL import Image
+
+import piadm_hpc
+
+IMAGES = Path(__file__).resolve().parent / "images"
+RUNS = Path("gallery-runs")
+WIDTH, COLOURS = 1100, 200
+
+
+def piadm(*words: str) -> None:
+    """One command of the package, with this interpreter."""
+    subprocess.run([sys.executable, "-m", "piadm_hpc", *words], check=True)
+
+
+def save(image: Image.Image, name: str) -> None:
+    """The picture at most WIDTH wide, with few colours."""
+    image = image.convert("RGB")
+    if image.width > WIDTH:
+        image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+    IMAGES.mkdir(exist_ok=True)
+    image.quantize(COLOURS, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+
+
+def fields() -> None:
+    """Eight temperature fields: the report's figure, and four of them as deviations from their mean."""
+    run = RUNS / "demo"
+    piadm("sample", "--model", "ccsm-temperature", "--samples", "8", "--out", str(run), "--overwrite")
+    piadm("report", str(run), "--baselines", "1")
+    save(Image.open(run / "report.png"), "report.png")
+    temperature = piadm_hpc.open(run).TREFHT
+    apart = temperature - temperature.mean("realization")
+    figure, axes = plt.subplots(1, 4, figsize=(11, 1.75), constrained_layout=True)
+    for number, axis in enumerate(axes):
+        drawn = apart[number].plot(ax=axis, vmin=-4, vmax=4, cmap="RdBu_r", add_colorbar=False)
+        axis.set(title=f"sample {number}", xticks=[], yticks=[], xlabel="", ylabel="")
+    figure.colorbar(drawn, ax=axes, label="K", extend="both", shrink=0.8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=100)
+    save(Image.open(buffer), "samples.png")
+
+
+def conformers() -> None:
+    """The free-energy surface over the torsions, of samples and of held-out dynamics."""
+    run = RUNS / "ala"
+    batches = ("--set", "output.batch=512", "--set", "compute.model_batch=4096")
+    piadm("sample", "--model", "alanine-dipeptide", "--samples", "4096", "--out", str(run), "--overwrite", *batches)
+    piadm("verify", str(run))
+    page = (run / "report" / "verify.html").read_text(encoding="utf-8")
+    first = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)[0]
+    save(Image.open(io.BytesIO(base64.b64decode(first))), "ramachandran.png")
+
+
+if __name__ == "__main__":
+    fields()
+    conformers()

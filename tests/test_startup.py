@@ -1,0 +1,72 @@
+"""Commands that compute nothing answer at once: they load no library for arrays, and little of anything else."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+RUN = str(Path(__file__).parent / "data" / "version-0.1.0" / "finished")
+COMPUTING = ("torch", "xarray", "mpi4py", "pandas", "scipy", "submitit", "matplotlib")
+ARRAYS = (*COMPUTING, "numpy", "h5py")
+
+# runs a command where the libraries named first cannot be imported, and says by its exit code how it ended
+REFUSING = """
+import sys
+refused = sys.argv.pop(1).split(",")
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in refused:
+            raise RuntimeError(f"{name} is loaded")
+sys.meta_path.insert(0, Refuse())
+from piadm_hpc.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def refusing(libraries: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", REFUSING, ",".join(libraries), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "libraries", "says"),
+    [
+        (("--help",), ARRAYS, "usage: piadm"),
+        (("sample", "--help"), ARRAYS, "usage: piadm sample"),
+        (("init",), ARRAYS, "[solver]"),
+        (("integrators",), ARRAYS, "euler-maruyama"),
+        (("status", RUN), COMPUTING, "samples drawn"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_what_computes_nothing_loads_no_library_for_it(arguments: tuple[str, ...], libraries: tuple[str, ...], says: str) -> None:
+    done = refusing(libraries, *arguments)
+    assert done.returncode == 0 and says in done.stdout, done.stderr
+
+
+def test_what_computes_is_refused_there() -> None:
+    """The check itself: a command that draws samples does load torch."""
+    done = refusing(COMPUTING, "sample", "--model", "ccsm-temperature", "--samples", "1")
+    assert done.returncode != 0 and "torch is loaded" in done.stderr, done.stderr
+
+
+def processor_time(*arguments: str) -> float:
+    """Seconds of user and system time that a command takes, the least of three."""
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "piadm_hpc", *arguments], capture_output=True, timeout=60, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times)
+
+
+@pytest.mark.parametrize(("arguments", "target"), [(("--help",), 0.5), (("status", RUN), 0.7)], ids=["help", "status"])
+def test_they_take_little_processor_time(arguments: tuple[str, ...], target: float) -> None:
+    """Twice the target, for slower machines than the one it was measured on: 0.2 and 0.3 s there, and 2.4 s with torch."""
+    assert processor_time(*arguments) < 2 * target
