@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from ..comm.communicator import library, world
+from ..comm.rank_grid import library, world
 from ..host.launcher import LOCAL_RANKS, first_number, launched, launcher_size, ranks_here
 from ..host.slurm import accounting, seconds_left, start_up_list, this_job, warning_signal
 

@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _network(options: argparse.Namespace) -> Network:
     """As given, else as measured between the ranks of a launch, else as assumed."""
-    from ..comm.communicator import rank_grid
+    from ..comm.rank_grid import rank_grid
     from ..comm.timing import Network, measure
 
     given = {name: value for name in ("latency", "bandwidth") if (value := getattr(options, name, None)) is not None}

@@ -89,14 +89,16 @@ def _inner(reference: GaussianReference, u: Tensor, v: Tensor) -> Tensor:
     return ((energy(u + v) - energy(u - v)) / 4).cpu()
 
 
-def probe_smoothness(sampler: Sampler, samples: Sequence[int]) -> Smoothness:
-    """How what the Gaussian leaves over varies along the flow, from a collocation sampler's own flows (`collocation.choose`)."""
-    scheme, noted = sampler.chain, _Noted(sampler.score)
-    assert isinstance(scheme, Collocation)
+def probe_smoothness(sampler: Sampler, scheme: Collocation, samples: Sequence[int]) -> Smoothness:
+    """Measure how what the Gaussian leaves over varies along the flow, on the flows of `samples` (`collocation.choose`).
+
+    The sampler gives score, prior and options; the flows are those of `scheme`.
+    """
+    noted = _Noted(sampler.score)
     piece, reference = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
     gram = torch.zeros(scheme.points, scheme.points, dtype=torch.float64)
     for sample in samples:
-        replace(sampler, score=noted).draw([sample])
+        replace(sampler, chain=scheme, score=noted).draw([sample])
         rows = [noted.rows[float(t)] for t in piece.t.to(sampler.dtype)]
         x, score = (torch.stack(found).flatten(1) for found in zip(*rows, strict=True))
         remainder = scheme.remainder(piece, reference, x, score).to(torch.float64).cpu()

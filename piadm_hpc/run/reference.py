@@ -16,9 +16,9 @@ from ..models.packing import save_response
 from ..models.registry import find_model
 from ..schema.layout import Coordinate
 from ..store.arrays import write_arrays
-from ..theory.process import PSLD
-from .build import make_sampler
+from .build import make_collocation
 from .probe import probe_response, probe_smoothness
+from .resolve import make_sampler, resolve
 
 NODES = 40  # at which flows are looked at
 
@@ -27,7 +27,7 @@ def probe_trained(folder: str | Path) -> None:
     """Probe a model that has just been trained, unless it has no network or moves position and momentum."""
     model = load_model(folder)
     trained = model.denoiser is not None and model.denoiser.network is not None
-    if trained and not isinstance(model.process, PSLD):
+    if trained and model.process.fields == 1:
         probe_model(folder)
 
 
@@ -47,7 +47,7 @@ def probe_model(
     the pilot run or the folder do not allow.
     """
     model = load_model(folder, device)
-    if isinstance(model.process, PSLD):
+    if model.process.fields > 1:
         raise ValueError(
             f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
             "its sweeps use the Gaussian"
@@ -66,8 +66,9 @@ def probe_model(
         seed=seed,
     )
     flow = {"chain": {"eta": 0.0}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
-    flows = make_sampler(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
-    response = replace(response, smoothness=probe_smoothness(flows, range(samples)))
+    flows = resolve(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
+    scheme = make_collocation(flows.config, flows.model, flows.grid, flows.reference)
+    response = replace(response, smoothness=probe_smoothness(flows.sampler, scheme, range(samples)))
     path = find_model(folder) / RESPONSE if out is None else Path(out)
     return save_response(path, response, f"mean response of {model.name}, {probes} probes at {samples} pilot samples")
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from ..comm.communicator import rank_grid
+from ..comm.rank_grid import rank_grid
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import LauncherError, environment_mpiexec, launched, launcher_rank, local_environment

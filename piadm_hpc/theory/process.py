@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,13 @@ from .phase import PhaseSpace
 
 
 class Process(Protocol):
-    """A noising process: signal and noise level at time t, and the time of a given forward time theta."""
+    """A noising process: signal and noise level at time t, and the time of a given forward time theta.
+
+    `fields` is the number of fields that a network of the process describes: 1, or 2 for position and momentum.
+    """
+
+    @property
+    def fields(self) -> int: ...
 
     def alpha(self, t: Tensor) -> Tensor: ...
 
@@ -30,6 +36,8 @@ class Process(Protocol):
 @dataclass(frozen=True)
 class OU:
     """Ornstein-Uhlenbeck process of the PIADM paper: dx = -x/2 dt + dw, so theta = t."""
+
+    fields: ClassVar[int] = 1
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-t / 2)
@@ -45,6 +53,7 @@ class OU:
 class VP:
     """Variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) on [0, 1] (Song et al. 2021, eq. 32)."""
 
+    fields: ClassVar[int] = 1
     beta_min: float = 0.1
     beta_max: float = 20.0
 
@@ -70,6 +79,7 @@ class VPSchedule:
     `horizon` is the largest time at which the integral is defined; `time` inverts it by bisection.
     """
 
+    fields: ClassVar[int] = 1
     integral: Callable[[Tensor], Tensor]
     horizon: float
 
@@ -96,6 +106,7 @@ class Tabulated:
     log-SNR falls from index to index.
     """
 
+    fields: ClassVar[int] = 1
     log_snr: Tensor
 
     def __post_init__(self) -> None:
@@ -130,6 +141,8 @@ class Tabulated:
 class EDM:
     """Variance-exploding process x_t = x_0 + t eps, the one of Karras et al. 2022 (EDM): t is the noise level."""
 
+    fields: ClassVar[int] = 1
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
@@ -143,6 +156,8 @@ class EDM:
 @dataclass(frozen=True)
 class Flow:
     """Rectified flow (flow matching) x_t = (1 - t) x_0 + t eps, 0 < t < 1."""
+
+    fields: ClassVar[int] = 1
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -163,6 +178,7 @@ class PSLD:
     statistic, their score has two fields.
     """
 
+    fields: ClassVar[int] = 2
     space: PhaseSpace = field(default_factory=PhaseSpace)
 
     def alpha(self, t: Tensor) -> Tensor:
