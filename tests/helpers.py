@@ -139,11 +139,11 @@ def _fault(fault: dict[str, Any]) -> Iterator[None]:
 
 
 def _harmed(loader: Callable[..., Model], fault: dict[str, Any]) -> Callable[..., Model]:
-    """A loader of models that fail: {"kind": nan | raise | exit | interrupt | kill | touch | load | exit-load, "rank": r, "call": n, "file": path}.
+    """A loader of models that fail: {"kind": ..., "rank": r, "call": n, "file": path}.
 
-    From the n-th call of the score on, on rank r: numbers that are not finite, an exception, SystemExit, KeyboardInterrupt,
-    `kill -9`, or once a file that appears. With "load" the model itself cannot be loaded there,
-    and with "exit-load" the rank is told to exit when it tries.
+    From the n-th call of the score on, on rank r, by kind: "nan" gives numbers that are not finite, "raise" an exception,
+    "exit" SystemExit, "interrupt" KeyboardInterrupt, "kill" sends `kill -9`, and "touch" makes a file appear once. With "load"
+    the model itself cannot be loaded there, and with "exit-load" the rank is told to exit when it tries.
     """
     here = fault.get("rank", 0) == launcher_rank()
 

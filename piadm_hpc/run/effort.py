@@ -32,10 +32,10 @@ class Effort:
 
 
 def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
-    """The NFE of a sample whose points are settled after `sweeps` sweeps each, on `time_ranks` ranks.
+    """Estimate the NFE of a sample that takes `sweeps` sweeps over a whole block, shared by `time_ranks` ranks.
 
-    After k sweeps the first k points of a block are exact and are not evaluated again. A window leaves a point once it is
-    settled, and sweeps over all points certify the end. All points of a collocation take part in every sweep.
+    After k sweeps the first k points of a block are exact and are not evaluated again. All points of a collocation take part
+    in every sweep.
     """
     chain, options, lengths = sampler.chain, sampler.options, sampler.step_counts
     if options.solver == "sequential":
@@ -43,36 +43,49 @@ def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
     if chain.sequential_rounds is None:
         points = chain.num_steps
         return Effort(sweeps, sweeps, sweeps * points, sweeps * -(-points // time_ranks))
-    window, steps = window_of(sampler), chain.num_steps
-    width = min(window.width(Block(0, 0, steps)) or steps, steps)
-    if window.moves and width < steps:
-        passing = -(-sweeps * steps // width) if options.window is not None else sweeps + len(chain.edges) - 2
-        certifying = CERTIFYING if options.certify and options.tol is not None else 0
-        busiest = passing * -(-width // time_ranks) + certifying * -(-steps // time_ranks)
-        rounds = min(passing, steps) + certifying
-        return Effort(rounds, rounds, (sweeps + certifying) * steps, busiest)
-    exact = [(length, done) for length in lengths for done in range(min(sweeps, length))]
+    if window_of(sampler).moves:
+        return _moving(sampler, sweeps, time_ranks)
+    left = [(length, length - done) for length in lengths for done in range(min(sweeps, length))]
     return Effort(
         sweeps,
         sum(min(sweeps, length) for length in lengths),
-        sum(length - done for length, done in exact),
-        sum(min(-(-length // time_ranks), length - done) for length, done in exact),
+        sum(points for _, points in left),
+        sum(min(-(-length // time_ranks), points) for length, points in left),
     )
 
 
-def expected_sweeps(sampler: Sampler) -> int:
-    """Sweeps of the longest block by the Lambda law (smallest k with Lambda^k / k! below tol); 8 with a reference.
+def _moving(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
+    """The effort of a window or front, which leaves points as they settle; sweeps over all points then certify the end.
 
-    For a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)); half of kappa for
-    A = I, whose measured sweeps are about two thirds of those of A = P.
+    The points of a narrow window settle in fewer sweeps than those of the whole chain: one, and as many more as its share of
+    the chain asks for. At a fixed depth every point is given all sweeps, and nothing is certified.
+    """
+    options, steps, fronts = sampler.options, sampler.chain.num_steps, len(sampler.chain.edges) - 1
+    width = min(window_of(sampler).width(Block(0, 0, steps)) or steps, steps)
+    approach = sweeps if options.tol is None else max(1, sweeps - CERTIFYING)
+    certifying = CERTIFYING if options.certify and options.tol is not None else 0
+    settling = sweeps if options.tol is None else 1 + approach * width / steps
+    passing = 0 if options.window is None else math.ceil(settling * steps / width)
+    if options.pipelined:
+        passing = max(passing, approach + fronts - 1)
+    rounds = min(passing, steps) + certifying
+    busiest = math.ceil(settling * steps * -(-width // time_ranks) / width) + certifying * -(-steps // time_ranks)
+    return Effort(rounds, rounds, round((settling + certifying) * steps), busiest)
+
+
+def expected_sweeps(sampler: Sampler) -> int:
+    """Sweeps of the longest block: those of a fixed depth, or one and three for every digit of the tolerance, two for a flow.
+
+    That is what references take (docs/scale.md). Without one the Lambda law counts, the smallest k with Lambda^k / k! below
+    the tolerance: for a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)) with half of
+    kappa for the flow. For A = I, whose measured sweeps are about two thirds of those of A = P, it is two thirds of that.
     """
     options, chain, longest = sampler.options, sampler.chain, max(sampler.step_counts)
     if options.tol is None:
         return min(options.sweeps or 1, longest)
-    if chain.sequential_rounds is None:
-        return 4
-    if options.linear in ("auto", "reference"):
-        return min(8, longest)
+    if options.linear not in ("identity", "process"):
+        digits = -math.log10(options.tol)
+        return min(max(2, 1 + round((3 if chain.stochastic else 2) * digits)), longest)
     theta = torch.log1p(chain.ratio**2)
     smallest = float(sampler.reference.spectrum.min()) if sampler.reference is not None else 0.0
     v = 1 + (smallest - 1) * torch.exp(-theta)
