@@ -84,8 +84,9 @@ def judge(
     """Who is done after a sweep, by the bound on the error of the path it was made from.
 
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
-    `precision` the relative rounding of states and scores, of which `staircase` is the scores' alone. Points that a window has passed move little in the sweeps that
-    certify them (`windowed`), so that their growth must be seen once more, and the largest ever seen counts.
+    `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. Points that
+    a window has passed move little in the sweeps that certify them (`windowed`), so that their growth must be seen once
+    more, and the largest ever seen counts.
     """
     exact = flight.exact >= block.stop
     last = growth_of(motion, flight.last_growth, precision)
