@@ -19,8 +19,8 @@ from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.data.channels import Channel, Channels
 from piadm_hpc.models.adapter_config import AdapterConfig, ScheduleSpec
-from piadm_hpc.models.adapters import alphas_cumprod, make_process
 from piadm_hpc.models.card import Model, load_model
+from piadm_hpc.models.schedules import alphas_cumprod, make_process
 from piadm_hpc.run.build import make_sampler
 from piadm_hpc.store import open_run
 from piadm_hpc.theory.process import Tabulated
@@ -120,7 +120,7 @@ def drawn(folder: Path, model: Model, count: int, **sections: Any) -> Any:
 )
 def test_every_recipe_runs(models: Path, tmp_path: Path, name: str, variables: dict[str, tuple[int, ...]]) -> None:
     config = write_config(tmp_path / "run.toml", models / name, tmp_path / "run", samples=3, solver={"tol": 1e-2})
-    report = call("sample", config)
+    report = call("sample", config, "--allow-code")
     assert report["code"] == 0, report
     with open_run(tmp_path / "run") as dataset:
         for variable, shape in variables.items():
@@ -133,7 +133,7 @@ def test_every_recipe_runs(models: Path, tmp_path: Path, name: str, variables: d
 
 def test_molecules_of_a_thousand_steps(models: Path) -> None:
     """A polynomial schedule of 1,000 indices, a node mask, centred positions: sweeps end where steps end, and nothing drifts."""
-    model = load_model(models / "molecules")
+    model = load_model(models / "molecules", allow_code=True)
     assert model.event_shape == (8, 8) and model.constraint is not None and model.constraint.shape == (64, 3)
     results = {
         kind: drawn(models / "molecules", model, 4, grid={"steps": 60}, solver={"kind": kind, "tol": 1e-5})
@@ -168,7 +168,7 @@ def test_a_gaussian_network_gives_its_gaussian(tmp_path: Path) -> None:
         text = f'name = "{kind}"\ngrid = [8, 8]\nchannels = [{{name = "u"}}]\n'
         network = '[network]\ncallable = "gaussian_eps:eps"\ntime = "log-snr"\n'
         (folder / "adapter.toml").write_text(f'{text}{network}[schedule]\nkind = "{kind}"\nsteps = 1000\n')
-        x = drawn(folder, load_model(folder), 64).x
+        x = drawn(folder, load_model(folder, allow_code=True), 64).x
         assert float(x.std()) == pytest.approx(1.0, abs=0.04) and abs(float(x.mean())) < 0.05, kind
     sys.path.remove(str(tmp_path))
 
@@ -233,14 +233,14 @@ def test_networks_that_are_not_there(tmp_path: Path) -> None:
         'name = "x"\ngrid = [4, 4]\nchannels = [{name = "u"}]\n[network]\nexported = "absent.pt2"\n'
     )
     with pytest.raises(ValueError, match=r"absent\.pt2: no such network"):
-        load_model(tmp_path)
+        load_model(tmp_path, allow_code=True)
     (tmp_path / "adapter.toml").write_text(
         'name = "x"\ngrid = [4, 4]\nchannels = [{name = "u"}]\n[network]\ncallable = "no_package:f"\n'
     )
     with pytest.raises(ConfigError, match="no_package cannot be imported"):
-        load_model(tmp_path)
+        load_model(tmp_path, allow_code=True)
     (tmp_path / "adapter.toml").write_text(
         'name = "x"\ngrid = [4, 4]\nchannels = [{name = "u"}]\n[network]\ncallable = "math:sqr"\n'
     )
     with pytest.raises(ConfigError, match="did you mean sqrt"):
-        load_model(tmp_path)
+        load_model(tmp_path, allow_code=True)

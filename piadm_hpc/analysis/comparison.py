@@ -12,8 +12,9 @@ import numpy as np
 import xarray as xr
 
 from ..models.card import STATISTICS
-from ..models.record import VariableCard, read_card
-from ..models.registry import CARD, find_model
+from ..models.record import VariableCard
+from ..models.registry import find_model
+from ..models.variables import variables_of
 from ..schema.layout import Coordinate, Variable
 from ..store.arrays import read_arrays
 from .scores import Ensemble, Moments, Reference, area_weights, counted, ensemble, moments, reference_of, scores, standard_errors
@@ -79,7 +80,7 @@ def compare(
 ) -> list[Comparison]:
     """One comparison per variable of the model; ValueError if there is nothing to compare with."""
     folder = find_model(Path(model))
-    variables = read_card(folder / CARD).variables
+    variables = variables_of(folder)
     absent = [v.name for v in variables if v.name not in dataset]
     if absent:
         raise ValueError(f"the samples have no {', '.join(absent)}, which model {folder.name} makes; give the run's own model")

@@ -25,12 +25,14 @@ class Channels:
     """Between states [samples, *event] and physical arrays by channel; the components of all channels share the axis `axis`.
 
     `used` (or None) picks the entries of the other axis that are real: padded atoms are not decoded, and encoded as zero.
+    `mask` [*event] (or None) is true where there are data: elsewhere arrays are NaN and states zero.
     """
 
     channels: tuple[Channel, ...]
     event_shape: tuple[int, ...]
     axis: int
     used: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         total = sum(channel.size for channel in self.channels)
@@ -50,7 +52,10 @@ class Channels:
             raise ValueError(
                 f"states have shape {tuple(x.shape)}; accepted is [samples, {', '.join(map(str, self.event_shape))}]"
             )
-        parts = torch.split(x.detach().cpu().to(torch.float64), [c.size for c in self.channels], dim=self._dim)
+        states = x.detach().cpu().to(torch.float64)
+        if self.mask is not None:
+            states = states.masked_fill(~torch.from_numpy(self.mask), torch.nan)
+        parts = torch.split(states, [c.size for c in self.channels], dim=self._dim)
         decoded = {}
         for channel, part in zip(self.channels, parts, strict=True):
             values = (channel.scale * part + channel.offset).numpy().astype(np.float32)
@@ -77,4 +82,4 @@ class Channels:
                 part.copy_(torch.from_numpy(values))
             else:
                 part[:, torch.from_numpy(self.used)] = torch.from_numpy(values.astype(np.float32))
-        return states
+        return states if self.mask is None else states.masked_fill(~torch.from_numpy(self.mask), 0.0)

@@ -19,6 +19,8 @@ from ..store.arrays import read_arrays, write_arrays
 from ..theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from .record import ReferenceCard
 
+RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
+
 KINDS: dict[type, str] = {
     MaskedEOF: "masked_eof",
     EOF: "eof",
@@ -143,6 +145,16 @@ def save_response(path: Path, response: Response, title: str) -> Path:
         )
     write_arrays(path, arrays, {"title": title})
     return path
+
+
+def with_response(reference: GaussianReference, path: Path) -> GaussianReference:
+    """Return the reference with the response that a model was probed for, where its folder has one."""
+    if not path.is_file():
+        return reference
+    try:
+        return replace(reference, response=load_response(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; {path} can be removed, it only saves sweeps") from None
 
 
 def load_response(path: Path) -> Response:

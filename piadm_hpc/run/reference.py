@@ -40,13 +40,14 @@ def probe_model(
     seed: int = 0,
     out: str | Path | None = None,
     device: str = "cpu",
+    allow_code: bool = False,
 ) -> Path:
     """Probe a model at `samples` samples of a short pilot run and write its response; returns the file.
 
-    Without `out` it goes into the model's folder, where every later run finds it. Raises ValueError for what the model,
-    the pilot run or the folder do not allow.
+    Without `out` it goes into the model's folder, where every later run finds it. `allow_code` is that of `load_model`. Raises
+    ValueError for what the model, the pilot run or the folder do not allow.
     """
-    model = load_model(folder, device)
+    model = load_model(folder, device, allow_code=allow_code)
     if isinstance(model.process, PSLD):
         raise ValueError(
             f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
@@ -72,12 +73,12 @@ def probe_model(
     return save_response(path, response, f"mean response of {model.name}, {probes} probes at {samples} pilot samples")
 
 
-def refit(folder: str | Path, data: str | Path, out: str | Path) -> Path:
+def refit(folder: str | Path, data: str | Path, out: str | Path, *, allow_code: bool = False) -> Path:
     """A reference in the model's own basis from the fields of a file, or of a run's samples.h5; returns the file written.
 
     Raises ValueError for a file that lacks the model's variables on its grid, or has fewer than three fields.
     """
-    model = load_model(folder)
+    model = load_model(folder, allow_code=allow_code)
     states = _states(model, Path(data))
     if len(states) < 3:
         raise ValueError(f"{data}: {len(states)} field(s); a mean and variances need at least three")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..gaussian.reference import GaussianReference
+from ..theory.bases import Identity, compatible
 from ..theory.chain import Chain
 from .collocation import Collocation, Scheme
 from .tolerance import Tolerance
@@ -54,10 +55,18 @@ def check_arguments(
                 reference is not None and len(reference.mean) != size,
                 f"the reference has size {0 if reference is None else len(reference.mean)}, states {size}",
             ),
-            (chain.basis is not None and chain.basis.num_coords < size, "the chain's basis does not fit the states"),
             (
-                chain.basis is not None and (reference is None or chain.basis is not reference.basis),
-                "a chain with tables per shell needs the reference it was built from",
+                chain.basis is not None and math.prod(chain.basis.event_shape) != size,
+                f"the chain's basis is for states {list(chain.basis.event_shape) if chain.basis else []}, x0 has {size} entries",
+            ),
+            (
+                _belongs_to_a_reference(chain) and (reference is None or chain.basis is not reference.basis),
+                "a chain with tables per shell of a basis, or about a mean, needs the reference it was built from",
+            ),
+            (
+                reference is not None and not compatible(chain.basis, reference.basis),
+                "the chain's tables and the reference must share one basis: build the chain from this reference, or beside "
+                "tables per entry give one that is diagonal in the entries (isotropic, Pixelwise)",
             ),
             (
                 momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1),
@@ -73,6 +82,12 @@ def check_arguments(
     ]
     if mistakes:
         raise ValueError("solve: " + "; ".join(mistakes))
+
+
+def _belongs_to_a_reference(chain: Scheme) -> bool:
+    """Whether a chain's tables mean something in the basis, or about the mean, of one reference alone."""
+    about_a_mean = isinstance(chain, Chain) and bool((chain.shift != 0).any())
+    return about_a_mean or not isinstance(chain.basis, Identity | None)
 
 
 def check_moving(

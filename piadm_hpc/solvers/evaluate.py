@@ -56,13 +56,16 @@ class Evaluator:
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
         shape = (len(x), *self.event_shape) if self.fields == 1 else (len(x), self.fields, *self.event_shape)
-        result = self.score(self.project(x).reshape(shape), t)
+        # copies, since a score may work in place or return a buffer that its next call overwrites
+        result = self.score(self.project(x).reshape(shape).clone(), t.clone())
         if not isinstance(result, Tensor) or result.shape != shape:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ScoreError(f"the score returned {got} for states of shape {shape}; it must return the same shape")
+        if not result.is_floating_point():
+            raise ScoreError(f"the score returned {result.dtype} for states of {x.dtype}; it must return real floating numbers")
         # a network of lower precision than the states sets the floor that sweeps can reach
         self.resolution = max(self.resolution, torch.finfo(result.dtype).eps)
-        return result.detach().to(x.dtype).reshape(x.shape)
+        return result.detach().to(x.dtype, copy=True).reshape(x.shape)
 
     def _halve(self, rows: int) -> None:
         if rows == 1:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator, SerialCommunicator
 from ..gaussian.reference import GaussianReference
+from ..theory.bases import Identity
 from ..theory.chain import Chain
 from ..theory.grid import Block
 from ..theory.noise import CHAIN, CORRECTOR, GivenNoise, NoiseSource
@@ -149,7 +150,7 @@ def _stopped(done: list[int], found: BlockSolution, finish: Callable[[Tensor], T
 
 def _in_basis(chain: Chain, reference: GaussianReference | None) -> Chain:
     """A chain about a reference, on that reference's device and precision."""
-    if chain.basis is None or reference is None:
+    if chain.basis is None or reference is None or isinstance(chain.basis, Identity):
         return chain
     return replace(chain, basis=reference.basis)
 

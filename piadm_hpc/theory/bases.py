@@ -80,6 +80,11 @@ class Pixelwise(Identity):
         return self
 
 
+def compatible(own: Basis | None, other: Basis) -> bool:
+    """Whether operators per shell of two bases act on the same coordinates; None stands for multiples of the identity."""
+    return own is None or own is other or (isinstance(own, Identity) and isinstance(other, Identity))
+
+
 class EOF:
     """Leading empirical orthogonal functions `modes` [d, r] (orthonormal columns), one shell each, and one tail shell."""
 

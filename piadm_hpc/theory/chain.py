@@ -16,7 +16,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .bases import Basis, Identity
+from .bases import Basis, Identity, Pixelwise
 from .grid import TimeGrid
 
 
@@ -63,7 +63,12 @@ class Chain:
         for name, value in zip(names, (t, P, Q, N, M, R, *rest), strict=True):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "edges", tuple(self.edges) or (0, len(t) - 1))
+        if self.basis is None and self._shells() > 1:
+            object.__setattr__(self, "basis", Pixelwise((self._shells(),)))
         self._check()
+
+    def _shells(self) -> int:
+        return max(int(table.shape[1]) for table in (self.P, self.Q, self.noise, self.shift))
 
     def _check(self) -> None:
         J = len(self.t) - 1
@@ -84,9 +89,15 @@ class Chain:
         ]
         if self.edges[0] != 0 or self.edges[-1] != J or any(b <= a for a, b in zip(self.edges, self.edges[1:], strict=False)):
             mistakes.append(f"block edges must increase from 0 to {J}, got {self.edges}")
-        shells = max(self.P.shape[1], self.Q.shape[1], self.noise.shape[1])
+        shells = self._shells()
+        mistakes += [
+            f"{name} has {table.shape[1]} shells or entries, other tables {shells}"
+            for name, table in (("P", self.P), ("Q", self.Q), ("N", self.noise), ("M", self.shift))
+            if table.shape[1] not in (1, shells)
+        ]
         if shells > 1 and (self.basis is None or self.basis.num_shells != shells):
-            mistakes.append(f"tables with {shells} shells need a basis with as many")
+            own = 0 if self.basis is None else self.basis.num_shells
+            mistakes.append(f"tables with {shells} shells do not fit the chain's basis, which has {own}")
         if (self.alpha is None) != (self.sigma is None):
             mistakes.append("give alpha and sigma together")
         if self.rows.shape[1:] != (self.reads, self.channels):
@@ -136,7 +147,10 @@ class Chain:
     def levels(self) -> tuple[Tensor, Tensor]:
         """Signal [J+1, k] and covariance of the noise [J+1, k, k] of what the score reads; ValueError when not known."""
         if self.alpha is None or self.sigma is None:
-            raise ValueError("a reference needs to know the noise levels: give the chain its alpha and sigma")
+            raise ValueError(
+                "the chain does not know its noise levels, which a reference, linear = 'denoised' and solver = 'newton' need: "
+                "give it alpha and sigma, the signal and the noise at every point"
+            )
         factor = self.sigma.reshape(len(self.t), self.reads, self.reads)
         return self.alpha.reshape(len(self.t), self.reads), factor @ factor.mT
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .phase import PhaseSpace
-from .process import Process, forward_time
+from .process import Process, Tabulated, forward_time
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def log_snr(process: Process, num_steps: int, *, horizon: float, delta: float, n
     snr = torch.linspace(float(low), float(high), num_steps + 1, dtype=torch.float64)
     theta = torch.log1p(torch.exp(-snr))
     theta[0], theta[-1] = ends[0], ends[1]
-    return from_times(process.time(theta), num_blocks)
+    return from_times(_times(process, theta), num_blocks)
 
 
 def karras(process: Process, num_steps: int, *, horizon: float, delta: float, rho: float = 7.0, num_blocks: int = 1) -> TimeGrid:
@@ -144,7 +144,7 @@ def karras(process: Process, num_steps: int, *, horizon: float, delta: float, rh
     high, low = torch.sqrt(torch.expm1(torch.tensor([horizon, delta], dtype=torch.float64)))
     ramp = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
     level = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-    return from_times(process.time(torch.log1p(level**2)), num_blocks)
+    return from_times(_times(process, torch.log1p(level**2)), num_blocks)
 
 
 @dataclass(frozen=True)
@@ -179,4 +179,10 @@ def power(
     u = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
     theta = clock.theta(last + (first - last) * (1 - u) ** exponent)
     theta[0], theta[-1] = ends
-    return from_times(process.time(theta), num_blocks)
+    return from_times(_times(process, theta), num_blocks)
+
+
+def _times(process: Process, theta: Tensor) -> Tensor:
+    """Times of decreasing forward times; points that fall on the same index of a schedule of whole indices are one point."""
+    t = process.time(theta)
+    return torch.unique_consecutive(t) if isinstance(process, Tabulated) and process.whole else t

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from .phase import PhaseSpace
 
+SLACK = 1e-6  # of rounding, relative to the number of indices, at both ends of a table
+
 
 class Process(Protocol):
     """A noising process: signal and noise level at time t, and the time of a given forward time theta."""
@@ -90,23 +92,25 @@ class VPSchedule:
 
 @dataclass(frozen=True)
 class Tabulated:
-    """Variance-preserving process of a discrete schedule: log-SNR at the indices 0 .. N-1, decreasing, linear between them.
+    """Variance-preserving process of a discrete schedule, given by its log-SNR at the indices 0 .. N-1.
 
-    t is the index, so that a network trained on whole numbers is called between them too. Raises ValueError unless the
-    log-SNR falls from index to index.
+    Time is the index. Between indices the log-SNR is interpolated linearly, so that a network trained at whole indices can
+    also be called between them; with `whole`, `time` returns the nearest whole index, for networks that look indices up in a
+    table. Raises ValueError for a log-SNR that does not fall from index to index, and for times outside the schedule.
     """
 
     log_snr: Tensor
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.log_snr.ndim != 1 or len(self.log_snr) < 2 or not bool((self.log_snr.diff() < 0).all()):
             raise ValueError("a discrete schedule needs a log-SNR that falls from index to index, for at least two indices")
 
     @classmethod
-    def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> Tabulated:
-        """From alpha^2 at every index, as DDPM's schedules are tabulated."""
+    def from_alphas_cumprod(cls, alphas_cumprod: Tensor, *, whole: bool = False) -> Tabulated:
+        """Build the process from alpha^2 at every index, the table that DDPM's schedules are given by."""
         squared = alphas_cumprod.to(torch.float64)
-        return cls(torch.log(squared) - torch.log1p(-squared))
+        return cls(torch.log(squared) - torch.log1p(-squared), whole)
 
     def _at(self, t: Tensor) -> Tensor:
         table = self.log_snr.to(t)
@@ -123,7 +127,16 @@ class Tabulated:
         wanted = -torch.log(torch.expm1(theta))
         table = self.log_snr.to(theta)
         low = (torch.searchsorted(-table, -wanted) - 1).clamp(0, len(table) - 2)
-        return low + (wanted - table[low]) / (table[low + 1] - table[low])
+        t = low + (wanted - table[low]) / (table[low + 1] - table[low])
+        last = len(table) - 1
+        if bool((t < -SLACK * len(table)).any()) or bool((t > last + SLACK * len(table)).any()):
+            raise ValueError(
+                f"the schedule has indices 0 to {last}, log-SNR {float(table[0]):.3g} to {float(table[-1]):.3g}, and log-SNR "
+                f"{float(wanted.max()):.3g} to {float(wanted.min()):.3g} is asked for: start later (a smaller horizon) or stop "
+                "earlier (a larger delta)"
+            )
+        t = t.clamp(0, last)
+        return t.round() if self.whole else t
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ class Newton(Sweeps):
     def __init__(self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], method: Method, comm: Communicator):
         if method.schedule.moves or problem.chain.reads > 1:
             raise ValueError("newton: a block is solved whole, and its score reads one field; no window, no pipeline")
+        if problem.chain.sigma is None:
+            raise ValueError("newton: its probes are of the size of the noise; give the chain its alpha and sigma")
         super().__init__(problem, block, first, list(samples), method, comm)
         z = self.points.z
         self.maps = z.new_zeros(*z.shape[:2], z.shape[-1], z.shape[-2], z.shape[-2])
