@@ -17,7 +17,19 @@ from ..models.registry import find_model
 from ..models.variables import variables_of
 from ..schema.layout import Coordinate, Variable
 from ..store.arrays import read_arrays
-from .scores import Ensemble, Moments, Reference, area_weights, counted, ensemble, moments, reference_of, scores, standard_errors
+from .scores import (
+    Ensemble,
+    Moments,
+    Reference,
+    area_weights,
+    counted,
+    ensemble,
+    moments,
+    reference_of,
+    row_weights,
+    scores,
+    standard_errors,
+)
 
 MAX_BYTES = 2**30
 """Most memory for the fields of one variable; of larger runs evenly spaced samples are scored."""
@@ -215,9 +227,4 @@ def _from_file(path: Path, dataset: xr.Dataset, variable: VariableCard) -> Refer
 
 
 def _weights(dataset: xr.Dataset, variable: VariableCard) -> np.ndarray:
-    """The weights stored with the samples where there are any, else cos(latitude)."""
-    if "cell_weight" in dataset and dataset["cell_weight"].dims == (variable.dims[0],):
-        stored = dataset["cell_weight"].values.astype(np.float64)
-        share: np.ndarray = stored / stored.sum()
-        return share
-    return area_weights(dataset[variable.dims[0]].values)
+    return row_weights(dataset, variable.dims[0])

@@ -17,12 +17,14 @@ from .adapter_config import AdapterConfig, ChannelSpec
 def read_grid(config: AdapterConfig, folder: Path) -> tuple[dict[str, Coordinate], np.ndarray | None]:
     """Return the coordinates of a grid's axes, and the mask [y, x] that is true where there are data (None: everywhere).
 
-    Both come from the file that the adapter names; without one the axes are numbered. Raises ConfigError naming the file and
+    Both come from the file that the adapter names; without one the axes are numbered. Rows that are not latitudes have equal
+    weights. Raises ConfigError naming the file and
     everything in it that does not fit.
     """
     grid = dict(zip(config.dims, config.grid or (), strict=False))
     if config.coordinates is None:
-        return {dim: Coordinate((dim,), np.arange(n, dtype=np.float64)) for dim, n in grid.items()}, None
+        numbered = {dim: Coordinate((dim,), np.arange(n, dtype=np.float64), {"units": "1"}) for dim, n in grid.items()}
+        return _weighted(numbered), None
     path = folder / config.coordinates
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; adapter.toml names it as coordinates, and paths there start at its folder")
@@ -37,11 +39,23 @@ def read_grid(config: AdapterConfig, folder: Path) -> tuple[dict[str, Coordinate
         mistakes += _mask_mistakes(dataset, config.mask, grid)
     if mistakes:
         raise ConfigError(f"{path}: {'; '.join(mistakes)}")
-    axes = {dim: Coordinate((dim,), np.asarray(dataset[dim].values), _attributes(dataset[dim])) for dim in grid}
+    axes = _weighted({dim: Coordinate((dim,), np.asarray(dataset[dim].values), _attributes(dataset[dim])) for dim in grid})
     if config.mask is None:
         return axes, None
     values = dataset[config.mask].transpose(*grid).values.astype(np.float64)
     return axes, np.isfinite(values) & (values != 0)
+
+
+def _weighted(axes: dict[str, Coordinate]) -> dict[str, Coordinate]:
+    """Give rows that are not latitudes equal weights, so that nothing later takes their numbers for degrees."""
+    if not axes:
+        return axes
+    dim, rows = next(iter(axes.items()))
+    units, name = str(rows.attrs.get("units", "")).lower(), str(rows.attrs.get("standard_name", dim)).lower()
+    if name.startswith("lat") or units.replace("_", "").replace("s", "") in ("degreenorth", "degreen"):
+        return axes
+    equal = np.ones(len(rows.values))
+    return axes | {"cell_weight": Coordinate((dim,), equal, {"long_name": "area of a row's cells, relative", "units": "1"})}
 
 
 def _axis_mistakes(dataset: xr.Dataset, dim: str, size: int) -> list[str]:

@@ -36,8 +36,9 @@ def adapt(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool 
     """
     source = folder / ADAPTER
     config = read_adapter(folder)
+    whole = config.network.time_dtype == "int64"
     try:
-        process, (horizon, delta) = make_process(config.schedule, whole=config.network.time_dtype == "int64")
+        process, (horizon, delta) = make_process(config.schedule, whole=whole)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
     axes, there = read_grid(config, folder)
@@ -62,7 +63,8 @@ def adapt(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool 
         normalisation=Channels(channels, config.event_shape, -1 if used is not None else 0, used, gaps),
         horizon=horizon,
         delta=delta,
-        card=config.model_dump(mode="json"),
+        # collocation calls networks between indices
+        card=config.model_dump(mode="json") | ({"sampling": {"flow": "gaussian-ab2"}} if whole else {}),
         sha256=_digest(config, folder, found.sha256),
     )
 

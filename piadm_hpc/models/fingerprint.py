@@ -91,8 +91,9 @@ class _Look:
         for key, tensor in (*module.named_parameters(), *module.named_buffers()):
             self.at(tensor, f"{name}.{key}")
         for path, part in module.named_modules():
+            # what can grow while the network is called, such as a list of calls, says nothing about which network it is
             own = {key: inner for key, inner in vars(part).items() if not key.startswith("_") and key != "training"}
-            self.at({key: inner for key, inner in own.items() if isinstance(inner, (*PLAIN, tuple, list))}, f"{name}.{path}")
+            self.at({key: inner for key, inner in own.items() if isinstance(inner, (*PLAIN, tuple))}, f"{name}.{path}")
 
     def _function(self, function: types.FunctionType, name: str) -> None:
         """The file it is defined in, its defaults, what it closes over, and the values of the module that it names."""

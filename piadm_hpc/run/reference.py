@@ -16,7 +16,7 @@ from ..models.packing import save_response
 from ..models.registry import find_model
 from ..schema.layout import Coordinate
 from ..store.arrays import write_arrays
-from ..theory.process import PSLD
+from ..theory.process import PSLD, Tabulated
 from .build import make_sampler
 from .probe import probe_response, probe_smoothness
 
@@ -66,9 +66,10 @@ def probe_model(
         probes=probes,
         seed=seed,
     )
-    flow = {"chain": {"eta": 0.0}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
-    flows = make_sampler(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
-    response = replace(response, smoothness=probe_smoothness(flows, range(samples)))
+    if not (isinstance(model.process, Tabulated) and model.process.whole):
+        flow = {"chain": {"integrator": "collocation"}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
+        flows = make_sampler(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
+        response = replace(response, smoothness=probe_smoothness(flows, range(samples)))
     path = find_model(folder) / RESPONSE if out is None else Path(out)
     return save_response(path, response, f"mean response of {model.name}, {probes} probes at {samples} pilot samples")
 

@@ -16,7 +16,7 @@ from ...schema.layout import Variable
 from ...theory.bases import SphericalHarmonics
 from ..comparison import Comparison, as_record
 from ..pages import Section, number
-from ..scores import area_weights
+from ..scores import row_weights
 
 PATTERNS = 8
 LEVELS = (0.001, 0.01, 0.5, 0.99, 0.999)
@@ -35,7 +35,7 @@ def sections_of(
     sections, record = [_scores(one) for one in compared], {one.variable.name: as_record(one) for one in compared}
     for variable in variables:
         fields = stacked(samples, variable)
-        weights = area_weights(samples[variable.dims[0]].values)
+        weights = row_weights(samples, variable.dims[0])
         table: dict[str, Any] = {}
         if real is not None:
             reference = stacked(real, variable)
@@ -91,7 +91,7 @@ def _extremes(name: str, fields: np.ndarray, real: np.ndarray, table: dict[str, 
 
 def _patterns(name: str, fields: np.ndarray, real: np.ndarray, weights: np.ndarray, table: dict[str, Any]) -> Section:
     """Variance of the samples along the reference's leading area-weighted EOFs, over the reference's own."""
-    mean = np.nanmean(real, 0)
+    mean = np.ma.masked_invalid(real).mean(0).filled(np.nan)
     root = np.sqrt(weights)[:, None]
     ours, theirs = (np.nan_to_num((values - mean) * root).reshape(len(values), -1) for values in (fields, real))
     modes = np.linalg.svd(theirs, full_matrices=False)[2][: min(PATTERNS, len(theirs) - 1)]
@@ -145,7 +145,9 @@ def _nearest(
     name: str, fields: np.ndarray, training: np.ndarray, held: np.ndarray | None, weights: np.ndarray, table: dict[str, Any]
 ) -> Section:
     """Distance to the nearest training field, of samples and of real fields that were held out: memorisation shows as a shift."""
-    spread = float(np.sqrt(np.nansum(np.nanvar(training, 0) * weights[:, None]) / training.shape[-1]))
+    spread = float(
+        np.sqrt(np.nansum(np.ma.masked_invalid(training).var(0).filled(np.nan) * weights[:, None]) / training.shape[-1])
+    )
     rows = []
     for label, values in (("samples", fields), ("reference", held)):
         if values is not None:

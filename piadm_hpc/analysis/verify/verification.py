@@ -101,7 +101,12 @@ def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:
 
     sample_dim = str(dataset.attrs["sample_dim"])
     names = str(dataset.attrs["variables"]).split()
-    return tuple(Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names)
+    found = [Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names]
+    fields = tuple(variable for variable in found if len(variable.dims) == 2 and "atom" not in variable.dims)
+    if not fields:
+        listed = ", ".join(f"{variable.name} over {' x '.join(variable.dims)}" for variable in found)
+        raise ValueError(f"the samples have no fields over two dimensions to verify, only {listed}")
+    return fields
 
 
 def _cost(dataset: xr.Dataset) -> Section:
