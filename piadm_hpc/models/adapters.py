@@ -41,14 +41,14 @@ def adapt(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool 
         process, (horizon, delta) = make_process(config.schedule, whole=whole)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
-    axes, there = read_grid(config, folder)
-    found = find_network(config.network, folder, device, allow_code=allow_code)
-    nodes, mask, constraint = node_mask(config, device), state_mask(config, there, device), centring(config).to(device)
-    network = as_network(found, config, process, nodes)
+    axes, data_mask = read_grid(config, folder)
+    loaded = find_network(config.network, folder, device, allow_code=allow_code)
+    nodes, mask, constraint = node_mask(config, device), state_mask(config, data_mask, device), centring(config).to(device)
+    network = as_network(loaded, config, process, nodes)
     reference = free_gaussian(config, constraint, mask).to(device, torch.float64)
     _try(network, config, process, (horizon, delta), reference, source)
     used = None if config.grid is not None else nodes[:, 0].bool().cpu().numpy()
-    gaps = None if there is None else np.broadcast_to(there, config.event_shape).copy()
+    gaps = None if data_mask is None else np.broadcast_to(data_mask, config.event_shape).copy()
     channels = tuple(Channel(c.name, c.size, c.scale, c.offset) for c in config.channels)
     return Model(
         name=config.name,
@@ -65,7 +65,7 @@ def adapt(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool 
         delta=delta,
         # collocation calls networks between indices
         card=config.model_dump(mode="json") | ({"sampling": {"flow": "gaussian-ab2"}} if whole else {}),
-        sha256=_digest(config, folder, found.sha256),
+        sha256=_digest(config, folder, loaded.sha256),
     )
 
 
@@ -119,12 +119,12 @@ def node_mask(config: AdapterConfig, device: torch.device | str) -> Tensor:
     return (torch.arange(nodes, device=device) < sum(config.atoms)).to(torch.float32)[:, None]
 
 
-def state_mask(config: AdapterConfig, there: np.ndarray | None, device: torch.device | str) -> Tensor | None:
+def state_mask(config: AdapterConfig, data_mask: np.ndarray | None, device: torch.device | str) -> Tensor | None:
     """Return which entries of a flat state hold data, [d]; None where all of them do."""
     if config.grid is None:
         mask = node_mask(config, device).expand(config.event_shape).flatten().bool()
-    elif there is not None:
-        mask = torch.from_numpy(there).expand(config.event_shape).flatten().to(device)
+    elif data_mask is not None:
+        mask = torch.from_numpy(data_mask).expand(config.event_shape).flatten().to(device)
     else:
         return None
     return None if bool(mask.all()) else mask

@@ -1,6 +1,6 @@
-"""A model is a folder: card.toml says what it is, reference.h5 and weights.safetensors hold its numbers.
+"""Saving and loading model folders: card.toml describes a model, reference.h5 and weights.safetensors hold its numbers.
 
-`load_model` takes such a folder, or the name of a model shipped with the package.
+`load_model` takes such a folder, or the name of a model that comes with the package.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def save_model(
     more: Callable[[Path], None] | None = None,
     stored: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a model folder whole, replacing an older one; returns it. The card's checksums are filled in here.
+    """Write a model folder as a whole, replacing an older one, and return it; the card's checksums are filled in.
 
-    `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own; `more` puts further
-    files into the folder it is given. Weights are rounded to the precision `stored`.
+    `extra` arrays are stored in reference.h5 too, `statistics` of the data in a file of their own. `more` is called with the
+    folder and may add files. Weights are rounded to the precision `stored`.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -139,7 +139,7 @@ def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
 
 
 def _verify(path: Path, card: Card) -> None:
-    """Files against the checksums of the card, all mistakes at once."""
+    """Compare files with the checksums of the card; ValueError with all mistakes at once."""
     needed = [REFERENCE] + [WEIGHTS] * (card.network is not None) + [TOPOLOGY] * (card.molecule is not None)
     mistakes = []
     for name in needed:
@@ -154,7 +154,7 @@ def _verify(path: Path, card: Card) -> None:
 
 
 def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dict[str, Coordinate], Normalisation]:
-    """Coordinates and normalisation; ValueError if an array is missing or of another size."""
+    """Return coordinates and normalisation; ValueError for arrays that are missing or of another size."""
     dims = card.variables[0].dims
     absent = [name for name in (*dims, "mean_field", "scale_field", "mask") if name not in arrays]
     if absent:
@@ -177,7 +177,7 @@ def _network(
     topology: Topology | None,
     kind: type[GaussianDenoiser],
 ) -> GridUNet | ConformerNetwork | MessageNetwork:
-    """The card's network, before it has its weights."""
+    """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
         turned = card.molecule.alignment == "superposed"
         return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
@@ -190,7 +190,7 @@ def _network(
 
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:
-    """The rigid motions that states of a molecule do not have."""
+    """Return the rigid motions along which states of a molecule have no component."""
     return torch.from_numpy(rigid_motions(normalisation.mean[0], turns=molecule.alignment == "superposed"))
 
 

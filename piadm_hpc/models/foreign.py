@@ -31,7 +31,7 @@ TOLERANCE = 5e-4  # relative difference that rounding may make between two calls
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedNetwork:
     """A network that was loaded: the function to call, the precision of its weights (None without any), and its digest."""
 
     call: Callable[..., Any]
@@ -39,7 +39,7 @@ class Found:
     sha256: str
 
 
-def find_network(spec: NetworkSpec, folder: Path, device: torch.device | str, *, allow_code: bool = False) -> Found:
+def find_network(spec: NetworkSpec, folder: Path, device: torch.device | str, *, allow_code: bool = False) -> LoadedNetwork:
     """Load the network that an adapter names.
 
     Raises ConfigError for code that is not allowed to run or cannot be imported, ValueError for files that are missing or
@@ -61,33 +61,33 @@ def find_network(spec: NetworkSpec, folder: Path, device: torch.device | str, *,
     return _exported(path, device) if spec.diffusers is None else _unet(path, device, spec.dtype)
 
 
-def _imported(name: str, folder: Path, device: torch.device | str) -> Found:
+def _imported(name: str, folder: Path, device: torch.device | str) -> LoadedNetwork:
     try:
-        found = plugins.load("network.callable", name)
+        network = plugins.load("network.callable", name)
     except ConfigError:
         raise
     except Exception as error:
         raise ConfigError(f"{folder / ADAPTER}: network.callable = {name!r}: its module fails: {_named(error)}") from error
-    if isinstance(found, type):
+    if isinstance(network, type):
         raise ConfigError(f"{folder / ADAPTER}: network.callable = {name!r} is a class; name an instance of it, or a function")
-    if isinstance(found, torch.nn.Module):
-        found = found.to(device).eval()
-    digest, unseen = fingerprint(found)
+    if isinstance(network, torch.nn.Module):
+        network = network.to(device).eval()
+    digest, unseen = fingerprint(network)
     if unseen:
         logger.info("%s: a later change of %s would not be noticed", name, ", ".join(unseen))
-    return Found(found, _precision(found), digest)
+    return LoadedNetwork(network, _precision(network), digest)
 
 
-def _exported(path: Path, device: torch.device | str) -> Found:
+def _exported(path: Path, device: torch.device | str) -> LoadedNetwork:
     try:
         program = torch.export.load(path)
     except Exception as error:
         raise ValueError(f"{path}: not a file of torch.export that this version of torch reads: {_named(error)}") from error
-    loaded: torch.nn.Module = program.module().to(device)
-    return Found(loaded, _precision(loaded), hashlib.sha256(path.read_bytes()).hexdigest())
+    network: torch.nn.Module = program.module().to(device)
+    return LoadedNetwork(network, _precision(network), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-def _unet(path: Path, device: torch.device | str, dtype: str) -> Found:
+def _unet(path: Path, device: torch.device | str, dtype: str) -> LoadedNetwork:
     try:
         from diffusers import UNet2DModel
     except ImportError:
@@ -105,7 +105,7 @@ def _unet(path: Path, device: torch.device | str, dtype: str) -> Found:
     except Exception as error:
         raise ValueError(f"{path}: diffusers cannot load a UNet2DModel from it: {_named(error)}") from error
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(path.iterdir()) if file.is_file()))
-    return Found(lambda x, t: unet(x, t).sample, _precision(unet), digest.hexdigest())
+    return LoadedNetwork(lambda x, t: unet(x, t).sample, _precision(unet), digest.hexdigest())
 
 
 def _precision(network: Any) -> torch.dtype | None:
@@ -116,20 +116,20 @@ def _precision(network: Any) -> torch.dtype | None:
     return kinds.pop() if len(kinds) == 1 else None
 
 
-def as_network(found: Found, config: AdapterConfig, process: Process, mask: Tensor) -> Network:
+def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, mask: Tensor) -> Network:
     """Return the network as a function of states [rows, *event] and process times [rows], for `wrap` to call with copies.
 
     What it returns has been checked to be real numbers of the states' shape; they have the precision of the network.
     """
     spec = config.network
-    precision = found.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
+    precision = loaded.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
 
     def call(x: Tensor, t: Tensor) -> Tensor:
         dtype = precision or x.dtype
         given = x.to(dtype)
         extra = (mask.to(given).expand(len(x), *mask.shape).clone(),) if spec.node_mask else ()
         with torch.no_grad():
-            result = found.call(given, network_time(config, process, t, dtype), *extra)
+            result = loaded.call(given, network_time(config, process, t, dtype), *extra)
         return checked(result, x, config.name)
 
     return call if spec.rows is None else _InBuckets(call, spec.rows)
