@@ -74,8 +74,8 @@ def decoded(dataset: xr.Dataset, dim: str) -> xr.DataArray | str:
     attrs = {name: raw.attrs[name] for name in ("units", "calendar") if name in raw.attrs}
     try:
         return xr.decode_cf(xr.Dataset(coords={dim: (dim, raw.values, attrs)}), decode_timedelta=False)[dim]
-    except (ValueError, TypeError, OverflowError, ImportError) as error:
-        return f"{described}, which cannot be decoded ({(str(error).splitlines() or [type(error).__name__])[-1][:120]})"
+    except (ValueError, TypeError, OverflowError, ImportError):
+        return f"{described}, which cannot be decoded"
 
 
 def _shown(positions: np.ndarray) -> str:

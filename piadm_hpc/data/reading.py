@@ -223,7 +223,7 @@ def _all_dates(dates: Sequence[Dates | str], names: Sequence[str]) -> Dates | st
     if len(found) == len(dates):
         return Dates(np.concatenate([d.key for d in found]), np.concatenate([d.month for d in found]))
     reasons = [f"{name}: {date}" for name, date in zip(names, dates, strict=True) if isinstance(date, str)]
-    if found:
+    if found or any(" since " in reason for reason in reasons):
         log.warning("samples are taken in the order of the files, since not all have dates: %s", "; ".join(reasons))
     return "; ".join(reasons)
 

@@ -15,16 +15,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..schema.topology import Topology
 from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
-from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_of
+from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_file, topology_of
 
 
 class TrajectoryConfig(BaseModel):
     """Which frames to read and how they become states.
 
-    `trajectories` are paths or globs in any format of MDAnalysis, or conformer files of this package; `topology` names the
-    atoms (PDB and others; default: topology.pdb beside the first trajectory). `selection` is MDAnalysis' selection language.
-    `alignment`: "superposed" turns every frame onto the mean structure, "centred" only shifts it. With `unwrap` molecules
-    that a periodic box cut are made whole. Frames whose chiral centres have another hand than in `topology` are left out.
+    `trajectories` are paths or globs in any format of MDAnalysis, or HDF5 files of mdtraj or this package; `topology` names
+    the atoms (PDB and others; default: topology.pdb beside the first trajectory, or what such an HDF5 file says itself).
+    `selection` is MDAnalysis' selection language. `alignment`: "superposed" turns every frame onto the mean structure,
+    "centred" only shifts it. With `unwrap` molecules that a periodic box cut are made whole. Frames whose chiral centres
+    have another hand than in `topology` are left out.
     Conformer files may carry a `log_weight` per frame. Every training frame is taken `relabel` times, each time with the
     hydrogens of methyl groups (and the like) named anew. Trajectories and frames held out are named by glob or last fraction.
     """
@@ -74,12 +75,11 @@ class Frames:
 def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     """All frames a configuration describes; relative paths start at `root`. ValueError for files that do not work."""
     paths = expand(config.trajectories, root, "trajectories")
-    structure = root / config.topology if config.topology else paths[0].with_name("topology.pdb")
     part = slice(config.start, None, config.stride)
-    with told(structure, paths):
+    with topology_file(None if config.topology is None else root / config.topology, paths[0]) as structure, told(structure):
         first = open_universe(structure)
         atoms = select(first, config.selection, structure)
-        topology = topology_of(atoms)
+        topology = topology_of(atoms, structure)
         hands = signs(positions_of(first, atoms)[None], topology)
         read = [read_file(structure, path, config.selection, part, unwrap=config.unwrap) for path in paths]
     positions = in_order(np.concatenate([r[0] for r in read]), topology)

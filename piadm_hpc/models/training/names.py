@@ -28,6 +28,7 @@ def require_names(config: DataConfig) -> None:
     coordinates = {dim: Coordinate((dim,), np.zeros(1)) for dim in config.spatial_dims}
     layout = Layout(tuple(Variable(name, config.spatial_dims) for name in config.variables), coordinates)
     problems = [problem.removeprefix("layout: ").partition(";")[0] for problem in layout_problems(layout)]
+    problems = [problem.replace("is used twice", "is a name that files of samples use themselves") for problem in problems]
     problems += [f"{dim!r} is the name of an array in model folders" for dim in config.spatial_dims if dim in IN_THE_FOLDER]
     problems += [f"{dim!r} holds a slash" for dim in config.spatial_dims if "/" in dim]
     if problems:
