@@ -94,18 +94,18 @@ def chosen(dataset: xr.Dataset, request: Request) -> tuple[xr.Dataset, tuple[str
         raise ValueError("; ".join(mistakes))
     wanted = [*sample_dims, *request.spatial_dims]
     fields = found[present].squeeze([dim for dim in found[present].dims if dim not in wanted]).transpose(*wanted)
-    return _thinned(fields, sample_dims, request.most), sample_dims
+    return fields, sample_dims
 
 
-def _thinned(fields: xr.Dataset, sample_dims: Sequence[str], most: int | None) -> xr.Dataset:
-    """Evenly spaced positions along the longest dimension of samples, so that there are at most `most` samples."""
+def thinning(fields: xr.Dataset, sample_dims: Sequence[str], most: int | None) -> dict[str, np.ndarray]:
+    """Evenly spaced positions along the longest dimension of samples, where there are more than `most` samples."""
     count = prod(fields.sizes[dim] for dim in sample_dims)
     if most is None or count <= most:
-        return fields
+        return {}
     longest = max(sample_dims, key=lambda dim: fields.sizes[dim])
     size = fields.sizes[longest]
     kept = max(1, most * size // count)
-    return fields.isel({longest: np.unique(np.linspace(0, size - 1, kept).round().astype(int))})
+    return {longest: np.unique(np.linspace(0, size - 1, kept).round().astype(int))}
 
 
 def _samples(dataset: xr.Dataset, present: Sequence[str], request: Request, select: Mapping[str, Choice]) -> tuple[str, ...]:

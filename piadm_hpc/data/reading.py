@@ -18,7 +18,7 @@ import xarray as xr
 from ..schema.layout import Coordinate, Variable
 from .anomalies import Level, named_anomaly, require_alike
 from .dates import Dates, dates_of
-from .gridded_files import Request, chosen, open_fields, renamed
+from .gridded_files import Request, chosen, open_fields, renamed, thinning
 from .grids import DEGREES, aligned, settled
 from .missing import Outliers, equal_to, outliers, outside_valid, where
 from .units import converted, same_units, units_of
@@ -102,6 +102,8 @@ def taken(raw: RawFields, which: np.ndarray) -> RawFields:
 def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] | None, first: _Part | None) -> _Part:
     """One file, in the units and on the grid of the first; what was put right is logged by the caller."""
     fields, sample_dims = chosen(dataset, request)
+    some = thinning(fields, sample_dims, request.most)
+    fields, dataset = fields.isel(some), dataset.isel(some)
     notes: list[str] = []
     mistakes: list[str] = []
     dates: Dates | str = ""
@@ -159,12 +161,17 @@ def _present(array: xr.DataArray, request: Request, notes: list[str]) -> np.ndar
     groups = [] if name in request.allow_outliers else outliers(values)
     if groups:
         listed = "; ".join(_outliers(array, values, group) for group in groups)
-        declare = f"data.missing_values = [{', '.join(f'{group.lowest:g}' for group in groups)}]"
-        advice = f"declare {declare} or, if they are real, data.allow_outliers = [{name!r}]"
-        raise ValueError(
-            f"{listed}; {advice if request.exact else 'mark them as missing in the file, with _FillValue or missing_value'}"
-        )
+        raise ValueError(f"{listed}; {_advice(name, groups, request)}")
     return values
+
+
+def _advice(name: str, groups: Sequence[Outliers], request: Request) -> str:
+    """How to declare outliers as missing, or as real."""
+    if not request.exact:
+        return "mark them as missing in the file, with _FillValue, missing_value or valid_range"
+    single = [f"{group.lowest:g}" for group in groups if group.lowest == group.highest]
+    declare = f"declare data.missing_values = [{', '.join(single)}]" if single else "give the file a valid_range"
+    return f"{declare} or, if they are real, data.allow_outliers = [{name!r}]"
 
 
 def _outliers(array: xr.DataArray, values: np.ndarray, group: Outliers) -> str:
