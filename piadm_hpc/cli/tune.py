@@ -29,6 +29,6 @@ def _run(options: argparse.Namespace) -> int:
 
     config = described_run(options)
     model = load_model(config.model, allow_code=config.allow_code)
-    against = None if options.against is None else read_states(options.against, model)
+    against = None if options.against is None else read_states(options.against, config.model, model)
     print(tune(config, model, samples=options.batch, by=options.by, against=against))
     return DONE

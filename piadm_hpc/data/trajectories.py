@@ -7,7 +7,6 @@ is an error that says what to change.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +14,18 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..schema.topology import Topology
-from .reading import expand, require_one_way_to_hold_out
-from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_of
+from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
+from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_file, topology_of
 
 
 class TrajectoryConfig(BaseModel):
     """Which frames to read and how they become states.
 
-    `trajectories` are paths or globs in any format of MDAnalysis, or conformer files of this package; `topology` names the
-    atoms (PDB and others; default: topology.pdb beside the first trajectory). `selection` is MDAnalysis' selection language.
-    `alignment`: "superposed" turns every frame onto the mean structure, "centred" only shifts it. With `unwrap` molecules
-    that a periodic box cut are made whole. Frames whose chiral centres have another hand than in `topology` are left out.
+    `trajectories` are paths or globs in any format of MDAnalysis, or HDF5 files of mdtraj or this package; `topology` names
+    the atoms (PDB and others; default: topology.pdb beside the first trajectory, or what such an HDF5 file says itself).
+    `selection` is MDAnalysis' selection language. `alignment`: "superposed" turns every frame onto the mean structure,
+    "centred" only shifts it. With `unwrap` molecules that a periodic box cut are made whole. Frames whose chiral centres
+    have another hand than in `topology` are left out.
     Conformer files may carry a `log_weight` per frame. Every training frame is taken `relabel` times, each time with the
     hydrogens of methyl groups (and the like) named anew. Trajectories and frames held out are named by glob or last fraction.
     """
@@ -49,7 +49,7 @@ class TrajectoryConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> TrajectoryConfig:
-        require_one_way_to_hold_out(self.validation_files or self.test_files, self.validation_fraction + self.test_fraction)
+        require_one_way_to_hold_out(self)
         return self
 
 
@@ -75,12 +75,11 @@ class Frames:
 def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     """All frames a configuration describes; relative paths start at `root`. ValueError for files that do not work."""
     paths = expand(config.trajectories, root, "trajectories")
-    structure = root / config.topology if config.topology else paths[0].with_name("topology.pdb")
     part = slice(config.start, None, config.stride)
-    with told(structure, paths):
+    with topology_file(None if config.topology is None else root / config.topology, paths[0]) as structure, told(structure):
         first = open_universe(structure)
         atoms = select(first, config.selection, structure)
-        topology = topology_of(atoms)
+        topology = topology_of(atoms, structure)
         hands = signs(positions_of(first, atoms)[None], topology)
         read = [read_file(structure, path, config.selection, part, unwrap=config.unwrap) for path in paths]
     positions = in_order(np.concatenate([r[0] for r in read]), topology)
@@ -102,20 +101,10 @@ def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
 
 def split(config: TrajectoryConfig, frames: Frames) -> dict[str, Frames]:
     """Frames for training, validation and test. ValueError if a pattern matches nothing or nothing is left to train on."""
-    count = len(frames.file)
-    if config.validation_files or config.test_files:
-        part = np.full(count, "train", dtype=object)
-        for name, patterns in {"validation": config.validation_files, "test": config.test_files}.items():
-            matches = [i for i, file in enumerate(frames.names) if any(fnmatch(file, p) for p in patterns)]
-            if patterns and not matches:
-                raise ValueError(f"{name}_files {list(patterns)} match none of the files read: {', '.join(frames.names)}")
-            part[np.isin(frames.file, matches)] = name
-    else:
-        first_test = count - round(count * config.test_fraction)
-        first_validation = first_test - round(count * config.validation_fraction)
-        order = np.arange(count)
-        part = np.where(order >= first_test, "test", np.where(order >= first_validation, "validation", "train"))
-    parts = {name: frames.take(np.flatnonzero(part == name)) for name in ("train", "validation", "test")}
+    by_file = config.validation_files or config.test_files
+    order = np.arange(len(frames.file))
+    part = parts_by_file(config, frames.names, frames.file) if by_file else parts_by_fraction(config, order)
+    parts = {name: frames.take(np.flatnonzero(part == name)) for name in PARTS}
     if len(parts["train"].file) < 2:
         raise ValueError(f"{len(parts['train'].file)} frames are left to train on; at least 2 are needed, hold out fewer")
     return parts

@@ -85,7 +85,9 @@ def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[floa
     mean = train.flatten(1).mean(0)
     low = low_degrees(harmonics, split)
     root = torch.sqrt(harmonics.weights[low].to(torch.float64))
-    apart, held = (harmonics.analyse(states.flatten(1) - mean) for states in (train, validation))
+    apart = harmonics.analyse(train.flatten(1) - mean)
+    # a Fourier transform of no fields at all is an error
+    held = harmonics.analyse(validation.flatten(1) - mean) if len(validation) else apart[:0]
     unbiased = len(apart) / max(1, len(apart) - 1)
     sample = (apart[:, low] * root).T @ (apart[:, low] * root) / len(apart) * unbiased
     variances, modes = _regularised(sample, harmonics.shells[low], held[:, low] * root)

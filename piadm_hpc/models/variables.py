@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from ..schema.layout import Layout
+from ..schema.layout import Layout, Variable
+from ..store.arrays import read_arrays
 from .adapter_layout import make_layout, read_grid
 from .adapters import read_adapter
+from .card import REFERENCE
 from .foreign import ADAPTER
 from .record import VariableCard, read_card
 from .registry import CARD, find_model
@@ -22,6 +25,17 @@ def variables_of(folder: str | Path) -> tuple[VariableCard, ...]:
         return read_card(path / CARD).variables
     config = read_adapter(path)
     return field_variables(make_layout(config, read_grid(config, path)[0]))
+
+
+def described(folder: str | Path) -> tuple[dict[str, Any], Layout]:
+    """Return the card of a model as a dictionary, and the layout of its fields over two dimensions; nothing is loaded."""
+    path = find_model(folder)
+    variables = tuple(Variable(v.name, v.dims, {"units": v.units}) for v in variables_of(path))
+    if (path / ADAPTER).is_file():
+        config = read_adapter(path)
+        return config.model_dump(mode="json"), Layout(variables, read_grid(config, path)[0])
+    arrays, _ = read_arrays(path / REFERENCE)
+    return read_card(path / CARD).model_dump(mode="json"), Layout(variables, {dim: arrays[dim] for dim in variables[0].dims})
 
 
 def field_variables(layout: Layout) -> tuple[VariableCard, ...]:

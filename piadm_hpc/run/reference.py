@@ -6,14 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config.run import RunConfig
-from ..data.reading import open_fields
 from ..gaussian.reference import from_fields
-from ..models.card import RESPONSE, Model, load_model
+from ..models.card import RESPONSE, load_model
 from ..models.packing import save_response
 from ..models.registry import find_model
+from ..models.target import states_like
 from ..schema.layout import Coordinate
 from ..store.arrays import write_arrays
 from ..theory.process import PSLD, Tabulated
@@ -75,12 +74,12 @@ def probe_model(
 
 
 def refit(folder: str | Path, data: str | Path, out: str | Path, *, allow_code: bool = False) -> Path:
-    """A reference in the model's own basis from the fields of a file, or of a run's samples.h5; returns the file written.
+    """Fit a reference in the model's own basis to the fields of a file, or of a run's samples.h5; returns the file written.
 
-    Raises ValueError for a file that lacks the model's variables on its grid, or has fewer than three fields.
+    Raises ValueError for a file whose fields cannot be made like the model's, or that has fewer than three of them.
     """
     model = load_model(folder, allow_code=allow_code)
-    states = _states(model, Path(data))
+    states = states_like(find_model(folder), model, data)
     if len(states) < 3:
         raise ValueError(f"{data}: {len(states)} field(s); a mean and variances need at least three")
     fitted = from_fields(states.to(torch.float64), model.reference.basis)
@@ -90,23 +89,3 @@ def refit(folder: str | Path, data: str | Path, out: str | Path, *, allow_code: 
     }
     write_arrays(Path(out), arrays, {"title": f"reference of {Path(data).name} in the basis of {model.name}"})
     return Path(out)
-
-
-def _states(model: Model, path: Path) -> Tensor:
-    """Fields of a file on the model's grid, as states [n, *event]."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    fields = {}
-    try:
-        with open_fields(path) as dataset:
-            for variable in model.layout.variables:
-                grid = {dim: model.layout.coordinates[dim].values for dim in variable.dims}
-                chosen = dataset[variable.name].sel(grid, method="nearest", tolerance=1e-3)
-                others = [dim for dim in chosen.dims if dim not in variable.dims]
-                stacked = chosen.stack(all_samples=others) if others else chosen.expand_dims("all_samples")
-                fields[variable.name] = stacked.transpose("all_samples", *variable.dims).values
-    except (KeyError, ValueError, OSError) as error:
-        wanted = ", ".join(variable.name for variable in model.layout.variables)
-        cause = error.args[0] if isinstance(error, KeyError) else error
-        raise ValueError(f"{path}: {cause}; {model.name} needs {wanted} on its own grid") from None
-    return model.encode(fields)

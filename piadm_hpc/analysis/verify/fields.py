@@ -6,6 +6,7 @@ training field, and, where there is a truth, rank histogram and fair CRPS.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from ..comparison import Comparison, as_record
 from ..pages import Section, number
 from ..scores import row_weights
 
+Fields = Mapping[str, np.ndarray]
+"""Real fields [n, lat, lon] by variable, on the samples' grid."""
+
 PATTERNS = 8
 LEVELS = (0.001, 0.01, 0.5, 0.99, 0.999)
 SHOWN_DEGREES = (1, 2, 4, 8, 16, 32)
@@ -27,9 +31,9 @@ def sections_of(
     samples: xr.Dataset,
     variables: tuple[Variable, ...],
     compared: list[Comparison],
-    real: xr.Dataset | None,
-    truth: xr.Dataset | None,
-    training: xr.Dataset | None,
+    real: Fields | None,
+    truth: Fields | None,
+    training: Fields | None,
 ) -> tuple[list[Section], dict[str, Any]]:
     """Sections and numbers for every variable. What a missing input leaves out is said in a note."""
     sections, record = [_scores(one) for one in compared], {one.variable.name: as_record(one) for one in compared}
@@ -38,16 +42,16 @@ def sections_of(
         weights = row_weights(samples, variable.dims[0])
         table: dict[str, Any] = {}
         if real is not None:
-            reference = stacked(real, variable)
+            reference = real[variable.name]
             sections.append(_extremes(variable.name, fields, reference, table))
             sections.append(_patterns(variable.name, fields, reference, weights, table))
             if _global(samples, variable):
                 sections.append(_degrees(variable.name, fields, reference, samples[variable.dims[0]].values, table))
         if truth is not None:
-            sections.append(_against_truth(variable.name, fields, stacked(truth, variable), weights, table))
+            sections.append(_against_truth(variable.name, fields, truth[variable.name], weights, table))
         if training is not None:
-            held = None if real is None else stacked(real, variable)
-            sections.append(_nearest(variable.name, fields, stacked(training, variable), held, weights, table))
+            held = None if real is None else real[variable.name]
+            sections.append(_nearest(variable.name, fields, training[variable.name], held, weights, table))
         record.setdefault(variable.name, {}).update(table)
     left_out = [what for what, given in (("--against", real), ("--truth", truth), ("--training", training)) if given is None]
     if left_out:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.gridded import GriddedData, read_fields
+from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
 from ...theory.process import by_name
 from ..config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
@@ -26,6 +27,7 @@ from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .evaluation import denoising_table, even_levels, time_of
 from .fitting import fit_reference
 from .model_folder import publish
+from .names import require_names
 
 Report = Callable[[str], None]
 Stop = Callable[[], StopReason]
@@ -89,15 +91,15 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     A run that was interrupted continues from the checkpoints beside its output; `stop` says after every step whether
     somebody asks for that. ValueError for data or settings that do not work, StopRequested when asked to stop.
     """
+    require_names(config.data)
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
-    latitudes = data.coordinates[config.data.spatial_dims[0]].values.tolist()
-    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, latitudes=latitudes)
+    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, **_angles(data))
     counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
     report(f"{counts}; {data.excluded} left out")
     process = by_name(config.noise.process, **config.process_parameters)
     kind = denoiser_kind(process)
-    network = None if config.network == "none" else make_network(config.network, data, config.data.wrap, config.seed, kind)
+    network = None if config.network == "none" else make_network(config.network, data, data.wrap, config.seed, kind)
     denoiser = kind(process, reference, network, mask)
     output = Path(config.output)
     state = None
@@ -105,6 +107,14 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
         report(f"{count_parameters(network)} weights to train")
         state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
     return publish(output, config, data, denoiser, state)
+
+
+def _angles(data: GriddedData) -> dict[str, list[float]]:
+    """Latitudes and longitudes in degrees of the data's grid, where it has any."""
+    if not geographic(data.coordinates):
+        return {}
+    latitudes, longitudes = data.coordinates.values()
+    return {"latitudes": latitudes.values.tolist(), "longitudes": longitudes.values.tolist()}
 
 
 def make_network(

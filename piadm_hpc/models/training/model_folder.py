@@ -55,7 +55,7 @@ def publish(
         state,
         normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
         anomaly=config.data.anomaly,
-        wrap=config.data.wrap,
+        wrap=data.wrap,
         variables=tuple(_variable_card(v) for v in data.variables),
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
@@ -170,6 +170,8 @@ def _score_card(table: DenoisingTable, states: int) -> ScoreCard:
     )
 
 
-def _climatology(monthly: np.ndarray, grid: tuple[str, ...]) -> dict[str, Coordinate]:
-    attrs = {"long_name": "mean of each calendar month, removed from the fields and not added back"}
-    return {"climatology": Coordinate(("month", "variable", *grid), monthly, attrs)}
+def _climatology(removed: np.ndarray, grid: tuple[str, ...]) -> dict[str, Coordinate]:
+    """The mean [1 or 12, variables, lat, lon] that anomalies are deviations from."""
+    what, dim = ("mean of each calendar month", "month") if len(removed) == 12 else ("mean over time", "all_times")
+    attrs = {"long_name": f"{what}, removed from the fields and not added back"}
+    return {"climatology": Coordinate((dim, "variable", *grid), removed, attrs)}
