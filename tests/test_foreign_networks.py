@@ -5,10 +5,12 @@ All of them approximate one Gaussian of variance 0.25 in EDM's convention, whose
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
 import os
+import random
 import re
 import sys
 import types
@@ -19,6 +21,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 import xarray as xr
 from helpers import call, one_line
@@ -31,6 +34,7 @@ from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.fingerprint import fingerprint
 from piadm_hpc.run.build import make_sampler
 from piadm_hpc.solvers.arguments import SolverName
+from piadm_hpc.solvers.evaluate import ScoreError
 
 VARIANCE = 0.25
 GRID = (4, 8)
@@ -766,3 +770,46 @@ def test_a_network_of_molecules_may_write_into_everything_it_gets(tmp_path: Path
     compared = call("verify", run, "--against", run / "samples.h5")
     assert compared["code"] == 0 and "Validity" in compared["out"]
     assert "held_out.h5: no such file; give reference conformers with --against" in one_line(call("verify", run), 2)
+
+
+FUZZED: dict[str, Any] = {
+    "name": "f",
+    "grid": [4, 8],
+    "variance": 0.25,
+    "dims": ["lat", "lon"],
+    "coordinates": "grid.nc",
+    "mask": "sea",
+    "network": {"callable": "nets_of_a_test:net", "predicts": "eps", "time": "index", "rows": 2, "time_scale": 1.0},
+    "schedule": {"kind": "linear", "steps": 50, "beta_start": 1e-3, "beta_end": 0.2, "delta": 0.5, "zero_snr": False},
+    "channels": [{"name": "a", "size": 1, "scale": 1.0, "offset": 0.0, "units": "K"}],
+}
+VALUES: list[Any] = [
+    *(0, -1, 1, 3, 1e30, 1e-300, 0.5, 1.0, float("inf"), float("nan"), "", "x", "a:b", "../..", "é\n", [], [0, 0], {}, True),
+    *("vp", "flow", "ou", "linear", "cosine", "betas", "index", "process", "eps", "v", "int64", "lat", ["lon", "lat"]),
+]
+
+
+def test_any_adapter_file_is_read_or_refused(tmp_path: Path, networks: types.ModuleType) -> None:
+    """Two hundred files with one or two keys changed or left out: a model whose samples are finite, or a ValueError."""
+    networks.net = lambda x, t: 0.1 * x
+    generator, outcomes = random.Random(0), {True: 0, False: 0}
+    write_grid(tmp_path)
+    for _ in range(200):
+        values = copy.deepcopy(FUZZED)
+        for _ in range(generator.choice((1, 1, 1, 2))):
+            section = generator.choice([values, values, *(one for one in (values.get("network"), values.get("schedule")) if one)])
+            section = section if isinstance(section, dict) and section else values
+            key = generator.choice(sorted(section))
+            if generator.random() < 0.2:
+                del section[key]
+            else:
+                section[key] = copy.deepcopy(generator.choice(VALUES))
+        (tmp_path / "adapter.toml").write_text(tomli_w.dumps(values))
+        try:
+            x = drawn(tmp_path, 1, grid={"steps": 4}).x
+        except (ValueError, ScoreError):
+            outcomes[False] += 1
+        else:
+            outcomes[True] += 1
+            assert bool(torch.isfinite(x).all()), values
+    assert min(outcomes.values()) > 20, outcomes
