@@ -5,20 +5,23 @@ All of them approximate one Gaussian of variance 0.25 in EDM's convention, whose
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
 import os
+import random
 import re
 import sys
 import types
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 import xarray as xr
 from helpers import call, one_line
@@ -30,6 +33,8 @@ from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.fingerprint import fingerprint
 from piadm_hpc.run.build import make_sampler
+from piadm_hpc.solvers.arguments import SolverName
+from piadm_hpc.solvers.evaluate import ScoreError
 
 VARIANCE = 0.25
 GRID = (4, 8)
@@ -172,11 +177,19 @@ def test_a_score_of_ones_own_that_works_in_place_gives_the_same_result() -> None
     def same(x: Tensor, t: Tensor) -> Tensor:
         return x.copy_(clean(x, t))
 
-    for solver in ("picard", "sequential", "paradigms", "anderson", "newton"):
-        want = piadm_hpc.solve(chain, clean, x0, noise=noise, tol=1e-8, solver=solver)
-        for score in (dirty, same):
-            found = piadm_hpc.solve(chain, score, x0, noise=noise, tol=1e-8, solver=solver, model_batch=5)
-            torch.testing.assert_close(found.x, want.x, atol=1e-10, rtol=0)
+    buffers: dict[int, Tensor] = {}
+
+    def buffered(x: Tensor, t: Tensor) -> Tensor:
+        return buffers.setdefault(len(x), torch.empty_like(x)).copy_(clean(x, t))
+
+    for solver in get_args(SolverName):
+        for options in ({}, {"window": 4}, {"project": lambda x: x}, {"project": lambda x: x * 1.0}):
+            if "window" in options and solver != "picard":
+                continue
+            want = piadm_hpc.solve(chain, clean, x0, noise=noise, tol=1e-8, solver=solver, **options)
+            for score, rows in ((dirty, 5), (same, 5), (buffered, 5), (buffered, None)):
+                found = piadm_hpc.solve(chain, score, x0, noise=noise, tol=1e-8, solver=solver, model_batch=rows, **options)
+                torch.testing.assert_close(found.x, want.x, atol=1e-10, rtol=0)
 
 
 class Wrapped:
@@ -702,3 +715,101 @@ def test_fields_of_several_components_are_left_out_of_figures(tmp_path: Path) ->
     assert call("sample", "--model", folder, "--out", run, "--samples", 2, "--allow-code", "--set", "grid.steps=8")["code"] == 0
     report = call("report", run, "--allow-code")
     assert report["code"] == 0 and "no figure of wind: not fields over two dimensions" in report["out"]
+
+
+MOLECULES = """
+name = "m"
+atoms = [2, 3]
+nodes = 6
+elements = ["O", "H", "O", "H", "H"]
+variance = 1.0
+[network]
+callable = "nets_of_a_test:net"
+predicts = "eps"
+time = "sigma"
+node_mask = true
+[schedule]
+kind = "cosine"
+[[channels]]
+name = "coordinates"
+size = 3
+centred = true
+scale = 0.1
+units = "nanometers"
+[[channels]]
+name = "charge"
+"""
+
+
+def test_a_network_of_molecules_may_write_into_everything_it_gets(tmp_path: Path, networks: types.ModuleType) -> None:
+    """States, times and the node mask are its own; report and verify know what atoms are."""
+
+    def net(x: Tensor, sigma: Tensor, mask: Tensor) -> Tensor:
+        assert float((x * (1 - mask)).abs().max()) < 1e-6 and mask.shape == (len(x), 6, 1) and float(mask.sum()) == 5 * len(x)
+        answer = sigma[:, None, None] * x
+        x.fill_(7.0)
+        sigma.zero_()
+        mask.zero_()
+        return answer
+
+    networks.net = net
+    folder, run = tmp_path / "m", tmp_path / "run"
+    folder.mkdir()
+    (folder / "adapter.toml").write_text(MOLECULES)
+    words = ["--samples", 40, "--allow-code", "--set", "grid.steps=12", "--set", "output.batch=20"]
+    assert call("sample", "--model", folder, "--out", run, *words)["code"] == 0
+    with piadm_hpc.open(run) as dataset:
+        positions, charge = dataset["coordinates"].values, dataset["charge"].values
+        assert positions.shape == (40, 5, 3) and float(charge.std()) == pytest.approx(1.0, abs=0.2)
+        for molecule in (positions[:, :2], positions[:, 2:]):
+            assert np.abs(molecule.mean(1)).max() < 1e-6
+    report = call("report", run, "--allow-code")
+    assert report["code"] == 0 and "figures of conformers are drawn by `piadm verify`" in report["out"]
+    assert call("reference", folder, "--samples", 2, "--levels", 4, "--allow-code")["code"] == 0
+    assert load_model(folder, allow_code=True).reference.response is not None
+    compared = call("verify", run, "--against", run / "samples.h5")
+    assert compared["code"] == 0 and "Validity" in compared["out"]
+    assert "held_out.h5: no such file; give reference conformers with --against" in one_line(call("verify", run), 2)
+
+
+FUZZED: dict[str, Any] = {
+    "name": "f",
+    "grid": [4, 8],
+    "variance": 0.25,
+    "dims": ["lat", "lon"],
+    "coordinates": "grid.nc",
+    "mask": "sea",
+    "network": {"callable": "nets_of_a_test:net", "predicts": "eps", "time": "index", "rows": 2, "time_scale": 1.0},
+    "schedule": {"kind": "linear", "steps": 50, "beta_start": 1e-3, "beta_end": 0.2, "delta": 0.5, "zero_snr": False},
+    "channels": [{"name": "a", "size": 1, "scale": 1.0, "offset": 0.0, "units": "K"}],
+}
+VALUES: list[Any] = [
+    *(0, -1, 1, 3, 1e30, 1e-300, 0.5, 1.0, float("inf"), float("nan"), "", "x", "a:b", "../..", "é\n", [], [0, 0], {}, True),
+    *("vp", "flow", "ou", "linear", "cosine", "betas", "index", "process", "eps", "v", "int64", "lat", ["lon", "lat"]),
+]
+
+
+def test_any_adapter_file_is_read_or_refused(tmp_path: Path, networks: types.ModuleType) -> None:
+    """Two hundred files with one or two keys changed or left out: a model whose samples are finite, or a ValueError."""
+    networks.net = lambda x, t: 0.1 * x
+    generator, outcomes = random.Random(0), {True: 0, False: 0}
+    write_grid(tmp_path)
+    for _ in range(200):
+        values = copy.deepcopy(FUZZED)
+        for _ in range(generator.choice((1, 1, 1, 2))):
+            section = generator.choice([values, values, *(one for one in (values.get("network"), values.get("schedule")) if one)])
+            section = section if isinstance(section, dict) and section else values
+            key = generator.choice(sorted(section))
+            if generator.random() < 0.2:
+                del section[key]
+            else:
+                section[key] = copy.deepcopy(generator.choice(VALUES))
+        (tmp_path / "adapter.toml").write_text(tomli_w.dumps(values))
+        try:
+            x = drawn(tmp_path, 1, grid={"steps": 4}).x
+        except (ValueError, ScoreError):
+            outcomes[False] += 1
+        else:
+            outcomes[True] += 1
+            assert bool(torch.isfinite(x).all()), values
+    assert min(outcomes.values()) > 20, outcomes

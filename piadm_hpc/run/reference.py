@@ -16,7 +16,7 @@ from ..models.target import states_like
 from ..schema.layout import Coordinate
 from ..store.arrays import write_arrays
 from ..theory.process import PSLD, Tabulated
-from .build import make_sampler
+from .build import make_sampler, projection_of
 from .probe import probe_response, probe_smoothness
 
 NODES = 40  # at which flows are looked at
@@ -64,6 +64,7 @@ def probe_model(
         levels=levels,
         probes=probes,
         seed=seed,
+        project=projection_of(model, device),
     )
     if not (isinstance(model.process, Tabulated) and model.process.whole):
         flow = {"chain": {"integrator": "collocation"}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
