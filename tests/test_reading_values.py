@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import netCDF4
@@ -234,3 +235,11 @@ def test_what_is_mended_is_a_line_of_the_log_each(tmp_path: Path, caplog):
     with caplog.at_level(logging.WARNING):
         read(tmp_path, attributes={"tas": {"units": "K"}})
     assert [record.message.partition(":")[0] for record in caplog.records] == ["a.nc", "a.nc"]
+
+
+def test_the_page_names_tests_that_there_are():
+    folder = Path(__file__).parent
+    page = (folder.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    named = {name for line in page.splitlines() if line.startswith("|") for name in re.findall(r"`(test_\w+)`", line)}
+    there = {name for file in folder.glob("test_reading_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
+    assert len(named) > 20 and named <= there, named - there
