@@ -6,6 +6,7 @@ import logging
 import re
 from pathlib import Path
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -227,6 +228,18 @@ def test_a_file_that_ends_in_its_header_says_so(tmp_path: Path):
     temperatures().to_netcdf(tmp_path / "a.nc", format="NETCDF3_CLASSIC")
     (tmp_path / "a.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:90])
     with pytest.raises(ValueError, match=r"a\.nc: breaks off within its header, after 90 bytes"):
+        read(tmp_path)
+
+
+def test_damaged_chunks_are_told_from_other_mistakes(tmp_path: Path):
+    """Zeros over a compressed chunk: the header is whole, and the values no longer unpack."""
+    temperatures().to_netcdf(tmp_path / "a.nc", encoding={"tas": {"zlib": True}})
+    with h5py.File(tmp_path / "a.nc") as file:
+        chunk = file["tas"].id.get_chunk_info(0)
+    with (tmp_path / "a.nc").open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with pytest.raises(ValueError, match=r"a\.nc: is damaged, its values cannot be read .*; copy the file again"):
         read(tmp_path)
 
 
