@@ -173,6 +173,15 @@ def test_a_file_of_another_molecule_is_refused(folder: Path):
         frames_of(folder, trajectories=("short.h5",))
 
 
+def test_a_damaged_file_is_refused(folder: Path):
+    content = bytearray((folder / "walker_0.h5").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = bytes(2000)
+    (folder / "walker_0.h5").write_bytes(bytes(content))
+    with pytest.raises(ValueError, match=r"walker_0.h5: is damaged, its values cannot be read .*; copy the file again"):
+        frames_of(folder)
+
+
 # --- few samples ----------------------------------------------------------------------------------------------------------------
 
 

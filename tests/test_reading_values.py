@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
+import h5py
 import netCDF4
 import numpy as np
 import pytest
@@ -229,8 +231,28 @@ def test_a_file_that_ends_in_its_header_says_so(tmp_path: Path):
         read(tmp_path)
 
 
+def test_damaged_chunks_are_told_from_other_mistakes(tmp_path: Path):
+    """Zeros over a compressed chunk: the header is whole, and the values no longer unpack."""
+    temperatures().to_netcdf(tmp_path / "a.nc", encoding={"tas": {"zlib": True}})
+    with h5py.File(tmp_path / "a.nc") as file:
+        chunk = file["tas"].id.get_chunk_info(0)
+    with (tmp_path / "a.nc").open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with pytest.raises(ValueError, match=r"a\.nc: is damaged, its values cannot be read .*; copy the file again"):
+        read(tmp_path)
+
+
 def test_what_is_mended_is_a_line_of_the_log_each(tmp_path: Path, caplog):
     celsius(land(-9999.0, valid_min=np.float32(-150))).to_netcdf(tmp_path / "a.nc")
     with caplog.at_level(logging.WARNING):
         read(tmp_path, attributes={"tas": {"units": "K"}})
     assert [record.message.partition(":")[0] for record in caplog.records] == ["a.nc", "a.nc"]
+
+
+def test_the_page_names_tests_that_there_are():
+    folder = Path(__file__).parent
+    page = (folder.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    named = {name for line in page.splitlines() if line.startswith("|") for name in re.findall(r"`(test_\w+)`", line)}
+    there = {name for file in folder.glob("test_reading_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
+    assert len(named) > 20 and named <= there, named - there

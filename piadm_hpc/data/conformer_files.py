@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from ..schema.topology import Topology
+from .mistakes import named, undamaged
 
 H5 = (".h5", ".h5md", ".hdf5")
 NANOMETRES = ("nanometers", "nanometer", "nm")
@@ -34,14 +35,14 @@ def read_stored(path: Path, part: slice = slice(None)) -> StoredConformers | Non
         return None
     try:
         dataset = xr.open_dataset(path, engine="h5netcdf", phony_dims="access", decode_times=False)
-    except (OSError, ValueError):
-        return None
-    with dataset:
+    except (OSError, ValueError, KeyError, RuntimeError):
+        return None  # the reader of other formats says what it is
+    with named(f"{path}:"), undamaged(), dataset:
         if "topology" not in dataset or "coordinates" not in dataset:
             return None
         units = text(dataset["coordinates"].attrs.get("units", NANOMETRES[0]))
         if units not in NANOMETRES:
-            raise ValueError(f"{path}: coordinates are in {units!r}; mdtraj's convention is nanometers")
+            raise ValueError(f"coordinates are in {units!r}; mdtraj's convention is nanometers")
         topology = Topology.from_json(text(dataset["topology"].values.reshape(-1)[0]))
         positions = dataset["coordinates"][part].values.astype(np.float64)
         weights = dataset["log_weight"][part].values if "log_weight" in dataset else np.zeros(len(positions))

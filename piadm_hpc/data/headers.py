@@ -19,8 +19,10 @@ def require_whole(path: Path) -> None:
     there = path.stat().st_size
     try:
         promised = promised_bytes(path)
-    except (struct.error, KeyError, IndexError):
-        raise ValueError(f"breaks off within its header, after {there} bytes; copy the file again") from None
+    except (struct.error, KeyError, IndexError, OSError):
+        raise ValueError(
+            f"breaks off within its header, after {there} bytes, or the header is damaged; copy the file again"
+        ) from None
     if there < promised:
         raise ValueError(f"breaks off: {there} of {promised} bytes are there; copy the file again")
 
@@ -28,7 +30,7 @@ def require_whole(path: Path) -> None:
 def promised_bytes(path: Path) -> int:
     """The least size of a NetCDF-3 or HDF5 file with this header; 0 for files of other formats.
 
-    Raises struct.error, KeyError or IndexError for a header that breaks off.
+    Raises struct.error, KeyError, IndexError or OSError for a header that breaks off or is damaged.
     """
     with path.open("rb") as file:
         magic = file.read(8)

@@ -14,7 +14,8 @@ from .anomalies import DECISIVE, Level, named_anomaly, nearer_zero, require_alik
 from .gridded import static_mask
 from .gridded_files import Request
 from .inputs import expand
-from .reading import RawFields, gathered, named, read_files
+from .mistakes import gathered, named
+from .reading import RawFields, read_files
 from .selection import Choice
 from .units import converted, same_units, units_of
 

@@ -6,8 +6,7 @@ What can be put right in one way only is put right, with a line in the log; all 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from .dates import Dates, dates_of
 from .gridded_files import Request, chosen, open_fields, renamed, thinning
 from .grids import DEGREES, aligned, settled
 from .missing import Outliers, equal_to, outliers, outside_valid, where
+from .mistakes import gathered, named, undamaged
 from .units import converted, same_units, units_of
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coord
     mistakes: list[str] = []
     names: set[str] = set()
     for path in paths:
-        with gathered(mistakes), named(f"{path.name}:"), open_fields(path) as dataset:
+        with gathered(mistakes), named(f"{path.name}:"), undamaged(), open_fields(path) as dataset:
             names |= {str(name) for name in (*dataset.variables, *dataset.dims)}
             part = _read(renamed(dataset, request.rename), request, grid, parts[0] if parts else None)
             for own, first, variable in zip(part.levels, (parts or [part])[0].levels, request.variables, strict=True):
@@ -137,15 +137,6 @@ def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] 
     return _Part(values, dates, attrs, {dim: _coordinate(fields, dim) for dim in request.spatial_dims}, single, levels, notes)
 
 
-@contextmanager
-def gathered(mistakes: list[str]) -> Iterator[None]:
-    """Add the text of a ValueError to `mistakes` and go on."""
-    try:
-        yield
-    except ValueError as error:
-        mistakes.append(str(error))
-
-
 def _present(array: xr.DataArray, request: Request, notes: list[str]) -> np.ndarray:
     """Values float32 with NaN for everything that stands for a missing value; ValueError for what is not declared."""
     name = str(array.name)
@@ -213,15 +204,6 @@ def _in_units(array: xr.DataArray, wanted: str | None, notes: list[str]) -> xr.D
     if not same_units(given, wanted):
         notes.append(f"{array.name} converted from {given!r} to {wanted!r}")
     return array.copy(data=values).assign_attrs(units=wanted)
-
-
-@contextmanager
-def named(name: str) -> Iterator[None]:
-    """Put a name before the text of a ValueError."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from None
 
 
 def _all_dates(dates: Sequence[Dates | str], names: Sequence[str]) -> Dates | str:

@@ -1,7 +1,7 @@
-"""Training conformers from any trajectory that MDAnalysis reads: frames to superposed states, split, weighted, counted.
+"""Training conformers from trajectories: usable frames, their weights, and the split into training, validation and test.
 
-What cannot be used is left out and counted (frames that are not finite, frames of the other hand); what does not fit together
-is an error that says what to change.
+Frames that cannot be used, because they are not finite or of the other handedness, are left out and counted. Files that do
+not fit together are refused with advice.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..schema.topology import Topology
 from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
-from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_file, topology_of
+from .trajectory_files import open_universe, positions_of, read_file, readable_failures, select, topology_file, topology_of
 
 
 class TrajectoryConfig(BaseModel):
-    """Which frames to read and how they become states.
+    """Configuration of the frames to read and of their alignment.
 
     `trajectories` are paths or globs in any format of MDAnalysis, or HDF5 files of mdtraj or this package; `topology` names
     the atoms (PDB and others; default: topology.pdb beside the first trajectory, or what such an HDF5 file says itself).
     `selection` is MDAnalysis' selection language. `alignment`: "superposed" turns every frame onto the mean structure,
     "centred" only shifts it. With `unwrap` molecules that a periodic box cut are made whole. Frames whose chiral centres
-    have another hand than in `topology` are left out.
-    Conformer files may carry a `log_weight` per frame. Every training frame is taken `relabel` times, each time with the
-    hydrogens of methyl groups (and the like) named anew. Trajectories and frames held out are named by glob or last fraction.
+    are mirror images of those in `topology` are left out. HDF5 files may carry a `log_weight` per frame. Every training
+    frame is used `relabel` times, each time with the hydrogens of methyl groups (and other rotors) permuted at random.
+    Held-out trajectories are named by glob, held-out frames by last fraction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,9 +55,9 @@ class TrajectoryConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Frames:
-    """Usable frames: `positions` [n, atoms, 3] in nm, `weight` [n], `file` [n] numbers of the files `names`.
+    """Usable frames: `positions` [n, atoms, 3] in nm, `weight` [n], and the numbers `file` [n] of their files among `names`.
 
-    `excluded` counts what was left out, by reason.
+    `excluded` counts the frames that were left out, by reason.
     """
 
     positions: np.ndarray
@@ -68,15 +68,21 @@ class Frames:
     excluded: dict[str, int]
 
     def take(self, chosen: np.ndarray) -> Frames:
-        """Some of the frames, by index."""
+        """Select frames by index."""
         return Frames(self.positions[chosen], self.weight[chosen], self.file[chosen], self.names, self.topology, self.excluded)
 
 
 def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
-    """All frames a configuration describes; relative paths start at `root`. ValueError for files that do not work."""
+    """Read the frames that a configuration describes; relative paths start at `root`.
+
+    Raises ValueError for files that cannot be read or do not fit together, and if fewer than two frames are usable.
+    """
     paths = expand(config.trajectories, root, "trajectories")
     part = slice(config.start, None, config.stride)
-    with topology_file(None if config.topology is None else root / config.topology, paths[0]) as structure, told(structure):
+    with (
+        topology_file(None if config.topology is None else root / config.topology, paths[0]) as structure,
+        readable_failures(structure),
+    ):
         first = open_universe(structure)
         atoms = select(first, config.selection, structure)
         topology = topology_of(atoms, structure)
@@ -92,15 +98,18 @@ def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     kept = np.flatnonzero(finite & ~flipped)
     if len(kept) < 2:
         raise ValueError(
-            f"{len(kept)} of {len(positions)} frames can be used ({_counts(excluded)}); check that {structure} has the hand of "
-            "the trajectories, and that these are whole"
+            f"{len(kept)} of {len(positions)} frames can be used ({_counts(excluded)}); check that {structure} has the "
+            "handedness of the trajectories, and that these are whole"
         )
     names = tuple(path.name for path in paths)
     return Frames(positions, weight, file, names, topology, excluded).take(kept)
 
 
 def split(config: TrajectoryConfig, frames: Frames) -> dict[str, Frames]:
-    """Frames for training, validation and test. ValueError if a pattern matches nothing or nothing is left to train on."""
+    """Split frames into training, validation and test.
+
+    Raises ValueError if a pattern matches no file, or fewer than two frames are left to train on.
+    """
     by_file = config.validation_files or config.test_files
     order = np.arange(len(frames.file))
     part = parts_by_file(config, frames.names, frames.file) if by_file else parts_by_fraction(config, order)
@@ -111,9 +120,9 @@ def split(config: TrajectoryConfig, frames: Frames) -> dict[str, Frames]:
 
 
 def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
-    """As many positions [n, atoms, 3] as there are frames, drawn by weight in a shuffled order (systematic resampling).
+    """Draw positions [n, atoms, 3] by weight, as many as there are frames, by systematic resampling in shuffled order.
 
-    Frames of equal weight are each taken once.
+    Frames of equal weight are drawn once each.
     """
     count = len(frames.weight)
     generator = np.random.default_rng(seed)
@@ -123,10 +132,10 @@ def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
 
 
 def in_order(positions: np.ndarray, topology: Topology) -> np.ndarray:
-    """Positions [n, atoms, 3] with the like atoms of every rotor named counter-clockwise about their bond.
+    """Order the equivalent atoms of every rotor of positions [n, atoms, 3] counter-clockwise about its bond.
 
-    Two hydrogens of a methyl group that exchange their names leave the molecule as it is, yet no motion exchanges them: runs
-    that were set up apart would seem to be different molecules.
+    Exchanging the names of two hydrogens of a methyl group leaves the molecule unchanged, yet no motion of the atoms does it:
+    simulations set up separately would appear to be of different molecules.
     """
     near, ordered = topology.neighbours, positions.copy()
     for first, second, third in topology.rotors():
@@ -137,7 +146,7 @@ def in_order(positions: np.ndarray, topology: Topology) -> np.ndarray:
 
 
 def relabelled(positions: np.ndarray, topology: Topology, copies: int, *, seed: int) -> np.ndarray:
-    """Positions [n, atoms, 3] `copies` times, [copies n, atoms, 3], each time with the like atoms of every rotor named anew."""
+    """Repeat positions [n, atoms, 3] to [copies n, atoms, 3], rotating the names of every rotor's equivalent atoms at random."""
     generator = np.random.default_rng(seed)
     again = np.tile(positions, (copies, 1, 1))
     rows = np.arange(len(again))[:, None]
@@ -149,7 +158,7 @@ def relabelled(positions: np.ndarray, topology: Topology, copies: int, *, seed: 
 
 
 def signs(positions: np.ndarray, topology: Topology) -> np.ndarray:
-    """The hand, +1 or -1, of every chiral centre: positions [n, atoms, 3] -> [n, centres]."""
+    """The handedness, +1 or -1, of every chiral centre: positions [n, atoms, 3] -> [n, centres]."""
     four = np.array(topology.centres(), dtype=int).reshape(-1, 4)
     a, b, c = (positions[:, four[:, k]] - positions[:, four[:, 0]] for k in (1, 2, 3))
     return np.asarray(np.sign((a * np.cross(b, c)).sum(-1)))

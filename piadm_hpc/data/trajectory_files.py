@@ -34,7 +34,7 @@ def topology_file(given: Path | None, trajectory: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def told(structure: Path) -> Iterator[None]:
+def readable_failures(structure: Path) -> Iterator[None]:
     """Turn failures of the reader into words, and leave out its warnings."""
     try:
         import MDAnalysis  # noqa: F401
@@ -48,7 +48,7 @@ def told(structure: Path) -> Iterator[None]:
 
 
 def open_universe(structure: Path, trajectory: Path | None = None) -> Any:
-    """MDAnalysis' universe of a topology, with or without a trajectory; ValueError for files it cannot read."""
+    """Open a topology, with or without a trajectory, as a universe of MDAnalysis; ValueError for files it cannot read."""
     import MDAnalysis
 
     files = [str(structure)] + ([] if trajectory is None else [str(trajectory)])
@@ -73,7 +73,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def select(universe: Any, selection: str, structure: Path) -> Any:
-    """The atoms of a selection; ValueError for words it is not made of, and for fewer than three atoms."""
+    """Select atoms of a universe; ValueError for a selection that cannot be parsed or that has fewer than three atoms."""
     try:
         atoms = universe.select_atoms(selection)
     except Exception as error:
@@ -84,7 +84,7 @@ def select(universe: Any, selection: str, structure: Path) -> Any:
 
 
 def positions_of(universe: Any, atoms: Any) -> np.ndarray:
-    """Positions [atoms, 3] in nm of the frame the universe stands at."""
+    """Positions [atoms, 3] in nm of the current frame of a universe."""
     return np.asarray(atoms.positions, dtype=np.float64) * ANGSTROM
 
 
@@ -103,7 +103,7 @@ def topology_of(atoms: Any, source: object) -> Topology:
 
 
 def read_file(structure: Path, path: Path, selection: str, part: slice, *, unwrap: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [n, atoms, 3] in nm and logarithms of the weights [n] of one trajectory, of the frames in `part`."""
+    """Read the frames `part` of one trajectory: positions [n, atoms, 3] in nm and logarithms of the weights [n]."""
     stored = read_stored(path, part)
     if stored is not None and not unwrap:
         universe = open_universe(structure)
@@ -146,7 +146,7 @@ def _one_by_one(universe: Any, atoms: Any, part: slice, path: Path) -> np.ndarra
     steps, done = universe.trajectory[part], 0
     frames = np.empty((len(steps), len(atoms), 3), dtype=np.float64)
     try:
-        universe.trajectory[-1]  # a file that breaks off within a frame has an index entry for it
+        universe.trajectory[-1]  # the index counts a last frame that is incomplete; reading it fails
         for done, _ in enumerate(steps):
             frames[done] = positions_of(universe, atoms)
     except Exception as error:
@@ -160,7 +160,7 @@ def _one_by_one(universe: Any, atoms: Any, part: slice, path: Path) -> np.ndarra
 
 
 def _promised(path: Path) -> int:
-    """The frames that a DCD file's head says it has, which MDAnalysis does not look at; 0 for other files."""
+    """The number of frames in the header of a DCD file, which MDAnalysis ignores; 0 for other files."""
     if path.suffix != ".dcd":
         return 0
     with path.open("rb") as file:

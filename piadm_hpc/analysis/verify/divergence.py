@@ -41,10 +41,10 @@ def baseline(
     found = []
     for half in (list(half) for half in combinations(range(BLOCKS), BLOCKS // 2) if 0 in half):
         own = np.concatenate([cuts[k] for k in half])
-        own = own[weight[own] > 0]
+        share = weight[own] / weight[own].sum()
         drawn = parts[half].sum(0)
-        if count < len(own):
-            chosen = generator.choice(own, count, replace=False, p=weight[own] / weight[own].sum())
+        if count < 1 / (share**2).sum():  # the effective number of the half's points (Kish 1965)
+            chosen = generator.choice(own, count, p=share)
             drawn = np.histogram2d(points[chosen, 0], points[chosen, 1], edges)[0]
         found.append(divergence(drawn, parts.sum(0) - parts[half].sum(0)))
     return float(np.mean(found)), float(np.std(found))

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..pages import Section, number
 from .conformers import (
-    BLOCKS,
     LAG,
     Conformers,
     Surface,
@@ -24,6 +23,7 @@ from .conformers import (
     torsions,
     wrong_hands,
 )
+from .divergence import BLOCKS
 
 Energy = Callable[[np.ndarray], np.ndarray]
 MOST_SHOWN = 8.0  # kT, of free energies in figures

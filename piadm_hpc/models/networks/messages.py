@@ -62,7 +62,7 @@ class MessageNetwork(nn.Module):
 
     def __init__(self, centre: Tensor, topology: Topology, config: ConformerNetworkConfig):
         super().__init__()
-        looks = topology.looks()
+        looks = topology.atom_classes()
         self.register_buffer("centre", centre.to(torch.float32), persistent=False)
         self.register_buffer("looks", torch.tensor(looks), persistent=False)
         self.register_buffer("bonded", _bonded(topology)[..., None], persistent=False)

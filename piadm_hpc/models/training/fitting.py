@@ -1,4 +1,4 @@
-"""Fitting the Gaussian reference to training fields without fitting their noise."""
+"""Fit of the Gaussian reference to training fields, regularised by held-out fields."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def _fit_eof(train: Tensor, validation: Tensor, config: ReferenceConfig, mask: T
 
 
 def _decompose(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [d], variances (descending) and modes [k, d] of states [n, d]."""
+    """Principal components of states [n, d]: mean [d], variances [k] in descending order, modes [k, d]."""
     mean = flat.mean(0)
     _, singular, modes = torch.linalg.svd(flat - mean, full_matrices=False)
     return mean, singular**2 / (len(flat) - 1), modes
 
 
 def _size_up(probe: Tensor, held: Tensor, config: ReferenceConfig, size: int, most: int) -> tuple[int, Tensor]:
-    """The rank, and the variance per direction outside the modes, [1], as held-out states [n, d] see them.
+    """Choose the rank, and the variance [1] of every direction outside the modes, by held-out states [n, d].
 
-    Training states understate the latter, since the modes were fitted to them.
+    Training states underestimate that variance, since the modes were fitted to them.
     """
     mean, variances, modes = _decompose(probe)
     inside = ((held - mean) @ modes[:most].T).square().mean(0)
