@@ -99,7 +99,7 @@ class Chain:
         ]
         if shells > 1 and (self.basis is None or self.basis.num_shells != shells):
             own = 0 if self.basis is None else self.basis.num_shells
-            mistakes.append(f"tables with {shells} shells do not fit the chain's basis, which has {own}")
+            mistakes.append(f"tables with {shells} shells need a basis with as many, and the chain's has {own}")
         if (self.alpha is None) != (self.sigma is None):
             mistakes.append("give alpha and sigma together")
         if self.rows.shape[1:] != (self.reads, self.channels):
