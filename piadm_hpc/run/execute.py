@@ -112,7 +112,7 @@ def _end_all(ranks: RankGrid, error: BaseException, events: EventLog | None = No
 def load(config: RunConfig, time_ranks: int) -> ResolvedRun:
     """Load the model on this rank's device and resolve the run. Raises ConfigError when they do not fit."""
     device = _device(config)
-    resolved = resolve(config, load_model(config.model, device=device), device)
+    resolved = resolve(config, load_model(config.model, device=device, allow_code=config.allow_code), device)
     resolved.require_points(time_ranks)
     return resolved
 

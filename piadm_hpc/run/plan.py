@@ -124,7 +124,7 @@ def rank_grids(
 
 def _estimate(config: RunConfig, time_ranks: int, groups: int, pilot: bool, memory: float | None) -> _Estimate:
     torch.set_num_threads(threads(config))
-    resolved = resolve(config, load_model(config.model))
+    resolved = resolve(config, load_model(config.model, allow_code=config.allow_code))
     resolved.require_points(time_ranks)
     sampler = resolved.sampler
     rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))
