@@ -1,4 +1,4 @@
-"""piadm sample: run here, serial or under a launcher."""
+"""piadm sample: draw the samples of a run here, serially or on the ranks of a launcher."""
 
 from __future__ import annotations
 

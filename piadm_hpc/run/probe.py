@@ -1,4 +1,4 @@
-"""The mean response of a model's denoised estimate per shell and noise level, from a few random probes of its score."""
+"""Probing a model: the Jacobian diagonal of its denoised estimate per shell and noise level, by Hutchinson's estimator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..solvers.sampler import Sampler
 from ..solvers.solve import Projection
 from ..theory.process import Process, forward_time
 
-STEP = 0.05  # of a probe in units of the noise: small against what the score varies over, large against rounding
+STEP = 0.05  # of a probe in units of the noise: far below the scale on which the score varies, far above rounding
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def _response(
     model_batch: int,
     project: Projection | None,
 ) -> Tensor:
-    """One probe at time t: mean of 1 + sigma^2 w . J w per shell, [num_shells]."""
+    """One probe at time t: the mean of 1 + sigma^2 w . J w per shell, [num_shells], over random signs w."""
     basis, shape = reference.basis, states.shape
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     white = torch.randn(shape, generator=generator, dtype=torch.float64).to(states)
@@ -113,7 +113,7 @@ def probe_smoothness(sampler: Sampler, scheme: Collocation, samples: Sequence[in
 
 
 class _Noted:
-    """A score that remembers its last row at every time: [state, score]."""
+    """A score that records the state and the score of its last row at every time."""
 
     def __init__(self, score: ScoreModel):
         self.score, self.rows = score, dict[float, tuple[Tensor, Tensor]]()

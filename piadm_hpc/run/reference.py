@@ -1,4 +1,4 @@
-"""`piadm reference`: what sweeps are built on, from the network itself, from a pilot run, or from data."""
+"""References for sweeps: probe a network at the samples of a pilot run, or fit mean and spectrum to data."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .build import make_collocation, projection_of
 from .probe import probe_response, probe_smoothness
 from .resolve import make_sampler, resolve
 
-NODES = 40  # at which flows are looked at
+NODES = 40  # of the flows whose variation along time is measured
 
 
 def probe_trained(folder: str | Path) -> None:
-    """Probe a model that has just been trained, unless it has no network or moves position and momentum."""
+    """Probe a model that has just been trained, unless it has no network, or one of position and momentum."""
     model = load_model(folder)
     trained = model.denoiser is not None and model.denoiser.network is not None
     if trained and model.process.fields == 1:
@@ -54,7 +54,7 @@ def probe_model(
             "its sweeps use the Gaussian"
         )
     pilot = make_sampler(RunConfig(model=str(folder), samples=samples, seed=seed), model, device).draw(range(samples)).x
-    # pilot samples carry the noise of early stopping, as the states of any run do
+    # the samples still carry the noise of early stopping, like the states of any run
     response = probe_response(
         model.score,
         model.process,
