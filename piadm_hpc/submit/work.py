@@ -26,7 +26,7 @@ from ..models.config import ConformerTrainConfig, TrainConfig
 from ..models.training.fields import train
 from ..models.training.molecules import train_conformers
 from ..run.execute import SUMMARY_FILE, execute
-from ..run.reference import probe_trained
+from ..run.probe import probe_trained
 from ..store.settings import to_toml
 
 logger = logging.getLogger("piadm_hpc")
