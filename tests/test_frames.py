@@ -1,4 +1,4 @@
-"""How deep the network lies below the command: a reader who follows `piadm sample` passes few functions on the way."""
+"""How far it is from the command to the network: few functions lie between, and a run is resolved once on the way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from helpers import RUN, make_model, write_config
 import piadm_hpc
 from piadm_hpc.cli.main import main
 from piadm_hpc.models.card import Model, load_model
-from piadm_hpc.run import execute
+from piadm_hpc.run import execute, resolve
 
 PACKAGE = Path(piadm_hpc.__file__).parent
 MOST = 14
@@ -53,3 +53,20 @@ def test_few_functions_lie_between_the_command_and_the_network(
     deepest = max(stacks, key=len)
     assert deepest[0] == "run/execute.py:execute" and deepest[-1].startswith("solvers/")
     assert len(deepest) <= MOST, "\n".join(deepest)
+
+
+@pytest.mark.parametrize("command", [["sample"], ["plan"], ["plan", "--memory", "1e-3"]], ids=" ".join)
+def test_a_run_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    """What follows from configuration and model is worked out once, and handed on."""
+    made: list[str] = []
+    for builder in ("with_compilation", "make_reference", "with_defaults", "make_grid", "make_scheme"):
+        original = getattr(resolve, builder)
+
+        def counted(*given: Any, builder: str = builder, original: Any = original, **more: Any) -> Any:
+            made.append(builder)
+            return original(*given, **more)
+
+        monkeypatch.setattr(resolve, builder, counted)
+    config = write_config(tmp_path / "run.toml", make_model(tmp_path), tmp_path / "out", **(RUN | {"samples": 2}))
+    assert main([*command, str(config)]) == 0
+    assert made == ["with_compilation", "make_reference", "with_defaults", "make_grid", "make_scheme"]
