@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import Cell, Report, at_most, parser
+from common import Cell, Report, at_most, parser, solve
 from dimension import STEPS, TOL
 from families import DELTA, PROCESS, Target, mixture, tails
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR

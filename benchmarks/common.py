@@ -11,13 +11,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from piadm_hpc.host.launcher import local_environment
+from piadm_hpc.solvers import solve as solver
+from piadm_hpc.solvers.evaluate import Score
+from piadm_hpc.solvers.options import Options
+from piadm_hpc.solvers.scheme import Scheme
+from piadm_hpc.solvers.solution import Solution
 
 Cell = str | float | int
 TIMEOUT = 900
@@ -102,6 +108,12 @@ def machine() -> str:
 
 def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def solve(scheme: Scheme, score: Score, first: Tensor, **settings: Any) -> Solution:
+    """`piadm_hpc.solve` with the solver's options among the keywords."""
+    options = {one.name: settings.pop(one.name) for one in fields(Options) if one.name in settings}
+    return solver.solve(scheme, score, first, Options(**options), **settings)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

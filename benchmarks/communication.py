@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 import torch
-from common import Cell, Report, answer, at_most, launch, parser, question
+from common import Cell, Report, answer, at_most, launch, parser, question, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
@@ -24,7 +24,6 @@ from piadm_hpc.comm.communicator import MPICommunicator, world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import Noise
 from piadm_hpc.theory.process import OU

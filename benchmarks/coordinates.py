@@ -23,7 +23,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from common import Cell, Report, at_most, parser
+from common import Cell, Report, at_most, parser, solve
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,8 +44,8 @@ from piadm_hpc.models.training.fields import fit_network
 from piadm_hpc.models.training.molecules import fit_conformer_reference
 from piadm_hpc.run.probe import probe_response
 from piadm_hpc.schema.topology import Topology
-from piadm_hpc.solvers.arguments import SolverName
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.options import SolverName
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.bases import EOF, orthogonal
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR, Noise

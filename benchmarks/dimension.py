@@ -23,8 +23,8 @@ from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
-from piadm_hpc.solvers.collocation import Scheme
 from piadm_hpc.solvers.moments import end_covariance
+from piadm_hpc.solvers.scheme import Scheme
 from piadm_hpc.theory.grid import log_snr, piadm
 
 STEPS, STEP = 48, 1 / 8

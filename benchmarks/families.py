@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from common import solve
 from torch import Tensor
 
 from piadm_hpc import integrators
@@ -21,7 +22,7 @@ from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.bases import Identity
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR, Noise

@@ -64,11 +64,16 @@ def make(made: Sampler, count: int, repeats: int) -> Made:
     return Made(x, int(found.rounds.max()), float(found.calls.double().mean()), median(seconds[1:] or seconds))
 
 
+def step_by_step(made: Sampler, **changes: Any) -> Sampler:
+    """The same sampler without sweeps."""
+    return replace(made, options=replace(made.options, solver="sequential"), **changes)
+
+
 def dpm(flow: Sampler, model: Model, steps: int) -> Sampler:
     """DPM-Solver++(2M) between the same ends, uniform in log-SNR as published."""
     ends = forward_time(model.process, flow.chain.t[[0, -1]])
     chain = integrators.dpmpp_2m(model.process, log_snr(model.process, steps, horizon=float(ends[0]), delta=float(ends[1])))
-    return replace(flow, chain=chain, solver="sequential")
+    return step_by_step(flow, chain=chain)
 
 
 def error(x: Tensor, truth: Tensor) -> float:
@@ -96,7 +101,7 @@ def flow_lines(model: Model, options: argparse.Namespace, count: int) -> list[tu
 def sde_lines(model: Model, options: argparse.Namespace, count: int) -> list[tuple[str, Made, float]]:
     """The default chain step by step, then in sweeps."""
     chain = sampler(model, options, solver={"tol": TOL})
-    sequential = make(replace(chain, solver="sequential"), count, options.repeats)
+    sequential = make(step_by_step(chain), count, options.repeats)
     ours = make(chain, count, options.repeats)
     return [("SDE: step by step", sequential, 0.0), ("SDE: sweeps", ours, error(ours.x, sequential.x))]
 

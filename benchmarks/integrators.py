@@ -16,13 +16,12 @@ from dataclasses import replace
 
 import torch
 import toys
-from common import Report, at_most, parser
+from common import Report, at_most, parser, solve
 from toys import F64, LAST, PHASE
 
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators import catalogue
 from piadm_hpc.solvers.moments import end_covariance
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.noise import Noise

@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import Report, at_most, parser
+from common import Report, at_most, parser, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import isotropic
 from piadm_hpc.models.analytic import GaussianField
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.grid import TimeGrid, piadm
 from piadm_hpc.theory.noise import PRIOR, Noise
 from piadm_hpc.theory.process import OU

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import Report, at_most, median, parser
+from common import Report, at_most, median, parser, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.run.probe import probe_response
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import from_times

@@ -15,14 +15,13 @@ import time
 from typing import Any
 
 import torch
-from common import Report, answer, at_most, launch, median, parser, question
+from common import Report, answer, at_most, launch, median, parser, question, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.comm.communicator import Communicator, MPICommunicator, SerialCommunicator, world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.host.launcher import launcher_size
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import Noise

@@ -170,7 +170,7 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
         axis.set_yticks(*zip(*[(tick, f"{tick:g}") for tick in TICKS if low < tick < high], strict=True))
         axis.minorticks_off()
         axis.grid(alpha=0.25)
-    axes[0].set_ylabel("seconds until a sample is there")
+    axes[0].set_ylabel("seconds per sample")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})

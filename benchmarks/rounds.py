@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from common import Report, at_most, between, parser
+from common import Report, at_most, between, parser, solve
 from torch import Tensor
 from tracking import EndStates, Score, with_idle_step
 
@@ -27,7 +27,7 @@ import piadm_hpc
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.analytic import target_a, target_b, target_c
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import TimeGrid, piadm
 from piadm_hpc.theory.noise import PRIOR, Noise

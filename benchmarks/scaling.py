@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import torch
-from common import Cell, Report, answer, at_least, at_most, launch, parser, question
+from common import Cell, Report, answer, at_least, at_most, launch, parser, question, solve
 from families import DELTA, PROCESS, Target, mixture
 from torch import Tensor
 
@@ -22,7 +22,6 @@ from piadm_hpc import integrators
 from piadm_hpc.comm.communicator import MPICommunicator, world
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import Report, at_most, parser
+from common import Report, at_most, parser, solve
 from rounds import TARGETS
 from torch import Tensor
 from tracking import EndStates, with_idle_step
@@ -29,7 +29,7 @@ from piadm_hpc.run.probe import probe_response, probe_smoothness
 from piadm_hpc.solvers.collocation import Collocation, choose
 from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import log_snr, piadm
 from piadm_hpc.theory.noise import PRIOR, Noise

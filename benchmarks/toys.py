@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import solve
 from torch import Tensor
 
 from piadm_hpc import grid, integrators
 from piadm_hpc.integrators import Options, catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid, lift
 from piadm_hpc.models.analytic import GaussianMixture
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import TimeGrid
 from piadm_hpc.theory.phase import PhaseSpace

@@ -1,7 +1,7 @@
 """Rounds and calls of every baseline beside ours, on targets with exact scores, all at equal error and all with their own stop.
 
-    python benchmarks/peers.py                       targets A, B, C of 1024 modes, ODE and SDE, errors 1e-2 and 1e-3
-    python benchmarks/peers.py --targets c --kinds sde --errors 1e-2
+    python benchmarks/baselines.py                       targets A, B, C of 1024 modes, ODE and SDE, errors 1e-2 and 1e-3
+    python benchmarks/baselines.py --targets c --kinds sde --errors 1e-2
 
 The methods and the rules are those of `piadm compare`: of a few tolerances every method has the loosest that reaches the
 error, `rounds` is where it then stops by itself (median of the draws) and `fewest` the smallest depth that would have done.
