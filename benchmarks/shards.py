@@ -29,7 +29,7 @@ QUICK = ((60, 1024),)
 
 
 def fields(ids: Sequence[int]) -> np.ndarray:
-    """Values [samples, SIDE] by which samples can be told apart."""
+    """Values [samples, SIDE] that differ between samples."""
     return (np.asarray(ids, np.float32)[:, None] + np.linspace(0, 0.5, SIDE, dtype=np.float32)).astype(np.float32)
 
 
