@@ -13,18 +13,26 @@ __version__ = version("piadm_hpc")
 _HOMES = {
     "Chain": "theory.chain",
     "EDM": "theory.process",
+    "EOF": "theory.bases",
     "Flow": "theory.process",
+    "Fourier": "theory.bases",
     "GaussianReference": "gaussian.reference",
+    "Identity": "theory.bases",
     "Noise": "theory.noise",
     "Options": "solvers.options",
     "OU": "theory.process",
+    "Pixelwise": "theory.bases",
     "RankGrid": "comm.communicator",
     "RunConfig": "config.run",
     "Sampler": "solvers.sampler",
     "Solution": "solvers.solve",
+    "SphericalHarmonics": "theory.bases",
     "TimeGrid": "theory.grid",
     "VP": "theory.process",
     "check": "store.integrity",
+    "eof": "gaussian.reference",
+    "from_fields": "gaussian.reference",
+    "isotropic": "gaussian.reference",
     "load_model": "models.card",
     "open": "store.reading",
     "plan": "run.plan",
@@ -42,6 +50,9 @@ if TYPE_CHECKING:
     from .comm.communicator import rank_grid as rank_grid
     from .config.run import RunConfig as RunConfig
     from .gaussian.reference import GaussianReference as GaussianReference
+    from .gaussian.reference import eof as eof
+    from .gaussian.reference import from_fields as from_fields
+    from .gaussian.reference import isotropic as isotropic
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
     from .run.execute import sample as sample
@@ -54,6 +65,11 @@ if TYPE_CHECKING:
     from .store.reading import open_run
     from .theory import grid as grid
     from .theory import process as process
+    from .theory.bases import EOF as EOF
+    from .theory.bases import Fourier as Fourier
+    from .theory.bases import Identity as Identity
+    from .theory.bases import Pixelwise as Pixelwise
+    from .theory.bases import SphericalHarmonics as SphericalHarmonics
     from .theory.chain import Chain as Chain
     from .theory.grid import TimeGrid as TimeGrid
     from .theory.noise import Noise as Noise

@@ -306,7 +306,10 @@ def test_chains_are_the_same_sampler_in_any_process(process, make):
     "tables, message",
     [
         ({"P": torch.ones(3), "Q": torch.ones(2), "t": torch.arange(4.0).flip(0)}, "Q has 2 steps, the 4 times make 3"),
-        ({"P": torch.ones(2, 5), "Q": torch.ones(2, 5), "t": torch.tensor([2.0, 1.0, 0.5])}, "tables with 5 shells need a basis"),
+        (
+            {"P": torch.ones(2, 5), "Q": torch.ones(2, 5), "t": torch.tensor([2.0, 1.0, 0.5]), "basis": Pixelwise((4,))},
+            "tables with 5 shells need a basis",
+        ),
         (
             {"P": torch.tensor([float("nan")]), "Q": torch.ones(1), "t": torch.tensor([2.0, 1.0])},
             "P contains a number that is not",

@@ -11,17 +11,30 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..data.matching import MatchedFields, read_like
 from ..models.card import STATISTICS
-from ..models.record import VariableCard, read_card
-from ..models.registry import CARD, find_model
+from ..models.record import VariableCard
+from ..models.registry import find_model
+from ..models.target import target_of
+from ..models.variables import described, variables_of
 from ..schema.layout import Coordinate, Variable
 from ..store.arrays import read_arrays
-from .scores import Ensemble, Moments, Reference, area_weights, counted, ensemble, moments, reference_of, scores, standard_errors
+from .scores import (
+    Ensemble,
+    Moments,
+    Reference,
+    area_weights,
+    counted,
+    ensemble,
+    moments,
+    reference_of,
+    row_weights,
+    scores,
+    standard_errors,
+)
 
 MAX_BYTES = 2**30
 """Bytes of the fields of one variable; of larger runs, evenly spaced samples are scored."""
-
-SAME_DEGREES = 1e-3
 
 
 @dataclass(frozen=True)
@@ -80,14 +93,38 @@ def compare(
 ) -> list[Comparison]:
     """One comparison per variable of the model; raises ValueError if there is nothing to compare with."""
     folder = find_model(Path(model))
-    variables = read_card(folder / CARD).variables
+    variables = variables_of(folder)
     absent = [v.name for v in variables if v.name not in dataset]
     if absent:
         raise ValueError(f"the samples have no {', '.join(absent)}, which model {folder.name} makes; give the run's own model")
     if against is not None:
-        return [_compare(dataset, v, _from_file(Path(against), dataset, v), None) for v in variables]
+        real = fields_like(folder, against).fields
+        label = Path(against).name
+        references = [
+            reference_of(f"{label}, {counted(len(real[v.name]), 'field')}", real[v.name], _weights(dataset, v)) for v in variables
+        ]
+        return [_compare(dataset, v, reference, None) for v, reference in zip(variables, references, strict=True)]
     statistics, _ = read_arrays(_statistics_file(folder))
     return [_compare(dataset, v, _shipped(statistics, k, v), (statistics, k)) for k, v in enumerate(variables)]
+
+
+def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
+    """Fields of a file, or of all files that match a glob, in the variables and on the grid of the model in `folder`.
+
+    Of too many fields, evenly spaced ones. Raises ValueError for fields that cannot be converted.
+    """
+    card, layout = described(folder)
+    target = target_of(folder, card, layout)
+    try:
+        return read_like(Path(file), target, most=_most(target.mask.shape[1:]))
+    except ValueError as error:
+        wanted = ", ".join(v.name for v in layout.variables)
+        raise ValueError(f"{error}; it cannot be compared with the samples, give {wanted} on their grid") from None
+
+
+def _most(shape: tuple[int, ...]) -> int:
+    """The largest number of fields of this shape that are scored."""
+    return max(2, MAX_BYTES // (8 * int(np.prod(shape))))
 
 
 def has_statistics(model: str | os.PathLike[str]) -> bool:
@@ -107,8 +144,7 @@ def load_fields(dataset: xr.Dataset, variable: VariableCard | Variable) -> np.nd
     stacked = array.transpose(*others, *variable.dims)
     stacked = stacked if len(others) == 1 else stacked.stack(all_samples=others).transpose("all_samples", *variable.dims)
     count = len(stacked)
-    most = max(2, MAX_BYTES // (8 * int(np.prod(stacked.shape[1:]))))
-    chosen = np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _most(stacked.shape[1:]))).round().astype(int))
     return stacked.isel({stacked.dims[0]: chosen}).values
 
 
@@ -201,26 +237,5 @@ def _unbiased(count: int) -> float:
     return float(np.sqrt(count / (count - 1))) if count > 1 else float("nan")
 
 
-def _from_file(path: Path, dataset: xr.Dataset, variable: VariableCard) -> Reference:
-    """The fields of a file as a reference on the samples' grid, with rows in the order of the samples."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file to compare with")
-    try:
-        with xr.open_dataset(path) as real:
-            if variable.name not in real:
-                raise ValueError(f"it has {', '.join(map(str, real.data_vars))} but no {variable.name}")
-            grid = {dim: dataset[dim] for dim in variable.dims}
-            chosen = real[[variable.name]].sel(grid, method="nearest", tolerance=SAME_DEGREES)
-            fields = load_fields(chosen, variable)
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be compared with the samples: {error}; give {variable.name} on their grid") from None
-    return reference_of(f"{path.name}, {counted(len(fields), 'field')}", fields, _weights(dataset, variable))
-
-
 def _weights(dataset: xr.Dataset, variable: VariableCard) -> np.ndarray:
-    """The weights stored with the samples, or else cos(latitude), summing to one."""
-    if "cell_weight" in dataset and dataset["cell_weight"].dims == (variable.dims[0],):
-        stored = dataset["cell_weight"].values.astype(np.float64)
-        share: np.ndarray = stored / stored.sum()
-        return share
-    return area_weights(dataset[variable.dims[0]].values)
+    return row_weights(dataset, variable.dims[0])

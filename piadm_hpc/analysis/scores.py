@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 
 from ..models.training.statistics import zonal_power
 
@@ -67,6 +68,15 @@ def area_weights(lat: np.ndarray) -> np.ndarray:
     area = np.cos(np.deg2rad(lat)).clip(min=0) if np.abs(lat).max() <= 90 else np.ones(len(lat))
     share: np.ndarray = area / area.sum()
     return share
+
+
+def row_weights(dataset: xr.Dataset, dim: str) -> np.ndarray:
+    """Share of the area in each row of a dataset's dimension: as stored in `cell_weight` where it is, else by `area_weights`."""
+    if "cell_weight" in dataset and dataset["cell_weight"].dims == (dim,):
+        stored = dataset["cell_weight"].values.astype(np.float64)
+        share: np.ndarray = stored / stored.sum()
+        return share
+    return area_weights(dataset[dim].values)
 
 
 def area_mean(fields: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
-from ..data.reading import open_fields
 from ..integrators.catalogue import find
 from ..models.card import Model
+from ..models.registry import find_model
+from ..models.target import states_like
 from ..run.build import make_grid, make_sampler
-from .comparison import load_fields
 from .mmd import features, mmd
+from .verify.conformers import load_conformers
 
 By = Literal["auto", "error", "mmd"]
 CANDIDATES: dict[str, tuple[Any, ...]] = {
@@ -84,19 +85,17 @@ def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", agai
     return tuning
 
 
-def read_states(path: str | Path, model: Model) -> Tensor:
-    """Fields of a file, in physical units on the model's grid, as states [n, *event].
+def read_states(path: str | Path, folder: str | Path, model: Model) -> Tensor:
+    """Fields or conformers of a file as states [n, *event] of the model in `folder`.
 
     Raises ValueError for a file that is not readable or does not fit the model.
     """
+    if model.layout.topology is not None:
+        return model.encode({"coordinates": load_conformers(Path(path), "calibration").positions})
     try:
-        with open_fields(Path(path)) as real:
-            return model.encode({one.name: load_fields(real, one) for one in model.layout.variables})
-    except (ValueError, OSError, KeyError) as error:
-        cause = error.args[0] if isinstance(error, KeyError) else error
-        raise ValueError(
-            f"{path}: cannot be compared with the samples ({cause}); give the model's variables on its grid"
-        ) from None
+        return states_like(find_model(folder), model, path)
+    except ValueError as error:
+        raise ValueError(f"{path}: cannot be compared with the samples ({error})") from None
 
 
 def converged(config: RunConfig, model: Model, ids: range) -> Tensor:

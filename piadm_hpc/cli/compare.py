@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config.validation import ConfigError
 from .exit_codes import DONE
+from .options import add_allow_code
 
 if TYPE_CHECKING:
     from ..analysis.compare.benchmark import Entry
@@ -33,6 +34,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--no-fewest", dest="hindsight", action="store_false",
                         help="leave out the rounds of the smallest fixed depth, which take most of the time")  # fmt: skip
     parser.add_argument("--out", default="compare", metavar="FOLDER", help="where table and figure go [compare]")
+    add_allow_code(parser)
     parser.set_defaults(run=_run, sde=False)
 
 
@@ -50,7 +52,13 @@ def _run(options: argparse.Namespace) -> int:
         mistakes.append("--most-steps must be at least 4")
     if mistakes:
         raise ConfigError("; ".join(mistakes))
-    task = make_task(options.model, samples=options.samples, device=options.device, model_batch=options.model_batch)
+    task = make_task(
+        options.model,
+        samples=options.samples,
+        device=options.device,
+        model_batch=options.model_batch,
+        allow_code=options.allow_code,
+    )
     benchmark = Benchmark(task, options.tol, options.sde, options.steps, options.most_steps, options.hindsight)
     if benchmark.floor() > options.tol / 3:
         known = f"the converged path itself is only known to {benchmark.floor():.2g}"

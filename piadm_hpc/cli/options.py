@@ -21,7 +21,15 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
+    add_allow_code(command)
     add_set(command, "grid.steps=64")
+
+
+def add_allow_code(command: argparse.ArgumentParser) -> None:
+    """--allow-code, for commands that load a model."""
+    command.add_argument(
+        "--allow-code", action="store_true", help="let the model's folder run code of its own (an imported or exported network)"
+    )
 
 
 def add_set(command: argparse.ArgumentParser, example: str) -> None:
@@ -42,6 +50,7 @@ def described_run(options: argparse.Namespace) -> RunConfig:
         "compute.time_ranks": int(options.time_ranks) if str(options.time_ranks).isdigit() else options.time_ranks,
         "compute.device": options.device,
         "compute.model_batch": options.model_batch,
+        "allow_code": options.allow_code or None,
     }
     changes += [(key, value) for key, value in named.items() if value is not None]
     if options.config is None and "model" not in dict(changes):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config.validation import ConfigError
 from .exit_codes import DONE
+from .options import add_allow_code
 
 
 def add(commands: Any) -> None:
@@ -20,6 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--levels", type=int, default=24, metavar="N", help="noise levels [24]")
     parser.add_argument("--seed", type=int, default=0, help="of pilot run and probes [0]")
     parser.add_argument("--out", metavar="FILE", help="where to write; a probed response goes into the model's folder by default")
+    add_allow_code(parser)
     parser.set_defaults(run=_run)
 
 
@@ -35,11 +37,17 @@ def _run(options: argparse.Namespace) -> int:
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     if options.data is not None:
-        path = refit(options.model, options.data, options.out)
+        path = refit(options.model, options.data, options.out, allow_code=options.allow_code)
         print(f"reference: {path}\nuse it with:  --set solver.reference={path}")
         return DONE
     path = probe_model(
-        options.model, samples=options.samples, probes=options.probes, levels=options.levels, seed=options.seed, out=options.out
+        options.model,
+        samples=options.samples,
+        probes=options.probes,
+        levels=options.levels,
+        seed=options.seed,
+        out=options.out,
+        allow_code=options.allow_code,
     )
     print(f"response: {path}")
     return DONE

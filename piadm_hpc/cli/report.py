@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from .exit_codes import DONE
+from .options import add_allow_code
 
 
 def add(commands: Any) -> None:
@@ -17,11 +18,13 @@ def add(commands: Any) -> None:
         "--against", metavar="FILE", help="compare with the fields of this file instead of the model's statistics"
     )
     parser.add_argument("--card", action="store_true", help="also write the scores into the model's card")
+    add_allow_code(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from ..analysis.report.report import report
 
-    print(report(options.folder, baselines=options.baselines, against=options.against, card=options.card))
+    given = {name: getattr(options, name) for name in ("baselines", "against", "card", "allow_code")}
+    print(report(options.folder, **given))
     return DONE

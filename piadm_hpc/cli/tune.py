@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..models.card import load_model
 
     config = described_run(options)
-    model = load_model(config.model)
-    against = None if options.against is None else read_states(options.against, model)
+    model = load_model(config.model, allow_code=config.allow_code)
+    against = None if options.against is None else read_states(options.against, config.model, model)
     print(tune(config, model, samples=options.batch, by=options.by, against=against))
     return DONE

@@ -157,7 +157,8 @@ class OutputConfig(Record):
 class RunConfig(Record):
     """A run: a model (name of a shipped one, or a folder), how many samples, one seed, and where they go.
 
-    `only` names sample ids to make instead of 0 .. samples-1; they equal the same members of any other run.
+    `only` names sample ids to make instead of 0 .. samples-1; they equal the same members of any other run. `allow_code` lets
+    a model folder run code of its own: import a network, or unpickle one.
     """
 
     model: str = Field(min_length=1)
@@ -165,6 +166,7 @@ class RunConfig(Record):
     seed: int = Field(0, ge=0, lt=2**63)
     out: str = Field("run", min_length=1)
     only: tuple[int, ...] | None = None
+    allow_code: bool = False
     chain: ChainConfig = ChainConfig()
     phase: PhaseConfig = PhaseConfig()
     grid: GridConfig = GridConfig()
@@ -246,7 +248,7 @@ class RunConfig(Record):
 
 # Keys that never change a member beyond rounding: a run may be continued with other values of these.
 INDEPENDENT_KEYS = frozenset(
-    {"samples", "only", "out", "output.batch", "output.compression", "output.log_interval"}
+    {"samples", "only", "out", "allow_code", "output.batch", "output.compression", "output.log_interval"}
     | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
 )
 

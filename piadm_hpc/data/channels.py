@@ -1,4 +1,4 @@
-"""States made of channels with normalisations of their own: positions and charges of atoms, or variables of a grid."""
+"""Codec for states whose channels are normalised separately: positions and charges of atoms, or variables on a grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Channel:
-    """`size` components of the last (atoms) or first (grids) axis of a state; physical = scale * state + offset."""
+    """Some components of a state: `size` of them along its last axis (atoms) or first axis (grids).
+
+    A physical value is scale * state + offset.
+    """
 
     name: str
     size: int
@@ -22,35 +25,45 @@ class Channel:
 
 @dataclass(frozen=True)
 class Channels:
-    """Between states [samples, *event] and physical arrays by channel; the components of all channels share the axis `axis`.
+    """Convert between states [samples, *event] and physical arrays by channel.
 
-    `used` (or None) picks the entries of the other axis that are real: padded atoms are not decoded, and encoded as zero.
+    The components of all channels lie along the axis `axis` of an event. `used` (or None) selects the entries of the other
+    axis that are real: padded atoms are left out when decoding, and zero when encoding. Raises ValueError if the sizes of
+    the channels do not add up to that axis. `mask` [*event] (or None) is true where there are data: elsewhere arrays are NaN and
+    states zero.
     """
 
     channels: tuple[Channel, ...]
     event_shape: tuple[int, ...]
     axis: int
     used: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         total = sum(channel.size for channel in self.channels)
         if total != self.event_shape[self.axis]:
             raise ValueError(
-                f"channels of {total} components in all for states {self.event_shape}; give {self.event_shape[self.axis]}"
+                f"channels of {total} components in all, and states {self.event_shape} need {self.event_shape[self.axis]}"
             )
 
     @property
     def _dim(self) -> int:
-        """The components' axis in a batch of states."""
+        """The axis of the components in a batch of states."""
         return self.axis if self.axis < 0 else self.axis + 1
 
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
-        """States [samples, *event] to physical arrays float32 by channel; a channel of one component loses that axis."""
+        """Convert states [samples, *event] to physical arrays, float32, by channel; a channel of one component loses its axis.
+
+        Raises ValueError for states of another shape.
+        """
         if tuple(x.shape[1:]) != self.event_shape:
             raise ValueError(
                 f"states have shape {tuple(x.shape)}; accepted is [samples, {', '.join(map(str, self.event_shape))}]"
             )
-        parts = torch.split(x.detach().cpu().to(torch.float64), [c.size for c in self.channels], dim=self._dim)
+        states = x.detach().cpu().to(torch.float64)
+        if self.mask is not None:
+            states = states.masked_fill(~torch.from_numpy(self.mask), torch.nan)
+        parts = torch.split(states, [c.size for c in self.channels], dim=self._dim)
         decoded = {}
         for channel, part in zip(self.channels, parts, strict=True):
             values = (channel.scale * part + channel.offset).numpy().astype(np.float32)
@@ -59,10 +72,10 @@ class Channels:
         return decoded
 
     def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
-        """Physical arrays by channel to states float32; ValueError for names or shapes that do not fit."""
+        """Convert physical arrays by channel to states, float32. Raises ValueError for absent channels and other shapes."""
         absent = [channel.name for channel in self.channels if channel.name not in fields]
         if absent:
-            raise ValueError(f"no {', '.join(absent)}; needed are {', '.join(c.name for c in self.channels)}")
+            raise ValueError(f"there is no {', '.join(absent)}; give {', '.join(c.name for c in self.channels)}")
         count = len(next(iter(fields.values())))
         states = torch.zeros(count, *self.event_shape)
         for channel, part in zip(self.channels, torch.split(states, [c.size for c in self.channels], self._dim), strict=True):
@@ -71,10 +84,10 @@ class Channels:
             target = part if self.used is None else part[:, torch.from_numpy(self.used)]
             if values.shape != tuple(target.shape):
                 raise ValueError(
-                    f"{channel.name} has shape {np.shape(fields[channel.name])}, which does not fit to states {self.event_shape}"
+                    f"{channel.name} has shape {np.shape(fields[channel.name])}, which does not fit states {self.event_shape}"
                 )
             if self.used is None:
                 part.copy_(torch.from_numpy(values))
             else:
                 part[:, torch.from_numpy(self.used)] = torch.from_numpy(values.astype(np.float32))
-        return states
+        return states if self.mask is None else states.masked_fill(~torch.from_numpy(self.mask), 0.0)

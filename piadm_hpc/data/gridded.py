@@ -1,4 +1,4 @@
-"""Training fields from NetCDF, HDF5 or Zarr: files to standardised states, split by file or by time.
+"""Training fields from NetCDF, HDF5 or Zarr: files to standardised states, split by file or by date.
 
 What is needed to go back to physical units stays with the states, as a `Normalisation`.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ..schema.layout import Coordinate, Variable
+from .dates import first_alike, text_of
+from .gridded_files import Request
+from .grids import geographic, why_not_global
+from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
 from .normalise import Normalisation
-from .reading import RawFields, read_files, require_one_way_to_hold_out
+from .reading import RawFields, read_files, taken
+from .selection import Choice
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +33,25 @@ Anomaly = Literal["none", "mean", "monthly"]
 class DataConfig(BaseModel):
     """What to read and how to standardise it.
 
-    `files` are paths or globs; `sample_dims` together count samples; `spatial_dims` are (latitude, longitude); `select`
-    picks the value nearest to a number along any other dimension. With `anomaly` "mean" or "monthly" the model is one of
-    deviations from the mean or from each calendar month's mean, with "none" of the fields themselves. Points missing in
-    more than `max_missing` of the samples are masked. Files and samples held out are named by glob (`*_files`) or by last
-    fraction. `attributes` adds CF attributes to variables.
+    `files` are paths or globs. `rename` maps names of variables and dimensions in the files to the names that all other
+    keys, and the samples, use. `sample_dims` together count samples; `spatial_dims` are (latitude, longitude); `select`
+    chooses one value along any other dimension. `missing_values` are numbers that stand for missing ones, and variables in
+    `allow_outliers` may have values far from all others. With `anomaly` "mean" or "monthly" the model is one of deviations
+    from the mean or from each calendar month's mean, with "none" of the fields themselves. Points missing in more than
+    `max_missing` of the samples are masked. Files and samples held out are named by glob (`*_files`) or by last fraction.
+    `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     files: tuple[str, ...] = Field(min_length=1)
     variables: tuple[str, ...] = Field(min_length=1)
+    rename: dict[str, str] = {}
     sample_dims: tuple[str, ...] = ("time",)
     spatial_dims: tuple[str, str] = ("lat", "lon")
-    select: dict[str, float] = {}
+    select: dict[str, Choice] = {}
+    missing_values: tuple[float, ...] = ()
+    allow_outliers: tuple[str, ...] = ()
     anomaly: Anomaly = "none"
     wrap: bool = True
     scale: Literal["pointwise", "global"] = "pointwise"
@@ -59,16 +68,38 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> DataConfig:
-        require_one_way_to_hold_out(self.validation_files or self.test_files, self.validation_fraction + self.test_fraction)
+        require_one_way_to_hold_out(self)
         return self
+
+    @model_validator(mode="after")
+    def _names_are_used(self) -> DataConfig:
+        for key, names in (("allow_outliers", self.allow_outliers), ("attributes", tuple(self.attributes))):
+            unknown = [name for name in names if name not in self.variables]
+            if unknown:
+                raise ValueError(f"{key} names {', '.join(unknown)}, not among the variables {', '.join(self.variables)}")
+        return self
+
+    def request(self) -> Request:
+        """What the reader of files is asked for."""
+        return Request(
+            variables=self.variables,
+            spatial_dims=self.spatial_dims,
+            sample_dims=self.sample_dims,
+            select=self.select,
+            rename=self.rename,
+            missing_values=self.missing_values,
+            allow_outliers=self.allow_outliers,
+            units={name: attrs["units"] for name, attrs in self.attributes.items() if "units" in attrs},
+        )
 
 
 @dataclass(frozen=True)
 class GriddedData:
     """Standardised states [n, *event] float32 for training, validation and test, and how to read them physically.
 
-    `climatology` [12, variables, lat, lon] is what was removed when the anomaly is monthly; `excluded` counts samples
-    left out because they had gaps of their own.
+    `climatology` is what was removed: [12, variables, lat, lon] when the anomaly is monthly, [1, variables, lat, lon] when
+    it is from the mean, else None. `excluded` counts samples left out because they had gaps of their own. `wrap` says
+    whether the grid goes round the globe and over its poles.
     """
 
     train: Tensor
@@ -80,13 +111,20 @@ class GriddedData:
     climatology: np.ndarray | None
     excluded: int
     files: tuple[str, ...]
+    wrap: bool
 
 
 def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
-    """The states a configuration describes; relative paths start at `root`. ValueError says what is wrong with the data."""
-    raw = read_files(config.files, config.variables, config.sample_dims, config.spatial_dims, config.select, root)
-    mask, whole = _static_mask(raw.values, config.max_missing)
-    parts = _split(config, raw, whole)
+    """The states that a configuration describes; relative paths start at `root`.
+
+    Raises ValueError listing everything that is wrong with the data.
+    """
+    raw = read_files(expand(config.files, root, "files"), config.request())
+    raw, part = _split(config, raw)
+    mask, whole = static_mask(raw.values, config.max_missing)
+    parts = {name: np.flatnonzero((part == name) & whole) for name in PARTS}
+    if len(parts["train"]) < 2:
+        raise ValueError(f"{len(parts['train'])} samples are left to train on; at least 2 are needed, hold out fewer")
     monthly = config.anomaly == "monthly"
     season = _seasons(raw) if monthly else np.zeros(len(whole), dtype=np.int64)
     climatology = _climatology(raw.values, parts["train"], season, 12 if monthly else 1)
@@ -97,18 +135,30 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     normalisation = Normalisation(config.variables, np.where(mask, added_back, 0), np.where(mask, scale, 1), mask)
     states = states.reshape(len(states), *normalisation.event_shape)
     return GriddedData(
-        **{name: states[torch.from_numpy(parts[name])] for name in ("train", "validation", "test")},
+        **{name: states[torch.from_numpy(parts[name])] for name in PARTS},
         normalisation=normalisation,
         variables=tuple(_described(v, config) for v in raw.variables),
         coordinates=raw.coordinates,
-        climatology=climatology if monthly else None,
+        climatology=None if config.anomaly == "none" else climatology,
         excluded=int((~whole).sum()),
         files=tuple(raw.names),
+        wrap=config.wrap and _wraps(raw.coordinates),
     )
 
 
-def _static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where there are data [variables, lat, lon], and which samples have all of them [samples]."""
+def _wraps(coordinates: dict[str, Coordinate]) -> bool:
+    """Whether a network may join east to west and look across the poles; a grid without angles is taken at the recipe's word."""
+    reason = why_not_global(*(c.values for c in coordinates.values())) if geographic(coordinates) else None
+    if reason is not None:
+        log.warning("wrap = false is used, since the grid is not global: %s", reason)
+    return reason is None
+
+
+def static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where there are data [variables, lat, lon], and which samples have all of them [samples].
+
+    Raises ValueError if nothing is left of the grid or of the samples.
+    """
     missing = ~np.isfinite(values)
     mask = missing.mean(0) <= max_missing
     if not mask.any():
@@ -124,33 +174,63 @@ def _static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np
     return mask, whole
 
 
-def _split(config: DataConfig, raw: RawFields, whole: np.ndarray) -> dict[str, np.ndarray]:
-    """Sample indices for training, validation and test, without the samples that have gaps."""
-    count = len(whole)
-    if config.validation_files or config.test_files:
-        held = {"validation": config.validation_files, "test": config.test_files}
-        part = np.full(count, "train", dtype=object)
-        for name, patterns in held.items():
-            matches = [i for i, file in enumerate(raw.names) if any(fnmatch(file, p) for p in patterns)]
-            if patterns and not matches:
-                raise ValueError(f"{name}_files {list(patterns)} match none of the files read: {', '.join(raw.names)}")
-            part[np.isin(raw.file, matches)] = name
-    else:
-        first_test = count - round(count * config.test_fraction)
-        first_validation = first_test - round(count * config.validation_fraction)
-        order = np.arange(count)
-        part = np.where(order >= first_test, "test", np.where(order >= first_validation, "validation", "train"))
-    parts = {name: np.flatnonzero((part == name) & whole) for name in ("train", "validation", "test")}
-    if len(parts["train"]) < 2:
-        raise ValueError(f"{len(parts['train'])} samples are left to train on; at least 2 are needed, hold out fewer")
-    return parts
+def _split(config: DataConfig, raw: RawFields) -> tuple[RawFields, np.ndarray]:
+    """Samples without repetitions, and the part of each [n]. Raises ValueError for samples in training and held-out files."""
+    by_file = bool(config.validation_files or config.test_files)
+    dated = not isinstance(raw.dates, str)
+    part = parts_by_file(config, raw.names, raw.file) if by_file else np.full(len(raw.file), "train", dtype=object)
+    first = first_alike(raw.values, None if isinstance(raw.dates, str) else raw.dates.key)
+    again = np.flatnonzero(first != np.arange(len(first)))
+    leaked = again[part[again] != part[first[again]]]
+    if len(leaked):
+        names = sorted({raw.names[raw.file[k]] for k in (*leaked, *first[leaked])})
+        raise ValueError(
+            f"{len(leaked)} samples{_span(raw, leaked)} stand both in {' and '.join(names)}, which are different parts of the "
+            "data (training, validation, test); hold out other files"
+        )
+    if len(again):
+        names = sorted({raw.names[raw.file[k]] for k in (*again, *first[again])})
+        log.warning("%d samples%s of %s occur twice; each is used once", len(again), _span(raw, again), " and ".join(names))
+        kept = np.flatnonzero(first == np.arange(len(first)))
+        raw, part = taken(raw, kept), part[kept]
+    if dated and by_file:
+        _name_shared_dates(raw, part)
+    if not by_file:
+        order = np.arange(len(raw.file)) if isinstance(raw.dates, str) else raw.dates.key
+        part = parts_by_fraction(config, order)
+    return raw, part
+
+
+def _name_shared_dates(raw: RawFields, part: np.ndarray) -> None:
+    """Log dates that stand in training and held-out files with different fields, as those of an ensemble do."""
+    if isinstance(raw.dates, str):
+        return
+    shared = np.isin(raw.dates.key, raw.dates.key[part == "train"]) & (part != "train")
+    if shared.any():
+        k = np.flatnonzero(shared)
+        log.warning(
+            "%d held-out samples%s have dates that are trained on too, with other fields: taken to be members of an ensemble",
+            len(k),
+            _span(raw, k),
+        )
+
+
+def _span(raw: RawFields, which: np.ndarray) -> str:
+    """The first and the last date of samples, where they have any."""
+    if isinstance(raw.dates, str):
+        return ""
+    keys = raw.dates.key[which]
+    return f" ({text_of(keys.min())} to {text_of(keys.max())})"
 
 
 def _seasons(raw: RawFields) -> np.ndarray:
     """Which climatology each sample is compared with: 0 for January to 11 for December."""
-    if raw.months is None:
-        raise ValueError('anomaly = "monthly" needs a sample dimension with calendar dates; use "mean" or decode the times')
-    return raw.months - 1
+    if isinstance(raw.dates, str):
+        raise ValueError(
+            f'anomaly = "monthly" needs a sample dimension with calendar dates, and {raw.dates}; write times as '
+            '"days since 2000-01-01" with a CF calendar, or use anomaly = "mean"'
+        )
+    return raw.dates.month - 1
 
 
 def _climatology(values: np.ndarray, train: np.ndarray, season: np.ndarray, seasons: int) -> np.ndarray:

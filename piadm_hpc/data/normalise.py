@@ -1,4 +1,4 @@
-"""Between physical fields and states: subtract a mean field, divide by a scale field, leave out what is masked."""
+"""Normalisation of gridded fields: subtract a mean field, divide by a scale field, and leave out masked points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normalisation:
-    """x = (field - mean) / scale where `mask` is true, zero elsewhere.
+    """Convert between physical fields and states: x = (field - mean) / scale where `mask` is true, zero elsewhere.
 
     `mean`, `scale` (physical units) and `mask` (bool) are [variables, lat, lon]. States are [samples, lat, lon] for one
     variable and [samples, variables, lat, lon] for several.
@@ -28,13 +28,13 @@ class Normalisation:
         return self.mean.shape[1:] if len(self.names) == 1 else self.mean.shape
 
     def state_mask(self) -> Tensor | None:
-        """The mask as a state, [*event], or None if there are data everywhere."""
+        """The mask in the shape of a state, [*event], or None if there are data everywhere."""
         return None if bool(self.mask.all()) else torch.from_numpy(self.mask).reshape(self.event_shape)
 
     def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
-        """Physical fields by name, each [samples, lat, lon], to states float32.
+        """Convert physical fields by name, each [samples, lat, lon], to states, float32.
 
-        Raises ValueError for names or shapes that do not fit.
+        Raises ValueError for absent variables, and for shapes that are not those of the grid.
         """
         wrong = [name for name in self.names if name not in fields or np.shape(fields[name])[1:] != self.mean.shape[1:]]
         if wrong or len({len(fields[name]) for name in self.names}) != 1:
@@ -46,7 +46,10 @@ class Normalisation:
         return torch.from_numpy(states.astype(np.float32)).reshape(len(states), *self.event_shape)
 
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
-        """States [samples, *event] to physical fields by name, [samples, lat, lon] float32, NaN where masked."""
+        """Convert states [samples, *event] to physical fields by name, [samples, lat, lon] float32, NaN where masked.
+
+        Raises ValueError for states of another shape.
+        """
         if tuple(x.shape[1:]) != self.event_shape:
             accepted = ", ".join(map(str, self.event_shape))
             raise ValueError(f"states have shape {tuple(x.shape)}; accepted is [samples, {accepted}]")

@@ -1,11 +1,13 @@
-"""Opening gridded files through xarray: any format, several files, and every mistake in them told at once."""
+"""The one reader of gridded fields: every file is opened, chosen from, put right and checked here, whoever asks.
+
+What can be put right in one way only is put right, with a line in the log; all other mistakes are told at once.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,15 @@ import numpy as np
 import xarray as xr
 
 from ..schema.layout import Coordinate, Variable
+from .anomalies import Level, named_anomaly, require_alike
+from .dates import Dates, dates_of
+from .gridded_files import Request, chosen, open_fields, renamed, thinning
+from .grids import DEGREES, aligned, settled
+from .missing import Outliers, equal_to, outliers, outside_valid, where
+from .mistakes import gathered, named, undamaged
+from .units import converted, same_units, units_of
+
+log = logging.getLogger(__name__)
 
 CF_KEYS = ("units", "standard_name", "long_name", "positive", "cell_methods")
 
@@ -21,166 +32,199 @@ CF_KEYS = ("units", "standard_name", "long_name", "positive", "cell_methods")
 class RawFields:
     """Fields as they are in the files: `values` [samples, variables, lat, lon] float32, NaN where missing.
 
-    `file` [samples] numbers the file each sample came from, `names` are those files' names, `months` [samples] the
-    calendar month 1-12 if the samples are dated.
+    `file` [samples] numbers the file each sample came from, `names` are those files' names. `dates` has the date of every
+    sample, in order, or is a text that says why there are none.
     """
 
     values: np.ndarray
     file: np.ndarray
     names: tuple[str, ...]
-    months: np.ndarray | None
+    dates: Dates | str
     variables: tuple[Variable, ...]
     coordinates: dict[str, Coordinate]
 
 
-def read_files(
-    files: Sequence[str],
-    variables: Sequence[str],
-    sample_dims: Sequence[str],
-    spatial_dims: tuple[str, str],
-    select: Mapping[str, float],
-    root: Path,
-) -> RawFields:
-    """The named variables of all files, concatenated over samples; ValueError lists everything that does not fit."""
-    paths = expand(files, root, "files")
-    parts, months, mistakes = [], [], []
-    first: xr.Dataset | None = None
+@dataclass(frozen=True)
+class _Part:
+    """What one file holds: `single` are the values along dimensions of one, `levels` those of the variables."""
+
+    values: np.ndarray
+    dates: Dates | str
+    attrs: tuple[dict[str, Any], ...]
+    grid: dict[str, Coordinate]
+    single: dict[str, Any]
+    levels: tuple[Level, ...]
+    notes: list[str]
+
+
+def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coordinate] | None = None) -> RawFields:
+    """The requested variables of all files, on the first file's grid or on `grid`, in order of their dates.
+
+    Samples without dates keep the order of the files. Raises ValueError listing everything that does not fit.
+    """
+    parts: list[_Part] = []
+    mistakes: list[str] = []
+    names: set[str] = set()
     for path in paths:
-        try:
-            with open_fields(path) as dataset:
-                chosen = _choose(dataset, variables, sample_dims, spatial_dims, select)
-                loaded = chosen.load()
-            if first is not None:
-                _same_grid(first, loaded, spatial_dims)
-            first = loaded if first is None else first
-            parts.append(_samples(loaded, variables, spatial_dims))
-            months.append(_calendar(loaded, sample_dims))
-        except ValueError as error:
-            mistakes.append(f"{path.name}: {error}")
-    if mistakes or first is None:
+        with gathered(mistakes), named(f"{path.name}:"), undamaged(), open_fields(path) as dataset:
+            names |= {str(name) for name in (*dataset.variables, *dataset.dims)}
+            part = _read(renamed(dataset, request.rename), request, grid, parts[0] if parts else None)
+            for own, first, variable in zip(part.levels, (parts or [part])[0].levels, request.variables, strict=True):
+                require_alike(variable, own, first)
+            parts.append(part)
+            for note in part.notes:
+                log.warning("%s: %s", path.name, note)
+    unknown = sorted(set(request.rename) - names) if request.exact else []
+    mistakes += [f"rename: no file has a {name!r}" for name in unknown]
+    if mistakes:
         raise ValueError("\n".join(mistakes))
-    return RawFields(
-        values=np.concatenate(parts),
-        file=np.repeat(np.arange(len(parts)), [len(p) for p in parts]),
+    counts = [len(part.values) for part in parts]
+    together = RawFields(
+        values=np.concatenate([part.values for part in parts]),
+        file=np.repeat(np.arange(len(parts)), counts),
         names=tuple(path.name for path in paths),
-        months=None if any(m is None for m in months) else np.concatenate([m for m in months if m is not None]),
-        variables=tuple(Variable(name, tuple(spatial_dims), _cf(first[name].attrs)) for name in variables),
-        coordinates={dim: _coordinate(first, dim) for dim in spatial_dims},
+        dates=_all_dates([part.dates for part in parts], [path.name for path in paths]),
+        variables=tuple(
+            Variable(name, tuple(request.spatial_dims), attrs)
+            for name, attrs in zip(request.variables, parts[0].attrs, strict=True)
+        ),
+        coordinates=parts[0].grid,
     )
+    return together if isinstance(together.dates, str) else taken(together, np.argsort(together.dates.key, kind="stable"))
 
 
-def require_one_way_to_hold_out(files: Sequence[str], share: float) -> None:
-    """ValueError for data held out by files and by fractions at once, or for fractions that leave nothing."""
-    if files and share:
-        raise ValueError("hold out either by files or by fractions, not both")
-    if share >= 1:
-        raise ValueError(f"validation_fraction + test_fraction = {share} leaves nothing to train on")
+def taken(raw: RawFields, which: np.ndarray) -> RawFields:
+    """Some of the samples, by index."""
+    dates = raw.dates if isinstance(raw.dates, str) else Dates(raw.dates.key[which], raw.dates.month[which])
+    return RawFields(raw.values[which], raw.file[which], raw.names, dates, raw.variables, raw.coordinates)
 
 
-def expand(files: Sequence[str], root: Path, key: str) -> list[Path]:
-    """Existing paths for names and globs, in order, each once; ValueError naming the configuration's `key`."""
-    found: dict[Path, None] = {}
-    absent = []
-    for name in files:
-        matches = sorted(glob(str(root / name)))
-        if not matches:
-            absent.append(name)
-        found.update(dict.fromkeys(map(Path, matches)))
-    if absent:
-        raise ValueError(f"no file matches {', '.join(absent)} (looked from {root.resolve()}); check `{key}`")
-    return list(found)
-
-
-def open_fields(path: Path) -> xr.Dataset:
-    """The dataset in a file, by xarray's own choice of reader, or as plain HDF5 without dimension names."""
-    attempts: list[dict[str, Any]] = [{}, {"decode_times": False}, {"engine": "h5netcdf", "phony_dims": "access"}]
-    causes = []
-    for options in attempts:
-        try:
-            return xr.open_dataset(path, **options)
-        except (ValueError, OSError, TypeError, KeyError, ImportError) as error:
-            causes.append(str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__)
-    raise ValueError(f"cannot be read as NetCDF, HDF5 or Zarr ({causes[0]}); a reader may be missing, see the extra 'climate'")
-
-
-def _choose(
-    dataset: xr.Dataset,
-    variables: Sequence[str],
-    sample_dims: Sequence[str],
-    spatial_dims: Sequence[str],
-    select: Mapping[str, float],
-) -> xr.Dataset:
-    """The variables with dimensions in order (samples, lat, lon), after selecting one value of any other dimension."""
-    names = [str(name) for name in dataset.data_vars]
-    mistakes = [f"no variable {v!r}; {_nearest(v, names)}" for v in variables if v not in names]
-    present = [v for v in variables if v in names]
-    unknown = [dim for dim in select if dim not in dataset.dims]
-    mistakes += [f"select: no dimension {dim!r}; {_nearest(dim, [str(d) for d in dataset.dims])}" for dim in unknown]
-    bare = [dim for dim in select if dim in dataset.dims and dim not in dataset.coords]
-    mistakes += [f"select: {dim!r} has no coordinate values to choose from" for dim in bare]
-    if not mistakes:
-        dataset = dataset[present].sel(dict(select), method="nearest") if select else dataset[present]
-    wanted = [*sample_dims, *spatial_dims]
-    for name in present:
-        has = [str(dim) for dim in dataset[name].dims]
-        mistakes += [f"{name} has no dimension {dim!r}; it has {', '.join(has)}" for dim in wanted if dim not in has]
-        extra = [dim for dim in has if dim not in wanted and dataset.sizes[dim] > 1 and dim not in select]
-        advice = "name it in sample_dims or choose from it with select"
-        mistakes += [f"{name} has a further dimension {dim!r}; {advice}" for dim in extra]
-        if dataset[name].dtype.kind not in "fiu":
-            mistakes.append(f"{name} holds {dataset[name].dtype}, not numbers")
+def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] | None, first: _Part | None) -> _Part:
+    """One file, in the units and on the grid of the first; what was put right is logged by the caller."""
+    fields, sample_dims = chosen(dataset, request)
+    some = thinning(fields, sample_dims, request.most)
+    fields, dataset = fields.isel(some), dataset.isel(some)
+    notes: list[str] = []
+    mistakes: list[str] = []
+    dates: Dates | str = ""
+    for variable in request.variables:
+        with gathered(mistakes):
+            values = _present(fields[variable], request, notes)
+            fields = fields.assign({variable: (fields[variable].dims, values, fields[variable].attrs)})
+    with gathered(mistakes):
+        dates = dates_of(dataset, sample_dims, request.variables[0])
+    with gathered(mistakes):
+        fields, mended = settled(dataset, fields, request.spatial_dims)
+        notes += mended
+        wanted = grid if first is None else first.grid
+        if wanted is not None:
+            fields, mended = aligned(fields, wanted, part=first is None)
+            notes += mended
+    single = {str(dim): fields[dim].values for dim in fields.coords if dim in dataset.dims and fields[dim].ndim == 0}
+    if first is not None:
+        mistakes += _other_values(single, first.single)
+    for k, variable in enumerate(request.variables):
+        with gathered(mistakes):
+            given = None if first is None else first.attrs[k].get("units", "")
+            fields = fields.assign({variable: _in_units(fields[variable], request.units.get(variable, given), notes)})
     if mistakes:
         raise ValueError("; ".join(mistakes))
-    return dataset.squeeze([dim for dim in dataset.dims if dim not in wanted]).transpose(*wanted)
+    shape = tuple(fields.sizes[dim] for dim in request.spatial_dims)
+    values = np.stack([fields[variable].values.reshape(-1, *shape) for variable in request.variables], axis=1)
+    attrs = tuple(_cf(fields[variable].attrs) for variable in request.variables)
+    levels = tuple(Level.of(values[:, k], attrs[k]) for k in range(len(attrs)))
+    notes += [] if isinstance(dates, str) else dates.notes
+    return _Part(values, dates, attrs, {dim: _coordinate(fields, dim) for dim in request.spatial_dims}, single, levels, notes)
 
 
-def _samples(dataset: xr.Dataset, variables: Sequence[str], spatial_dims: Sequence[str]) -> np.ndarray:
-    """[samples, variables, lat, lon] float32."""
-    grid = tuple(dataset.sizes[dim] for dim in spatial_dims)
-    fields = [dataset[name].values.astype(np.float32).reshape(-1, *grid) for name in variables]
-    empty = [name for name, field in zip(variables, fields, strict=True) if not np.isfinite(field).any()]
-    if empty:
-        raise ValueError(f"{', '.join(empty)} has no finite value at all")
-    return np.stack(fields, axis=1)
+def _present(array: xr.DataArray, request: Request, notes: list[str]) -> np.ndarray:
+    """Values float32 with NaN for everything that stands for a missing value; ValueError for what is not declared."""
+    name = str(array.name)
+    outside = outside_valid(array)
+    values = array.values.astype(np.float32)
+    declared = equal_to(values, request.missing_values) & ~outside
+    for found, why in ((outside, "outside its valid range"), (declared, "in missing_values")):
+        if found.any():
+            notes.append(f"{int(found.sum())} values of {name} are {why}, and taken as missing")
+    values[outside | declared] = np.nan
+    if not np.isfinite(values).any():
+        raise ValueError(f"{name} has no finite value at all")
+    groups = [] if name in request.allow_outliers else outliers(values)
+    if groups:
+        listed = "; ".join(_outliers(array, values, group) for group in groups)
+        raise ValueError(f"{listed}; {_advice(name, groups, request)}")
+    return values
 
 
-def _calendar(dataset: xr.Dataset, sample_dims: Sequence[str]) -> np.ndarray | None:
-    """Calendar month 1-12 of every sample, if one of the sample dimensions is dated."""
-    for dim in sample_dims:
-        if _dated(dataset, dim):
-            shape = [dataset.sizes[d] for d in sample_dims]
-            months = dataset[dim].dt.month.values.reshape([-1 if d == dim else 1 for d in sample_dims])
-            return np.broadcast_to(months, shape).reshape(-1).astype(np.int64)
-    return None
+def _advice(name: str, groups: Sequence[Outliers], request: Request) -> str:
+    """How to declare outliers as missing, or as real."""
+    if not request.exact:
+        return "mark them as missing in the file, with _FillValue, missing_value or valid_range"
+    single = [f"{group.lowest:g}" for group in groups if group.lowest == group.highest]
+    declare = f"declare data.missing_values = [{', '.join(single)}]" if single else "give the file a valid_range"
+    return f"{declare} or, if they are real, data.allow_outliers = [{name!r}]"
 
 
-def _dated(dataset: xr.Dataset, dim: str) -> bool:
-    if dim not in dataset.coords:
-        return False
-    values = dataset[dim].values
-    return values.dtype.kind == "M" or (values.dtype.kind == "O" and hasattr(values.flat[0], "month"))
+def _outliers(array: xr.DataArray, values: np.ndarray, group: Outliers) -> str:
+    place = np.unravel_index(int(np.argmax(where(values, group))), values.shape)
+    at = ", ".join(f"{dim} {k}" for dim, k in zip(array.dims, place, strict=True))
+    rest = f"{group.rest[0]:g} to {group.rest[1]:g}"
+    return f"{array.name} has {group.count} values of {group.value}, first at {at}, far from all others ({rest})"
 
 
-def _same_grid(first: xr.Dataset, other: xr.Dataset, spatial_dims: Sequence[str]) -> None:
-    for dim in spatial_dims:
-        a, b = _coordinate(first, dim).values, _coordinate(other, dim).values
-        if a.shape != b.shape or not np.allclose(a, b, atol=1e-4):
-            raise ValueError(f"its {dim} ({len(b)} values) differs from the first file's ({len(a)}); use files on one grid")
+def _other_values(own: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+    """Dimensions of one value that have another one in the first file, which cannot be told apart later."""
+    differing = [dim for dim in own.keys() & first.keys() if not _equal(own[dim], first[dim])]
+    return [
+        f"its {dim} is {own[dim]}, and {first[dim]} in the first file; name {dim} in sample_dims, or use files of one"
+        for dim in sorted(differing)
+    ]
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> bool:
+    numbers = a.dtype.kind in "fiu" and b.dtype.kind in "fiu"
+    return bool(np.isclose(a, b, rtol=1e-3)) if numbers else bool(a == b)
+
+
+def _in_units(array: xr.DataArray, wanted: str | None, notes: list[str]) -> xr.DataArray:
+    """An array in the wanted units."""
+    given = units_of(array.attrs)
+    if wanted is None:
+        return array
+    if wanted == "" and given is not None:
+        notes.append(f"{array.name} is in {given!r}; files before name no units, and are taken to be in the same")
+        return array
+    if given is None:
+        if same_units("", wanted):
+            return array
+        notes.append(f"{array.name} names no units; taken to be in {wanted!r}")
+        return array.assign_attrs(units=wanted)
+    with named(str(array.name)):
+        values = converted(array.values, given, wanted, difference=named_anomaly(array.attrs))
+    if not same_units(given, wanted):
+        notes.append(f"{array.name} converted from {given!r} to {wanted!r}")
+    return array.copy(data=values).assign_attrs(units=wanted)
+
+
+def _all_dates(dates: Sequence[Dates | str], names: Sequence[str]) -> Dates | str:
+    """The dates of all files, or why they cannot be put in order."""
+    found = [date for date in dates if not isinstance(date, str)]
+    if len(found) == len(dates):
+        return Dates(np.concatenate([d.key for d in found]), np.concatenate([d.month for d in found]))
+    reasons = [f"{name}: {date}" for name, date in zip(names, dates, strict=True) if isinstance(date, str)]
+    if found or any(" since " in reason for reason in reasons):
+        log.warning("samples are taken in the order of the files, since not all have dates: %s", "; ".join(reasons))
+    return "; ".join(reasons)
 
 
 def _coordinate(dataset: xr.Dataset, dim: str) -> Coordinate:
     if dim not in dataset.coords:
         return Coordinate((dim,), np.arange(dataset.sizes[dim], dtype=np.float64), {"long_name": f"index along {dim}"})
     attrs = _cf(dataset[dim].attrs)
-    standard = {"degrees_north": "latitude", "degrees_east": "longitude"}.get(attrs.get("units", ""))
+    standard = {units: kind for kind, units in DEGREES.items()}.get(attrs.get("units", ""))
     return Coordinate((dim,), dataset[dim].values.astype(np.float64), attrs | ({"standard_name": standard} if standard else {}))
 
 
 def _cf(attrs: Mapping[Any, Any]) -> dict[str, Any]:
     """The attributes that still hold for generated fields."""
     return {key: str(attrs[key]) for key in CF_KEYS if key in attrs}
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"nearest are {', '.join(close)}" if close else f"there are {', '.join(known) or 'none'}"

@@ -1,7 +1,7 @@
-"""Centring and superposing conformers, and the linear subspace that the result lies in.
+"""Centring and superposition of conformers, and the linear subspace in which superposed conformers lie.
 
 Superposed on a centre c (Kabsch 1976, equal weights), a conformer x satisfies sum_i c_i x x_i = 0: three linear conditions beside
-the three of the centre of mass. Both are kept exactly by a projection, in noise, chain and prior alike.
+the three of the centre of mass. A projection enforces all six exactly, in noise, chain and prior alike.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import numpy as np
 
 
 def centred(positions: np.ndarray) -> np.ndarray:
-    """Positions [..., atoms, 3] about their mean."""
+    """Shift positions [..., atoms, 3] so that their mean is zero."""
     moved: np.ndarray = positions - positions.mean(-2, keepdims=True)
     return moved
 
 
 def superposed(positions: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Centred positions [n, atoms, 3], each turned (never mirrored) to be nearest to centre [atoms, 3] in least squares."""
+    """Centre positions [n, atoms, 3] and rotate each conformer, without reflection, onto `centre` [atoms, 3] in least squares."""
     moved = centred(positions.astype(np.float64))
     u, _, vt = np.linalg.svd(moved.swapaxes(-1, -2) @ centred(centre))
     u[..., -1] *= np.sign(np.linalg.det(u @ vt))[..., None]
@@ -24,9 +24,10 @@ def superposed(positions: np.ndarray, centre: np.ndarray) -> np.ndarray:
 
 
 def mean_structure(positions: np.ndarray, *, most: int = 50) -> tuple[np.ndarray, np.ndarray]:
-    """The structure [atoms, 3] that is the mean of all conformers superposed on it, along its own axes, and those conformers.
+    """The mean structure [atoms, 3] in its principal axes, and all conformers [n, atoms, 3] superposed on it.
 
-    Iterated from the first conformer until it moves by less than 1e-9 of its size.
+    The structure is the mean of the conformers superposed on it: a fixed point, iterated from the first conformer until it
+    moves by less than 1e-9 of its size.
     """
     centre = centred(positions[0].astype(np.float64))
     for _ in range(most):
@@ -41,7 +42,7 @@ def mean_structure(positions: np.ndarray, *, most: int = 50) -> tuple[np.ndarray
 
 
 def rigid_motions(centre: np.ndarray, *, turns: bool) -> np.ndarray:
-    """Orthonormal directions [3 atoms, 3 or 6] in which superposed conformers are alike: shifts, and with `turns` rotations."""
+    """Orthonormal rigid motions [3 atoms, 3 or 6] at `centre`: translations, and with `turns` infinitesimal rotations."""
     atoms = len(centre)
     shifts = [np.tile(axis, (atoms, 1)) for axis in np.eye(3)]
     rotations = [np.cross(axis, centred(centre)) for axis in np.eye(3)] if turns else []

@@ -1,13 +1,12 @@
-"""Training conformers from any trajectory that MDAnalysis reads: frames to superposed states, split, weighted, counted.
+"""Training conformers from trajectories: usable frames, their weights, and the split into training, validation and test.
 
-What cannot be used is left out and counted (frames that are not finite, frames of the other hand); what does not fit together
-is an error that says what to change.
+Frames that cannot be used, because they are not finite or of the other handedness, are left out and counted. Files that do
+not fit together are refused with advice.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -15,19 +14,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..schema.topology import Topology
-from .reading import expand, require_one_way_to_hold_out
-from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_of
+from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
+from .trajectory_files import open_universe, positions_of, read_file, readable_failures, select, topology_file, topology_of
 
 
 class TrajectoryConfig(BaseModel):
-    """Which frames to read and how they become states.
+    """Configuration of the frames to read and of their alignment.
 
-    `trajectories` are paths or globs in any format of MDAnalysis, or conformer files of this package; `topology` names the
-    atoms (PDB and others; default: topology.pdb beside the first trajectory). `selection` is MDAnalysis' selection language.
-    `alignment`: "superposed" turns every frame onto the mean structure, "centred" only shifts it. With `unwrap` molecules
-    that a periodic box cut are made whole. Frames whose chiral centres have another hand than in `topology` are left out.
-    Conformer files may carry a `log_weight` per frame. Every training frame is taken `relabel` times, each time with the
-    hydrogens of methyl groups (and the like) named anew. Trajectories and frames held out are named by glob or last fraction.
+    `trajectories` are paths or globs in any format of MDAnalysis, or HDF5 files of mdtraj or this package; `topology` names
+    the atoms (PDB and others; default: topology.pdb beside the first trajectory, or what such an HDF5 file says itself).
+    `selection` is MDAnalysis' selection language. `alignment`: "superposed" turns every frame onto the mean structure,
+    "centred" only shifts it. With `unwrap` molecules that a periodic box cut are made whole. Frames whose chiral centres
+    are mirror images of those in `topology` are left out. HDF5 files may carry a `log_weight` per frame. Every training
+    frame is used `relabel` times, each time with the hydrogens of methyl groups (and other rotors) permuted at random.
+    Held-out trajectories are named by glob, held-out frames by last fraction.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -49,15 +49,15 @@ class TrajectoryConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> TrajectoryConfig:
-        require_one_way_to_hold_out(self.validation_files or self.test_files, self.validation_fraction + self.test_fraction)
+        require_one_way_to_hold_out(self)
         return self
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Usable frames: `positions` [n, atoms, 3] in nm, `weight` [n], `file` [n] numbers of the files `names`.
+    """Usable frames: `positions` [n, atoms, 3] in nm, `weight` [n], and the numbers `file` [n] of their files among `names`.
 
-    `excluded` counts what was left out, by reason.
+    `excluded` counts the frames that were left out, by reason.
     """
 
     positions: np.ndarray
@@ -68,19 +68,24 @@ class Frames:
     excluded: dict[str, int]
 
     def take(self, chosen: np.ndarray) -> Frames:
-        """Some of the frames, by index."""
+        """Select frames by index."""
         return Frames(self.positions[chosen], self.weight[chosen], self.file[chosen], self.names, self.topology, self.excluded)
 
 
 def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
-    """All frames a configuration describes; relative paths start at `root`. ValueError for files that do not work."""
+    """Read the frames that a configuration describes; relative paths start at `root`.
+
+    Raises ValueError for files that cannot be read or do not fit together, and if fewer than two frames are usable.
+    """
     paths = expand(config.trajectories, root, "trajectories")
-    structure = root / config.topology if config.topology else paths[0].with_name("topology.pdb")
     part = slice(config.start, None, config.stride)
-    with told(structure, paths):
+    with (
+        topology_file(None if config.topology is None else root / config.topology, paths[0]) as structure,
+        readable_failures(structure),
+    ):
         first = open_universe(structure)
         atoms = select(first, config.selection, structure)
-        topology = topology_of(atoms)
+        topology = topology_of(atoms, structure)
         hands = signs(positions_of(first, atoms)[None], topology)
         read = [read_file(structure, path, config.selection, part, unwrap=config.unwrap) for path in paths]
     positions = in_order(np.concatenate([r[0] for r in read]), topology)
@@ -93,38 +98,31 @@ def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     kept = np.flatnonzero(finite & ~flipped)
     if len(kept) < 2:
         raise ValueError(
-            f"{len(kept)} of {len(positions)} frames can be used ({_counts(excluded)}); check that {structure} has the hand of "
-            "the trajectories, and that these are whole"
+            f"{len(kept)} of {len(positions)} frames can be used ({_counts(excluded)}); check that {structure} has the "
+            "handedness of the trajectories, and that these are whole"
         )
     names = tuple(path.name for path in paths)
     return Frames(positions, weight, file, names, topology, excluded).take(kept)
 
 
 def split(config: TrajectoryConfig, frames: Frames) -> dict[str, Frames]:
-    """Frames for training, validation and test. ValueError if a pattern matches nothing or nothing is left to train on."""
-    count = len(frames.file)
-    if config.validation_files or config.test_files:
-        part = np.full(count, "train", dtype=object)
-        for name, patterns in {"validation": config.validation_files, "test": config.test_files}.items():
-            matches = [i for i, file in enumerate(frames.names) if any(fnmatch(file, p) for p in patterns)]
-            if patterns and not matches:
-                raise ValueError(f"{name}_files {list(patterns)} match none of the files read: {', '.join(frames.names)}")
-            part[np.isin(frames.file, matches)] = name
-    else:
-        first_test = count - round(count * config.test_fraction)
-        first_validation = first_test - round(count * config.validation_fraction)
-        order = np.arange(count)
-        part = np.where(order >= first_test, "test", np.where(order >= first_validation, "validation", "train"))
-    parts = {name: frames.take(np.flatnonzero(part == name)) for name in ("train", "validation", "test")}
+    """Split frames into training, validation and test.
+
+    Raises ValueError if a pattern matches no file, or fewer than two frames are left to train on.
+    """
+    by_file = config.validation_files or config.test_files
+    order = np.arange(len(frames.file))
+    part = parts_by_file(config, frames.names, frames.file) if by_file else parts_by_fraction(config, order)
+    parts = {name: frames.take(np.flatnonzero(part == name)) for name in PARTS}
     if len(parts["train"].file) < 2:
         raise ValueError(f"{len(parts['train'].file)} frames are left to train on; at least 2 are needed, hold out fewer")
     return parts
 
 
 def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
-    """As many positions [n, atoms, 3] as there are frames, drawn by weight in a shuffled order (systematic resampling).
+    """Draw positions [n, atoms, 3] by weight, as many as there are frames, by systematic resampling in shuffled order.
 
-    Frames of equal weight are each taken once.
+    Frames of equal weight are drawn once each.
     """
     count = len(frames.weight)
     generator = np.random.default_rng(seed)
@@ -134,10 +132,10 @@ def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
 
 
 def in_order(positions: np.ndarray, topology: Topology) -> np.ndarray:
-    """Positions [n, atoms, 3] with the like atoms of every rotor named counter-clockwise about their bond.
+    """Order the equivalent atoms of every rotor of positions [n, atoms, 3] counter-clockwise about its bond.
 
-    Two hydrogens of a methyl group that exchange their names leave the molecule as it is, yet no motion exchanges them: runs
-    that were set up apart would seem to be different molecules.
+    Exchanging the names of two hydrogens of a methyl group leaves the molecule unchanged, yet no motion of the atoms does it:
+    simulations set up separately would appear to be of different molecules.
     """
     near, ordered = topology.neighbours, positions.copy()
     for first, second, third in topology.rotors():
@@ -148,7 +146,7 @@ def in_order(positions: np.ndarray, topology: Topology) -> np.ndarray:
 
 
 def relabelled(positions: np.ndarray, topology: Topology, copies: int, *, seed: int) -> np.ndarray:
-    """Positions [n, atoms, 3] `copies` times, [copies n, atoms, 3], each time with the like atoms of every rotor named anew."""
+    """Repeat positions [n, atoms, 3] to [copies n, atoms, 3], rotating the names of every rotor's equivalent atoms at random."""
     generator = np.random.default_rng(seed)
     again = np.tile(positions, (copies, 1, 1))
     rows = np.arange(len(again))[:, None]
@@ -160,7 +158,7 @@ def relabelled(positions: np.ndarray, topology: Topology, copies: int, *, seed: 
 
 
 def signs(positions: np.ndarray, topology: Topology) -> np.ndarray:
-    """The hand, +1 or -1, of every chiral centre: positions [n, atoms, 3] -> [n, centres]."""
+    """The handedness, +1 or -1, of every chiral centre: positions [n, atoms, 3] -> [n, centres]."""
     four = np.array(topology.centres(), dtype=int).reshape(-1, 4)
     a, b, c = (positions[:, four[:, k]] - positions[:, four[:, 0]] for k in (1, 2, 3))
     return np.asarray(np.sign((a * np.cross(b, c)).sum(-1)))

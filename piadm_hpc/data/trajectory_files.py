@@ -1,26 +1,41 @@
-"""Opening trajectories: any format of MDAnalysis, and this package's files of conformers; failures told in words."""
+"""Reading trajectories: any format that MDAnalysis reads, and files of conformers of mdtraj and of this package."""
 
 from __future__ import annotations
 
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from ..schema.topology import Atom, Topology
+from .conformer_files import H5, StoredConformers, read_stored
+from .elements import bonds_of, elements_of
 
 ANGSTROM = 0.1  # nm
-H5 = (".h5", ".h5md", ".hdf5")
 
 
 @contextmanager
-def told(structure: Path, paths: Sequence[Path]) -> Iterator[None]:
-    """Failures of the reader in words, and its chatter left out."""
+def topology_file(given: Path | None, trajectory: Path) -> Iterator[Path]:
+    """The file that names the atoms: as given, else topology.pdb beside a trajectory, else one made from its own topology."""
+    beside = trajectory.with_name("topology.pdb")
+    stored = None if given is not None or beside.is_file() else read_stored(trajectory, slice(0, 1))
+    if stored is None or not len(stored.positions):
+        yield beside if given is None else given
+        return
+    with TemporaryDirectory() as folder:
+        made = Path(folder) / f"topology of {trajectory.name}.pdb"
+        made.write_text(stored.topology.to_pdb(stored.positions[0]), encoding="utf-8")
+        yield made
+
+
+@contextmanager
+def readable_failures(structure: Path) -> Iterator[None]:
+    """Turn failures of the reader into words, and leave out its warnings."""
     try:
         import MDAnalysis  # noqa: F401
     except ImportError:
@@ -33,7 +48,7 @@ def told(structure: Path, paths: Sequence[Path]) -> Iterator[None]:
 
 
 def open_universe(structure: Path, trajectory: Path | None = None) -> Any:
-    """MDAnalysis' universe of a topology, with or without a trajectory; ValueError for files it cannot read."""
+    """Open a topology, with or without a trajectory, as a universe of MDAnalysis; ValueError for files it cannot read."""
     import MDAnalysis
 
     files = [str(structure)] + ([] if trajectory is None else [str(trajectory)])
@@ -48,6 +63,8 @@ def open_universe(structure: Path, trajectory: Path | None = None) -> Any:
 def _advice(error: Exception) -> str:
     if "atoms" in str(error):
         return "topology and trajectory must have the same atoms in the same order"
+    if "units" in str(error):
+        return "H5MD wants a unit of the positions and of the times; write them into the file"
     return "check that the file is whole and its name tells its format"
 
 
@@ -56,7 +73,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def select(universe: Any, selection: str, structure: Path) -> Any:
-    """The atoms of a selection; ValueError for words it is not made of, and for fewer than three atoms."""
+    """Select atoms of a universe; ValueError for a selection that cannot be parsed or that has fewer than three atoms."""
     try:
         atoms = universe.select_atoms(selection)
     except Exception as error:
@@ -67,69 +84,69 @@ def select(universe: Any, selection: str, structure: Path) -> Any:
 
 
 def positions_of(universe: Any, atoms: Any) -> np.ndarray:
-    """Positions [atoms, 3] in nm of the frame the universe stands at."""
+    """Positions [atoms, 3] in nm of the current frame of a universe."""
     return np.asarray(atoms.positions, dtype=np.float64) * ANGSTROM
 
 
-def topology_of(atoms: Any) -> Topology:
-    """The selected atoms with their bonds; bonds that the file does not tell are guessed from distances."""
-    if not hasattr(atoms.universe, "bonds"):
-        atoms.guess_bonds()
+def topology_of(atoms: Any, source: object) -> Topology:
+    """The selected atoms with elements and bonds; what the file `source` leaves out is guessed where one choice is left.
+
+    Raises ValueError for atoms whose element or bonds remain unknown.
+    """
+    elements = elements_of(atoms, source)
     place = {int(index): k for k, index in enumerate(atoms.indices)}
-    inside = [
-        tuple(sorted((place[int(a)], place[int(b)]))) for a, b in atoms.bonds.indices if int(a) in place and int(b) in place
-    ]
+    ends = [(place[a], place[b]) for a, b in bonds_of(atoms, source) if a in place and b in place]
+    bonds = tuple(sorted((min(pair), max(pair)) for pair in ends))
     chains = {segment: k for k, segment in enumerate(dict.fromkeys(atoms.segids.tolist()))}
-    elements = atoms.elements if hasattr(atoms, "elements") else [name.lstrip("0123456789")[:1] for name in atoms.names]
     described = zip(atoms.names, elements, atoms.resnames, atoms.resids, atoms.segids, strict=True)
-    return Topology(
-        tuple(Atom(str(n), str(e).capitalize(), str(r), int(i), chains[s]) for n, e, r, i, s in described),
-        tuple(sorted({(a, b) for a, b in inside})),
-    )
+    return Topology(tuple(Atom(str(n), e, str(r), int(i), chains[s]) for n, e, r, i, s in described), bonds)
 
 
 def read_file(structure: Path, path: Path, selection: str, part: slice, *, unwrap: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [n, atoms, 3] in nm and logarithms of the weights [n] of one trajectory, of the frames in `part`."""
-    universe = open_universe(structure, path)
+    """Read the frames `part` of one trajectory: positions [n, atoms, 3] in nm and logarithms of the weights [n]."""
+    stored = read_stored(path, part)
+    if stored is not None and not unwrap:
+        universe = open_universe(structure)
+        _require_same_atoms(stored.topology, universe, path, structure)
+        return stored.positions[:, select(universe, selection, structure).indices], stored.log_weight
+    universe = open_universe(structure, path) if stored is None else _in_memory(structure, path, stored)
     try:
         atoms = select(universe, selection, structure)
         if unwrap:
             _make_whole(universe, atoms, path)
-        own = _own(path, structure, atoms, part) if path.suffix in H5 and not unwrap else None
-        if own is not None:
-            return own
-        frames = _one_by_one(universe, atoms, part, path)
-        return frames, np.zeros(len(frames))
+        frames = _one_by_one(universe, atoms, part if stored is None else slice(None), path)
+        return frames, np.zeros(len(frames)) if stored is None else stored.log_weight
     finally:
         universe.trajectory.close()
 
 
-def _own(path: Path, structure: Path, atoms: Any, part: slice) -> tuple[np.ndarray, np.ndarray] | None:
-    """What `_read` returns, all at once, of a conformer file of this package; None for other files."""
-    with xr.open_dataset(path, engine="h5netcdf", phony_dims="access") as dataset:
-        if "topology" not in dataset or "coordinates" not in dataset:
-            return None
-        stored = Topology.from_json(text(dataset["topology"].values[0])).atoms
-        named = [str(name) for name in atoms.universe.atoms.names]
-        other = [k for k, (atom, name) in enumerate(zip(stored, named, strict=True)) if atom.name != name]
-        if other:
-            k = other[0]
-            raise ValueError(f"{path}: atom {k} is {stored[k].name}, and {named[k]} in {structure}; order atoms alike")
-        frames = dataset["coordinates"].values[part, atoms.indices].astype(np.float64)
-        weights = dataset["log_weight"].values[part] if "log_weight" in dataset else np.zeros(len(frames))
-        return frames, weights.astype(np.float64)
+def _require_same_atoms(stored: Topology, universe: Any, path: Path, structure: Path) -> None:
+    """Raise ValueError unless a file's own atoms are those of the topology, in order."""
+    named = [str(name) for name in universe.atoms.names]
+    if len(stored) != len(named):
+        raise ValueError(
+            f"{path} has {len(stored)} atoms, {structure} {len(named)}; both must have the same atoms in the same order"
+        )
+    other = [k for k, (atom, name) in enumerate(zip(stored.atoms, named, strict=True)) if atom.name != name]
+    if other:
+        k = other[0]
+        raise ValueError(f"{path}: atom {k} is {stored.atoms[k].name}, and {named[k]} in {structure}; order atoms alike")
 
 
-def text(value: Any) -> str:
-    """Text that a file may hold as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _in_memory(structure: Path, path: Path, stored: StoredConformers) -> Any:
+    """MDAnalysis' universe of frames that were read already, with their periodic boxes."""
+    universe = open_universe(structure)
+    _require_same_atoms(stored.topology, universe, path, structure)
+    box = None if stored.box is None else stored.box / np.array([ANGSTROM] * 3 + [1.0] * 3)
+    universe.load_new(stored.positions / ANGSTROM, order="fac", dimensions=box)
+    return universe
 
 
 def _one_by_one(universe: Any, atoms: Any, part: slice, path: Path) -> np.ndarray:
     steps, done = universe.trajectory[part], 0
     frames = np.empty((len(steps), len(atoms), 3), dtype=np.float64)
     try:
-        universe.trajectory[-1]  # a file that breaks off within a frame has an index entry for it
+        universe.trajectory[-1]  # the index counts a last frame that is incomplete; reading it fails
         for done, _ in enumerate(steps):
             frames[done] = positions_of(universe, atoms)
     except Exception as error:
@@ -143,7 +160,7 @@ def _one_by_one(universe: Any, atoms: Any, part: slice, path: Path) -> np.ndarra
 
 
 def _promised(path: Path) -> int:
-    """The frames that a DCD file's head says it has, which MDAnalysis does not look at; 0 for other files."""
+    """The number of frames in the header of a DCD file, which MDAnalysis ignores; 0 for other files."""
     if path.suffix != ".dcd":
         return 0
     with path.open("rb") as file:

@@ -1,1 +1,1 @@
-"""The Gaussian reference of the data and the bases it is fitted in."""
+"""The Gaussian reference of the data, and the bases that it is fitted in."""

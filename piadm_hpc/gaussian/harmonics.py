@@ -1,8 +1,8 @@
-"""Spherical harmonics whose large scales are turned into empirical orthogonal functions: the reference for global fields.
+"""Spherical harmonics with empirical orthogonal functions at large scales: the reference for global fields.
 
-A climate is neither the same everywhere (so degrees alone do not describe its covariance) nor sampled often enough for
-a full covariance. Here the degrees l < split carry a full covariance, regularised towards one variance per degree, in
-its eigenvectors; smaller scales keep one variance per degree.
+The covariance of a climate differs from place to place, so one variance per degree does not describe it, and there are too few
+samples to estimate it in full. Degrees l < split therefore have a full covariance, regularised towards one variance per degree
+and represented by its eigenvectors; smaller scales keep one variance per degree.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
 
 
 class HarmonicEOF:
-    """Coordinates of `harmonics` in which those of degree l < split are rotated; a shell per mode, then one per degree.
+    """Spherical harmonics whose degrees l < split are rotated into modes: one shell per mode, then one per degree.
 
-    `rotation` [split^2, split^2] has the modes as orthonormal columns. Its rows are the harmonics' coordinates of low
-    degree, scaled to be orthonormal, in the order of `harmonics`.
+    `rotation` [split^2, split^2] has the modes as orthonormal columns; its rows are the coordinates of low degree in the order
+    of `harmonics`, scaled to be orthonormal. Raises ValueError for a rotation of another size.
     """
 
     def __init__(self, harmonics: SphericalHarmonics, rotation: Tensor, split: int):
@@ -39,7 +39,7 @@ class HarmonicEOF:
         self.num_coords = harmonics.num_coords
         self.num_shells = self.rank + harmonics.num_shells - split
         shells = harmonics.shells[self.high]
-        # imaginary parts of zonal means are always zero; those of low degree belong to no mode and do not count
+        # imaginary parts of zonal means are always zero; at low degrees they belong to no mode and are no degrees of freedom
         self.shells = self.rank + (shells - split).clamp(min=0)
         self.degrees = torch.where(shells < split, torch.zeros_like(harmonics.degrees[self.high]), harmonics.degrees[self.high])
 
@@ -66,7 +66,7 @@ class HarmonicEOF:
 
 
 def low_degrees(harmonics: SphericalHarmonics, split: int) -> Tensor:
-    """Which coordinates are of degree below `split`, without the imaginary parts of zonal means: [split^2]."""
+    """Return the indices [split^2] of coordinates of degree below `split`, without the imaginary parts of zonal means."""
     head = len(harmonics._valid) * 2
     order = (harmonics._valid // harmonics.lmax).repeat_interleave(2)
     imaginary = torch.arange(head, device=order.device) % 2 == 1
@@ -74,9 +74,9 @@ def low_degrees(harmonics: SphericalHarmonics, split: int) -> Tensor:
 
 
 def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[float], lmax: int, split: int) -> GaussianReference:
-    """The reference of states [n, lat, lon] float64; held-out states choose how far the covariance is regularised.
+    """Fit the reference to states [n, lat, lon] float64; `validation` states decide how strongly the covariance is regularised.
 
-    ValueError if the split is not below lmax.
+    Raises ValueError for a split that is not below lmax.
     """
     if not 1 <= split < lmax:
         raise ValueError(f"reference.split must be at least 1 and below lmax = {lmax}, got {split}")
@@ -85,7 +85,9 @@ def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[floa
     mean = train.flatten(1).mean(0)
     low = low_degrees(harmonics, split)
     root = torch.sqrt(harmonics.weights[low].to(torch.float64))
-    apart, held = (harmonics.analyse(states.flatten(1) - mean) for states in (train, validation))
+    apart = harmonics.analyse(train.flatten(1) - mean)
+    # a Fourier transform of no fields at all is an error
+    held = harmonics.analyse(validation.flatten(1) - mean) if len(validation) else apart[:0]
     unbiased = len(apart) / max(1, len(apart) - 1)
     sample = (apart[:, low] * root).T @ (apart[:, low] * root) / len(apart) * unbiased
     variances, modes = _regularised(sample, harmonics.shells[low], held[:, low] * root)
@@ -94,9 +96,9 @@ def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[floa
 
 
 def _regularised(sample: Tensor, degree: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (descending) and eigenvectors of the covariance shrunk towards one variance per degree.
+    """Return eigenvalues (descending) and eigenvectors of a covariance shrunk towards one variance per degree.
 
-    The amount is the one under which held-out coordinates [n, k] are likeliest, or a third without them.
+    The weight of the target maximises the likelihood of the held-out coordinates [n, k]; without any it is 0.3.
     """
     count = int(degree.max()) + 1
     mean = torch.zeros(count, dtype=sample.dtype).index_add(0, degree, sample.diagonal()) / torch.bincount(degree)

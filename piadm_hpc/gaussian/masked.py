@@ -1,4 +1,4 @@
-"""Shells of a basis: how many degrees of freedom each stands for, and one more shell for fields with gaps."""
+"""Empirical orthogonal functions of fields with gaps, and the degrees of freedom in the shells of any basis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .harmonics import HarmonicEOF
 
 
 class MaskedEOF(EOF):
-    """Leading EOFs, a tail shell of the remaining valid points, and a last shell of the points without data.
+    """Leading EOFs, a tail shell for the rest of the points with data, and a last shell for the points without.
 
     `valid` [d] is true where there are data; `modes` [d, r] must vanish elsewhere.
     """
@@ -38,7 +38,7 @@ class MaskedEOF(EOF):
 
 
 def shell_degrees(basis: Basis) -> Tensor:
-    """Real degrees of freedom in each shell of a basis, [num_shells] float64; they add up to the size of a state."""
+    """Return the number of real degrees of freedom in each shell, [num_shells] float64; they add up to the size of a state."""
     size = math.prod(basis.event_shape)
     if isinstance(basis, MaskedEOF):
         valid = int(basis.valid.sum())

@@ -1,4 +1,4 @@
-"""A Gaussian reference for the data, diagonal in a basis: its score, its flow and the Jacobian solvers are built on."""
+"""A Gaussian reference for the data, diagonal in a basis: its score, its flow, and the Jacobian that solvers are built on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..theory.process import Process
 
 @dataclass(frozen=True)
 class Smoothness:
-    """How what the Gaussian leaves over of a model's probability flow varies along the flow.
+    """How the remainder g of a model's probability flow, what the Gaussian does not explain, varies along the flow.
 
-    `gram` [N, N]: mean products g_i . g_j / d of the remainder at the N Chebyshev points of log-SNR `low` to `high`. Raises
-    ValueError for a range that is empty or a matrix that is not one of products.
+    `gram` [N, N] holds the mean products g_i . g_j / d at the N Chebyshev points of log-SNR from `low` to `high`. Raises
+    ValueError for an empty range or a matrix that cannot be one of products.
     """
 
     low: float
@@ -33,11 +33,12 @@ class Smoothness:
 
 @dataclass(frozen=True)
 class Response:
-    """How a model's denoised estimate answers a change of the state, on average: `gain` [L, num_shells] at log-SNR `snr` [L].
+    """The mean Jacobian diagonal of a model's denoised estimate: `gain` [L, num_shells] at log-SNR `snr` [L].
 
-    The gain is alpha dD/dx, between 0 (the estimate stays) and 1 (it follows); a Gaussian of variance lambda has
-    lambda / (lambda + ratio^2) with ratio = sigma / alpha. Between levels it is interpolated, beyond them held. `smoothness`
-    belongs to the same model. Raises ValueError for levels that do not increase or gains outside [0, 1].
+    The gain is alpha dD/dx, between 0 (the estimate does not follow a change of the state) and 1 (it follows fully); for a
+    Gaussian of variance lambda it is lambda / (lambda + ratio^2) with ratio = sigma / alpha. It is interpolated between levels
+    and constant beyond them. `smoothness` is that of the same model. Raises ValueError for levels that do not increase and for
+    gains outside [0, 1].
     """
 
     snr: Tensor
@@ -50,7 +51,7 @@ class Response:
             raise ValueError("response: levels must increase, with a row of gains between 0 and 1 for each")
 
     def at(self, ratio: Tensor) -> Tensor:
-        """Gains at ratios of noise to signal [*]: [*, num_shells], float64."""
+        """Return gains [*, num_shells], float64, at ratios of noise to signal [*]."""
         snr = (-2 * torch.log(ratio.to(torch.float64))).clamp(self.snr[0], self.snr[-1])
         above = torch.searchsorted(self.snr, snr).clamp(1, len(self.snr) - 1)
         share = ((snr - self.snr[above - 1]) / (self.snr[above] - self.snr[above - 1]))[..., None]
@@ -59,11 +60,11 @@ class Response:
 
 @dataclass(frozen=True)
 class GaussianReference:
-    """N(mean, U diag(spectrum) U^T): mean [d], an orthonormal basis and a variance per shell [num_shells].
+    """The Gaussian N(mean, U diag(spectrum) U^T): a mean [d], an orthonormal basis, and a variance per shell [num_shells].
 
-    `response` is that of the model itself in the same basis, where it was probed: what sweeps are built on, never the
-    result. Everything is closed form: at time t the marginal has mean alpha m and variance v = alpha^2 lambda + sigma^2 per
-    shell. Raises ValueError for shapes that do not fit or variances that are negative or not finite.
+    All its marginals are closed form: at time t they have mean alpha m and variance v = alpha^2 lambda + sigma^2 per shell.
+    `response` is the probed response of a model in the same basis, where there is one; sweeps are built on it, and no result
+    depends on it. Raises ValueError for shapes that do not fit, and for variances that are negative or not finite.
     """
 
     mean: Tensor
@@ -90,48 +91,49 @@ class GaussianReference:
         return self.basis.event_shape
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> GaussianReference:
+        """Return the reference on another device, its mean and basis in another precision."""
         device = torch.device(device)
         basis = self.basis.to(device, dtype)
         return GaussianReference(self.mean.to(device, dtype), basis, self.spectrum.to(device), self.response)
 
     def variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """v = alpha^2 lambda + sigma^2 per shell: alpha, sigma [*] -> [*, num_shells], float64."""
+        """Return the variance v = alpha^2 lambda + sigma^2 per shell, [*, num_shells] float64, for alpha, sigma [*]."""
         spectrum = self.spectrum.to(torch.float64)
         return alpha[..., None] ** 2 * spectrum + sigma[..., None] ** 2
 
     def jacobian(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """J = -1/v, the slope of the reference's score per shell: [*] -> [*, num_shells], float64."""
+        """Return the Jacobian J = -1/v of the score per shell, [*, num_shells] float64, for alpha, sigma [*]."""
         return -1 / self.variance(alpha, sigma)
 
     def marginal(self, signal: Tensor, noise: Tensor) -> Tensor:
-        """Covariance lambda e e^T + S per shell of e x_0 + noise: e [*, c], S [*, c, c] -> [*, num_shells, c, c] float64."""
+        """Return the covariance lambda e e^T + S per shell of e x_0 + noise, [*, num_shells, c, c], for e [*, c], S [*, c, c]."""
         outer = signal[..., :, None] * signal[..., None, :]
         return self.spectrum.to(torch.float64).cpu()[:, None, None] * outer[..., None, :, :] + noise[..., None, :, :]
 
     def score(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
-        """Score of the reference's marginals: x [rows, *event], t [rows] -> [rows, *event]."""
+        """Return the score of the marginals at states x [rows, *event] and times t [rows]."""
         alpha, sigma = _levels(process, t)
         return self._apply(self.jacobian(alpha, sigma), self._deviation(alpha, x)).reshape(x.shape)
 
     def denoise(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
-        """Wiener filter E[x_0 | x_t] of the reference: x [rows, *event], t [rows] -> [rows, *event]."""
+        """Return the Wiener filter's estimate E[x_0 | x_t] for states x [rows, *event] at times t [rows]."""
         alpha, sigma = _levels(process, t)
         gain = alpha[:, None] * self.spectrum.to(torch.float64) / self.variance(alpha, sigma)
         return (self.mean + self._apply(gain, self._deviation(alpha, x))).reshape(x.shape)
 
     def flow(self, process: Process, x: Tensor, t_from: Tensor, t_to: Tensor) -> Tensor:
-        """Probability flow of the reference in closed form, from times t_from [rows] to t_to [rows]."""
+        """Carry states x [rows, *event] along the probability flow, in closed form, from times t_from to t_to [rows]."""
         (alpha, sigma), (alpha_to, sigma_to) = _levels(process, t_from), _levels(process, t_to)
         gain = torch.sqrt(self.variance(alpha_to, sigma_to) / self.variance(alpha, sigma))
         moved = self._apply(gain, self._deviation(alpha, x))
         return (alpha_to[:, None].to(x.dtype) * self.mean + moved).reshape(x.shape)
 
     def draw(self, white: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Samples of the marginal at signal and noise level alpha, sigma (scalars) from white noise [rows, *event]."""
+        """Return samples of the marginal at signal and noise levels alpha, sigma (scalars) from white noise [rows, *event]."""
         return self.draw_state(white[:, None], alpha.reshape(1), sigma.reshape(1, 1))[:, 0]
 
     def draw_state(self, white: Tensor, signal: Tensor, spread: Tensor) -> Tensor:
-        """Samples of signal x_0 + spread xi, with signal [c] and spread [c, c], from white noise [rows, c, *event]."""
+        """Return samples of signal x_0 + spread xi, for signal [c] and spread [c, c], from white noise [rows, c, *event]."""
         root = lower_root(self.marginal(signal, spread @ spread.mT))
         gains = self.basis.expand(root.movedim(0, -1).to(white.dtype).to(white.device))
         drawn = self.basis.synthesise((gains * self.basis.analyse(white.flatten(2))[:, None]).sum(-2))
@@ -147,13 +149,17 @@ class GaussianReference:
 
 
 def isotropic(event_shape: tuple[int, ...], variance: float = 1.0) -> GaussianReference:
-    """The reference N(0, variance I), for models about which nothing else is known."""
+    """Return the reference N(0, variance I), for models about which nothing else is known.
+
+    `variance` is in the units of the states. Sweeps profit while it lies near the geometric mean of the data's spectrum; some
+    hundred times above it they are better off without a reference. Raises ValueError for a variance that is negative.
+    """
     basis = Identity(event_shape)
     return GaussianReference(torch.zeros(basis.num_coords), basis, torch.tensor([variance], dtype=torch.float64))
 
 
 def from_fields(fields: Tensor, basis: Basis) -> GaussianReference:
-    """Mean of the samples [n, *event] and their variance per shell of a given basis."""
+    """Fit a reference in a given basis: the mean of samples [n, *event], and their variance per shell."""
     flat = fields.flatten(1)
     mean = flat.mean(0)
     energy = basis.energy(basis.analyse(flat - mean)) * len(flat) / max(1, len(flat) - 1)
@@ -161,7 +167,10 @@ def from_fields(fields: Tensor, basis: Basis) -> GaussianReference:
 
 
 def eof(fields: Tensor, rank: int) -> GaussianReference:
-    """Reference of the leading `rank` EOFs of samples [n, *event] and one variance for all other directions."""
+    """Fit a reference of the leading `rank` EOFs of samples [n, *event], with one variance for all other directions.
+
+    Raises ValueError for a rank that is not below the number of samples and the size of a state.
+    """
     if not 1 <= rank < min(len(fields), fields[0].numel()):
         raise ValueError(f"rank must be between 1 and {min(len(fields), fields[0].numel()) - 1}, got {rank}")
     flat = fields.flatten(1)
@@ -171,7 +180,7 @@ def eof(fields: Tensor, rank: int) -> GaussianReference:
 
 
 def lower_root(covariance: Tensor) -> Tensor:
-    """Lower triangular L with L L^T = covariance [..., c, c]; directions without variance give columns of zeros."""
+    """Return the lower triangular L with L L^T = covariance [..., c, c]; directions without variance give columns of zeros."""
     size, root = covariance.shape[-1], torch.zeros_like(covariance)
     for k in range(size):
         rest = covariance[..., :, k] - (root * root[..., k : k + 1, :]).sum(-1)

@@ -9,7 +9,7 @@ from ..gaussian.reference import GaussianReference
 from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.phase import PhaseSpace
-from ..theory.process import PSLD, Process
+from ..theory.process import PSLD, Process, Tabulated
 from .assembly import PhaseGrid, lift, phase_grid
 from .catalogue import Integrator, find
 from .conjugate import best_lambda, euler, lambda_ddim, lambda_ddim_ab2
@@ -19,6 +19,8 @@ from .gaussian_multistep import gaussian_ab2
 from .history import gddim_ab2, verlet_x
 from .mixture import Score, gms, kernel
 from .splitting import Knobs, program_chain
+
+BETWEEN_POINTS = ("collocation", "gms")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,11 @@ def require_space(method: Integrator, process: Process) -> None:
         raise ValueError(
             f"{method.name} moves the position alone, and this model was trained on position and momentum: take an integrator "
             "of phase space, for example gddim-ab2 or rbaoab (`piadm integrators` lists them)"
+        )
+    if isinstance(process, Tabulated) and process.whole and (method.space == "phase" or method.name in BETWEEN_POINTS):
+        raise ValueError(
+            f"{method.name} calls the network between the grid's points, and this network takes whole indices of its schedule: "
+            "take an integrator that calls it at the points alone, for example gaussian, gaussian-ab2, ddim or dpmpp-2m"
         )
 
 

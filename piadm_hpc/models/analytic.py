@@ -1,6 +1,6 @@
-"""Targets whose scores are known in closed form under any noising process: oracles for tests and benchmarks.
+"""Distributions whose scores are known in closed form under any noising process: oracles for tests and benchmarks.
 
-Each target is a score model, draws exact samples, and knows its own mean and covariance as a Gaussian reference.
+Each target is a score model, draws exact samples, and gives its mean and covariance as a Gaussian reference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..theory.process import Process
 
 
 class _Target(ABC):
-    """What every target shares: it can be called as a score model, draws samples and knows its Gaussian reference."""
+    """A target: a score model that draws exact samples and knows its Gaussian reference."""
 
     process: Process
     event_shape: tuple[int, ...]
@@ -42,9 +42,10 @@ class _Target(ABC):
 
 
 class ScaleMixture(_Target):
-    """Independent coordinates, each a mixture sum_i w_i N(0, a_i lambda) scaled to have variance lambda = `spectrum` [d].
+    """Independent coordinates, each a mixture sum_i w_i N(0, a_i lambda) scaled to variance lambda = `spectrum` [d].
 
-    Heavy tails without coupling between coordinates: the kurtosis is 3 sum_i w_i a_i^2 after scaling.
+    Tails are heavy, with kurtosis 3 sum_i w_i a_i^2 after scaling, and coordinates are not coupled. Raises ValueError for
+    numbers that are not positive.
     """
 
     def __init__(self, process: Process, spectrum: Tensor, weights: Sequence[float], scales: Sequence[float]):
@@ -57,17 +58,17 @@ class ScaleMixture(_Target):
         self.event_shape = tuple(spectrum.shape)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """x [rows, d], t [rows] -> [rows, d]."""
+        """Return the score [rows, d] at states x [rows, d] and times t [rows]."""
         variances = self._variances(x, t)
         return -x * (torch.softmax(self._joint(x, variances), 0) / variances).sum(0)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        """log p_t(x): [rows]."""
+        """Return log p_t(x), [rows]."""
         joint = self._joint(x, self._variances(x, t))
         return (torch.logsumexp(joint, 0) - math.log(2 * math.pi) / 2).sum(-1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws [n, d]."""
+        """Draw exact samples [n, d]."""
         shape = (n, len(self.spectrum))
         which = torch.multinomial(self.weights, n * shape[1], replacement=True, generator=generator).reshape(shape)
         white = torch.randn(shape, generator=generator, dtype=self.spectrum.dtype)
@@ -78,7 +79,7 @@ class ScaleMixture(_Target):
         return GaussianReference(zero, Pixelwise(self.event_shape), self.spectrum.to(torch.float64))
 
     def _variances(self, x: Tensor, t: Tensor) -> Tensor:
-        """Variance of every component at time t: [components, rows, d]."""
+        """Return the variance of every component at time t, [components, rows, d]."""
         alpha, sigma = self._levels(x, t)
         at_zero = (self.scales[:, None] * self.spectrum).to(x.dtype)[:, None]
         return alpha[:, None] ** 2 * at_zero + sigma[:, None] ** 2
@@ -89,9 +90,10 @@ class ScaleMixture(_Target):
 
 
 class GaussianMixture(_Target):
-    """sum_c w_c N(means_c, U diag(variances_c) U^T): means [C, d], variances per shell of a basis [C, num_shells].
+    """The mixture sum_c w_c N(means_c, U diag(variances_c) U^T): means [C, d], variances per shell of a basis [C, num_shells].
 
-    Without a basis the variances are those of the d entries themselves. States are flat, [rows, d], or [rows, *event].
+    Without a basis the variances are those of the d entries. States are flat, [rows, d], or [rows, *event]. Raises ValueError for
+    shapes that do not fit and variances that are not positive.
     """
 
     def __init__(self, process: Process, means: Tensor, variances: Tensor, weights: Tensor, basis: Basis | None = None):
@@ -107,17 +109,17 @@ class GaussianMixture(_Target):
         self.event_shape = tuple(self.basis.event_shape)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """x [rows, *event], t [rows] -> [rows, *event]."""
+        """Return the score at states x [rows, *event] and times t [rows]."""
         joint, slopes = self._components(x.flatten(1), t)
         return (torch.softmax(joint, 0)[..., None] * slopes).sum(0).reshape(x.shape)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        """log p_t(x): [rows]."""
+        """Return log p_t(x), [rows]."""
         joint, _ = self._components(x.flatten(1), t)
         return torch.logsumexp(joint, 0) - self.means.shape[1] * math.log(2 * math.pi) / 2
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws [n, *event]."""
+        """Draw exact samples [n, *event]."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         white = torch.randn((n, self.means.shape[1]), generator=generator, dtype=self.means.dtype)
         gains = self.basis.expand(torch.sqrt(self.variances[which]))
@@ -125,14 +127,14 @@ class GaussianMixture(_Target):
         return drawn.reshape(n, *self.event_shape)
 
     def reference(self) -> GaussianReference:
-        """Mean and covariance of the mixture; the spread of the means enters through its energy per shell."""
+        """Return mean and covariance of the mixture; the spread of the means enters through its energy per shell."""
         mean = self.weights @ self.means
         apart = torch.sqrt(self.weights * len(self.weights))[:, None] * (self.means - mean)
         spectrum = self.weights @ self.variances + self.basis.energy(self.basis.analyse(apart))
         return GaussianReference(mean, self.basis, spectrum.to(torch.float64))
 
     def _components(self, flat: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """log w_c + log N_c without constants [C, rows], and each component's own score [C, rows, d]."""
+        """Return log w_c + log N_c without constants, [C, rows], and the score of each component, [C, rows, d]."""
         alpha, sigma = self._levels(flat, t)
         away = flat - alpha[:, None] * self.means.to(flat.dtype)[:, None]
         variances = alpha[:, None] ** 2 * self.variances.to(flat.dtype)[:, None] + sigma[:, None] ** 2
@@ -143,18 +145,18 @@ class GaussianMixture(_Target):
 
 
 class GaussianField(_Target):
-    """A Gaussian target: exactly its reference, for which every Gaussian-aware method must need no sweep at all."""
+    """A Gaussian target: it equals its reference, so every Gaussian-aware method must solve it in one sweep."""
 
     def __init__(self, process: Process, reference: GaussianReference):
         self.process, self._reference = process, reference
         self.event_shape = tuple(reference.event_shape)
 
     def score(self, x: Tensor, t: Tensor) -> Tensor:
-        """x [rows, *event], t [rows] -> [rows, *event]."""
+        """Return the score at states x [rows, *event] and times t [rows]."""
         return self._reference.score(self.process, x, t)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws [n, *event]."""
+        """Draw exact samples [n, *event]."""
         mean = self._reference.mean
         white = torch.randn((n, *self.event_shape), generator=generator, dtype=mean.dtype)
         return self._reference.draw(white, mean.new_ones(()), mean.new_zeros(()))
@@ -164,31 +166,31 @@ class GaussianField(_Target):
 
 
 def sphere_field(process: Process, nlat: int, nlon: int, power: Tensor) -> GaussianField:
-    """Isotropic Gaussian field on a Gauss-Legendre sphere with angular power spectrum `power` [lmax] (variance per degree l)."""
+    """Return an isotropic Gaussian field on a Gauss-Legendre sphere with the variances `power` [lmax] per degree l."""
     basis = SphericalHarmonics(nlat, nlon, len(power))
     spectrum = torch.cat([power.to(torch.float64), torch.zeros(1, dtype=torch.float64)])
     return GaussianField(process, GaussianReference(torch.zeros(nlat * nlon, dtype=torch.float64), basis, spectrum))
 
 
 def power_law(d: int) -> Tensor:
-    """The spectrum (1 + k/3)^-1.7, k = 1..d, with mean one: four decades for d of a thousand."""
+    """Return the spectrum (1 + k/3)^-1.7, k = 1..d, of mean one; it spans four decades for d of a thousand."""
     k = torch.arange(1, d + 1, dtype=torch.float64)
     spectrum = (1 + k / 3) ** -1.7
     return spectrum * d / spectrum.sum()
 
 
 def target_a(process: Process, d: int) -> ScaleMixture:
-    """Mild tails: kurtosis 4.2 in each of d independent coordinates."""
+    """Return a target of mild tails: kurtosis 4.2 in each of d independent coordinates."""
     return ScaleMixture(process, power_law(d), (0.7, 0.3), (0.6, 2.0))
 
 
 def target_b(process: Process, d: int) -> ScaleMixture:
-    """Heavy tails: kurtosis 9.8 in each of d independent coordinates."""
+    """Return a target of heavy tails: kurtosis 9.8 in each of d independent coordinates."""
     return ScaleMixture(process, power_law(d), (0.9, 0.1), (0.5, 5.5))
 
 
 def target_c(process: Process, d: int, seed: int = 1) -> GaussianMixture:
-    """Four components of different means and amplitudes that couple all d coordinates; `seed` draws the means."""
+    """Return a mixture of four components whose means and amplitudes couple all d coordinates; `seed` draws the means."""
     components, spectrum = 4, power_law(d)
     generator = torch.Generator().manual_seed(seed)
     means = 0.5 * torch.randn((components, d), generator=generator, dtype=torch.float64) * torch.sqrt(spectrum)

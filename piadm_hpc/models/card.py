@@ -1,6 +1,6 @@
-"""A model is a folder: card.toml says what it is, reference.h5 and weights.safetensors hold its numbers.
+"""Saving and loading model folders: card.toml describes a model, reference.h5 and weights.safetensors hold its numbers.
 
-`load_model` takes such a folder, or the name of a model shipped with the package.
+`load_model` takes such a folder, or the name of a model that comes with the package.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,70 +16,29 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..data.channels import Channels
 from ..data.normalise import Normalisation
 from ..data.superpose import rigid_motions
 from ..gaussian.reference import GaussianReference
 from ..schema.layout import Coordinate, Layout, Variable, conformer_layout
 from ..schema.topology import Topology
 from ..store.arrays import read_arrays, write_arrays
-from ..theory.process import Process, by_name
-from .adapters import ADAPTER, Adapted, adapt
-from .base import ScoreModel
+from ..theory.process import by_name
+from .adapters import adapt
 from .config import ConformerNetworkConfig, NetworkConfig
 from .denoiser import DenoiserScore, GaussianDenoiser
+from .foreign import ADAPTER
 from .loading import with_weights
+from .model import Model
 from .networks.messages import MessageNetwork
 from .networks.pairs import ConformerNetwork, make_conformer_network
 from .networks.unet import GridUNet, latitudes_from
-from .packing import load_response, pack_reference, unpack_reference
+from .packing import RESPONSE, pack_reference, unpack_reference, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
 from .registry import CARD, find_model
 
 REFERENCE, WEIGHTS, STATISTICS = "reference.h5", "weights.safetensors", "statistics.h5"
 TOPOLOGY, HELD_OUT = "topology.json", "held_out.h5"  # of models of conformers
-RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
-
-
-@dataclass(frozen=True)
-class Model:
-    """A trained model, ready to sample from; `denoiser` is None for networks of other packages.
-
-    `score` takes states [rows, *event] (of a network of phase space: [rows, 2, *event], position and momentum) and the
-    process's own times [rows]; `reference` is in float64; `mask` [d] (or None) is true where there are data; no state has a
-    component along `constraint` [d, k] (or None); `card` is the card as a dictionary; `sha256` identifies all its numbers.
-    """
-
-    name: str
-    score: ScoreModel
-    denoiser: GaussianDenoiser | None
-    process: Process
-    event_shape: tuple[int, ...]
-    reference: GaussianReference
-    mask: Tensor | None
-    constraint: Tensor | None
-    layout: Layout
-    normalisation: Normalisation | Channels
-    horizon: float
-    delta: float
-    card: dict[str, Any]
-    sha256: str
-
-    def wiener(self) -> GaussianDenoiser:
-        """The reference's Wiener filter, without the network."""
-        if self.denoiser is not None:
-            return self.denoiser.without_network()
-        mask = None if self.mask is None else self.mask.reshape(self.event_shape)
-        return denoiser_kind(self.process)(self.process, self.reference, None, mask, self.constraint)
-
-    def decode(self, x: Tensor) -> dict[str, np.ndarray]:
-        """States [samples, *event] to fields in physical units by variable, NaN where masked."""
-        return self.normalisation.decode(x)
-
-    def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
-        """Fields in physical units by variable, each [samples, lat, lon], to states [samples, *event] float32."""
-        return self.normalisation.encode(fields)
 
 
 def save_model(
@@ -95,10 +53,10 @@ def save_model(
     more: Callable[[Path], None] | None = None,
     stored: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a model folder whole, replacing an older one; returns it. The card's checksums are filled in here.
+    """Write a model folder as a whole, replacing an older one, and return it; the card's checksums are filled in.
 
-    `extra` arrays go into reference.h5 as well, `statistics` of the data into a file of their own; `more` puts further
-    files into the folder it is given. Weights are rounded to the precision `stored`.
+    `extra` arrays are stored in reference.h5 too, `statistics` of the data in a file of their own. `more` is called with the
+    folder and may add files. Weights are rounded to the precision `stored`.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -122,14 +80,16 @@ def save_model(
     return folder
 
 
-def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
-    """The model in a folder, or shipped under a name. ValueError, naming the file, for whatever is missing or damaged.
+def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_code: bool = False) -> Model:
+    """Load the model in a folder, or a shipped model by its name.
 
-    A folder with adapter.toml is somebody else's network, see `adapters`.
+    Loading a trained model runs no code from its folder. A folder with adapter.toml holds a network of another package (see
+    `adapters`): one that is imported or unpickled is code, which runs only with `allow_code`. Raises ValueError, naming the
+    file, for whatever is missing or damaged, and for code that is not allowed.
     """
     path = find_model(folder)
     if (path / ADAPTER).is_file():
-        return _adapted(adapt(path, device))
+        return adapt(path, device, allow_code=allow_code)
     card = read_card(path / CARD)
     _verify(path, card)
     arrays, _ = read_arrays(path / REFERENCE)
@@ -154,7 +114,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
         denoiser=denoiser,
         process=process,
         event_shape=normalisation.event_shape,
-        reference=_with_response(reference, path / RESPONSE),
+        reference=with_response(reference, path / RESPONSE),
         mask=None if mask is None else mask.flatten(),
         constraint=constraint,
         layout=Layout(variables, coordinates) if topology is None else conformer_layout(topology),
@@ -166,45 +126,20 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu") -> Model:
     )
 
 
-def _adapted(found: Adapted) -> Model:
-    """Somebody else's network as a model: no denoiser of its own, no card but its configuration."""
-    return Model(
-        name=found.config.name,
-        score=found.score,
-        denoiser=None,
-        process=found.process,
-        event_shape=found.config.event_shape,
-        reference=found.reference,
-        mask=found.mask,
-        constraint=found.constraint,
-        layout=found.layout,
-        normalisation=found.codec,
-        horizon=found.horizon,
-        delta=found.delta,
-        card=found.config.model_dump(mode="json"),
-        sha256=found.sha256,
-    )
-
-
-def _with_response(reference: GaussianReference, path: Path) -> GaussianReference:
-    """The reference with the model's probed response, where the folder has one."""
-    if not path.is_file():
-        return reference
-    try:
-        return replace(reference, response=load_response(path))
-    except ValueError as error:
-        raise ValueError(f"{error}; {path} can be removed, it only saves sweeps") from None
-
-
 def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
-    """Write the scores of a run's samples into a model's card; returns the card. The model's checksums stay."""
+    """Write the scores of a run's samples into a model's card and return its path; the model's checksums stay as they are.
+
+    Raises ValueError for the folder of a foreign network, which has no card.
+    """
+    if (folder / ADAPTER).is_file():
+        raise ValueError(f"{folder}: a network of another package has no {CARD} to write scores into; leave --card out")
     card = read_card(folder / CARD)
     write_card(folder / CARD, card.model_copy(update={"samples": dict(scores)}))
     return folder / CARD
 
 
 def _verify(path: Path, card: Card) -> None:
-    """Files against the checksums of the card, all mistakes at once."""
+    """Compare files with the checksums of the card; ValueError with all mistakes at once."""
     needed = [REFERENCE] + [WEIGHTS] * (card.network is not None) + [TOPOLOGY] * (card.molecule is not None)
     mistakes = []
     for name in needed:
@@ -219,7 +154,7 @@ def _verify(path: Path, card: Card) -> None:
 
 
 def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dict[str, Coordinate], Normalisation]:
-    """Coordinates and normalisation; ValueError if an array is missing or of another size."""
+    """Return coordinates and normalisation; ValueError for arrays that are missing or of another size."""
     dims = card.variables[0].dims
     absent = [name for name in (*dims, "mean_field", "scale_field", "mask") if name not in arrays]
     if absent:
@@ -242,7 +177,7 @@ def _network(
     topology: Topology | None,
     kind: type[GaussianDenoiser],
 ) -> GridUNet | ConformerNetwork | MessageNetwork:
-    """The card's network, before it has its weights."""
+    """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
         turned = card.molecule.alignment == "superposed"
         return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
@@ -255,7 +190,7 @@ def _network(
 
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:
-    """The rigid motions that states of a molecule do not have."""
+    """Return the rigid motions along which states of a molecule have no component."""
     return torch.from_numpy(rigid_motions(normalisation.mean[0], turns=molecule.alignment == "superposed"))
 
 
@@ -283,3 +218,17 @@ def _digest(path: Path) -> str:
 
 def _joint_digest(card: Card) -> str:
     return hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(card.sha256.items())).encode()).hexdigest()
+
+
+__all__ = [
+    "HELD_OUT",
+    "REFERENCE",
+    "RESPONSE",
+    "STATISTICS",
+    "TOPOLOGY",
+    "WEIGHTS",
+    "Model",
+    "load_model",
+    "note_samples",
+    "save_model",
+]

@@ -1,4 +1,4 @@
-"""A model's network in lower precision or compiled: opt-in, and in this one place."""
+"""Lower precision and compilation of a model's network, both of them options of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Compile = Literal["off", "default", "reduce-overhead"]
 
 
 class CompiledNetwork(nn.Module):
-    """A network of fields [rows, ...] and log-SNR [rows] run under autocast, compiled, or both; the same parameters."""
+    """A network of fields [rows, ...] and log-SNR [rows] under autocast, compiled, or both, with the same parameters."""
 
     def __init__(self, network: nn.Module, *, autocast: Autocast, compile_mode: Compile):
         super().__init__()
@@ -31,17 +31,17 @@ class CompiledNetwork(nn.Module):
 
 
 def with_compilation(model: Model, *, autocast: Autocast = "off", compile_mode: Compile = "off") -> Model:
-    """Return the model with its network compiled or under autocast; the model itself where nothing is asked or it has no network.
+    """Return the model with its network compiled or under autocast, or the model itself where neither is asked for.
 
-    Around the network everything stays in the states' precision: the Gaussian part, which is most of a denoised estimate, is
-    not rounded. `reduce-overhead` records CUDA graphs, one for every number of rows a call has. Raises ConfigError for networks
-    of other packages.
+    Everything around the network keeps the precision of the states: the Gaussian part, which makes up most of a denoised
+    estimate, is not rounded. `reduce-overhead` records one CUDA graph for every number of rows in a call. Raises ConfigError for
+    networks of other packages.
     """
     if autocast == "off" and compile_mode == "off":
         return model
     whole = model.denoiser
     if whole is None:
-        raise ConfigError(f"compute.autocast, compute.compile: {model.name} is a network of another package; do that there")
+        raise ConfigError(f"compute.autocast, compute.compile: {model.name} is a network of another package; compile it there")
     if whole.network is None:
         return model
     network = CompiledNetwork(whole.network, autocast=autocast, compile_mode=compile_mode)

@@ -1,4 +1,4 @@
-"""Everything a training run is made of, as validated frozen records: data, reference, network, optimiser."""
+"""Configuration of training runs as validated frozen records: data, reference, network, noise, optimiser."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Record(BaseModel):
 
 
 class NetworkConfig(_Record):
-    """Shape of the U-Net: channels at half resolution, their multiple per level, features of the noise level."""
+    """Size of the U-Net: channels at half resolution, their multiple at each level, and features of the noise level."""
 
     width: int = Field(default=32, ge=4)
     multipliers: tuple[int, ...] = Field(default=(1, 2, 2), min_length=1)
@@ -38,9 +38,9 @@ class NetworkConfig(_Record):
 
 
 class ConformerNetworkConfig(_Record):
-    """Shape of a network of atoms: features, blocks or layers, features of the noise level; sizes default by kind.
+    """Size of a network of atoms: features, blocks or layers, and features of the noise level; the defaults depend on `kind`.
 
-    "pairs": a perceptron over all pairs of atoms at once. "messages": an equivariant network of messages between atoms.
+    "pairs" is a perceptron over all pairs of atoms at once, "messages" an equivariant network of messages between atoms.
     """
 
     kind: Literal["pairs", "messages"] = "pairs"
@@ -56,11 +56,12 @@ class ConformerNetworkConfig(_Record):
 
 
 class ReferenceConfig(_Record):
-    """The Gaussian reference: which basis, and its sizes.
+    """Basis of the Gaussian reference and its sizes.
 
-    "eof": `rank` modes ("auto": the best held-out likelihood up to `max_rank`) and a tail, for any grid and fields with gaps.
-    "harmonic_eof": for global fields, modes of the spherical harmonics below degree `split` and one variance per degree
-    from there to `lmax` (default: all the grid resolves). Others: "spherical", "fourier", "pixelwise", "isotropic".
+    "eof" has `rank` modes ("auto": the rank of the best held-out likelihood up to `max_rank`) and one variance for all other
+    directions, on any grid and for fields with gaps. "harmonic_eof" is for global fields: modes of the spherical harmonics
+    below degree `split`, and one variance per degree from there to `lmax` (default: all degrees that the grid resolves). The
+    others are "spherical", "fourier", "pixelwise" and "isotropic".
     """
 
     basis: Literal["eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"] = "eof"
@@ -71,10 +72,10 @@ class ReferenceConfig(_Record):
 
 
 class OptimiserConfig(_Record):
-    """AdamW with warm-up and a cosine, an exponential moving average, and stopping when validation stops improving.
+    """AdamW with warm-up and cosine decay, an exponential moving average, and early stopping by validation.
 
-    `precision` is that of the network's matrix products while it trains: bfloat16 is several times as fast where the
-    processor multiplies it in hardware.
+    `precision` is that of the network's matrix products in training; bfloat16 is several times as fast on processors with
+    hardware support for it.
     """
 
     steps: int = Field(default=10_000, ge=1)
@@ -91,9 +92,11 @@ class OptimiserConfig(_Record):
 
 
 class NoiseConfig(_Record):
-    """The process and the log-SNR levels to train at: `spread` of the draws are uniform, the rest where the remainder is.
+    """Noising process, and distribution of the log-SNR in training.
 
-    "psld": a network of position and momentum, for integrators of phase space alone; the section `phase` has its parameters.
+    The share `spread` of the levels is uniform between `lowest` and `highest`; the others are drawn where the network has
+    most to explain. With the process "psld" the network has position and momentum, for integrators of phase space alone;
+    its parameters are in the section `phase`.
     """
 
     process: Literal["ou", "vp", "edm", "flow", "psld"] = "ou"
@@ -109,7 +112,7 @@ class NoiseConfig(_Record):
 
 
 class SamplingConfig(_Record):
-    """What suits a model, where a run leaves it open: `chain.eta`, the flow's `chain.integrator`, `grid.steps` of chains."""
+    """A model's own defaults for runs: `chain.eta`, the flow's `chain.integrator`, and `grid.steps` of chains."""
 
     eta: float | None = Field(default=None, ge=0, le=1)
     flow: str | None = None
@@ -122,7 +125,10 @@ class SamplingConfig(_Record):
 
 
 class TrainConfig(_Record):
-    """A training run. `network = "none"` fits the Gaussian reference alone; `output` is the model folder to write."""
+    """A training run on gridded fields that writes the model folder `output`.
+
+    `network = "none"` fits the Gaussian reference alone.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     output: str
@@ -155,12 +161,15 @@ class TrainConfig(_Record):
 
     @property
     def process_parameters(self) -> dict[str, float]:
-        """Parameters of the noising process, as the card keeps them."""
+        """Parameters of the noising process, as on the card."""
         return self.phase.model_dump() if self.noise.process == "psld" else {}
 
 
 class ConformerTrainConfig(_Record):
-    """Training on conformers of one molecule. `network = "none"` fits the Gaussian alone; `output` is the model folder."""
+    """A training run on conformers of one molecule that writes the model folder `output`.
+
+    `network = "none"` fits the Gaussian reference alone.
+    """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
     output: str
@@ -180,19 +189,19 @@ class ConformerTrainConfig(_Record):
     @classmethod
     def _of_positions(cls, noise: NoiseConfig) -> NoiseConfig:
         if noise.process == "psld":
-            raise ValueError("a network of conformers is one of positions alone; give noise.process ou, vp, edm or flow")
+            raise ValueError("networks of conformers have positions alone; give noise.process ou, vp, edm or flow")
         return noise
 
     @property
     def process_parameters(self) -> dict[str, float]:
-        """Parameters of the noising process, as the card keeps them: none."""
+        """Parameters of the noising process, as on the card: none."""
         return {}
 
 
 def load_config(path: str | Path, changes: Iterable[tuple[str, Any]] = ()) -> TrainConfig | ConformerTrainConfig:
-    """The configuration in a TOML file with dotted changes: one of conformers where its section `data` names trajectories.
+    """Read a training configuration from a TOML file, with dotted changes; its section `data` tells fields from trajectories.
 
-    ConfigError lists every mistake.
+    Raises ConfigError listing every mistake.
     """
     if _names_trajectories(Path(path)):
         return read(ConformerTrainConfig, path, changes)
@@ -203,5 +212,5 @@ def _names_trajectories(path: Path) -> bool:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
     except (OSError, ValueError):
-        return False  # whoever reads it next says what is wrong
+        return False  # the reader of the configuration reports the mistake
     return isinstance(data, dict) and ("trajectories" in data or "topology" in data)

@@ -1,4 +1,4 @@
-"""Weights from a file into a network, checked."""
+"""Reading weights from a file into a network, with checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def with_weights(path: Path, network: nn.Module) -> nn.Module:
-    """The network with its weights; ValueError naming those that are missing, of another shape, or not finite."""
+    """Return the network with the weights of a file; ValueError naming those that are missing, misshapen or not finite."""
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:

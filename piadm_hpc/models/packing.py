@@ -1,4 +1,4 @@
-"""A Gaussian reference, and the response of a model, as named arrays and back."""
+"""Storing a Gaussian reference, and the response of a model, as named arrays."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ..store.arrays import read_arrays, write_arrays
 from ..theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from .record import ReferenceCard
 
+RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
+
 KINDS: dict[type, str] = {
     MaskedEOF: "masked_eof",
     EOF: "eof",
@@ -31,7 +33,7 @@ KINDS: dict[type, str] = {
 
 
 def describe_reference(reference: GaussianReference) -> ReferenceCard:
-    """What the card says about a reference; ValueError for a basis that cannot be stored."""
+    """Return the card's description of a reference; ValueError for a basis that cannot be stored."""
     basis = reference.basis
     if type(basis) not in KINDS:
         accepted = ", ".join(KINDS.values())
@@ -45,7 +47,7 @@ def describe_reference(reference: GaussianReference) -> ReferenceCard:
 
 
 def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[str, Coordinate]:
-    """Arrays for the file: the mean state, a variance per shell, and the modes of EOFs in single precision."""
+    """Return the arrays of a reference: the mean state, a variance per shell, and the modes of EOFs in single precision."""
     event = grid if len(reference.event_shape) == len(grid) else ("variable", *grid)
     mean = _numpy(reference.mean).reshape(reference.event_shape)
     arrays = {
@@ -66,7 +68,7 @@ def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[
 def unpack_reference(
     arrays: Mapping[str, Coordinate], card: ReferenceCard, normalisation: Normalisation, latitudes: Sequence[float]
 ) -> GaussianReference:
-    """The reference in float64 on a grid with these latitudes.
+    """Return the reference that arrays describe, in float64, on a grid with these latitudes.
 
     Raises ValueError for arrays that are missing, of another size, or not finite.
     """
@@ -99,7 +101,7 @@ def _basis(card: ReferenceCard, modes: Tensor | None, normalisation: Normalisati
 
 
 def _harmonic_eof(card: ReferenceCard, modes: Tensor | None, event: tuple[int, ...], latitudes: Sequence[float]) -> HarmonicEOF:
-    """The stored single-precision rotation is made orthonormal again, so that the reference is exact in double precision."""
+    """Return the basis of a stored rotation, orthonormalised again since it was rounded to single precision."""
     if modes is None or modes.ndim != 2 or card.split is None or card.lmax is None:
         raise ValueError("a harmonic_eof reference needs lmax, split and a square array of modes")
     nlat, nlon = event
@@ -113,7 +115,7 @@ def _numpy(x: Tensor) -> np.ndarray:
 
 
 def load_refitted(path: str | Path, own: GaussianReference) -> GaussianReference:
-    """A reference written by `refit`, in the basis of a model's own; ValueError for a file of another model."""
+    """Read a reference written by `refit`, in the basis of the model's `own`; ValueError for a file of another model."""
     arrays, _ = read_arrays(Path(path))
     if absent := [name for name in ("mean", "spectrum") if name not in arrays]:
         raise ValueError(f"{path}: no array {' or '.join(absent)}; make it with `piadm reference MODEL --data FILE`")
@@ -125,7 +127,7 @@ def load_refitted(path: str | Path, own: GaussianReference) -> GaussianReference
 
 
 def save_response(path: Path, response: Response, title: str) -> Path:
-    """Write a response as a small HDF5 file; returns its path."""
+    """Write a response to a small HDF5 file and return its path."""
     arrays = {
         "log_snr": Coordinate(("log_snr",), response.snr.numpy(), {"long_name": "logarithm of the signal-to-noise ratio"}),
         "gain": Coordinate(
@@ -139,14 +141,24 @@ def save_response(path: Path, response: Response, title: str) -> Path:
         arrays["flow_gram"] = Coordinate(
             ("node", "other_node"),
             smoothness.gram.numpy(),
-            {"long_name": "mean products of what the Gaussian leaves over of the flow, at Chebyshev points", "units": "1"},
+            {"long_name": "mean products of the remainder of the flow, at Chebyshev points", "units": "1"},
         )
     write_arrays(path, arrays, {"title": title})
     return path
 
 
+def with_response(reference: GaussianReference, path: Path) -> GaussianReference:
+    """Return the reference with the response that a model was probed for, where its folder has one."""
+    if not path.is_file():
+        return reference
+    try:
+        return replace(reference, response=load_response(path))
+    except ValueError as error:
+        raise ValueError(f"{error}; {path} can be removed, it only saves sweeps") from None
+
+
 def load_response(path: Path) -> Response:
-    """A response from a file; ValueError naming the file for one that is missing or damaged."""
+    """Read a response from a file; ValueError naming the file when it is missing or damaged."""
     arrays, _ = read_arrays(path)
     if absent := [name for name in ("log_snr", "gain") if name not in arrays]:
         raise ValueError(f"{path}: no array {' or '.join(absent)}; make it again with `piadm reference MODEL`")

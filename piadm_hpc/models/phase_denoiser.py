@@ -1,9 +1,9 @@
-"""Networks of position and momentum (PSLD, Pandey and Mandt 2023): a denoiser whose states are z = (x, m).
+"""Denoisers of position and momentum (PSLD, Pandey and Mandt 2023), whose states are z = (x, m).
 
     eps(z, tau) = L^-1 (z - e D_G(z, tau)) + c(tau) F(z, D_G, log-SNR),    s = - L^-T eps
 
-with e and L L^T signal and covariance of the perturbation kernel. The first term is what the Gaussian reference predicts for
-the noise, exactly; c^2 = mean over modes of (lambda / (lambda + ratio^2))^2 is the size that the remainder can have.
+e is the signal and L L^T the covariance of the perturbation kernel. The first term is the prediction of the Gaussian reference
+for the noise; c^2, the mean over modes of (lambda / (lambda + ratio^2))^2, is the size that the remainder can have.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from .denoiser import GaussianDenoiser
 
 
 class PhaseDenoiser(GaussianDenoiser):
-    """E[x_0 | z] and the noise in z: states [rows, 2, *event], times [rows], in the states' precision.
+    """The estimate E[x_0 | z] and the noise in states z [rows, 2, *event] at times [rows], in the precision of the states.
 
-    `network` maps fields [rows, 3 variables, lat, lon] and log-SNR [rows] to the noise's remainder [rows, 2 variables, lat,
-    lon]. Coefficients are made in float64. Raises ValueError for a process of data space.
+    `network` maps fields [rows, 3 variables, lat, lon] and log-SNR [rows] to the remainder of the noise, [rows, 2 variables,
+    lat, lon]. Coefficients are computed in float64. Raises ValueError for a process of data space.
     """
 
     inputs: ClassVar[int] = 3
@@ -45,7 +45,7 @@ class PhaseDenoiser(GaussianDenoiser):
         self.space: PhaseSpace = process.space
 
     def __call__(self, z: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
-        """E[x_0 | z] [rows, *event]: y - (L^-1 e) . eps / j with the sufficient statistic y of precision j."""
+        """Return E[x_0 | z], [rows, *event]: y - (L^-1 e) . eps / j for the sufficient statistic y of precision j."""
         tau = t.to("cpu", torch.float64)
         whitened = torch.linalg.solve_triangular(self.space.factor(tau), self.space.signal(tau)[..., None], upper=False)
         weights = whitened[..., 0] / self.space.statistic(tau)[1][:, None]
@@ -53,12 +53,12 @@ class PhaseDenoiser(GaussianDenoiser):
         return denoised if self.mask is None else denoised * self.mask
 
     def score(self, z: Tensor, t: Tensor) -> Tensor:
-        """grad log p(z) = - L^-T eps, [rows, 2, *event]."""
+        """Return grad log p(z) = - L^-T eps, [rows, 2, *event]."""
         factor = self.space.factor(t.to("cpu", torch.float64))
         return _mix(-torch.linalg.inv(factor).mT, self.noise(z, t))
 
     def noise(self, z: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
-        """The predicted eps of z = e x_0 + L eps, [rows, 2, *event]."""
+        """Return the predicted noise eps in z = e x_0 + L eps, [rows, 2, *event]."""
         tau = t.to("cpu", torch.float64)
         linear = self.reference_in(z.dtype).denoise(self.process, self._statistic(z, tau), t)
         if self.mask is not None:
@@ -71,14 +71,14 @@ class PhaseDenoiser(GaussianDenoiser):
         return torch.randn((len(x0), 2, *x0.shape[1:]), generator=generator)
 
     def noised(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """z = e x_0 + L eps: the momentum at time 0 is part of the noise (hybrid score matching)."""
+        """Return z = e x_0 + L eps; the momentum at time 0 is part of the noise (hybrid score matching)."""
         tau = t.to("cpu", torch.float64)
         return _lifted(self.space.signal(tau), x0) + _mix(self.space.factor(tau), noise)
 
     def loss(self, x0: Tensor, t: Tensor, noise: Tensor, *, half: bool = False) -> Tensor:
-        """Hybrid score matching, |eps(e x_0 + L n) - n|^2 per entry over what the Wiener filter leaves of it.
+        """Return the loss of hybrid score matching, |eps(e x_0 + L n) - n|^2 per entry over that of the Wiener filter.
 
-        The noise is known but for its part along L^-1 e, so that is the mean square of (D - x_0) / ratio.
+        The noise is known except for its component along L^-1 e, whose mean square error is that of (D - x_0) / ratio.
         """
         errors = ((self.noise(self.noised(x0, t, noise), t, half=half) - noise) ** 2).sum(1).flatten(1).mean(1)
         return (errors * (self.process.sigma(t) ** 2 / self.wiener_error(t)).to(errors.dtype)).mean()
@@ -99,20 +99,20 @@ class PhaseDenoiser(GaussianDenoiser):
 
 
 def denoiser_kind(process: Process) -> type[GaussianDenoiser]:
-    """The kind of denoiser that belongs to a process: of position, or of position and momentum."""
+    """Return the class of denoisers for a process: of position, or of position and momentum."""
     return PhaseDenoiser if isinstance(process, PSLD) else GaussianDenoiser
 
 
 def _mix(matrix: Tensor, z: Tensor) -> Tensor:
-    """Matrices [rows, 2, 2] acting on the two fields of z [rows, 2, *event]."""
+    """Apply matrices [rows, 2, 2] to the two fields of z [rows, 2, *event]."""
     return torch.einsum("rij,rjn->rin", matrix.to(z), z.flatten(2)).reshape(z.shape)
 
 
 def _dot(weights: Tensor, z: Tensor) -> Tensor:
-    """Weights [rows, 2] times the two fields of z [rows, 2, *event], added up."""
+    """Return the sum of the two fields of z [rows, 2, *event] with weights [rows, 2]."""
     return torch.einsum("rj,rjn->rn", weights.to(z), z.flatten(2)).reshape(z.shape[0], *z.shape[2:])
 
 
 def _lifted(signal: Tensor, x0: Tensor) -> Tensor:
-    """signal [rows, 2] times fields x0 [rows, *event]: [rows, 2, *event]."""
+    """Return signal [rows, 2] times fields x0 [rows, *event], [rows, 2, *event]."""
     return torch.einsum("rj,rn->rjn", signal.to(x0), x0.flatten(1)).reshape(len(x0), 2, *x0.shape[1:])

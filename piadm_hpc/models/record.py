@@ -1,4 +1,4 @@
-"""The model card as a validated record, and its TOML."""
+"""The card of a model as a validated record, and its TOML file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Record(BaseModel):
 
 
 class ProcessCard(_Record):
-    """The noising process by name with its parameters; times to start and stop at, in the process's own clock."""
+    """The noising process by name, its parameters, and the times to start and stop at on its own clock."""
 
     name: str
     parameters: dict[str, float] = {}
@@ -41,7 +41,7 @@ class VariableCard(_Record):
 
 
 class ReferenceCard(_Record):
-    """The basis of the Gaussian reference; arrays are in reference.h5."""
+    """The basis of the Gaussian reference, whose arrays are in reference.h5."""
 
     basis: Literal["eof", "masked_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
     rank: int | None = None
@@ -51,14 +51,14 @@ class ReferenceCard(_Record):
 
 
 class MoleculeCard(_Record):
-    """A model of conformers: their `alignment` (on the mean structure, or only shifted); atoms are in topology.json."""
+    """How conformers are aligned: superposed on the mean structure, or only centred. Their atoms are in topology.json."""
 
     alignment: Literal["superposed", "centred"]
     atoms: int
 
 
 class ScoreCard(_Record):
-    """Mean square denoising errors per entry on one set of states: the model's, the Gaussian's, and their ratio per log-SNR."""
+    """Mean square denoising errors per entry by log-SNR on one set of states: the model's, the Gaussian's, and their ratio."""
 
     states: int
     log_snr: tuple[float, ...]
@@ -68,7 +68,7 @@ class ScoreCard(_Record):
 
 
 class DataCard(_Record):
-    """Where the training data come from and how they were used."""
+    """Where the training data come from, and how many samples were used for what."""
 
     source: str = ""
     licence: str = ""
@@ -80,7 +80,7 @@ class DataCard(_Record):
 
 
 class TrainingCard(_Record):
-    """How the weights came about."""
+    """How the weights were trained."""
 
     command: str = ""
     steps: int = 0
@@ -93,7 +93,7 @@ class TrainingCard(_Record):
 class Card(_Record):
     """Everything about a model that is not an array.
 
-    `scores` are denoising errors from training; `samples` the scores of a run's samples, by `piadm report --card`.
+    `scores` are denoising errors measured after training; `samples` are scores of a run, written by `piadm report --card`.
     """
 
     format: int
@@ -119,12 +119,12 @@ class Card(_Record):
 
 
 def write_card(path: Path, card: Card) -> None:
-    """The card as a TOML file; fields without a value are left out."""
+    """Write a card as a TOML file; fields without a value are left out."""
     path.write_text(tomli_w.dumps(card.model_dump(mode="json", exclude_none=True)))
 
 
 def read_card(path: Path) -> Card:
-    """The card in a TOML file; ValueError naming the file and every mistake in it."""
+    """Read a card from a TOML file; ValueError naming the file and every mistake in it."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model folder holds card.toml, reference.h5 and usually weights.safetensors")
     try:

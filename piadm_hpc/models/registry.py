@@ -1,4 +1,4 @@
-"""Where models lie: any folder, or a name among those shipped with the package."""
+"""Finding models: a folder, or the name of a model that comes with the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ CARD = "card.toml"
 
 
 def find_model(folder: str | Path) -> Path:
-    """An existing folder, or the folder of a shipped model of that name; ValueError listing the names there are."""
+    """Return an existing folder, or the folder of the shipped model of that name; ValueError listing the shipped names."""
     given = Path(folder)
     if given.is_dir():
         return given
@@ -20,11 +20,11 @@ def find_model(folder: str | Path) -> Path:
 
 
 def shipped_models() -> list[str]:
-    """Names of the models that come with the package."""
+    """Return the names of the models that come with the package."""
     return sorted({card.parent.name for shelf in _shelves() for card in shelf.glob(f"*/{CARD}")})
 
 
 def _shelves() -> list[Path]:
-    """Where shipped models lie: inside an installed package, or beside it in a working copy."""
+    """Return where shipped models may lie: inside an installed package, or beside it in a working copy."""
     package = Path(__file__).resolve().parent.parent
     return [package / "datasets", package.parent / "datasets"]

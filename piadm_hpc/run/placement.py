@@ -37,7 +37,7 @@ def everywhere(ranks: RankGrid, action: Callable[[], T]) -> T:
 def load(config: RunConfig, time_ranks: int) -> tuple[Model, Sampler]:
     """The model on this rank's device and the sampler a run describes. Raises ConfigError when they do not fit."""
     device = _device(config)
-    model = load_model(config.model, device=device)
+    model = load_model(config.model, device=device, allow_code=config.allow_code)
     sampler = make_sampler(config, model, device)
     require_points(config, sampler, time_ranks)
     return model, sampler

@@ -110,7 +110,7 @@ def rank_grids(
 
 def _looked_at(config: RunConfig, time_ranks: int, groups: int, pilot: bool, memory: float | None) -> _Found:
     torch.set_num_threads(threads(config))
-    model = load_model(config.model)
+    model = load_model(config.model, allow_code=config.allow_code)
     sampler = make_sampler(config, model)
     require_points(config, sampler, time_ranks)
     rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))

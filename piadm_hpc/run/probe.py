@@ -12,6 +12,7 @@ from ..gaussian.reference import GaussianReference, Response, Smoothness
 from ..models.base import ScoreModel
 from ..solvers.collocation import Collocation
 from ..solvers.sampler import Sampler
+from ..solvers.solve import Projection
 from ..theory.process import Process, forward_time
 
 STEP = 0.05  # of a probe in units of the noise: small against what the score varies over, large against rounding
@@ -30,11 +31,13 @@ def probe_response(
     probes: int = 2,
     seed: int = 0,
     model_batch: int = 16,
+    project: Projection | None = None,
 ) -> Response:
     """Probe a score at noised `states` [n, *event] between times `horizon` and `delta`, in the reference's basis.
 
     Hutchinson's estimate of the mean diagonal per shell: E[w . J w] over random signs w of the coordinates, by central
     differences, so that any score will do. Costs 2 n probes levels rows of the network. Adjacent levels are averaged.
+    `project` maps states to the subspace that the model knows, which noise and probes stay in.
     """
     ends = torch.tensor([horizon, delta], dtype=torch.float64)
     low, high = (float(x) for x in -torch.log(torch.expm1(forward_time(process, ends))))
@@ -46,7 +49,7 @@ def probe_response(
     for t in times:
         total = torch.zeros(reference.basis.num_shells, dtype=torch.float64)
         for _ in range(probes):
-            total += _response(score, process, local, states, t, generator, model_batch) / probes
+            total += _response(score, process, local, states, t, generator, model_batch, project) / probes
         rows.append(total)
     gain = torch.stack(rows)
     smooth = gain.clone()
@@ -62,14 +65,17 @@ def _response(
     t: Tensor,
     generator: torch.Generator,
     model_batch: int,
+    project: Projection | None,
 ) -> Tensor:
     """One probe at time t: mean of 1 + sigma^2 w . J w per shell, [num_shells]."""
     basis, shape = reference.basis, states.shape
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     white = torch.randn(shape, generator=generator, dtype=torch.float64).to(states)
+    white = white if project is None else project(white)
     x = alpha * states + sigma * white
     signs = torch.randint(0, 2, (len(states), basis.num_coords), generator=generator).to(states) * 2 - 1
     direction = basis.synthesise(signs).reshape(shape)
+    direction = direction if project is None else project(direction)
     step = STEP * sigma
     change = torch.zeros_like(x)
     for sign in (1, -1):

@@ -1,1 +1,1 @@
-"""What fields and molecules are called: variables, dimensions, units, atoms."""
+"""Descriptions of samples: variables, dimensions, coordinates and units of fields; atoms and bonds of molecules."""

@@ -1,4 +1,4 @@
-"""What a sample is called in physical terms: variables, dimensions, coordinates and their attributes."""
+"""Layout of a sample as named arrays: variables, dimensions, coordinates and CF attributes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .topology import Topology
 
 @dataclass(frozen=True)
 class Coordinate:
-    """Values along one dimension, or along several for auxiliary coordinates, with CF attributes."""
+    """Coordinate values with CF attributes, along one dimension, or along several for an auxiliary coordinate."""
 
     dims: tuple[str, ...]
     values: np.ndarray
@@ -21,7 +21,7 @@ class Coordinate:
 
 @dataclass(frozen=True)
 class Variable:
-    """One physical field of a sample: its dimensions without the sample dimension, and CF attributes with units."""
+    """A physical field of a sample: its dimensions without the sample dimension, and CF attributes, units among them."""
 
     name: str
     dims: tuple[str, ...]
@@ -30,10 +30,10 @@ class Variable:
 
 @dataclass(frozen=True)
 class Layout:
-    """Everything a store needs to know to write samples as named arrays: sample dimension, variables, coordinates.
+    """How samples are written as named arrays: sample dimension, variables and coordinates.
 
-    Every dimension of every variable must have a coordinate of that name; `shape` gives a variable's sizes. With a
-    `topology` the samples are conformers: the variable `coordinates` in nanometres over atoms and x, y, z.
+    Every dimension of every variable must have a coordinate of that name. With a `topology` the samples are conformers:
+    one variable, `coordinates`, in nanometres over atoms and x, y, z.
     """
 
     variables: tuple[Variable, ...]
@@ -42,11 +42,12 @@ class Layout:
     topology: Topology | None = None
 
     def shape(self, variable: Variable) -> tuple[int, ...]:
+        """The sizes of a variable's dimensions, without the sample dimension."""
         return tuple(len(self.coordinates[dim].values) for dim in variable.dims)
 
 
 def conformer_layout(topology: Topology) -> Layout:
-    """How conformers of a molecule are stored: one layout for xarray, MDAnalysis and mdtraj alike."""
+    """The layout of a molecule's conformers, which xarray, MDAnalysis and mdtraj all read."""
     coordinates = {
         "atom": Coordinate(("atom",), np.arange(len(topology), dtype=np.int32), {"long_name": "index of the atom", "units": "1"}),
         "spatial": Coordinate(("spatial",), np.array(["x", "y", "z"]), {"long_name": "Cartesian direction"}),

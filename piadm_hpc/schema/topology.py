@@ -1,4 +1,4 @@
-"""The atoms of a molecule and their bonds: as mdtraj's JSON, as PDB text, and as the quadruples of atoms that have a hand."""
+"""Atoms and bonds of a molecule: conversion to mdtraj's JSON and to PDB text, chiral centres, rotors, bonded quadruples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAX_PDB_SERIAL = 99_999
 
 @dataclass(frozen=True)
 class Atom:
-    """One atom: its name, element symbol, and the residue and chain it belongs to."""
+    """An atom: its name, its element symbol, and the residue and the chain to which it belongs."""
 
     name: str
     element: str
@@ -26,7 +26,10 @@ class Atom:
 
 @dataclass(frozen=True)
 class Topology:
-    """Atoms in the order of their coordinates, and bonds as pairs of indices. ValueError for bonds between other atoms."""
+    """Atoms in the order of their coordinates, and bonds as pairs of indices.
+
+    Raises ValueError without atoms, and for bonds that are not pairs of different atoms.
+    """
 
     atoms: tuple[Atom, ...]
     bonds: tuple[tuple[int, int], ...] = ()
@@ -41,7 +44,7 @@ class Topology:
 
     @property
     def neighbours(self) -> list[list[int]]:
-        """The atoms bonded to each atom, in order."""
+        """For each atom the indices of the atoms bonded to it, ascending."""
         found: list[set[int]] = [set() for _ in self.atoms]
         for a, b in self.bonds:
             found[a].add(b)
@@ -49,7 +52,7 @@ class Topology:
         return [sorted(bonded) for bonded in found]
 
     def quadruples(self) -> list[tuple[int, int, int, int]]:
-        """Atoms whose signed volume tells hands and torsions apart: an atom with three neighbours, and chains of four atoms.
+        """Quadruples of atoms whose signed volume distinguishes mirror images: an atom with three neighbours, or four in a chain.
 
         The volume of (i, j, k, l) is (x_j - x_i) . ((x_k - x_i) x (x_l - x_i)).
         """
@@ -59,30 +62,30 @@ class Topology:
         return found + list(chains)
 
     def rotors(self) -> list[tuple[int, int, int]]:
-        """Three like atoms at the end of a bond, such as the hydrogens of a methyl group: which is which does not matter.
+        """Triples of equivalent atoms at the end of a bond, such as the hydrogens of a methyl group.
 
-        Turning their names round is a symmetry of every force field; exchanging two of them would change their hand.
+        A cyclic permutation of their names is a symmetry of every force field; exchanging two of them is a reflection.
         """
         near = self.neighbours
         ends = [[j for j in bonded if len(near[j]) == 1] for bonded in near]
         alike = [three for three in ends if len(three) == 3 and len({self.atoms[j].element for j in three}) == 1]
         return [(three[0], three[1], three[2]) for three in alike]
 
-    def looks(self) -> list[int]:
-        """A number per atom, the same for atoms alike in element, in their neighbours' elements and so on, ten bonds deep."""
+    def atom_classes(self) -> list[int]:
+        """A class per atom, equal for atoms with the same element, the same neighbours' elements, and so on to ten bonds."""
         near = self.neighbours
-        looks: list[Any] = [atom.element for atom in self.atoms]
+        classes: list[Any] = [atom.element for atom in self.atoms]
         for _ in range(10):
-            named = [(looks[i], tuple(sorted(map(str, (looks[j] for j in near[i]))))) for i in range(len(self.atoms))]
+            named = [(classes[i], tuple(sorted(map(str, (classes[j] for j in near[i]))))) for i in range(len(self.atoms))]
             numbers = {name: k for k, name in enumerate(sorted(set(named), key=str))}
-            looks = [numbers[name] for name in named]
-        return looks
+            classes = [numbers[name] for name in named]
+        return classes
 
     def centres(self) -> list[tuple[int, int, int, int]]:
-        """Carbons with four neighbours that differ in their looks: (centre, three of them), whose signed volume is its hand."""
-        near, looks = self.neighbours, self.looks()
+        """Chiral carbons, with four neighbours of different classes: (centre, three of them); their signed volume is its hand."""
+        near, classes = self.neighbours, self.atom_classes()
         four = [(i, bonded) for i, bonded in enumerate(near) if self.atoms[i].element == "C" and len(bonded) == 4]
-        chosen = [(i, bonded) for i, bonded in four if len({looks[j] for j in bonded}) == 4]
+        chosen = [(i, bonded) for i, bonded in four if len({classes[j] for j in bonded}) == 4]
         return [(i, *self._heavy_first(bonded)) for i, bonded in chosen]
 
     def _heavy_first(self, bonded: list[int]) -> tuple[int, int, int]:
@@ -90,7 +93,7 @@ class Topology:
         return first, second, third
 
     def to_json(self) -> str:
-        """mdtraj's description of a topology, as its HDF5 files carry it."""
+        """The topology as JSON in mdtraj's form, as in its HDF5 files."""
         chains: list[dict[str, Any]] = []
         place: tuple[int, int, str] | None = None
         for index, atom in enumerate(self.atoms):
@@ -108,7 +111,7 @@ class Topology:
 
     @classmethod
     def from_json(cls, text: str) -> Topology:
-        """The topology in mdtraj's JSON; ValueError for other text."""
+        """Parse a topology from mdtraj's JSON; ValueError for other text."""
         try:
             content = json.loads(text)
             atoms = {}
@@ -124,7 +127,7 @@ class Topology:
             raise ValueError(f"not a topology in mdtraj's JSON: {error}") from None
 
     def to_pdb(self, positions: np.ndarray) -> str:
-        """PDB text of one conformer, positions [atoms, 3] in nanometres; bonds as CONECT records."""
+        """One conformer as PDB text with CONECT records; positions [atoms, 3] in nanometres."""
         return "".join(f"{line}\n" for line in self._pdb_lines(np.asarray(positions) * 10))
 
     def _pdb_lines(self, angstrom: np.ndarray) -> Iterator[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..gaussian.reference import GaussianReference
+from ..theory.bases import compatible
 from ..theory.noise import NoiseSource
 from .options import Linear, Options, SolverName, Start
 from .scheme import Scheme
@@ -70,10 +71,15 @@ def _of_reference(chain: Scheme, size: int, options: Options, reference: Gaussia
         yield f"the reference has size {len(reference.mean)}, states {size}"
     if options.linear == "denoised" and not chain.knows_levels:
         yield "linear = 'denoised' holds the denoised estimate: give the chain its alpha and sigma"
-    if chain.basis is not None and chain.basis.num_coords < size:
-        yield "the chain's basis does not fit the states"
-    if chain.basis is not None and (reference is None or chain.basis is not reference.basis):
-        yield "a chain with tables per shell needs the reference it was built from"
+    if chain.basis is not None and math.prod(chain.basis.event_shape) != size:
+        yield f"the chain's basis is for states {list(chain.basis.event_shape)}, x0 has {size} entries"
+    if chain.needs_reference and (reference is None or chain.basis is not reference.basis):
+        yield "a chain with tables per shell of a basis, or about a mean, needs the reference it was built from"
+    if reference is not None and not compatible(chain.basis, reference.basis):
+        yield (
+            "the chain's tables and the reference must share one basis: build the chain from this reference, or beside "
+            "tables per entry give one that is diagonal in the entries (isotropic, Pixelwise)"
+        )
 
 
 def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator[str]:

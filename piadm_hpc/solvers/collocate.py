@@ -25,7 +25,7 @@ from .tolerance import ROUNDING, SAFETY, Motion, error_bounds, growth_of
 SMALLEST = 2.0**-6  # of the range; pieces are not halved below it
 PATIENCE = 3  # sweeps without a clearly smaller bound after which a piece is halved
 LONGEST = 30  # and sweeps after which it is in any case
-RESOLVED = 1 / 2  # of the tolerance may be left in doubt by the nodes
+RESOLVED = 1 / 4  # of the tolerance may be left in doubt by the nodes
 
 
 @dataclass
@@ -168,7 +168,7 @@ class CollocationSolver:
         # ranks on different processors may round differently, and must not decide differently
         shared = self.comm.max(torch.nan_to_num(torch.stack(seen, dim=-1), nan=float("inf"), posinf=float("inf")))
         motion = Motion(*shared[:4])
-        growth = growth_of(motion, torch.ones_like(motion.move), self._precision())
+        growth = growth_of(motion, torch.zeros_like(motion.move), self._precision())
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
         found = [error_bounds(growth, motion.defect, first)[-1] for first in (torch.zeros_like(carried), carried)]
         for number, slot in enumerate(self.slots):

@@ -44,6 +44,7 @@ class Collocation:
     points: int
 
     channels, reads, stochastic, basis, sequential_rounds, knows_levels = 1, 1, False, None, None, True
+    needs_reference = False
 
     def __post_init__(self) -> None:
         mistakes = []

@@ -50,7 +50,9 @@ class Evaluator:
         while start < len(x):
             stop = min(len(x), start + (self.max_rows or len(x)))
             try:
-                parts.append(self._call(x[start:stop], t[start:stop]))
+                part = self._call(x[start:stop], t[start:stop])
+                # a score may return one buffer that its next call overwrites
+                parts.append(part if stop - start == len(x) else part.clone())
                 start = stop
             except torch.OutOfMemoryError:
                 self._halve(stop - start)
@@ -58,10 +60,13 @@ class Evaluator:
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
         shape = (len(x), *self.event_shape) if self.fields == 1 else (len(x), self.fields, *self.event_shape)
-        result = self.score(x.reshape(shape), t)
+        # a score may work in place, so it gets tensors of its own
+        result = self.score(x.clone().reshape(shape), t.clone())
         if not isinstance(result, Tensor) or result.shape != shape:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ScoreError(f"the score returned {got} for states of shape {shape}; it must return the same shape")
+        if not result.is_floating_point():
+            raise ScoreError(f"the score returned {result.dtype} for states of {x.dtype}; it must return real floating numbers")
         # a network of lower precision than the states sets the floor that sweeps can reach
         self.resolution = max(self.resolution, torch.finfo(result.dtype).eps)
         return result.detach().to(x.dtype).reshape(x.shape)

@@ -14,8 +14,8 @@ class Flight:
 
     A window passes points. Once it has passed all, and from the start where there is none, a sample is `whole`: all its
     points are swept over, and `swept` counts these sweeps. States up to point `exact` are the chain's own; `reached` is the
-    end of the points that were ever open. `growth` [points, slots] is what each step was last seen to do to the size of an
-    error, `bound` the latest bound on the error of the end, `best` the smallest so far, `front` the point up to which bounds
+    end of the points that were ever open. `growth` [points, slots] is the most that each step was seen to do to the size of
+    an error, `bound` the latest bound on the error of the end, `best` the smallest so far, `front` the point up to which bounds
     are within the limit, and `idle` counts the sweeps since bound or front last improved.
     """
 
@@ -32,6 +32,7 @@ class Flight:
     front: Tensor
     idle: Tensor
     growth: Tensor
+    last_growth: Tensor
 
     @classmethod
     def of(cls, index: list[int], start: int, high: Tensor, num_points: int, *, whole: bool) -> Flight:
@@ -51,7 +52,8 @@ class Flight:
             best=unknown.clone(),
             front=torch.full_like(zero, start),
             idle=zero.clone(),
-            growth=torch.ones(num_points, len(index), dtype=torch.float64),
+            growth=torch.zeros(num_points, len(index), dtype=torch.float64),
+            last_growth=torch.zeros(num_points, len(index), dtype=torch.float64),
         )
 
     def put(self, slots: Tensor, other: Flight) -> None:

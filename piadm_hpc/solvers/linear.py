@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
-from ..theory.bases import Basis
+from ..theory.bases import Basis, compatible
 from ..theory.chain import Chain
 
 
@@ -70,6 +70,6 @@ def response_part(chain: Chain, reference: GaussianReference) -> LinearPart:
 
 def _followed(chain: Chain, reference: GaussianReference, slope: Tensor) -> LinearPart:
     """A = P + Q slope R in the reference's basis, for a slope [J, K, k, k] of the score."""
-    if chain.basis is not None and chain.basis is not reference.basis:
+    if not compatible(chain.basis, reference.basis):
         raise ValueError("the chain's tables and the reference must share one basis; build both from the same reference")
     return LinearPart(chain.P + chain.Q @ slope @ chain.rows[:, None], reference.basis, slope)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
-from ..theory.bases import Basis
+from ..theory.bases import Basis, Identity
 from ..theory.chain import Chain, add_lifted, affine, apply, expand, expand_rows
 from ..theory.noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
@@ -49,7 +49,7 @@ class Problem:
     ) -> Problem:
         """The problem in the chain's own basis, else the reference's, else the grid itself, for states like `like`."""
         local = None if reference is None else reference.to(like.device, like.dtype)
-        if chain.basis is not None and local is not None:
+        if local is not None and not isinstance(chain.basis, Identity | None):
             chain = replace(chain, basis=local.basis)
         basis = chain.working_basis(like.shape[-1], None if local is None else local.basis)
         mean = None if local is None or not bool((local.mean != 0).any()) else basis.analyse(local.mean.to(like))

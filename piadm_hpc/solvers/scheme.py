@@ -62,6 +62,11 @@ class Scheme(Protocol):
         ...
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether its tables mean something in the basis, or about the mean, of one reference alone."""
+        ...
+
+    @property
     def edges(self) -> tuple[int, ...]:
         """Points at which blocks begin and end."""
         ...

@@ -106,6 +106,7 @@ class PicardSolver:
         names = [self.samples[i] for i in flight.index]
         motion = Motion.empty(len(self.block), len(names))
         evaluator.together(self.comm, lambda: self.trajectory.evaluate(flight, names, motion, self.block.start))
+        flight.reached = torch.maximum(flight.reached, flight.high)
         flight.age = flight.age + 1
         flight.swept = torch.where(flight.whole, flight.swept + 1, flight.swept)
         flight.exact = torch.where(flight.low <= flight.exact, flight.exact + 1, flight.exact)
@@ -120,7 +121,6 @@ class PicardSolver:
         flight, block = self.flight, self.block
         if self.trajectory.remainder is not None:
             self._share_remainder()
-            flight.reached = torch.maximum(flight.reached, flight.high)
             self.trajectory.extend(flight.reached, self.window.reach(block, flight.high, flight.age))
         ahead = self.window.reach(block, flight.high, flight.age)
         self.trajectory.propagate(int(ahead.max()), min(int(flight.low.min()), block.stop - 1))
@@ -163,10 +163,21 @@ class PicardSolver:
 
     def _judge(self, motion: Motion) -> Verdict:
         """Who is done, by the bound on the error of the end."""
-        precision = max(self.problem.evaluator.resolution, torch.finfo(self.first.dtype).eps)
+        own = torch.finfo(self.first.dtype).eps
+        precision = max(self.problem.evaluator.resolution, own)
         share = 1.0 if self.window.moves else 1 / (len(self.problem.chain.edges) - 1)
         carried = self.carried[self.flight.index]
-        return judge(motion, self.flight, self.block, self.options, carried, share=share, precision=precision)
+        return judge(
+            motion,
+            self.flight,
+            self.block,
+            self.options,
+            carried,
+            share=share,
+            windowed=self.window.slides,
+            precision=precision,
+            staircase=precision - own,
+        )
 
     def _retire(self, verdict: Verdict) -> None:
         """Record the samples that are done and keep the exact state of those that are given up; others take their slots."""

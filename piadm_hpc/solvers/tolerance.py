@@ -2,7 +2,8 @@
 
 A sweep evaluates the step F of every point j at the current path z. The path was made from increments taken earlier, so it
 misses F by the change of the increment, the *defect* d[j] = z[j+1] - F(z[j]); and the last move m of the path gives the
-*growth* g[j] = |F(z) - F(z - m)| / |m| of what a step does to an error. With e the error of the path,
+*growth* g[j] = |F(z) - F(z - m)| / |m| of what a step does to an error, the larger of the last two. With e the error of
+the path,
 
     |e[j+1]| <= g[j] |e[j]| + |d[j]|                                                                    (bound)
 
@@ -24,7 +25,9 @@ from .options import Options
 from .solution import Status
 
 SAFETY = 1 / 4  # of the tolerance may be left by the bound: errors may grow faster than the last move did
+SMALL = 0.1  # of the data's scale: larger errors are not small beside what separates modes, and growth tells nothing of them
 ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
+STALLED = 3  # sweeps without a smaller bound after which it is rounding that keeps it up, where defects are as small
 PATIENCE = 12, 1 / 8  # sweeps, or this share of the steps, without progress after which steps are no slower than sweeps
 MOVING = 2  # points a sweep by which a front of certified points beats steps
 
@@ -68,30 +71,45 @@ class Verdict:
 
 
 def judge(
-    motion: Motion, flight: Flight, block: Block, options: Options, carried: Tensor, *, share: float, precision: float
+    motion: Motion,
+    flight: Flight,
+    block: Block,
+    options: Options,
+    carried: Tensor,
+    *,
+    share: float,
+    windowed: bool,
+    precision: float,
+    staircase: float,
 ) -> Verdict:
     """Who is done after a sweep, by the bound on the error of the path it was made from.
 
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
-    `precision` the relative rounding of states and scores.
+    `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. Points that
+    a window has passed move little in the sweeps that certify them (`windowed`), so that their growth must be seen once
+    more, and the largest ever seen counts.
     """
     exact = flight.exact >= block.stop
-    flight.growth = growth_of(motion, flight.growth, precision)
-    defect = torch.where(exact, 0.0, motion.defect)
-    own, total = (error_bounds(flight.growth, defect, first) for first in (torch.zeros_like(carried), carried))
+    last = growth_of(motion, flight.last_growth, precision)
+    growth = torch.maximum(last, flight.growth)
+    # a step in a window may be measured once; where all points are swept over, the last two measurements are enough
+    flight.last_growth, flight.growth = last, growth if windowed else last
+    # a score of lower precision than the states is a staircase, on which small errors show no growth
+    defect = torch.where(exact, 0.0, motion.defect + staircase * motion.size)
+    own, total = (error_bounds(growth, defect, first) for first in (torch.zeros_like(carried), carried))
     # a path that its own scores reproduce to rounding is the chain's, whatever growth would do to an error
     rounded = (motion.defect <= ROUNDING * precision * motion.size).all(0)
-    known = flight.whole & ((flight.swept > 1) | rounded)
+    known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
     flight.bound = torch.where(known | exact, total[-1], torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
-    limit = SAFETY * options.tol * share
+    limit = SAFETY * min(options.tol, SMALL) * share
     met = exact | (known & ((own[-1] <= limit) | (rounded & (own[-1] <= options.tol * share))))
     _note_progress(flight, block, torch.where(known, own, torch.inf), limit)
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
     stalled = flight.idle >= max(PATIENCE[0], PATIENCE[1] * len(block))
-    floor = known & ~met & rounded & stalled
+    floor = known & ~met & rounded & (flight.idle >= STALLED)
     late = flight.age >= (options.sweeps or torch.inf)
     hopeless = ~(met | floor | passed) & (stalled | late)
     certified = flight.bound <= options.tol
@@ -102,14 +120,15 @@ def judge(
 
 
 def growth_of(motion: Motion, before: Tensor, precision: float) -> Tensor:
-    """What steps do to the size of an error, [points, samples]; as `before` where a move within rounding tells nothing."""
-    known = motion.move > ROUNDING * precision * motion.size
-    return torch.where(known, motion.grown / torch.where(known, motion.move, 1.0), before)
+    """What steps did to the last move, [points, samples]; as `before` where a move within rounding tells nothing."""
+    told = motion.move > ROUNDING * precision * motion.size
+    return torch.where(told, motion.grown / torch.where(told, motion.move, 1.0), before)
 
 
 def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
     """The scan (bound) from errors `carried` [samples] of the first states: [points + 1, samples]."""
-    steps, defects = growth.numpy(), defect.numpy()
+    # where no move has told anything, an error stays as it is
+    steps, defects = torch.where(growth > 0, growth, 1.0).numpy(), defect.numpy()
     found = np.empty((len(steps) + 1, steps.shape[1]))
     found[0] = carried.numpy()
     with np.errstate(over="ignore", invalid="ignore"):

@@ -119,6 +119,8 @@ class Trajectory:
             score = evaluator(self.problem.read(points, z), t)
             kick = self.problem.basis.analyse(score)
             seen = self._increments(local, slot, z, kick)
+            # what moved a point before it was evaluated is not its last move
+            seen[1:3, points >= flight.reached[slot]] = 0
             if not bool(torch.isfinite(seen).all()):
                 evaluator.check(score, t, [samples[int(s)] for s in slot])
             for part, row in zip(fields(motion), seen, strict=True):

@@ -1,8 +1,8 @@
 """Orthonormal bases in which a Gaussian reference is diagonal: identity, pixelwise, EOF, Fourier, spherical harmonics.
 
-A basis turns flat states [..., d] into coordinates [..., n] on which an operator that is constant on *shells* of
-coordinates acts elementwise, and back. Coordinates may be redundant (n >= d): a basis that does not span the whole
-space appends what is left over, the *tail*, as a last shell, so that `synthesise(analyse(x)) == x` always.
+A basis maps flat states [..., d] to coordinates [..., n] and back. Coordinates are grouped into *shells*, and an operator with
+one gain per shell acts on them elementwise. Coordinates may be redundant (n >= d): a basis that does not span the whole space
+appends the remainder of the state, its *tail*, as a last shell, so that `synthesise(analyse(x)) == x` always holds.
 """
 
 from __future__ import annotations
@@ -17,33 +17,35 @@ from torch import Tensor
 
 
 class Basis(Protocol):
-    """An orthonormal basis of flat states; gains per shell act elementwise on coordinates."""
+    """An orthonormal basis of flat states, in whose coordinates operators with one gain per shell act elementwise."""
 
     event_shape: tuple[int, ...]
     num_coords: int
     num_shells: int
 
     def analyse(self, x: Tensor) -> Tensor:
-        """States [..., d] to coordinates [..., num_coords]."""
+        """Return the coordinates [..., num_coords] of states [..., d]."""
         ...
 
     def synthesise(self, z: Tensor) -> Tensor:
-        """Coordinates [..., num_coords] to states [..., d]."""
+        """Return the states [..., d] of coordinates [..., num_coords]."""
         ...
 
     def expand(self, gains: Tensor) -> Tensor:
-        """Gains per shell [..., num_shells] to gains per coordinate, [..., num_coords] or broadcastable to it."""
+        """Return gains per coordinate, [..., num_coords] or broadcastable to it, from gains per shell [..., num_shells]."""
         ...
 
     def energy(self, z: Tensor) -> Tensor:
-        """Mean square per shell of coordinates [samples, num_coords], so that white noise has energy one in every shell."""
+        """Return the mean square per shell of coordinates [samples, num_coords]; it is one in every shell for white noise."""
         ...
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Basis: ...
+    def to(self, device: torch.device, dtype: torch.dtype) -> Basis:
+        """Return the basis on another device, in another precision."""
+        ...
 
 
 class Identity:
-    """The grid itself, one shell: operators are multiples of the identity."""
+    """The entries of the state themselves in one shell: operators are multiples of the identity."""
 
     def __init__(self, event_shape: Sequence[int]):
         self.event_shape = tuple(event_shape)
@@ -67,7 +69,7 @@ class Identity:
 
 
 class Pixelwise(Identity):
-    """The grid itself, every entry its own shell: operators are diagonal matrices."""
+    """The entries of the state themselves, each in a shell of its own: operators are diagonal matrices."""
 
     def __init__(self, event_shape: Sequence[int]):
         super().__init__(event_shape)
@@ -80,8 +82,13 @@ class Pixelwise(Identity):
         return self
 
 
+def compatible(own: Basis | None, other: Basis) -> bool:
+    """Whether operators per shell of two bases act on the same coordinates; None stands for multiples of the identity."""
+    return own is None or own is other or (isinstance(own, Identity) and isinstance(other, Identity))
+
+
 class EOF:
-    """Leading empirical orthogonal functions `modes` [d, r] (orthonormal columns), one shell each, and one tail shell."""
+    """Leading empirical orthogonal functions: `modes` [d, r] are orthonormal columns, one shell each, and the tail is a shell."""
 
     def __init__(self, modes: Tensor, event_shape: Sequence[int]):
         self.event_shape = tuple(event_shape)
@@ -111,10 +118,10 @@ class EOF:
 
 
 class _Spectral:
-    """Bases whose coordinates carry a table of shell numbers.
+    """A basis whose coordinates are assigned to shells by a table.
 
-    Subclasses fill `shells`, and `weights` and `degrees` [num_coords]: the weight of a squared coordinate in the
-    squared norm of the state, and the real degrees of freedom it stands for.
+    Subclasses set `shells`, `weights` and `degrees` [num_coords]: the shell of each coordinate, the weight of its square in the
+    squared norm of the state, and the number of real degrees of freedom that it represents.
     """
 
     num_shells: int
@@ -132,7 +139,7 @@ class _Spectral:
 
 
 def _half_spectrum(columns: int, length: int) -> Tensor:
-    """How often each column of a real transform of `length` points occurs in the full one: 1 at the ends, 2 between."""
+    """Return how often each column of a real transform of `length` points occurs in the full one: 1 at the ends, else 2."""
     weights = torch.full((columns,), 2.0)
     weights[0] = 1.0
     if length % 2 == 0 and columns == length // 2 + 1:
@@ -141,7 +148,7 @@ def _half_spectrum(columns: int, length: int) -> Tensor:
 
 
 class Fourier(_Spectral):
-    """Real fields on a periodic grid of any dimension; one shell per rounded radius of the integer wave vector."""
+    """Fourier modes of real fields on a periodic grid, one shell per rounded length of the integer wave vector."""
 
     def __init__(self, event_shape: Sequence[int], device: torch.device | None = None):
         self.event_shape = tuple(event_shape)
@@ -176,12 +183,13 @@ class Fourier(_Spectral):
 
 
 class SphericalHarmonics(_Spectral):
-    """Fields on latitudes x longitudes; one shell per degree l < lmax, and a tail shell.
+    """Spherical harmonics for fields over latitude and longitude, one shell per degree l < lmax, and a tail shell.
 
-    `latitudes` in degrees (any order, default: Gauss-Legendre, north first), `nlon` equally spaced longitudes. Of
-    area-weighted states, sqrt(w) f with `sqrt_weights` [nlat] of mean square one, white noise is white on the sphere and
-    the basis functions on Gauss-Legendre latitudes are sqrt(w) Y_lm exactly. On other latitudes, and with `area_weighted`
-    false for fields f as they are, the same functions are made orthonormal order by order in m (QR, low degrees first).
+    `latitudes` are in degrees, in any order (default: Gauss-Legendre, north first); there are `nlon` equally spaced longitudes.
+    States are area-weighted fields sqrt(w) f, with `sqrt_weights` [nlat] of mean square one: white noise is then white on the
+    sphere, and on Gauss-Legendre latitudes the basis functions are sqrt(w) Y_lm exactly. On other latitudes, and for fields f
+    without weights (`area_weighted` false), the same functions are orthonormalised for each order m (QR, low degrees first).
+    Raises ValueError for an lmax that the grid does not resolve.
     """
 
     def __init__(
@@ -246,7 +254,7 @@ class SphericalHarmonics(_Spectral):
 
 
 def _latitude_nodes(nlat: int, latitudes: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sines of the latitudes and their area weights: Gauss-Legendre (north first) or the given degrees."""
+    """Return sines and area weights of latitudes in degrees, by default Gauss-Legendre latitudes, north first."""
     if latitudes is None:
         nodes, weights = np.polynomial.legendre.leggauss(nlat)
         return nodes[::-1].copy(), weights[::-1].copy()
@@ -260,7 +268,7 @@ def _latitude_nodes(nlat: int, latitudes: Sequence[float] | None) -> tuple[np.nd
 
 
 def _legendre(lmax: int, sine: np.ndarray) -> np.ndarray:
-    """Orthonormal associated Legendre functions P_l^m, [m, l, latitude], by the stable three-term recurrence in l."""
+    """Return orthonormal associated Legendre functions P_l^m, [m, l, latitude], by the stable three-term recurrence in l."""
     cosine = np.sqrt(1 - sine**2)
     values = np.zeros((lmax, lmax, len(sine)))
     values[0, 0] = np.sqrt(1 / (4 * np.pi))
@@ -277,13 +285,13 @@ def _legendre(lmax: int, sine: np.ndarray) -> np.ndarray:
 
 
 def _orthonormal_rows(rows: np.ndarray) -> np.ndarray:
-    """The rows made orthonormal in order, signs kept."""
+    """Orthonormalise rows in their order, keeping their signs."""
     q, r = np.linalg.qr(rows.T)
     return (q * np.sign(np.diag(r))).T
 
 
 def orthogonal(x: Tensor, directions: Tensor | None) -> Tensor:
-    """States [rows, *event] without their components along orthonormal directions [d, k]; None takes nothing away."""
+    """Remove the components of states [rows, *event] along orthonormal directions [d, k]; with None, return them unchanged."""
     if directions is None:
         return x
     flat, along = x.flatten(1), directions.to(x)

@@ -2,10 +2,10 @@
 
     x[j+1] = P[j] x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j] + M[j] mean                                    (chain)
 
-A state has one or more *channels*, each a field: position alone, position and momentum, or position and the previous
-denoised estimate (multistep methods). The score *reads* k fields, combinations R[j] of the channels, and returns as
-many: s above is s(R[j] x[j], t[j]). Usually k = 1 and it reads channel 0. So P and N are c x c blocks, Q is c x k.
-Tables are float64 and carry one entry per shell of the chain's basis (one shell for the usual scalar tables).
+A state has one or more *channels*, each of them a field: position alone, position and momentum, or position and the previous
+denoised estimate (multistep methods). The score *reads* k fields, the combinations R[j] of the channels, and returns as many:
+s above stands for s(R[j] x[j], t[j]). Usually k = 1 and the score reads channel 0. P and N are c x c blocks, Q is c x k. Tables
+are float64, with one entry per shell of the chain's basis; the usual scalar tables have one shell.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .bases import Basis, Identity
+from .bases import Basis, Identity, Pixelwise
 from .grid import TimeGrid
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Tables P [J, K, c, c], Q [J, K, c, k], N [J, K, c, c] and times t [J+1] of a chain; K shells, c channels, k fields read.
+    """A chain of J affine steps with a score, given by its tables; K shells, c channels, k fields read by the score.
 
-    Shorter forms are accepted and completed: P [J] (one number a step), [J, K] (one a shell), [J, c, c] (one block a
-    step), and likewise N and, for k = 1, Q; N may be omitted when nothing is random. t is the score's own time at every
-    point. `alpha`, `sigma` [J+1] (for k > 1: [J+1, k] and a factor [J+1, k, k]) are the signal and noise of what the
-    score reads; they let solvers watch the denoised estimate and are needed by references. `edges` are the block
-    boundaries (default: one block). `basis` belongs to tables with several shells, `mean` [d] and `M` [J, K, c] to
-    chains about a mean field. `R` [J, k, c] says what the score reads (default: the first k channels). The first state
-    is distributed as signal x_0 + spread xi, `signal` [c], `spread` [c, c] (default: alpha and sigma in channel 0).
-    Raises ValueError, with every mistake at once, for tables that do not fit together.
+    Tables are P [J, K, c, c], Q [J, K, c, k] and N [J, K, c, c]. Shorter forms are completed: P [J] has one number a step, [J, K]
+    one a shell, [J, c, c] one block a step; likewise N and, for k = 1, Q. N may be left out when nothing is random. Tables with
+    several shells belong to `basis`, by default to the entries of the state themselves, so that [J, d] has one number per entry.
+
+    t [J+1] are the times at which the score is called; it receives them in the precision of the states. `alpha` and `sigma`
+    [J+1] (for k > 1: [J+1, k], and a factor [J+1, k, k]) are signal and noise of what the score reads: solvers measure the
+    denoised estimate with them, and references need them. `edges` are block boundaries (default: one block), `M` [J, K, c]
+    multiplies the mean field of the reference, and `R` [J, k, c] says what the score reads (default: the first k channels). The
+    first state is distributed as signal x_0 + spread xi, with `signal` [c] and `spread` [c, c] (default: alpha and sigma in
+    channel 0). Raises ValueError, with every mistake at once, for tables that do not fit together.
     """
 
     P: Tensor
@@ -63,7 +65,12 @@ class Chain:
         for name, value in zip(names, (t, P, Q, N, M, R, *rest), strict=True):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "edges", tuple(self.edges) or (0, len(t) - 1))
+        if self.basis is None and self._shells() > 1:
+            object.__setattr__(self, "basis", Pixelwise((self._shells(),)))
         self._check()
+
+    def _shells(self) -> int:
+        return max(int(table.shape[1]) for table in (self.P, self.Q, self.noise, self.shift))
 
     def _check(self) -> None:
         J = len(self.t) - 1
@@ -84,9 +91,15 @@ class Chain:
         ]
         if self.edges[0] != 0 or self.edges[-1] != J or any(b <= a for a, b in zip(self.edges, self.edges[1:], strict=False)):
             mistakes.append(f"block edges must increase from 0 to {J}, got {self.edges}")
-        shells = max(self.P.shape[1], self.Q.shape[1], self.noise.shape[1])
+        shells = self._shells()
+        mistakes += [
+            f"{name} has {table.shape[1]} shells or entries, other tables {shells}"
+            for name, table in (("P", self.P), ("Q", self.Q), ("N", self.noise), ("M", self.shift))
+            if table.shape[1] not in (1, shells)
+        ]
         if shells > 1 and (self.basis is None or self.basis.num_shells != shells):
-            mistakes.append(f"tables with {shells} shells need a basis with as many")
+            own = 0 if self.basis is None else self.basis.num_shells
+            mistakes.append(f"tables with {shells} shells need a basis with as many, and the chain's has {own}")
         if (self.alpha is None) != (self.sigma is None):
             mistakes.append("give alpha and sigma together")
         if self.rows.shape[1:] != (self.reads, self.channels):
@@ -98,19 +111,19 @@ class Chain:
 
     @property
     def noise(self) -> Tensor:
-        """The table N; a chain without randomness has zeros."""
+        """The table N, zero for a chain without randomness."""
         assert self.N is not None
         return self.N
 
     @property
     def shift(self) -> Tensor:
-        """The table M; zeros for chains that are not about a mean field."""
+        """The table M, zero for a chain that is not about a mean field."""
         assert self.M is not None
         return self.M
 
     @property
     def rows(self) -> Tensor:
-        """The table R: what the score reads of a state, [J, k, c]."""
+        """The table R [J, k, c] of what the score reads."""
         assert self.R is not None
         return self.R
 
@@ -124,6 +137,11 @@ class Chain:
         return self.num_steps
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether the tables mean something in the basis, or about the mean, of one reference alone."""
+        return not isinstance(self.basis, Identity | None) or bool((self.shift != 0).any())
+
+    @property
     def knows_levels(self) -> bool:
         """Whether signal and noise of what the score reads are known."""
         return self.sigma is not None
@@ -134,35 +152,39 @@ class Chain:
 
     @property
     def reads(self) -> int:
-        """Number k of fields that the score reads and returns."""
+        """The number k of fields that the score reads and returns."""
         return int(self.Q.shape[-1])
 
     @cached_property
     def plain(self) -> bool:
-        """Whether the score reads the first channels as they are, at every point."""
+        """Whether the score reads the first channels themselves, at every point."""
         return bool((self.rows == torch.eye(self.reads, self.channels, dtype=torch.float64)).all())
 
     @cached_property
     def levels(self) -> tuple[Tensor, Tensor]:
-        """Signal [J+1, k] and covariance of the noise [J+1, k, k] of what the score reads; ValueError when not known."""
+        """Signal [J+1, k] and noise covariance [J+1, k, k] of what the score reads; ValueError without alpha and sigma."""
         if self.alpha is None or self.sigma is None:
-            raise ValueError("a reference needs to know the noise levels: give the chain its alpha and sigma")
+            raise ValueError(
+                "the chain does not know its noise levels, which a reference, linear = 'denoised' and solver = 'newton' need: "
+                "give it alpha and sigma, the signal and the noise at every point"
+            )
         factor = self.sigma.reshape(len(self.t), self.reads, self.reads)
         return self.alpha.reshape(len(self.t), self.reads), factor @ factor.mT
 
     @cached_property
     def ratio(self) -> Tensor:
-        """Noise over signal of what the score reads, [J+1]: (e^T H e)^-1/2 for signal e and noise of precision H."""
+        """Ratio of noise to signal of what the score reads, [J+1]: (e^T H e)^-1/2 for signal e and noise of precision H."""
         signal, covariance = self.levels
-        # a last point without noise has none to invert, and the ratio zero
+        # at a last point without noise nothing can be inverted; the ratio there is zero
         return 1 / torch.sqrt((signal * torch.linalg.solve_ex(covariance, signal)[0]).sum(-1))
 
     @cached_property
     def estimate(self) -> tuple[Tensor, Tensor, Tensor]:
-        """unit [J], a and b [J, k]: unit times the denoised estimate at point j is a[j] . x + b[j] . s, a[j, 0] = 1.
+        """The denoised estimate as a combination of state and score: unit [J], a [J, k] and b [J, k].
 
-        Tweedie's formula for what the score reads, E[x_0 | x] = e^T (H x + s) / (e^T H e); for k = 1, (x + sigma^2 s) / alpha.
-        A chain that does not know its levels has the first field itself for an estimate.
+        At point j, unit[j] times the estimate is a[j] . x + b[j] . s, scaled so that a[j, 0] = 1. This is Tweedie's formula for
+        what the score reads, E[x_0 | x] = e^T (H x + s) / (e^T H e); for k = 1 it is (x + sigma^2 s) / alpha. Without noise
+        levels the first field itself takes the place of the estimate.
         """
         if self.alpha is None:
             ones, first = torch.ones(self.num_steps, dtype=torch.float64), torch.eye(self.reads, dtype=torch.float64)[0]
@@ -173,7 +195,7 @@ class Chain:
         return (signal * pulled).sum(-1) / lead[:, 0], pulled / lead, signal / lead
 
     def entry(self) -> tuple[Tensor, Tensor]:
-        """Signal [c] and spread [c, c] of the first state."""
+        """Return signal [c] and spread [c, c] of the first state."""
         if self.signal is not None and self.spread is not None:
             return self.signal, self.spread
         first = torch.eye(self.channels, dtype=torch.float64)[0]
@@ -181,7 +203,7 @@ class Chain:
         return first * self.alpha.reshape(len(self.t), -1)[0, 0], torch.diag(first) * self.sigma.reshape(len(self.t), -1)[0, 0]
 
     def reading(self, j: int | Tensor, z: Tensor) -> Tensor:
-        """What the score reads at point j, [..., k, n], of states [..., c, n]; a view where that is the first channels.
+        """Return what the score reads of states [..., c, n] at point j, [..., k, n]; a view where it reads the first channels.
 
         Given several points [rows], every row of z belongs to one.
         """
@@ -191,24 +213,24 @@ class Chain:
 
     @cached_property
     def stochastic(self) -> bool:
-        """Whether any step is random; looked at once, since every step asks."""
+        """Whether any step is random; computed once, since every step needs it."""
         return bool((self.noise != 0).any())
 
     @property
     def grid(self) -> TimeGrid:
-        """Blocks of the chain. Chains at one frozen time (correctors) keep their step numbers as clock."""
+        """The blocks of the chain on a clock of step numbers, since a corrector has the same time at every point."""
         clock = -torch.arange(len(self.t), dtype=torch.float64)
         return TimeGrid(clock, self.edges)
 
     def working_basis(self, size: int, basis: Basis | None = None) -> Basis:
-        """The basis sweeps work in: the chain's own, else the linear part's, else the grid of `size` entries itself."""
+        """Return the basis that sweeps work in: the chain's own, else that of the linear part, else the `size` entries."""
         return self.basis or basis or Identity((size,))
 
 
 def affine(out: Tensor, base: Tensor | None, block: Tensor, z: Tensor) -> Tensor:
-    """out = base + block z: blocks [..., n or 1, c, k] acting on coordinates [..., k, n], elementwise in n; out is not z.
+    """Compute out = base + block z for blocks [..., n or 1, c, k] and coordinates z [..., k, n], elementwise in n; out is not z.
 
-    Written into `out` without temporaries: sweeps over large fields are bound by memory, not arithmetic.
+    The result is written into `out` without temporaries, since sweeps over large fields are bound by memory, not by arithmetic.
     """
     for row in range(block.shape[-2]):
         if base is None:
@@ -221,29 +243,29 @@ def affine(out: Tensor, base: Tensor | None, block: Tensor, z: Tensor) -> Tensor
 
 
 def apply(block: Tensor, z: Tensor) -> Tensor:
-    """Blocks [..., n or 1, c, k] acting on coordinates [..., k, n]: [..., c, n]."""
+    """Apply blocks [..., n or 1, c, k] to coordinates [..., k, n]; returns [..., c, n]."""
     return affine(z.new_empty(*z.shape[:-2], block.shape[-2], z.shape[-1]), None, block, z)
 
 
 def add_lifted(out: Tensor, block: Tensor, fields: Tensor) -> Tensor:
-    """out += block fields in place: blocks [n or 1, c, k] times fields of coordinates [..., k, n], into [..., c, n]."""
+    """Add blocks [n or 1, c, k] times fields of coordinates [..., k, n] to `out` [..., c, n], in place."""
     return affine(out, out, block, fields)
 
 
 def expand(basis: Basis, table: Tensor, like: Tensor) -> Tensor:
-    """One step's table per shell, [K, ...], as a table per coordinate, [n or 1, ...], in the precision of `like`."""
+    """Expand the table of one step from shells, [K, ...], to coordinates, [n or 1, ...], in the precision of `like`."""
     return expand_rows(basis, table[None], like)[0]
 
 
 def expand_rows(basis: Basis, tables: Tensor, like: Tensor) -> Tensor:
-    """Tables per shell of several steps, [rows, K, ...], as tables per coordinate, [rows, n or 1, ...]."""
+    """Expand the tables of several steps from shells, [rows, K, ...], to coordinates, [rows, n or 1, ...]."""
     moved = tables.to(like.dtype).to(like.device).movedim(1, -1)
     full = moved if moved.shape[-1] == 1 else basis.expand(moved)
     return full.movedim(-1, 1)
 
 
 def _blocks(table: Tensor) -> Tensor:
-    """[J], [J, K] or [J, c, c] completed to [J, K, c, c]."""
+    """Complete a table [J], [J, K] or [J, c, c] to [J, K, c, c]."""
     if table.ndim == 1:
         return table[:, None, None, None]
     if table.ndim == 2:
@@ -252,12 +274,12 @@ def _blocks(table: Tensor) -> Tensor:
 
 
 def _columns(table: Tensor, channels: int) -> Tensor:
-    """[J], [J, K] (one channel), [J, c] (several) or [J, K, c] completed to [J, K, c, k] with k = 1; that form stays."""
+    """Complete [J], [J, K] (one channel), [J, c] (several) or [J, K, c] to [J, K, c, k] with k = 1; four dimensions stay."""
     return table if table.ndim == 4 else _shifts(table, channels)[..., None]
 
 
 def _shifts(table: Tensor, channels: int) -> Tensor:
-    """[J], [J, K] (one channel) or [J, c] (several) completed to [J, K, c]."""
+    """Complete [J], [J, K] (one channel) or [J, c] (several) to [J, K, c]."""
     if table.ndim == 1:
         return table[:, None, None].expand(-1, 1, channels) if channels == 1 else table[:, None, None]
     if table.ndim == 2:

@@ -1,4 +1,4 @@
-"""Standard normals that are a function of (seed, sample, step): the sample owns its randomness, not the rank or batch."""
+"""Standard normal draws as a function of (seed, sample, step): randomness belongs to the sample, not to a rank or a batch."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ CORRECTOR = 2
 
 
 class NoiseSource(Protocol):
-    """Fixed standard normal draws of a run."""
+    """The standard normal draws of a run, the same whenever they are asked for."""
 
     def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
-        """Draws [steps, samples, channels, d] of the given step numbers and sample ids."""
+        """Return draws [steps, samples, channels, d] for the given step numbers and sample ids."""
         ...
 
 
 class Noise:
     """Counter-based draws: Philox4x64 with key (seed, sample) and counter (0, channel, step, stream), float64 ziggurat.
 
-    The same numbers on every machine, in any order, for any subset; `dtype` only rounds them. Draws are made on the
-    host, so that a device never changes a member.
+    The numbers are the same on every machine, in any order and for any subset; `dtype` only rounds them. They are drawn on the
+    host, so that a device never changes a sample. Raises ValueError for a seed outside 0 .. 2^63 - 1.
     """
 
     def __init__(self, seed: int, size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
@@ -50,7 +50,7 @@ class Noise:
 
 
 class GivenNoise:
-    """Draws handed over as a tensor [J, samples, *event] (or [J, samples, c, *event] for c channels), samples in order."""
+    """Draws given as a tensor [J, samples, *event], or [J, samples, c, *event] for c channels, in the order of the samples."""
 
     def __init__(self, draws: Tensor, samples: Sequence[int], channels: int = 1):
         if draws.shape[1] != len(samples):
@@ -60,5 +60,5 @@ class GivenNoise:
 
     def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
         if stream != CHAIN:
-            raise ValueError("given noise has draws for the chain alone; use Noise(seed, size) when a corrector needs its own")
+            raise ValueError("a noise tensor has draws for the chain alone; give Noise(seed, size) beside a corrector")
         return self.draws[list(steps)][:, [self.position[sample] for sample in samples]]

@@ -18,7 +18,7 @@ F64 = torch.float64
 
 
 def gauss_legendre(low: Tensor, high: Tensor, nodes: int = 32) -> tuple[Tensor, Tensor]:
-    """Points and weights [*, nodes] of integrals from `low` to `high` [*], both positive, Gauss-Legendre in log time.
+    """Return points and weights [*, nodes] of integrals from `low` to `high` [*], both positive, by Gauss-Legendre in log time.
 
     In log time integrands that behave like powers near zero are smooth.
     """
@@ -30,7 +30,7 @@ def gauss_legendre(low: Tensor, high: Tensor, nodes: int = 32) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class PhaseSpace:
-    """PSLD with constant beta at critical damping. `kappa` M is the variance of the momentum at time 0.
+    """PSLD with constant beta at critical damping; `kappa` M is the variance of the momentum at time 0.
 
     Gamma = 0 is critically damped Langevin diffusion (CLD). Raises ValueError for parameters outside their range.
     """
@@ -53,39 +53,39 @@ class PhaseSpace:
 
     @property
     def nu(self) -> float:
-        """Friction of the momentum at critical damping."""
+        """Friction nu of the momentum at critical damping."""
         return float(self.gamma + 2 * self.inverse_mass**0.5)
 
     @property
     def drift(self) -> Tensor:
-        """F [2, 2]."""
+        """The drift matrix F [2, 2]."""
         rows = [[-self.gamma, self.inverse_mass], [-1.0, -self.nu]]
         return self.beta / 2 * torch.tensor(rows, dtype=F64)
 
     @property
     def diffusion(self) -> Tensor:
-        """G G^T [2, 2]."""
+        """The diffusion matrix G G^T [2, 2]."""
         return self.beta * torch.diag(torch.tensor([self.gamma, self.mass * self.nu], dtype=F64))
 
     @property
     def stationary(self) -> Tensor:
-        """Covariance diag(1, M) of pure noise [2, 2]."""
+        """The covariance diag(1, M) of pure noise, [2, 2]."""
         return torch.diag(torch.tensor([1.0, self.mass], dtype=F64))
 
     def mean_map(self, tau: Tensor) -> Tensor:
-        """E(tau) = exp(F tau) [*, 2, 2]; at critical damping the traceless part of F squares to zero."""
+        """Return E(tau) = exp(F tau), [*, 2, 2]; at critical damping the traceless part of F squares to zero."""
         b, split = self.beta * tau[..., None, None], (self.nu - self.gamma) / 2
         nilpotent = torch.tensor([[split, split**2], [-1.0, -split]], dtype=F64)
         return torch.exp(-(self.gamma + self.nu) * b / 4) * (torch.eye(2, dtype=F64) + b / 2 * nilpotent)
 
     def signal(self, tau: Tensor) -> Tensor:
-        """e(tau) [*, 2]: the mean of z is e x_0."""
+        """Return e(tau) [*, 2]; the mean of z is e x_0."""
         return self.mean_map(tau)[..., 0]
 
     def covariance(self, tau: Tensor, variance: Tensor | float = 0.0) -> Tensor:
-        """Covariance of z [*, 2, 2] for Gaussian data of variances [*]; 0 gives the perturbation kernel given x_0.
+        """Return the covariance of z, [*, 2, 2], for Gaussian data of variances [*]; 0 gives the perturbation kernel given x_0.
 
-        S + E (diag(variance, kappa M) - S) E^T with S the stationary covariance: solves the Lyapunov equation.
+        It is S + E (diag(variance, kappa M) - S) E^T with S the stationary covariance, the solution of the Lyapunov equation.
         """
         known = torch.as_tensor(variance, dtype=F64)
         start = torch.diag_embed(torch.stack([known, torch.full_like(known, self.kappa * self.mass)], dim=-1))
@@ -93,22 +93,22 @@ class PhaseSpace:
         return self.stationary + E @ (start - self.stationary) @ E.mT
 
     def factor(self, tau: Tensor, variance: Tensor | float = 0.0) -> Tensor:
-        """Lower Cholesky factor L of that covariance [*, 2, 2]."""
+        """Return the lower Cholesky factor L of that covariance, [*, 2, 2]."""
         factor: Tensor = torch.linalg.cholesky(self.covariance(tau, variance))
         return factor
 
     def statistic(self, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights H e [*, 2] and j = e^T H e [*]: (H e) . z / j is x_0 plus noise of variance 1 / j, and sufficient for x_0."""
+        """Return weights H e [*, 2] and j = e^T H e [*]: (H e) . z / j is x_0 plus noise of variance 1 / j, and sufficient."""
         e = self.signal(tau)
         pulled = torch.linalg.solve(self.covariance(tau), e)
         return pulled, (e * pulled).sum(-1)
 
     def ratio(self, tau: Tensor) -> Tensor:
-        """Effective noise over signal, j^-1/2 [*]: increasing in tau."""
+        """Return the effective ratio of noise to signal, j^-1/2 [*], which increases with tau."""
         return 1 / torch.sqrt(self.statistic(tau)[1])
 
     def time(self, ratio: Tensor) -> Tensor:
-        """The tau [*] of an effective noise over signal, by bisection in log tau. ValueError outside 1e-7 <= tau <= 4."""
+        """Return the tau [*] of an effective ratio, by bisection in log tau; ValueError outside 1e-7 <= tau <= 4."""
         low, high = torch.full_like(ratio, 1e-7, dtype=F64), torch.full_like(ratio, 4.0, dtype=F64)
         if bool((ratio < self.ratio(low)).any()) or bool((ratio > self.ratio(high)).any()):
             raise ValueError(
@@ -123,7 +123,7 @@ class PhaseSpace:
         return torch.sqrt(low * high)
 
     def turn(self, low: Tensor, high: Tensor, variance: Tensor | float = 0.0) -> Tensor:
-        """Angle [*] by which the transported root turns against the Cholesky factor from time `low` up to `high` [*].
+        """Return the angle [*] by which the transported root turns against the Cholesky factor from time `low` to `high` [*].
 
         The root dR/dtau = (F + G G^T Sigma^-1 / 2) R of the flow (gDDIM, Zhang et al. 2022) is R = L O with O a rotation;
         since L^-1 dL/dtau is lower triangular, the rate of O follows from one entry of L^-1 (F L + G G^T L^-T / 2).
@@ -136,13 +136,13 @@ class PhaseSpace:
         return angle
 
     def root(self, tau: Tensor, angle: Tensor) -> Tensor:
-        """R = L O(angle) [*, 2, 2], whose columns the probability flow of point data transports."""
+        """Return R = L O(angle), [*, 2, 2], whose columns the probability flow of point data transports."""
         return self.factor(tau) @ rotation(angle)
 
     def flow(self, tau: Tensor, tau_to: Tensor, variance: Tensor) -> Tensor:
-        """Probability flow of centred Gaussian data of variances [K] from time tau to tau_to (scalars): z' = map z, [K, 2, 2].
+        """Return the map [K, 2, 2] of the probability flow of centred Gaussian data of variances [K] from time tau to tau_to.
 
-        R' R^-1 with the root that this flow transports; which end is earlier does not matter.
+        It is R' R^-1 with the root R that this flow transports, for either direction of time.
         """
         first, last = torch.minimum(tau, tau_to).expand_as(variance), torch.maximum(tau, tau_to).expand_as(variance)
         angle = self.turn(first, last, variance) * torch.sign(tau_to - tau)
@@ -152,6 +152,6 @@ class PhaseSpace:
 
 
 def rotation(angle: Tensor) -> Tensor:
-    """Rotations [*, 2, 2] by angles [*]."""
+    """Return rotations [*, 2, 2] by angles [*]."""
     c, s = torch.cos(angle), torch.sin(angle)
     return torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)

@@ -1,4 +1,4 @@
-"""Noising processes x_t = alpha(t) x_0 + sigma(t) eps, and the one clock all of them share.
+"""Noising processes x_t = alpha(t) x_0 + sigma(t) eps, and the clock that all of them share.
 
 Every process is the Ornstein-Uhlenbeck process in other units: y = x / r with r = sqrt(alpha^2 + sigma^2) has
 alpha_y = exp(-theta/2), sigma_y^2 = 1 - exp(-theta) at the *forward time* theta = log(1 + sigma^2 / alpha^2).
@@ -16,20 +16,28 @@ from torch import Tensor
 
 from .phase import PhaseSpace
 
+SLACK = 1e-6  # of rounding, relative to the number of indices, at both ends of a table
+
 
 class Process(Protocol):
-    """A noising process: signal and noise level at time t, and the time of a given forward time theta."""
+    """A noising process: the signal and the noise level at time t, and the time at which the forward time is theta."""
 
-    def alpha(self, t: Tensor) -> Tensor: ...
+    def alpha(self, t: Tensor) -> Tensor:
+        """Return the signal level at times t [*]."""
+        ...
 
-    def sigma(self, t: Tensor) -> Tensor: ...
+    def sigma(self, t: Tensor) -> Tensor:
+        """Return the noise level at times t [*]."""
+        ...
 
-    def time(self, theta: Tensor) -> Tensor: ...
+    def time(self, theta: Tensor) -> Tensor:
+        """Return the times at which the forward time is theta [*]."""
+        ...
 
 
 @dataclass(frozen=True)
 class OU:
-    """Ornstein-Uhlenbeck process of the PIADM paper: dx = -x/2 dt + dw, so theta = t."""
+    """The Ornstein-Uhlenbeck process of Chen et al. 2024, dx = -x/2 dt + dw, for which theta = t."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-t / 2)
@@ -43,7 +51,7 @@ class OU:
 
 @dataclass(frozen=True)
 class VP:
-    """Variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) on [0, 1] (Song et al. 2021, eq. 32)."""
+    """The variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) on [0, 1] (Song et al. 2021, eq. 32)."""
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -65,7 +73,7 @@ class VP:
 
 @dataclass(frozen=True)
 class VPSchedule:
-    """Variance-preserving process of any schedule, given as the integral of beta from 0 to t (increasing).
+    """The variance-preserving process of any schedule, given by the integral of beta from 0 to t, an increasing function.
 
     `horizon` is the largest time at which the integral is defined; `time` inverts it by bisection.
     """
@@ -90,23 +98,25 @@ class VPSchedule:
 
 @dataclass(frozen=True)
 class Tabulated:
-    """Variance-preserving process of a discrete schedule: log-SNR at the indices 0 .. N-1, decreasing, linear between them.
+    """Variance-preserving process of a discrete schedule, given by its log-SNR at the indices 0 .. N-1.
 
-    t is the index, so that a network trained on whole numbers is called between them too. Raises ValueError unless the
-    log-SNR falls from index to index.
+    Time is the index. Between indices the log-SNR is interpolated linearly, so that a network trained at whole indices can
+    also be called between them; with `whole`, `time` returns the nearest whole index, for networks that look indices up in a
+    table. Raises ValueError for a log-SNR that does not fall from index to index, and for times outside the schedule.
     """
 
     log_snr: Tensor
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.log_snr.ndim != 1 or len(self.log_snr) < 2 or not bool((self.log_snr.diff() < 0).all()):
             raise ValueError("a discrete schedule needs a log-SNR that falls from index to index, for at least two indices")
 
     @classmethod
-    def from_alphas_cumprod(cls, alphas_cumprod: Tensor) -> Tabulated:
-        """From alpha^2 at every index, as DDPM's schedules are tabulated."""
+    def from_alphas_cumprod(cls, alphas_cumprod: Tensor, *, whole: bool = False) -> Tabulated:
+        """Build the process from alpha^2 at every index, the table that DDPM's schedules are given by."""
         squared = alphas_cumprod.to(torch.float64)
-        return cls(torch.log(squared) - torch.log1p(-squared))
+        return cls(torch.log(squared) - torch.log1p(-squared), whole)
 
     def _at(self, t: Tensor) -> Tensor:
         table = self.log_snr.to(t)
@@ -123,12 +133,21 @@ class Tabulated:
         wanted = -torch.log(torch.expm1(theta))
         table = self.log_snr.to(theta)
         low = (torch.searchsorted(-table, -wanted) - 1).clamp(0, len(table) - 2)
-        return low + (wanted - table[low]) / (table[low + 1] - table[low])
+        t = low + (wanted - table[low]) / (table[low + 1] - table[low])
+        last = len(table) - 1
+        if bool((t < -SLACK * len(table)).any()) or bool((t > last + SLACK * len(table)).any()):
+            raise ValueError(
+                f"the schedule has indices 0 to {last}, log-SNR {float(table[0]):.3g} to {float(table[-1]):.3g}, and log-SNR "
+                f"{float(wanted.max()):.3g} to {float(wanted.min()):.3g} is asked for: start later (a smaller horizon) or stop "
+                "earlier (a larger delta)"
+            )
+        t = t.clamp(0, last)
+        return t.round() if self.whole else t
 
 
 @dataclass(frozen=True)
 class EDM:
-    """Variance-exploding process x_t = x_0 + t eps, the one of Karras et al. 2022 (EDM): t is the noise level."""
+    """The variance-exploding process x_t = x_0 + t eps of Karras et al. 2022, whose time is the noise level."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
@@ -157,10 +176,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class PSLD:
-    """What position and momentum of phase space say about x_0, in its own time tau: x_0 + ratio(tau) eps (`PhaseSpace`).
+    """The process of networks of position and momentum, in the time tau of their phase space (`PhaseSpace`).
 
-    The process of networks trained in phase space: their grids, references and noise levels are those of the sufficient
-    statistic, their score has two fields.
+    The sufficient statistic of both fields for x_0 is distributed as x_0 + ratio(tau) eps; grids, references and noise levels
+    are those of this statistic. The score has two fields.
     """
 
     space: PhaseSpace = field(default_factory=PhaseSpace)
@@ -185,17 +204,17 @@ NAMES: dict[str, Callable[..., Process]] = {
 
 
 def by_name(name: str, **parameters: float) -> Process:
-    """The process called `name` ("ou", "vp", "edm", "flow", "psld") with its parameters; ValueError if there is none."""
+    """Return the process named "ou", "vp", "edm", "flow" or "psld" with its parameters; ValueError for another name."""
     if name not in NAMES:
         raise ValueError(f"unknown process {name!r}; known are {', '.join(NAMES)}")
     return NAMES[name](**parameters)
 
 
 def forward_time(process: Process, t: Tensor) -> Tensor:
-    """theta(t) = log(1 + sigma^2 / alpha^2), the equivalent Ornstein-Uhlenbeck time; float64 in, float64 out."""
+    """Return theta(t) = log(1 + sigma^2 / alpha^2), the equivalent Ornstein-Uhlenbeck time, in the precision of t."""
     return torch.log1p((process.sigma(t) / process.alpha(t)) ** 2)
 
 
 def radius(process: Process, t: Tensor) -> Tensor:
-    """r(t) = sqrt(alpha^2 + sigma^2), the factor between the process and its Ornstein-Uhlenbeck form."""
+    """Return r(t) = sqrt(alpha^2 + sigma^2), the factor between the process and its Ornstein-Uhlenbeck form."""
     return torch.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)

@@ -104,14 +104,14 @@ class Task:
         return time.perf_counter() - start
 
 
-def make_task(name: str, *, samples: int, device: str = "cpu", model_batch: int | None = None) -> Task:
+def make_task(name: str, *, samples: int, device: str = "cpu", model_batch: int | None = None, allow_code: bool = False) -> Task:
     """The task of a model folder or shipped model, or of a target with exact scores: `target-a`, `target-b:256` for d = 256.
 
     Raises ValueError for any other name.
     """
     word, _, size = name.partition(":")
     if word not in ANALYTIC:
-        model = load_model(name, device)
+        model = load_model(name, device, allow_code=allow_code)
         ends = forward_time(model.process, torch.tensor([model.horizon, model.delta], dtype=torch.float64))
         return Task(
             model.name,

@@ -17,6 +17,7 @@ from ...config.validation import build, read
 from ...models.card import Model, load_model, note_samples
 from ...models.record import VariableCard
 from ...models.registry import find_model
+from ...models.variables import field_variables
 from ...run.build import make_sampler
 from ...solvers.sampler import Sampler
 from ...store.reading import open_run
@@ -37,6 +38,7 @@ def report(
     baselines: int = 0,
     against: str | os.PathLike[str] | None = None,
     card: bool = False,
+    allow_code: bool = False,
 ) -> str:
     """Write report.png and report.json into a run's folder and return the table to print.
 
@@ -49,7 +51,7 @@ def report(
         config = stored_config(folder, dataset)
         path = run_model(folder, config)
         device = _device(config)
-        model = load_model(path, device=device)
+        model = load_model(path, device=device, allow_code=allow_code)
         _same_model(dataset, model, path)
         sampler = make_sampler(config, model, device)
         compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
@@ -177,14 +179,16 @@ def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model,
         return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
     by_name = {c.variable.name: c for c in compared}
     written = []
+    fields = field_variables(model.layout)
     try:
-        for number, name in enumerate(v.name for v in model.layout.variables):
-            path = folder / (FIGURE if number == 0 else f"report-{name}.png")
-            card = VariableCard.model_validate(model.card["variables"][number])
-            draw(_picture(dataset, config, model, card, by_name.get(name)), path)
+        for number, variable in enumerate(fields):
+            path = folder / (FIGURE if number == 0 else f"report-{variable.name}.png")
+            draw(_picture(dataset, config, model, variable, by_name.get(variable.name)), path)
             written.append(f"figure: {path}")
     except PlotError as error:
         written.append(str(error))
+    if others := [v.name for v in model.layout.variables if v.name not in {field.name for field in fields}]:
+        written.append(f"no figure of {', '.join(others)}: not fields over two dimensions")
     return [*written, f"numbers: {folder / RECORD}"]
 
 

@@ -1,7 +1,7 @@
 """Comparison of sampled conformers with reference dynamics: torsions, slow coordinates, geometry, chirality, duplicates.
 
 Distributions are compared by the Jensen-Shannon divergence of their histograms in bits. The part of it that is due to finite
-sampling is measured by the divergence of one half of the reference's contiguous blocks from the other half.
+sampling is measured by the divergence of as many frames from one half of the reference's contiguous blocks from the other half.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
+from ...data.conformer_files import H5, read_stored
 from ...data.superpose import mean_structure, superposed
 from ...data.trajectories import signs
-from ...data.trajectory_files import text
 from ...schema.topology import Topology
+from .divergence import BLOCKS, baseline, divergence, histogram
 
 BINS = 36  # per torsion and per slow coordinate
-BLOCKS = 8
 LAG = 10  # frames, for the slow coordinates
 CLASH = 0.6  # of the sum of two van der Waals radii
 DUPLICATE = 0.005  # nm, root mean square deviation
@@ -49,8 +48,8 @@ class Conformers:
 class Surface:
     """Joint distributions of two coordinates: probabilities [bins, bins] of samples and reference on `edges`.
 
-    `jsd` is their divergence in bits; `floor` and `floor_error` are mean and standard deviation of the divergence between two
-    halves of the reference's blocks.
+    `jsd` is their divergence in bits; `floor` and `floor_error` are mean and standard deviation of the divergence of as many
+    frames from one half of the reference's blocks from the other half.
     """
 
     name: str
@@ -63,17 +62,15 @@ class Surface:
 
 
 def load_conformers(path: Path, label: str, structure: Path | None = None) -> Conformers:
-    """Conformers from a file of this package, or from a trajectory that mdtraj reads with a `structure`.
+    """Conformers from an HDF5 file of mdtraj or of this package, or from a trajectory that mdtraj reads with a `structure`.
 
     Raises ValueError for any other file.
     """
-    if path.suffix in (".h5", ".hdf5"):
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            if "topology" not in dataset or "coordinates" not in dataset:
-                raise ValueError(f"{path}: has no coordinates with a topology; give a file of conformers")
-            topology = Topology.from_json(text(dataset["topology"].values[0]))
-            positions = dataset["coordinates"].values.astype(np.float64)
-            logs = dataset["log_weight"].values.astype(np.float64) if "log_weight" in dataset else np.zeros(len(positions))
+    stored = read_stored(path)
+    if stored is not None:
+        topology, positions, logs = stored.topology, stored.positions, stored.log_weight
+    elif path.suffix in H5:
+        raise ValueError(f"{path}: has no coordinates with a topology; give a file of conformers")
     else:
         trajectory = _loaded(path, None if path.suffix in OWN_TOPOLOGY else structure)
         topology, positions = topology_of(trajectory.topology), trajectory.xyz.astype(np.float64)
@@ -141,33 +138,6 @@ def torsions(conformers: Conformers) -> dict[str, np.ndarray]:
     return {"phi": phi[:, [i for i, _ in both]], "psi": psi[:, [j for _, j in both]]}
 
 
-def divergence(p: np.ndarray, q: np.ndarray) -> float:
-    """Jensen-Shannon divergence of two histograms in bits: 0 for the same, 1 for disjoint ones."""
-    p, q = p / p.sum(), q / q.sum()
-    middle = (p + q) / 2
-
-    def entropy_from(a: np.ndarray) -> float:
-        occupied = a > 0
-        return float((a[occupied] * np.log2(a[occupied] / middle[occupied])).sum())
-
-    return (entropy_from(p) + entropy_from(q)) / 2
-
-
-def histogram(points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Probabilities of points [n, 2] on a grid of bins."""
-    counts = np.histogram2d(points[:, 0], points[:, 1], bins=edges, weights=weight)[0]
-    return np.asarray(counts / counts.sum())
-
-
-def split_halves(points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -> tuple[float, float]:
-    """Mean and standard deviation of the divergence between two halves of a series' blocks, over all choices of halves."""
-    cuts = np.array_split(np.arange(len(points)), BLOCKS)
-    parts = np.stack([np.histogram2d(points[cut, 0], points[cut, 1], edges, weights=weight[cut])[0] for cut in cuts])
-    halves = [list(half) for half in combinations(range(BLOCKS), BLOCKS // 2) if 0 in half]
-    divergences = [divergence(parts[half].sum(0), parts.sum(0) - parts[half].sum(0)) for half in halves]
-    return float(np.mean(divergences)), float(np.std(divergences))
-
-
 def surface(name: str, ours: np.ndarray, own: Conformers, theirs: np.ndarray, real: Conformers, *, angles: bool) -> Surface:
     """Compare samples and reference in the plane of two coordinates [n, 2]."""
     if angles:
@@ -176,7 +146,7 @@ def surface(name: str, ours: np.ndarray, own: Conformers, theirs: np.ndarray, re
         both = np.concatenate([ours, theirs])
         edges = tuple(np.linspace(low, high, BINS + 1) for low, high in zip(both.min(0), both.max(0), strict=True))  # type: ignore[assignment]
     p, q = histogram(ours, own.weight, edges), histogram(theirs, real.weight, edges)
-    floor, error = split_halves(theirs, real.weight, edges)
+    floor, error = baseline(theirs, real.weight, edges, max(1, round(own.effective)))
     return Surface(name, edges, p, q, divergence(p, q), floor, error)
 
 

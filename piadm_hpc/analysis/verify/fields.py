@@ -6,6 +6,7 @@ distance to the nearest training field; with a true field also its rank histogra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from ...schema.layout import Variable
 from ...theory.bases import SphericalHarmonics
 from ..comparison import Comparison, as_record
 from ..pages import Section, number
-from ..scores import area_weights
+from ..scores import row_weights
+
+Fields = Mapping[str, np.ndarray]
+"""Real fields [n, lat, lon] by variable, on the samples' grid."""
 
 PATTERNS = 8
 LEVELS = (0.001, 0.01, 0.5, 0.99, 0.999)
@@ -27,27 +31,27 @@ def sections_of(
     samples: xr.Dataset,
     variables: tuple[Variable, ...],
     compared: list[Comparison],
-    real: xr.Dataset | None,
-    truth: xr.Dataset | None,
-    training: xr.Dataset | None,
+    real: Fields | None,
+    truth: Fields | None,
+    training: Fields | None,
 ) -> tuple[list[Section], dict[str, Any]]:
     """Sections and numbers for every variable; a note names the inputs that were not given."""
     sections, record = [_scores(one) for one in compared], {one.variable.name: as_record(one) for one in compared}
     for variable in variables:
         fields = stacked(samples, variable)
-        weights = area_weights(samples[variable.dims[0]].values)
+        weights = row_weights(samples, variable.dims[0])
         table: dict[str, Any] = {}
         if real is not None:
-            reference = stacked(real, variable)
+            reference = real[variable.name]
             sections.append(_extremes(variable.name, fields, reference, table))
             sections.append(_patterns(variable.name, fields, reference, weights, table))
             if _global(samples, variable):
                 sections.append(_degrees(variable.name, fields, reference, samples[variable.dims[0]].values, table))
         if truth is not None:
-            sections.append(_against_truth(variable.name, fields, stacked(truth, variable), weights, table))
+            sections.append(_against_truth(variable.name, fields, truth[variable.name], weights, table))
         if training is not None:
-            others = None if real is None else stacked(real, variable)
-            sections.append(_nearest(variable.name, fields, stacked(training, variable), others, weights, table))
+            others = None if real is None else real[variable.name]
+            sections.append(_nearest(variable.name, fields, training[variable.name], others, weights, table))
         record.setdefault(variable.name, {}).update(table)
     left_out = [what for what, given in (("--against", real), ("--truth", truth), ("--training", training)) if given is None]
     if left_out:
@@ -94,7 +98,7 @@ def _extremes(name: str, fields: np.ndarray, real: np.ndarray, table: dict[str, 
 
 def _patterns(name: str, fields: np.ndarray, real: np.ndarray, weights: np.ndarray, table: dict[str, Any]) -> Section:
     """Variance of the samples along the leading area-weighted EOFs of the reference, relative to that of the reference."""
-    mean = np.nanmean(real, 0)
+    mean = np.ma.masked_invalid(real).mean(0).filled(np.nan)
     root = np.sqrt(weights)[:, None]
     ours, theirs = (np.nan_to_num((values - mean) * root).reshape(len(values), -1) for values in (fields, real))
     modes = np.linalg.svd(theirs, full_matrices=False)[2][: min(PATTERNS, len(theirs) - 1)]
@@ -148,7 +152,9 @@ def _nearest(
     name: str, fields: np.ndarray, training: np.ndarray, real: np.ndarray | None, weights: np.ndarray, table: dict[str, Any]
 ) -> Section:
     """Distance of samples, and of real fields, to the nearest training field; memorised samples are nearer than real fields."""
-    spread = float(np.sqrt(np.nansum(np.nanvar(training, 0) * weights[:, None]) / training.shape[-1]))
+    spread = float(
+        np.sqrt(np.nansum(np.ma.masked_invalid(training).var(0).filled(np.nan) * weights[:, None]) / training.shape[-1])
+    )
     rows = []
     for label, values in (("samples", fields), ("reference", real)):
         if values is not None:

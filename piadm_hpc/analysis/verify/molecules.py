@@ -9,7 +9,6 @@ import numpy as np
 
 from ..pages import Section, number
 from .conformers import (
-    BLOCKS,
     LAG,
     Conformers,
     Surface,
@@ -24,6 +23,7 @@ from .conformers import (
     torsions,
     wrong_hands,
 )
+from .divergence import BLOCKS
 
 Energy = Callable[[np.ndarray], np.ndarray]
 MOST_SHOWN = 8.0  # kT, of free energies in figures
@@ -88,10 +88,10 @@ def _surfaces(own: Conformers, real: Conformers) -> list[Surface]:
 
 def _surface_section(surfaces: list[Surface]) -> Section:
     rows = [[s.name, number(s.jsd), number(s.floor), number(s.floor_error), number(s.jsd - s.floor)] for s in surfaces]
-    head = ("Jensen-Shannon divergence [bits]", "samples", "reference halves", "+-", "excess")
+    head = ("Jensen-Shannon divergence [bits]", "samples", "as many of the reference", "+-", "excess")
     note = (
-        f"Histograms of 36 x 36 bins. Reference halves: divergence between two halves of {BLOCKS} contiguous blocks of the "
-        "reference, over all choices, which is the part that is due to finite sampling."
+        f"Histograms of 36 x 36 bins. As many of the reference: of {BLOCKS} contiguous blocks, as many frames from one half as "
+        "there are samples (at most all) and the other half, over all choices; this divergence is due to finite sampling alone."
     )
     return Section("Free-energy surfaces", head, rows, [note], [_free_energies(s) for s in surfaces])
 

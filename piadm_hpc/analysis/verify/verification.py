@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ...models.card import HELD_OUT
 from ...models.registry import find_model
 from ...store.conformers import TOPOLOGY
 from ...store.reading import open_run
-from ..comparison import compare, has_statistics
+from ..comparison import compare, fields_like, has_statistics
 from ..pages import Section, number, write_page, write_record
 from ..report.report import run_model, stored_config
 from ..report.tables import table
@@ -83,17 +82,8 @@ def _fields(
     compared = compare(dataset, model, against=against) if against is not None or has_statistics(model) else []
     if not compared and truth is None and training is None:
         raise ValueError(f"model {find_model(model).name} has no statistics; give --against, --truth or --training FILE")
-    with ExitStack() as stack:
-        opened = [None if name is None else stack.enter_context(_opened(name)) for name in (against, truth, training)]
-        return field_sections(dataset, layout, compared, *opened)
-
-
-def _opened(name: str) -> xr.Dataset:
-    try:
-        return xr.open_mfdataset(name, combine="nested", concat_dim="file") if "*" in name else xr.open_dataset(name)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name}: xarray cannot open it: {reason}") from None
+    read = [None if name is None else fields_like(find_model(model), name).fields for name in (against, truth, training)]
+    return field_sections(dataset, layout, compared, *read)
 
 
 def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:
@@ -101,7 +91,12 @@ def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:
 
     sample_dim = str(dataset.attrs["sample_dim"])
     names = str(dataset.attrs["variables"]).split()
-    return tuple(Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names)
+    variables = [Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names]
+    fields = tuple(variable for variable in variables if len(variable.dims) == 2 and "atom" not in variable.dims)
+    if not fields:
+        listed = ", ".join(f"{variable.name} over {' x '.join(variable.dims)}" for variable in variables)
+        raise ValueError(f"the samples have no fields over two dimensions to verify, only {listed}")
+    return fields
 
 
 def _cost(dataset: xr.Dataset) -> Section:

@@ -1,9 +1,9 @@
-"""An equivariant network in which atoms are alike that look alike in the molecule: messages between all pairs.
+"""An equivariant network for the conformers of one molecule, with messages between all pairs of atoms.
 
-The layers are those of Satorras, Hoogeboom and Welling 2021 (EGNN, eqs. 3 to 6), told the noise level: features of an atom
-come from its place in the graph of bonds, features of a pair from its distance and whether it is bonded, and positions move
-along the lines between atoms. Turning or shifting a state turns its output, and exchanging like atoms exchanges it. Signed
-volumes of chiral centres enter as features, since distances alone do not tell the hand of a molecule.
+The layers are those of Satorras, Hoogeboom and Welling 2021 (EGNN, eqs. 3 to 6), conditioned on the noise level. The features of
+an atom come from its place in the graph of bonds, those of a pair from its distance and whether it is bonded, and positions
+move along the lines between atoms. The output rotates with the state, and exchanging equivalent atoms exchanges their outputs.
+Signed volumes of chiral centres are features too, since distances alone do not distinguish mirror images.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ...schema.topology import Topology
 from ..config import ConformerNetworkConfig
 from .unet import LevelEmbedding
 
-FLOOR = 1e-3  # in state units: below it a distance has no direction
-REACH, WAVES = 2.5, 24  # distances, standardised, are seen through so many bells up to so far
+FLOOR = 1e-3  # in state units; shorter distances have no direction
+REACH, WAVES = 2.5, 24  # standardised distances are expanded in WAVES Gaussians between -REACH and REACH
 
 
 class Layer(nn.Module):
-    """One round of messages: pairs talk, atoms listen and move. Moves nothing at birth."""
+    """One round of messages: every pair sends one, every atom updates its features and moves. Initially nothing moves."""
 
     def __init__(self, width: int, embedding: int, features: int):
         super().__init__()
@@ -37,7 +37,7 @@ class Layer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, h: Tensor, pairs: Tensor, lines: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [rows, atoms, width] and what moves the atoms [rows, atoms, 3], from pairs [rows, atoms, atoms, features]."""
+        """Return features [rows, atoms, width] and displacements [rows, atoms, 3] for pairs [rows, atoms, atoms, features]."""
         gain, shift = self.film(level)[:, None].chunk(2, dim=2)
         seen = torch.addcmul(shift, self.norm(h), 1 + gain)
         inner = functional.silu(self.of_one(seen)[:, :, None] + self.of_other(seen)[:, None] + self.of_pair(pairs))
@@ -49,10 +49,10 @@ class Layer(nn.Module):
 
 
 class MessageNetwork(nn.Module):
-    """F(states, log-SNR): [rows, 2, atoms, 3] (noisy state, linear estimate), log-SNR [rows] -> [rows, 1, atoms, 3].
+    """A network of states [rows, 2, atoms, 3] (noisy state, linear estimate) and log-SNR [rows], returning [rows, 1, atoms, 3].
 
-    `centre` [atoms, 3] is the structure that states are deviations from, in state units; on superposed coordinates the network
-    is equivariant about it. Zero at birth.
+    `centre` [atoms, 3] is the structure that states are deviations from, in state units; on superposed coordinates the network is
+    equivariant about it. Initially it returns zero.
     """
 
     centre: Tensor
@@ -62,13 +62,13 @@ class MessageNetwork(nn.Module):
 
     def __init__(self, centre: Tensor, topology: Topology, config: ConformerNetworkConfig):
         super().__init__()
-        looks = topology.looks()
+        looks = topology.atom_classes()
         self.register_buffer("centre", centre.to(torch.float32), persistent=False)
         self.register_buffer("looks", torch.tensor(looks), persistent=False)
         self.register_buffer("bonded", _bonded(topology)[..., None], persistent=False)
         centres = torch.tensor(topology.centres(), dtype=torch.long).reshape(-1, 4)
         self.register_buffer("centres", centres, persistent=False)
-        # what training frames look like: kept with the weights, never trained
+        # statistics of the training frames, stored with the weights and never trained
         self.typical = nn.Parameter(torch.zeros(()), requires_grad=False)
         self.spread = nn.Parameter(torch.ones(2), requires_grad=False)
         self.level = LevelEmbedding(config.embedding)
@@ -77,7 +77,7 @@ class MessageNetwork(nn.Module):
         self.layers = nn.ModuleList(Layer(config.width, config.embedding, WAVES + 2) for _ in range(config.depth))
 
     def calibrate(self, frames: Tensor) -> None:
-        """Take the typical distance, and the spreads of distances and volumes, from states [n, atoms, 3]."""
+        """Set the typical distance, and the spreads of distances and volumes, from states [n, atoms, 3]."""
         positions = frames.to(torch.float32) + self.centre
         atoms = positions.shape[1]
         first, second = torch.triu_indices(atoms, atoms, 1)
@@ -91,12 +91,12 @@ class MessageNetwork(nn.Module):
     def forward(self, states: Tensor, log_snr: Tensor) -> Tensor:
         start = states[:, 1] + self.centre
         level = self.level(log_snr)
-        # how far the estimate is from the truth, per coordinate of unit variance
+        # the error of the estimate, per coordinate of unit variance
         error = torch.rsqrt(1 + log_snr.exp())[:, None]
         h = self._features(start, error)
         positions = start
         for layer in self.layers:
-            with torch.autocast(states.device.type, enabled=False):  # lengths need all digits
+            with torch.autocast(states.device.type, enabled=False):  # lengths need full precision
                 lines, distances = _lines(positions)
                 pairs = self._pairs(distances, error)
             h, moves = layer(h, pairs, lines, level)
@@ -105,7 +105,7 @@ class MessageNetwork(nn.Module):
         return moved
 
     def _features(self, positions: Tensor, error: Tensor) -> Tensor:
-        """What an atom is: its looks, and its hand if it is a chiral centre."""
+        """Return the features of atoms: the class of equivalent atoms, and the signed volume of chiral centres."""
         h: Tensor = self.kinds(self.looks).expand(len(positions), -1, -1)
         if not len(self.centres):
             return h
@@ -115,14 +115,14 @@ class MessageNetwork(nn.Module):
         return handed
 
     def _volumes(self, positions: Tensor) -> Tensor:
-        """Signed volumes [rows, centres] at chiral centres."""
+        """Return signed volumes [rows, centres] at chiral centres."""
         first, *others = (positions[:, self.centres[:, k]] for k in range(4))
         a, b, c = (other - first for other in others)
         volumes: Tensor = (a * torch.linalg.cross(b, c, dim=2)).sum(2)
         return volumes
 
     def _pairs(self, distances: Tensor, error: Tensor) -> Tensor:
-        """What a pair of atoms is: its distance in standard deviations, bells of it, and whether it is bonded."""
+        """Return the features of pairs: the standardised distance, its expansion in Gaussians, and whether it is bonded."""
         wide = torch.sqrt(self.spread[0] ** 2 + 2 * error[:, :, None] ** 2)
         seen = ((distances - self.typical) / wide)[..., None]
         tops = torch.linspace(-REACH, REACH, WAVES, device=seen.device)
@@ -131,7 +131,7 @@ class MessageNetwork(nn.Module):
 
 
 def _bonded(topology: Topology) -> Tensor:
-    """1 for bonded pairs, 0 for others: [atoms, atoms]."""
+    """Return the adjacency matrix of bonds, [atoms, atoms]."""
     bonded = torch.zeros(len(topology), len(topology))
     for one, other in topology.bonds:
         bonded[one, other] = bonded[other, one] = 1
@@ -139,7 +139,7 @@ def _bonded(topology: Topology) -> Tensor:
 
 
 def _lines(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors [rows, atoms, atoms, 3] from the second atom to the first, and distances [rows, atoms, atoms]."""
+    """Return unit vectors [rows, atoms, atoms, 3] from second to first atom, and distances [rows, atoms, atoms]."""
     apart = positions[:, :, None] - positions[:, None]
     distances = torch.sqrt((apart**2).sum(3) + FLOOR**2)
     return apart / distances[..., None], distances

@@ -1,10 +1,10 @@
-"""A small network for the conformers of one molecule: every pair of atoms seen at once, forces along pairs put out.
+"""A small network for the conformers of one molecule: from the distances of all pairs of atoms to forces along them.
 
-The atoms are few and always the same, so the molecule is one token: distances of all pairs and signed volumes of bonded
-quadruples enter a residual perceptron, and what leaves is a coefficient per pair, a force along the line between them
-(the equivariant step of Satorras et al. 2021, EGNN, eq. 4, with the messages of all pairs mixed by one matrix). Mirror
-images differ in their volumes, so the hand of a molecule is seen. On superposed coordinates the positions themselves
-enter and leave as well; without them the network is equivariant under rotations.
+The atoms are few and always the same, so the whole molecule is one token. Distances of all pairs and signed volumes of bonded
+quadruples enter a residual perceptron, which returns one coefficient per pair, a force along the line between its atoms (the
+equivariant step of Satorras et al. 2021, EGNN, eq. 4, with the messages of all pairs mixed by one matrix). Volumes distinguish
+mirror images. On superposed coordinates the positions themselves are input and output too; without them the network is
+equivariant under rotations.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..config import ConformerNetworkConfig
 from .messages import MessageNetwork
 from .unet import LevelEmbedding
 
-FLOOR = 1e-3  # in state units: below it a distance has no direction
+FLOOR = 1e-3  # in state units; shorter distances have no direction
 
 
 class Mixer(nn.Module):
-    """Residual block of a perceptron: norm, gain and shift from the noise level, two layers; starts at the identity."""
+    """A residual block of two layers, with gain and shift from the noise level; initially the identity."""
 
     def __init__(self, width: int, embedding: int):
         super().__init__()
@@ -41,11 +41,10 @@ class Mixer(nn.Module):
 
 
 class ConformerNetwork(nn.Module):
-    """F(states, log-SNR): [rows, 2, atoms, 3] (noisy state, linear estimate), log-SNR [rows] -> [rows, 1, atoms, 3].
+    """A network of states [rows, 2, atoms, 3] (noisy state, linear estimate) and log-SNR [rows], returning [rows, 1, atoms, 3].
 
-    `centre` [atoms, 3] is the structure that states are deviations from, in state units. `quadruples` [q, 4] are atoms
-    whose signed volumes the network sees. `frames` [n, atoms, 3], states of real conformers, set the scale of distances
-    and volumes. Zero at birth.
+    `centre` [atoms, 3] is the structure that states are deviations from, in state units. `quadruples` [q, 4] are the atoms whose
+    signed volumes are inputs. `calibrate` sets the scales of distances and volumes. Initially the network returns zero.
     """
 
     centre: Tensor
@@ -59,11 +58,11 @@ class ConformerNetwork(nn.Module):
         pairs = torch.triu_indices(atoms, atoms, 1)
         num_pairs, num_quads = pairs.shape[1], len(quadruples)
         self.register_buffer("centre", centre.to(torch.float32), persistent=False)
-        # differences between atoms as products with matrices of -1, 0 and 1, the fast way on every device
+        # differences between atoms as products with matrices of -1, 0 and 1, which is fast on every device
         self.register_buffer("lines", _differences(pairs[0], pairs[1], atoms), persistent=False)
         first = quadruples[:, :1].expand(-1, 3).T.reshape(-1)
         self.register_buffer("corners", _differences(quadruples[:, 1:].T.reshape(-1), first, atoms), persistent=False)
-        # what training frames look like: kept with the weights, never trained
+        # statistics of the training frames, stored with the weights and never trained
         self.typical = nn.Parameter(torch.zeros(num_pairs + num_quads), requires_grad=False)
         self.spread = nn.Parameter(torch.ones(num_pairs + num_quads), requires_grad=False)
         inputs = num_pairs + num_quads + (6 * atoms if superposed else 0)
@@ -80,7 +79,7 @@ class ConformerNetwork(nn.Module):
             nn.init.zeros_(parameter)
 
     def calibrate(self, frames: Tensor) -> None:
-        """Take typical distances and volumes, and their spreads, from states [n, atoms, 3]."""
+        """Set typical distances and volumes, and their spreads, from states [n, atoms, 3]."""
         distances, _, volumes = self._geometry(frames.to(torch.float32) + self.centre)
         seen = torch.cat([distances, volumes], dim=1)
         with torch.no_grad():
@@ -91,7 +90,7 @@ class ConformerNetwork(nn.Module):
         noisy, estimate = states.unbind(1)
         level = self.level(log_snr)
         distances, lines, volumes = self._geometry(estimate + self.centre)
-        # how far the estimate is from the truth, per coordinate of unit variance
+        # the error of the estimate, per coordinate of unit variance
         error = torch.rsqrt(1 + log_snr.exp())[:, None]
         seen = (torch.cat([distances, volumes], dim=1) - self.typical) / torch.sqrt(self.spread**2 + 2 * error**2)
         inputs = [seen, noisy.flatten(1), estimate.flatten(1)] if self.superposed else [seen]
@@ -101,7 +100,7 @@ class ConformerNetwork(nn.Module):
         gain, shift = self.film(level).chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm(h), 1 + gain)
         forces = self.forces(h) + self.stiffness(level) * seen[:, : distances.shape[1]]
-        # on every atom the sum of what acts along its pairs, equal and opposite
+        # the force on an atom is the sum over its pairs; those of a pair are equal and opposite
         with torch.autocast(states.device.type, enabled=False):
             out: Tensor = ((forces.to(lines.dtype)[:, None] * lines) @ self.lines.T).mT
         if self.moves is not None:
@@ -109,8 +108,8 @@ class ConformerNetwork(nn.Module):
         return out[:, None]
 
     def _geometry(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Distances [rows, pairs], unit vectors along them [rows, 3, pairs], signed volumes of quadruples [rows, quads]."""
-        with torch.autocast(positions.device.type, enabled=False):  # lengths need all digits
+        """Return distances [rows, pairs], unit vectors along them [rows, 3, pairs], and signed volumes [rows, quadruples]."""
+        with torch.autocast(positions.device.type, enabled=False):  # lengths need full precision
             apart = positions.mT @ self.lines
             a, b, c = (positions.mT @ self.corners).chunk(3, dim=2)
         distances = torch.sqrt((apart**2).sum(1) + FLOOR**2)
@@ -118,7 +117,7 @@ class ConformerNetwork(nn.Module):
 
 
 def _differences(plus: Tensor, minus: Tensor, atoms: int) -> Tensor:
-    """The matrix [atoms, n] whose columns take atom `minus` from atom `plus`, float32."""
+    """Return the matrix [atoms, n], float32, whose columns subtract atom `minus` from atom `plus`."""
     eye = torch.eye(atoms)
     return (eye[plus] - eye[minus]).T.contiguous()
 
@@ -130,7 +129,7 @@ def make_conformer_network(
     superposed_frame: bool,
     seed: int = 0,
 ) -> ConformerNetwork | MessageNetwork:
-    """A network for a molecule, of the kind that its configuration is for, with weights drawn from `seed`."""
+    """Return a network for a molecule, of the kind that its configuration names, with weights drawn from `seed`."""
     centre = torch.from_numpy(normalisation.mean[0] / normalisation.scale[0])
     with torch.random.fork_rng():
         torch.manual_seed(seed)

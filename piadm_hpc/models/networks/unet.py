@@ -1,7 +1,7 @@
-"""A small U-Net on a latitude-longitude grid whose convolutions know that the Earth is round.
+"""A small U-Net on a latitude-longitude grid whose convolutions continue around the globe and across the poles.
 
-Most of the work is done at half resolution behind a 2 x 2 pixel-unshuffle stem; the noise level enters every block
-through adaptive group normalisation; where the field lives enters through latitude and a few learned maps.
+Most of the work is done at half resolution, behind a 2 x 2 pixel-unshuffle stem. The noise level conditions every block through
+adaptive group normalisation; latitude and a few learned maps tell the network where on the grid it is.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..config import NetworkConfig
 
 
 class GridPad(nn.Module):
-    """Values beyond the edge of a grid [rows, channels, lat, lon].
+    """Padding of a grid [rows, channels, lat, lon] beyond its edges.
 
-    Longitude wraps round. Beyond a pole lie the same latitudes again, mirrored, on the opposite meridian. Regional
-    grids (`wrap=False`) repeat their edge.
+    Longitudes are periodic. Beyond a pole the same latitudes follow in reverse order on the opposite meridian. Regional grids
+    (`wrap=False`) repeat their edge.
     """
 
     def __init__(self, wrap: bool):
@@ -32,7 +32,7 @@ class GridPad(nn.Module):
         return self.pad(x, (width, width, width, width))
 
     def pad(self, x: Tensor, widths: tuple[int, int, int, int]) -> Tensor:
-        """x with (west, east, top, bottom) more columns and rows; none may exceed the grid itself."""
+        """Return x with (west, east, top, bottom) further columns and rows, each at most as many as the grid has."""
         west, east, top, bottom = widths
         if not self.wrap:
             return functional.pad(x, widths, mode="replicate")
@@ -45,7 +45,7 @@ class GridPad(nn.Module):
 
 
 class GridConv(nn.Module):
-    """A 3 x 3 convolution over a padded grid; `stride` 2 halves it."""
+    """A 3 x 3 convolution over a padded grid; a `stride` of 2 halves the resolution."""
 
     def __init__(self, inputs: int, outputs: int, wrap: bool, stride: int = 1):
         super().__init__()
@@ -58,7 +58,7 @@ class GridConv(nn.Module):
 
 
 class AdaptiveNorm(nn.Module):
-    """Group normalisation whose gain and shift are functions of the noise level's embedding [rows, embedding]."""
+    """Group normalisation whose gain and shift depend on the embedding of the noise level, [rows, embedding]."""
 
     def __init__(self, channels: int, embedding: int):
         super().__init__()
@@ -73,7 +73,7 @@ class AdaptiveNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block: norm, SiLU, convolution, twice; its second convolution starts at zero, the block at identity."""
+    """A residual block of norm, SiLU and convolution, twice; its second convolution is initially zero, the block the identity."""
 
     def __init__(self, inputs: int, outputs: int, config: NetworkConfig, wrap: bool):
         super().__init__()
@@ -93,7 +93,7 @@ class Block(nn.Module):
 
 
 class LevelEmbedding(nn.Module):
-    """log-SNR [rows] to features [rows, embedding]: sines and cosines of smooth, geometrically spaced frequencies."""
+    """Features [rows, embedding] of log-SNR [rows], from sines and cosines of low, geometrically spaced frequencies."""
 
     frequencies: Tensor
 
@@ -109,9 +109,9 @@ class LevelEmbedding(nn.Module):
 
 
 class GridUNet(nn.Module):
-    """F(fields, log-SNR): fields [rows, inputs, lat, lon], log-SNR [rows] -> [rows, outputs, lat, lon], zero at birth.
+    """A network of fields [rows, inputs, lat, lon] and log-SNR [rows], returning [rows, outputs, lat, lon], initially zero.
 
-    `latitudes` in degrees [lat]. Grids that the down-sampling does not divide are padded inside and cropped again.
+    `latitudes` [lat] are in degrees. Grids that the downsampling does not divide are padded inside and cropped again.
     """
 
     sphere: Tensor
@@ -158,7 +158,7 @@ class GridUNet(nn.Module):
         return x[..., crop[0] : crop[0] + self.shape[0], crop[1] : crop[1] + self.shape[1]]
 
     def _fit(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """The grid padded on all sides to a multiple of the stride, and where the original begins."""
+        """Pad the grid on all sides to a multiple of the stride; returns it and the place at which the original begins."""
         missing = [-size % self.stride for size in self.shape]
         top, west = missing[0] // 2, missing[1] // 2
         if not any(missing):
@@ -167,16 +167,16 @@ class GridUNet(nn.Module):
 
 
 def latitudes_from(values: np.ndarray) -> Tensor:
-    """Latitudes [lat] in degrees; for grids in other coordinates, evenly spaced stand-ins that keep north and south apart."""
+    """Return latitudes [lat] in degrees; grids in other coordinates get evenly spaced ones, to distinguish their rows."""
     given = torch.from_numpy(np.array(values, dtype=np.float64))
     return given if float(given.abs().max()) <= 90 else torch.linspace(-60, 60, len(given), dtype=torch.float64)
 
 
 def count_parameters(network: nn.Module) -> int:
-    """How many numbers a network learns."""
+    """Return the number of parameters of a network."""
     return sum(math.prod(p.shape) for p in network.parameters())
 
 
 def _groups(channels: int) -> int:
-    """The largest divisor of the channels not above eight."""
+    """Return the largest divisor of the number of channels that is at most eight."""
     return next(g for g in range(8, 0, -1) if channels % g == 0)

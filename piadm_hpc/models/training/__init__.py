@@ -1,1 +1,1 @@
-"""Training of models from fields and trajectories."""
+"""Training of models on fields and trajectories."""

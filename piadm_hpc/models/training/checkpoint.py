@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: a folder of tensors and one of numbers, written whole and then renamed."""
+"""Checkpoints of a training run: a folder with tensors and a JSON file, written under another name and then renamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tensors = dict[str, Tensor]
 
 @dataclass
 class TrainingState:
-    """Where a run stands: the network, its optimiser, the running average of its weights and the best average so far."""
+    """State of a training run: network, optimiser, moving average of the weights, and the best average so far."""
 
     network: nn.Module
     optimiser: torch.optim.AdamW
@@ -31,9 +31,11 @@ class TrainingState:
 
     @classmethod
     def start(cls, network: nn.Module, optimiser: torch.optim.AdamW) -> TrainingState:
+        """The state before the first step."""
         return cls(network, optimiser, copied(network), copied(network))
 
     def numbers(self) -> dict[str, Any]:
+        """The scalars of the state and the history of validation scores, for JSON."""
         return {
             "step": self.step,
             "best_step": self.best_step,
@@ -44,19 +46,19 @@ class TrainingState:
 
 
 def copied(network: nn.Module) -> Tensors:
-    """The network's weights, detached from it."""
+    """A detached copy of the network's weights by name."""
     return {name: p.detach().clone() for name, p in network.named_parameters()}
 
 
 def put(network: nn.Module, weights: Tensors) -> None:
-    """Weights into a network of the same shape."""
+    """Load weights by name into a network of the same shape."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.copy_(weights[name])
 
 
 def save_checkpoint(folder: Path, state: TrainingState, config: dict[str, Any]) -> None:
-    """The state as folder/step-N, replacing older ones; a run that is killed half-way leaves the older one."""
+    """Write the state to folder/step-N and remove older checkpoints; a run killed while writing keeps the older one."""
     target = folder / f"step-{state.step:08d}"
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -71,7 +73,10 @@ def save_checkpoint(folder: Path, state: TrainingState, config: dict[str, Any]) 
 
 
 def load_checkpoint(folder: Path, state: TrainingState, config: dict[str, Any]) -> bool:
-    """Continue from the newest checkpoint into `state`; False if there is none. ValueError if it is of another run."""
+    """Restore `state` from the newest checkpoint; False if there is none.
+
+    Raises ValueError if the checkpoint was written with another configuration.
+    """
     found = _checkpoints(folder)
     if not found:
         return False

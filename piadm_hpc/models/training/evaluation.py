@@ -1,4 +1,4 @@
-"""How well a denoiser denoises held-out states, noise level by noise level, against its own Wiener filter."""
+"""Denoising errors on held-out states at each noise level, compared with those of the reference's Wiener filter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMALL_BATCH = 2**16
 
 @dataclass(frozen=True)
 class DenoisingTable:
-    """Mean square errors per entry at each log-SNR: the denoiser's and the Gaussian reference's, one row per level."""
+    """Mean square denoising errors per entry at each log-SNR, of the denoiser and of the Gaussian reference."""
 
     log_snr: tuple[float, ...]
     denoiser: tuple[float, ...]
@@ -24,11 +24,12 @@ class DenoisingTable:
 
     @property
     def ratios(self) -> tuple[float, ...]:
+        """The denoiser's error over the Gaussian's at each level."""
         return tuple(a / b for a, b in zip(self.denoiser, self.gaussian, strict=True))
 
     @property
     def score(self) -> float:
-        """Mean logarithm of the ratios: below zero is better than Gaussian."""
+        """Mean logarithm of the ratios; below zero the denoiser is better than the Gaussian."""
         return sum(map(math.log, self.ratios)) / len(self.log_snr)
 
     def __str__(self) -> str:
@@ -37,22 +38,22 @@ class DenoisingTable:
 
 
 def even_levels(lowest: float, highest: float) -> tuple[float, ...]:
-    """The even log-SNR values strictly inside a range; its middle if there are none."""
+    """The even integers strictly inside a range of log-SNR, or its midpoint if there are none."""
     levels = tuple(2.0 * k for k in range(math.floor(lowest / 2) + 1, math.ceil(highest / 2)))
     return levels or ((lowest + highest) / 2,)
 
 
 def time_of(process: Process, log_snr: Tensor) -> Tensor:
-    """The process's time at which log(alpha^2 / sigma^2) has given values, float64."""
+    """The process's times, float64, at which log(alpha^2 / sigma^2) has the given values."""
     return process.time(torch.log1p(torch.exp(-log_snr.to(torch.float64))))
 
 
 def denoising_table(
     denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int | None = None
 ) -> DenoisingTable:
-    """Errors on states [n, *event] with noise that depends on `seed` alone; masked entries do not count.
+    """Measure denoising errors on states [n, *event], with noise that depends on `seed` alone; masked entries do not count.
 
-    The network sees `batch` states at a time, by default 16 fields or as many small states as fill 256 kB.
+    The network is evaluated on `batch` states at a time: by default 16 fields, or as many small states as fill 256 kB.
     """
     batch = batch or max(16, SMALL_BATCH // max(1, states[:1].numel()))
     generator = torch.Generator().manual_seed(seed)

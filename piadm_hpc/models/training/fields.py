@@ -1,6 +1,6 @@
-"""Training a denoiser on few fields: weighted denoising loss, averaged weights, early stopping, resumable.
+"""Training of a denoiser on few fields: weighted denoising loss, averaged weights, early stopping, checkpoints.
 
-Every random number of a step is a function of (seed, step), so a run that was interrupted ends where it would have ended.
+Every random number of a step is a function of (seed, step), so an interrupted run that continues ends with the same weights.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.gridded import GriddedData, read_fields
+from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
 from ...theory.process import by_name
 from ..config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
@@ -26,18 +27,19 @@ from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .evaluation import denoising_table, even_levels, time_of
 from .fitting import fit_reference
 from .model_folder import publish
+from .names import require_names
 
 Report = Callable[[str], None]
 Stop = Callable[[], StopReason]
 
 
 def say(line: str) -> None:
-    """Print at once, also into a log file."""
+    """Print a line and flush, so that log files show it at once."""
     print(line, flush=True)
 
 
 def never() -> StopReason:
-    """Nobody asks for a stop."""
+    """The reason to stop when there is none."""
     return StopReason.NONE
 
 
@@ -46,7 +48,10 @@ FREE_TO_CHANGE = ("steps", "patience", "max_minutes")
 
 
 class NoiseLevels:
-    """Draws of log-SNR: partly uniform, mostly where the remainder's share of the Wiener error, c_out^2 / error, is."""
+    """Distribution of the log-SNR at which the network is trained.
+
+    A part is uniform; the rest is proportional to the share of the Wiener error that the network can explain, c_out^2 / error.
+    """
 
     def __init__(self, denoiser: GaussianDenoiser, config: NoiseConfig, knots: int = 512):
         self.knots = torch.linspace(config.lowest, config.highest, knots, dtype=torch.float64)
@@ -56,7 +61,7 @@ class NoiseLevels:
         self.cumulative = torch.cumsum(density, 0)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """[count] float64, one from each of `count` equally likely strata, so that every batch covers all levels."""
+        """Draw `count` values, float64, one from each of `count` equally likely strata, so that every batch covers all levels."""
         strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
         index = torch.searchsorted(self.cumulative, strata.to(torch.float64) * self.cumulative[-1])
         return self.knots[index.clamp(max=len(self.knots) - 1)]
@@ -64,40 +69,40 @@ class NoiseLevels:
 
 @dataclass(frozen=True)
 class Objective:
-    """A denoiser's loss at drawn noise levels."""
+    """The denoising loss of a denoiser at random noise levels."""
 
     denoiser: GaussianDenoiser
     levels: NoiseLevels
     half: bool = False
 
     def __call__(self, states: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-        """A scalar for `batch` states drawn from states [n, *event]."""
+        """The loss, a scalar, on a batch drawn from states [n, *event]."""
         clean = states[_strata(min(batch, len(states)), len(states), generator)]
         t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
         return self.denoiser.loss(clean, t, self.denoiser.white(clean, generator), half=self.half)
 
 
 def _strata(batch: int, count: int, generator: torch.Generator) -> Tensor:
-    """`batch` of `count` numbers in any order, one from each of `batch` equally long stretches."""
+    """Draw `batch` of `count` indices in random order, one from each of `batch` equally long strata."""
     places = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
     return (places * count).long().clamp(max=count - 1)
 
 
 def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
-    """Read, fit, train and write the model folder `config.output`; data files are looked for from `root`.
+    """Train a model of gridded fields and write it to the folder `config.output`; data files are found from `root`.
 
-    A run that was interrupted continues from the checkpoints beside its output; `stop` says after every step whether
-    somebody asks for that. ValueError for data or settings that do not work, StopRequested when asked to stop.
+    An interrupted run continues from the checkpoints beside its output. `stop` is called after every step and returns
+    whether, and why, to stop. Raises ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
+    require_names(config.data)
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
-    latitudes = data.coordinates[config.data.spatial_dims[0]].values.tolist()
-    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, latitudes=latitudes)
+    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, **_angles(data))
     counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
     report(f"{counts}; {data.excluded} left out")
     process = by_name(config.noise.process, **config.process_parameters)
     kind = denoiser_kind(process)
-    network = None if config.network == "none" else make_network(config.network, data, config.data.wrap, config.seed, kind)
+    network = None if config.network == "none" else make_network(config.network, data, data.wrap, config.seed, kind)
     denoiser = kind(process, reference, network, mask)
     output = Path(config.output)
     state = None
@@ -107,10 +112,18 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     return publish(output, config, data, denoiser, state)
 
 
+def _angles(data: GriddedData) -> dict[str, list[float]]:
+    """Latitudes and longitudes in degrees of the data's grid, where it has any."""
+    if not geographic(data.coordinates):
+        return {}
+    latitudes, longitudes = data.coordinates.values()
+    return {"latitudes": latitudes.values.tolist(), "longitudes": longitudes.values.tolist()}
+
+
 def make_network(
     config: NetworkConfig, data: GriddedData, wrap: bool, seed: int, kind: type[GaussianDenoiser] = GaussianDenoiser
 ) -> GridUNet:
-    """A network for the data's grid and a kind of denoiser, with weights drawn from `seed`."""
+    """Make a network for the data's grid and a kind of denoiser, with initial weights drawn from `seed`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         variables = len(data.variables)
@@ -120,7 +133,7 @@ def make_network(
 
 
 class States(Protocol):
-    """States [n, *event] to train on and to validate with."""
+    """States [n, *event] for training and for validation."""
 
     @property
     def train(self) -> Tensor: ...
@@ -135,7 +148,10 @@ AnyConfig = TrainConfig | ConformerTrainConfig
 def fit_network(
     denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say, stop: Stop = never
 ) -> TrainingState:
-    """Train the denoiser's network in place, leaving the best averaged weights in it. ValueError if the loss is not finite."""
+    """Train the denoiser's network in place and leave the best averaged weights in it.
+
+    Raises ValueError if the loss is not finite, StopRequested after a stop.
+    """
     network = denoiser.network
     if network is None:
         raise ValueError("fit_network needs a denoiser with a network")
@@ -166,7 +182,7 @@ def fit_network(
 
 
 def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig) -> float:
-    """One step of AdamW on one batch; its loss."""
+    """Take one step of AdamW on one batch and return the loss."""
     options, network = config.optimiser, state.network
     torch.manual_seed(config.seed * 1_000_003 + state.step)  # for dropout
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
@@ -186,7 +202,7 @@ def _step(state: TrainingState, objective: Objective, states: Tensor, config: An
 
 
 def _average(state: TrainingState, decay: float) -> None:
-    """Exponential moving average of the weights, with a short memory at first."""
+    """Update the exponential moving average of the weights; its memory is short at first."""
     keep = min(decay, (1 + state.step) / (10 + state.step))
     with torch.no_grad():
         for name, parameter in state.network.named_parameters():
@@ -194,7 +210,7 @@ def _average(state: TrainingState, decay: float) -> None:
 
 
 def _schedule(step: int, options: OptimiserConfig) -> float:
-    """Warm-up to one, then half a cosine to one hundredth."""
+    """The factor of the learning rate: linear warm-up to one, then half a cosine down to one hundredth."""
     if step < options.warm_up:
         return (step + 1) / options.warm_up
     passed = (step - options.warm_up) / max(1, options.steps - options.warm_up)
@@ -202,7 +218,7 @@ def _schedule(step: int, options: OptimiserConfig) -> float:
 
 
 def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, config: AnyConfig, report: Report) -> None:
-    """Score the averaged weights on held-out states (training states if none are held out) and keep them if best."""
+    """Score the averaged weights on validation states, or on training states without any, and keep them if they are the best."""
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
     held = data.validation if len(data.validation) else data.train
     put(state.network, state.average)
@@ -224,7 +240,7 @@ def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
 
 
 def _identity(config: AnyConfig) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued."""
+    """The part of the configuration that must be equal for a checkpoint to be continued."""
     record: dict[str, Any] = config.model_dump(mode="json", exclude={"output", "title", "horizon", "delta", "stored"})
     for key in FREE_TO_CHANGE:
         record["optimiser"].pop(key)
@@ -232,7 +248,7 @@ def _identity(config: AnyConfig) -> dict[str, Any]:
 
 
 class _Clock:
-    """Minutes trained, earlier sittings included, and a line every thirty seconds."""
+    """Minutes of training, those before an interruption included; reports progress every thirty seconds."""
 
     def __init__(self, minutes: float, report: Report, every: float = 30.0):
         self.begun, self.report, self.every = time.monotonic() - 60 * minutes, report, every

@@ -1,10 +1,12 @@
-"""Fitting the Gaussian reference to training fields without fitting their noise."""
+"""Fit of the Gaussian reference to training fields, regularised by held-out fields."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.grids import why_not_global
 from ...gaussian.harmonics import fit_harmonic_eof
 from ...gaussian.masked import MaskedEOF
 from ...gaussian.reference import GaussianReference, from_fields
@@ -19,11 +21,14 @@ def fit_reference(
     *,
     mask: Tensor | None = None,
     latitudes: list[float] | None = None,
+    longitudes: list[float] | None = None,
 ) -> GaussianReference:
-    """The reference of states [n, *event] in float64; `mask` [*event] is true where there are data.
+    """Fit the Gaussian reference of states [n, *event], in float64.
 
-    Held-out states `validation` choose the rank of EOFs and the variance of what they leave out. ValueError if the
-    basis does not go with a mask or the rank with the number of states.
+    `mask` [*event] is true where there are data. `latitudes` and `longitudes` in degrees are those of the grid, None where
+    it has none. Held-out states `validation` choose the rank of EOFs and the variance outside them, and how far the
+    covariance of "harmonic_eof" is regularised; without them EOFs use the last fifth of the training states. Raises
+    ValueError if the basis does not suit the mask or the grid, or the rank the number of states.
     """
     fields = train.to(torch.float64)
     if config.basis == "eof":
@@ -31,9 +36,12 @@ def fit_reference(
     if mask is not None and config.basis != "pixelwise":
         gaps = int((~mask).sum())
         raise ValueError(f"basis {config.basis!r} needs fields without gaps, these have {gaps}; use 'eof' or 'pixelwise'")
-    if config.basis == "harmonic_eof":
-        if latitudes is None or max(map(abs, latitudes)) > 90:
-            raise ValueError("basis 'harmonic_eof' needs a global grid with latitudes in degrees; use 'eof'")
+    if config.basis in ("harmonic_eof", "spherical"):
+        columns = None if longitudes is None else np.array(longitudes)
+        reason = "it has no latitudes" if latitudes is None else why_not_global(np.array(latitudes), columns)
+        if reason is not None:
+            raise ValueError(f"basis {config.basis!r} needs a global grid with latitudes in degrees, and {reason}; use 'eof'")
+    if config.basis == "harmonic_eof" and latitudes is not None:
         lmax = config.lmax or min(train.shape[1], train.shape[2] // 2)
         return fit_harmonic_eof(fields, validation.to(torch.float64), latitudes, lmax, config.split)
     return from_fields(fields, _plain_basis(config, tuple(train.shape[1:]), latitudes))
@@ -68,16 +76,16 @@ def _fit_eof(train: Tensor, validation: Tensor, config: ReferenceConfig, mask: T
 
 
 def _decompose(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean [d], variances (descending) and modes [k, d] of states [n, d]."""
+    """Principal components of states [n, d]: mean [d], variances [k] in descending order, modes [k, d]."""
     mean = flat.mean(0)
     _, singular, modes = torch.linalg.svd(flat - mean, full_matrices=False)
     return mean, singular**2 / (len(flat) - 1), modes
 
 
 def _size_up(probe: Tensor, held: Tensor, config: ReferenceConfig, size: int, most: int) -> tuple[int, Tensor]:
-    """The rank, and the variance per direction outside the modes, [1], as held-out states [n, d] see them.
+    """Choose the rank, and the variance [1] of every direction outside the modes, by held-out states [n, d].
 
-    Training states understate the latter, since the modes were fitted to them.
+    Training states underestimate that variance, since the modes were fitted to them.
     """
     mean, variances, modes = _decompose(probe)
     inside = ((held - mean) @ modes[:most].T).square().mean(0)

@@ -1,4 +1,4 @@
-"""From a finished training run to a model folder: the card with its evidence, the arrays, the weights."""
+"""Model folders of finished training runs: the card with its scores, the arrays, the weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AnyConfig = TrainConfig | ConformerTrainConfig
 
 
 class Parts(Protocol):
-    """Training, validation and test states [n, *event], and the files they come from."""
+    """Training, validation and test states [n, *event], and the names of their files."""
 
     @property
     def train(self) -> Tensor: ...
@@ -46,7 +46,7 @@ class Parts(Protocol):
 def publish(
     folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser, state: TrainingState | None
 ) -> Path:
-    """Score the denoiser on held-out states and write the model folder; returns it."""
+    """Score the denoiser on held-out states, write the model folder and return it."""
     card = make_card(
         config,
         data,
@@ -55,7 +55,7 @@ def publish(
         state,
         normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
         anomaly=config.data.anomaly,
-        wrap=config.data.wrap,
+        wrap=data.wrap,
         variables=tuple(_variable_card(v) for v in data.variables),
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
@@ -66,7 +66,7 @@ def publish(
 def make_card(
     config: AnyConfig, data: Parts, excluded: int, denoiser: GaussianDenoiser, state: TrainingState | None, **own: Any
 ) -> Card:
-    """The card with its evidence, scores on held-out states; `own` is what only one kind of data says."""
+    """The model card with scores on held-out states; `own` are the entries that depend on the kind of data."""
     return Card(
         format=FORMAT,
         name=config.name,
@@ -94,7 +94,7 @@ def make_card(
 
 
 def package_version() -> str:
-    """The version that wrote a card, or "unknown" when run from a tree that is not installed."""
+    """The version of the installed package, or "unknown" if it is not installed."""
     try:
         return version("piadm_hpc")
     except PackageNotFoundError:
@@ -102,9 +102,9 @@ def package_version() -> str:
 
 
 def process_card(config: AnyConfig, denoiser: GaussianDenoiser) -> ProcessCard:
-    """Recommended times: start where the strongest mode keeps a hundredth of unit variance, stop at a noise level of 1.4 %.
+    """Recommended times: start where the strongest mode has a hundredth of unit variance left, stop at a noise level of 1.4 %.
 
-    The noise that is left stands in the samples: at 3 % it adds a fifth to the power of the smallest scales of a climate field.
+    Samples contain the remaining noise: 3 % of it adds a fifth to the power of the smallest scales of a climate field.
     """
     forgotten = max(8.0, math.ceil(math.log(max(1.0, float(denoiser.reference.spectrum.max())) / 0.01)))
     horizon = config.horizon or _at(denoiser.process, forgotten)
@@ -130,9 +130,9 @@ def _variable_card(variable: Variable) -> VariableCard:
 
 
 def training_card(config: AnyConfig, network: nn.Module | None, state: TrainingState | None) -> TrainingCard:
-    """How the weights came about, with the configuration that makes them again."""
+    """How the weights were trained, with the configuration that reproduces them."""
     record = config.model_dump(mode="json", exclude_none=True)
-    # TOML has no infinity in the configurations people write; leaving it out means the same
+    # an absent limit means the same, and is easier to read than inf
     if math.isinf(config.optimiser.max_minutes):
         record["optimiser"].pop("max_minutes")
     record.pop("output")
@@ -147,7 +147,7 @@ def training_card(config: AnyConfig, network: nn.Module | None, state: TrainingS
 
 
 def scores_of(config: AnyConfig, data: Parts, denoiser: GaussianDenoiser) -> dict[str, ScoreCard]:
-    """Denoising errors on validation and test states."""
+    """Denoising errors on validation and test states, by part."""
     levels = even_levels(config.noise.lowest, config.noise.highest)
     parts = {"validation": data.validation, "test": data.test}
     return {
@@ -170,6 +170,8 @@ def _score_card(table: DenoisingTable, states: int) -> ScoreCard:
     )
 
 
-def _climatology(monthly: np.ndarray, grid: tuple[str, ...]) -> dict[str, Coordinate]:
-    attrs = {"long_name": "mean of each calendar month, removed from the fields and not added back"}
-    return {"climatology": Coordinate(("month", "variable", *grid), monthly, attrs)}
+def _climatology(removed: np.ndarray, grid: tuple[str, ...]) -> dict[str, Coordinate]:
+    """The mean [1 or 12, variables, lat, lon] that anomalies are deviations from."""
+    what, dim = ("mean of each calendar month", "month") if len(removed) == 12 else ("mean over time", "all_times")
+    attrs = {"long_name": f"{what}, removed from the fields and not added back"}
+    return {"climatology": Coordinate((dim, "variable", *grid), removed, attrs)}

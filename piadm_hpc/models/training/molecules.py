@@ -1,4 +1,4 @@
-"""Training a model of conformers: trajectory to states, Gaussian reference of the inner motions, network, model folder."""
+"""Training of a model of conformers: states from trajectories, Gaussian reference of internal motions, network, model folder."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .checkpoint import TrainingState
 from .fields import Report, Stop, fit_network, never, say
 from .model_folder import make_card
 
-CENTRED_ON = 20_000  # frames that the mean structure is found from
-SMALLEST = 1e-8  # variance of a mode that is kept, of the largest one's
+CENTRED_ON = 20_000  # number of frames from which the mean structure is computed
+SMALLEST = 1e-8  # smallest variance of a mode, relative to the largest one
 
 
 @dataclass(frozen=True)
 class ConformerData:
-    """States [n, atoms, 3] float32 for training, validation and test, and how to read them in nanometres.
+    """States [n, atoms, 3] float32 for training, validation and test, and their normalisation to nanometres.
 
-    `constraint` [3 atoms, k] are the rigid motions that no state has. `held_out` are the frames of the test part themselves.
+    States have no component along the rigid motions `constraint` [3 atoms, k]. `held_out` are the test frames themselves.
     """
 
     train: Tensor
@@ -52,10 +52,10 @@ class ConformerData:
 
 
 def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
-    """Read, fit, train and write the model folder `config.output`; trajectories are looked for from `root`.
+    """Train a model of conformers and write it to the folder `config.output`; trajectories are found from `root`.
 
-    A run that was interrupted continues from the checkpoints beside its output; `stop` says after every step whether
-    somebody asks for that. ValueError for data or settings that do not work, StopRequested when asked to stop.
+    An interrupted run continues from the checkpoints beside its output. `stop` is called after every step and returns
+    whether, and why, to stop. Raises ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
     data = read_conformers(config.data, root, seed=config.seed)
     left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
@@ -75,7 +75,7 @@ def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), repor
 
 
 def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> ConformerData:
-    """States in units of their spread: deviations from the mean structure when superposed, positions about zero otherwise."""
+    """Read trajectories as states in units of their spread: deviations from the mean structure, or centred positions."""
     frames = read_frames(config, root)
     parts = split(config, frames)
     drawn = {name: unweighted(part, seed=seed) if len(part.file) else part.positions for name, part in parts.items()}
@@ -105,10 +105,10 @@ def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> Confo
 
 
 def fit_conformer_reference(states: Tensor, alignment: str) -> GaussianReference:
-    """All modes of the states [n, atoms, 3] in which they vary, and none of the rest.
+    """Fit a Gaussian to states [n, atoms, 3], supported on the directions in which they vary.
 
-    Superposed: principal components of all coordinates. Centred: the covariance of atoms, alike in x, y and z, since
-    every orientation is as likely as any other.
+    Superposed states have the principal components of all coordinates. Centred ones have a covariance between atoms that
+    is the same in x, y and z, since all orientations are equally likely.
     """
     fields = states.to(torch.float64)
     count, atoms, _ = fields.shape
@@ -128,7 +128,7 @@ def fit_conformer_reference(states: Tensor, alignment: str) -> GaussianReference
 def publish_conformers(
     folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None
 ) -> Path:
-    """Score the denoiser on held-out frames and write the model folder; returns it."""
+    """Score the denoiser on held-out frames, write the model folder and return it."""
     layout = conformer_layout(data.topology)
     alignment = config.data.alignment
     card = make_card(
@@ -161,7 +161,7 @@ def publish_conformers(
 
 
 def _write_held_out(path: Path, config: ConformerTrainConfig, data: ConformerData) -> None:
-    """Evenly spaced frames of the test part as a conformer file, positions rounded to 1e-4 nm, with their log-weights."""
+    """Write evenly spaced test frames, rounded to 1e-4 nm, with their log-weights as a file of conformers."""
     frames, layout = data.held_out, conformer_layout(data.topology)
     count = len(frames.file)
     chosen = np.unique(np.linspace(0, count - 1, min(count, config.held_out_frames)).round().astype(int))

@@ -1,4 +1,4 @@
-"""What training and held-out fields look like, kept with a model so that generated fields can be judged without the data."""
+"""Statistics of training and held-out fields, kept with a model so that its samples can be scored without the data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ...schema.layout import Coordinate
 
 
 def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Mean one-sided power per zonal wavenumber of fields [samples, lat, lon], rows weighted by `area` [lat]: [nlon // 2 + 1].
+    """Mean one-sided power per zonal wavenumber, [nlon // 2 + 1], of fields [samples, lat, lon].
 
-    It adds up to the area-weighted mean square of the fields.
+    Rows are weighted by `area` [lat]; the powers add up to the area-weighted mean square of the fields.
     """
     nlon = fields.shape[-1]
     power = np.abs(np.fft.rfft(fields, axis=-1) / nlon) ** 2
@@ -22,10 +22,10 @@ def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
 
 
 def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordinate]:
-    """Arrays for a model's statistics.h5, in physical units and per part of the data (training, held out).
+    """The arrays of a model's statistics.h5, in physical units, for each part of the data.
 
-    Mean and standard deviation fields, zonal power of the deviations from the training mean, area means of every field,
-    and evenly spaced held-out fields as examples. Points without data count as zero deviation in power and area means.
+    They are fields of the mean and the standard deviation, zonal power of the deviations from the training mean, area means
+    of every field, and evenly spaced held-out fields. Points without data count as zero deviation in power and area means.
     """
     lat, lon = data.coordinates.values()
     area = np.cos(np.deg2rad(lat.values)).clip(min=0) if np.abs(lat.values).max() <= 90 else np.ones(len(lat.values))

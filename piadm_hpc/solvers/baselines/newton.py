@@ -36,7 +36,7 @@ class Newton(PicardSolver):
         if options.window is not None or options.pipelined or problem.chain.reads > 1:
             raise ValueError("newton: a block is solved whole, and its score reads one field; no window, no pipeline")
         if problem.chain.sigma is None:
-            raise ValueError("newton: slopes are bounded by the noise level; give the chain its alpha and sigma")
+            raise ValueError("newton: its probes are of the size of the noise; give the chain its alpha and sigma")
         super().__init__(problem, block, first, samples, options, *rest, **more)
         z = self.trajectory.z
         self.maps = z.new_zeros(*z.shape[:2], z.shape[-1], z.shape[-2], z.shape[-2])

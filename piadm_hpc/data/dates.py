@@ -1,0 +1,146 @@
+"""When samples are: dates decoded, the month that a stamp stands for, samples that occur twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import xarray as xr
+
+
+@dataclass(frozen=True)
+class Dates:
+    """Dates of samples [n]: `key` rises with time in any calendar, `month` is the calendar month 1-12.
+
+    `notes` says what was read into the stamps, one line each.
+    """
+
+    key: np.ndarray
+    month: np.ndarray
+    notes: tuple[str, ...] = ()
+
+
+def dates_of(dataset: xr.Dataset, sample_dims: Sequence[str], variable: str) -> Dates | str:
+    """Dates of all samples, row by row over `sample_dims`, or why there are none.
+
+    The dataset's times are not decoded yet. A stamp stands for the middle of its bounds. Without bounds, a mean over time
+    stamped at the first instants of February to January stands for the months that end there. Raises ValueError for
+    times that are missing.
+    """
+    reasons = []
+    for dim in sample_dims:
+        stamps = decoded(dataset, dim)
+        if isinstance(stamps, str):
+            reasons.append(stamps)
+            continue
+        stamps, notes = _middle(dataset, dim, stamps, str(dataset[variable].attrs.get("cell_methods", "")))
+        key, month = _key(stamps), stamps.dt.month.values.astype(np.int64)
+        if notes == [END_OF_MONTH.format(dim)]:
+            month = (month - 2) % 12 + 1
+        shape = [dataset.sizes[d] for d in sample_dims]
+        along = [-1 if d == dim else 1 for d in sample_dims]
+        return Dates(
+            np.broadcast_to(key.reshape(along), shape).ravel(), np.broadcast_to(month.reshape(along), shape).ravel(), tuple(notes)
+        )
+    return "; ".join(reasons)
+
+
+END_OF_MONTH = "{0} holds the ends of months (means over time, stamped from February to January); labelled by the month before"
+FIRST_INSTANTS = (
+    "{0} holds the first instants of February to January, taken as the beginnings of these months; "
+    "if they are the ends of January to December, add bounds or cell_methods = 'time: mean' to the file"
+)
+
+
+def decoded(dataset: xr.Dataset, dim: str) -> xr.DataArray | str:
+    """The dates along a dimension, or why it has none. Raises ValueError for dates that are missing."""
+    if dim not in dataset.coords:
+        return f"{dim} has no coordinate"
+    raw = dataset[dim]
+    if raw.dtype.kind == "M":
+        return raw
+    units, calendar = raw.attrs.get("units"), raw.attrs.get("calendar")
+    described = f"{dim} has {'no units' if units is None else f'units {units!r}'}"
+    described += "" if calendar is None else f" and calendar {calendar!r}"
+    if raw.dtype.kind not in "fiu":
+        return f"{dim} holds {raw.dtype}, not times"
+    if units is None or " since " not in str(units):
+        return described + ("" if units is None else ", which are no time since a date")
+    absent = np.flatnonzero(~np.isfinite(raw.values.astype(np.float64)))
+    if len(absent):
+        raise ValueError(f"{dim} is missing for {len(absent)} of {raw.size} samples, at positions {_shown(absent)}; remove them")
+    attrs = {name: raw.attrs[name] for name in ("units", "calendar") if name in raw.attrs}
+    try:
+        return xr.decode_cf(xr.Dataset(coords={dim: (dim, raw.values, attrs)}), decode_timedelta=False)[dim]
+    except (ValueError, TypeError, OverflowError, ImportError):
+        return f"{described}, which cannot be decoded"
+
+
+def _shown(positions: np.ndarray) -> str:
+    return ", ".join(map(str, positions[:5])) + (", ..." if len(positions) > 5 else "")
+
+
+def _middle(dataset: xr.Dataset, dim: str, stamps: xr.DataArray, cell_methods: str) -> tuple[xr.DataArray, list[str]]:
+    """Dates in the middle of their bounds, where the file has any, and what was noticed."""
+    name = dataset[dim].attrs.get("bounds")
+    if name in dataset and dataset[name].ndim == 2 and dataset[name].shape == (stamps.size, 2):
+        # CF section 7.1: bounds have the units and the calendar of their coordinate
+        attrs = dataset[name].attrs | {key: dataset[dim].attrs[key] for key in ("units", "calendar") if key in dataset[dim].attrs}
+        ends = dataset[name].values.astype(np.float64).mean(1)
+        middle = decoded(xr.Dataset(coords={dim: (dim, ends, attrs)}), dim)
+        if not isinstance(middle, str):
+            moved = int((middle.dt.month.values != stamps.dt.month.values).sum())
+            return middle, [f"{moved} stamps of {dim} are labelled by the middle of {name}"] if moved else []
+    if _first_instants(stamps) and stamps.size % 12 == 0 and stamps.dt.month.values[0] == 2:
+        return stamps, [(END_OF_MONTH if _mean_over(cell_methods, dim) else FIRST_INSTANTS).format(dim)]
+    return stamps, []
+
+
+def _first_instants(stamps: xr.DataArray) -> bool:
+    """Whether stamps are the first instants of consecutive months."""
+    month = stamps.dt.year.values * 12 + stamps.dt.month.values
+    seconds = (stamps.dt.day.values - 1) * 86400 + stamps.dt.hour.values * 3600 + stamps.dt.minute.values * 60
+    return bool(stamps.size > 1 and (np.diff(month) == 1).all() and not seconds.any())
+
+
+def _mean_over(cell_methods: str, dim: str) -> bool:
+    words = cell_methods.replace(":", " ").split()
+    return dim in words and any(method in words for method in ("mean", "sum", "maximum", "minimum", "mid_range"))
+
+
+def _key(stamps: xr.DataArray) -> np.ndarray:
+    """An integer that rises with time, in any calendar."""
+    part = {
+        name: getattr(stamps.dt, name).values.astype(np.int64) for name in ("year", "month", "day", "hour", "minute", "second")
+    }
+    days = (part["year"] * 12 + part["month"] - 1) * 31 + part["day"] - 1
+    key: np.ndarray = ((days * 24 + part["hour"]) * 60 + part["minute"]) * 60 + part["second"]
+    return key
+
+
+def text_of(key: int) -> str:
+    """The date of a key as YYYY-MM-DD."""
+    days = int(key) // 86400
+    month, day = divmod(days, 31)
+    year, month = divmod(month, 12)
+    return f"{year:04d}-{month + 1:02d}-{day + 1:02d}"
+
+
+def first_alike(values: np.ndarray, key: np.ndarray | None) -> np.ndarray:
+    """For every sample [n, ...] the number of the first one with the same date and the same field; constant fields are unlike.
+
+    Without dates fields alone are compared.
+    """
+    count = len(values)
+    first = np.arange(count)
+    dates = np.zeros(count, dtype=np.int64) if key is None else key
+    _, group, sizes = np.unique(dates, return_inverse=True, return_counts=True)
+    seen: dict[tuple[int, bytes], int] = {}
+    for k in np.flatnonzero(sizes[group] > 1):
+        field = values[k]
+        if np.nanmin(field) < np.nanmax(field):
+            digest = blake2b(np.ascontiguousarray(field).tobytes(), digest_size=16).digest()
+            first[k] = seen.setdefault((int(dates[k]), digest), int(k))
+    return first

@@ -1,0 +1,147 @@
+"""Opening one gridded file through xarray: any format, whole, with the names of the recipe and its chosen dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from .dates import decoded
+from .headers import require_whole
+from .selection import Choice, nearest_names, selected
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which fields to read from files.
+
+    `variables`, `sample_dims` and `spatial_dims` are names after `rename`, which maps names of the files to names used
+    here. `select` chooses one value along any other dimension. `missing_values` are numbers that stand for missing ones;
+    variables in `allow_outliers` may hold values far outside all others. `units` converts a variable's units. Of a file of
+    more than `most` samples evenly spaced ones are read.
+
+    A recipe is `exact`: every dimension it names must be there. Files that are compared with a model need not be: what
+    it renames or selects is applied where it is found, and dimensions in `sample_dims`, or with dates, count samples.
+    """
+
+    variables: tuple[str, ...]
+    spatial_dims: tuple[str, str]
+    sample_dims: tuple[str, ...] = ("time",)
+    select: Mapping[str, Choice] = field(default_factory=dict)
+    rename: Mapping[str, str] = field(default_factory=dict)
+    missing_values: tuple[float, ...] = ()
+    allow_outliers: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
+    exact: bool = True
+    most: int | None = None
+
+
+def open_fields(path: Path) -> xr.Dataset:
+    """The dataset in a file, times not decoded, by xarray's own choice of reader, or as plain HDF5 without dimension names.
+
+    Raises ValueError for a file that breaks off, and for one that no reader can open.
+    """
+    require_whole(path)
+    attempts: list[dict[str, Any]] = [{}, {"engine": "h5netcdf", "phony_dims": "access"}]
+    causes = []
+    for options in attempts:
+        try:
+            return xr.open_dataset(path, decode_times=False, **options)
+        except (ValueError, OSError, TypeError, KeyError, ImportError, RuntimeError) as error:
+            causes.append(str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__)
+    raise ValueError(
+        f"cannot be read as NetCDF, HDF5 or Zarr: xarray cannot open it ({causes[0]}); "
+        "a reader may be missing, see the extra 'climate'"
+    )
+
+
+def renamed(dataset: xr.Dataset, rename: Mapping[str, str]) -> xr.Dataset:
+    """The dataset with its names as in the recipe; ValueError for names that would then occur twice."""
+    there = {str(name) for name in (*dataset.variables, *dataset.dims)}
+    known = {old: new for old, new in rename.items() if old in there}
+    twice = [new for new in known.values() if new in there - set(known)]
+    if twice:
+        raise ValueError(f"rename: there is already a {', '.join(twice)}; choose another name")
+    return dataset.rename(known)
+
+
+def chosen(dataset: xr.Dataset, request: Request) -> tuple[xr.Dataset, tuple[str, ...]]:
+    """The variables with dimensions in order (samples, lat, lon), and which dimensions count samples.
+
+    Raises ValueError listing absent variables and dimensions, selections that do not work, and further dimensions.
+    """
+    names = [str(name) for name in dataset.data_vars]
+    absent = "no variable {0!r}" if request.exact else "there is no {0} among its variables"
+    mistakes = [f"{absent.format(v)}; {nearest_names(v, names)}" for v in request.variables if v not in names]
+    present = [v for v in request.variables if v in names]
+    mistakes += [f"{v} holds {dataset[v].dtype}, not numbers" for v in present if dataset[v].dtype.kind not in "fiu"]
+    if not request.exact:
+        dims = {str(dim) for name in present for dim in dataset[name].dims}
+        select = {dim: value for dim, value in request.select.items() if dim in dims}
+        sample_dims = _samples(dataset, present, request, select)
+    else:
+        select, sample_dims = dict(request.select), request.sample_dims
+    found, wrong = selected(_with_dates(dataset, select), select, sample_dims)
+    mistakes += wrong
+    mistakes += _dimension_mistakes(found, present, (*sample_dims, *request.spatial_dims), select)
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    wanted = [*sample_dims, *request.spatial_dims]
+    fields = found[present].squeeze([dim for dim in found[present].dims if dim not in wanted]).transpose(*wanted)
+    return fields, sample_dims
+
+
+def thinning(fields: xr.Dataset, sample_dims: Sequence[str], most: int | None) -> dict[str, np.ndarray]:
+    """Evenly spaced positions along the longest dimension of samples, where there are more than `most` samples."""
+    count = prod(fields.sizes[dim] for dim in sample_dims)
+    if most is None or count <= most:
+        return {}
+    longest = max(sample_dims, key=lambda dim: fields.sizes[dim])
+    size = fields.sizes[longest]
+    kept = max(1, most * size // count)
+    return {longest: np.unique(np.linspace(0, size - 1, kept).round().astype(int))}
+
+
+def _samples(dataset: xr.Dataset, present: Sequence[str], request: Request, select: Mapping[str, Choice]) -> tuple[str, ...]:
+    """The dimensions that count samples in a file which no recipe describes."""
+    dims = dict.fromkeys(str(dim) for name in present for dim in dataset[name].dims)
+    others = [dim for dim in dims if dim not in request.spatial_dims and dim not in select]
+    return tuple(dim for dim in others if dim in request.sample_dims or _has_dates(dataset, dim))
+
+
+def _has_dates(dataset: xr.Dataset, dim: str) -> bool:
+    if dim not in dataset.coords:
+        return False
+    return dataset[dim].dtype.kind == "M" or " since " in str(dataset[dim].attrs.get("units", ""))
+
+
+def _with_dates(dataset: xr.Dataset, select: Mapping[str, Choice]) -> xr.Dataset:
+    """The dataset with the dates along dimensions that a date is chosen from decoded."""
+    for dim in select:
+        if dim in dataset.dims and _has_dates(dataset, dim):
+            with suppress(ValueError):  # dates that are missing are no choice
+                dates = decoded(dataset, dim)
+                dataset = dataset if isinstance(dates, str) else dataset.assign_coords({dim: dates})
+    return dataset
+
+
+def _dimension_mistakes(
+    dataset: xr.Dataset, present: Sequence[str], wanted: Sequence[str], select: Mapping[str, Choice]
+) -> list[str]:
+    mistakes = []
+    for name in present:
+        has = [str(dim) for dim in dataset[name].dims]
+        mistakes += [f"{name} has no dimension {dim!r}; it has {', '.join(has)}" for dim in wanted if dim not in has]
+        further = [dim for dim in has if dim not in wanted and dataset.sizes[dim] > 1 and dim not in select]
+        mistakes += [
+            f"{name} has a further dimension {dim!r} of {dataset.sizes[dim]} values; "
+            "name it in sample_dims or choose from it with select"
+            for dim in further
+        ]
+    return mistakes

@@ -1,0 +1,236 @@
+"""Horizontal grids as files describe them: radians, latitudes past the pole, cyclic points, two-dimensional coordinates.
+
+What can be put right in one way only is put right, with a line for the log; everything else is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..schema.layout import Coordinate
+
+SAME = 1e-3
+"""Coordinates this close are the same, in degrees or the grid's own units."""
+
+OVERSHOOT = 0.01
+"""Degrees by which rounding may carry a latitude past the pole."""
+
+KINDS = {
+    "latitude": ({"latitude", "grid_latitude"}, {"lat", "lats", "latitude", "latitudes", "nav_lat", "rlat", "tlat", "ylat"}),
+    "longitude": ({"longitude", "grid_longitude"}, {"lon", "lons", "longitude", "longitudes", "nav_lon", "rlon", "tlon", "xlon"}),
+}
+"""Standard names, and usual names, of the angles of a grid."""
+
+LENGTHS = {"m", "km", "metre", "metres", "meter", "meters", "kilometre", "kilometres", "kilometer", "kilometers"}
+RADIANS = {"radian", "radians", "rad"}
+DEGREES = {"latitude": "degrees_north", "longitude": "degrees_east"}
+UNITS = {
+    f"{degree}{join}{side}": kind
+    for degree in ("degree", "degrees")
+    for join in ("_", "")
+    for sides, kind in ((("north", "N"), "latitude"), (("east", "E"), "longitude"))
+    for side in sides
+}
+"""Units that say by themselves which angle is meant (CF sections 4.1 and 4.2)."""
+
+
+def kind_of(name: str, attrs: Mapping[Any, Any]) -> str | None:
+    """What a coordinate is by its attributes or its usual name: "latitude", "longitude", "length", or None."""
+    units = str(attrs.get("units", ""))
+    if units in UNITS:
+        return UNITS[units]
+    if units.lower() in LENGTHS:
+        return "length"
+    for kind, (standard, usual) in KINDS.items():
+        if attrs.get("standard_name") in standard or ("standard_name" not in attrs and name.lower() in usual):
+            return kind
+    return None
+
+
+def settled(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -> tuple[xr.Dataset, list[str]]:
+    """The chosen `variables` of a `dataset` with one coordinate in degrees along both `dims`, in order round the globe.
+
+    Returns what was put right, one line each. Raises ValueError listing what could not be.
+    """
+    fields, notes = _with_coordinates(dataset, variables, dims)
+    kinds = [kind_of(dim, fields[dim].attrs) if dim in fields.coords else None for dim in dims]
+    if kinds[0] == "longitude" or kinds[1] == "latitude":
+        raise ValueError(f"spatial_dims are {list(dims)}, and {dims[1]!r} is the latitude; give latitude first, then longitude")
+    mistakes = [_bad_values(dim, fields[dim].values) for dim in dims if dim in fields.coords]
+    if any(mistakes):
+        raise ValueError("; ".join(filter(None, mistakes)))
+    if kinds == ["latitude", "longitude"]:
+        for mend in (_degrees, _poles, _round):
+            fields, note = mend(fields, *dims)
+            notes += note
+    unordered = [dim for dim in dims if dim in fields.coords and not _steady(fields[dim].values)]
+    if unordered:
+        raise ValueError(f"the values of {' and '.join(unordered)} do not rise or fall steadily; sort the file by them")
+    return fields, notes
+
+
+def _with_coordinates(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -> tuple[xr.Dataset, list[str]]:
+    """The variables with a coordinate of each dimension's own name, from auxiliary ones where there is none that helps."""
+    known = {dim for dim in dims if dim in variables.coords and kind_of(dim, variables[dim].attrs) is not None}
+    if len(known) == 2:
+        return variables, []
+    found = _angles(dataset, dims)
+    if len(found) < 2:
+        return variables, []
+    lines = []
+    for dim, kind, (name, array) in zip(dims, KINDS, found.items(), strict=True):
+        values = _along(array, dim)
+        if values is None:
+            other = ", ".join(found)
+            raise ValueError(
+                f"{other} are two-dimensional, and rows of {dims[0]!r} are no circles of latitude; "
+                "bring the file to a regular grid first (cdo remapbil, xESMF)"
+            )
+        attrs = {"standard_name": kind, "units": DEGREES[kind]} | array.attrs
+        variables = variables.assign_coords({dim: (dim, values, attrs)})
+        lines.append(f"{dim} is given by {name}")
+    return variables, ["; ".join(lines)]
+
+
+def _angles(dataset: xr.Dataset, dims: tuple[str, str]) -> dict[str, xr.DataArray]:
+    """Latitude and longitude of a dataset along these dimensions, whatever they are called."""
+    found: dict[str, xr.DataArray] = {}
+    for kind in KINDS:
+        for name, array in dataset.variables.items():
+            if array.ndim in (1, 2) and set(array.dims) <= set(dims) and kind_of(str(name), array.attrs) == kind:
+                found[str(name)] = dataset[name]
+                break
+    return found
+
+
+def _along(array: xr.DataArray, dim: str) -> np.ndarray | None:
+    """The values of a coordinate along one dimension, or None if they change along the other too."""
+    if dim not in array.dims:
+        return None
+    values = array.transpose(dim, ...).values.reshape(array.sizes[dim], -1).astype(np.float64)
+    return values[:, 0] if np.allclose(values, values[:, :1], rtol=0, atol=SAME, equal_nan=True) else None
+
+
+def _bad_values(dim: str, values: np.ndarray) -> str | None:
+    if values.dtype.kind not in "fiu":
+        return f"{dim} holds {values.dtype}, not numbers"
+    bad = np.flatnonzero(~np.isfinite(values))
+    shown = ", ".join(map(str, bad[:5]))
+    return (
+        f"{dim} has {len(bad)} values that are not finite, at positions {shown}; put them right in the file" if len(bad) else None
+    )
+
+
+def _degrees(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str]]:
+    """Angles in radians in degrees, by their units, or where a whole globe has no units and is one of radians."""
+    whole = np.abs(fields[lat].values).max() <= np.pi / 2 + 1e-3 and np.ptp(fields[lon].values) > 0.9 * 2 * np.pi
+    whole = whole and np.ptp(fields[lon].values) < 2 * np.pi + 1e-3
+    in_radians = [dim for dim in (lat, lon) if _in_radians(fields[dim], whole)]
+    for dim in in_radians:
+        attrs = fields[dim].attrs | {"units": DEGREES["latitude" if dim == lat else "longitude"]}
+        fields = fields.assign_coords({dim: (dim, np.rad2deg(fields[dim].values), attrs)})
+    return fields, [f"{' and '.join(in_radians)} turned from radians into degrees"] if in_radians else []
+
+
+def _in_radians(coordinate: xr.DataArray, whole: bool) -> bool:
+    units = str(coordinate.attrs.get("units", "")).lower()
+    return units in RADIANS or (not units and whole)
+
+
+def _poles(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str]]:
+    values = fields[lat].values
+    past = float(np.abs(values).max()) - 90
+    if past <= 0:
+        return fields, []
+    if past > OVERSHOOT:
+        raise ValueError(f"{lat} reaches from {values.min():g} to {values.max():g}; latitudes end at -90 and 90 degrees")
+    clipped = (lat, values.clip(-90, 90), fields[lat].attrs)
+    return fields.assign_coords({lat: clipped}), [f"{lat} reaches past the pole by {past:.2g} degrees; set to 90"]
+
+
+def _round(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str]]:
+    """Longitudes rising from the lowest, each meridian once."""
+    notes = []
+    values = fields[lon].values.astype(np.float64)
+    order = np.sort(values % 360)
+    if len(values) > 2 and _apart(values[-1], values[0]) < SAME and np.diff(order).max(initial=0) < 180:
+        first, last = fields.isel({lon: 0}, drop=True), fields.isel({lon: -1}, drop=True)
+        differing = [str(name) for name in fields.data_vars if not np.array_equal(first[name], last[name], equal_nan=True)]
+        if differing:
+            raise ValueError(f"{lon} has {values[0]:g} twice, with different values of {', '.join(differing)}; keep one of them")
+        fields, values = fields.isel({lon: slice(0, -1)}), values[:-1]
+        notes.append(f"the last {lon} is the first once more (a cyclic point); left out")
+    falls = np.flatnonzero(np.diff(values) < 0)
+    if len(falls) == 1 and values[-1] < values[0]:
+        fields = fields.roll({lon: -int(falls[0] + 1)}, roll_coords=True)
+        notes.append(f"{lon} turned to begin at {fields[lon].values[0]:g}")
+    return fields, notes
+
+
+def _apart(a: float, b: float) -> float:
+    """Degrees between two meridians."""
+    return abs((a - b + 180) % 360 - 180)
+
+
+def _steady(values: np.ndarray) -> bool:
+    steps = np.diff(values)
+    return bool((steps > 0).all() or (steps < 0).all())
+
+
+def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = False) -> tuple[xr.Dataset, list[str]]:
+    """Fields with the rows and columns of `grid`: turned over, begun at another meridian, with `part` also cut out.
+
+    Returns what was done, one line each. Raises ValueError if the file lacks some of the grid's points.
+    """
+    places, notes, mistakes = {}, [], []
+    for dim, coordinate in grid.items():
+        own = _coordinate_values(fields, dim)
+        round_the_globe = kind_of(dim, coordinate.attrs) == "longitude"
+        found = _positions(own, coordinate.values, round_the_globe)
+        if found is None or (len(own) != len(found) and not part):
+            wanted = f"{len(coordinate.values)} values, {coordinate.values[0]:g} to {coordinate.values[-1]:g}"
+            mistakes.append(f"its {dim} ({len(own)} values) differs from the grid's ({wanted}); use fields on one grid")
+        elif not np.array_equal(found, np.arange(len(own))):
+            places[dim] = found
+            notes.append(f"{dim} put into the order of the grid" + (f", {len(found)} of {len(own)}" * (len(own) != len(found))))
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return fields.isel(places), notes
+
+
+def _coordinate_values(fields: xr.Dataset, dim: str) -> np.ndarray:
+    return fields[dim].values.astype(np.float64) if dim in fields.coords else np.arange(fields.sizes[dim], dtype=np.float64)
+
+
+def _positions(own: np.ndarray, wanted: np.ndarray, round_the_globe: bool) -> np.ndarray | None:
+    """Where every wanted value stands among a file's own, or None if one is absent."""
+    apart = own[None] - wanted[:, None]
+    apart = np.abs((apart + 180) % 360 - 180 if round_the_globe else apart)
+    nearest = apart.argmin(1)
+    return nearest if (apart[np.arange(len(wanted)), nearest] <= SAME).all() else None
+
+
+def geographic(grid: Mapping[str, Coordinate]) -> bool:
+    """Whether a grid is one of latitude and longitude."""
+    return [kind_of(dim, coordinate.attrs) for dim, coordinate in grid.items()] == ["latitude", "longitude"]
+
+
+def why_not_global(latitudes: np.ndarray, longitudes: np.ndarray | None = None) -> str | None:
+    """Why rows at these degrees do not cover the globe from pole to pole, and columns not once round it; None if they do."""
+    rows = np.sort(np.asarray(latitudes, dtype=np.float64))
+    if np.abs(rows).max() > 90:
+        return f"latitudes reach from {rows[0]:g} to {rows[-1]:g}"
+    step = np.diff(rows).max(initial=0.0) * (1 + SAME)
+    if 90 - rows[-1] > step or rows[0] + 90 > step:
+        return f"rows reach from {rows[0]:g} to {rows[-1]:g} degrees, not from pole to pole"
+    if longitudes is None:
+        return None
+    columns = np.asarray(longitudes, dtype=np.float64)
+    steps = np.diff(columns)
+    if not np.allclose(steps, 360 / len(columns), rtol=0, atol=max(SAME, 0.01 * 360 / len(columns))):
+        return f"{len(columns)} columns reach from {columns[0]:g} to {columns[-1]:g} degrees, not evenly once round the globe"
+    return None

@@ -1,0 +1,34 @@
+"""Collecting and naming what is wrong with files, so that all mistakes are told at once, each with its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def gathered(mistakes: list[str]) -> Iterator[None]:
+    """Add the text of a ValueError to `mistakes` and go on."""
+    try:
+        yield
+    except ValueError as error:
+        mistakes.append(str(error))
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Put a name before the text of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
+
+
+@contextmanager
+def undamaged() -> Iterator[None]:
+    """Turn what the libraries raise when data cannot be read, such as a chunk that does not decompress, into a ValueError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"is damaged, its values cannot be read ({cause}); copy the file again") from None

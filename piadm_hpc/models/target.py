@@ -1,0 +1,75 @@
+"""What fields of a file have to be like to be compared with a model's: read from the model's folder, its recipe included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..data.matching import Target, read_like
+from ..schema.layout import Layout
+from ..store.arrays import read_arrays
+from ..store.conventions import DIALECTS
+from .adapter_layout import read_grid
+from .adapters import read_adapter
+from .card import Model
+from .foreign import ADAPTER
+
+SAMPLE_DIMS = ("time", "sample", *DIALECTS.values())
+"""Dimensions that count samples in any file, beside those of the recipe and those with dates."""
+
+FROM_THE_RECIPE = ("select", "rename", "missing_values", "allow_outliers", "max_missing")
+
+
+def target_of(folder: Path, card: Mapping[str, Any], layout: Layout) -> Target:
+    """The target of a model of gridded fields: its card as a dictionary, its layout, and the arrays in its folder.
+
+    A network of another package has no statistics of its own, so that only variables, units and grid are compared.
+    Raises ValueError for a model of conformers, and for arrays that cannot be read.
+    """
+    if layout.topology is not None:
+        raise ValueError("the model makes conformers, and fields on a grid are asked for; use `piadm verify --against`")
+    dims = layout.variables[0].dims
+    if len(dims) != 2:
+        raise ValueError(f"the model's fields have dimensions {', '.join(dims)}; only fields over two can be read from files")
+    shape = (len(layout.variables), *(len(layout.coordinates[dim].values) for dim in dims))
+    arrays = read_arrays(folder / "reference.h5")[0] if (folder / "reference.h5").is_file() else {}
+    recipe: Mapping[str, Any] = card.get("training", {}).get("config", {}).get("data", {})
+    mask = arrays["mask"].values.astype(bool) if "mask" in arrays else np.ones(shape, dtype=bool)
+    if (folder / ADAPTER).is_file() and (data_mask := read_grid(read_adapter(folder), folder)[1]) is not None:
+        mask = mask & data_mask
+    anomaly = card.get("anomaly", "none") != "none"
+
+    def masked(name: str) -> np.ndarray | None:
+        return np.where(mask, arrays[name].values.astype(np.float64), np.nan) if name in arrays else None
+
+    scale = masked("scale_field")
+    return Target(
+        variables=layout.variables,
+        grid={dim: layout.coordinates[dim] for dim in dims},
+        mask=mask,
+        spread=np.full(shape[0], np.inf) if scale is None else np.sqrt(np.nanmean(scale**2, axis=(1, 2))),
+        anomaly=anomaly,
+        mean=None if anomaly else masked("mean_field"),
+        removed=masked("climatology") if anomaly else None,
+        sample_dims=(*recipe.get("sample_dims", ()), *SAMPLE_DIMS),
+        **{key: recipe[key] for key in FROM_THE_RECIPE if key in recipe},
+    )
+
+
+def states_like(folder: Path, model: Model, file: str | Path) -> Tensor:
+    """Fields of a file as states [n, *event] float32 of the model in `folder`, all points of which the file must have.
+
+    Raises ValueError naming the file for fields that cannot be made like the model's.
+    """
+    try:
+        found = read_like(file, target_of(folder, model.card, model.layout))
+        if found.gaps:
+            raise ValueError(f"{Path(file).name}: {found.gaps} points of the model have no data")
+    except ValueError as error:
+        wanted = ", ".join(variable.name for variable in model.layout.variables)
+        raise ValueError(f"{error}; {model.name} needs {wanted} on its own grid") from None
+    return model.encode({name: np.nan_to_num(fields) for name, fields in found.fields.items()})

@@ -1,0 +1,258 @@
+"""Values as files declare them: valid ranges, undeclared numbers for missing values, units, files that break off."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import h5py
+import netCDF4
+import numpy as np
+import pytest
+import xarray as xr
+from gridded import LAT, LON, bare, decoded, read, temperatures, with_values
+
+from piadm_hpc.data.headers import promised_bytes
+from piadm_hpc.data.missing import outliers
+from piadm_hpc.data.units import converted
+
+LAND = (slice(None), slice(1, 3), slice(2, 5))
+
+
+def land(value: float, **attrs: object) -> xr.Dataset:
+    """Temperatures with six points of land that hold one value."""
+    dataset = temperatures()
+    values = dataset.tas.values.copy()
+    values[LAND] = value
+    return with_values(dataset, values, **attrs)
+
+
+def packed(path: Path, kind: str, code: int, limits: dict[str, np.ndarray], unsigned: bool = False) -> np.ndarray:
+    """Temperatures packed with steps of 0.01 K whose land holds a code of its own; returns what they unpack to."""
+    values = temperatures().tas.values.astype(np.float64)
+    codes = np.round((values - 200) / 0.01).astype(np.int64)
+    codes[LAND] = code
+    with netCDF4.Dataset(path, "w") as file:
+        for name, size in zip(("time", "lat", "lon"), values.shape, strict=True):
+            file.createDimension(name, size)
+        for name, numbers, units in (("lat", LAT, "degrees_north"), ("lon", LON, "degrees_east")):
+            file.createVariable(name, "f8", (name,))[:] = numbers
+            file[name].units = units
+        file.createVariable("time", "f8", ("time",))[:] = 30.4 * np.arange(len(values)) + 15
+        file["time"].units = "days since 2000-01-01"
+        variable = file.createVariable("tas", kind, ("time", "lat", "lon"))
+        variable.set_auto_maskandscale(False)
+        variable[:] = codes.astype(kind)
+        variable.setncatts({"units": "K", "scale_factor": 0.01, "add_offset": 200.0, **limits})
+        if unsigned:
+            variable.setncattr("_Unsigned", "true")
+    return 200 + 0.01 * np.where(codes == code, np.nan, codes)
+
+
+# --- the valid range ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "limits"),
+    [
+        (-9999.0, {"valid_min": np.float32(150), "valid_max": np.float32(400)}),
+        (616.0, {"valid_range": np.array([150, 400], np.float32)}),
+        (1e4, {"valid_max": np.float64(400)}),
+    ],
+)
+def test_values_outside_the_valid_range_are_missing(tmp_path: Path, caplog, value: float, limits: dict):
+    bare(land(value, **limits), tmp_path / "a.nc")
+    data = read(tmp_path)
+    assert int((~data.normalisation.mask).sum()) == 6 and "216 values of tas are outside its valid range" in caplog.text
+    assert np.array_equal(np.isnan(decoded(data)[0]), np.isnan(land(np.nan).tas.values[0]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "limits", "unsigned"),
+    [
+        ("i2", 32767, {"valid_range": np.array([-20000, 20000], "i2")}, False),
+        ("i2", 32767, {"valid_max": np.float64(350.0)}, False),  # as wide as the scale: unpacked, as NUG has it
+        ("i2", -1, {"valid_max": np.int16(-2)}, True),  # 65535 and 65534 as unsigned numbers
+        ("i4", -30000, {"valid_min": np.int32(-25000)}, False),
+    ],
+)
+def test_limits_of_packed_data_are_packed(tmp_path: Path, kind: str, code: int, limits: dict, unsigned: bool):
+    expected = packed(tmp_path / "a.nc", kind, code, limits, unsigned)
+    data = read(tmp_path, missing_values=())
+    assert int((~data.normalisation.mask).sum()) == 6
+    np.testing.assert_allclose(decoded(data), expected, atol=1e-3)
+
+
+def test_the_limits_themselves_are_valid(tmp_path: Path):
+    values = temperatures().tas.values
+    bare(with_values(temperatures(), values, valid_range=np.array([values.min(), values.max()])), tmp_path / "a.nc")
+    assert bool(read(tmp_path).normalisation.mask.all())
+
+
+def test_limits_that_are_no_limits_are_refused(tmp_path: Path):
+    bare(land(np.nan, valid_range=np.float32(3)), tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"a.nc: valid_range has 1 values; CF wants one for valid_min"):
+        read(tmp_path)
+    bare(land(np.nan, valid_min="none"), tmp_path / "a.nc")
+    with pytest.raises(ValueError, match="valid_min is 'none', not a number"):
+        read(tmp_path)
+
+
+# --- numbers that nothing declares -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1e20, -9999.0, -999.0, 9.96921e36, -32768.0, 1e35, 5e6])
+def test_undeclared_sentinels_stop_the_training_and_can_be_declared(tmp_path: Path, value: float):
+    bare(land(value), tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"a\.nc: tas has 216 values of .*, first at time 0, lat 1, lon 2") as refused:
+        read(tmp_path)
+    named = str(refused.value).partition("data.missing_values = [")[2].partition("]")[0]
+    data = read(tmp_path, missing_values=(float(named),))
+    assert int((~data.normalisation.mask).sum()) == 6 and np.isfinite(data.train.numpy()).all()
+
+
+def test_sporadic_sentinels_and_infinities_are_found_beside_each_other(tmp_path: Path):
+    values = temperatures().tas.values.copy()
+    values[5, 3:5, 3:5], values[17, 2, 2], values[20, 1, 1] = -999, 1e20, np.inf
+    bare(with_values(temperatures(), values), tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"1 values of inf.*1 values of 1e\+20.*4 values of -999, first at time 5, lat 3, lon 3"):
+        read(tmp_path)
+
+
+def test_real_outliers_are_allowed_by_name(tmp_path: Path):
+    values = temperatures().tas.values.copy()
+    values[0, 0, 0] = 5000
+    bare(with_values(temperatures(), values), tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"1 values of 5000.*data.allow_outliers = \['tas'\]"):
+        read(tmp_path)
+    assert decoded(read(tmp_path, allow_outliers=("tas",))).max() == pytest.approx(5000, rel=1e-5)
+    with pytest.raises(ValueError, match="allow_outliers names pr, not among the variables tas"):
+        read(tmp_path, allow_outliers=("pr",))
+
+
+@pytest.mark.parametrize("name", ["gamma", "lognormal", "normal", "zeros"])
+def test_skewed_fields_have_no_outliers(name: str):
+    generator = np.random.default_rng(1)
+    fields = {
+        "gamma": generator.gamma(0.3, size=4000),
+        "lognormal": generator.lognormal(0, 1.5, size=4000),
+        "normal": generator.normal(size=50) * 1000 - 999,
+        "zeros": np.where(generator.random(4000) < 0.9, 0, generator.gamma(1.0, size=4000)),
+    }
+    assert outliers(fields[name].astype(np.float32)) == []
+
+
+# --- units -------------------------------------------------------------------------------------------------------------
+
+
+def celsius(dataset: xr.Dataset) -> xr.Dataset:
+    return with_values(dataset, dataset.tas.values - 273.15, units="degC")
+
+
+def test_files_in_other_units_are_converted(tmp_path: Path, caplog):
+    temperatures(seed=1).to_netcdf(tmp_path / "a.nc")
+    celsius(temperatures(seed=2, start="2003-01-01")).to_netcdf(tmp_path / "b.nc")
+    data = read(tmp_path, "a.nc", "b.nc")
+    expected = np.concatenate([temperatures(seed=1).tas.values, temperatures(seed=2).tas.values])
+    np.testing.assert_allclose(decoded(data), expected, atol=1e-3)
+    assert data.variables[0].attrs["units"] == "K" and "b.nc: tas converted from 'degC' to 'K'" in caplog.text
+
+
+def test_the_recipe_can_ask_for_units(tmp_path: Path):
+    temperatures().to_netcdf(tmp_path / "a.nc")
+    data = read(tmp_path, attributes={"tas": {"units": "degC"}})
+    np.testing.assert_allclose(decoded(data), temperatures().tas.values - 273.15, atol=1e-3)
+    assert data.variables[0].attrs["units"] == "degC"
+
+
+def test_units_that_measure_other_things_are_refused_with_both_names(tmp_path: Path):
+    with_values(temperatures(), temperatures().tas.values, units="kg m-2 s-1").to_netcdf(tmp_path / "a.nc")
+    with_values(temperatures(seed=1), temperatures().tas.values, units="mm day-1").to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(ValueError, match=r"b\.nc: tas is in 'mm day-1', which cannot be converted to 'kg m-2 s-1'"):
+        read(tmp_path, "a.nc", "b.nc")
+    with_values(temperatures(seed=1), temperatures().tas.values, units="furlongs per fortnight?").to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(ValueError, match="'furlongs per fortnight"):
+        read(tmp_path, "a.nc", "b.nc")
+
+
+def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog):
+    temperatures().to_netcdf(tmp_path / "a.nc")
+    unnamed = temperatures(seed=1, start="2003-01-01")
+    del unnamed.tas.attrs["units"]
+    unnamed.to_netcdf(tmp_path / "b.nc")
+    read(tmp_path, "a.nc", "b.nc")
+    assert "b.nc: tas names no units; taken to be in 'K'" in caplog.text
+    with_values(unnamed, unnamed.tas.values - 273.15).to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(ValueError, match=r"b\.nc: the mean of tas is .*one holds anomalies or other units"):
+        read(tmp_path, "a.nc", "b.nc")
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "expected"),
+    [("degC", "K", 283.15), ("mm/day", "m s-1", 10 / 86.4e6), ("%", "1", 0.1), ("K", "Kelvin", 10.0), ("degF", "K", 260.9278)],
+)
+def test_conversions(given: str, wanted: str, expected: float):
+    assert converted(np.array([10.0], np.float32), given, wanted)[0] == pytest.approx(expected, rel=1e-5)
+    step = converted(np.array([10.0], np.float32), given, wanted, difference=True)[0]
+    assert step == pytest.approx(float(np.diff(converted(np.array([0.0, 10.0], np.float32), given, wanted))[0]), rel=1e-4)
+
+
+# --- files that break off ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT", "NETCDF3_64BIT_DATA", "NETCDF4"])
+@pytest.mark.parametrize("unlimited", [(), ("time",)])
+def test_files_that_break_off_are_refused_with_both_sizes(tmp_path: Path, form: str, unlimited: tuple[str, ...]):
+    dataset = temperatures()
+    dataset["count"] = ("time", np.arange(36, dtype=np.int16))  # of records padded to four bytes
+    dataset.to_netcdf(tmp_path / "a.nc", format=form, unlimited_dims=unlimited, engine="netcdf4")
+    whole = (tmp_path / "a.nc").read_bytes()
+    assert len(read(tmp_path).train) == 36
+    assert len(whole) - 4 < promised_bytes(tmp_path / "a.nc") <= len(whole)
+    for share in (0.7, 0.999):
+        (tmp_path / "a.nc").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=rf"a\.nc: breaks off: {int(share * len(whole))} of \d+ bytes are there"):
+            read(tmp_path)
+
+
+def test_one_variable_of_records_is_not_padded(tmp_path: Path):
+    with netCDF4.Dataset(tmp_path / "a.nc", "w", format="NETCDF3_CLASSIC") as file:
+        file.createDimension("time", None)
+        file.createDimension("lat", 3)
+        file.createVariable("tas", "i1", ("time", "lat"))[:] = np.ones((5, 3))
+    assert (tmp_path / "a.nc").stat().st_size - 4 < promised_bytes(tmp_path / "a.nc") <= (tmp_path / "a.nc").stat().st_size
+
+
+def test_a_file_that_ends_in_its_header_says_so(tmp_path: Path):
+    temperatures().to_netcdf(tmp_path / "a.nc", format="NETCDF3_CLASSIC")
+    (tmp_path / "a.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:90])
+    with pytest.raises(ValueError, match=r"a\.nc: breaks off within its header, after 90 bytes"):
+        read(tmp_path)
+
+
+def test_damaged_chunks_are_told_from_other_mistakes(tmp_path: Path):
+    """Zeros over a compressed chunk: the header is whole, and the values no longer unpack."""
+    temperatures().to_netcdf(tmp_path / "a.nc", encoding={"tas": {"zlib": True}})
+    with h5py.File(tmp_path / "a.nc") as file:
+        chunk = file["tas"].id.get_chunk_info(0)
+    with (tmp_path / "a.nc").open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(chunk.size))
+    with pytest.raises(ValueError, match=r"a\.nc: is damaged, its values cannot be read .*; copy the file again"):
+        read(tmp_path)
+
+
+def test_what_is_mended_is_a_line_of_the_log_each(tmp_path: Path, caplog):
+    celsius(land(-9999.0, valid_min=np.float32(-150))).to_netcdf(tmp_path / "a.nc")
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path, attributes={"tas": {"units": "K"}})
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["a.nc", "a.nc"]
+
+
+def test_the_page_names_tests_that_there_are():
+    folder = Path(__file__).parent
+    page = (folder.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    named = {name for line in page.splitlines() if line.startswith("|") for name in re.findall(r"`(test_\w+)`", line)}
+    there = {name for file in folder.glob("test_reading_*.py") for name in re.findall(r"^def (test_\w+)", file.read_text(), re.M)}
+    assert len(named) > 20 and named <= there, named - there
