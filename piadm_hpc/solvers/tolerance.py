@@ -25,7 +25,7 @@ from .options import Options
 from .solution import Status
 
 SAFETY = 1 / 4  # of the tolerance may be left by the bound: errors may grow faster than the last move did
-SMALL = 0.1  # of the data's scale: larger errors are not small beside what separates modes, and growth tells nothing of them
+SMALL = 0.03  # of the data's scale: larger errors are not small beside what separates modes, and growth tells nothing of them
 ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
 STALLED = 3  # sweeps without a smaller bound after which it is rounding that keeps it up, where defects are as small
 PATIENCE = 12, 1 / 8  # sweeps, or this share of the steps, without progress after which steps are no slower than sweeps
