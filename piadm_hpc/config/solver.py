@@ -12,15 +12,15 @@ from .validation import Record
 
 
 class SolverConfig(Record):
-    """How a block is solved. `tol` is the change of the denoised estimate in units of the data's standard deviation.
+    """How a block is solved. `tol` bounds the error of a sample in units of the data's standard deviation.
 
     Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
     (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file
     from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
     to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other;
     `certify`: sweep over all points once a window has passed them, until the error bound holds. `start`
-    may name an operator of one's own that foretells the path, "package.module:callable": callable(model, chain) gives it.
-    Kinds other than picard are the schemes of others (docs/peers.md): `memory` of anderson, `parts` of parareal (default
+    may name an operator of one's own that predicts the path, "package.module:callable": callable(model, chain) gives it.
+    Kinds other than picard and sequential are baselines (docs/baselines.md): `memory` of anderson, `parts` of parareal (default
     the root of a block's steps) or cores of chords (4, 6 or 8), `coarse` solver of parareal.
     """
 
