@@ -91,19 +91,24 @@ def missing_batches(run: Run) -> list[Batch]:
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 
-def make(run: Run, batches: list[Batch], costs: list[Solution]) -> float:
-    """Solve and store this group's batches, adding what each cost; seconds spent writing. Raises StopRequested."""
+def make(run: Run, missing: list[Batch], costs: list[Solution]) -> float:
+    """Solve and store this group's share of the missing batches, adding what each cost; seconds spent writing.
+
+    Raises StopRequested.
+    """
     gaps, writing, before = _gaps(run.model), 0.0, 0
-    total = sum(len(batch.ids) for batch in batches)
-    # the root knows of its own group alone
+    batches = missing[run.ranks.group :: run.ranks.num_groups]
+    wanted = {sample for batch in missing for sample in batch.ids}
     group = f"group 1/{run.ranks.num_groups} " if run.ranks.num_groups > 1 else ""
     with Progress(
-        total,
+        len(wanted),
         unit="samples",
         interval=run.config.output.log_interval,
         enabled=run.ranks.root,
         ends=run.ends,
         events=run.events,
+        # the shards of the other groups tell how far they are
+        elsewhere=(lambda: run.store.num_drawn(wanted) - before) if run.ranks.num_groups > 1 else None,
     ) as progress:
         for number, batch in enumerate(batches):
             work = _Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")

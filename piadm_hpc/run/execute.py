@@ -21,7 +21,7 @@ from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
 from ..solvers.sampler import Sampler
 from ..solvers.solve import Solution, Status
-from ..store import Store, clear_drafts, open_run
+from ..store import Store, StoreError, clear_drafts, open_run
 from .batches import Run, make, missing_batches
 from .build import resolve
 from .events import EventLog
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("piadm_hpc")
 SUMMARY_FILE = "summary.json"
 PATIENCE = 2.0
+ATTEMPTS = 3
 
 
 def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
@@ -87,23 +88,32 @@ def _make_missing(run: Run) -> Summary:
     """Every group takes its share of what is missing; the root joins the shards."""
     began = time.perf_counter()
     store, ranks = run.store, run.ranks
-    batches = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
-    _announce(run, sum(len(batch.ids) for batch in batches))
+    _set_damaged_aside(run)
     costs: list[Solution] = []
     writing, stop = 0.0, StopReason.NONE
-    try:
-        writing = make(run, batches[ranks.group :: ranks.num_groups], costs)
-    except StopRequested as request:
-        stop = StopReason.LIMIT if request.limit else StopReason.PERSON
-    # groups come here at different batches; all of them stop when one of them was asked to
-    stop = StopReason(int(ranks.world.max(torch.tensor([float(stop)]))))
+    # shards may be lost, to a purge of the file system, while others are drawn
+    for attempt in range(ATTEMPTS):
+        missing = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
+        if attempt == 0:
+            _announce(run, sum(len(batch.ids) for batch in missing))
+        if not missing:
+            break
+        try:
+            writing += make(run, missing, costs)
+        except StopRequested as request:
+            stop = StopReason.LIMIT if request.limit else StopReason.PERSON
+        # groups come here at different batches; all of them stop when one of them was asked to
+        stop = StopReason(int(ranks.world.max(torch.tensor([float(stop)]))))
+        if stop:
+            break
     if ranks.root:
         (store.folder / STOP_FILE).unlink(missing_ok=True)
     if stop:
         run.events.write("stopped", limit=stop == StopReason.LIMIT)
         raise run.request(stop)
     if ranks.root:
-        store.join()
+        _require_whole(store)
+        store.join(keep_current=True)
         clear_drafts(store.folder)
     ranks.world.barrier()
     summary = _summary(run.sampler, ranks, costs, time.perf_counter() - began, writing)
@@ -113,15 +123,34 @@ def _make_missing(run: Run) -> Summary:
     return summary
 
 
+def _set_damaged_aside(run: Run) -> None:
+    """Read the shards that are there already, every rank its share; those that are damaged are drawn again."""
+    world = run.ranks.world
+    damaged = [path for part in world.gather_objects(run.store.damaged(world.rank, world.size)) for path in part]
+    if damaged and run.ranks.root:
+        run.store.set_aside(damaged)
+
+
+def _require_whole(store: Store) -> None:
+    """Raise StoreError when samples are gone although they were drawn as often as ATTEMPTS."""
+    if left := store.absent():
+        raise StoreError(
+            f"{len(left)} of {len(store.samples)} samples are not in {store.folder} although they were drawn {ATTEMPTS} times; "
+            "something deletes or damages files there: choose another folder"
+        )
+
+
 def _announce(run: Run, num_missing: int) -> None:
     config, sampler, ranks = run.config, run.sampler, run.ranks
     logger.info(
-        f"{config.model}: {num_missing} of {len(config.ids)} samples to make, {sampler.chain.num_steps} steps in "
+        f"{config.model}: {num_missing} of {len(run.store.samples)} samples to make, {sampler.chain.num_steps} steps in "
         f"{len(sampler.chain.edges) - 1} block(s), {config.chain.method.name} chain, seed {config.seed}; "
         f"{ranks.num_groups} sample group(s) x {ranks.time.size} time rank(s), {sampler.device}, "
         f"{torch.get_num_threads()} thread(s) a rank"
     )
-    run.events.write("started", samples=len(config.ids), missing=num_missing, groups=ranks.num_groups, time_ranks=ranks.time.size)
+    run.events.write(
+        "started", samples=len(run.store.samples), missing=num_missing, groups=ranks.num_groups, time_ranks=ranks.time.size
+    )
 
 
 def _summary(sampler: Sampler, ranks: RankGrid, costs: list[Solution], seconds: float, writing: float) -> Summary:

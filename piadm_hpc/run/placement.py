@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from ..comm.communicator import RankGrid
-from ..config.run import INDEPENDENT_KEYS, RunConfig
+from ..config.run import INDEPENDENT_KEYS, MOST_THREADS, RunConfig
 from ..config.validation import ConfigError, without_none
 from ..host.launcher import LOCAL_RANKS, first_number, ranks_here
 from ..models.card import Model, load_model
@@ -56,8 +56,13 @@ def threads(config: RunConfig) -> int:
     """Threads per rank: as given, OMP_NUM_THREADS, or this rank's share of the cores."""
     if config.compute.threads != "auto":
         return int(config.compute.threads)
-    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        return int(os.environ["OMP_NUM_THREADS"])
+    given = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if given:
+        if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
+            raise ConfigError(
+                f"OMP_NUM_THREADS={given}: give one whole number of threads from 1 to {MOST_THREADS}, or set compute.threads"
+            )
+        return int(given)
     return max(1, len(os.sched_getaffinity(0)) // ranks_here())
 
 

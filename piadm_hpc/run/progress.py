@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +39,8 @@ class _LogFile(logging.FileHandler):
 class Progress:
     """Work done out of a total, which may be parts of a unit; silent on ranks other than the root.
 
-    `ends` is when the job meets its time limit (time.monotonic); every line is also an event of `events`.
+    `ends` is when the job meets its time limit (time.monotonic); every line is also an event of `events`. `elsewhere` counts
+    what other groups of ranks have done; it is asked once an interval.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class Progress:
         enabled: bool,
         ends: float | None = None,
         events: EventLog | None = None,
+        elsewhere: Callable[[], float] | None = None,
     ):
         self.total, self.unit, self.interval, self.enabled = total, unit, interval, enabled
-        self.ends, self.events = ends, events
+        self.ends, self.events, self.elsewhere, self.others = ends, events, elsewhere, 0.0
         self.done, self.began, self.spoke = 0.0, time.monotonic(), time.monotonic()
         self.bar = None
         # where the bar is drawn; Open MPI gives every rank a terminal for its standard output, even in a batch job
@@ -69,12 +72,16 @@ class Progress:
             self.bar.close()
 
     def show(self, done: float, note: str) -> None:
-        """So much of the total is done, with a word about where the work is."""
+        """So much of the total is done here, with a word about where the work is."""
+        due = self.enabled and time.monotonic() - self.spoke >= self.interval
+        if due and self.elsewhere is not None:
+            self.others = max(self.others, self.elsewhere())
+        done += self.others
         if self.bar is not None:
             self.bar.set_postfix_str(note)
             self.bar.update(done - self.done)
         self.done = done
-        if self.enabled and time.monotonic() - self.spoke >= self.interval:
+        if due:
             self.spoke = time.monotonic()
             self._speak(note)
 

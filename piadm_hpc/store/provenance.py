@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -11,6 +10,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from .settings import as_json
 
 REFERENCES = (
     "H. Chen, Y. Ren, L. Ying, G. M. Rotskoff: Accelerating Diffusion Models with Parallel Sampling: Inference at "
@@ -36,7 +37,7 @@ def global_attributes(
         "date_created": now,
         "seed": seed,
         "model_sha256": model_sha256,
-        "piadm_config": json.dumps(config, sort_keys=True, default=str),
+        "piadm_config": as_json(config),
         "piadm_version": _version("piadm_hpc") or "not installed",
         "host": socket.gethostname(),
     }

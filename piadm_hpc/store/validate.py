@@ -7,10 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..config.samples import LARGEST_ID
 from ..schema.layout import Layout
 from .conventions import BLOCK, PER_SAMPLE
-
-LARGEST_ID = 2**31 - 1
 
 
 def layout_problems(layout: Layout) -> list[str]:
