@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import tomllib
+from pathlib import Path
 
 from ..config.run import RunConfig, parse_ids
 from ..config.validation import ConfigError, override, read
@@ -52,3 +54,11 @@ def described_run(options: argparse.Namespace) -> RunConfig:
 def speaks() -> bool:
     """Whether this process writes to the terminal: the first of a launch does."""
     return launcher_size()[1] == 1 or launcher_rank() == 0
+
+
+def is_training(path: str | Path) -> bool:
+    """Whether a configuration describes a training: it has a section `data`. A file that cannot be read is none."""
+    try:
+        return "data" in tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False  # what is wrong with the file is said where it is read

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ..integrators.catalogue import INTEGRATORS, Integrator, find
 from ..solvers.baselines.settings import POSITION_ONLY, mistakes_of
 from .legacy import upgraded_run
+from .paths import PathName
 from .plugins import PluginName
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import LARGEST_ID, MOST_SAMPLES
@@ -134,7 +135,7 @@ class SolverConfig(Record):
     tol: float = Field(1e-2, gt=0)
     sweeps: Count | None = None
     fixed_depth: bool = False
-    reference: str | None = Field(None, min_length=1)
+    reference: Annotated[PathName, Field(min_length=1)] | None = None
     window: Count | None = None
     pipelined: bool = False
     memory: Count = 2
@@ -210,10 +211,10 @@ class RunConfig(Record):
     `only` names sample ids to make instead of 0 .. samples-1; they equal the same members of any other run.
     """
 
-    model: str = Field(min_length=1)
+    model: PathName = Field(min_length=1)
     samples: Many = 8
     seed: int = Field(0, ge=0, lt=2**63)
-    out: str = Field("run", min_length=1)
+    out: PathName = Field("run", min_length=1)
     only: tuple[int, ...] | None = None
     chain: ChainConfig = ChainConfig()
     phase: PhaseConfig = PhaseConfig()

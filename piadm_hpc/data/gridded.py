@@ -131,7 +131,7 @@ def _split(config: DataConfig, raw: RawFields, whole: np.ndarray) -> dict[str, n
         held = {"validation": config.validation_files, "test": config.test_files}
         part = np.full(count, "train", dtype=object)
         for name, patterns in held.items():
-            matches = [i for i, file in enumerate(raw.names) if any(fnmatch(file, p) for p in patterns)]
+            matches = [i for i, file in enumerate(raw.names) if any(file == p or fnmatch(file, p) for p in patterns)]
             if patterns and not matches:
                 raise ValueError(f"{name}_files {list(patterns)} match none of the files read: {', '.join(raw.names)}")
             part[np.isin(raw.file, matches)] = name

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from ..config.paths import matching
 from ..schema.layout import Coordinate, Variable
 
 CF_KEYS = ("units", "standard_name", "long_name", "positive", "cell_methods")
@@ -82,10 +82,10 @@ def expand(files: Sequence[str], root: Path, key: str) -> list[Path]:
     found: dict[Path, None] = {}
     absent = []
     for name in files:
-        matches = sorted(glob(str(root / name)))
+        matches = matching(name, root)
         if not matches:
             absent.append(name)
-        found.update(dict.fromkeys(map(Path, matches)))
+        found.update(dict.fromkeys(matches))
     if absent:
         raise ValueError(f"no file matches {', '.join(absent)} (looked from {root.resolve()}); check `{key}`")
     return list(found)

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..config.paths import expanded
 from ..schema.topology import Topology
 from .reading import expand, require_one_way_to_hold_out
 from .trajectory_files import open_universe, positions_of, read_file, select, told, topology_of
@@ -75,7 +76,7 @@ class Frames:
 def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     """All frames a configuration describes; relative paths start at `root`. ValueError for files that do not work."""
     paths = expand(config.trajectories, root, "trajectories")
-    structure = root / config.topology if config.topology else paths[0].with_name("topology.pdb")
+    structure = root / expanded(config.topology, root) if config.topology else paths[0].with_name("topology.pdb")
     part = slice(config.start, None, config.stride)
     with told(structure, paths):
         first = open_universe(structure)
@@ -106,7 +107,7 @@ def split(config: TrajectoryConfig, frames: Frames) -> dict[str, Frames]:
     if config.validation_files or config.test_files:
         part = np.full(count, "train", dtype=object)
         for name, patterns in {"validation": config.validation_files, "test": config.test_files}.items():
-            matches = [i for i, file in enumerate(frames.names) if any(fnmatch(file, p) for p in patterns)]
+            matches = [i for i, file in enumerate(frames.names) if any(file == p or fnmatch(file, p) for p in patterns)]
             if patterns and not matches:
                 raise ValueError(f"{name}_files {list(patterns)} match none of the files read: {', '.join(frames.names)}")
             part[np.isin(frames.file, matches)] = name

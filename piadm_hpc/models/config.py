@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..config.paths import PathName
 from ..config.run import PhaseConfig
 from ..config.validation import read
 from ..data.gridded import DataConfig
@@ -125,7 +126,7 @@ class TrainConfig(_Record):
     """A training run. `network = "none"` fits the Gaussian reference alone; `output` is the model folder to write."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    output: str
+    output: PathName
     title: str = ""
     seed: int = 0
     data: DataConfig
@@ -163,7 +164,7 @@ class ConformerTrainConfig(_Record):
     """Training on conformers of one molecule. `network = "none"` fits the Gaussian alone; `output` is the model folder."""
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    output: str
+    output: PathName
     title: str = ""
     seed: int = 0
     data: TrajectoryConfig

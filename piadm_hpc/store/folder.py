@@ -19,7 +19,7 @@ from .errors import StoreError
 from .files import most_open_files, write_text
 from .index import INDEX, Arrangement, arrange, is_current, write_copy, write_index
 from .integrity import wrong_values
-from .lock import Lock
+from .lock import STALE_HOURS, Lock
 from .merging import merge_alike, merge_into
 from .opening import clear, indexed_ids, prepare, require_no_strangers, require_same_run, set_aside, tidy
 from .requested import absent, requested, write_requested
@@ -32,7 +32,6 @@ from .validate import as_fields, as_per_sample, id_problems, layout_problems
 log = logging.getLogger(__name__)
 
 MAX_SHARDS = 500
-STALE_HOURS = 2.0
 
 
 @dataclass(frozen=True, eq=False)

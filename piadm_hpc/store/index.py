@@ -18,7 +18,7 @@ from .conventions import PER_SAMPLE
 from .errors import StoreError
 from .files import whole_file
 from .shard import LIBVER, SHARDS, UNREADABLE, Shard, create_variable, first_line, open_file, read_shard
-from .skeleton import finish_file, finish_variable, write_frame
+from .skeleton import finish_file, finish_variable, write_skeleton
 
 INDEX = "samples.h5"
 
@@ -91,7 +91,7 @@ def write_index(folder: Path, arrangement: Arrangement, *, layout: Layout, attri
     path = folder / INDEX
     per_sample, missing = _collect(arrangement, layout)
     with whole_file(path, needed=sum(array.nbytes for array in per_sample.values()) + 2**20) as (file, _):
-        write_frame(file, layout, arrangement.ids, per_sample, attributes)
+        write_skeleton(file, layout, arrangement.ids, per_sample, attributes)
         for variable in layout.variables:
             virtual = _virtual(arrangement, layout, variable)
             dataset = file.create_virtual_dataset(variable.name, virtual, fillvalue=np.nan)
@@ -143,7 +143,7 @@ def write_copy(
     per_sample, missing = _collect(arrangement, layout)
     needed = sum(shard.num_bytes for shard in arrangement.shards)
     with whole_file(path, needed=needed, libver=libver) as (file, disk):
-        write_frame(file, layout, arrangement.ids, per_sample, attributes)
+        write_skeleton(file, layout, arrangement.ids, per_sample, attributes)
         for variable in layout.variables:
             shape = (len(arrangement.ids), *layout.shape(variable))
             dataset = create_variable(file, layout, variable.name, shape, compression)

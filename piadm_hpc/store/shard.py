@@ -18,7 +18,7 @@ from ..schema.layout import Layout
 from .errors import DamagedShard, RetiredShard, StoreError
 from .files import whole_file
 from .retired import RETIRED, free_name, reason_of
-from .skeleton import FILTERS, chunk_shape, finish_file, finish_variable, rows_in_chunk, write_frame
+from .skeleton import FILTERS, chunk_shape, finish_file, finish_variable, rows_in_chunk, write_skeleton
 
 SHARDS = "shards"
 # checksums on the structure of the file as well; later formats are left marked as open when a writer is killed
@@ -69,7 +69,7 @@ def write_samples(
     """Write checked float32 `fields` [S, *shape] as one whole file. Raises StoreError when it cannot be written."""
     needed = sum(array.nbytes for array in fields.values()) + sum(array.nbytes for array in per_sample.values())
     with whole_file(path, needed=needed, libver=LIBVER) as (file, disk):
-        write_frame(file, layout, ids, per_sample, attributes)
+        write_skeleton(file, layout, ids, per_sample, attributes)
         for variable in layout.variables:
             data = fields[variable.name]
             dataset = create_variable(file, layout, variable.name, data.shape, compression)
@@ -140,6 +140,12 @@ def _described(path: Path, file: h5py.File, index: bool) -> Shard:
         )
     model, config = (str(file.attrs.get(name, "")) for name in ("model_sha256", "piadm_config"))
     return Shard(path, ids, path.stat().st_size, shapes, model, config)
+
+
+def require_own_data(file: h5py.File) -> None:
+    """Raise ValueError when a file leads to data in other files, which are not followed."""
+    if elsewhere := list(_data_elsewhere(file, index=False)):
+        raise ValueError(f"{'; '.join(elsewhere)}, and other files are not followed")
 
 
 def _data_elsewhere(file: h5py.File, index: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Submitting: a folder of its own for every submission, a record of it beside the run, and a handle on its jobs."""
+"""Submitting jobs: each submission has its own folder and a record beside the run, and returns a handle on its jobs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,9 +20,10 @@ from ..config.validation import ConfigError
 from ..host.slurm import job_states
 from ..models.config import ConformerTrainConfig, TrainConfig
 from ..store import open_run, to_toml
-from .executors import POLL_SECONDS, make_executor, resolve, watched
+from .executors import POLL_SECONDS, make_executor, resolve, safe_path, watched
 from .payload import Job
 from .request import JobRequest
+from .script import require_one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -31,7 +33,7 @@ JOBS = "jobs"
 
 @dataclass(frozen=True)
 class Submission:
-    """Jobs in the queue: one for every run of `outs`, or several of a chain for one. `folder` holds their logs and results."""
+    """Submitted jobs: one for each run of `outs`, or a chain of several for one. `folder` holds their logs and results."""
 
     folder: Path
     cluster: str
@@ -43,29 +45,30 @@ class Submission:
         return f"{self.cluster} job {names}; logs in {self.folder}"
 
     def wait(self, *, poll: float = POLL_SECONDS) -> bool:
-        """Wait until no job is queued or running; whether all of them brought a result."""
+        """Wait until no job is queued or running; true when all of them returned a result."""
         waiting = list(self.jobs)
         while waiting := [job for job in waiting if not job.done()]:
             time.sleep(poll)
         return all(job.exception() is None for job in self.jobs)
 
     def result(self) -> xr.Dataset:
-        """Wait, then open the samples. Raises what ended the job; for an array, use `results`."""
+        """Wait, then open the samples of one run. Raises the error that ended its job; for an array, use `results`."""
         if len(self.outs) > 1:
             raise ValueError(f"this submission has {len(self.outs)} runs; `results` opens all of them")
         return self.results()[0]
 
     def results(self) -> list[xr.Dataset]:
-        """Wait, then open the samples of every run."""
+        """Wait, then open the samples of every run. Raises the error that ended the last job."""
         self.wait()
         self.jobs[-1].result()
         return [open_run(out) for out in self.outs]
 
 
 def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None = None, **numbers: Any) -> Submission:
-    """Submit a run, or several as an array; `numbers` are those of a JobRequest.
+    """Submit a run, or several as an array; `numbers` are the fields of a JobRequest, instead of `request`.
 
-    Raises ConfigError when an earlier job still works on a folder, for a Slurm that is not there, and for mistakes.
+    Raises ConfigError when an earlier job still works on a folder, when "slurm" is asked for where there is none, and for
+    mistakes in the request.
     """
     configs = [config] if isinstance(config, RunConfig) else list(config)
     request = request or JobRequest(**numbers)
@@ -79,7 +82,7 @@ def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None =
 
 
 def submit_training(config: TrainConfig | ConformerTrainConfig, request: JobRequest | None = None, **numbers: Any) -> Submission:
-    """Submit a training; it takes one rank. Raises ConfigError as `submit` does."""
+    """Submit a training, which takes one rank. Raises ConfigError as `submit` does."""
     request = request or JobRequest(**numbers)
     if request.ranks > 1:
         raise ConfigError(f"a training takes one rank, not {request.ranks}; give it more cores with cpus_per_rank")
@@ -91,12 +94,18 @@ def submit_training(config: TrainConfig | ConformerTrainConfig, request: JobRequ
 
 
 def _prepare(outs: Sequence[Path], configs: Sequence[BaseModel]) -> Path:
-    """A new folder for a submission, with the configurations in it."""
+    """Make the folder of a submission, with the configurations in it, for its owner alone.
+
+    submitit keeps its jobs there as pickles: whoever may write to them could run code in the owner's name.
+    """
     for out in outs:
+        require_one_line(str(out))
         require_free(out)
     root = outs[0] if len(outs) == 1 else Path(os.path.commonpath(outs))
     folder = root / JOBS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o700)  # also where an access control list gives more
     for number, config in enumerate(configs):
         text = to_toml(config.model_dump(mode="json"))
         (folder / f"run-{number}.toml").write_text(text, encoding="utf-8")
@@ -109,7 +118,8 @@ def _send(folder: Path, outs: Sequence[Path], jobs: Sequence[Any], request: JobR
     for _ in range(request.chain if cluster == "slurm" else 1):
         before = f"afterany:{':'.join(sorted({job.job_id.partition('_')[0] for job in sent[-len(jobs) :]}))}" if sent else None
         executor = make_executor(cluster, folder, request, dependency=before)
-        sent += executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
+        with safe_path():
+            sent += executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
     sent = watched(sent, cluster)
     submission = Submission(folder, cluster, tuple(outs), tuple(sent))
     for out in {*outs, folder.parent.parent}:
@@ -118,7 +128,7 @@ def _send(folder: Path, outs: Sequence[Path], jobs: Sequence[Any], request: JobR
 
 
 def _record(out: Path, submission: Submission) -> None:
-    """Where `piadm status` finds the jobs of a run: a line of jobs/submissions.jsonl in its folder."""
+    """Append a line to jobs/submissions.jsonl in a run's folder, where `piadm status` finds the jobs of the run."""
     chain = len(submission.jobs) // len(submission.outs)
     per_out = [[str(job.job_id) for job in submission.jobs[k :: len(submission.outs)]] for k in range(len(submission.outs))]
     mine = {str(o): names for o, names in zip(submission.outs, per_out, strict=True) if out in (o, *o.parents)}
@@ -135,29 +145,43 @@ def _record(out: Path, submission: Submission) -> None:
 
 
 def submissions(out: Path) -> list[dict[str, Any]]:
-    """The submissions of a run or of a folder of runs, oldest first."""
+    """Read the submissions of a run or of a folder of runs, oldest first; lines that are no record are left out."""
     try:
-        lines = (out / JOBS / "submissions.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (out / JOBS / "submissions.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return [json.loads(line) for line in lines]
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if _is_record(record):
+                found.append(record)
+    return found
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of submissions.jsonl has the fields that are read here, in their types."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("folder", "cluster")):
+        return False
+    jobs = record.get("jobs")
+    return isinstance(jobs, dict) and all(isinstance(names, list) for names in jobs.values())
 
 
 def living_jobs(out: Path) -> list[str]:
-    """Jobs of earlier submissions that are queued or running for this folder."""
+    """The jobs of earlier submissions that are queued or running for a folder."""
     found = []
     for record in submissions(out):
         names = [name for place, jobs in record["jobs"].items() for name in jobs if Path(place) == out]
         if record["cluster"] != "slurm" or not names:
             continue
         states = job_states(names) or {}
-        # numbers begin again when a Slurm is set up anew: a job is ours when it runs the script of this submission
+        # job numbers start again when a Slurm is set up again: a job is ours when it runs this submission's script
         found += [name for name, state in states.items() if state.alive and state.command.startswith(record["folder"])]
     return found
 
 
 def require_free(out: Path) -> None:
-    """ConfigError when a job is already queued or running for the folder."""
+    """Raise ConfigError when a job is already queued or running for a folder."""
     if names := living_jobs(out):
         raise ConfigError(
             f"{out}: job {', '.join(names)} already works on this folder; wait for it (piadm status {out}), "
