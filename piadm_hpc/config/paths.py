@@ -14,22 +14,27 @@ VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
 def expanded(name: str, root: Path | None = None) -> str:
-    """Expand ~ and $VARIABLES in `name`, unless a file of that very name is there, looked for from `root`.
+    """Expand ~ and $VARIABLES in `name`, save for the folders at its beginning that are there under these very names.
 
-    Raises ValueError for a variable that is not set and for a user who is not known: a folder of such a name is hardly meant.
+    They are looked for from `root`. Raises ValueError for a variable that is not set and for a user who is not known, since a
+    new folder of such a name is hardly meant.
     """
     if "\0" in name:
         raise ValueError("a path cannot hold the character NUL")
-    if _there((root or Path()) / name):
-        return name
-    found = os.path.expandvars(os.path.expanduser(name))
+    literal = _literal(name, root or Path())
+    rest = name[len(literal) :]
+    found = os.path.expandvars(rest if literal else os.path.expanduser(rest))
     if missing := VARIABLE.search(found):
-        raise ValueError(
-            f"{missing.group()} in {name!r} is not set in the environment; set it, or make a folder of that very name"
-        )
-    if found.startswith("~"):
+        raise ValueError(f"{missing.group()} in {name!r} is not set in the environment; set it, or make a folder of that name")
+    if found.startswith("~") and not literal:
         raise ValueError(f"{found.partition('/')[0]} in {name!r} is no user's folder; write the path in full")
-    return found
+    return literal + found
+
+
+def _literal(name: str, root: Path) -> str:
+    """The longest beginning of `name`, up to a slash or its end, that is there; empty when there is none."""
+    ends = [place for place, letter in enumerate(name) if letter == "/" and place] + [len(name)]
+    return next((name[:end] for end in reversed(ends) if _there(root / name[:end])), "")
 
 
 PathName = Annotated[str, AfterValidator(expanded)]

@@ -149,7 +149,7 @@ def _sentences(record: type[BaseModel], details: Iterable[Any]) -> list[str]:
 def _sentence(mistakes: list[_Mistake]) -> str:
     first = mistakes[0]
     text = first.text or f"must be {' or '.join(dict.fromkeys(mistake.need for mistake in mistakes))}"
-    shown = json.dumps(first.given, default=str, ensure_ascii=False)
+    shown = json.dumps(first.given, default=str, ensure_ascii=not str(first.given).isprintable())
     if not isinstance(first.given, dict):
         text += f" (given {shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + ' ...'})"
     return f"{first.key}: {text}" if first.key else text

@@ -68,20 +68,20 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = Tru
     try:
         file = find_file(path)
         whole = read_shard(file, index=True)
-        with open_file(file) as handle:
-            listed: dict[str, int] | None = json.loads(handle.attrs["shards"]) if "shards" in handle.attrs else None
+        listed = _listing(file)
     except DamagedShard as error:
         return Report(Path(path), (f"{error}; {JOIN} to write it again from its shards, or {DRAW_AGAIN}",))
     except StoreError as error:
         return Report(Path(path), (str(error),))
-    except (*UNREADABLE, RecursionError) as error:
-        return Report(Path(path), (f"{file} is damaged ({first_line(error)}); {JOIN} to write it again from its shards",))
     if listed is None:
         return Report(file, tuple(wrong_values(whole)) if deep else (), len(whole.ids), 1, whole.num_bytes)
     base = file.resolve().parent
     shards, problems = _listed_shards(file, base, listed)
     if not problems:
-        problems += _wrong_index(file, shards, whole, deep)
+        try:
+            problems += _wrong_index(file, shards, whole, deep)
+        except UNREADABLE as error:
+            problems.append(f"{file.name} is damaged ({first_line(error)}): {JOIN}")
     problems += strangers(list(shards.values()), whole.config, INDEPENDENT_KEYS)
     if not problems and deep:
         for shard in shards.values():
@@ -91,6 +91,18 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = Tru
     if extra and not problems:
         problems += _absent_samples(base, whole)
     return Report(file, tuple(dict.fromkeys(problems)), len(whole.ids), len(listed), whole.num_bytes + sum(listed.values()))
+
+
+def _listing(file: Path) -> dict[str, int] | None:
+    """The shards that an index lists, with their sizes; None for any other file. Raises DamagedShard."""
+    try:
+        with open_file(file) as handle:
+            if "shards" not in handle.attrs:
+                return None
+            listed = json.loads(handle.attrs["shards"])
+        return {str(name): int(size) for name, size in listed.items()}
+    except (*UNREADABLE, AttributeError, RecursionError) as error:
+        raise DamagedShard(f"{file} is damaged ({first_line(error)})") from error
 
 
 def _listed_shards(file: Path, base: Path, listed: dict[str, int]) -> tuple[dict[str, Shard], list[str]]:
@@ -135,14 +147,17 @@ def _wrong_index(file: Path, shards: dict[str, Shard], whole: Shard, deep: bool)
             sources = index[name].virtual_sources()
             covered = 0
             for source in sources:
+                shard = shards.get(source.file_name)
+                if shard is None:
+                    problems.append(f"{file.name}: {name} leads to {source.file_name}, which is not listed: {JOIN}")
+                    continue
                 rows, there = _rows(source.vspace), _rows(source.src_space)
                 covered += rows.stop - rows.start
-                shard = shards.get(source.file_name)
-                if shard is None or shard.ids[there] != whole.ids[rows]:
+                if source.dset_name.strip("/") != name or shard.ids[there] != whole.ids[rows]:
                     problems.append(f"{source.file_name} holds other samples than the index says: {JOIN}")
                 elif deep:
                     problems += _other_values(index, name, rows, shard.path, there)
-            if covered != len(whole.ids):
+            if not problems and covered != len(whole.ids):
                 problems.append(f"{file.name}: {name} leads to {covered} of {len(whole.ids)} samples: {JOIN}")
     return list(dict.fromkeys(problems))
 

@@ -50,9 +50,7 @@ class Watch:
         wanted = sorted({bisect_right(self.starts, row) - 1 for row in rows}) if self.starts else []
         for path, stamp in [(self.file, self.stamp), *(self.shards[k] for k in wanted)]:
             if stamp is None or _stamp(path) != stamp:
-                raise StoreError(
-                    f"{path} was merged, overwritten or removed after this dataset was opened; open {self.file} again"
-                )
+                raise StoreError(f"{path} was merged, rewritten or removed after this dataset was opened; open {self.file} again")
 
 
 def watch(path: Path) -> Watch:
@@ -82,7 +80,7 @@ class WatchedArray(BackendArray):
         self.watch.require(rows)
         indexer = indexing.OuterIndexer if any(isinstance(part, np.ndarray) for part in key) else indexing.BasicIndexer
         try:
-            values = np.asarray(self.inner[indexer(key)])
+            values: np.ndarray = np.asarray(self.inner[indexer(key)])
         except (OSError, RuntimeError):
             self.watch.require(rows)
             raise
@@ -103,7 +101,8 @@ class WatchedStore(AbstractDataStore):
         return {name: self._watched(v) if v.dims[:1] == (dim,) else v for name, v in variables.items()}, attributes
 
     def _watched(self, variable: xr.Variable) -> xr.Variable:
-        array = indexing.LazilyIndexedArray(WatchedArray(variable._data, self.watch))
+        lazy: Any = variable._data
+        array = indexing.LazilyIndexedArray(WatchedArray(lazy.array, self.watch))
         return xr.Variable(variable.dims, array, variable.attrs, variable.encoding, fastpath=True)
 
     def get_encoding(self) -> dict[str, Any]:
