@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from pathlib import Path
 
 from ..config.run import RunConfig, parse_ids
-from ..config.validation import ConfigError, override, read
+from ..config.validation import ConfigError, override, parse_toml, read
 from ..host.launcher import launcher_rank, launcher_size
 
 
@@ -59,6 +58,6 @@ def speaks() -> bool:
 def is_training(path: str | Path) -> bool:
     """Whether a configuration describes a training: it has a section `data`. A file that cannot be read is none."""
     try:
-        return "data" in tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return "data" in parse_toml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return False  # what is wrong with the file is said where it is read

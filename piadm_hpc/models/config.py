@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..config.paths import PathName
 from ..config.run import PhaseConfig
-from ..config.validation import read
+from ..config.validation import parse_toml, read
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
 from ..integrators.catalogue import find
@@ -202,7 +201,7 @@ def load_config(path: str | Path, changes: Iterable[tuple[str, Any]] = ()) -> Tr
 
 def _names_trajectories(path: Path) -> bool:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
+        data = parse_toml(path.read_text(encoding="utf-8")).get("data", {})
     except (OSError, ValueError):
         return False  # whoever reads it next says what is wrong
     return isinstance(data, dict) and ("trajectories" in data or "topology" in data)

@@ -218,7 +218,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
         window=solver.window,
         pipelined=solver.pipelined,
         in_flight=config.compute.in_flight,
-        operator=plugins.load("solver.start", solver.start)(model, chain) if own_start else None,
+        operator=plugins.call("solver.start", solver.start, model, chain) if own_start else None,
         model_batch=config.compute.model_batch,
         dtype=getattr(torch, config.compute.precision),
         device=device,
@@ -229,7 +229,7 @@ def _chain_and_score(config: RunConfig, model: Model, grid: TimeGrid, reference:
     """The integrator's chain with the network's score, or a generator of one call as a chain of one step."""
     name = config.chain.generator
     if name is not None:
-        return integrators.one_step(model.process, float(grid.t[0])), plugins.load("chain.generator", name)(model)
+        return integrators.one_step(model.process, float(grid.t[0])), plugins.call("chain.generator", name, model)
     chain = make_chain(config, model, grid, reference)
     return chain, integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
 

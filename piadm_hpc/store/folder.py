@@ -17,7 +17,7 @@ from ..schema.layout import Layout
 from .conformers import with_topology
 from .errors import StoreError
 from .files import most_open_files, write_text
-from .index import INDEX, Arrangement, arrange, is_current, write_copy, write_index
+from .index import INDEX, Arrangement, arrange, is_current, reading, write_copy, write_index
 from .integrity import wrong_values
 from .lock import STALE_HOURS, Lock
 from .merging import merge_alike, merge_into
@@ -25,7 +25,7 @@ from .opening import clear, indexed_ids, prepare, require_no_strangers, require_
 from .requested import absent, requested, write_requested
 from .retired import reason_of
 from .settings import RUN_FILE, as_json, run_config, to_toml
-from .shard import SHARDS, Shard, named_ids, open_file, scan, shard_path, write_samples
+from .shard import SHARDS, Shard, named_ids, scan, shard_path, write_samples
 from .skeleton import FILTERS, read_attributes, read_layout
 from .validate import as_fields, as_per_sample, id_problems, layout_problems
 
@@ -135,7 +135,7 @@ class Store:
         if not shards:
             raise StoreError(f"{path} holds no whole shard; give the folder of a run that has finished some samples")
         require_no_strangers(path, shards, run_config(path) or shards[0].config, INDEPENDENT_KEYS)
-        with open_file(shards[0].path) as file:
+        with reading(shards[0]) as file:
             layout, attributes = read_layout(file), read_attributes(file)
         drawn = {sample for shard in shards for sample in shard.ids}
         ids = sorted(drawn.union(requested(path) or ()))

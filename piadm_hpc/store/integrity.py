@@ -138,7 +138,11 @@ def _listed_shards(file: Path, base: Path, listed: dict[str, int]) -> tuple[dict
 
 def _wrong_index(file: Path, shards: dict[str, Shard], whole: Shard, deep: bool) -> list[str]:
     """Rows of the index that lead to another sample, and with `deep` to other values, than the shards hold."""
-    problems = []
+    problems = [
+        f"{shard.name} records {sorted(shard.recorded)} per sample, the index {sorted(whole.recorded)}: {JOIN}"
+        for shard in shards.values()
+        if shard.recorded != whole.recorded
+    ][:1]
     with open_file(file) as index:
         for name in whole.shapes:
             if not index[name].is_virtual:

@@ -39,7 +39,8 @@ def open_run(
         raise StoreError(f"{report.path} is not whole:\n  " + "\n  ".join(report.problems))
     try:
         dataset = xr.open_dataset(WatchedStore(ENGINES[engine](report.path), watch(report.path)))
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        # a file that somebody harmed may make the readers fail in any way
         raise StoreError(f"cannot open {report.path} with engine {engine!r}: {error}; try 'h5netcdf' or 'netcdf4'") from error
     for name in FILE_ATTRIBUTES:
         dataset.attrs.pop(name, None)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from ..config.samples import LARGEST_ID, MOST_SAMPLES
+from ..config.validation import parse_toml
 from .files import write_text
 from .settings import RUN_FILE
 
@@ -36,7 +36,7 @@ def requested(folder: Path) -> tuple[int, ...] | None:
     except UNREADABLE:
         pass
     try:
-        config = tomllib.loads(_text(folder / RUN_FILE))
+        config = parse_toml(_text(folder / RUN_FILE))
         return _ids([(i, i + 1) for i in config["only"]] if "only" in config else [(0, config["samples"])])
     except UNREADABLE:
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import tomli_w
 
 from ..config.legacy import upgraded_run
-from ..config.validation import dotted
+from ..config.validation import dotted, parse_toml
 
 RUN_FILE = "run.toml"
 UNSET = "(not set)"
@@ -40,7 +39,7 @@ def differences(there: str, here: str, independent: frozenset[str]) -> list[str]
 
     A dotted name in `independent` covers the keys below it. Raises ValueError when a text is not TOML.
     """
-    return _differing(tomllib.loads(there), tomllib.loads(here), independent)
+    return _differing(parse_toml(there), parse_toml(here), independent)
 
 
 def differences_of_json(there: str, here: str, independent: frozenset[str]) -> list[str]:
@@ -64,8 +63,8 @@ def as_json(config: Mapping[str, Any]) -> str:
 def run_config(folder: Path) -> str:
     """The configuration in a folder's run.toml as JSON; empty when it cannot be read."""
     try:
-        return as_json(tomllib.loads((folder / RUN_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
+        return as_json(parse_toml((folder / RUN_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
         return ""
 
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from ..schema.layout import Layout
+from .conventions import PER_SAMPLE
 from .errors import DamagedShard, RetiredShard, StoreError
 from .files import whole_file
 from .retired import RETIRED, free_name, reason_of
@@ -29,7 +30,10 @@ UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
 @dataclass(frozen=True)
 class Shard:
-    """What a whole shard says about itself; `config` is the configuration of the run that drew it, as JSON."""
+    """What a whole shard says about itself.
+
+    `config` is the configuration of the run that drew it, as JSON; `recorded` are the quantities per sample beside the fields.
+    """
 
     path: Path
     ids: tuple[int, ...]
@@ -37,6 +41,7 @@ class Shard:
     shapes: Mapping[str, tuple[int, ...]]
     model_sha256: str
     config: str = ""
+    recorded: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -138,8 +143,22 @@ def _described(path: Path, file: h5py.File, index: bool) -> Shard:
         raise DamagedShard(
             f"{path} is damaged (its fields and its list of samples differ in length, or the list is not in order)"
         )
+    if odd := _odd_dataset(file, len(ids)):
+        raise DamagedShard(f"{path} is damaged ({odd})")
     model, config = (str(file.attrs.get(name, "")) for name in ("model_sha256", "piadm_config"))
-    return Shard(path, ids, path.stat().st_size, shapes, model, config)
+    return Shard(path, ids, path.stat().st_size, shapes, model, config, frozenset(set(file) & set(PER_SAMPLE)))
+
+
+def _odd_dataset(file: h5py.File, num_samples: int) -> str:
+    """What is wrong with the first dataset that netCDF readers would stumble over; empty when there is none."""
+    for name, found in file.items():
+        if not isinstance(found, h5py.Dataset) or found.is_scale:
+            continue
+        if any(scale.name is None for dim in found.dims for scale in dim.values()):
+            return f"a dimension of {name} is gone"
+        if name in PER_SAMPLE and (found.dtype.kind not in "iuf" or found.shape[:1] != (num_samples,)):
+            return f"{name} holds no number for each sample"
+    return ""
 
 
 def require_own_data(file: h5py.File) -> None:
