@@ -169,7 +169,9 @@ def require_own_data(file: h5py.File) -> None:
 
 def _data_elsewhere(file: h5py.File, index: bool) -> Iterator[str]:
     """What in a file leads to other files: links, external storage and, in anything but an index, virtual datasets."""
-    virtual = set(str(file.attrs.get("variables", "")).split()) if index and "shards" in file.attrs else set()
+    names = str(file.attrs.get("variables", "")).split() if index and "shards" in file.attrs else []
+    # fields may have further names, as in H5MD's groups
+    virtual = [file[name] for name in names if isinstance(file.get(name, getlink=True), h5py.HardLink)]
     links: dict[str, Any] = {}
     file.visititems_links(links.__setitem__)
     for name, link in links.items():
@@ -178,7 +180,7 @@ def _data_elsewhere(file: h5py.File, index: bool) -> Iterator[str]:
         elif isinstance(found := file[name], h5py.Dataset):
             if found.external is not None:
                 yield f"{name} is stored in another file"
-            if found.is_virtual and name not in virtual:
+            if found.is_virtual and found not in virtual:
                 yield f"{name} is a virtual dataset"
 
 
