@@ -20,6 +20,7 @@ BROUGHT = {
     "index.md": "README.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "SECURITY.md": "SECURITY.md",
     "jobs/README.md": "jobs/README.md",
     "datasets/README.md": "datasets/README.md",
 }

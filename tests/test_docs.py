@@ -159,3 +159,17 @@ def test_functions_named_in_the_method_map_exist() -> None:
 def test_scripts_are_bash(script: Path) -> None:
     done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True, timeout=10)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_guarantee_names_tests_that_are_there() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line and "held by" not in line]
+    promises = [row for row in rows if "::" in row]
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(promises) > 25 and len(named) >= len(promises)
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not re.search(rf"^def {name}\(", (ROOT / "tests" / file).read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert missing == []

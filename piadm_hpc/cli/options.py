@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ..config.run import RunConfig, parse_ids
-from ..config.validation import ConfigError, override, read
+from ..config.validation import ConfigError, override, parse_toml, read
 from ..host.launcher import launcher_rank, launcher_size
 
 
@@ -61,3 +62,11 @@ def described_run(options: argparse.Namespace) -> RunConfig:
 def speaks() -> bool:
     """Whether this process writes to the terminal: the first of a launch does."""
     return launcher_size()[1] == 1 or launcher_rank() == 0
+
+
+def is_training(path: str | Path) -> bool:
+    """Whether a configuration describes a training: it has a section `data`. A file that cannot be read is none."""
+    try:
+        return "data" in parse_toml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # what is wrong with the file is said where it is read

@@ -1,4 +1,4 @@
-"""piadm status: what is done, what works on it, and when the rest will be ready."""
+"""piadm status: what is drawn, who works on it, and when the rest will be ready."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "status",
-        help="what is done, running, failed, and when the rest will be ready",
+        help="what is drawn, running or failed, and when the rest will be ready",
         epilog="exit codes: 0 complete; 1 failed, nothing works on it; 3 complete, some not converged; 75 not complete yet",
     )
     parser.add_argument("folder", help="folder of a run, or of the runs of an array")
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def show(folder: Path) -> int:
-    """Print how the runs in a folder stand; the exit code of the worst of them."""
+    """Print the status of the runs in a folder; returns the exit code of the worst of them."""
     from ..submit import read_status
 
     found = read_status(folder)

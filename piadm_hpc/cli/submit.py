@@ -1,22 +1,20 @@
-"""piadm submit: a run or a training as a job, or an array of runs."""
+"""piadm submit: a run, an array of runs, or a training as a job."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import tomllib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config.run import RunConfig, parse_ids
 from ..config.validation import ConfigError, build, override
 from .exit_codes import DONE, FAILED
-from .options import add_run_options, described_run
+from .options import add_run_options, described_run, is_training
 from .status import show
 
 if TYPE_CHECKING:
-    from ..submit import JobRequest
+    from ..submit import JobRequest, Submission
 
 NUMBERS: dict[str, Any] = {
     "nodes": (int, "N", "nodes"),
@@ -41,7 +39,7 @@ def add(commands: Any) -> None:
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """The numbers of a job, where it goes, and what is done with it."""
+    """Add the options of a job: its resources, where it runs, and what is done with it."""
     for name, (kind, metavar, meaning) in NUMBERS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=meaning)
     parser.add_argument("--cluster", choices=("auto", "slurm", "local", "debug"), help="local and debug run the same job here")
@@ -53,7 +51,7 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.config is not None and _is_training(options.config):
+    if options.config is not None and is_training(options.config):
         return _train(options)
     return _send(spread(described_run(options), options.array), _request(options), options)
 
@@ -73,6 +71,7 @@ def _send(configs: list[RunConfig], request: JobRequest, options: argparse.Names
         print(batch_script(configs, request), end="")
         return DONE
     submission = submit(configs, request)
+    _say_where(request, submission)
     print(f"{submission}\nhow it stands:  piadm status {submission.folder.parent.parent}", flush=True)
     if not (options.wait or submission.cluster == "debug"):
         return DONE
@@ -87,22 +86,27 @@ def _train(options: argparse.Namespace) -> int:
     if options.print or options.array:
         raise ConfigError("--print and --array are for runs; a training is submitted by itself")
     config = load_config(options.config, [override(text) for text in options.set])
-    submission = submit_training(config, _request(options))
+    request = _request(options)
+    submission = submit_training(config, request)
+    _say_where(request, submission)
     print(submission, flush=True)
     if not (options.wait or submission.cluster == "debug"):
         return DONE
     return DONE if submission.wait() else FAILED
 
 
-def _is_training(path: str) -> bool:
-    try:
-        return "data" in tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # what is wrong with the file is said where it is read
+def _say_where(request: JobRequest, submission: Submission) -> None:
+    """Say so when there is no Slurm and the job therefore runs on this machine, which somebody may not expect."""
+    if request.cluster == "auto" and submission.cluster == "local":
+        print(
+            "there is no Slurm here (no sbatch and srun on the PATH): the job runs on this machine, in the background, for at "
+            f"most {request.minutes} min; --print writes a batch script to carry to a cluster",
+            flush=True,
+        )
 
 
 def spread(config: RunConfig, array: str | None) -> list[RunConfig]:
-    """One run for every value of an array, each in a folder of its own below `out`. Raises ConfigError."""
+    """Make one run for each value of an array, in a folder of its own below `out`. Raises ConfigError."""
     if array is None:
         return [config]
     key, _, values = array.partition("=")
@@ -123,5 +127,7 @@ def _laid_over(config: RunConfig, key: str, value: Any, out: str) -> dict[str, A
     *parents, last = key.split(".")
     for parent in parents:
         place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise ConfigError(f"--array {key}: {parent} is a value, not a section")
     place[last] = value
     return values

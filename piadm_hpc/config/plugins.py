@@ -14,6 +14,16 @@ from .validation import ConfigError
 PluginName = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 
 
+def call(key: str, name: str, *arguments: Any) -> Any:
+    """What the callable of a name returns. Raises ConfigError when it cannot be imported or fails."""
+    try:
+        return load(key, name)(*arguments)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{key} = {name!r} failed: {type(error).__name__}: {error}") from error
+
+
 def load(key: str, name: str) -> Callable[..., Any]:
     """The callable of a name given under a key of the configuration; ConfigError for one that cannot be imported."""
     where, _, what = name.partition(":")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..integrators.catalogue import INTEGRATORS, Integrator, find
 from ..solvers.baselines.settings import POSITION_ONLY
 from .legacy import upgraded_run
+from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
+from .paths import PathName
 from .plugins import PluginName
+from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
+from .samples import parse_ids as parse_ids
 from .solver import SolverConfig
-from .validation import ConfigError, Record, build
+from .validation import Record, build
 
 Auto = Literal["auto"]
 
@@ -83,10 +87,10 @@ class GridConfig(Record):
 
     kind: Literal["piadm", "log-snr", "karras", "power"] = "log-snr"
     steps: int | Auto = "auto"
-    calls: int | None = Field(None, ge=1)
-    step: float = Field(0.0625, gt=0)
-    block: float = Field(1.0, gt=0)
-    exponent: float = Field(2.0, gt=0)
+    calls: Count | None = None
+    step: float = Field(0.0625, ge=1e-5)
+    block: float = Field(1.0, ge=1e-5)
+    exponent: float = Field(2.0, gt=0, le=100)
     horizon: float | Auto = "auto"
     delta: float | Auto = "auto"
     teleport: float | None = Field(None, gt=0)
@@ -98,6 +102,8 @@ class GridConfig(Record):
     def _positive(cls, value: float | str) -> float | str:
         if isinstance(value, int | float) and value <= 0:
             raise ValueError("must be positive or 'auto'")
+        if isinstance(value, int | float) and value > MOST:
+            raise ValueError(f"must be at most {MOST} or 'auto'")
         return value
 
     @model_validator(mode="after")
@@ -116,8 +122,8 @@ class CorrectorConfig(Record):
     enabled: bool = False
     friction: float | Auto = "auto"
     length: float | Auto = "auto"
-    steps: int = Field(8, ge=1)
-    blocks: int = Field(1, ge=1)
+    steps: Count = 8
+    blocks: Count = 1
 
 
 class ComputeConfig(Record):
@@ -132,24 +138,27 @@ class ComputeConfig(Record):
     time_ranks: int | Auto = "auto"
     device: str = "auto"
     precision: Literal["float32", "float64"] = "float32"
-    model_batch: int = Field(16, ge=1)
-    in_flight: int | None = Field(None, ge=1)
+    model_batch: Many = 16
+    in_flight: Many | None = None
     threads: int | Auto = "auto"
     autocast: Literal["off", "bfloat16"] = "off"
     compile: Literal["off", "default", "reduce-overhead"] = "off"
 
     @field_validator("time_ranks", "threads")
     @classmethod
-    def _positive(cls, value: int | str) -> int | str:
+    def _positive(cls, value: int | str, info: ValidationInfo) -> int | str:
+        most = MOST_THREADS if info.field_name == "threads" else MOST
         if isinstance(value, int) and value < 1:
             raise ValueError("must be at least 1 or 'auto'")
+        if isinstance(value, int) and value > most:
+            raise ValueError(f"must be at most {most} or 'auto'")
         return value
 
 
 class OutputConfig(Record):
     """Shards hold `batch` samples, solved and stored together. `log_interval` in seconds."""
 
-    batch: int = Field(4, ge=1)
+    batch: Many = 4
     compression: Literal["zlib", "none"] = "zlib"
     log_interval: float = Field(30.0, gt=0)
 
@@ -161,10 +170,10 @@ class RunConfig(Record):
     a model folder run code of its own: import a network, or unpickle one.
     """
 
-    model: str = Field(min_length=1)
-    samples: int = Field(8, ge=1)
+    model: PathName = Field(min_length=1)
+    samples: Many = 8
     seed: int = Field(0, ge=0, lt=2**63)
-    out: str = Field("run", min_length=1)
+    out: PathName = Field("run", min_length=1)
     only: tuple[int, ...] | None = None
     allow_code: bool = False
     chain: ChainConfig = ChainConfig()
@@ -185,6 +194,8 @@ class RunConfig(Record):
     def _ids(cls, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if ids is not None and (len(ids) == 0 or min(ids) < 0 or len(set(ids)) != len(ids)):
             raise ValueError("sample ids must be distinct and not negative, at least one")
+        if ids is not None and (max(ids) > LARGEST_ID or len(ids) > MOST_SAMPLES):
+            raise ValueError(f"sample ids go up to {LARGEST_ID}, and a run has at most {MOST_SAMPLES}")
         return ids
 
     @model_validator(mode="after")
@@ -244,25 +255,3 @@ class RunConfig(Record):
         for key, value in changes.items():
             values[key] = {**values[key], **value} if isinstance(value, dict) else value
         return build(RunConfig, values)
-
-
-# Keys that never change a member beyond rounding: a run may be continued with other values of these.
-INDEPENDENT_KEYS = frozenset(
-    {"samples", "only", "out", "allow_code", "output.batch", "output.compression", "output.log_interval"}
-    | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
-)
-
-
-def parse_ids(text: str) -> tuple[int, ...]:
-    """Sample ids from text such as `17,42-47`; ConfigError for anything else."""
-    ids: list[int] = []
-    try:
-        for part in text.split(","):
-            first, dash, last = part.strip().partition("-")
-            low, high = int(first), int(last if dash else first)
-            if low > high:
-                raise ValueError("a range runs upwards")
-            ids += range(low, high + 1)
-    except ValueError:
-        raise ConfigError(f"--only {text!r}: give sample ids such as 17,42-47") from None
-    return tuple(ids)

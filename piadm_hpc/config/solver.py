@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ..solvers.baselines.settings import mistakes_of
+from .limits import Count
+from .paths import PathName
 from .plugins import PluginName
 from .validation import Record
 
@@ -28,14 +30,14 @@ class SolverConfig(Record):
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
     start: Literal["auto", "constant", "reference"] | PluginName = "auto"
     tol: float = Field(1e-2, gt=0)
-    sweeps: int | None = Field(None, ge=1)
+    sweeps: Count | None = None
     fixed_depth: bool = False
-    reference: str | None = Field(None, min_length=1)
-    window: int | None = Field(None, ge=1)
+    reference: Annotated[PathName, Field(min_length=1)] | None = None
+    window: Count | None = None
     pipelined: bool = False
     certify: bool = True
-    memory: int = Field(2, ge=1)
-    parts: int | None = Field(None, ge=1)
+    memory: Count = 2
+    parts: Count | None = None
     coarse: Literal["network", "reference"] = "network"
 
     @model_validator(mode="after")

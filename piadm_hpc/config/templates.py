@@ -95,7 +95,7 @@ name = "my-fields"
 title = "What the fields are"
 output = "my-fields"         # the model folder to write; `piadm sample --model my-fields` samples from it
 seed = 0
-# network = "none"           # the Gaussian reference alone
+# network = "none"           # the Gaussian reference alone, without the section [network] below
 
 [data]
 files = ["data/*.nc"]        # several files are taken together, as members or as years
@@ -113,10 +113,10 @@ licence = ""
 basis = "eof"                # spherical, fourier, pixelwise, isotropic
 rank = "auto"
 
-[network]
-width = 32
-multipliers = [1, 2, 2]
-dropout = 0.1
+# [network]                  # a U-Net; these are the defaults
+# width = 32
+# multipliers = [1, 2, 2]
+# dropout = 0.1
 
 [noise]
 process = "ou"

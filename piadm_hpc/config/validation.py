@@ -80,8 +80,8 @@ def override(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r}: write it as key=value, for example solver.tol=1e-3")
     try:
-        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+        return key.strip(), parse_toml(f"value = {value.strip()}")["value"]
+    except ValueError:
         return key.strip(), value.strip()
 
 
@@ -101,14 +101,22 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML. Raises ValueError for any text that is not TOML, also for one that is nested too deeply to be read."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"{path}: cannot be read ({error.strerror}); give the path of a TOML file, `piadm init` prints one"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path}: not a TOML file ({error})") from None
 
 
@@ -149,7 +157,7 @@ def _sentences(record: type[BaseModel], details: Iterable[Any]) -> list[str]:
 def _sentence(mistakes: list[_Mistake]) -> str:
     first = mistakes[0]
     text = first.text or f"must be {' or '.join(dict.fromkeys(mistake.need for mistake in mistakes))}"
-    shown = json.dumps(first.given, default=str, ensure_ascii=False)
+    shown = json.dumps(first.given, default=str, ensure_ascii=not str(first.given).isprintable())
     if not isinstance(first.given, dict):
         text += f" (given {shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + ' ...'})"
     return f"{first.key}: {text}" if first.key else text

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
-from glob import glob
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from ..config.paths import matching
 
 PARTS = ("train", "validation", "test")
 
@@ -38,7 +39,7 @@ def expand(files: Sequence[str], root: Path, key: str) -> list[Path]:
     found: dict[Path, Path] = {}
     absent = []
     for name in files:
-        matches = [Path(match) for match in sorted(glob(str(root / name)), key=_by_number)]
+        matches = sorted(matching(name, root), key=_by_number)
         if not matches:
             absent.append(name)
         for path in matches:
@@ -48,9 +49,9 @@ def expand(files: Sequence[str], root: Path, key: str) -> list[Path]:
     return list(found.values())
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def _by_number(path: Path) -> list[tuple[int, str]]:
     """A sort key under which year_2 comes before year_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def require_one_way_to_hold_out(config: HoldOut) -> None:
@@ -69,7 +70,7 @@ def parts_by_file(config: HoldOut, names: Sequence[str], file: np.ndarray) -> np
     """
     part = np.full(len(file), "train", dtype=object)
     for name, patterns in {"validation": config.validation_files, "test": config.test_files}.items():
-        matches = [i for i, read in enumerate(names) if any(fnmatch(read, pattern) for pattern in patterns)]
+        matches = [i for i, read in enumerate(names) if any(read == pattern or fnmatch(read, pattern) for pattern in patterns)]
         if patterns and not matches:
             raise ValueError(f"{name}_files {list(patterns)} match none of the files read: {', '.join(names)}")
         part[np.isin(file, matches)] = name

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..config.paths import expanded
 from ..schema.topology import Topology
 from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
 from .trajectory_files import open_universe, positions_of, read_file, readable_failures, select, topology_file, topology_of
@@ -80,7 +81,7 @@ def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
     paths = expand(config.trajectories, root, "trajectories")
     part = slice(config.start, None, config.stride)
     with (
-        topology_file(None if config.topology is None else root / config.topology, paths[0]) as structure,
+        topology_file(None if config.topology is None else root / expanded(config.topology, root), paths[0]) as structure,
         readable_failures(structure),
     ):
         first = open_universe(structure)

@@ -1,1 +1,1 @@
-"""The machine: MPI launchers, Slurm, and signals that ask a process to stop."""
+"""The machine: what launchers, Slurm and signals tell a process, without loading MPI."""

@@ -1,4 +1,4 @@
-"""What a launcher tells its processes in their environment, and whether it and the MPI library belong together; no MPI here."""
+"""What a launcher tells its processes through the environment, and whether it fits the MPI library; MPI is not loaded here."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 RANKS = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
 LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE")
 LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-SETTLED = 10.0  # seconds after which the ranks of a start have found each other's memory
+SETTLED = 10.0  # seconds after which the ranks of a new launch have attached to each other's shared memory
 
 
 class LauncherError(RuntimeError):
-    """The launcher and the MPI library do not belong together."""
+    """The launcher and the MPI library do not fit each other."""
 
 
 class NoLibraryError(LauncherError):
-    """No MPI library can be loaded on this host, perhaps on this one alone."""
+    """No MPI library can be loaded on this host, while other hosts may have one."""
 
 
 def first_number(names: Sequence[str]) -> tuple[str | None, int]:
-    """The first of the environment variables `names` that holds a whole number, and that number; (None, 0) for none."""
-    return next(((name, int(os.environ[name])) for name in names if os.environ.get(name, "").isdigit()), (None, 0))
+    """Find the first environment variable of `names` that holds a whole number, and the number; (None, 0) without one."""
+    return next(((name, int(os.environ[name])) for name in names if os.environ.get(name, "").isdecimal()), (None, 0))
 
 
 def launcher_size() -> tuple[str | None, int]:
-    """The number of ranks the launcher announced and the variable that says so; (None, 1) without a launcher."""
+    """The variable in which the launcher announces the number of ranks, and that number; (None, 1) without a launcher."""
     name, number = first_number(SIZES)
     return (name, number) if name else (None, 1)
 
 
 def launcher_rank() -> int:
-    """This process's rank as the launcher numbers it, without loading MPI; 0 without a launcher."""
+    """The rank that the launcher gave this process; 0 without a launcher."""
     return first_number(RANKS)[1]
 
 
@@ -45,16 +45,16 @@ def launched() -> bool:
 
 
 def ranks_here() -> int:
-    """Ranks on this host, as far as the launcher says; all of them otherwise."""
+    """The number of ranks on this host; all ranks when the launcher does not say."""
     name, number = first_number(LOCAL_SIZES)
     if name:
         return max(1, number)
     nodes = os.environ.get("SLURM_STEP_NUM_NODES", "")
-    return -(-launcher_size()[1] // int(nodes)) if nodes.isdigit() and int(nodes) else launcher_size()[1]
+    return -(-launcher_size()[1] // int(nodes)) if nodes.isdecimal() and int(nodes) else launcher_size()[1]
 
 
 def local_environment(ranks: int) -> dict[str, str]:
-    """This process's environment for launching `ranks` ranks on this machine, one thread each, root and crowding allowed."""
+    """The environment for launching `ranks` ranks on this machine, with one thread each, also as root and beyond the cores."""
     extra = {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -63,18 +63,18 @@ def local_environment(ranks: int) -> dict[str, str]:
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     }
     if ranks > len(os.sched_getaffinity(0)):
-        # MPICH spins while it waits, which starves ranks that share a core
+        # MPICH spins while it waits, which starves other ranks on the same core
         extra["MPIR_CVAR_ENABLE_HEAVY_YIELD"] = "1"
     return {**os.environ, **extra}
 
 
 def under_srun() -> bool:
-    """Whether srun started this process as one of several."""
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1") or 1) > 1
+    """Whether srun started this process as one of several tasks."""
+    return first_number(("SLURM_STEP_NUM_TASKS",))[1] > 1
 
 
 def start_up_problem(library: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Why an MPI `library` (what it says about itself) cannot be started by this launcher; empty when it may.
+    """Explain why this launcher cannot start an MPI `library`, given by its version string; empty when it can.
 
     A library that does not understand the launcher ends the process, or takes every rank for the only one.
     """
@@ -96,19 +96,19 @@ def start_up_problem(library: str, environment: Mapping[str, str] = os.environ) 
 
 
 def start_up_settings(library: str) -> dict[str, str]:
-    """Variables without which this MPI may hang as it starts.
+    """Environment variables without which this MPI may hang at start-up.
 
-    The wheel of MPICH 5 cuts long addresses, as UCX makes them, into pieces that it hands to Slurm's pmi2 without an end:
-    "value not properly terminated in client request", and nobody answers any more. Those of OFI are short.
+    The wheel of MPICH 5 splits the long addresses of UCX into pieces that it passes to Slurm's pmi2 without a terminator:
+    "value not properly terminated in client request", and the ranks hang. The addresses of OFI are short.
     """
     return {"MPIR_CVAR_CH4_NETMOD": "ofi"} if under_srun() and "pypi.org/p/mpich" in library else {}
 
 
 def clear_leftovers(folder: Path = Path("/dev/shm"), processes: Path = Path("/proc")) -> list[Path]:
-    """Remove the shared memory of killed ranks of MPICH from this host; returns what was removed.
+    """Remove the shared memory of killed MPICH ranks from this host; returns the files that were removed.
 
-    MPICH names it after the job and the step, which a job that is queued again has again: its ranks would find that memory,
-    and end ("Out of memory") or wait for the dead. Memory that a process has mapped, or that is new, belongs to a living run.
+    MPICH names it after the job and the step, and a requeued job has the same ones: its ranks would attach to that memory and
+    end ("Out of memory") or wait for processes that are gone. Memory that is mapped by a process, or new, is in use.
     """
     now, mine = time.time(), os.getuid()
     old = []
@@ -130,17 +130,17 @@ def clear_leftovers(folder: Path = Path("/dev/shm"), processes: Path = Path("/pr
 
 
 def family_of(library: str) -> str:
-    """`openmpi` or `mpich` (with its relatives: Intel, Cray, MVAPICH), from the line in which a library names itself."""
+    """The family of an MPI library by its version string: `openmpi`, or `mpich` for MPICH, Intel, Cray and MVAPICH."""
     return "openmpi" if library.startswith("Open MPI") else "mpich"
 
 
 def start_up_kinds(family: str) -> tuple[str, ...]:
-    """Values of `srun --mpi` that start an MPI of this family, best first."""
+    """The values of `srun --mpi` that start an MPI of this family, best first."""
     return ("pmix", "pmix_v5", "pmix_v4", "pmix_v3", "openmpi") if family == "openmpi" else ("pmi2", "cray_shasta")
 
 
 def _hint_of_a_wheel(environment: Mapping[str, str]) -> str:
-    """What to do when an MPI installed beside Python hides the one of a module."""
+    """Advice for an MPI in the Python environment that hides the one of a loaded module."""
     modules = [name for name in environment.get("LOADEDMODULES", "").split(":") if "mpi" in name.lower()]
     if modules and not environment.get("MPI4PY_LIBMPI"):
         return f" (module {modules[-1]} is loaded: set MPI4PY_LIBMPI to its libmpi.so, or uninstall the MPI of this environment)"
@@ -148,26 +148,26 @@ def _hint_of_a_wheel(environment: Mapping[str, str]) -> str:
 
 
 def task_of_step() -> tuple[str, int, int]:
-    """The job step that srun started this process in: its id, this task, and how many tasks; ("", 0, 1) outside of srun."""
+    """The job step of this process under srun: its id, the number of this task, and of all tasks; ("", 0, 1) without srun."""
     step, task, tasks = (os.environ.get(f"SLURM_{name}", "") for name in ("STEP_ID", "PROCID", "STEP_NUM_TASKS"))
-    if not (step.isdigit() and task.isdigit() and tasks.isdigit()):
+    if not (step.isdecimal() and task.isdecimal() and tasks.isdecimal()):
         return "", 0, 1
     return f"{os.environ.get('SLURM_JOB_ID', '')}.{step}", int(task), int(tasks)
 
 
 def nesting_problem(places: Sequence[tuple[str, int, int]]) -> str:
-    """Why the ranks of a world, at these `task_of_step`, are only a part of what was launched; empty when they are all of it."""
+    """Explain why the ranks at these `task_of_step` are only a part of what srun launched; empty when they are all of it."""
     for step in {place[0] for place in places if place[0]}:
         there, tasks = {task for name, task, _ in places if name == step}, max(n for name, _, n in places if name == step)
         if len(there) < tasks:
             return (
-                f"srun started {tasks} tasks (step {step}), and this MPI world of {len(places)} stands in {len(there)} of them: "
+                f"srun started {tasks} tasks (step {step}), and this MPI world of {len(places)} has only {len(there)} of them: "
                 "a launcher was started inside another one. Use srun alone, or mpiexec alone in the batch script"
             )
     return ""
 
 
 def environment_mpiexec(prefix: Path) -> Path | None:
-    """The mpiexec installed in the Python environment at `prefix`, or the first on the PATH."""
+    """Find the mpiexec of the Python environment at `prefix`, or else the first on the PATH."""
     places = [prefix / "bin", *map(Path, os.environ.get("PATH", "").split(os.pathsep))]
     return next((folder / "mpiexec" for folder in places if os.access(folder / "mpiexec", os.X_OK)), None)

@@ -1,4 +1,4 @@
-"""What Slurm says about jobs, asked of squeue and scontrol, which every site has: sacct, which many lack, is not needed."""
+"""Queries to Slurm through squeue and scontrol, which every site has; sacct, which many lack, is not needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE = 30.0
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as Slurm knows it. State GONE: Slurm has forgotten it, so it is over. `left` are the seconds to its limit."""
+    """The state of a job in Slurm; GONE means that Slurm has forgotten it, so it is over. `left` is the time to its limit [s]."""
 
     job: str
     state: str
@@ -29,16 +29,17 @@ class JobState:
 
     @property
     def alive(self) -> bool:
+        """Whether the job is queued, running, or may run again."""
         return self.state in ALIVE
 
 
 def this_job() -> str:
-    """The number of the job that this process is part of; empty outside of one."""
+    """The number of the job that this process belongs to; empty outside of jobs."""
     return os.environ.get("SLURM_JOB_ID", "")
 
 
 def job_states(jobs: Sequence[str]) -> dict[str, JobState] | None:
-    """Every one of `jobs` (numbers, or ARRAY_TASK); None when Slurm does not answer, and nothing can be said."""
+    """Query the states of `jobs` (numbers, or ARRAY_TASK); None when Slurm does not answer, so that nothing is known."""
     if not jobs:
         return {}
     columns = "%i|%A|%T|%r|%N|%L|%S|%o"
@@ -48,14 +49,17 @@ def job_states(jobs: Sequence[str]) -> dict[str, JobState] | None:
         return None
     found: dict[str, JobState] = {}
     for line in answer.splitlines():
-        name, number, state, reason, nodes, left, start, command = line.strip().split("|", 7)
+        columns_of_line = line.strip().split("|", 7)
+        if len(columns_of_line) < 8:
+            continue  # a message among the rows
+        name, number, state, reason, nodes, left, start, command = columns_of_line
         for key in (name, number):
             found[key] = JobState(key, state, reason, nodes, seconds(left), start, command)
     return {job: found.get(job, JobState(job, GONE)) for job in jobs}
 
 
 def step_over(job: str, step: str) -> bool:
-    """Whether Slurm knows that a job, or its step, is over; False also when it does not answer."""
+    """Whether Slurm reports that a job, or its step, is over; False also when it does not answer."""
     states = job_states([job])
     if states is None:
         return False
@@ -68,25 +72,25 @@ def step_over(job: str, step: str) -> bool:
 
 
 def seconds_left() -> float | None:
-    """Seconds to this job's time limit; None where there is none."""
+    """Seconds to the time limit of this job; None when there is no limit, or no job."""
     states = job_states([this_job()]) if this_job() else None
     return None if not states else states[this_job()].left
 
 
 def warning_signal(job: str) -> str:
-    """The signal a job was promised before its limit, as sbatch was told; empty for none, and when Slurm does not say."""
+    """The signal that sbatch was asked to send before the time limit of a job; empty when there is none or Slurm is silent."""
     answer = _ask(["scontrol", "show", "job", "-dd", job]) or ""
     words = [word for word in answer.split() if word.startswith("Signal=")]
     return f"signal {words[0].removeprefix('Signal=')} before it" if words else ""
 
 
 def accounting(job: str) -> bool:
-    """Whether sacct answers; nothing here needs it."""
+    """Whether sacct answers, which nothing here needs."""
     return _ask(["sacct", "--noheader", f"--jobs={job}"]) is not None
 
 
 def requeue(job: str) -> str:
-    """Put a job back into the queue; why that was refused, empty when it was not."""
+    """Requeue a job; returns why that was refused, empty when it was not."""
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -95,7 +99,7 @@ def requeue(job: str) -> str:
 
 
 def start_up_list() -> list[str]:
-    """What `srun --mpi` accepts here; empty when srun does not say."""
+    """The values that `srun --mpi` accepts here; empty when srun does not say."""
     try:
         done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -107,7 +111,7 @@ def start_up_list() -> list[str]:
 
 
 def seconds(text: str) -> float | None:
-    """Seconds of Slurm's [days-]hours:minutes:seconds; None for words such as UNLIMITED."""
+    """Convert Slurm's [days-]hours:minutes:seconds to seconds; None for words such as UNLIMITED."""
     days, dash, clock = text.rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in parts) or (dash and not days.isdigit()):
@@ -119,7 +123,7 @@ def seconds(text: str) -> float | None:
 
 
 def _ask(command: Sequence[str]) -> str | None:
-    """What a command of Slurm answers; "" when it does not know the job, None when there is no answer."""
+    """The output of a Slurm command; "" when Slurm does not know the job, None when it does not answer."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,6 +1,6 @@
-"""Being asked to stop: by a file in the run's folder, by a signal, or by a time limit that comes near.
+"""Requests to stop a run: by a file in its folder, by a signal, or by a time limit that comes near.
 
-A signal handler only notes what was asked: ranks talk to each other at block ends, never inside a handler.
+A signal handler only records the request: ranks communicate between sweeps, never inside a handler.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STOP_FILE = "STOP"
 
 
 class StopReason(IntEnum):
-    """Who asks. A person or the scheduler that ends the job outranks a time limit, after which the job may be queued again."""
+    """Who asks for a stop. A person, or a scheduler that ends the job, outranks a time limit, after which a job may requeue."""
 
     NONE = 0
     LIMIT = 1
@@ -28,9 +28,9 @@ MEANING = {signal.SIGUSR1: StopReason.LIMIT, signal.SIGUSR2: StopReason.LIMIT, s
 
 
 class StopRequested(Exception):
-    """A run was asked to stop: what is finished is kept, and the same command goes on later.
+    """A run stopped on request: what is finished is kept, and the same command goes on later.
 
-    `limit` is true when a time limit asked, so that the job may put itself into the queue again.
+    `limit` is true when the reason was a time limit, so that the job may requeue itself.
     """
 
     def __init__(self, message: str, *, limit: bool = False):
@@ -39,14 +39,14 @@ class StopRequested(Exception):
 
 
 class StopSignals:
-    """What signals have asked so far: SIGUSR1 and SIGUSR2 announce a limit, SIGTERM ends the job."""
+    """The requests that signals have made so far: SIGUSR1 and SIGUSR2 announce a time limit, SIGTERM ends the job."""
 
     def __init__(self) -> None:
         self.reason = StopReason.NONE
         self.name = ""
 
     def note(self, number: int, frame: object) -> None:
-        """The handler: nothing but a note."""
+        """Handle a signal: record it, and do nothing else."""
         meaning = MEANING[signal.Signals(number)]
         if meaning > self.reason:
             self.reason, self.name = meaning, signal.Signals(number).name
@@ -54,7 +54,7 @@ class StopSignals:
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Signals are noted instead of ending the process; as before afterwards. Only a process's first thread can do this."""
+    """Record signals instead of being ended by them, and restore the handlers afterwards; only the main thread can do this."""
     noted = StopSignals()
     if threading.current_thread() is not threading.main_thread():
         yield noted
@@ -68,16 +68,16 @@ def stop_signals() -> Iterator[StopSignals]:
 
 
 def request_stop(folder: Path, who: StopReason) -> None:
-    """Ask the run in `folder` to stop: every group of ranks looks for the file."""
+    """Ask the run in `folder` to stop, by a file that every group of ranks looks for."""
     with suppress(OSError):
-        # in one step, so that nobody reads half a word; a full disk must not keep the run from stopping
+        # renamed, so that nobody reads half of it; a full disk must not keep the run from stopping
         draft = folder / f".{STOP_FILE}-{os.getpid()}"
         draft.write_text(who.name, encoding="ascii")
         os.replace(draft, folder / STOP_FILE)
 
 
 def stop_requested(folder: Path) -> StopReason:
-    """Who asks by the file in `folder`; a file that says nothing was made by a person."""
+    """Read who asks by the file in `folder`; a file without a known word was made by a person."""
     try:
         text = (folder / STOP_FILE).read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..config.paths import PathName
 from ..config.run import PhaseConfig
-from ..config.validation import read
+from ..config.validation import parse_toml, read
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
 from ..integrators.catalogue import find
@@ -131,7 +131,7 @@ class TrainConfig(_Record):
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    output: str
+    output: PathName
     title: str = ""
     seed: int = 0
     data: DataConfig
@@ -172,7 +172,7 @@ class ConformerTrainConfig(_Record):
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
-    output: str
+    output: PathName
     title: str = ""
     seed: int = 0
     data: TrajectoryConfig
@@ -210,7 +210,7 @@ def load_config(path: str | Path, changes: Iterable[tuple[str, Any]] = ()) -> Tr
 
 def _names_trajectories(path: Path) -> bool:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8")).get("data", {})
+        data = parse_toml(path.read_text(encoding="utf-8")).get("data", {})
     except (OSError, ValueError):
         return False  # the reader of the configuration reports the mistake
     return isinstance(data, dict) and ("trajectories" in data or "topology" in data)

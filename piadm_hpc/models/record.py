@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..config.legacy import upgraded_card
+from ..config.validation import parse_toml
 from .config import ConformerNetworkConfig, NetworkConfig, SamplingConfig
 
 FORMAT = 1
@@ -128,8 +128,8 @@ def read_card(path: Path) -> Card:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a model folder holds card.toml, reference.h5 and usually weights.safetensors")
     try:
-        content = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = parse_toml(path.read_text())
+    except ValueError as error:
         raise ValueError(f"{path}: not valid TOML: {error}") from None
     if content.get("format") != FORMAT:
         raise ValueError(f"{path}: model format {content.get('format')!r} is unknown here; this version reads format {FORMAT}")

@@ -100,14 +100,25 @@ def missing_batches(run: Run) -> list[Batch]:
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 
-def draw_batches(run: Run, batches: Sequence[Batch]) -> Drawn:
-    """Solve and store this group's batches until they are done or somebody asks to stop; collective over the group."""
-    drawn, gaps, before = Drawn(), _gaps(run.resolved.model), 0
-    total = sum(len(batch.samples) for batch in batches)
-    # the root knows of its own group alone
+def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
+    """Solve and store this group's share of the missing batches, and add what they cost to `drawn`; collective over the group.
+
+    Ends early when somebody asks to stop.
+    """
+    gaps, before = _gaps(run.resolved.model), 0
+    batches = missing[run.ranks.group :: run.ranks.num_groups]
+    wanted = {sample for batch in missing for sample in batch.samples}
     group = f"group 1/{run.ranks.num_groups} " if run.ranks.num_groups > 1 else ""
-    interval = run.resolved.config.output.log_interval
-    with Progress(total, unit="samples", interval=interval, enabled=run.ranks.root, ends=run.ends, events=run.events) as progress:
+    with Progress(
+        len(wanted),
+        unit="samples",
+        interval=run.resolved.config.output.log_interval,
+        enabled=run.ranks.root,
+        ends=run.ends,
+        events=run.events,
+        # the shards of the other groups tell how far they are
+        elsewhere=(lambda: run.store.num_drawn(wanted) - before) if run.ranks.num_groups > 1 else None,
+    ) as progress:
         try:
             for number, batch in enumerate(batches):
                 work = _Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
@@ -120,7 +131,6 @@ def draw_batches(run: Run, batches: Sequence[Batch]) -> Drawn:
                 progress.show(before, work.note)
         except StopRequested as request:
             drawn.stop = StopReason.LIMIT if request.limit else StopReason.PERSON
-    return drawn
 
 
 def _write(run: Run, batch: Batch, solution: Solution, gaps: dict[str, np.ndarray]) -> float:

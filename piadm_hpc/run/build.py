@@ -159,7 +159,7 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
 def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
     """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call."""
     if config.chain.generator is not None:
-        return cast(Score, plugins.load("chain.generator", config.chain.generator)(model))
+        return cast(Score, plugins.call("chain.generator", config.chain.generator, model))
     return integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
 
 
@@ -171,7 +171,7 @@ def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
         solver=given.kind,
         start="auto" if own_start else cast(Start, given.start),
         tol=None if given.fixed_depth else given.tol,
-        operator=plugins.load("solver.start", given.start)(model, scheme) if own_start else None,
+        operator=plugins.call("solver.start", given.start, model, scheme) if own_start else None,
         corrector=_corrector(config, model),
         in_flight=config.compute.in_flight,
         model_batch=config.compute.model_batch,

@@ -18,12 +18,14 @@ import torch
 
 from ..comm.failure import RankEnded, describe, together
 from ..comm.rank_grid import RankGrid, abort, rank_grid
+from ..config.limits import MOST_THREADS
 from ..config.run import INDEPENDENT_KEYS, RunConfig
 from ..config.validation import ConfigError, without_none
 from ..host.launcher import LOCAL_RANKS, first_number, launcher_size, ranks_here
 from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
 from ..models.card import load_model
+from ..store.errors import StoreError
 from ..store.folder import Store
 from ..store.provenance import global_attributes
 from ..store.reading import open_run
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("piadm_hpc")
 SUMMARY_FILE = "summary.json"
 PATIENCE = 2.0  # seconds in which the first rank speaks for several that hold the same error
+ATTEMPTS = 3  # how often samples are drawn whose shards vanish meanwhile
 
 
 def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
@@ -63,10 +66,8 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
             set_up_logging(root=ranks.root, file=store.folder / "log.txt")
             left, began = seconds_left() if ranks.root else None, time.perf_counter()
             run = Run(resolved, store, ranks, signals, events, None if left is None else time.monotonic() + left)
-            batches = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
-            _announce(run, batches)
-            drawn = draw_batches(run, batches[ranks.group :: ranks.num_groups])
-            return _finish(run, drawn, began)
+            _set_damaged_aside(run)
+            return _finish(run, _draw_missing(run), began)
 
 
 @contextmanager
@@ -128,11 +129,16 @@ def count_time_ranks(config: RunConfig, size: int) -> int:
 
 
 def threads(config: RunConfig) -> int:
-    """Threads of a rank: as given, else OMP_NUM_THREADS, else its share of the cores."""
+    """Threads of a rank: as given, else OMP_NUM_THREADS, else its share of the cores. Raises ConfigError."""
     if config.compute.threads != "auto":
         return int(config.compute.threads)
-    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        return int(os.environ["OMP_NUM_THREADS"])
+    given = os.environ.get("OMP_NUM_THREADS", "").strip()
+    if given:
+        if not given.isdecimal() or not 1 <= int(given) <= MOST_THREADS:
+            raise ConfigError(
+                f"OMP_NUM_THREADS={given}: give one whole number of threads from 1 to {MOST_THREADS}, or set compute.threads"
+            )
+        return int(given)
     return max(1, len(os.sched_getaffinity(0)) // ranks_here())
 
 
@@ -173,31 +179,57 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
     return Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
 
 
+def _set_damaged_aside(run: Run) -> None:
+    """Read the shards that are there already, every rank its share; those that are damaged are drawn again."""
+    world = run.ranks.world
+    damaged = [path for part in world.gather_objects(run.store.damaged(world.rank, world.size)) for path in part]
+    if damaged and run.ranks.root:
+        run.store.set_aside(damaged)
+
+
+def _draw_missing(run: Run) -> Drawn:
+    """Draw what is missing, and what a purge of the file system takes meanwhile; collective. All groups stop together."""
+    drawn, ranks = Drawn(), run.ranks
+    for attempt in range(ATTEMPTS):
+        missing = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
+        if attempt == 0:
+            _announce(run, missing)
+        if not missing:
+            break
+        draw_batches(run, missing, drawn)
+        # groups come here at different batches; all of them stop when one of them was asked to
+        drawn.stop = StopReason(int(ranks.world.max(torch.tensor([float(drawn.stop)]))))
+        if drawn.stop:
+            break
+    return drawn
+
+
 def _announce(run: Run, batches: list[Batch]) -> None:
     """Log what is to be drawn, and where."""
     config, sampler, ranks = run.resolved.config, run.resolved.sampler, run.ranks
     missing = sum(len(batch.samples) for batch in batches)
     logger.info(
-        f"{config.model}: {missing} of {len(config.ids)} samples to make, {sampler.chain.num_steps} steps in "
+        f"{config.model}: {missing} of {len(run.store.samples)} samples to make, {sampler.chain.num_steps} steps in "
         f"{len(sampler.chain.edges) - 1} block(s), {config.chain.method.name} chain, seed {config.seed}; "
         f"{ranks.num_groups} sample group(s) x {ranks.time.size} time rank(s), {sampler.device}, "
         f"{torch.get_num_threads()} thread(s) a rank"
     )
-    run.events.write("started", samples=len(config.ids), missing=missing, groups=ranks.num_groups, time_ranks=ranks.time.size)
+    run.events.write(
+        "started", samples=len(run.store.samples), missing=missing, groups=ranks.num_groups, time_ranks=ranks.time.size
+    )
 
 
 def _finish(run: Run, drawn: Drawn, began: float) -> Summary:
     """Join the shards and sum up what the groups have drawn; StopRequested on all ranks when any was asked to stop."""
-    store, ranks = run.store, run.ranks
-    # groups come here at different batches; all of them stop when one of them was asked to
-    stop = StopReason(int(ranks.world.max(torch.tensor([float(drawn.stop)]))))
+    store, ranks, stop = run.store, run.ranks, drawn.stop
     if ranks.root:
         (store.folder / STOP_FILE).unlink(missing_ok=True)
     if stop:
         run.events.write("stopped", limit=stop == StopReason.LIMIT)
         raise run.request(stop)
     if ranks.root:
-        store.join()
+        _require_whole(store)
+        store.join(keep_current=True)
         clear_drafts(store.folder)
     ranks.world.barrier()
     summary = _summary(run, drawn, time.perf_counter() - began)
@@ -205,6 +237,15 @@ def _finish(run: Run, drawn: Drawn, began: float) -> Summary:
         (store.folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
     run.events.write("done", samples=summary.num_samples, not_converged=summary.not_converged, seconds=summary.seconds)
     return summary
+
+
+def _require_whole(store: Store) -> None:
+    """Raise StoreError when samples are gone although they were drawn as often as ATTEMPTS."""
+    if left := store.absent():
+        raise StoreError(
+            f"{len(left)} of {len(store.samples)} samples are not in {store.folder} although they were drawn {ATTEMPTS} times; "
+            "something deletes or damages files there: choose another folder"
+        )
 
 
 def _summary(run: Run, drawn: Drawn, seconds: float) -> Summary:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -89,6 +89,7 @@ class Progress:
         enabled: whether this rank reports.
         ends: when the job reaches its time limit, on the clock of time.monotonic.
         events: where every line is also written as an event.
+        elsewhere: counts what other groups of ranks have done; called once an interval.
     """
 
     def __init__(
@@ -100,9 +101,10 @@ class Progress:
         enabled: bool,
         ends: float | None = None,
         events: EventLog | None = None,
+        elsewhere: Callable[[], float] | None = None,
     ):
         self.total, self.unit, self.interval, self.enabled = total, unit, interval, enabled
-        self.ends, self.events = ends, events
+        self.ends, self.events, self.elsewhere, self.others = ends, events, elsewhere, 0.0
         self.done, self.began, self.spoke = 0.0, time.monotonic(), time.monotonic()
         self.bar = None
         # a bar is drawn on the standard error; Open MPI makes every rank's standard output a terminal, even in a batch job
@@ -119,12 +121,16 @@ class Progress:
             self.bar.close()
 
     def show(self, done: float, note: str) -> None:
-        """Report the amount done, with a note of what is being worked on."""
+        """Report the amount done here, with a note of what is being worked on."""
+        due = self.enabled and time.monotonic() - self.spoke >= self.interval
+        if due and self.elsewhere is not None:
+            self.others = max(self.others, self.elsewhere())
+        done += self.others
         if self.bar is not None:
             self.bar.set_postfix_str(note)
             self.bar.update(done - self.done)
         self.done = done
-        if self.enabled and time.monotonic() - self.spoke >= self.interval:
+        if due:
             self.spoke = time.monotonic()
             self._speak(note)
 

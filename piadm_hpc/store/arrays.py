@@ -1,4 +1,4 @@
-"""Small files of named arrays that travel with a model: HDF5 with real dimension names, readable as NetCDF-4."""
+"""Small files of named arrays that belong to a model: HDF5 with dimension names, readable as NetCDF-4."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import xarray as xr
 
 from ..schema.layout import Coordinate
+from .shard import UNREADABLE, first_line, open_file, require_own_data
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Coordinate], attrs: Mapping[str, str] | None = None) -> None:
-    """Arrays with their dimensions and attributes as one HDF5 file, written whole and renamed.
+    """Write arrays with their dimensions and attributes as one HDF5 file, which appears whole or not at all.
 
     An array named like its only dimension becomes that dimension's coordinate. Booleans are stored as bytes 0 and 1.
     """
@@ -30,14 +31,19 @@ def write_arrays(path: Path, arrays: Mapping[str, Coordinate], attrs: Mapping[st
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Coordinate], dict[str, str]]:
-    """The arrays of such a file and its attributes; ValueError naming the file if it is not there or not such a file."""
+    """Read the arrays of such a file and its attributes.
+
+    Raises ValueError that names the file when it is missing, is of another kind, or leads to data in other files.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
+        with open_file(path) as file:
+            require_own_data(file)
         with xr.open_dataset(path, engine="h5netcdf", decode_times=False, mask_and_scale=False) as dataset:
             loaded = dataset.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: not a readable HDF5 file with named dimensions ({error})") from None
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: not a readable HDF5 file with named dimensions ({first_line(error)})") from None
     arrays = {
         str(name): Coordinate(tuple(map(str, v.dims)), np.asarray(v.values), {str(k): a for k, a in v.attrs.items()})
         for name, v in loaded.variables.items()

@@ -1,8 +1,8 @@
-"""What makes a file of conformers open in MDAnalysis (H5MD 1.1) and mdtraj (its HDF5 convention) as it does in xarray.
+"""Files of conformers that open in MDAnalysis (H5MD 1.1) and mdtraj (its HDF5 convention) as well as in xarray.
 
-One array of positions serves all of them: H5MD reads it through hard links, mdtraj and xarray at the root. Arrays of text
-are bytes of one length, since free-length text in attributes makes the netCDF C library fail; H5MD's `unit` is text,
-since MDAnalysis takes nothing else there.
+All of them share one array of positions: mdtraj and xarray find it at the root, H5MD through hard links. Attributes that are
+lists of text are stored as bytes of one length, since the netCDF C library fails on text of variable length; H5MD's `unit` is
+text, since MDAnalysis accepts nothing else there.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ PANDE = {
 
 
 def add_readers(file: h5py.File, topology: Topology, sample_dim: str, num_samples: int) -> None:
-    """Add the topology, a formal time per sample, and H5MD's group, all about the dataset `coordinates` [S, atom, 3]."""
+    """Add the topology, a formal time for each sample, and H5MD's group to a file with `coordinates` [S, atom, 3]."""
     for name, value in PANDE.items():
         file.attrs[name] = np.bytes_(value)
     positions = file[POSITIONS]
     positions.attrs["units"], positions.attrs["unit"] = np.bytes_("nanometers"), "nm"
-    # both formats want times; samples have none, so their row stands in for it
+    # both formats require times; samples have none, so the row of each takes their place
     time = file.create_dataset("time", data=np.arange(num_samples, dtype="f4"))
     time.attrs["units"], time.attrs["unit"] = np.bytes_("picoseconds"), "ps"
     time.attrs["long_name"] = "formal time: the row of the sample"
     step = file.create_dataset("step", data=np.arange(num_samples, dtype="i8"))
     for dataset in (time, step):
         dataset.dims[0].attach_scale(file[sample_dim])
-    # a scale of its own, or xarray would make a dimension up
+    # its own dimension scale, or xarray would invent a dimension
     file.create_dataset("topology_text", data=np.zeros(1, dtype="i1")).make_scale("topology_text")
     text = file.create_dataset("topology", data=np.array([topology.to_json().encode()]))
     text.dims[0].attach_scale(file["topology_text"])
@@ -50,7 +50,7 @@ def add_readers(file: h5py.File, topology: Topology, sample_dim: str, num_sample
 
 
 def _h5md(file: h5py.File) -> None:
-    """The groups that say who wrote the file, and that there is no box."""
+    """Write H5MD's groups on the creator of the file and on the box, of which there is none."""
     file.create_group("h5md").attrs["version"] = np.array([1, 1], dtype="i4")
     file.create_group("h5md/author").attrs["name"] = np.bytes_("n/a")
     creator = file.create_group("h5md/creator")
@@ -60,7 +60,7 @@ def _h5md(file: h5py.File) -> None:
 
 
 def with_topology(path: Path, layout: Layout) -> Path:
-    """Put topology.pdb, with the first conformer's positions, beside a file of conformers; returns the file."""
+    """Write topology.pdb, with the positions of the first conformer, beside a file of conformers; returns the file."""
     if layout.topology is not None:
         with h5py.File(path, "r") as file:
             write_text(path.with_name(TOPOLOGY), layout.topology.to_pdb(file[POSITIONS][0]))
@@ -68,5 +68,5 @@ def with_topology(path: Path, layout: Layout) -> Path:
 
 
 def stored_topology(file: h5py.File) -> Topology | None:
-    """The topology of a file of conformers; None for a file of fields."""
+    """Read the topology of a file of conformers; None for a file of fields."""
     return Topology.from_json(bytes(file["topology"][0]).decode()) if "topology" in file and "particles" in file else None

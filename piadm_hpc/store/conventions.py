@@ -1,4 +1,4 @@
-"""CF attributes: coordinates of the globe, the sample axis, and the cost of each sample."""
+"""CF metadata: coordinates of the globe, the sample axis, and the cost of each sample."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import ArrayLike
 from ..schema.layout import Coordinate
 
 BLOCK = "block"
-"""The dimension of what is recorded once per block of steps."""
+"""The dimension of quantities that are recorded once per block of steps."""
 
 DIALECTS = {"earth2studio": "ensemble", "ecmwf": "number", "member": "member", "wb2": "realization"}
-"""What other tools call the sample dimension."""
+"""Names of the sample dimension in other tools."""
 
 
 @dataclass(frozen=True)
 class PerSample:
-    """How one number per sample, or per sample and block, is stored."""
+    """How a quantity per sample, or per sample and block, is stored."""
 
     dtype: str
     attrs: dict[str, Any] = field(default_factory=dict)
@@ -56,7 +56,7 @@ PER_SAMPLE: dict[str, PerSample] = {
     "potential_energy": PerSample("f4", {"long_name": "potential energy of the conformer", "units": "kJ mol-1"}),
     "log_weight": _count("logarithm of the importance weight of the sample", "f4"),
 }
-"""Everything that may be stored beside the fields of a sample."""
+"""Quantities that may be stored beside the fields of a sample."""
 
 
 def latitude(values: ArrayLike, *, dim: str = "lat") -> Coordinate:
@@ -83,9 +83,9 @@ def _angle(values: ArrayLike, dim: str, attrs: dict[str, Any], limits: tuple[flo
 
 
 def realization(samples: Sequence[int], *, dim: str = "realization") -> Coordinate:
-    """The sample ids along the sample dimension: global, never renumbered.
+    """The coordinate of the sample dimension: sample ids, which are global and never renumbered.
 
-    It has no `axis` attribute, because CF knows only X, Y, Z and T.
+    It has no `axis` attribute, because CF defines only X, Y, Z and T.
     """
     attrs = {"long_name": "number of the sample", "units": "1"}
     if dim == "realization":
@@ -94,10 +94,10 @@ def realization(samples: Sequence[int], *, dim: str = "realization") -> Coordina
 
 
 def cell_weight(lat: ArrayLike, *, quadrature: ArrayLike | None = None, dim: str = "lat") -> Coordinate:
-    """Share of the globe's area in each row of latitude, summing to one: area means without guessing.
+    """The share of the globe's area in each row of latitude, which sums to one: the weights of an area mean.
 
-    `lat` [rows] in degrees, monotonic. On a Gaussian grid give its `quadrature` weights [rows]; otherwise a row reaches
-    half way to its neighbours and the outer ones to the poles. Raises ValueError when the rows are not in order.
+    `lat` [rows] is in degrees and monotonic. On a Gaussian grid give its `quadrature` weights [rows]; otherwise a row extends
+    half way to its neighbours, and the outer rows to the poles. Raises ValueError when the rows are not in order.
     """
     rows = np.asarray(lat, dtype=np.float64)
     attrs = {"long_name": "share of the area of the globe in the row", "units": "1"}

@@ -1,11 +1,15 @@
-"""The one exception of this room."""
+"""The exceptions of this room."""
 
 from __future__ import annotations
 
 
 class StoreError(RuntimeError):
-    """A problem with the files of a run, told in words meant for its user."""
+    """The files of a run cannot be used; the message is meant for the user."""
 
 
 class DamagedShard(StoreError):
-    """A shard that is truncated, unfinished or otherwise unreadable; its samples have to be drawn again."""
+    """A shard is truncated, unfinished or otherwise unreadable, and its samples have to be drawn again."""
+
+
+class RetiredShard(StoreError):
+    """The file is the stub of a shard that was merged, overwritten or set aside."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and how many of them may be open."""
+"""Files that appear whole or not at all, and how many files may be open at once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SPARE_FILES = 64
 
 
 class DiskFile(io.RawIOBase):
-    """A file for HDF5 to write to that never reports failure to HDF5, but keeps it in `error`.
+    """A file that HDF5 writes to, and that never reports a failure to HDF5 but keeps it in `error`.
 
-    HDF5 ends the process (segmentation fault) when it closes a file that it could not flush. So after the first failed write
-    the rest is held in memory, HDF5 closes in peace, and `error` is raised afterwards by the owner.
+    HDF5 ends the process (segmentation fault) when it closes a file that it could not flush. After the first failed write
+    the remaining data are kept in memory, HDF5 closes the file as if all were well, and the caller raises `error` afterwards.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class DiskFile(io.RawIOBase):
         self.position = 0
         self.end = 0
         self.error: OSError | None = None
-        self.held: list[tuple[int, bytes]] = []
+        self.unwritten: list[tuple[int, bytes]] = []
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self.position = offset + (0, self.position, self.end)[whence]
@@ -54,7 +54,7 @@ class DiskFile(io.RawIOBase):
         except OSError as error:
             self.error = error
         if done < len(view):
-            self.held.append((self.position, bytes(view)))
+            self.unwritten.append((self.position, bytes(view)))
         self.position += len(view)
         self.end = max(self.end, self.position)
         return len(view)
@@ -64,7 +64,7 @@ class DiskFile(io.RawIOBase):
         size = min(len(view), max(0, self.end - self.position))
         found = os.pread(self.handle, size, self.position)
         view[:size] = found + bytes(size - len(found))
-        for offset, data in self.held:
+        for offset, data in self.unwritten:
             low, high = max(offset, self.position), min(offset + len(data), self.position + size)
             if low < high:
                 view[low - self.position : high - self.position] = data[low - offset : high - offset]
@@ -81,16 +81,17 @@ class DiskFile(io.RawIOBase):
         return self.end
 
     def check(self) -> None:
-        """Raise the failure met so far, if any: called after each large write, so that little is held in memory."""
+        """Raise the first failure, if there was one; called after each large write, so that little is kept in memory."""
         if self.error is not None:
             raise self.error
 
     def finish(self) -> None:
-        """Bring the bytes to the disk, not only to the page cache; some file systems report a lack of room here."""
+        """Flush to the disk, not only to the page cache; some file systems report here that they are full."""
         self.check()
         os.fsync(self.handle)
 
     def release(self) -> None:
+        """Close the file."""
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
@@ -98,7 +99,7 @@ class DiskFile(io.RawIOBase):
 
 @contextmanager
 def whole_file(path: Path, *, needed: int, libver: tuple[str, str] | None = None) -> Iterator[tuple[h5py.File, DiskFile]]:
-    """A new HDF5 file that takes the name `path` only when everything in it is on disk; `needed` [bytes] is for the message.
+    """Create an HDF5 file that gets the name `path` only when all of it is on disk; `needed` [bytes] is for the message.
 
     Raises StoreError, and removes what was written, when the disk is full or the folder cannot be written.
     """
@@ -138,13 +139,13 @@ def _size(num_bytes: int) -> str:
 
 
 def free(folder: Path) -> int:
-    """Bytes an ordinary user may still write in the file system of `folder`."""
+    """Bytes that an ordinary user may still write in the file system of `folder`."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the file system can."""
+    """Make renames in `folder` survive a power cut, where the file system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -154,7 +155,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace the file at `path` by `text` in one step. Raises OSError."""
+    """Replace the contents of the file at `path` by `text` in one step. Raises OSError."""
     partial = path.with_name(path.name + PARTIAL)
     try:
         with open(partial, "w", encoding="utf-8") as file:
@@ -170,7 +171,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def most_open_files() -> int:
-    """How many more files this process could hold open at once if its limit were raised as far as the system lets it."""
+    """How many more files this process could have open at once if its limit were raised as far as the system allows."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     opened = SPARE_FILES
     with suppress(OSError):
@@ -179,9 +180,9 @@ def most_open_files() -> int:
 
 
 def allow_open_files(number: int) -> bool:
-    """Raise the limit so that `number` more files can be open at once; False when the system does not let it go so far.
+    """Raise the limit so that `number` more files can be open at once; False when the system does not allow that many.
 
-    Beyond the limit HDF5 fills virtual datasets with missing values and reports nothing, hence the care.
+    Beyond the limit HDF5 fills virtual datasets with missing values and reports nothing.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if number > most_open_files():

@@ -1,4 +1,4 @@
-"""Many shards as one file: an index of virtual datasets, or an ordinary copy made shard by shard."""
+"""Many shards as one file: an index of virtual datasets, or an ordinary copy written shard by shard."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..schema.layout import Layout, Variable
 from .conventions import PER_SAMPLE
 from .errors import StoreError
 from .files import whole_file
-from .shard import LIBVER, SHARDS, UNREADABLE, Shard, create_variable, open_file
-from .skeleton import finish_file, finish_variable, write_frame
+from .shard import LIBVER, SHARDS, UNREADABLE, Shard, create_variable, first_line, open_file, read_shard
+from .skeleton import finish_file, finish_variable, write_skeleton
 
 INDEX = "samples.h5"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Rows start .. stop-1 of a shard, which become rows at .. of the whole."""
+    """Rows `start` to `stop` - 1 of a shard, which become the rows of the whole from `at` on."""
 
     shard: Shard
     start: int
@@ -39,19 +39,19 @@ class Piece:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Where the rows of all samples, sorted by id, are found; a sample that several shards hold is taken from one of them."""
+    """Which shard holds each row of a run, rows sorted by sample id; a sample that several shards hold is taken from one."""
 
     ids: tuple[int, ...]
     pieces: tuple[Piece, ...]
 
     @property
     def shards(self) -> list[Shard]:
-        """The shards in use, in the order in which they are first needed."""
+        """The shards in use, in the order in which their first rows appear."""
         return list({piece.shard.name: piece.shard for piece in self.pieces}.values())
 
 
 def arrange(shards: Sequence[Shard]) -> Arrangement:
-    """Prefer long shards, so that few files are needed."""
+    """Assign every sample to a shard; long shards come first, so that few files are needed."""
     places: dict[int, tuple[Shard, int]] = {}
     for shard in sorted(shards, key=lambda s: (-len(s.ids), s.name)):
         for row, sample in enumerate(shard.ids):
@@ -70,7 +70,7 @@ def arrange(shards: Sequence[Shard]) -> Arrangement:
 
 @contextmanager
 def reading(shard: Shard) -> Iterator[h5py.File]:
-    """An open shard whose read errors are told in words."""
+    """Open a shard; errors of reading it become StoreErrors that say what to do."""
     try:
         with open_file(shard.path) as file:
             yield file
@@ -78,29 +78,46 @@ def reading(shard: Shard) -> Iterator[h5py.File]:
         raise
     except UNREADABLE as error:
         raise StoreError(
-            f"cannot read {shard.path} ({str(error).splitlines()[0]}); delete it and run the same command again:"
-            f" only its {len(shard.ids)} samples are drawn anew"
+            f"cannot read {shard.path} ({first_line(error)}); delete it and run the same command again,"
+            f" which draws only its {len(shard.ids)} samples"
         ) from error
 
 
 def write_index(folder: Path, arrangement: Arrangement, *, layout: Layout, attributes: Mapping[str, Any]) -> Path:
-    """Write the index: virtual fields over the shards, with coordinates and costs as data of its own.
+    """Write the index: fields as virtual datasets over the shards, coordinates and costs as its own data.
 
-    File names in it are relative, so the folder may be moved. Raises StoreError.
+    It names the shards by relative paths, so the folder may be moved. Raises StoreError.
     """
     path = folder / INDEX
     per_sample, missing = _collect(arrangement, layout)
     with whole_file(path, needed=sum(array.nbytes for array in per_sample.values()) + 2**20) as (file, _):
-        write_frame(file, layout, arrangement.ids, per_sample, attributes)
+        write_skeleton(file, layout, arrangement.ids, per_sample, attributes)
         for variable in layout.variables:
             virtual = _virtual(arrangement, layout, variable)
             dataset = file.create_virtual_dataset(variable.name, virtual, fillvalue=np.nan)
             finish_variable(file, layout, variable, dataset, missing[variable.name])
         # one text rather than an attribute array, which is limited to 64 kB
-        listed = {f"{SHARDS}/{shard.name}": shard.num_bytes for shard in arrangement.shards}
-        file.attrs["shards"] = json.dumps(listed)
+        file.attrs["shards"] = json.dumps(_listing(arrangement))
         finish_file(file, layout, len(arrangement.ids))
     return path
+
+
+def _listing(arrangement: Arrangement) -> dict[str, int]:
+    """The shards of an index by relative path, with their sizes in bytes."""
+    return {f"{SHARDS}/{shard.name}": shard.num_bytes for shard in arrangement.shards}
+
+
+def is_current(folder: Path, arrangement: Arrangement) -> bool:
+    """Whether the folder's index is readable and leads to just these rows of just these shards."""
+    try:
+        index = read_shard(folder / INDEX, index=True)
+        with open_file(index.path) as file:
+            for name in file:
+                if isinstance(file[name], h5py.Dataset) and not file[name].is_virtual:
+                    file[name][...]  # against its checksum
+            return index.ids == arrangement.ids and json.loads(file.attrs["shards"]) == _listing(arrangement)
+    except (StoreError, *UNREADABLE):
+        return False
 
 
 def _virtual(arrangement: Arrangement, layout: Layout, variable: Variable) -> h5py.VirtualLayout:
@@ -126,7 +143,7 @@ def write_copy(
     per_sample, missing = _collect(arrangement, layout)
     needed = sum(shard.num_bytes for shard in arrangement.shards)
     with whole_file(path, needed=needed, libver=libver) as (file, disk):
-        write_frame(file, layout, arrangement.ids, per_sample, attributes)
+        write_skeleton(file, layout, arrangement.ids, per_sample, attributes)
         for variable in layout.variables:
             shape = (len(arrangement.ids), *layout.shape(variable))
             dataset = create_variable(file, layout, variable.name, shape, compression)
@@ -140,7 +157,7 @@ def write_copy(
 
 
 def _copy_rows(source: h5py.Dataset, target: h5py.Dataset, piece: Piece) -> None:
-    """Move stored chunks as they are, where both sides store them alike: nothing is unpacked and checksums stay valid."""
+    """Copy chunks without decompressing them where both files store them alike, which keeps their checksums valid."""
     if _storage(source) != _storage(target) or target.chunks[0] > 1:
         step = target.chunks[0]
         for row in range(piece.start, piece.stop, step):
@@ -159,7 +176,7 @@ def _storage(dataset: h5py.Dataset) -> tuple[Any, ...]:
 
 
 def _collect(arrangement: Arrangement, layout: Layout) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """What is recorded per sample, in index order, and the number of missing values of each variable."""
+    """Read what is recorded per sample, in the order of the index, and count the missing values of each variable."""
     arrays: dict[str, np.ndarray] = {}
     missing = dict.fromkeys((variable.name for variable in layout.variables), 0)
     names: set[str] | None = None
@@ -186,7 +203,7 @@ def _missing_values(dataset: h5py.Dataset, piece: Piece) -> int:
 def _require_agreement(
     file: h5py.File, layout: Layout, shard: Shard, names: set[str], found: set[str], arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Raise StoreError, with everything that is wrong, when a shard does not fit to the others."""
+    """Raise StoreError, naming every difference, when a shard does not match the others."""
     wrong = []
     for variable in layout.variables:
         shape, want = shard.shapes.get(variable.name), (len(shard.ids), *layout.shape(variable))

@@ -1,9 +1,10 @@
-"""Whether everything that an index promises is there: HDF5 itself reads missing shards as missing values and says nothing."""
+"""Whether everything that an index lists is there: HDF5 itself reads a missing shard as missing values and reports nothing."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,24 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ..config.samples import INDEPENDENT_KEYS
 from .conventions import PER_SAMPLE
 from .errors import DamagedShard, StoreError
 from .files import allow_open_files, most_open_files
 from .index import INDEX
-from .shard import SHARDS, UNREADABLE, Shard, open_file, read_shard, scan
+from .opening import strangers
+from .requested import absent, in_words, requested
+from .settings import run_config
+from .shard import SHARDS, UNREADABLE, Shard, first_line, open_file, read_shard, scan
 
 DRAW_AGAIN = "run the same `piadm sample` again, which draws only what is missing"
 JOIN = "run `piadm join`"
+OWN_SHARD = re.compile(rf"{SHARDS}/samples_[^/]+\.h5")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found: `problems` one line each, empty when all is well."""
+    """The result of a check: `problems` holds one line for each, and is empty when all is well."""
 
     path: Path
     problems: tuple[str, ...]
@@ -42,7 +48,7 @@ class Report:
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:
-    """The file that people open, given it or its folder. Raises StoreError when there is none."""
+    """Find the file that people open, given it or its folder. Raises StoreError when there is none."""
     given = Path(path).absolute()
     file = given / INDEX if given.is_dir() else given
     if file.is_file():
@@ -53,36 +59,56 @@ def find_file(path: str | os.PathLike[str]) -> Path:
 
 
 def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = True) -> Report:
-    """Look at a run's folder, its index, a joined copy or a single shard, and list everything that is wrong.
+    """Check a run's folder, its index, a joined copy or a single shard, and list everything that is wrong.
 
     The structure of each file is read; with `deep` every value too, which finds damaged bytes, missing values where there
-    should be none, and an index that disagrees with its shards. `extra` also reports shards that the index does not know.
+    should be none, and an index that disagrees with its shards. `extra` also reports shards that the index does not list and
+    samples that were asked for and are nowhere.
     """
     try:
         file = find_file(path)
-        whole = read_shard(file)
-        with open_file(file) as handle:
-            listed: dict[str, int] | None = json.loads(handle.attrs["shards"]) if "shards" in handle.attrs else None
+        whole = read_shard(file, index=True)
+        listed = _listing(file)
     except DamagedShard as error:
-        return Report(Path(path), (f"{error}; {JOIN} to write it anew from its shards, or {DRAW_AGAIN}",))
+        return Report(Path(path), (f"{error}; {JOIN} to write it again from its shards, or {DRAW_AGAIN}",))
     except StoreError as error:
         return Report(Path(path), (str(error),))
     if listed is None:
-        return Report(file, tuple(_wrong_values(whole)) if deep else (), len(whole.ids), 1, whole.num_bytes)
+        return Report(file, tuple(wrong_values(whole)) if deep else (), len(whole.ids), 1, whole.num_bytes)
     base = file.resolve().parent
     shards, problems = _listed_shards(file, base, listed)
     if not problems:
-        problems += _wrong_index(file, shards, whole, deep)
+        try:
+            problems += _wrong_index(file, shards, whole, deep)
+        except UNREADABLE as error:
+            problems.append(f"{file.name} is damaged ({first_line(error)}): {JOIN}")
+    problems += strangers(list(shards.values()), whole.config, INDEPENDENT_KEYS)
     if not problems and deep:
         for shard in shards.values():
-            problems += _wrong_values(shard)
+            problems += wrong_values(shard)
     if extra:
-        problems += _unknown_shards(base, whole, listed)
-    return Report(file, tuple(problems), len(whole.ids), len(listed), whole.num_bytes + sum(listed.values()))
+        problems += _beside_the_index(base, whole, listed)
+    if extra and not problems:
+        problems += _absent_samples(base, whole)
+    return Report(file, tuple(dict.fromkeys(problems)), len(whole.ids), len(listed), whole.num_bytes + sum(listed.values()))
+
+
+def _listing(file: Path) -> dict[str, int] | None:
+    """The shards that an index lists, with their sizes; None for any other file. Raises DamagedShard."""
+    try:
+        with open_file(file) as handle:
+            if "shards" not in handle.attrs:
+                return None
+            listed = json.loads(handle.attrs["shards"])
+        return {str(name): int(size) for name, size in listed.items()}
+    except (*UNREADABLE, AttributeError, RecursionError) as error:
+        raise DamagedShard(f"{file} is damaged ({first_line(error)})") from error
 
 
 def _listed_shards(file: Path, base: Path, listed: dict[str, int]) -> tuple[dict[str, Shard], list[str]]:
     """The shards that an index lists, by the names it uses, and what is wrong with them."""
+    if outside := sorted(name for name in listed if not OWN_SHARD.fullmatch(name)):
+        return {}, [f"{file.name} leads to {outside[0]!r}, which is no shard of this folder, and is not followed: {JOIN}"]
     if not any((base / name).exists() for name in listed):
         advice = "copy that folder beside it, or make one ordinary file where the shards are with `piadm join --copy`"
         return {}, [f"{file.name} is an index, and none of its {len(listed)} shards is in {base / SHARDS}: {advice}"]
@@ -112,21 +138,30 @@ def _listed_shards(file: Path, base: Path, listed: dict[str, int]) -> tuple[dict
 
 def _wrong_index(file: Path, shards: dict[str, Shard], whole: Shard, deep: bool) -> list[str]:
     """Rows of the index that lead to another sample, and with `deep` to other values, than the shards hold."""
-    names = list(whole.shapes) if deep else list(whole.shapes)[:1]
-    problems = []
+    problems = [
+        f"{shard.name} records {sorted(shard.recorded)} per sample, the index {sorted(whole.recorded)}: {JOIN}"
+        for shard in shards.values()
+        if shard.recorded != whole.recorded
+    ][:1]
     with open_file(file) as index:
-        for name in names:
+        for name in whole.shapes:
+            if not index[name].is_virtual:
+                problems.append(f"{file.name}: {name} does not lead to the shards: {JOIN}")
+                continue
             sources = index[name].virtual_sources()
             covered = 0
             for source in sources:
+                shard = shards.get(source.file_name)
+                if shard is None:
+                    problems.append(f"{file.name}: {name} leads to {source.file_name}, which is not listed: {JOIN}")
+                    continue
                 rows, there = _rows(source.vspace), _rows(source.src_space)
                 covered += rows.stop - rows.start
-                shard = shards.get(source.file_name)
-                if shard is None or shard.ids[there] != whole.ids[rows]:
+                if source.dset_name.strip("/") != name or shard.ids[there] != whole.ids[rows]:
                     problems.append(f"{source.file_name} holds other samples than the index says: {JOIN}")
                 elif deep:
                     problems += _other_values(index, name, rows, shard.path, there)
-            if covered != len(whole.ids):
+            if not problems and covered != len(whole.ids):
                 problems.append(f"{file.name}: {name} leads to {covered} of {len(whole.ids)} samples: {JOIN}")
     return list(dict.fromkeys(problems))
 
@@ -146,12 +181,12 @@ def _other_values(index: h5py.File, name: str, rows: slice, path: Path, there: s
                 if not np.array_equal(index[name][ours], shard[name][theirs], equal_nan=True):
                     return [f"{path.name}: {name} differs from what the index gives: {JOIN}"]
     except UNREADABLE as error:
-        return [f"{path.name} is damaged ({str(error).splitlines()[0]}): delete it and {DRAW_AGAIN}"]
+        return [f"{path.name} is damaged ({first_line(error)}): {DRAW_AGAIN}"]
     return []
 
 
-def _wrong_values(whole: Shard) -> list[str]:
-    """Values of one file that cannot be read, are infinite, or are missing without having been so when it was written."""
+def wrong_values(whole: Shard) -> list[str]:
+    """Read every value of one file; one line for each that cannot be read, is infinite, or is missing since it was written."""
     problems = []
     try:
         with open_file(whole.path) as file:
@@ -161,7 +196,7 @@ def _wrong_values(whole: Shard) -> list[str]:
             for name in whole.shapes:
                 problems += list(_odd_samples(file[name], whole, name))
     except UNREADABLE as error:
-        problems.append(f"{whole.name} is damaged ({str(error).splitlines()[0]}): delete it and {DRAW_AGAIN}")
+        problems.append(f"{whole.name} is damaged ({first_line(error)}): {DRAW_AGAIN}")
     return problems
 
 
@@ -171,18 +206,27 @@ def _odd_samples(dataset: h5py.Dataset, whole: Shard, name: str) -> Iterator[str
         values = dataset[row]
         num_missing += int(np.isnan(values).sum())
         if np.isinf(values).any():
-            yield f"{whole.name}: {name} of sample {sample} is infinite: delete the file and {DRAW_AGAIN}"
+            yield f"{whole.name}: {name} of sample {sample} is infinite: {DRAW_AGAIN}"
     expected = int(dataset.attrs["num_missing"])
     if num_missing != expected:
-        yield f"{whole.name}: {name} lacks {num_missing} values, {expected} on purpose: delete the file and {DRAW_AGAIN}"
+        yield f"{whole.name}: {name} lacks {num_missing} values, {expected} on purpose: {DRAW_AGAIN}"
 
 
-def _unknown_shards(base: Path, whole: Shard, listed: dict[str, int]) -> list[str]:
+def _absent_samples(base: Path, whole: Shard) -> list[str]:
+    wanted = requested(base) or ()
+    if left := absent(wanted, whole.ids):
+        return [f"{len(left)} of the {len(wanted)} samples asked for are missing ({in_words(left)}): {DRAW_AGAIN}"]
+    return []
+
+
+def _beside_the_index(base: Path, whole: Shard, listed: dict[str, int]) -> list[str]:
+    """What is wrong with the shards of a folder that the index does not list."""
     try:
         shards, damaged = scan(base)
     except StoreError as error:
         return [str(error)]
-    known, problems = set(whole.ids), []
+    known = set(whole.ids)
+    problems = strangers(shards, run_config(base) or whole.config, INDEPENDENT_KEYS)
     for shard in shards:
         more = len(set(shard.ids) - known)
         if more and f"{SHARDS}/{shard.name}" not in listed:

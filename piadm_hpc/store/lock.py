@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""The lock of a folder: one run at a time writes there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from .errors import StoreError
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
-UNWRITTEN_HOURS = 1 / 60  # a lock is filled at once: one still empty after a minute was left by a killed process
+STALE_HOURS = 2.0
+UNWRITTEN_HOURS = 1 / 60  # the text of a lock follows its name at once: one that is empty after a minute is a killed process's
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a folder. `born` tells it from a later process that was given the same number."""
+    """The process that holds a folder; `born` tells it from a later process with the same number."""
 
     host: str
     pid: int
@@ -39,14 +40,25 @@ class Holder:
         return f"process {self.pid} on {self.host}{job}, since {self.started}"
 
     @classmethod
+    def parse(cls, text: str) -> Holder | None:
+        """Read a holder from the text of a lock; None for a text that a run did not write, or has not written yet."""
+        try:
+            values = json.loads(text)
+            kinds = {field.name: int if field.name in ("pid", "restarts") else str for field in fields(cls)}
+            return cls(**values) if all(type(values[name]) is kind for name, kind in kinds.items()) else None
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+
+    @classmethod
     def here(cls) -> Holder:
+        """This process as a holder."""
         return cls(
             host=socket.gethostname(),
             pid=os.getpid(),
             born=_born(os.getpid()),
             job=this_job(),
             step=os.environ.get("SLURM_STEP_ID", ""),
-            restarts=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
+            restarts=int(restarts) if (restarts := os.environ.get("SLURM_RESTART_COUNT", "")).isdecimal() else 0,
             started=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             token=uuid.uuid4().hex,
         )
@@ -54,17 +66,17 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lock:
-    """A held lock file; released by the process that took it."""
+    """A lock file that this process holds until it releases it."""
 
     path: Path
     text: str
 
     @classmethod
     def take(cls, folder: Path, *, stale_hours: float) -> Lock:
-        """Lock `folder`. Raises StoreError naming the holder while another run is alive there.
+        """Lock `folder`. Raises StoreError that names the holder while another run works there.
 
-        A lock is taken over from a process that has died on this host, from an earlier start of this very job, from a job
-        that Slurm knows to be over, and from another host when its heartbeat is more than `stale_hours` old.
+        A lock is taken over from a process of this host that has ended, from an earlier start of this job, from a job that
+        Slurm knows to be over, and from another host when its last heartbeat is more than `stale_hours` old.
         """
         path = folder / LOCK
         text = json.dumps(asdict(Holder.here()))
@@ -79,22 +91,33 @@ class Lock:
         raise StoreError(f"cannot lock {folder}: several runs are trying to take it at once; start only one of them")
 
     def heartbeat(self) -> None:
-        """Tell other hosts that this run is alive. Raises StoreError when somebody else has taken the folder."""
+        """Show other hosts that this run is alive. Raises StoreError when another run has taken the folder."""
         if _text(self.path) != self.text:
             raise StoreError(f"{self.path} is no longer held by this run; another one took the folder over: stop one of the two")
         with suppress(OSError):
             os.utime(self.path)
 
     def release(self) -> None:
+        """Remove the lock, unless another run has taken it."""
         if _text(self.path) == self.text:
             self.path.unlink(missing_ok=True)
 
 
-def _create(path: Path, text: str) -> None:
-    """Create the lock with its text in one step; raises FileExistsError when there is one.
+def holder_of(folder: Path, *, stale_hours: float = STALE_HOURS) -> str:
+    """Name the process that holds a folder, as far as its lock and Slurm tell; empty when no run works there."""
+    path = folder / LOCK
+    text = _text(path)
+    if text is None:
+        return ""
+    holder = Holder.parse(text)
+    return "" if _over(path, holder, stale_hours if text else UNWRITTEN_HOURS) else str(holder or "an unknown process")
 
-    A process may be killed between any two calls: a lock without text would name nobody, and nothing could tell that its
-    holder is gone. So the text is written under another name and the file linked to the lock's.
+
+def _create(path: Path, text: str) -> None:
+    """Create the lock with its text in one step. Raises FileExistsError when there is one.
+
+    A process may be killed between any two calls, and a lock without text would name nobody, so that nothing could tell
+    whether its holder is gone. The text is therefore written under another name, and that file is linked to the lock's.
     """
     draft = _aside(path)
     try:
@@ -103,7 +126,7 @@ def _create(path: Path, text: str) -> None:
             os.link(draft, path)
         except FileExistsError:
             raise
-        except OSError:  # a file system without hard links: the text follows the name, and `_over` allows for the gap
+        except OSError:  # without hard links the text follows the name, and `_over` allows for the gap
             handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
             try:
                 os.write(handle, text.encode())
@@ -117,7 +140,7 @@ def _create(path: Path, text: str) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """A name of its own beside the lock; those left by processes killed long ago are removed."""
+    """Make up a name beside the lock, and remove files under such names that processes killed long ago have left."""
     for old in path.parent.glob(f"{LOCK}.*"):
         with suppress(OSError):
             if time.time() - old.stat().st_mtime > 86_400:
@@ -127,20 +150,17 @@ def _aside(path: Path) -> Path:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
 
 
 def _clear(path: Path, stale_hours: float) -> None:
-    """Remove the lock of a run that is over; raise StoreError when it may still be alive."""
+    """Remove the lock of a run that is over. Raises StoreError when the run may still be alive."""
     text = _text(path)
     if text is None:
         return
-    try:
-        holder: Holder | None = Holder(**json.loads(text))
-    except (ValueError, TypeError):
-        holder = None  # not yet written, or written by hand: only its age can tell
+    holder = Holder.parse(text)
     reason = _over(path, holder, stale_hours if text else UNWRITTEN_HOURS)
     if not reason:
         owner = holder or "an unknown process"
@@ -148,7 +168,7 @@ def _clear(path: Path, stale_hours: float) -> None:
             f"{path.parent} is being written by {owner}; wait for it or choose another folder"
             f" (if that run is certainly over, remove {path} and start again)"
         )
-    # renamed first, then compared: of two runs that see the same dead lock only one may go on
+    # renamed, then compared: of two runs that see the same dead lock only one may go on
     aside = _aside(path)
     try:
         os.rename(path, aside)
@@ -163,7 +183,7 @@ def _clear(path: Path, stale_hours: float) -> None:
 
 
 def _over(path: Path, holder: Holder | None, stale_hours: float) -> str:
-    """Why the holder is certainly over; empty when it may be alive."""
+    """Why the holder is certainly over; empty when it may be alive. Of an unknown holder only the age of the lock can tell."""
     here = Holder.here()
     if holder is not None and holder.host == here.host:
         return "" if _born(holder.pid) == holder.born and _alive(holder.pid) else "that process has ended"
@@ -186,7 +206,7 @@ def _alive(pid: int) -> bool:
 
 
 def _born(pid: int) -> str:
-    """When the process started, in clock ticks since boot; "over" for a dead one not yet collected; empty where not told."""
+    """When a process started, in clock ticks since boot; "over" for one that has ended but is not reaped; empty if unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -195,7 +215,7 @@ def _born(pid: int) -> str:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the last heartbeat, by the clock of the file server: clocks of two hosts may disagree."""
+    """Seconds since the last heartbeat by the clock of the file server, since the clocks of two hosts may disagree."""
     probe = _aside(path)
     try:
         probe.touch()

@@ -1,4 +1,4 @@
-"""Whether HDF5 can write, lock and read back in a folder."""
+"""Whether HDF5 can write, lock and read back files in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .files import whole_file
 
 
 def probe(folder: Path) -> str:
-    """Write and read a small file as shards are written; one line of what works. Raises StoreError with what to do."""
+    """Write a small file as shards are written and read it back; one line on what works. Raises StoreError with advice."""
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".piadm-probe-") as inner:
             path, values = Path(inner) / "probe.h5", np.arange(1000.0)

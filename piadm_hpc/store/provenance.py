@@ -1,8 +1,7 @@
-"""Where a file came from: the global attributes that travel with it."""
+"""The origin of a file: the global attributes that are stored in it."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -11,6 +10,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from .settings import as_json
 
 REFERENCES = (
     "H. Chen, Y. Ren, L. Ying, G. M. Rotskoff: Accelerating Diffusion Models with Parallel Sampling: Inference at "
@@ -22,9 +23,9 @@ PACKAGES = ("torch", "numpy", "h5py", "mpi4py")
 def global_attributes(
     config: Mapping[str, Any], *, model_sha256: str, title: str, source: str, seed: int, command: str
 ) -> dict[str, Any]:
-    """Global attributes of a run, by CF 1.11 and ACDD 1.3: who made the samples, with what, when and how.
+    """The global attributes of a run after CF 1.11 and ACDD 1.3: where, when, how and with which versions it was made.
 
-    `config` is kept whole as JSON; `command` is what was typed. Packages that are not installed are left out.
+    `config` is stored as JSON; `command` is the command line. Packages that are not installed are left out.
     """
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     attributes: dict[str, Any] = {
@@ -36,7 +37,7 @@ def global_attributes(
         "date_created": now,
         "seed": seed,
         "model_sha256": model_sha256,
-        "piadm_config": json.dumps(config, sort_keys=True, default=str),
+        "piadm_config": as_json(config),
         "piadm_version": _version("piadm_hpc") or "not installed",
         "host": socket.gethostname(),
     }
@@ -56,7 +57,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of a source checkout of this package; None for an installed one, even inside somebody else's repository."""
+    """The commit of a source checkout of this package; None for an installed one, also inside another repository."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

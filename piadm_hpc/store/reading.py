@@ -1,4 +1,4 @@
-"""Opening a run in xarray, after making sure that all of it is there."""
+"""Opening a run in xarray once all of it is known to be there, and refusing to read it once it is not there any more."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import xarray as xr
 from .conventions import DIALECTS
 from .errors import StoreError
 from .integrity import check
+from .watching import ENGINES, WatchedStore, watch
 
 FILE_ATTRIBUTES = ("complete", "num_samples", "shards")
-"""What describes the file on disk: no longer true of what is computed from it."""
+"""Attributes that describe the file on disk, and not what is computed from it."""
 
 
 def open_run(
@@ -23,19 +24,23 @@ def open_run(
     engine: str = "h5netcdf",
     dialect: str | None = None,
 ) -> xr.Dataset:
-    """The samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
+    """Open the samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
 
     `chunks` makes dask arrays ({} means one sample each); `dialect` names the sample dimension as another tool does (one of
-    DIALECTS). Raises StoreError when anything is missing or damaged: a value that was not written never reads as NaN.
+    DIALECTS). Raises StoreError when anything is missing or damaged. So does every later read of samples whose files were
+    merged, overwritten or lost since then: a value that was not written never reads as NaN.
     """
     if dialect is not None and dialect not in DIALECTS:
         raise StoreError(f"dialect: {dialect!r} is not known; give one of {sorted(DIALECTS)}")
+    if engine not in ENGINES:
+        raise StoreError(f"engine: {engine!r} is not known; give one of {sorted(ENGINES)}")
     report = check(path, extra=False)
     if not report.ok:
         raise StoreError(f"{report.path} is not whole:\n  " + "\n  ".join(report.problems))
     try:
-        dataset = xr.open_dataset(report.path, engine=engine)
-    except (OSError, ValueError) as error:
+        dataset = xr.open_dataset(WatchedStore(ENGINES[engine](report.path), watch(report.path)))
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        # a file that somebody harmed may make the readers fail in any way
         raise StoreError(f"cannot open {report.path} with engine {engine!r}: {error}; try 'h5netcdf' or 'netcdf4'") from error
     for name in FILE_ATTRIBUTES:
         dataset.attrs.pop(name, None)
@@ -49,5 +54,5 @@ def open_run(
 
 
 def _by_sample(chunks: Mapping[str, int] | str | int, dim: str) -> Any:
-    """Virtual datasets show no chunks of their own, so that {} would make a single one of everything."""
+    """One sample a chunk unless given: virtual datasets have no chunks of their own, so {} would put everything into one."""
     return chunks if isinstance(chunks, (str, int)) else {dim: 1, **chunks}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ import numpy as np
 import tomli_w
 
 from ..config.legacy import upgraded_run
-from ..config.validation import dotted
+from ..config.validation import dotted, parse_toml
 
 RUN_FILE = "run.toml"
 UNSET = "(not set)"
 
 
 def to_toml(config: Mapping[str, Any]) -> str:
-    """The configuration as TOML; what is None is left out, since TOML has no word for it."""
+    """Write a configuration as TOML; keys that are None are left out, since TOML cannot express None."""
     return tomli_w.dumps(_plain(config))
 
 
@@ -35,8 +35,41 @@ def _plain(value: Any) -> Any:
 
 
 def differences(there: str, here: str, independent: frozenset[str]) -> list[str]:
-    """One line per key whose value differs between two TOML texts, save for those in `independent` and what lies below them."""
-    old, new = dotted(upgraded_run(tomllib.loads(there))), dotted(tomllib.loads(here))
+    """Compare two configurations in TOML: one line for each key that differs and is not covered by `independent`.
+
+    A dotted name in `independent` covers the keys below it. Raises ValueError when a text is not TOML.
+    """
+    return _differing(parse_toml(there), parse_toml(here), independent)
+
+
+def differences_of_json(there: str, here: str, independent: frozenset[str]) -> list[str]:
+    """Compare two configurations in JSON as `differences` does; an empty text agrees with everything.
+
+    A text that is no configuration is a difference by itself.
+    """
+    if not there or not here or there == here:
+        return []
+    try:
+        return _differing(json.loads(there), json.loads(here), independent)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return ["its configuration cannot be read"]
+
+
+def as_json(config: Mapping[str, Any]) -> str:
+    """A configuration as the JSON that every file of a run carries in its attribute `piadm_config`."""
+    return json.dumps(config, sort_keys=True, default=str)
+
+
+def run_config(folder: Path) -> str:
+    """The configuration in a folder's run.toml as JSON; empty when it cannot be read."""
+    try:
+        return as_json(parse_toml((folder / RUN_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return ""
+
+
+def _differing(there: Mapping[str, Any], here: Mapping[str, Any], independent: frozenset[str]) -> list[str]:
+    old, new = dotted(upgraded_run(there)), dotted(upgraded_run(here))
     keys = sorted(key for key in old.keys() | new.keys() if not _covered(key, independent))
     pairs = [(key, old.get(key, UNSET), new.get(key, UNSET)) for key in keys]
     # compared as text where they are not equal, so that nan agrees with nan
@@ -44,7 +77,7 @@ def differences(there: str, here: str, independent: frozenset[str]) -> list[str]
 
 
 def without_keys(config: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    """A nested configuration by dotted names, without those in `names` and what lies below them."""
+    """Flatten a nested configuration to dotted names, without those in `names` and the keys below them."""
     return {key: value for key, value in dotted(config).items() if not _covered(key, names)}
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +15,33 @@ import h5py
 import numpy as np
 
 from ..schema.layout import Layout
-from .errors import DamagedShard, StoreError
+from .conventions import PER_SAMPLE
+from .errors import DamagedShard, RetiredShard, StoreError
 from .files import whole_file
-from .skeleton import FILTERS, chunk_shape, finish_file, finish_variable, rows_in_chunk, write_frame
+from .retired import RETIRED, free_name, reason_of
+from .skeleton import FILTERS, chunk_shape, finish_file, finish_variable, rows_in_chunk, write_skeleton
 
 SHARDS = "shards"
 # checksums on the structure of the file as well; later formats are left marked as open when a writer is killed
 LIBVER = ("v108", "v108")
+NAME = re.compile(r"samples_(\d{8,10})_(\d{8,10})(?:_([0-9a-f]{8}))?(?:_\d+)?\.h5")
 UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What a whole shard says about itself."""
+    """What a whole shard says about itself.
+
+    `config` is the configuration of the run that drew it, as JSON; `recorded` are the quantities per sample beside the fields.
+    """
 
     path: Path
     ids: tuple[int, ...]
     num_bytes: int
     shapes: Mapping[str, tuple[int, ...]]
     model_sha256: str
+    config: str = ""
+    recorded: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -44,6 +54,11 @@ def shard_name(ids: Sequence[int]) -> str:
     if len(ids) < ids[-1] + 1 - ids[0]:
         name += "_" + hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:8]
     return name + ".h5"
+
+
+def shard_path(folder: Path, ids: Sequence[int]) -> Path:
+    """Where a run's shard of rising `ids` goes: a name that an overwritten run used before is not taken again."""
+    return free_name(folder / SHARDS / shard_name(ids))
 
 
 def write_samples(
@@ -59,7 +74,7 @@ def write_samples(
     """Write checked float32 `fields` [S, *shape] as one whole file. Raises StoreError when it cannot be written."""
     needed = sum(array.nbytes for array in fields.values()) + sum(array.nbytes for array in per_sample.values())
     with whole_file(path, needed=needed, libver=LIBVER) as (file, disk):
-        write_frame(file, layout, ids, per_sample, attributes)
+        write_skeleton(file, layout, ids, per_sample, attributes)
         for variable in layout.variables:
             data = fields[variable.name]
             dataset = create_variable(file, layout, variable.name, data.shape, compression)
@@ -72,15 +87,15 @@ def write_samples(
 
 
 def create_variable(file: h5py.File, layout: Layout, name: str, shape: tuple[int, ...], compression: str) -> h5py.Dataset:
-    """An empty float32 dataset [S, *shape] in chunks of one field, or of several conformers."""
+    """Create an empty float32 dataset [S, *shape] in chunks of one field, or of several conformers."""
     chunks = (rows_in_chunk(layout, shape), *chunk_shape(shape[1:])[1:])
     return file.create_dataset(name, shape=shape, dtype="f4", chunks=chunks, fillvalue=np.nan, **FILTERS[compression])
 
 
 def open_file(path: Path) -> h5py.File:
-    """Open for reading, without a lock where there is none to be had: files here never change once they have their name.
+    """Open a file for reading, without a lock where the file system has none: a file never changes once it has its name.
 
-    Within one process HDF5 wants the same choice from all who open a file, so its default comes first.
+    Within one process HDF5 wants all who open a file to lock it alike, so its default is tried first.
     """
     try:
         return h5py.File(path, "r")
@@ -90,27 +105,37 @@ def open_file(path: Path) -> h5py.File:
         return h5py.File(path, "r", locking=False)
 
 
-def read_shard(path: Path) -> Shard:
-    """Look into a shard without reading its fields.
+def read_shard(path: Path, *, index: bool = False) -> Shard:
+    """Read what a shard says about itself, without its fields; with `index` the file may also be an index.
 
-    Raises DamagedShard when it is truncated, unfinished or not a shard; StoreError when this process may not read it.
+    Raises DamagedShard when it is truncated, unfinished or not a shard, or when its data lie outside of it; RetiredShard for
+    the stub of a deleted one; StoreError when this process may not read it.
     """
     try:
         with open_file(path) as file:
-            return _described(path, file)
-    except DamagedShard:
+            return _described(path, file, index)
+    except StoreError:
         raise
     except FileNotFoundError as error:
         raise DamagedShard(f"{path} is missing") from error
     except UNREADABLE as error:
         if isinstance(error, OSError) and error.errno:
             raise StoreError(f"cannot read {path}: {os.strerror(error.errno)}; make it readable and start again") from error
-        raise DamagedShard(f"{path} is damaged ({str(error).splitlines()[0]})") from error
+        raise DamagedShard(f"{path} is damaged ({first_line(error)})") from error
 
 
-def _described(path: Path, file: h5py.File) -> Shard:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind when it has none: HDF5 prints its whole stack of calls."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _described(path: Path, file: h5py.File, index: bool) -> Shard:
+    if RETIRED in file.attrs:
+        raise RetiredShard(f"{path} was {file.attrs[RETIRED]} after this index was written")
     if not file.attrs.get("complete", 0):
         raise DamagedShard(f"{path} was never finished")
+    if elsewhere := list(_data_elsewhere(file, index)):
+        raise DamagedShard(f"{path} is not a shard: {'; '.join(elsewhere)}, and links to other files are not followed")
     ids = tuple(int(i) for i in file[str(file.attrs["sample_dim"])][...])
     shapes = {name: tuple(file[name].shape) for name in str(file.attrs["variables"]).split()}
     lengths = {len(ids), int(file.attrs["num_samples"])} | {shape[0] for shape in shapes.values()}
@@ -118,7 +143,45 @@ def _described(path: Path, file: h5py.File) -> Shard:
         raise DamagedShard(
             f"{path} is damaged (its fields and its list of samples differ in length, or the list is not in order)"
         )
-    return Shard(path, ids, path.stat().st_size, shapes, str(file.attrs.get("model_sha256", "")))
+    if odd := _odd_dataset(file, len(ids)):
+        raise DamagedShard(f"{path} is damaged ({odd})")
+    model, config = (str(file.attrs.get(name, "")) for name in ("model_sha256", "piadm_config"))
+    return Shard(path, ids, path.stat().st_size, shapes, model, config, frozenset(set(file) & set(PER_SAMPLE)))
+
+
+def _odd_dataset(file: h5py.File, num_samples: int) -> str:
+    """What is wrong with the first dataset that netCDF readers would stumble over; empty when there is none."""
+    for name, found in file.items():
+        if not isinstance(found, h5py.Dataset) or found.is_scale:
+            continue
+        if any(scale.name is None for dim in found.dims for scale in dim.values()):
+            return f"a dimension of {name} is gone"
+        if name in PER_SAMPLE and (found.dtype.kind not in "iuf" or found.shape[:1] != (num_samples,)):
+            return f"{name} holds no number for each sample"
+    return ""
+
+
+def require_own_data(file: h5py.File) -> None:
+    """Raise ValueError when a file leads to data in other files, which are not followed."""
+    if elsewhere := list(_data_elsewhere(file, index=False)):
+        raise ValueError(f"{'; '.join(elsewhere)}, and other files are not followed")
+
+
+def _data_elsewhere(file: h5py.File, index: bool) -> Iterator[str]:
+    """What in a file leads to other files: links, external storage and, in anything but an index, virtual datasets."""
+    names = str(file.attrs.get("variables", "")).split() if index and "shards" in file.attrs else []
+    # fields may have further names, as in H5MD's groups
+    virtual = [file[name] for name in names if isinstance(file.get(name, getlink=True), h5py.HardLink)]
+    links: dict[str, Any] = {}
+    file.visititems_links(links.__setitem__)
+    for name, link in links.items():
+        if not isinstance(link, h5py.HardLink):
+            yield f"{name} is a link"
+        elif isinstance(found := file[name], h5py.Dataset):
+            if found.external is not None:
+                yield f"{name} is stored in another file"
+            if found.is_virtual and found not in virtual:
+                yield f"{name} is a virtual dataset"
 
 
 def scan(folder: Path) -> tuple[list[Shard], list[Path]]:
@@ -130,7 +193,28 @@ def scan(folder: Path) -> tuple[list[Shard], list[Path]]:
             whole.append(read_shard(path))
         except DamagedShard:
             damaged.append(path)
+        except RetiredShard:
+            continue
     return sorted(whole, key=lambda shard: (shard.ids, shard.name)), damaged
+
+
+def named_ids(folder: Path) -> set[int]:
+    """The ids in the names of a run's shards; a shard is opened once, and only when its name does not give all ids."""
+    found: set[int] = set()
+    for path in (folder / SHARDS).glob("samples_*.h5"):
+        if name := NAME.fullmatch(path.name):
+            first, stop, digest = name.groups()
+            if not reason_of(path):
+                found |= set(_ids_inside(path)) if digest else set(range(int(first), int(stop)))
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _ids_inside(path: Path) -> tuple[int, ...]:
+    try:
+        return read_shard(path).ids
+    except StoreError:
+        return ()
 
 
 def drawn_samples(folder: Path) -> tuple[set[int], int]:

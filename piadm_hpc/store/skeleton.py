@@ -1,4 +1,4 @@
-"""The part of a file that is the same in a shard, an index and a joined file: named axes, coordinates, costs, attributes."""
+"""The part that shards, indexes and joined files have in common: axes, coordinates, costs and attributes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAX_CHUNK_BYTES = 16 * 2**20
 SMALL_CHUNK_BYTES = 2**16
 FORMAT = 1
 FILTERS: dict[str, dict[str, Any]] = {
-    # the checksum lets a reader notice bytes that changed on disk; every netCDF library knows it
+    # with the checksum a reader notices bytes that changed on disk; every netCDF library verifies it
     "zlib": {"compression": "gzip", "compression_opts": 4, "shuffle": True, "fletcher32": True},
     "none": {"fletcher32": True},
 }
 
 
 def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """One sample, the whole field; a field above 16 MB is cut along its leftmost dimensions. `shape` is one sample's."""
+    """The chunk of one sample of the given `shape`: the whole field, halved along its leading dimensions above 16 MB."""
     chunk = list(shape)
     while 4 * np.prod(chunk, dtype=np.int64) > MAX_CHUNK_BYTES:
         longest = next(axis for axis, size in enumerate(chunk) if size > 1)
@@ -34,21 +34,21 @@ def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def rows_in_chunk(layout: Layout, shape: tuple[int, ...]) -> int:
-    """Samples in a chunk of [S, *shape]: one field, or about as many conformers as make 64 kB."""
+    """How many samples of [S, *shape] share a chunk: one field, or about 64 kB of conformers."""
     if layout.topology is None:
         return 1
     return max(1, min(shape[0], SMALL_CHUNK_BYTES // (4 * int(np.prod(shape[1:])))))
 
 
 def set_attributes(target: h5py.HLObject, attributes: Mapping[str, Any]) -> None:
-    """Write attributes in the forms that every netCDF reader takes; None is left out."""
+    """Write attributes in forms that every netCDF reader accepts; None is left out."""
     for name, value in attributes.items():
         if value is not None:
             target.attrs[name] = _readable(value)
 
 
 def _readable(value: Any) -> Any:
-    """Text lists become bytes of one length: lists of free-length text make the netCDF C library fail."""
+    """Convert lists of text to bytes of one length: the netCDF C library fails on text of variable length."""
     if isinstance(value, (bool, np.bool_)):
         return np.int8(value)
     if isinstance(value, Mapping):
@@ -59,10 +59,10 @@ def _readable(value: Any) -> Any:
     return value if isinstance(value, (str, bytes, int, float, np.generic)) else str(value)
 
 
-def write_frame(
+def write_skeleton(
     file: h5py.File, layout: Layout, ids: Sequence[int], per_sample: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
 ) -> None:
-    """Everything but the fields: global attributes, the sample axis, coordinates, and `per_sample` arrays [S] or [S, block]."""
+    """Write everything but the fields: attributes, the sample axis, coordinates, and `per_sample` arrays [S] or [S, block]."""
     set_attributes(file, attributes)
     set_attributes(file, {"piadm_format": FORMAT, "sample_dim": layout.sample_dim})
     file.attrs["variables"] = " ".join(variable.name for variable in layout.variables)
@@ -93,7 +93,7 @@ def _named(file: h5py.File, name: str, dims: tuple[str, ...], values: np.ndarray
 
 
 def _small(file: h5py.File, name: str, values: np.ndarray) -> h5py.Dataset:
-    """A dataset read as a whole, with a checksum where HDF5 has one."""
+    """Create a dataset that is read as a whole, with a checksum where HDF5 offers one."""
     array = np.asarray(values)
     if array.dtype.kind in "SUO":
         return file.create_dataset(name, data=array.astype(object), dtype=h5py.string_dtype())
@@ -103,13 +103,13 @@ def _small(file: h5py.File, name: str, values: np.ndarray) -> h5py.Dataset:
 
 
 def attach(file: h5py.File, dataset: h5py.Dataset, dims: Sequence[str]) -> None:
-    """Name the dimensions of a dataset by HDF5 dimension scales, which is what netCDF readers look for."""
+    """Name the dimensions of a dataset by HDF5 dimension scales, where netCDF readers look for them."""
     for axis, dim in enumerate(dims):
         dataset.dims[axis].attach_scale(file[dim])
 
 
 def finish_variable(file: h5py.File, layout: Layout, variable: Variable, dataset: h5py.Dataset, num_missing: int) -> None:
-    """Name, describe and date the dataset of one variable; `num_missing` values in it are NaN and meant to be."""
+    """Add attributes and dimensions to the dataset of one variable, which holds `num_missing` NaN on purpose."""
     set_attributes(dataset, variable.attrs)
     dataset.attrs["_FillValue"] = np.float32(np.nan)
     dataset.attrs["num_missing"] = np.int64(num_missing)
@@ -120,7 +120,7 @@ def finish_variable(file: h5py.File, layout: Layout, variable: Variable, dataset
 
 
 def finish_file(file: h5py.File, layout: Layout, num_samples: int) -> None:
-    """The last thing written: a file without it was not finished."""
+    """Mark a file as complete, which is written last: a file without the mark was not finished."""
     if layout.topology is not None:
         add_readers(file, layout.topology, layout.sample_dim, num_samples)
     file.attrs["num_samples"] = np.int64(num_samples)
@@ -128,7 +128,7 @@ def finish_file(file: h5py.File, layout: Layout, num_samples: int) -> None:
 
 
 def read_layout(file: h5py.File) -> Layout:
-    """The layout that a file was written with."""
+    """Read the layout that a file was written with."""
     sample_dim = str(file.attrs["sample_dim"])
     names = str(file.attrs["variables"]).split()
     topology = stored_topology(file)
@@ -155,6 +155,6 @@ def _attrs(dataset: h5py.Dataset) -> dict[str, Any]:
 
 
 def read_attributes(file: h5py.File) -> dict[str, Any]:
-    """The global attributes given by the run, without those that describe the one file."""
+    """Read the global attributes of the run, without those that describe the file itself."""
     ours = {"piadm_format", "sample_dim", "variables", "num_samples", "complete", "shards", *PANDE}
     return {name: value for name, value in file.attrs.items() if name not in ours}

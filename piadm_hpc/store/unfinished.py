@@ -1,4 +1,4 @@
-"""Samples that were left at the end of a block when a run was asked to stop, so that at most one block is lost."""
+"""Drafts: the state of samples at the end of a block when a run is asked to stop, so that at most one block is lost."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import numpy as np
 from .errors import StoreError
 from .files import whole_file
 from .settings import without_keys
-from .shard import LIBVER, UNREADABLE, open_file, shard_name
+from .shard import LIBVER, UNREADABLE, first_line, open_file, require_own_data, shard_name
 
 log = logging.getLogger(__name__)
 FOLDER = "unfinished"
 
 
 def fingerprint(config: Mapping[str, Any], model_sha256: str, independent: frozenset[str]) -> str:
-    """What must be the same for a draft to be continued: the model, and every setting that decides what a sample is."""
+    """A digest of what must agree for a draft to be continued: the model, and every setting that decides what a sample is."""
     text = json.dumps([without_keys(config, independent), model_sha256], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_draft(folder: Path, ids: Sequence[int], arrays: Mapping[str, np.ndarray], mark: str) -> None:
-    """Keep `arrays` of the samples `ids`, whole or not at all; a full disk costs the draft, which is said, and nothing else."""
+    """Write `arrays` of the samples `ids` as a draft, whole or not at all; on a full disk a warning says that there is none."""
     place = folder / FOLDER
     try:
         place.mkdir(exist_ok=True)
@@ -40,41 +40,40 @@ def write_draft(folder: Path, ids: Sequence[int], arrays: Mapping[str, np.ndarra
             for name, array in arrays.items():
                 file.create_dataset(name, data=array, fletcher32=True, chunks=array.shape)
     except (OSError, StoreError) as error:
-        log.warning("samples %d to %d are drawn anew next time: their state could not be kept (%s)", ids[0], ids[-1], error)
+        log.warning("samples %d to %d start again next time: their state could not be stored (%s)", ids[0], ids[-1], error)
 
 
 def find_drafts(folder: Path, mark: str) -> list[tuple[tuple[int, ...], Path]]:
-    """Ids and files of this very run's drafts; those of another, and damaged ones, are removed."""
+    """Find the ids and files of this run's drafts; damaged drafts and those of other runs are removed."""
     found = []
     for path in sorted((folder / FOLDER).glob("samples_*.h5")):
         try:
             with open_file(path) as file:
+                require_own_data(file)
                 if file.attrs["fingerprint"] == mark:
                     found.append((tuple(file["ids"][...].tolist()), path))
                     continue
         except UNREADABLE as error:
-            log.warning("%s is damaged (%s): its samples are drawn anew", path, str(error).splitlines()[0])
+            log.warning("%s is damaged (%s): its samples start again", path, first_line(error))
         discard_draft(path)
     return found
 
 
 def read_draft(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a draft. Raises StoreError when they cannot be read."""
+    """Read the arrays of a draft. Raises StoreError when they cannot be read."""
     try:
         with open_file(path) as file:
             return {name: file[name][...] for name in file if name != "ids"}
     except UNREADABLE as error:
-        raise StoreError(
-            f"cannot read {path} ({str(error).splitlines()[0]}); delete it, its samples are then drawn anew"
-        ) from error
+        raise StoreError(f"cannot read {path} ({first_line(error)}); delete it, and its samples start again") from error
 
 
 def discard_draft(path: Path) -> None:
-    """Remove a draft: its samples are stored, or drawn anew."""
+    """Remove a draft."""
     with suppress(OSError):
         path.unlink()
 
 
 def clear_drafts(folder: Path) -> None:
-    """Remove all of them."""
+    """Remove all drafts of a run."""
     shutil.rmtree(folder / FOLDER, ignore_errors=True)

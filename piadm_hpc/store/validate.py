@@ -1,4 +1,4 @@
-"""What is wrong with arrays before they are written."""
+"""Checks of arrays before they are written."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 
+from ..config.limits import LARGEST_ID
 from ..schema.layout import Layout
 from .conventions import BLOCK, PER_SAMPLE
 
-LARGEST_ID = 2**31 - 1
-
 
 def layout_problems(layout: Layout) -> list[str]:
-    """Mistakes in a layout, one line each."""
+    """List the mistakes in a layout, one line each."""
     problems = [] if layout.variables else ["layout: has no variables; give at least one"]
     names = [variable.name for variable in layout.variables]
     reserved = set(PER_SAMPLE) | {BLOCK, layout.sample_dim}
@@ -43,7 +42,7 @@ def layout_problems(layout: Layout) -> list[str]:
 
 
 def id_problems(ids: Sequence[int], what: str) -> list[str]:
-    """Mistakes in a list of sample ids, one line each."""
+    """List the mistakes in a sequence of sample ids, one line each."""
     values = list(ids)
     if not values:
         return [f"{what}: the list is empty; give at least one sample id"]
@@ -58,7 +57,7 @@ def id_problems(ids: Sequence[int], what: str) -> list[str]:
 def as_fields(
     layout: Layout, ids: Sequence[int], fields: Mapping[str, np.ndarray], allow_nan: Mapping[str, np.ndarray] | None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The fields as contiguous float32 [S, *shape], and what is wrong with them, one line each."""
+    """Convert fields to contiguous float32 [S, *shape]; also the list of mistakes in them, one line each."""
     names = [variable.name for variable in layout.variables]
     problems = [f"{name}: not given; the layout has {names}" for name in names if name not in fields]
     problems += [f"{name}: not in the layout, which has {names}" for name in fields if name not in names]
@@ -100,7 +99,7 @@ def _value_problems(name: str, ids: Sequence[int], array: np.ndarray, mask: np.n
 
 
 def as_per_sample(ids: Sequence[int], given: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """What is recorded per sample in its stored type, [S] or [S, block], and what is wrong with it, one line each."""
+    """Convert what is recorded per sample to its stored type, [S] or [S, block]; also the list of mistakes, one line each."""
     arrays: dict[str, np.ndarray] = {}
     problems = [f"{name}: not known per sample; known are {sorted(PER_SAMPLE)}" for name in given if name not in PER_SAMPLE]
     blocks: dict[str, int] = {}

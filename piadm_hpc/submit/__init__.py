@@ -1,4 +1,4 @@
-"""Runs and trainings as jobs: submitted through submitit, one MPI rank a task, queued again until they are done."""
+"""Runs and trainings as jobs, submitted through submitit with one MPI rank a task, and requeued until they are done."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._lazy import loader
 
-# loaded when first used: a job that begins must not import all of this before it listens to signals
+# imported on first use: a job that starts must handle signals before it imports all of this
 _HOMES = {
     "JobRequest": "request",
     "RunStatus": "status",

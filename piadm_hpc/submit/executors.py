@@ -1,9 +1,14 @@
-"""submitit's executors, told what Slurm's own squeue says: many sites have no sacct, and a dead job must be noticed there too."""
+"""submitit's executors, which here ask squeue: many sites have no sacct, and a dead job must be noticed there too."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,7 @@ POLL_SECONDS = 10
 
 
 def resolve(cluster: str) -> str:
-    """The cluster that "auto" means here. Raises ConfigError for a Slurm that is not there."""
+    """Choose the cluster that "auto" means on this machine. Raises ConfigError for "slurm" where there is none."""
     there = shutil.which("srun") is not None and shutil.which("sbatch") is not None
     if cluster == "auto":
         return "slurm" if there else "local"
@@ -26,20 +31,38 @@ def resolve(cluster: str) -> str:
 
 
 def make_executor(cluster: str, folder: Path, request: JobRequest, *, dependency: str | None = None) -> Any:
-    """An executor that writes below `folder`, new for every submission: an old result can never be taken for a new one."""
+    """Make an executor that writes below `folder`, which every submission has for itself: no old result is taken for a new one.
+
+    Its jobs start Python with -P: a module in the folder they are submitted from must not run in place of an installed one.
+    """
     import submitit
+
+    python = f"{shlex.quote(sys.executable)} -P"
 
     if cluster == "debug":
         return submitit.DebugExecutor(folder=folder / "%j")
     if cluster == "local":
         if request.nodes > 1:
             raise ConfigError(f"nodes: {request.nodes} are not to be had on this machine alone; use --nodes 1 with more ranks")
-        local = submitit.LocalExecutor(folder=folder / "%j")
+        local = submitit.LocalExecutor(folder=folder / "%j", python=python)
         local.update_parameters(timeout_min=request.minutes, signal_delay_s=request.grace, gpus_per_node=request.gpus_per_node)
         return local
-    executor = submitit.SlurmExecutor(folder=folder / "%j")
+    executor = submitit.SlurmExecutor(folder=folder / "%j", python=python)
     executor.update_parameters(**_sbatch_parameters(request, dependency))
     return executor
+
+
+@contextmanager
+def safe_path() -> Iterator[None]:
+    """Let processes started meanwhile ignore the current folder when they import; submitit starts one of its own."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def _sbatch_parameters(request: JobRequest, dependency: str | None) -> dict[str, Any]:
@@ -65,7 +88,7 @@ def _sbatch_parameters(request: JobRequest, dependency: str | None) -> dict[str,
 
 
 def watched(jobs: list[Any], cluster: str) -> list[Any]:
-    """The jobs of a submission, on Slurm with a watcher that asks squeue."""
+    """Replace jobs on Slurm by jobs whose state is asked of squeue; others stay as they are."""
     if cluster != "slurm":
         return jobs
     kind = _slurm_job()
@@ -77,7 +100,7 @@ def _slurm_job() -> Any:
     from submitit.slurm import slurm
 
     class Watcher(slurm.SlurmInfoWatcher):
-        """Asks squeue. A job that Slurm has forgotten is over."""
+        """Asks squeue for the states of jobs; a job that Slurm has forgotten is over."""
 
         def update(self) -> None:
             asked = sorted(self._registered - self._finished)
@@ -88,7 +111,7 @@ def _slurm_job() -> Any:
             self._last_status_check = time.time()
 
     class Job(slurm.SlurmJob):  # type: ignore[type-arg]
-        """A job whose end is noticed with or without sacct."""
+        """A job whose end is noticed with and without sacct."""
 
         watcher = Watcher(delay_s=POLL_SECONDS)
         _results_timeout_s = 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +23,43 @@ def enter(out: Path, line: Mapping[str, Any]) -> None:
 
 
 def submissions(out: Path) -> list[dict[str, Any]]:
-    """The submissions of a run or of a folder of runs, oldest first."""
+    """Read the submissions of a run or of a folder of runs, oldest first; lines that are no record are left out."""
     try:
-        lines = (out / JOBS / LEDGER).read_text(encoding="utf-8").splitlines()
+        lines = (out / JOBS / LEDGER).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return [json.loads(line) for line in lines]
+    found = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if _is_record(record):
+                found.append(record)
+    return found
+
+
+def _is_record(record: Any) -> bool:
+    """Whether a line of the ledger has the fields that are read here, in their types."""
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("folder", "cluster")):
+        return False
+    jobs = record.get("jobs")
+    return isinstance(jobs, dict) and all(isinstance(names, list) for names in jobs.values())
 
 
 def living_jobs(out: Path) -> list[str]:
-    """Jobs of earlier submissions that are queued or running for this folder."""
+    """The jobs of earlier submissions that are queued or running for a folder."""
     found = []
     for record in submissions(out):
         names = [name for place, jobs in record["jobs"].items() for name in jobs if Path(place) == out]
         if record["cluster"] != "slurm" or not names:
             continue
         states = job_states(names) or {}
-        # numbers begin again when a Slurm is set up anew: a job is ours when it runs the script of this submission
+        # job numbers start again when a Slurm is set up again: a job is ours when it runs the script of this submission
         found += [name for name, state in states.items() if state.alive and state.command.startswith(record["folder"])]
     return found
 
 
 def require_free(out: Path) -> None:
-    """ConfigError when a job is already queued or running for the folder."""
+    """Raise ConfigError when a job is already queued or running for a folder."""
     if names := living_jobs(out):
         raise ConfigError(
             f"{out}: job {', '.join(names)} already works on this folder; wait for it (piadm status {out}), "

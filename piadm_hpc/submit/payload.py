@@ -1,4 +1,4 @@
-"""A job as its pickle holds it: words alone, so that it is read, and signals are listened to, a moment after the start."""
+"""The pickle-safe description of a job: only JSON, so that unpickling imports no torch and signals are handled early."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import BaseModel
 
 @dataclass(frozen=True)
 class Job:
-    """A run or a training: the name of its record, and what that holds as JSON.
+    """A run or a training: the name of its configuration's class, and the configuration as JSON.
 
-    submitit listens to signals once it has read the job. Until then a signal would end the ranks as failed, and reading
-    torch from a busy file system takes a while: that is done when the job is called.
+    submitit installs its signal handlers after it has unpickled the job. A signal before that would end the ranks as failed,
+    and importing torch from a busy file system takes a while, so that is left until the job is called.
     """
 
     record: str
@@ -23,6 +23,7 @@ class Job:
 
     @classmethod
     def of(cls, config: BaseModel, ranks: int = 1, queues_again: bool = True) -> Job:
+        """Describe the job of a configuration."""
         return cls(type(config).__name__, config.model_dump_json(), ranks, queues_again)
 
     def __call__(self) -> Any:
@@ -31,7 +32,7 @@ class Job:
         return do(self.record, self.config, self.ranks, self.queues_again)
 
     def checkpoint(self) -> Any:
-        """What submitit queues when its signal comes before the job listens itself: the same, since all else is on disk."""
+        """What submitit requeues when a signal arrives before the run handles it: the same job, since its state is on disk."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

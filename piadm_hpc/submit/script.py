@@ -1,4 +1,4 @@
-"""The job as one batch script that needs nothing but this package: to read, to keep, or to adapt to PBS or LSF."""
+"""A job as one batch script that needs only this package: to read, to keep, or to adapt to PBS or LSF."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..config.run import RunConfig
+from ..config.validation import ConfigError
 from ..store.settings import to_toml
 from .request import JobRequest
 
 RUN = """\
-# the run looks for this file between any two sweeps, on all nodes; it must never see half of it
+# the run looks for this file after every sweep, on all nodes; it is renamed, so that nobody reads half of it
 trap 'echo LIMIT > "$RUN/.STOP" && mv "$RUN/.STOP" "$RUN/STOP"' USR1
-srun {srun} {python} -m piadm_hpc sample "$RUN/job.toml" --out "$RUN" &
+srun {srun} {python} -P -m piadm_hpc sample "$RUN/job.toml" --out "$RUN" &
 pid=$!
 while kill -0 "$pid" 2>/dev/null; do wait "$pid" || true; done   # a signal interrupts wait, not the run
 rc=0
@@ -30,7 +31,12 @@ fi
 
 
 def batch_script(configs: Sequence[RunConfig], request: JobRequest) -> str:
-    """A batch script for a run, or for several as an array; the configurations stand in it. Raises ConfigError."""
+    """Write a batch script for a run, or for several as an array, with the configurations inside it.
+
+    Raises ConfigError for an output folder that cannot be named in a batch script.
+    """
+    for config in configs:
+        require_one_line(config.out)
     lines = ["#!/bin/bash", *(f"#SBATCH --{name}{value}" for name, value in _directives(configs, request))]
     lines += ["set -euo pipefail", *request.setup]
     lines += ["export " + " ".join(f"{name}={value}" for name, value in request.environment.items()), ""]
@@ -55,7 +61,19 @@ def _directives(configs: Sequence[RunConfig], request: JobRequest) -> list[tuple
         ("output", "=%x-%A_%a.log" if len(configs) > 1 else "=%x-%j.log"),
         *((name, f"={value}" if value else "") for name, value in request.options.items()),
     ]
+    found = [(name, _quoted(value)) for name, value in found]
     return found + ([("array", f"=0-{len(configs) - 1}%{request.parallel}")] if len(configs) > 1 else [])
+
+
+def _quoted(value: str) -> str:
+    """An option's value as sbatch reads it: one with spaces would otherwise end at the first."""
+    return f"={shlex.quote(value[1:])}" if value else value
+
+
+def require_one_line(out: str) -> None:
+    """Raise ConfigError for a folder whose name would add lines to a batch script."""
+    if not out.isprintable():
+        raise ConfigError(f"out: {out!r} holds a line break or another control character; a batch script cannot name it")
 
 
 def _configuration(config: RunConfig, indent: str = "") -> list[str]:

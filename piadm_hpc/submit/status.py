@@ -1,9 +1,10 @@
-"""How a run stands: what is drawn, which jobs work on it, when the rest will be ready, and what went wrong."""
+"""The status of a run: what is drawn, who works on it, when the rest will be ready, and what went wrong."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,8 @@ from ..config.validation import ConfigError, read
 from ..host.slurm import GONE, JobState, job_states
 from ..run.reporting import read_events, span
 from ..store.index import INDEX
+from ..store.lock import holder_of
+from ..store.requested import requested
 from ..store.settings import RUN_FILE
 from ..store.shard import drawn_samples
 from .ledger import submissions
@@ -21,7 +24,10 @@ from .ledger import submissions
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run: its samples, its jobs as Slurm knows them, and its latest events. `not_converged` counts marked samples."""
+    """The status of one run: its samples, its jobs as Slurm knows them, the process that holds it, and its latest events.
+
+    `not_converged` counts the samples that are marked so; `holder` is empty when no process works in the folder.
+    """
 
     folder: Path
     total: int
@@ -31,18 +37,21 @@ class RunStatus:
     jobs: tuple[JobState, ...]
     progress: dict[str, Any] | None
     last: dict[str, Any] | None
+    holder: str = ""
 
     @property
     def complete(self) -> bool:
+        """Every sample is drawn, and the index is there."""
         return self.drawn >= self.total and self.joined
 
     @property
     def alive(self) -> bool:
-        return any(job.alive for job in self.jobs)
+        """A job or a process works on it."""
+        return bool(self.holder) or any(job.alive for job in self.jobs)
 
     @property
     def failed(self) -> bool:
-        """Nothing is at work, samples are missing, and the last that was heard is not that the run stopped as asked."""
+        """Samples are missing, nothing works on it, and its last event is not that it stopped as asked."""
         return not self.complete and not self.alive and (self.last is not None or bool(self.jobs)) and not self._stopped
 
     @property
@@ -52,6 +61,8 @@ class RunStatus:
     def __str__(self) -> str:
         lines = [f"{self.folder}: {self.drawn} of {self.total} samples drawn" + self._marked()]
         lines += [f"  job {job.job}: {_job_line(job)}" for job in self.jobs]
+        if self.holder:
+            lines.append(f"  at work: {self.holder}")
         if self.alive and self.progress is not None:
             lines.append(f"  {_progress_line(self.progress)}")
         if self.last is not None and self.last["event"] == "failed":
@@ -69,7 +80,7 @@ class RunStatus:
 
 
 def read_status(folder: str | Path) -> list[RunStatus]:
-    """The runs in `folder`: itself, or those of an array below it. Raises ConfigError when there is none."""
+    """Read the status of the run in `folder`, or of the runs of an array below it. Raises ConfigError when there is none."""
     root = Path(folder).absolute()
     outs = list(dict.fromkeys(Path(out) for record in submissions(root) for out in record["jobs"]))
     found = [_status(out) for out in (outs or [root])]
@@ -84,18 +95,21 @@ def _status(out: Path) -> RunStatus | None:
     if config is None:
         return None
     ids, not_converged = drawn_samples(out)
-    events = list(read_events(out))
+    # a submission may have asked for more than the folder knows of, since its job has not begun
+    wanted = {*(requested(out) or config.ids), *(config.ids if records else ())}
+    events = [event for event in read_events(out) if isinstance(event.get("event"), str) and "time" in event]
     progress = next((event for event in reversed(events) if event["event"] == "progress"), None)
     last = next((event for event in reversed(events) if event["event"] in ("started", "stopped", "failed", "done")), None)
     return RunStatus(
         out,
-        len(config.ids),
-        len(set(config.ids) & ids),
+        len(wanted),
+        len(ids.intersection(wanted)),
         not_converged,
         (out / INDEX).exists(),
         _jobs(out, records),
         progress,
         last,
+        holder_of(out),
     )
 
 
@@ -103,14 +117,16 @@ def _configuration(out: Path, records: Sequence[dict[str, Any]]) -> RunConfig | 
     """The newest configuration: a run may be asked for more samples than it began with."""
     for record in reversed(records):
         for file in sorted(Path(record["folder"]).glob("run-*.toml")):
-            config = read(RunConfig, file)
-            if Path(config.out) == out:
-                return config
+            # another user cannot read the folder of a submission, and whoever wrote into it may have written anything
+            with suppress(ConfigError):
+                config = read(RunConfig, file)
+                if Path(config.out) == out:
+                    return config
     return read(RunConfig, out / RUN_FILE) if (out / RUN_FILE).is_file() else None
 
 
 def _jobs(out: Path, records: Sequence[dict[str, Any]]) -> tuple[JobState, ...]:
-    """The jobs of the latest submission that are at work, or all of them when none is."""
+    """The jobs of the latest submission that are queued or running, or all of them when none is."""
     for record in reversed(records):
         names = record["jobs"].get(str(out), [])
         if record["cluster"] != "slurm" or not names:
@@ -118,7 +134,7 @@ def _jobs(out: Path, records: Sequence[dict[str, Any]]) -> tuple[JobState, ...]:
         states = job_states(names)
         if states is None:
             return tuple(JobState(name, "UNKNOWN") for name in names)
-        # numbers begin again when a Slurm is set up anew
+        # job numbers start again when a Slurm is set up again
         ours = [s if s.command.startswith(record["folder"]) else JobState(s.job, GONE) for s in states.values()]
         return tuple([state for state in ours if state.alive] or ours)
     return ()
@@ -135,6 +151,14 @@ def _job_line(job: JobState) -> str:
 
 
 def _progress_line(event: dict[str, Any]) -> str:
+    """The latest progress in words; an event that somebody else wrote may hold anything."""
+    try:
+        return _progress_words(event)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return "its last line of progress cannot be read"
+
+
+def _progress_words(event: dict[str, Any]) -> str:
     said = datetime.fromisoformat(event["time"])
     if event["left"] is None:
         return f"{event['note']} at {event['time']}; no sample is done yet, so nobody knows how long the rest takes"

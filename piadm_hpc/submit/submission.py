@@ -1,4 +1,4 @@
-"""Submitting: a folder of its own for every submission, a record of it beside the run, and a handle on its jobs."""
+"""Submitting jobs: each submission has its own folder and a record beside the run, and returns a handle on its jobs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from ..config.validation import ConfigError
 from ..models.config import ConformerTrainConfig, TrainConfig
 from ..store.reading import open_run
 from ..store.settings import to_toml
-from .executors import POLL_SECONDS, make_executor, resolve, watched
+from .executors import POLL_SECONDS, make_executor, resolve, safe_path, watched
 from .ledger import JOBS, enter, require_free
 from .payload import Job
 from .request import JobRequest
+from .script import require_one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Submission:
-    """Jobs in the queue: one for every run of `outs`, or several of a chain for one. `folder` holds their logs and results."""
+    """Submitted jobs: one for each run of `outs`, or a chain of several for one. `folder` holds their logs and results."""
 
     folder: Path
     cluster: str
@@ -41,29 +42,30 @@ class Submission:
         return f"{self.cluster} job {names}; logs in {self.folder}"
 
     def wait(self, *, poll: float = POLL_SECONDS) -> bool:
-        """Wait until no job is queued or running; whether all of them brought a result."""
+        """Wait until no job is queued or running; true when all of them returned a result."""
         waiting = list(self.jobs)
         while waiting := [job for job in waiting if not job.done()]:
             time.sleep(poll)
         return all(job.exception() is None for job in self.jobs)
 
     def result(self) -> xr.Dataset:
-        """Wait, then open the samples. Raises what ended the job; for an array, use `results`."""
+        """Wait, then open the samples of one run. Raises the error that ended its job; for an array, use `results`."""
         if len(self.outs) > 1:
             raise ValueError(f"this submission has {len(self.outs)} runs; `results` opens all of them")
         return self.results()[0]
 
     def results(self) -> list[xr.Dataset]:
-        """Wait, then open the samples of every run."""
+        """Wait, then open the samples of every run. Raises the error that ended the last job."""
         self.wait()
         self.jobs[-1].result()
         return [open_run(out) for out in self.outs]
 
 
 def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None = None, **numbers: Any) -> Submission:
-    """Submit a run, or several as an array; `numbers` are those of a JobRequest.
+    """Submit a run, or several as an array; `numbers` are the fields of a JobRequest, instead of `request`.
 
-    Raises ConfigError when an earlier job still works on a folder, for a Slurm that is not there, and for mistakes.
+    Raises ConfigError when an earlier job still works on a folder, when "slurm" is asked for where there is none, and for
+    mistakes in the request.
     """
     configs = [config] if isinstance(config, RunConfig) else list(config)
     request = request or JobRequest(**numbers)
@@ -77,7 +79,7 @@ def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None =
 
 
 def submit_training(config: TrainConfig | ConformerTrainConfig, request: JobRequest | None = None, **numbers: Any) -> Submission:
-    """Submit a training; it takes one rank. Raises ConfigError as `submit` does."""
+    """Submit a training, which takes one rank. Raises ConfigError as `submit` does."""
     request = request or JobRequest(**numbers)
     if request.ranks > 1:
         raise ConfigError(f"a training takes one rank, not {request.ranks}; give it more cores with cpus_per_rank")
@@ -89,12 +91,18 @@ def submit_training(config: TrainConfig | ConformerTrainConfig, request: JobRequ
 
 
 def _prepare(outs: Sequence[Path], configs: Sequence[BaseModel]) -> Path:
-    """A new folder for a submission, with the configurations in it."""
+    """Make the folder of a submission, with the configurations in it, for its owner alone.
+
+    submitit keeps its jobs there as pickles: whoever may write to them could run code in the owner's name.
+    """
     for out in outs:
+        require_one_line(str(out))
         require_free(out)
     root = outs[0] if len(outs) == 1 else Path(os.path.commonpath(outs))
     folder = root / JOBS / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    folder.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o700)  # also where an access control list gives more
     for number, config in enumerate(configs):
         text = to_toml(config.model_dump(mode="json"))
         (folder / f"run-{number}.toml").write_text(text, encoding="utf-8")
@@ -107,7 +115,8 @@ def _send(folder: Path, outs: Sequence[Path], jobs: Sequence[Any], request: JobR
     for _ in range(request.chain if cluster == "slurm" else 1):
         before = f"afterany:{':'.join(sorted({job.job_id.partition('_')[0] for job in sent[-len(jobs) :]}))}" if sent else None
         executor = make_executor(cluster, folder, request, dependency=before)
-        sent += executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
+        with safe_path():
+            sent += executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
     sent = watched(sent, cluster)
     submission = Submission(folder, cluster, tuple(outs), tuple(sent))
     for out in {*outs, folder.parent.parent}:

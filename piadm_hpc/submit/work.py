@@ -1,4 +1,4 @@
-"""What runs inside a job, and what it does when the time limit comes near."""
+"""What a job runs, and what it does when its time limit comes near."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def do(record: str, words: str, ranks: int, queues_again: bool) -> Any:
-    """The run or the training that a job's words describe, as JSON of one of RECORDS; what submitit keeps as its result."""
+    """Do the run or the training that a job describes: the name of one of RECORDS and its JSON; submitit keeps the result."""
     config = RECORDS[record].model_validate_json(words)
     if isinstance(config, RunConfig):
         return _sample(config, ranks, queues_again)
@@ -47,9 +47,9 @@ def do(record: str, words: str, ranks: int, queues_again: bool) -> Any:
 
 
 def _sample(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]:
-    """A run on the ranks of a job: every task of srun is one of `ranks`.
+    """Sample on the ranks of a job: every task of srun is one of `ranks`.
 
-    Where nobody launched ranks (on this machine, without Slurm) mpiexec does.
+    Without Slurm nothing has launched ranks, and mpiexec does.
     """
     if ranks > 1 and not launched():
         return _with_mpiexec(config, ranks, queues_again)
@@ -57,7 +57,7 @@ def _sample(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]
 
 
 def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]:
-    """The same command under this environment's mpiexec, asked to stop by the file that its ranks look for."""
+    """Sample under this environment's mpiexec; signals are passed on by the file that the ranks look for."""
     mpiexec = environment_mpiexec(Path(sys.prefix))
     if mpiexec is None:
         raise ConfigError(f"{ranks} ranks here need an mpiexec; install one (pip install mpich) or ask for one rank")
@@ -65,7 +65,7 @@ def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str
     out.mkdir(parents=True, exist_ok=True)
     file = out / "job.toml"
     file.write_text(to_toml(config.model_dump(mode="json")), encoding="utf-8")
-    command = [str(mpiexec), "-n", str(ranks), sys.executable, "-m", "piadm_hpc", "sample", str(file)]
+    command = [str(mpiexec), "-n", str(ranks), sys.executable, "-P", "-m", "piadm_hpc", "sample", str(file)]
     with stop_signals() as signals:
         process = subprocess.Popen(command, env=local_environment(ranks))
         told = StopReason.NONE
@@ -82,7 +82,7 @@ def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str
 
 
 def _train(config: TrainConfig | ConformerTrainConfig, queues_again: bool) -> str:
-    """A training in a job, one process; it goes on from its last checkpoint."""
+    """Train in one process, from the last checkpoint on."""
 
     def training() -> Path:
         with stop_signals() as signals:
@@ -96,7 +96,7 @@ def _train(config: TrainConfig | ConformerTrainConfig, queues_again: bool) -> st
 
 
 def _until_stopped(action: Callable[[], T], queues_again: bool) -> T:
-    """The action's result; when it was asked to stop, the job queues itself again or ends with the code that says so."""
+    """Run `action` and return its result; when it was asked to stop, requeue the job or end with the exit code that says so."""
     try:
         return action()
     except StopRequested as stop:
@@ -105,12 +105,12 @@ def _until_stopped(action: Callable[[], T], queues_again: bool) -> T:
         raise
     except LauncherError:
         if launcher_rank() != 0:
-            time.sleep(LINGER)  # the first to leave with an error ends the others: let the first rank speak
+            time.sleep(LINGER)  # the first rank to exit with an error ends the others: let rank 0 print its message
         raise
 
 
 def _leave(again: bool) -> None:
-    """End every rank with the code for "call again", after the first has queued the job if it may. No rank leaves before."""
+    """Exit on every rank with the code for "call again", after rank 0 has requeued the job if it may."""
     local = os.environ.get("SUBMITIT_EXECUTOR") == "local"
     if again and not local:
         ranks = rank_grid()

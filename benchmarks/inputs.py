@@ -1,0 +1,313 @@
+"""Inputs that somebody might give to the commands by mistake or on purpose, for benchmarks/fuzz.py.
+
+A generator writes files into an empty folder and returns the arguments of `piadm`; GENERATORS names them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import h5py
+import numpy as np
+import tomli_w
+import xarray as xr
+
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.templates import KINDS, template
+from piadm_hpc.integrators.catalogue import INTEGRATORS
+from piadm_hpc.models.config import TrainConfig
+from piadm_hpc.models.training.fields import train
+from piadm_hpc.run.execute import sample
+
+Arguments = list[object]
+Generator = Callable[[Random, Path, "Stock"], Arguments]
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What generators start from: a small model, its configuration, a finished run of it, and another run."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def other(self) -> Path:
+        return self.folder / "other"
+
+    def configuration(self, out: Path | str, **changes: Any) -> dict[str, Any]:
+        """A run that takes a moment."""
+        short = {"samples": 4, "grid": {"steps": 4}, "solver": {"tol": 0.1}, "output": {"batch": 2}}
+        return {"model": str(self.model), "out": str(out), **short, **changes}
+
+
+def make_stock(folder: Path) -> Stock:
+    """Train a Gaussian of 6 x 8 fields and sample two runs of it."""
+    stock = Stock(folder)
+    dice = np.random.default_rng(0)
+    fields = (("time", "lat", "lon"), 280 + dice.standard_normal((20, 6, 8)).astype("f4"), {"units": "K"})
+    xr.Dataset({"tas": fields}, {"lat": np.linspace(75, -75, 6), "lon": np.arange(8) * 45.0}).to_netcdf(folder / "fields.nc")
+    data = {"files": ["fields.nc"], "variables": ["tas"]}
+    record = {"name": "model", "output": str(stock.model), "network": "none", "data": data, "reference": {"rank": 2}}
+    train(TrainConfig.model_validate(record), root=folder, report=lambda line: None)
+    for out, seed in ((stock.run, 0), (stock.other, 1)):
+        sample(RunConfig.model_validate(stock.configuration(out, seed=seed))).close()
+    return stock
+
+
+# configurations
+
+ODD_NUMBERS = [0, -1, 1, 2, 3, 0.5, 1e-12, -0.0, 1e30, 10**30, -(10**30), 2**31, 2**63, math.inf, math.nan, 1e-300]
+# nothing here leads out of the folder of a try, whose home it is
+ODD_TEXTS = ["", " ", "auto", "none", "\n", "\x00", "a\nb", "$HOME", "$NOT_SET", "~", "~nobody", ".", "é" * 300, "x:y", "-1"]
+ODD_TEXTS += ["os:getcwd", "/dev/null", "/proc/self/mem", "a.b:c", "{}", "[", "%s", "1e3", "True", "\u2028", "./" * 50]
+ODD_VALUES: list[Any] = [*ODD_NUMBERS, *ODD_TEXTS, True, False, [], {}, [[]], [1, 1], [-1], {"a": {"b": 1}}, ["x", 2]]
+ODD_VALUES += [list(range(50))]
+
+PLAUSIBLE: list[tuple[str, Any]] = [
+    *(("chain.integrator", name) for name in INTEGRATORS),
+    *(("chain.eta", value) for value in (0, 0.5, 1, "auto")),
+    *(("chain.lam", value) for value in (-1, 0.3, "best")),
+    *(("chain.score_time", value) for value in ("now", "middle", "next", "ahead")),
+    *(("grid.kind", value) for value in ("piadm", "log-snr", "karras", "power")),
+    *(("grid.steps", value) for value in (1, 2, 3, 7, 20)),
+    *(("grid.calls", value) for value in (1, 2, 5, 12)),
+    *(("grid.blocks", value) for value in (1, 2, 3, 9)),
+    *(("grid.step", value) for value in (0.01, 0.5, 100.0)),
+    *(("grid.horizon", value) for value in (1e-3, 1.0, 100.0)),
+    *(("grid.delta", value) for value in (1e-9, 1e-3, 1.0)),
+    *(("grid.teleport", value) for value in (1e-6, 1.0, 1e6)),
+    *(("grid.cut", value) for value in ("even", "lambda")),
+    *(("solver.kind", value) for value in ("sequential", "paradigms", "anderson", "newton", "parareal", "chords")),
+    *(("solver.linear", value) for value in ("identity", "process", "denoised", "reference", "response")),
+    *(("solver.start", value) for value in ("constant", "reference")),
+    *(("solver.tol", value) for value in (1e-30, 1e-4, 1e30)),
+    *(("solver.sweeps", value) for value in (1, 2, 50)),
+    *(("solver.window", value) for value in (1, 2, 50)),
+    *(("solver.parts", value) for value in (1, 2, 4)),
+    *((f"solver.{name}", True) for name in ("fixed_depth", "pipelined")),
+    *(("corrector.enabled", value) for value in (True, False)),
+    *(("corrector.steps", value) for value in (1, 3)),
+    *(("compute.precision", value) for value in ("float32", "float64")),
+    *(("compute.in_flight", value) for value in (1, 2)),
+    *(("compute.model_batch", value) for value in (1, 3)),
+    *(("compute.autocast", value) for value in ("off", "bfloat16")),
+    *(("output.batch", value) for value in (1, 3)),
+    *(("output.compression", value) for value in ("zlib", "none")),
+    *(("samples", value) for value in (1, 5)),
+    *(("only", value) for value in ([0], [3, 1], [2**31 - 1], list(range(9)))),
+    *(("phase.gamma", value) for value in (0.0, 1.0)),
+]
+"""Values that may well belong together."""
+
+
+def configurations(dice: Random, place: Path, stock: Stock) -> Arguments:
+    """A run.toml some of whose keys hold odd values, or an odd option on the command line."""
+    values = stock.configuration("out")
+    keys = _keys(RunConfig(model="m").model_dump())
+    for _ in range(dice.choice([0, 1, 2, 3])):
+        _put(values, *dice.choice(PLAUSIBLE))
+    for _ in range(dice.choice([0, 0, 0, 1, 1, 2])):
+        _put(values, dice.choice(keys), dice.choice(ODD_VALUES))
+    with contextlib.suppress(AttributeError, TypeError):  # sections may have become values
+        if dice.random() < 0.1:
+            _put(values, dice.choice(["solver.tol.x", "extra", "grid", "chain.churn", ""]), dice.choice(ODD_VALUES))
+    path = place / "run.toml"
+    try:
+        path.write_text(tomli_w.dumps(values), errors="surrogateescape")
+    except (ValueError, TypeError):
+        path.write_text("model = 1")
+    more: Arguments = []
+    if dice.random() < 0.4:
+        more += ["--set", f"{dice.choice([*keys, 'x', '', 'solver'])}={dice.choice(ODD_VALUES)}".replace("\0", "\\0")]
+    if dice.random() < 0.3:
+        options = ["--samples", "--only", "--seed", "--tol", "--time-ranks", "--model-batch", "--out", "--device"]
+        more += [f"{dice.choice(options)}={dice.choice(ODD_VALUES)}".replace("\0", "0")]
+    command = dice.choice(
+        [["check"], ["plan"], ["sample"], ["sample"], ["sample", "--plan"], ["submit", "--print", "--mpi=none"]]
+    )
+    if command == ["check"]:
+        return ["check", path]
+    if command[0] == "submit" and dice.random() < 0.7:
+        numbers = ["--nodes", "--hours", "--grace", "--name", "--sbatch", "--setup", "--array", "--mpi", "--parallel", "--chain"]
+        more += [f"{dice.choice(numbers)}={dice.choice([*ODD_VALUES, 'seed=0-3', 'account=x'])}".replace("\0", "0")]
+    return [command[0], path, *command[1:], *more]
+
+
+def _keys(values: dict[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found.append(prefix + key)
+        if isinstance(value, dict):
+            found += _keys(value, f"{prefix}{key}.")
+    return found
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            return
+    values[last] = value
+
+
+# small files
+
+
+def files(dice: Random, place: Path, stock: Stock) -> Arguments:
+    """A file of text or bytes where a configuration, a run or a model is expected."""
+    name = dice.choice(["run.toml", "train.toml", "samples.h5", "x", "card.toml", "adapter.toml"])
+    path = place / name
+    text = template(dice.choice(sorted(KINDS)))
+    kind = dice.randrange(7)
+    if kind == 0:
+        path.write_bytes(dice.randbytes(dice.choice([0, 1, 7, 300, 5000])))
+    elif kind == 1:
+        path.write_bytes(_harmed(dice, text.encode()))
+    elif kind == 2:
+        lines = text.splitlines()
+        dice.shuffle(lines)
+        path.write_text("\n".join(lines[: dice.randrange(len(lines) + 1)]))
+    elif kind == 3:
+        path.write_text(dice.choice(["a = " + "[" * 3000, "[" * 3000, "a." * 2000 + "b = 1", "\ufeff" + text, "x = 1\n" * 50]))
+    elif kind == 4:
+        path.mkdir()
+    elif kind == 5:
+        path.symlink_to(dice.choice([path, Path("/dev/null"), place, Path("nowhere")]))
+    else:
+        shutil.copy(stock.folder / "fields.nc", path)
+        path.write_bytes(_harmed(dice, path.read_bytes()))
+    return dice.choice(
+        [
+            ["check", path], ["check", path, "--deep"], ["sample", path], ["plan", path], ["join", path], ["status", path],
+            ["train", path], ["report", path], ["verify", path], ["export", path, "--to", place / "e"], ["join", place],
+            ["submit", path, "--print"], ["sample", "--model", path, "--out", place / "o"], ["plan", "--model", place],
+            ["reference", path], ["compare", path], ["tune", path], ["check", place],
+        ]
+    )  # fmt: skip
+
+
+def _harmed(dice: Random, content: bytes) -> bytes:
+    """Some bytes changed, cut off, doubled or left out."""
+    data = bytearray(content)
+    for _ in range(dice.choice([1, 1, 3, 20])):
+        if not data:
+            break
+        at = dice.randrange(len(data))
+        how = dice.randrange(4)
+        if how == 0:
+            data[at] = dice.randrange(256)
+        elif how == 1:
+            del data[at:]
+        elif how == 2:
+            del data[at : at + dice.randrange(40)]
+        else:
+            data[at:at] = data[at : at + dice.randrange(40)]
+    return bytes(data)
+
+
+# run folders
+
+TEXTS = ["", "{", "[]", "{}", "null", "3", '"x"', "\x00", "[" * 5000, '{"samples": [[0, 1e9]]}', "model = 3\n"]
+TEXTS += ['{"samples": {"a": 1}}', '{"time": "t", "event": "progress"}', '{"pid": 1, "host": 3}']
+TEXTS += ['{"folder": "x", "cluster": "slurm", "jobs": {"a": [1]}}']
+NOTES = ["run.toml", "requested.json", ".lock", "events.jsonl", "summary.json", "log.txt", "STOP", "job.toml"]
+NOTES += ["jobs/submissions.jsonl"]
+
+
+def folders(dice: Random, place: Path, stock: Stock) -> Arguments:
+    """A finished run in which one to three files were lost, damaged, exchanged or rewritten."""
+    out = place / "run"
+    shutil.copytree(stock.run, out)
+    for _ in range(dice.choice([1, 1, 2, 3])):
+        dice.choice([_harm_bytes, _harm_bytes, _harm_note, _harm_hdf5, _harm_hdf5, _exchange, _replace])(dice, out, stock)
+    config = place / "run.toml"
+    config.write_text(tomli_w.dumps(stock.configuration(out, seed=dice.choice([0, 0, 0, 1]))))
+    shard = out / "shards/samples_00000000_00000002.h5"
+    return dice.choice(
+        [
+            ["check", out], ["check", out, "--deep"], ["check", shard, "--deep"], ["join", out], ["join", out, "--copy"],
+            ["status", out], ["sample", config], ["sample", config, "--samples=6"], ["sample", config, "--overwrite"],
+            ["sample", config], ["join", out, "--copy", "--to", place / "one.h5"], ["report", out],
+            ["submit", config, "--print", "--mpi=none"], ["sample", out / "run.toml"], ["check", out / "run.toml"],
+        ]
+    )  # fmt: skip
+
+
+def _files(out: Path) -> list[Path]:
+    return sorted(path for path in out.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def _harm_bytes(dice: Random, out: Path, stock: Stock) -> None:
+    if found := _files(out):
+        path = dice.choice(found)
+        path.write_bytes(_harmed(dice, path.read_bytes()))
+
+
+def _harm_note(dice: Random, out: Path, stock: Stock) -> None:
+    path = out / dice.choice(NOTES)
+    path.parent.mkdir(exist_ok=True)
+    if not path.is_dir():
+        path.write_text(dice.choice(TEXTS) + dice.choice(["", "\n"]) + dice.choice(["", *TEXTS]))
+
+
+def _harm_hdf5(dice: Random, out: Path, stock: Stock) -> None:
+    """A file of HDF5 that is sound, and says or holds something else."""
+    found = [path for path in _files(out) if path.suffix == ".h5"]
+    if not found:
+        return
+    with contextlib.suppress(OSError, KeyError, RuntimeError, ValueError, TypeError), h5py.File(dice.choice(found), "r+") as file:
+        name, attribute = dice.choice(sorted(file)), dice.choice(sorted(file.attrs))
+        how = dice.randrange(6)
+        if how in (0, 3):
+            del file[name]
+        if how == 1:
+            del file.attrs[attribute]
+        elif how == 2:
+            file.attrs[attribute] = dice.choice([*ODD_ATTRIBUTES, *TEXTS[:8]])
+        elif how == 3:
+            file[name] = dice.choice(ODD_DATA)
+        elif how == 4:
+            elsewhere = [h5py.ExternalLink(str(stock.run / "samples.h5"), "tas"), h5py.ExternalLink("/dev/null", "x")]
+            file[dice.choice(["more", "x"])] = dice.choice([h5py.SoftLink("/nowhere"), h5py.SoftLink("/"), *elsewhere])
+        elif how == 5:
+            file.attrs["complete"] = dice.choice([0, 1, "yes"])
+
+
+ODD_ATTRIBUTES = [0, -1, 3.5, "x y z", b"\xff", np.arange(3), np.array(["a", "b"], "S1"), "tas lat", h5py.Empty("f")]
+ODD_ATTRIBUTES += ['{"shards/x.h5": 3}']
+ODD_DATA = [3, np.zeros((2, 2)), "text", np.array([b"a", b"b"]), np.arange(7), np.zeros((0,)), np.array([np.nan])]
+
+
+def _exchange(dice: Random, out: Path, stock: Stock) -> None:
+    """One file in place of another, of this run or of the other one."""
+    target, source = dice.choice(_files(out) or [out / "x"]), dice.choice(_files(dice.choice([stock.run, stock.other])))
+    shutil.copy(source, dice.choice([target, target.parent / source.name]))
+
+
+def _replace(dice: Random, out: Path, stock: Stock) -> None:
+    """A file is gone, or a folder or a link stands in its place."""
+    path = dice.choice([*_files(out), out / "shards"])
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    kind = dice.randrange(4)
+    if kind == 0:
+        path.mkdir()
+    elif kind == 1:
+        path.symlink_to(dice.choice([path, out, Path("nowhere"), Path("/dev/null")]))
+
+
+GENERATORS: dict[str, Generator] = {"configurations": configurations, "files": files, "folders": folders}
