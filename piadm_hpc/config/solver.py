@@ -12,7 +12,7 @@ from .validation import Record
 
 
 class SolverConfig(Record):
-    """How a block is solved. `tol` is the change of the denoised estimate in units of the data's standard deviation.
+    """How a block is solved. `tol` bounds the error of a sample in units of the data's standard deviation.
 
     Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
     (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file

@@ -40,14 +40,14 @@ PER_SAMPLE: dict[str, PerSample] = {
     "sweeps": _count("parallel sweeps until the block was accepted"),
     "rounds": _count("sequential network calls needed by the sample"),
     "model_calls": _count("score evaluations spent on the sample"),
-    "residual": _count("relative change in the last sweep of the block", "f4"),
-    "converged": _flag("whether the last sweep met the tolerance", "not_converged", "converged"),
+    "residual": _count("bound on the error of the end of the block in standard deviations of the data", "f4"),
+    "converged": _flag("whether every block met the tolerance by itself", "not_converged", "converged"),
     "status": PerSample(
         "i1",
         {
             "long_name": "how the block ended",
-            "flag_values": np.arange(5, dtype="i1"),
-            "flag_meanings": "converged fixed_depth round_off_floor finished_sequentially not_resolved",
+            "flag_values": np.arange(6, dtype="i1"),
+            "flag_meanings": "converged fixed_depth round_off_floor finished_sequentially not_resolved not_certified",
         },
     ),
     "sequential_steps": _count("steps of the block that were made one by one"),
