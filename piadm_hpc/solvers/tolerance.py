@@ -25,6 +25,7 @@ from .options import Options
 from .solution import Status
 
 SAFETY = 1 / 4  # of the tolerance may be left by the bound: errors may grow faster than the last move did
+SMALL = 0.03  # of the data's scale: larger errors are not small beside what separates modes, and growth tells nothing of them
 ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
 STALLED = 3  # sweeps without a smaller bound after which it is rounding that keeps it up, where defects are as small
 PATIENCE = 12, 1 / 8  # sweeps, or this share of the steps, without progress after which steps are no slower than sweeps
@@ -103,7 +104,7 @@ def judge(
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
-    limit = SAFETY * options.tol * share
+    limit = SAFETY * min(options.tol, SMALL) * share
     met = exact | (known & ((own[-1] <= limit) | (rounded & (own[-1] <= options.tol * share))))
     _note_progress(flight, block, torch.where(known, own, torch.inf), limit)
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
