@@ -1,9 +1,10 @@
-"""Ways to sweep the same chain: one block, blocks, a window, the pipelined front; waits in sequence on P accelerators.
+"""Sequential waits of one chain on P accelerators, in one block, in blocks, in a window and with pipelined blocks.
 
     python benchmarks/arrangements.py
 
-The two targets of `families.py` with exact scores, 48 steps. A sweep with n open points takes ceil(n / P) waits on P
-accelerators that evaluate one point each: their sum over a sample's sweeps is what `piadm plan` makes small. Counted, not timed.
+The targets are those of `families.py`, with exact scores and 48 steps. A sweep with n open points takes ceil(n / P) waits on P
+accelerators that evaluate one point each; `piadm plan` minimises their sum over the sweeps of a sample. Waits are counted,
+not timed.
 """
 
 from __future__ import annotations
@@ -13,27 +14,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import Cell, Report, at_most, parser
+from common import Cell, Report, at_most, parser, solve
 from dimension import STEPS, TOL
 from families import DELTA, PROCESS, Target, mixture, tails
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR
 from piadm_hpc.theory.process import forward_time
 
 RANKS = (1, 4, 8, 16, 24, 48)
-# what `piadm plan` proposes on so many time ranks, and how far above the best measured it may be
+# the arrangement that `piadm plan` proposes for a number of time ranks, and how far above the best it may be
 PROPOSED = {8: "window of 8", 16: "window of 16", 24: "window of 24", 48: "one block"}
 WORSE = 1.15
 
 
 @dataclass(frozen=True)
 class Way:
-    """A row: blocks of equal Lambda, a window, or the front over those blocks; what sweeps treat exactly."""
+    """A row: blocks of equal Lambda, a window or a pipeline over those blocks, and the options of the solver."""
 
     label: str
     blocks: int = 1
@@ -42,7 +42,7 @@ class Way:
 
 
 def ways(*, published: bool) -> list[Way]:
-    """Every arrangement of one kind of sweep."""
+    """All arrangements of one kind of sweep."""
     windows, blocks, fronts = ((8, 16, 24), (2, 4, 8), (4, 8)) if published else ((4, 8, 16, 24, 32), (2, 3, 4, 6), (2, 4, 6, 8))
     fixed: dict[str, Any] = {"linear": "process", "start": "constant"} if published else {}
     return [
@@ -64,7 +64,7 @@ def chain_of(target: Target, way: Way) -> Chain:
 
 
 class Sweeps:
-    """The score of a target that notes how many points each of its calls, one a sweep, was given."""
+    """The score of a target, which records the number of points in each of its calls, one call a sweep."""
 
     def __init__(self, target: Target):
         self.target = target
@@ -76,22 +76,22 @@ class Sweeps:
 
 
 def measure(target: Target, way: Way) -> list[float]:
-    """Means over samples, each alone: rounds, points evaluated, and waits on each of RANKS."""
-    chain, found = chain_of(target, way), []
+    """Means over samples, solved one at a time: rounds, points evaluated, and waits for each number of RANKS."""
+    chain, costs = chain_of(target, way), []
     signal, spread = chain.entry()
     reference = {} if way.published else {"reference": target.reference}
     for sample in range(target.samples):
         score = Sweeps(target)
         first = target.reference.draw(target.noise().at([0], [sample], stream=PRIOR)[0, :, 0], signal[0], spread[0, 0])
         given = {"noise": target.noise(), "scale": target.deviation, "samples": [sample], "tol": TOL, **reference, **way.settings}
-        solved = solve(chain, score, first, **given)
+        solution = solve(chain, score, first, **given)
         waits = [sum(-(-points // ranks) for points in score.points) for ranks in RANKS]
-        found.append([float(solved.rounds[0]), float(solved.calls[0]), *map(float, waits)])
-    return [sum(column) / len(found) for column in zip(*found, strict=True)]
+        costs.append([float(solution.rounds[0]), float(solution.calls[0]), *map(float, waits)])
+    return [sum(column) / len(costs) for column in zip(*costs, strict=True)]
 
 
 def table(report: Report, target: Target, *, published: bool) -> None:
-    """One table, and how the arrangements that plan proposes do in it."""
+    """One table, and the limits on the arrangements that `piadm plan` proposes."""
     rows: list[list[Cell]] = [[way.label, *measure(target, way)] for way in ways(published=published)]
     kind = "the published chain, A = P" if published else "the default chain"
     columns = ("arrangement", "rounds", "points evaluated", *[f"waits, P = {ranks}" for ranks in RANKS])

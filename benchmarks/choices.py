@@ -1,13 +1,13 @@
-"""Error against network calls of every integrator on a trained model: which one for how many calls.
+"""Error against network calls of every integrator on a trained model: the best method for a budget of calls.
 
     python benchmarks/choices.py                          all methods, 5 to 100 calls, 8 samples (15 minutes, one core)
-    python benchmarks/choices.py --figure docs/calls.svg  and the figure
+    python benchmarks/choices.py --figure docs/calls.svg  the same, with the figure
     python benchmarks/choices.py --model FOLDER           another model than the shipped climate model
 
-Deterministic methods: root mean square distance, in standard deviations of the data, to the converged probability flow from
-the same draw (of data space, or of phase space). All methods: error of the spectrum, the root mean square of log(variance /
-variance of the converged samples) over groups of the reference's modes. Every method gets the grid that is best for it
-at 20 calls on two other samples. A budget is rounded down to whole steps.
+The error of a deterministic method is the root mean square distance, in standard deviations of the data, to the converged
+probability flow from the same draw (in data space or in phase space). For all methods the error of the spectrum is the root
+mean square of log(variance / variance of the converged samples) over groups of the reference's modes. Every method runs on
+the grid that suits it best at 20 calls on two other samples. A budget is rounded down to whole steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.card import Model
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 
 GRIDS = ({"kind": "log-snr"}, {"kind": "karras"}, {"kind": "power", "exponent": 2.0})
 
@@ -67,7 +67,7 @@ CHOICES = (
 
 @dataclass(frozen=True)
 class Truth:
-    """Converged samples from the draws of data space and of phase space, and the groups of modes of a spectrum."""
+    """Converged samples from the same draws, in data space and in phase space, and the groups of modes of a spectrum."""
 
     model: Model
     samples: tuple[int, ...]
@@ -78,7 +78,7 @@ class Truth:
         return float((x - self.flows[space]).square().mean().sqrt())
 
     def spectrum(self, x: Tensor) -> Tensor:
-        """Mean variance of every group of modes about the reference's mean."""
+        """Mean variance about the reference's mean in every group of modes."""
         reference = self.model.reference
         energy = reference.basis.analyse(x.flatten(1).double() - reference.mean).square().mean(0)
         return torch.stack([energy[group].mean() for group in self.groups])
@@ -88,7 +88,7 @@ class Truth:
 
 
 def draw(model: Model, choice: Choice, calls: int, grid: dict[str, Any], samples: Sequence[int]) -> Tensor | None:
-    """End states with a budget of calls; None for a method that is refused there."""
+    """End states with a budget of calls; None where the configuration refuses the method."""
     per_step = catalogue.find(choice.name).calls
     used = max(1, calls // per_step) * per_step
     config = RunConfig(
@@ -116,7 +116,7 @@ def converged(model: Model, samples: Sequence[int], calls: int) -> Truth:
 
 
 def error(truth: Truth, choice: Choice, calls: int, grid: dict[str, Any]) -> tuple[float, float]:
-    """Distance (nan for random methods) and error of the spectrum; inf where the method is refused or blows up."""
+    """Distance (NaN for random methods) and error of the spectrum; infinite where the method is refused or overflows."""
     x = draw(truth.model, choice, calls, grid, truth.samples)
     if x is None or not bool(torch.isfinite(x).all()):
         return (math.nan if choice.random else math.inf), math.inf
@@ -140,9 +140,9 @@ def cell(pair: tuple[float, float]) -> str:
 
 
 def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float, float]]], choices: Sequence[Choice]) -> None:
-    """Distance of deterministic methods and spectrum of random ones against calls; the best of each are named, best last first.
+    """Plot the distance of deterministic methods and the spectrum error of random ones against calls.
 
-    Methods of phase space are dashed, so that no two lines look alike.
+    The legend names the best methods, ordered by their error at the largest budgets. Methods of phase space are dashed.
     """
     import matplotlib
 
@@ -170,11 +170,11 @@ def figure(path: Path, budgets: Sequence[int], rows: dict[str, list[tuple[float,
 
 
 def main() -> int:
-    made = parser(__doc__ or "")
-    made.add_argument("--figure", metavar="FILE", help="draw error against calls into this file")
-    made.add_argument("--model", default="ccsm-temperature", help="name of a shipped model, or a model folder")
-    made.add_argument("--samples", type=int, default=8)
-    options = made.parse_args()
+    options_parser = parser(__doc__ or "")
+    options_parser.add_argument("--figure", metavar="FILE", help="draw error against calls into this file")
+    options_parser.add_argument("--model", default="ccsm-temperature", help="name of a shipped model, or a model folder")
+    options_parser.add_argument("--samples", type=int, default=8)
+    options = options_parser.parse_args()
     torch.set_num_threads(1)
     model, quick = piadm_hpc.load_model(options.model), options.quick
     budgets = (4,) if quick else (5, 10, 20, 50, 100)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: markdown tables, aims that can be missed, the machine, and launching ranks."""
+"""Shared by all benchmarks: markdown tables, measurements with limits, the machine's name, and launching ranks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from piadm_hpc.host.launcher import local_environment
+from piadm_hpc.solvers import solve as solver
+from piadm_hpc.solvers.evaluate import Score
+from piadm_hpc.solvers.options import Options
+from piadm_hpc.solvers.scheme import Scheme
+from piadm_hpc.solvers.solution import Solution
 
 Cell = str | float | int
 TIMEOUT = 900
@@ -25,7 +31,7 @@ TIMEOUT = 900
 
 @dataclass(frozen=True)
 class Aim:
-    """A measured number beside the number it is held to."""
+    """A measured number and the limit that it has to meet."""
 
     what: str
     measured: float
@@ -93,7 +99,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def machine() -> str:
-    """Processor, cores and library versions, one line."""
+    """Processor, cores and library versions in one line."""
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     model = names[0] if names else platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0))
@@ -104,19 +110,27 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
+def solve(scheme: Scheme, score: Score, first: Tensor, **settings: Any) -> Solution:
+    """`piadm_hpc.solve` with the solver's options among the keywords."""
+    options = {one.name: settings.pop(one.name) for one in fields(Options) if one.name in settings}
+    return solver.solve(scheme, score, first, Options(**options), **settings)
+
+
 def parser(description: str) -> argparse.ArgumentParser:
-    """Options every benchmark has. `--worker` is how a benchmark calls itself on every rank."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--quick", action="store_true", help="a tiny size, to see that it runs; aims that need size are not held")
-    made.add_argument("--json", metavar="FILE", help="write tables and aims here too")
-    made.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
-    return made
+    """The options common to all benchmarks. With `--worker` a benchmark runs as one rank of a launch."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    options.add_argument(
+        "--quick", action="store_true", help="a tiny size, to check that it runs; limits that need the full size are left out"
+    )
+    options.add_argument("--json", metavar="FILE", help="write tables and aims here too")
+    options.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
+    return options
 
 
 def launch(script: str, ranks: int | None, setting: dict[str, Any], mpiexec: str | None = None, python: str | None = None) -> Any:
-    """What `script --worker` writes for a setting on `ranks` ranks; None is one process without a launcher.
+    """Run `script --worker` with a setting on `ranks` ranks and return its answer; None runs one process without a launcher.
 
-    Every rank has one thread. Raises RuntimeError with the ranks' own words when they fail.
+    Every rank has one thread. Raises RuntimeError with the output of the ranks when they fail.
     """
     with tempfile.TemporaryDirectory() as folder:
         question = Path(folder) / "question.json"
@@ -136,13 +150,13 @@ def launch(script: str, ranks: int | None, setting: dict[str, Any], mpiexec: str
 
 
 def question(path: str) -> dict[str, Any]:
-    """The setting this worker was started with."""
+    """The setting that this worker was started with."""
     setting: dict[str, Any] = json.loads(Path(path).read_text())
     return setting
 
 
 def answer(path: str, result: Any) -> None:
-    """Hand a worker's result back; called on one rank."""
+    """Return a worker's result to `launch`; called on one rank."""
     _answer(Path(path)).write_text(json.dumps(result))
 
 
@@ -151,12 +165,12 @@ def _answer(path: Path) -> Path:
 
 
 def find_mpiexec() -> str:
-    """The launcher beside this interpreter, else the one on the path. Raises RuntimeError when there is none."""
+    """The launcher beside this interpreter, or else on the path. Raises RuntimeError when there is none."""
     beside = Path(sys.executable).parent / "mpiexec"
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if found is None:
+    path = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if path is None:
         raise RuntimeError("no mpiexec: install an MPI (pip install mpich) or load the site's module")
-    return found
+    return path
 
 
 def median(values: Sequence[float]) -> float:

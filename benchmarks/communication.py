@@ -1,12 +1,13 @@
-"""Weak scaling of one sweep's communication: bytes into each rank against the least any algorithm could move.
+"""Weak scaling of the communication of one sweep: bytes received by a rank against the lower bound of any algorithm.
 
     python benchmarks/communication.py
 
-Every rank keeps the same number of points while ranks are added. A wrapper around the MPI communicator counts, per rank,
-the bytes each collective brings in: of an all-gather all but the rank's own share, of a scan or a reduction what the stages
-of a tree bring. A sweep is the difference of two runs of fixed depth, so that set-up and the last broadcast cancel. The
-bounds: a rank must be told the state its slice starts at (scan), or everybody's remainders but its own, (P - 1) / P of all
-(all-gather, and a reduce-scatter likewise). Bytes are exact; times are those of ranks that share this machine's cores.
+Every rank keeps the same number of points while ranks are added. A wrapper around the MPI communicator counts the bytes that
+every collective brings into a rank: in an all-gather all shares but its own, in a scan or a reduction the messages of a tree's
+stages. The cost of a sweep is the difference of two runs of fixed depth, so that set-up and the last broadcast cancel. Lower
+bounds: in a scan a rank must receive the state at which its slice starts; in an all-gather, as in a reduce-scatter, the
+remainders of all other ranks, (P - 1) / P of the whole. Bytes are exact; times come from ranks that share the cores of this
+machine.
 """
 
 from __future__ import annotations
@@ -16,22 +17,22 @@ import sys
 from typing import Any
 
 import torch
-from common import Cell, Report, answer, at_most, launch, parser, question
+from common import Cell, Report, answer, at_most, launch, parser, question, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import Noise
 from piadm_hpc.theory.process import OU
 
 PROCESS, HORIZON, DELTA = OU(), 8.0, 1e-3
 DEPTHS, WORD = (2, 6), 4
-OVER = 1.05  # of the bound, and of the bound times a tree's stages: what residuals and ranges add
+OVER = 1.05  # limit over the bound, or over the bound times a tree's stages: error bounds and ranges are sent too
 METHODS = {"picard": "Picard, scan", "collocation": "collocation, all-gather"}
 COLUMNS = (
     "method",
@@ -47,11 +48,11 @@ COLUMNS = (
 
 
 class Counting:
-    """An mpi4py communicator that counts the bytes its buffer collectives bring into this rank."""
+    """An mpi4py communicator that counts the bytes received by this rank in buffer collectives."""
 
     def __init__(self, comm: Any):
         self.comm, self.received, self.calls = comm, 0, 0
-        # partners of a recursive doubling: what MPI's scans and reductions of short and long vectors use
+        # the partners of recursive doubling, the algorithm of MPI's scans and reductions
         self.stages = sum(comm.rank ^ (1 << k) < comm.size for k in range(max(1, comm.size - 1).bit_length()))
 
     def __getattr__(self, name: str) -> Any:
@@ -85,24 +86,24 @@ def scheme(method: str, points: int, reference: GaussianReference) -> Scheme:
 
 
 def score(x: Tensor, t: Tensor) -> Tensor:
-    """A cheap one, wrong by a factor so that sweeps have something to do."""
+    """A cheap score, wrong by a factor so that the first sweep does not converge."""
     return x * -0.5
 
 
 def run(comm: Counting, method: str, size: int, points: int, depth: int) -> dict[str, float]:
-    """What one block of a fixed depth cost this rank."""
+    """Costs of one block of fixed depth on this rank: points, seconds, bytes and collectives."""
     reference = isotropic((size,))
     timed = MPICommunicator(comm)
     first, before, calls = torch.ones(1, size), comm.received, comm.calls
     timed.barrier()
-    made = scheme(method, points, reference)
-    found = solve(made, score, first, noise=Noise(0, size), reference=reference, tol=None, sweeps=depth, comm=timed)
-    costs = {"points": float(found.calls[0]), "seconds": timed.seconds}
+    points_in_time = scheme(method, points, reference)
+    solution = solve(points_in_time, score, first, noise=Noise(0, size), reference=reference, tol=None, sweeps=depth, comm=timed)
+    costs = {"points": float(solution.calls[0]), "seconds": timed.seconds}
     return {**costs, "bytes": comm.received - before, "calls": comm.calls - calls}
 
 
 def work(path: str) -> None:
-    """One sweep's points, bytes, collectives and seconds of the rank where each is largest."""
+    """Points, bytes, collectives and seconds of one sweep, each of the rank where it is largest."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = Counting(world())
@@ -115,25 +116,25 @@ def work(path: str) -> None:
 
 
 def least(method: str, size: int, ranks: int, points: float) -> float:
-    """Bytes that must come into some rank in a sweep of one sample in float32, with so many points evaluated on all ranks."""
+    """Lower bound on the bytes received by some rank in a sweep of one float32 sample over `points` points on all ranks."""
     if ranks == 1:
         return 0.0
     return WORD * size * ((1 - 1 / ranks) * points if method == "collocation" else 1)
 
 
 def line(report: Report, method: str, size: int, ranks: int, points: int) -> list[Cell]:
-    """One line of the table, and its aim."""
-    found = launch(__file__, ranks, {"method": method, "size": size, "points": points})
-    bound = least(method, size, ranks, found["points"])
-    ratio = found["bytes"] / bound if bound else 1.0
+    """One line of the table, and its limit."""
+    cost = launch(__file__, ranks, {"method": method, "size": size, "points": points})
+    bound = least(method, size, ranks, cost["points"])
+    ratio = cost["bytes"] / bound if bound else 1.0
     if ranks > 1:
         stages = 1 if method == "collocation" else math.ceil(math.log2(ranks))
-        small = 1.0 if size < 1 << 12 else 0.0  # residuals weigh something beside states this small
+        small = 1.0 if size < 1 << 12 else 0.0  # error bounds are not negligible beside states this small
         what = f"bytes into a rank over the least possible, {method}, {size} entries, {ranks} ranks"
         report.aims.append(at_most(what, ratio, stages * (OVER + small)))
-    label, megabytes = METHODS[method], [found["bytes"] / 1e6, bound / 1e6]
+    label, megabytes = METHODS[method], [cost["bytes"] / 1e6, bound / 1e6]
     print(f"{method}, {size} entries, {ranks} ranks done", file=sys.stderr, flush=True)
-    return [label, str(size), ranks, found["points"], *megabytes, ratio, found["calls"], 1e3 * found["seconds"]]
+    return [label, str(size), ranks, cost["points"], *megabytes, ratio, cost["calls"], 1e3 * cost["seconds"]]
 
 
 def main() -> int:

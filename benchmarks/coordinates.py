@@ -1,15 +1,15 @@
-"""Rounds of one molecule in three kinds of coordinates: which Gaussian leaves a sampler the least to do.
+"""Rounds of one molecule in three kinds of coordinates: in which of them a Gaussian describes it best.
 
     python benchmarks/coordinates.py            alanine dipeptide, 3,000 steps of training in each (ten minutes, one core)
-    python benchmarks/coordinates.py --quick    a few steps, to see that it runs
+    python benchmarks/coordinates.py --quick    a few steps, to check that it runs
 
-The same held-out frames of the shipped model, drawn by their weights, are written as superposed positions, as centred positions
-in any orientation, and as internal coordinates: bond lengths, angles, and torsions in radians, cut where they are
-rarest. In each a Gaussian is fitted and the same small perceptron is trained on what it leaves; then samples are solved by the
-Gaussian-aware chain with the Gaussian alone, and with the response probed from the network. `left` is the network's denoising
-error over the Gaussian's at a log-SNR of zero: how much of the molecule is not Gaussian there. Rounds are worth nothing if the
-samples are not: `mismatch` is the Jensen-Shannon divergence in bits between samples and frames of the one length, angle or
-torsion where it is largest, and for all kinds the same quantities are looked at.
+The held-out frames of the shipped model, resampled by their weights, are written as superposed positions, as centred positions
+in any orientation, and as internal coordinates: bond lengths, angles, and torsions in radians, cut where they are rarest. In
+each of them a Gaussian is fitted, and the same small perceptron is trained on the difference to it. Samples are then solved on
+the Gaussian-aware chain, with the Gaussian alone and with the Jacobian diagonal probed from the network. `left` is the
+denoising error of the network over that of the Gaussian at a log-SNR of zero, a measure of how little the molecule is Gaussian
+there. Few rounds are worthless if the samples are wrong: `mismatch` is the Jensen-Shannon divergence in bits between samples and
+frames, of the bond length, angle or torsion where it is largest. It is computed from the same quantities in all coordinates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from common import Cell, Report, at_most, parser
+from common import Cell, Report, at_most, parser, solve
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -44,8 +44,8 @@ from piadm_hpc.models.training.fields import fit_network
 from piadm_hpc.models.training.molecules import fit_conformer_reference
 from piadm_hpc.run.probe import probe_response
 from piadm_hpc.schema.topology import Topology
-from piadm_hpc.solvers.arguments import SolverName
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.options import SolverName
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.bases import EOF, orthogonal
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR, Noise
@@ -70,7 +70,7 @@ class States:
 
 
 class Perceptron(nn.Module):
-    """F(states, log-SNR) for [rows, 2, 1, size] (noisy state, linear estimate) -> [rows, 1, 1, size]; zero at birth."""
+    """F(states, log-SNR) for [rows, 2, 1, size] (noisy state, linear estimate) -> [rows, 1, 1, size]; zero when initialised."""
 
     def __init__(self, size: int, width: int = 256, depth: int = 4, embedding: int = 64):
         super().__init__()
@@ -90,7 +90,7 @@ class Perceptron(nn.Module):
 
 
 Reader = Callable[[np.ndarray], np.ndarray]
-Written = tuple[np.ndarray, np.ndarray | None, Reader]  # values [n, coordinates], constraint, and back to internal ones
+Written = tuple[np.ndarray, np.ndarray | None, Reader]  # values [n, coordinates], constraint, and the map to internal coordinates
 
 
 def superposed_states(molecule: Conformers, generator: np.random.Generator, z: Internal) -> Written:
@@ -112,7 +112,7 @@ def internal_states(molecule: Conformers, generator: np.random.Generator, z: Int
 
 
 class Internal:
-    """Positions [n, atoms, 3] to bond lengths, angles and torsions [n, 3 atoms - 6], each in the frames' standard deviations."""
+    """Positions [n, atoms, 3] to bond lengths, angles and torsions [n, 3 atoms - 6], in standard deviations over the frames."""
 
     def __init__(self, molecule: Conformers):
         self.placed = placed_by(molecule.topology)
@@ -140,23 +140,23 @@ class Internal:
 
 
 def placed_by(topology: Topology) -> list[tuple[int, ...]]:
-    """For every atom but the first: itself and up to three placed ones, its neighbour, that one's neighbour, and one more."""
+    """For every atom but the first: itself and up to three earlier ones, a neighbour, the neighbour's neighbour, and one more."""
     near, order = topology.neighbours, [0]
-    found = []
+    placed = []
     while len(order) < len(topology):
         atom, parent = next((j, i) for i in order for j in near[i] if j not in order)
         chain = [parent]
         for _ in range(2):
-            # a second neighbour of the parent first: then methyl hydrogens follow one another
-            at = (parent, chain[-1], *chain)
-            chain += next(([j] for i in at for j in near[i] if j in order and j not in chain), [])
-        found.append((atom, *chain))
+            # prefer another neighbour of the parent, so that methyl hydrogens refer to one another
+            near_chain = (parent, chain[-1], *chain)
+            chain += next(([j] for i in near_chain for j in near[i] if j in order and j not in chain), [])
+        placed.append((atom, *chain))
         order.append(atom)
-    return found
+    return placed
 
 
 def internal(positions: np.ndarray, atoms: tuple[int, ...]) -> list[np.ndarray]:
-    """The first atom's distance, angle and torsion with respect to the others, as many as there are."""
+    """Distance, angle and torsion of the first atom with respect to the others, as many as these define."""
     x = [positions[:, atom] for atom in atoms]
     bond = x[1] - x[0]
     columns = [np.linalg.norm(bond, axis=1)]
@@ -200,13 +200,13 @@ def states_of(kind: str, molecule: Conformers, z: Internal) -> States:
 
 
 def reference_of(kind: str, states: States) -> GaussianReference:
-    """All modes in which the states vary; of centred positions alike in all directions."""
+    """The Gaussian of all modes in which the states vary, isotropic for centred positions."""
     frame = "centred" if kind.startswith("centred") else "superposed"
     size = states.train.shape[-1]
     shaped = states.train.reshape(len(states.train), -1, 3) if size % 3 == 0 else states.train
-    made = fit_conformer_reference(shaped, frame)
-    assert isinstance(made.basis, EOF)
-    return replace(made, basis=EOF(made.basis.modes, (1, size)))
+    fitted = fit_conformer_reference(shaped, frame)
+    assert isinstance(fitted.basis, EOF)
+    return replace(fitted, basis=EOF(fitted.basis.modes, (1, size)))
 
 
 def trained(states: States, reference: GaussianReference, steps: int) -> GaussianDenoiser:
@@ -245,13 +245,13 @@ def solved(denoiser: GaussianDenoiser, reference: GaussianReference, eta: float,
 
 
 def mismatch(states: States, x: Tensor) -> float:
-    """The largest divergence in bits of one internal coordinate between samples and frames."""
-    real, made = (states.read(values.flatten(1).double().numpy()) for values in (states.train, x))
-    found = []
-    for own, seen in zip(real.T, made.T, strict=True):
-        edges = np.linspace(own.min() - 1e-9, own.max() + 1e-9, BINS // 2)
-        found.append(divergence(*(np.histogram(v.clip(edges[0], edges[-1]), edges)[0] for v in (own, seen))))
-    return max(found)
+    """The largest divergence in bits between samples and frames, over internal coordinates."""
+    real, sampled = (states.read(values.flatten(1).double().numpy()) for values in (states.train, x))
+    divergences = []
+    for column, other in zip(real.T, sampled.T, strict=True):
+        edges = np.linspace(column.min() - 1e-9, column.max() + 1e-9, BINS // 2)
+        divergences.append(divergence(*(np.histogram(v.clip(edges[0], edges[-1]), edges)[0] for v in (column, other))))
+    return max(divergences)
 
 
 def row(kind: str, molecule: Conformers, z: Internal, steps: int, count: int) -> list[Cell]:
@@ -261,24 +261,25 @@ def row(kind: str, molecule: Conformers, z: Internal, steps: int, count: int) ->
     left = denoising_table(denoiser, states.validation, (0.0,), seed=0).ratios[0]
     score = DenoiserScore(denoiser)
     response = probe_response(score, OU(), reference, states.train[:16], horizon=HORIZON, delta=DELTA, model_batch=256)
-    laws = (reference, replace(reference, response=response))
+    references = (reference, replace(reference, response=response))
     cells: list[Cell] = [kind, states.rank, left]
-    cells += [median(solved(denoiser, law, eta, count, "picard").rounds.tolist()) for eta in (1.0, 0.5, 0.0) for law in laws]
+    for eta in (1.0, 0.5, 0.0):
+        cells += [median(solved(denoiser, one, eta, count, "picard").rounds.tolist()) for one in references]
     return [*cells, mismatch(states, solved(denoiser, reference, 1.0, 40 * count, "sequential").x)]
 
 
 def drawn(molecule: Conformers) -> Conformers:
-    """As many frames of equal weight, in any order."""
+    """The same number of frames, resampled to equal weights."""
     generator = np.random.default_rng(0)
     chosen = generator.choice(len(molecule.positions), len(molecule.positions), p=molecule.weight)
     return replace(molecule, positions=molecule.positions[chosen], weight=np.full(len(chosen), 1 / len(chosen)))
 
 
 def main() -> int:
-    made = parser(__doc__ or "")
-    made.add_argument("--steps", type=int, default=3000, help="steps of training in each kind of coordinates")
-    made.add_argument("--samples", type=int, default=48)
-    options = made.parse_args()
+    options_parser = parser(__doc__ or "")
+    options_parser.add_argument("--steps", type=int, default=3000, help="steps of training in each kind of coordinates")
+    options_parser.add_argument("--samples", type=int, default=48)
+    options = options_parser.parse_args()
     torch.set_num_threads(1)
     molecule = drawn(load_conformers(find_model("alanine-dipeptide") / HELD_OUT, "held out"))
     steps, count = (20, 2) if options.quick else (options.steps, options.samples)
@@ -286,7 +287,7 @@ def main() -> int:
     z = Internal(molecule)
     rows = [row(kind, molecule, z, steps, count) for kind in KINDS]
     columns = ["coordinates", "modes", "left at log-SNR 0"]
-    columns += [f"{name}: {law}" for name in ("SDE", "eta 0.5", "ODE") for law in ("Gaussian", "probed")]
+    columns += [f"{name}: {kind}" for name in ("SDE", "eta 0.5", "ODE") for kind in ("Gaussian", "probed")]
     columns.append("mismatch")
     report.add(f"Median rounds to {TOL:g}, {count} samples, {STEPS} steps", columns, rows)
     limit = STEPS if options.quick else 10

@@ -1,10 +1,10 @@
-"""Rounds against dimension, d = 64 ... 262144, with exact scores, beside the steps of sequential samplers at equal error.
+"""Rounds against dimension, d = 64 ... 262144, with exact scores, and the steps of sequential samplers at equal error.
 
     python benchmarks/dimension.py
 
-The targets are those of `families.py`. Errors are root mean squares over coordinates in their standard deviations; `window`
-is one of 16 points that moves over the chain; `fixed total` holds the Euclidean norm over all coordinates instead, so the
-tolerance falls like 1 / sqrt(d).
+The targets are those of `families.py`. Errors are root mean squares over coordinates, in units of their standard deviations.
+`window` is a window of 16 points that moves over the chain. In the tables of a fixed Euclidean error, the norm over all
+coordinates is the same for every d, so the tolerance per coordinate falls like 1 / sqrt(d).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
-from piadm_hpc.solvers.collocation import Scheme
 from piadm_hpc.solvers.moments import end_covariance
+from piadm_hpc.solvers.scheme import Scheme
 from piadm_hpc.theory.grid import log_snr, piadm
 
 STEPS, STEP = 48, 1 / 8
 TOL, TOTAL, KL = 1e-2, 8e-2, 1e-2
 GROWTH = 2.0
 WINDOW = 16  # points of the chain that are open at a time; also the collocation points of the flow
-DEPTH = 1.25  # factor of ln(d / tol^2) in the published depth, whose order alone theory gives; enough at d = 64
+DEPTH = 1.25  # factor of ln(d / tol^2) in the published depth; theory gives only the order, and this is enough at d = 64
 SIZES = tuple(1 << k for k in range(6, 19, 2))
-DEEP = 1 << 14  # largest dimension at which the published depth is run too; its rounds are known without
-FEW, ENTRIES = 2, 1 << 16  # draws at least, and entries of all draws beyond that
+DEEP = 1 << 14  # largest dimension at which the published depth is run; beyond, only its rounds are computed
+FEW, ENTRIES = 2, 1 << 16  # smallest number of draws, and largest number of entries in more draws than that
 COLUMNS = (
     "d",
     "samples",
@@ -55,7 +55,7 @@ COLUMNS = (
     "steps of the published grid",
     "DPM-Solver++(2M) steps",
 )
-OWN = COLUMNS.index("published SDE, own stop: rounds")  # columns of this package, which make a table of their own
+OWN = COLUMNS.index("published SDE, own stop: rounds")  # the columns before it describe this package and make one table
 TIGHT = (
     "d",
     "tolerance",
@@ -71,7 +71,7 @@ TIGHT = (
 
 
 def middle(values: Tensor) -> float:
-    """The lower median, an observed value."""
+    """The lower median, which is one of the values."""
     return float(values.to(F64).quantile(0.5, interpolation="lower"))
 
 
@@ -82,7 +82,7 @@ def spread(values: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Stopped:
-    """What the solver made when it stopped by itself: rounds per sample, medians of calls and error."""
+    """A solution at the solver's own stop: rounds per sample, and medians of calls and error."""
 
     rounds: Tensor
     calls: float
@@ -90,12 +90,12 @@ class Stopped:
 
 
 def own_stop(target: Target, scheme: Scheme, truth: Tensor, **settings: Any) -> Stopped:
-    found = target.solve(scheme, **settings)
-    return Stopped(found.rounds, middle(found.calls), middle(target.error(found.x, truth)))
+    solution = target.solve(scheme, **settings)
+    return Stopped(solution.rounds, middle(solution.calls), middle(target.error(solution.x, truth)))
 
 
 def sde(target: Target, tol: float) -> tuple[Stopped, Stopped]:
-    """The package's default chain against itself step by step: all its points at once, and a window of them."""
+    """The default chain with all points open and in a window, compared with the same chain step by step."""
     grid = log_snr(PROCESS, STEPS, horizon=target.horizon, delta=DELTA)
     chain = integrators.gaussian_exponential(PROCESS, grid, target.reference)
     truth = target.solve(chain, reference=target.reference, solver="sequential").x
@@ -104,12 +104,12 @@ def sde(target: Target, tol: float) -> tuple[Stopped, Stopped]:
 
 
 def ode(target: Target, tol: float) -> Stopped:
-    """The package's default for the flow, against the flow."""
+    """The default solver of the flow, compared with the converged flow."""
     return own_stop(target, target.collocation(tol), target.flow, reference=target.reference, tol=tol)
 
 
 def published(target: Target) -> tuple[Stopped, tuple[int, int, float], int]:
-    """PIADM with a stopping test, with one depth of order ln(d / tol^2) for all blocks, and the steps of its grid."""
+    """PIADM with the stopping test of this package, with one depth for all blocks of order ln(d / tol^2), and its steps."""
     grid = piadm(PROCESS, horizon=target.horizon, delta=DELTA, step=STEP)
     chain = integrators.piadm(PROCESS, grid)
     truth = target.solve(chain, solver="sequential").x
@@ -117,15 +117,15 @@ def published(target: Target) -> tuple[Stopped, tuple[int, int, float], int]:
     stopped = own_stop(target, chain, truth, tol=TOL, **settings)
     depth, error = math.ceil(DEPTH * math.log(target.size / TOL**2)), math.nan
     if target.size <= DEEP:
-        found = target.solve(chain, samples=1, tol=None, sweeps=depth, **settings)
-        error = float(target.error(found.x, truth[:1]))
+        solution = target.solve(chain, samples=1, tol=None, sweeps=depth, **settings)
+        error = float(target.error(solution.x, truth[:1]))
     return stopped, (depth, len(chain.edges) - 1, error), chain.num_steps
 
 
 def published_steps(size: int, least: int = 16) -> int:
-    """Steps of the published chain until its law is within KL of the truth on the Gaussian of this spectrum.
+    """Fewest steps of the published chain that keep its Kullback-Leibler divergence from the Gaussian of this spectrum below KL.
 
-    That divergence is closed form (`moments`) and falls like the square of the step, which gives the next step to try.
+    The divergence has a closed form (`moments`) and falls like the square of the step, which gives the next step to try.
     """
     reference = GaussianReference(torch.zeros(BANDS, dtype=F64), Bands(BANDS), spectrum())
     inverse = float(least)
@@ -141,7 +141,7 @@ def published_steps(size: int, least: int = 16) -> int:
 
 
 def at_fixed_rms(report: Report, family: Callable[[int, int], Target], sizes: Sequence[int], draws: int) -> None:
-    """One table: everything to an error of TOL per coordinate, and the aims on how rounds grow."""
+    """One table at an error of TOL per coordinate, and the limits on the growth of rounds."""
     rows: list[list[Cell]] = []
     rounds: dict[str, list[float]] = {"SDE in a window": [], "ODE": []}
     for size in sizes:
@@ -149,43 +149,45 @@ def at_fixed_rms(report: Report, family: Callable[[int, int], Target], sizes: Se
         (whole, moving), flow = sde(target, TOL), ode(target, TOL)
         stopped, (depth, blocks, error), steps = published(target)
         cells: list[Cell] = [str(size), target.samples, target.horizon]
-        cells += [cell for made in (whole, moving) for cell in (spread(made.rounds), made.calls, made.error)]
+        cells += [cell for stop in (whole, moving) for cell in (spread(stop.rounds), stop.calls, stop.error)]
         cells += [spread(flow.rounds), flow.error, spread(stopped.rounds), stopped.error]
         cells += [f"{depth} x {blocks} = {depth * blocks}", "-" if math.isnan(error) else error]
         rows.append([*cells, STEPS, steps, target.dpm_steps(TOL)])
         rounds["SDE in a window"].append(middle(moving.rounds))
         rounds["ODE"].append(middle(flow.rounds))
-        _tell(target, rows[-1])
+        _print(target, rows[-1])
     title = f"{target.name}, error {TOL:g} per coordinate; medians (least-most) over samples"
     report.add(title, COLUMNS[:OWN], [row[:OWN] for row in rows])
     report.add(f"{title}: the published SDE, and steps", (COLUMNS[0], *COLUMNS[OWN:]), [[row[0], *row[OWN:]] for row in rows])
-    for kind, seen in rounds.items():
+    for kind, counts in rounds.items():
         what = f"most rounds less those at d = {sizes[0]}, {target.name}, {kind}"
-        report.aims.append(at_most(what, max(seen) - seen[0], GROWTH))
+        report.aims.append(at_most(what, max(counts) - counts[0], GROWTH))
 
 
 def at_fixed_total(report: Report, family: Callable[[int, int], Target], sizes: Sequence[int], draws: int) -> None:
-    """One table: to a Euclidean error of TOTAL over all coordinates."""
+    """One table at a Euclidean error of TOTAL over all coordinates."""
     rows: list[list[Cell]] = []
     for size in sizes:
         target, tol = family(size, max(FEW, min(draws, ENTRIES // size))), TOTAL / math.sqrt(size)
         (whole, moving), flow = sde(target, tol), ode(target, tol)
         cells: list[Cell] = [str(size), tol]
-        cells += [cell for made in (whole, moving, flow) for cell in (spread(made.rounds), made.error)]
+        cells += [cell for stop in (whole, moving, flow) for cell in (spread(stop.rounds), stop.error)]
         rows.append([*cells, target.dpm_steps(tol), published_steps(size)])
-        _tell(target, rows[-1])
+        _print(target, rows[-1])
     title = f"{target.name}, Euclidean error {TOTAL:g} in all (published SDE: divergence {KL:g} on the Gaussian)"
     report.add(title, TIGHT, rows)
 
 
-def _tell(target: Target, row: list[Cell]) -> None:
-    """Lines as they come: the last ones take long."""
+def _print(target: Target, row: list[Cell]) -> None:
+    """Print every line when it is ready, since the last ones take long."""
     print(f"{target.name}: {', '.join(map(str, row))}", file=sys.stderr, flush=True)
 
 
 def _options() -> argparse.Namespace:
     options = parser("Rounds of parallel samplers against dimension.")
-    options.add_argument("--samples", type=int, default=32, help="draws while they hold less than 65536 numbers, at least 2")
+    options.add_argument(
+        "--samples", type=int, default=32, help="draws while these have fewer than 65536 entries in all, at least 2"
+    )
     options.add_argument("--targets", nargs="+", choices=("tails", "mixture"), default=["tails", "mixture"])
     options.add_argument("--largest", type=int, default=SIZES[-1], help="largest dimension")
     return options.parse_args()

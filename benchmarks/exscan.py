@@ -1,12 +1,12 @@
-"""The package's scan of affine maps over ranks against four other ways to write it.
+"""The package's scan of affine maps over ranks, compared with four other algorithms.
 
-Every rank holds a map z -> gain z + shift and needs the state its slice starts at. The gain is one number per rank.
+Every rank has a map z -> gain z + shift and needs the state at which its slice starts. The gain is one number per rank.
 
-package             MPI's exclusive scan with the composition of maps, which looks up linear parts of any shape
-MPI_Exscan          the same on bare arrays with one gain per map: what the package's generality costs
+package             MPI's exclusive scan that composes maps, with linear parts of any shape
+MPI_Exscan          the same on plain arrays with one gain per map, which shows the cost of the package's generality
 two transpositions  every rank runs the recurrence over ranks on its share of the coordinates (two all-to-alls)
-all-gather          everybody gets every shift and combines those before its own: does not scale
-pipelined chain     point-to-point messages along the ranks, in segments: fast on one host, one hop of latency per rank
+all-gather          every rank receives all shifts and combines those before its own; does not scale
+pipelined chain     point-to-point messages from rank to rank, in segments; fast on one host, but one latency per rank
 
     python benchmarks/exscan.py                       with the mpiexec beside this interpreter
     python benchmarks/exscan.py --mpiexec PATH        with another (set MPI4PY_LIBMPI to its library)
@@ -25,7 +25,8 @@ import torch
 from common import Report, answer, at_most, launch, median, parser, question
 from torch import Tensor
 
-from piadm_hpc.comm.communicator import MPICommunicator, library, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import library, world
 from piadm_hpc.theory.grid import Partition
 
 SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 22, 1 << 24)
@@ -36,7 +37,7 @@ Scan = Callable[[Tensor, Tensor], Tensor]
 
 
 def ways(comm: MPICommunicator, gains: list[float], words: int) -> dict[str, Scan]:
-    """The scans, each from (first, shift) [words] to this rank's start [words]."""
+    """The algorithms, each from (first, shift) [words] to the state [words] at which this rank starts."""
 
     def package(first: Tensor, shift: Tensor) -> Tensor:
         def linear(low: int, high: int, z: Tensor) -> Tensor:
@@ -85,12 +86,12 @@ def _mpi_exscan(comm: MPICommunicator, gains: list[float], words: int) -> Scan:
     from mpi4py import MPI
 
     def combine(low: Any, high: Any, datatype: Any) -> None:
-        """high <- high after low, on packed maps."""
+        """Replace `high` by the composition high after low of packed maps."""
         first, then = np.frombuffer(low, np.float32), np.frombuffer(high, np.float32)
         then[1:] += then[0] * first[1:]
         then[0] *= first[0]
 
-    # one element is one whole map, so that MPI cannot cut it
+    # a whole map is one element, so that MPI cannot cut it
     packed, compose = MPI.FLOAT.Create_contiguous(words + 1).Commit(), MPI.Op.Create(combine, commute=False)
 
     def scan(first: Tensor, shift: Tensor) -> Tensor:
@@ -117,7 +118,7 @@ def _gathered(comm: MPICommunicator, gains: list[float]) -> Scan:
 
 
 def work(path: str) -> None:
-    """Medians of the slowest rank's seconds per way, and how far the ways disagree; rank 0 answers."""
+    """Median seconds of the slowest rank per algorithm, and the largest difference of their results; rank 0 answers."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = MPICommunicator(world())
@@ -131,7 +132,7 @@ def work(path: str) -> None:
         repeats = max(5, min(setting["repeats"], setting["repeats"] * (1 << 18) // size))
         seconds: dict[str, list[float]] = {name: [] for name in scans}
         for _ in range(repeats):
-            # in turn, so that all see the same load of the machine
+            # in turn, so that the load of the machine is the same for all
             for name, scan in scans.items():
                 seconds[name].append(_timed(comm, scan, first, shift))
         starts = {name: scan(first, shift) for name, scan in scans.items()}
@@ -154,7 +155,9 @@ def _timed(comm: MPICommunicator, scan: Scan, first: Tensor, shift: Tensor) -> f
 def main() -> int:
     options_parser = parser("Scans of affine maps over ranks.")
     options_parser.add_argument("--mpiexec", help="launcher of the MPI to measure")
-    options_parser.add_argument("--repeats", type=int, default=200, help="of the small messages; the large ones fewer")
+    options_parser.add_argument(
+        "--repeats", type=int, default=200, help="repeats for small messages; large ones are repeated less"
+    )
     options_parser.add_argument("--ranks", type=int, nargs="+", default=[2, 3, 4])
     options = options_parser.parse_args()
     if options.worker:
@@ -165,9 +168,9 @@ def main() -> int:
         options.ranks, options.repeats = [2], 5
     report, rows, name = Report("exscan"), [], ""
     for ranks in options.ranks:
-        found = launch(__file__, ranks, {"sizes": sizes, "repeats": options.repeats}, options.mpiexec)
-        name = found["library"]
-        for line in found["results"]:
+        measured = launch(__file__, ranks, {"sizes": sizes, "repeats": options.repeats}, options.mpiexec)
+        name = measured["library"]
+        for line in measured["results"]:
             ratio = line["package"] / line["MPI_Exscan"]
             rows.append([ranks, _bytes(line["size"]), *[1e3 * line[way] for way in WAYS], ratio, line["apart"]])
     columns = ("ranks", "shift", *[f"{way}, ms" for way in WAYS], "package / MPI_Exscan", "disagreement")
@@ -175,7 +178,7 @@ def main() -> int:
     report.aims.append(at_most("largest relative disagreement", max(row[-1] for row in rows), ROUNDING))
     if not options.quick:
         ratios = [float(row[-2]) for row, size in zip(rows, SIZES * len(options.ranks), strict=True) if size >= LARGE]
-        report.aims.append(at_most("median time over MPI_Exscan's on bare arrays, 1 MB and more", median(ratios), SLOWER))
+        report.aims.append(at_most("median time over that of MPI_Exscan on plain arrays, 1 MB and more", median(ratios), SLOWER))
     return report.finish(options.json)
 
 

@@ -1,8 +1,8 @@
-"""Targets of any dimension with exact scores, whose Gaussian part stays the same: `tails` and `mixture`.
+"""Targets of any dimension with exact scores and the same Gaussian part: `tails` and `mixture`.
 
-Both have the same spectrum at every d, four decades in 64 bands of d / 64 coordinates. `tails` has independent coordinates
-of kurtosis 9.8, `mixture` four components that couple all coordinates and part by sqrt(d). The horizon is ln d + 2.3, as
-theory asks (Chen et al. 2024, theorem 3.3).
+At every d both have the same spectrum of four decades, in 64 bands of d / 64 coordinates. `tails` has independent coordinates
+of kurtosis 9.8. `mixture` has four components that couple all coordinates; their distance grows like sqrt(d). The horizon is
+ln d + 2.3, as theory requires (Chen et al. 2024, theorem 3.3).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from common import solve
 from torch import Tensor
 
 from piadm_hpc import integrators
@@ -21,7 +22,7 @@ from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.bases import Identity
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR, Noise
@@ -30,12 +31,12 @@ from piadm_hpc.theory.process import OU
 F64 = torch.float64
 BANDS, DELTA = 64, 1e-3
 LADDER = (8, 10, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 128, 160, 200, 256, 320)
-ROWS = 1 << 21  # entries of a network call at most
+ROWS = 1 << 21  # largest number of entries in a network call
 PROCESS = OU()
 
 
 class Bands(Identity):
-    """The coordinates themselves in bands of equal width, one shell each."""
+    """The identity, with coordinates grouped into shells of equal width."""
 
     def __init__(self, size: int):
         super().__init__((size,))
@@ -52,14 +53,14 @@ class Bands(Identity):
 
 
 def spectrum() -> Tensor:
-    """Variance per band: a power law of four decades with mean one, whatever the dimension."""
+    """Variance per band: a power law of four decades with mean one, independent of the dimension."""
     falling = 10 ** (-4 * torch.arange(BANDS, dtype=F64) / (BANDS - 1))
     return falling / falling.mean()
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """Exact scores in d dimensions, the Gaussian of their moments, and the draws that all methods share."""
+    """An exact score in d dimensions, the Gaussian with its moments, and the draws that all methods share."""
 
     name: str
     score: Callable[[Tensor, Tensor], Tensor]
@@ -82,7 +83,7 @@ class Target:
         return Noise(0, self.size, dtype=F64)
 
     def solve(self, scheme: Scheme, samples: int | None = None, **settings: Any) -> Solution:
-        """The scheme from the prior; memory for one sample at a time."""
+        """Solve a scheme from the prior; large samples one at a time, to save memory."""
         names = range(samples or self.samples)
         signal, spread = scheme.entry()
         white = self.noise().at([0], names, stream=PRIOR)[0, :, 0]
@@ -94,11 +95,11 @@ class Target:
         return solve(scheme, self.score, first, **given)
 
     def error(self, x: Tensor, truth: Tensor) -> Tensor:
-        away: Tensor = ((x - truth) / self.deviation).square().mean(1).sqrt()
-        return away.nan_to_num(nan=math.inf)
+        errors: Tensor = ((x - truth) / self.deviation).square().mean(1).sqrt()
+        return errors.nan_to_num(nan=math.inf)
 
     def collocation(self, tol: float) -> Collocation:
-        """As many points as the package takes by itself for a tolerance."""
+        """Collocation with the number of points that the package chooses for a tolerance."""
         points = max(8, round(-8 * math.log10(tol)))
         return Collocation(PROCESS, self.reference, self.horizon, DELTA, points)
 
@@ -124,7 +125,7 @@ def tails(size: int, samples: int) -> Target:
 
 
 def mixture(size: int, samples: int) -> Target:
-    """Four components whose means hold a fifth of every coordinate's variance."""
+    """Four components whose means carry a fifth of every coordinate's variance."""
     basis, components = Bands(size), 4
     generator = torch.Generator().manual_seed(1)
     means = torch.randn((components, size), generator=generator, dtype=F64)

@@ -1,11 +1,11 @@
-"""One sample, or a few, on one device with a real network: all points in one batch against one call after the other.
+"""A few samples on one device with a real network: all points in one batch, compared with one call after the other.
 
     python benchmarks/gpu.py                          the GPU if there is one, else the processor
     python benchmarks/gpu.py --bf16 --graphs          the network in bfloat16, recorded as CUDA graphs
 
-A device that is not filled by one row takes little longer for sixteen: that is what sweeps live on when there is no second
-device. The flow is made by collocation and by DPM-Solver++(2M) with the fewest steps that reach the same error against the
-converged flow in float32; the SDE by the default chain in sweeps and step by step. Errors are root mean squares in standard
+A device that one row does not fill takes little longer for sixteen rows, so sweeps can pay even without a second device. The
+flow is solved by collocation and by DPM-Solver++(2M) with the fewest steps that reach the same error against the converged
+flow in float32; the SDE is solved on the default chain in sweeps and step by step. Errors are root mean squares in standard
 deviations of the data. The first sample of every line warms up (and compiles) and is not timed.
 """
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from piadm_hpc import integrators, load_model
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.models.card import Model
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.process import forward_time
@@ -36,8 +36,8 @@ CALLS = ("rows in a call", "ms a call", "ms a row", "times one row's")
 
 
 @dataclass(frozen=True)
-class Made:
-    """End states, and what they cost: rounds, network calls a sample, seconds a sample."""
+class Timed:
+    """End states and their cost: rounds, network calls a sample, seconds a sample."""
 
     x: Tensor
     rounds: int
@@ -46,71 +46,76 @@ class Made:
 
 
 def sampler(model: Model, options: argparse.Namespace, **changes: Any) -> Sampler:
-    """The package's sampler of the model on the device, hastened as asked; one call takes all rows of a sweep."""
+    """The package's sampler of the model on the device, compiled as the options say; one call takes all rows of a sweep."""
     compiled = "reduce-overhead" if options.graphs else "default" if options.compile else "off"
     compute = {"model_batch": options.rows, "autocast": "bfloat16" if options.bf16 else "off", "compile": compiled}
     compute |= changes.pop("compute", {})
     return make_sampler(RunConfig(model=options.model, compute=compute, **changes), model, options.device)
 
 
-def make(made: Sampler, count: int, repeats: int) -> Made:
-    """Samples 0 .. count - 1, the median time of some repeats after one that warms up."""
+def timed(sampler: Sampler, count: int, repeats: int) -> Timed:
+    """Draw samples 0 .. count - 1; the time is the median of the repeats after a first run that warms up."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        found = made.draw(range(count))
-        x = found.x.cpu()  # waits for the device
+        solution = sampler.draw(range(count))
+        x = solution.x.cpu()  # waits for the device
         seconds.append((time.perf_counter() - start) / count)
-    return Made(x, int(found.rounds.max()), float(found.calls.double().mean()), median(seconds[1:] or seconds))
+    return Timed(x, int(solution.rounds.max()), float(solution.calls.double().mean()), median(seconds[1:] or seconds))
+
+
+def step_by_step(sampler: Sampler, **changes: Any) -> Sampler:
+    """The same sampler without sweeps."""
+    return replace(sampler, options=replace(sampler.options, solver="sequential"), **changes)
 
 
 def dpm(flow: Sampler, model: Model, steps: int) -> Sampler:
     """DPM-Solver++(2M) between the same ends, uniform in log-SNR as published."""
     ends = forward_time(model.process, flow.chain.t[[0, -1]])
     chain = integrators.dpmpp_2m(model.process, log_snr(model.process, steps, horizon=float(ends[0]), delta=float(ends[1])))
-    return replace(flow, chain=chain, solver="sequential")
+    return step_by_step(flow, chain=chain)
 
 
 def error(x: Tensor, truth: Tensor) -> float:
-    """Median over samples."""
+    """Median error over samples."""
     return median((x - truth).flatten(1).square().mean(1).sqrt().tolist())
 
 
-def flow_lines(model: Model, options: argparse.Namespace, count: int) -> list[tuple[str, Made, float]]:
-    """DPM-Solver++(2M) at equal error, then collocation."""
+def flow_lines(model: Model, options: argparse.Namespace, count: int) -> list[tuple[str, Timed, float]]:
+    """DPM-Solver++(2M) at equal error, and collocation."""
     exact = {"autocast": "off", "compile": "off"}
     ode = {"chain": {"eta": 0.0}, "solver": {"tol": TOL}}
-    truth = make(sampler(model, options, chain=ode["chain"], solver={"tol": options.converged}, compute=exact), count, 0).x
+    truth = timed(sampler(model, options, chain=ode["chain"], solver={"tol": options.converged}, compute=exact), count, 0).x
     flow = sampler(model, options, **ode)
-    ours = make(flow, count, options.repeats)
-    found, level = error(ours.x, truth), 0.0
+    ours = timed(flow, count, options.repeats)
+    own, level = error(ours.x, truth), 0.0
     for steps in LADDER:
         baseline = dpm(flow, model, steps)
-        level = error(make(baseline, count, 0).x, truth)
-        if level <= max(found, TOL / 10):
+        level = error(timed(baseline, count, 0).x, truth)
+        if level <= max(own, TOL / 10):
             break
-    sequential = make(baseline, count, options.repeats)
-    return [(f"flow: DPM-Solver++(2M), {steps} steps", sequential, level), ("flow: collocation", ours, found)]
+    sequential = timed(baseline, count, options.repeats)
+    return [(f"flow: DPM-Solver++(2M), {steps} steps", sequential, level), ("flow: collocation", ours, own)]
 
 
-def sde_lines(model: Model, options: argparse.Namespace, count: int) -> list[tuple[str, Made, float]]:
-    """The default chain step by step, then in sweeps."""
+def sde_lines(model: Model, options: argparse.Namespace, count: int) -> list[tuple[str, Timed, float]]:
+    """The default chain step by step, and in sweeps."""
     chain = sampler(model, options, solver={"tol": TOL})
-    sequential = make(replace(chain, solver="sequential"), count, options.repeats)
-    ours = make(chain, count, options.repeats)
+    sequential = timed(step_by_step(chain), count, options.repeats)
+    ours = timed(chain, count, options.repeats)
     return [("SDE: step by step", sequential, 0.0), ("SDE: sweeps", ours, error(ours.x, sequential.x))]
 
 
-def call_lines(made: Sampler, options: argparse.Namespace, sizes: tuple[int, ...]) -> list[list[Cell]]:
+def call_lines(sampler: Sampler, options: argparse.Namespace, sizes: tuple[int, ...]) -> list[list[Cell]]:
     """Time of one network call against its number of rows."""
     rows: list[list[Cell]] = []
     for size in sizes:
-        x = torch.randn(size, *made.event_shape, device=made.device)
-        t = made.chain.t[len(made.chain.t) // 2].to(x).expand(size)
+        x = torch.randn(size, *sampler.event_shape, device=sampler.device)
+        t = sampler.chain.t[len(sampler.chain.t) // 2].to(x).expand(size)
         seconds = []
         for _ in range(options.repeats + 1):
             start = time.perf_counter()
-            made.score(x, t).cpu()
+            sampler.score(x, t).cpu()
             seconds.append(time.perf_counter() - start)
         spent = 1e3 * median(seconds[1:] or seconds)
         rows.append([size, spent, spent / size, spent / float(rows[0][1]) if rows else 1.0])
@@ -123,11 +128,11 @@ def table(report: Report, model: Model, options: argparse.Namespace) -> None:
     for count in options.samples:
         for lines in (flow_lines(model, options, count), sde_lines(model, options, count)):
             sequential = lines[0][1]
-            for label, made, away in lines:
-                faster = sequential.seconds / made.seconds
-                milliseconds = [1e3 * made.seconds, 1e3 * made.seconds * count / made.rounds]
-                rows.append([label, count, made.rounds, made.calls, *milliseconds, away, faster])
-            report.aims.append(at_most(f"error, {label}, {count} samples", away, TOL))
+            for label, result, distance in lines:
+                faster = sequential.seconds / result.seconds
+                milliseconds = [1e3 * result.seconds, 1e3 * result.seconds * count / result.rounds]
+                rows.append([label, count, result.rounds, result.calls, *milliseconds, distance, faster])
+            report.aims.append(at_most(f"error, {label}, {count} samples", distance, TOL))
             if on_gpu and count == 1:
                 report.aims.append(at_least(f"times faster than sequential, {label}, one sample", faster, 1.0))
             print(f"{label}, {count} samples done", file=sys.stderr, flush=True)
@@ -135,7 +140,7 @@ def table(report: Report, model: Model, options: argparse.Namespace) -> None:
 
 
 def device_name(options: argparse.Namespace) -> str:
-    """The device and how the network runs on it."""
+    """The device, and how the network runs on it."""
     name = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else options.device
     words = [
         word for word, asked in (("bfloat16", options.bf16), ("compiled", options.compile), ("graphs", options.graphs)) if asked
@@ -144,17 +149,19 @@ def device_name(options: argparse.Namespace) -> str:
 
 
 def _options() -> argparse.Namespace:
-    made = parser("Parallel in time on one device, with a real network.")
-    made.add_argument("--model", default="ccsm-temperature", help="a shipped model or a folder")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:N")
-    made.add_argument("--samples", type=int, nargs="+", default=[1, 4, 16], help="samples made at once")
-    made.add_argument("--repeats", type=int, default=5, help="timed repeats, of which the median is told")
-    made.add_argument("--converged", type=float, default=CONVERGED, help="tolerance of the flow that errors are told against")
-    made.add_argument("--rows", type=int, default=1024, help="rows of a network call at most")
-    made.add_argument("--bf16", action="store_true", help="the network in bfloat16")
-    made.add_argument("--compile", action="store_true", help="the network through torch.compile")
-    made.add_argument("--graphs", action="store_true", help="the same, recorded as CUDA graphs")
-    return made.parse_args()
+    options_parser = parser("Sampling in parallel over time on one device, with a real network.")
+    options_parser.add_argument("--model", default="ccsm-temperature", help="a shipped model or a folder")
+    options_parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda or cuda:N")
+    options_parser.add_argument("--samples", type=int, nargs="+", default=[1, 4, 16], help="numbers of samples drawn at once")
+    options_parser.add_argument("--repeats", type=int, default=5, help="timed repeats; the median counts")
+    options_parser.add_argument(
+        "--converged", type=float, default=CONVERGED, help="tolerance of the converged flow that errors refer to"
+    )
+    options_parser.add_argument("--rows", type=int, default=1024, help="largest number of rows in a network call")
+    options_parser.add_argument("--bf16", action="store_true", help="the network in bfloat16")
+    options_parser.add_argument("--compile", action="store_true", help="the network through torch.compile")
+    options_parser.add_argument("--graphs", action="store_true", help="the same, recorded as CUDA graphs")
+    return options_parser.parse_args()
 
 
 def main() -> int:

@@ -1,17 +1,17 @@
-"""What a tolerance is worth: samples that are passed on as converged, against the same chain step by step.
+"""Samples that are marked converged, compared with the same chain step by step, on targets that are easily judged wrong.
 
     python benchmarks/honesty.py                           100,000 draws over all combinations, hours on one core
     python benchmarks/honesty.py --draws 2000 --seed 3     a random part of the combinations
     python benchmarks/honesty.py --out honesty.jsonl       goes on where the file ends
 
-Every integrator below, whole, in windows of 8 and 32 and pipelined, with the target's own mean and variances as reference, wrong
-ones and none, at four tolerances, on targets that are easily judged wrong (`hard_targets.py`) and a predictor-corrector chain.
-A flow by collocation is held to the exact flow; draws on which two tight solvers disagree are left out and counted.
+The combinations are those of every integrator below, a predictor-corrector chain among them; of the whole chain, windows of 8
+and 32 points and pipelined blocks; of references with the target's own mean and variances, with wrong ones and without any; of
+four tolerances; and of the targets of `hard_targets.py`. A flow by collocation is compared with the exact flow; draws on which
+two fine solvers of it disagree are left out and counted.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Report, at_most
+from common import Report, at_most, parser
 from hard_targets import F64, PROCESS, Target, targets
 from torch import Tensor
 
@@ -181,8 +181,8 @@ def _verdict(case: Case, found: Solution, truth: Tensor, known: Tensor, scale: f
     }
 
 
-def summary(records: list[dict[str, Any]]) -> int:
-    """Print what the records come to, by every part of a combination; returns the exit code."""
+def summary(records: list[dict[str, Any]], to: str | None) -> int:
+    """Print sums of the records by every part of a combination, and write them to `to`; returns the exit code."""
     report = Report("honesty")
     columns = ["", "draws", "converged", "over 2 tol", "over 10 tol", "largest / tol", "step by step", "rounds", "calls"]
     for key in ("target", "integrator", "mode", "reference", "tol"):
@@ -201,16 +201,18 @@ def summary(records: list[dict[str, Any]]) -> int:
     print(f"{draws} draws, {undecided} left out because two fine solvers of the flow disagree on them")
     report.aims.append(at_most("samples marked converged with an error above 2 tol", wrong, 0))
     report.aims.append(at_most("share finished step by step, smooth targets with their own reference", share, 0.01))
-    return report.finish()
+    return report.finish(to)
 
 
 def main() -> int:
-    """Run combinations in a random order until so many draws are made."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--draws", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=0, help="of the order of combinations")
-    parser.add_argument("--out", type=Path, help="a line of JSON a combination; what is there is not made again")
-    options = parser.parse_args()
+    """Run combinations in a random order until there are enough draws."""
+    options_parser = parser("Samples marked converged, compared with the same chain step by step.")
+    options_parser.add_argument("--draws", type=int, default=100_000, help="number of draws over all combinations")
+    options_parser.add_argument("--seed", type=int, default=0, help="seed of the order of combinations")
+    options_parser.add_argument("--out", type=Path, help="file of JSON lines, one a combination; later calls go on there")
+    options = options_parser.parse_args()
+    if options.quick:
+        options.draws = 4 * DRAWS
     torch.set_num_threads(1)
     by_name, order = {target.name: target for target in targets()}, cases()
     random.Random(options.seed).shuffle(order)
@@ -225,7 +227,7 @@ def main() -> int:
                 file.write(json.dumps(records[-1]) + "\n")
         if number % 50 == 0:
             print(f"{sum(record['draws'] for record in records)} draws", file=sys.stderr, flush=True)
-    return summary(records)
+    return summary(records, options.json)
 
 
 if __name__ == "__main__":

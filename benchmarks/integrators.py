@@ -1,11 +1,11 @@
-"""Error against network calls of every integrator, and their sweeps in parallel, with exact scores.
+"""Error against network calls of every integrator, and the sweeps that each needs, with exact scores.
 
     python benchmarks/integrators.py            all tables (about ten minutes on one core)
-    python benchmarks/integrators.py --quick    few samples and budgets, to see that it runs
+    python benchmarks/integrators.py --quick    few samples and budgets, to check that it runs
 
-Gaussian: root mean square over six modes of |log of the final deviation over the exact one|, by exact propagation of
+Gaussian: root mean square over six modes of the logarithm of final deviation over exact deviation, by exact propagation of
 moments. Mixture: root mean square distance to the exact probability flow from the same draw (rmse), and sliced
-Wasserstein-2 distance to exact samples (sw2). `EXPECTED` holds what an independent NumPy study of the same problems found.
+Wasserstein-2 distance to exact samples (sw2). `EXPECTED` contains the results of an independent NumPy study of these problems.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from dataclasses import replace
 
 import torch
 import toys
-from common import Report, at_most, parser
+from common import Report, at_most, parser, solve
 from toys import F64, LAST, PHASE
 
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators import catalogue
 from piadm_hpc.solvers.moments import end_covariance
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.noise import Noise
@@ -32,7 +31,7 @@ MODES = torch.tensor([1e-3, 1e-2, 5e-2, 0.2, 0.5, 1.0], dtype=F64)
 LAMBDAS = (-4, -2, -1, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 4)
 Row = tuple[str, str, dict[str, float | str]]
 
-# Gaussian on the quadratic grid: error at 10, 20, 50, 100 calls as the study printed it
+# Gaussian on the quadratic grid: errors at 10, 20, 50 and 100 calls as the study printed them
 EXPECTED: dict[str, tuple[float, ...]] = {
     "euler": (0.062, 0.024, 0.008, 0.004),
     "ddim": (0.218, 0.109, 0.044, 0.022),
@@ -59,7 +58,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "roba next": (3.37, 0.556, 0.272, 0.136),
     "coba": (13.8, 0.917, 0.365, 0.181),
 }
-# sweeps of the study with the Gaussian linear part and path, 25, 50 and 100 steps: mean change of the position below 1e-3
+# the study's sweeps at 25, 50 and 100 steps, with the Gaussian linear part and path, until the mean change is below 1e-3
 EXPECTED_SWEEPS = {"rse": "8/9/10", "rvv": "9/11/10", "gddim": "7/9/9", "roba": "9/11/12", "rbaoab": "9/11/12"}
 EXPECTED_SWEEPS |= {"sscs": "8/10/13", "psld-em": "8/10/12"}
 
@@ -78,7 +77,7 @@ DATA_ROWS: tuple[Row, ...] = tuple((name, name, {}) for name in ("euler", "ddim"
 
 
 def gaussian_error(name: str, calls: int, exponent: float = 2.0, **options: float | str) -> float:
-    """On six independent modes, started from the marginal (data space) or from pure noise (phase space)."""
+    """Error on six independent modes, started from the marginal (data space) or from pure noise (phase space)."""
     chain = toys.chain_of(name, calls, exponent, **options)
     reference = GaussianReference(torch.zeros(6, dtype=F64), Pixelwise((6,)), MODES)
     end = torch.tensor(LAST, dtype=F64)
@@ -94,7 +93,7 @@ def gaussian_error(name: str, calls: int, exponent: float = 2.0, **options: floa
 
 
 def best(error: Callable[[float], float]) -> tuple[float, float]:
-    """The least error over LAMBDAS, and the lambda that has it."""
+    """The smallest error over LAMBDAS, and its lambda."""
     return min((error(lam), lam) for lam in LAMBDAS)
 
 
@@ -114,8 +113,8 @@ def gaussian_tables(report: Report, budgets: Sequence[int]) -> None:
                     # the study printed two or three digits
                     worst = max(worst, abs(error - known[calls]) / max(known[calls], 0.02))
         for name in tuned:
-            found = [best(lambda lam, n=name, c=calls: gaussian_error(n, c, lam=lam)) for calls in budgets]
-            lines.append([f"{name}, best lambda", *(f"{error:.3g} ({lam:g})" for error, lam in found)])
+            pairs = [best(lambda lam, n=name, c=calls: gaussian_error(n, c, lam=lam)) for calls in budgets]
+            lines.append([f"{name}, best lambda", *(f"{error:.3g} ({lam:g})" for error, lam in pairs)])
         report.add(f"{title}, quadratic grid", ["method", *map(str, budgets)], lines)
     report.aims.append(at_most("largest difference from the study's Gaussian tables, relative", worst, 0.03))
 
@@ -148,7 +147,7 @@ def mixture_tables(report: Report, budgets: Sequence[int], count: int, fine: int
 
 
 def teleport_table(report: Report, count: int, fine: int) -> None:
-    """DDIM on the quadratic grid, the first steps left to the Gaussian's closed form."""
+    """DDIM on the quadratic grid, with its first steps replaced by the closed form of the Gaussian."""
     toy, flow = toys.vp_toy(count), toys.exact_flow("data", count, fine)
     covariance = (toy.target.weights[:, None] * (toy.target.means - toy.target.weights @ toy.target.means)).T @ (
         toy.target.means - toy.target.weights @ toy.target.means
@@ -183,16 +182,16 @@ def after(chain: Chain, skip: int) -> Chain:
 
 
 def sweeps_of(name: str, steps: int, linear: str, start: str, count: int, limit: int) -> int | None:
-    """Sweeps until the median sample of the mixture stops by itself at 1e-3; None if that takes more than `limit`."""
+    """Sweeps until the median sample of the mixture stops by itself at 1e-3; None for more than `limit`."""
     toy = toys.vp_toy(count) if catalogue.find(name).space == "data" else toys.phase_toy(count)
     chain = toys.chain_of(name, steps * catalogue.find(name).calls)
     first = torch.cat([toy.first, torch.zeros(count, max(0, chain.channels - toy.first.shape[1]), 2, dtype=F64)], 1)
     reference = toy.target.reference()
-    found = solve(
+    solution = solve(
         chain, toy.target.score, first[:, 0], momentum=first[:, 1 : chain.channels], noise=Noise(7, 2, dtype=F64), tol=1e-3,
         sweeps=limit, reference=reference, linear=linear, start=start, scale=float(reference.spectrum.mean().sqrt()),
     )  # fmt: skip
-    done = torch.where(found.converged, found.rounds, limit + 1)
+    done = torch.where(solution.converged, solution.rounds, limit + 1)
     middle = int(done.double().quantile(0.5))
     return None if middle > limit else middle
 
@@ -204,10 +203,10 @@ def sweep_table(report: Report, lengths: Sequence[int], count: int) -> None:
     for name in names:
         cells: list[str | float] = [name]
         for linear, start in parts:
-            found = [sweeps_of(name, steps, linear, start, count, 40) for steps in lengths]
-            cells.append("/".join("-" if one is None else str(one) for one in found))
+            counts = [sweeps_of(name, steps, linear, start, count, 40) for steps in lengths]
+            cells.append("/".join("-" if one is None else str(one) for one in counts))
             if start == "reference":
-                most = max(most, *(41 if one is None else one for one in found))
+                most = max(most, *(41 if one is None else one for one in counts))
         lines.append([*cells, EXPECTED_SWEEPS.get(name, "")])
     shown = "/".join(map(str, lengths))
     columns = ("method", "A = I", "A = P", "Gaussian A", "Gaussian A and path", "study")

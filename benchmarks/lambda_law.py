@@ -1,7 +1,7 @@
-"""Sweeps of A = P on a Gaussian against the Lambda law: smallest k with Lambda^k / k! <= tol.
+"""Sweeps of A = P on a Gaussian, compared with the Lambda law: the smallest k with Lambda^k / k! <= tol.
 
-For data of variance lam in every mode, Lambda of a block, the integral of the score's slope over it, is
-kappa (dtheta + ln v_first / v_last) with v = 1 + (lam - 1) e^-theta. Blocks have equal Lambda and the same fixed depth.
+Lambda of a block is the integral of the score's slope over it. For data with variance lam in every mode it is
+kappa (dtheta + ln v_first / v_last) with v = 1 + (lam - 1) e^-theta. All blocks have the same Lambda and the same fixed depth.
 
     python benchmarks/lambda_law.py
 """
@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from common import Report, at_most, parser
+from common import Report, at_most, parser, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import isotropic
 from piadm_hpc.models.analytic import GaussianField
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.grid import TimeGrid, piadm
 from piadm_hpc.theory.noise import PRIOR, Noise
 from piadm_hpc.theory.process import OU
@@ -56,22 +55,22 @@ def predicted(law: float, level: float) -> int:
 
 
 def measured(grid: TimeGrid, variance: float, eta: float, levels: Sequence[float]) -> list[int]:
-    """Smallest depth, the same in all blocks, at which the RMS error in standard deviations is below each level."""
+    """Smallest depth, equal in all blocks, at which the root mean square error in standard deviations is below each level."""
     process, reference = OU(), isotropic((MODES,), variance)
     chain, target = integrators.piadm(process, grid, eta=eta), GaussianField(process, reference)
     noise = Noise(0, MODES, dtype=torch.float64)
     x0 = noise.at([0], range(SAMPLES), stream=PRIOR)[0, :, 0]
     truth = solve(chain, target, x0, noise=noise, solver="sequential").x
     deviation = math.sqrt(variance + DELTA)
-    found: list[int] = []
+    depths: list[int] = []
     for depth in range(1, grid.num_steps + 1):
         x = solve(chain, target, x0, noise=noise, linear="process", tol=None, sweeps=depth).x
         error = float((x - truth).square().mean().sqrt()) / deviation
-        while len(found) < len(levels) and error <= levels[len(found)]:
-            found.append(depth)
-        if len(found) == len(levels):
+        while len(depths) < len(levels) and error <= levels[len(depths)]:
+            depths.append(depth)
+        if len(depths) == len(levels):
             break
-    return found
+    return depths
 
 
 def row(eta: float, variance: float, horizon: float, blocks: int, step: float) -> list[Any]:

@@ -1,6 +1,6 @@
-"""Peak memory per rank of a `piadm sample` run against the figure `piadm plan` gives before it.
+"""Peak memory per rank of `piadm sample`, compared with the forecast of `piadm plan`.
 
-Models are made on the fly: synthetic fields, a Gaussian reference, no network, so that states dominate.
+Models are trained on the fly, with synthetic fields, a Gaussian reference and no network, so that states dominate.
 
     python benchmarks/memory.py
 """
@@ -18,7 +18,7 @@ import xarray as xr
 from common import Report, answer, at_most, launch, parser, question
 
 from piadm_hpc.cli.main import main as piadm
-from piadm_hpc.comm.communicator import world
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.host.launcher import launched, launcher_rank
 
 AIM = 0.20
@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One run: the model, its size, steps, batch, number of time ranks, and the linear part of sweeps, or collocation."""
+    """One run: reference, grid, steps, batch, number of time ranks, and the linear part of sweeps or collocation."""
 
     basis: str
     nlat: int
@@ -65,7 +65,7 @@ TINY = (Case("isotropic", 16, 32, 8, 2, 1), Case("eof", 16, 32, 8, 2, 2), Case("
 
 
 def write_fields(path: Path, nlat: int, nlon: int, count: int = 24) -> None:
-    """Smooth random fields: a few waves of random amplitude and a little noise."""
+    """Write smooth random fields, a few waves of random amplitude with a little noise."""
     generator = np.random.default_rng(0)
     lat, lon = np.linspace(-89, 89, nlat), np.arange(nlon) * 360 / nlon
     waves = [np.outer(np.cos(np.deg2rad(k * lat)), np.cos(np.deg2rad(m * lon))) for k in range(4) for m in range(4)]
@@ -77,7 +77,7 @@ def write_fields(path: Path, nlat: int, nlon: int, count: int = 24) -> None:
 
 
 def make_model(folder: Path, case: Case) -> Path:
-    """A model folder of a Gaussian reference alone."""
+    """A model folder with a Gaussian reference and no network."""
     model = folder / f"{case.basis}-{case.nlat}"
     if model.exists():
         return model
@@ -95,7 +95,7 @@ def make_model(folder: Path, case: Case) -> Path:
 
 
 def work(path: str) -> None:
-    """Run a piadm command on every rank; rank 0 answers with everybody's peak memory in bytes."""
+    """Run a piadm command on every rank; rank 0 answers with the peak memory of all ranks in bytes."""
     setting = question(path)
     if "plan" in setting:
         answer(path, plan(setting))
@@ -113,7 +113,7 @@ def work(path: str) -> None:
 
 
 def plan(setting: dict[str, Any]) -> int:
-    """Bytes per rank as `piadm plan` prints them."""
+    """Bytes per rank as forecast by `piadm plan`."""
     from piadm_hpc import plan
     from piadm_hpc.config.run import RunConfig
 
@@ -121,7 +121,7 @@ def plan(setting: dict[str, Any]) -> int:
 
 
 def peak() -> int:
-    """Most memory this program has ever held, in bytes. getrusage would count what its parent held before starting it."""
+    """Peak memory of this program in bytes. getrusage would include the memory of the parent before the start."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -137,22 +137,22 @@ def row(folder: Path, case: Case) -> list[Any]:
         "compute": {"time_ranks": case.ranks},
     }
     if case.linear == "process":
-        # from copies of the first state, so that samples need many sweeps and retire one by one
+        # start from copies of the first state, so that samples need many sweeps and finish one by one
         settings["solver"] |= {"start": "constant", "tol": 1e-3}
     command = ["sample", "--model", str(model), "--out", str(out), "--samples", str(case.batch), "--overwrite"]
     for group, values in settings.items():
         command += [word for key, value in values.items() for word in ("--set", f"{group}.{key}={value}")]
     config = {"model": str(model), "samples": case.batch, "out": str(out), **settings}
     planned = launch(__file__, None, {"plan": config, "ranks": case.ranks})
-    found = launch(__file__, None if case.ranks == 1 else case.ranks, {"command": command})
-    measured = max(found)
+    peaks = launch(__file__, None if case.ranks == 1 else case.ranks, {"command": command})
+    measured = max(peaks)
     size = f"{case.nlat} x {case.nlon}"
     numbers = [round(value / MEGABYTE) for value in (planned, measured)]
     return [case.basis, case.linear, size, case.steps, case.batch, case.ranks, *numbers, planned / measured]
 
 
 def main() -> int:
-    options = parser("Peak memory per rank against `piadm plan`.").parse_args()
+    options = parser("Peak memory per rank, compared with `piadm plan`.").parse_args()
     if options.worker:
         work(options.worker)
         return 0

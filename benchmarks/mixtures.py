@@ -1,11 +1,11 @@
-"""Eight separated modes: does a sample keep its mode, and does the tolerance mean what it says?
+"""Eight separated modes: samples that end in another mode, and errors in units of the tolerance.
 
     python benchmarks/mixtures.py              DDIM of 100 steps and DDPM of 1000, at d = 64 and 1024
-    python benchmarks/mixtures.py --baselines      rounds of the baselines at d = 64, beside those of an independent study
+    python benchmarks/mixtures.py --baselines  rounds of the baselines at d = 64, and those of an independent study
 
-The chains are those of the linear beta schedule of 1000 levels (Ho et al. 2020) with trailing spacing, down to no noise.
-The error of a sample is the root mean square over coordinates of its distance from the same chain step by step, over the
-root mean square of the latter; a wrong mode is another nearest mean. The linear part is the response probed on 16 samples.
+The chains take trailing steps on the linear beta schedule of 1000 levels (Ho et al. 2020), down to no noise. The error of a
+sample is its root mean square distance from the same chain step by step, relative to the root mean square of the latter. A
+sample is in a wrong mode if its nearest mean is another one. The linear part is the Jacobian diagonal, probed at 16 samples.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import Report, at_most, median, parser
+from common import Report, at_most, median, parser, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.run.probe import probe_response
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import from_times
@@ -40,9 +40,9 @@ COLUMNS = (
 
 
 class SeparatedModes:
-    """Eight Gaussians with means N(0, 0.8^2 I), each with deviations 0.02-0.8 in random directions and one elsewhere.
+    """Eight Gaussians with means drawn from N(0, 0.8^2 I) and unequal weights.
 
-    d/4 directions a mode for d = 64, d/16 beyond 256; deviations elsewhere are 0.05-0.2, weights unequal.
+    Deviations are 0.02-0.8 in d/4 random directions a mode (d/16 beyond d = 256), and in all others one value of 0.05-0.2.
     """
 
     def __init__(self, d: int, seed: int = 0):
@@ -110,7 +110,7 @@ def chain_of(method: str, steps: int) -> Chain:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One target and chain with the draws of so many seeds."""
+    """A target and a chain, with draws of `seeds` samples."""
 
     target: SeparatedModes
     reference: GaussianReference
@@ -129,14 +129,14 @@ class Case:
 
 
 def own(report: Report, case: Case, windows: Sequence[int | None], levels: Sequence[float]) -> None:
-    """Our solver at some tolerances and windows: a table, and the aims it is held to."""
+    """Our solver at several tolerances and windows: a table, and its limits."""
     truth, rows = case.solve(solver="sequential").x, []
     for window in windows:
         for tol in levels:
-            found = case.solve(tol=tol, window=window, reference=case.reference)
-            error, rounds = case.error(found.x, truth), found.rounds.tolist()
-            wrong = int((case.target.mode(found.x) != case.target.mode(truth)).sum())
-            calls, worst = median(found.calls.tolist()) / case.chain.num_steps, float(error.max())
+            solution = case.solve(tol=tol, window=window, reference=case.reference)
+            error, rounds = case.error(solution.x, truth), solution.rounds.tolist()
+            wrong = int((case.target.mode(solution.x) != case.target.mode(truth)).sum())
+            calls, worst = median(solution.calls.tolist()) / case.chain.num_steps, float(error.max())
             cells = (median(rounds), max(rounds), calls, float(error.median()), worst, worst / tol, wrong)
             rows.append([case.name, tol, window or "whole", *cells])
             if report.name != "mixtures, quick":
@@ -171,23 +171,23 @@ BASELINES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 def baselines(report: Report, case: Case) -> None:
-    """Median rounds of every baseline to three errors, each sample with the cheapest of many tolerances, as in that study."""
+    """Median rounds of every baseline at three errors, each sample with its cheapest of many tolerances, as in the study."""
     truth, rows, column = case.solve(solver="sequential").x, [], 1 if "DDIM" in case.name else 2
     for name, entry in BASELINES.items():
         if entry[column] == "-":
             continue
         fewest = torch.full((3, case.seeds), math.inf, dtype=F64)
         for tol in torch.logspace(0.5, -5, 23, dtype=F64).tolist():
-            found = case.solve(tol=tol, **entry[0])
-            error = case.error(found.x, truth)
+            solution = case.solve(tol=tol, **entry[0])
+            error = case.error(solution.x, truth)
             for level, best in zip((1e-1, 1e-2, 1e-3), fewest, strict=True):
-                best.copy_(torch.where(error < level, torch.minimum(best, found.rounds.to(F64)), best))
+                best.copy_(torch.where(error < level, torch.minimum(best, solution.rounds.to(F64)), best))
             if float(error.max()) < 1e-3:
                 break
         ours = " / ".join(f"{float(best.quantile(0.5)):g}" for best in fewest)
         rows.append([name, ours, str(entry[column])])
         print(f"{case.name}, {name} done", file=sys.stderr, flush=True)
-    report.add(f"{case.name}, {case.seeds} seeds: rounds to 1e-1 / 1e-2 / 1e-3", ("baseline", "here", "that study"), rows)
+    report.add(f"{case.name}, {case.seeds} seeds: rounds to 1e-1 / 1e-2 / 1e-3", ("baseline", "here", "the study"), rows)
 
 
 def case_of(d: int, method: str, steps: int, seeds: int) -> Case:
@@ -196,10 +196,10 @@ def case_of(d: int, method: str, steps: int, seeds: int) -> Case:
 
 
 def main() -> int:
-    made = parser("Eight separated modes: wrong modes, and what the tolerance delivers.")
-    made.add_argument("--baselines", action="store_true", help="rounds of the baselines instead of our own")
-    made.add_argument("--seeds", type=int, default=100, help="draws (DDPM at d = 1024: one in 25)")
-    options = made.parse_args()
+    options_parser = parser("Eight separated modes: wrong modes, and errors in units of the tolerance.")
+    options_parser.add_argument("--baselines", action="store_true", help="rounds of the baselines instead of our own")
+    options_parser.add_argument("--seeds", type=int, default=100, help="draws (DDPM at d = 1024: one in 25)")
+    options = options_parser.parse_args()
     few = max(1, options.seeds // 8)
     if options.quick:
         report = Report("mixtures, quick")

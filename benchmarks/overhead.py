@@ -1,9 +1,9 @@
-"""Share of a sweep spent outside the network when one call takes 50 ms.
+"""Share of a sweep that is spent outside the network, for calls of 50 ms.
 
-The accelerator is emulated: the score sleeps, so that a call costs the same whatever this machine does. States lie in
-host memory and one core per rank does all arithmetic around the call, which on an accelerator would run on the device
-at fifty times the bandwidth. So the share is held at 1e5 entries; at 1e6, where the host's memory is what is measured,
-the number of passes over memory is held instead.
+The accelerator is emulated: the score sleeps, so that a call takes the same time whatever else this machine does. States are
+in host memory, and one core per rank does all arithmetic around the call, which an accelerator would do at fifty times the
+bandwidth. The share is therefore limited at 1e5 entries; at 1e6, where the memory of the host decides, the number of passes
+over memory is limited instead.
 
     python benchmarks/overhead.py
 """
@@ -15,14 +15,14 @@ import time
 from typing import Any
 
 import torch
-from common import Report, answer, at_most, launch, median, parser, question
+from common import Report, answer, at_most, launch, median, parser, question, solve
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.comm.communicator import Communicator, MPICommunicator, SerialCommunicator, world
+from piadm_hpc.comm.communicator import Communicator, MPICommunicator, SerialCommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.host.launcher import launcher_size
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import Noise
@@ -56,7 +56,7 @@ Line = list[str | float]
 
 
 class SleepingScore:
-    """The score of a Gaussian of variance 2 that takes `call` seconds, and remembers when it was called."""
+    """The score of a Gaussian of variance 2, which takes `call` seconds and records the times of its calls."""
 
     def __init__(self, call: float, comm: Communicator):
         self.call, self.comm = call, comm
@@ -78,23 +78,23 @@ class SleepingScore:
 
 
 def measure(setting: dict[str, Any], comm: Communicator) -> list[dict[str, float]]:
-    """Per sweep in which this rank evaluated all its points: seconds in all, in the network, in collectives, and set-up."""
+    """For sweeps in which this rank evaluated all its points: seconds in total, in the network, in collectives and to set up."""
     torch.set_num_threads(1)
     size, points = int(setting["size"]), int(setting["points"])
     process = OU()
     chain = integrators.piadm(process, log_snr(process, points * comm.size, horizon=8.0, delta=1e-3))
     reference, x0 = _reference(setting["reference"], size), torch.randn(1, size)
-    found = []
+    sweeps = []
     one_pass = _one_pass(size, points)
     for _ in range(int(setting["repeats"]) + 1):
         score = SleepingScore(float(setting["call"]), comm)
         comm.barrier()
         start = time.perf_counter()
         solve(chain, score, x0, noise=Noise(0, size), tol=None, sweeps=3, reference=reference, comm=comm)
-        # sweep k skips k-1 points of the first rank: alone, a rank has one full sweep, the last of several has all
+        # sweep k skips the k-1 points that are exact: a single rank has one full sweep, the last of several has two
         full = 1 if comm.size == 1 else 2
         for k in range(full if comm.rank == comm.size - 1 else 0):
-            found.append(
+            sweeps.append(
                 {
                     "sweep": score.begun[k + 1] - score.begun[k],
                     "network": score.ended[k] - score.begun[k],
@@ -104,11 +104,11 @@ def measure(setting: dict[str, Any], comm: Communicator) -> list[dict[str, float
                     "pass": one_pass,
                 }
             )
-    return found[full:]
+    return sweeps[full:]
 
 
 def _one_pass(size: int, points: int) -> float:
-    """Processor time of z = x + y for one state, from memory."""
+    """Processor time of z = x + y for one state in memory."""
     x, y, z = torch.randn(points, size), torch.randn(points, size), torch.empty(points, size)
     spent = []
     for _ in range(20):
@@ -128,30 +128,30 @@ def _reference(kind: str, size: int) -> GaussianReference:
 
 
 def work(path: str) -> None:
-    """One rank's part; the last rank, which never skips a point, answers."""
+    """The part of one rank; the last rank, which skips no point, answers."""
     setting = question(path)
     comm: Communicator = MPICommunicator(world()) if setting["mpi"] else SerialCommunicator()
     if setting["mpi"] and comm.size != launcher_size()[1]:
         raise RuntimeError("the launcher and MPI disagree")
-    found = measure(setting, comm)
+    sweeps = measure(setting, comm)
     if comm.rank == comm.size - 1:
-        answer(path, found)
+        answer(path, sweeps)
 
 
 def row(kind: str, size: int, points: int, ranks: int | None, options: Any) -> Line:
-    """One line of the table: the shortest sweep, as other work on the machine only adds, and medians."""
+    """One line of the table: the shortest sweep, since other work on the machine only adds time, and medians."""
     setting = {"reference": kind, "points": points, "mpi": ranks is not None, "size": size}
-    found = launch(__file__, ranks, {**setting, "call": options.call, "repeats": options.repeats})
-    best = min(found, key=lambda each: each["sweep"])
+    sweeps = launch(__file__, ranks, {**setting, "call": options.call, "repeats": options.repeats})
+    best = min(sweeps, key=lambda each: each["sweep"])
     shortest, network, collectives = (1e3 * best[name] for name in ("sweep", "network", "collectives"))
-    sweep, processor, set_up, one = (1e3 * median([each[k] for each in found]) for k in ("sweep", "processor", "set_up", "pass"))
+    sweep, processor, set_up, one = (1e3 * median([each[k] for each in sweeps]) for k in ("sweep", "processor", "set_up", "pass"))
     label = "serial" if ranks is None else f"mpiexec -n {ranks}"
     parts = [shortest, network, collectives, shortest - network - collectives, 1 - network / shortest]
     return [kind, f"{size:.0e}", points, label, *parts, sweep, processor, processor / points / one, set_up]
 
 
-def _hold(report: Report, rows: list[Line], *, share: float, passes: float, sizes: tuple[int, int]) -> None:
-    """The aims: of an isotropic reference the share on two ranks at both sizes, and the passes of one process."""
+def _limit(report: Report, rows: list[Line], *, share: float, passes: float, sizes: tuple[int, int]) -> None:
+    """Limits for the isotropic reference: the share on two ranks at both sizes, and the passes of one process."""
     both = [f"{size:.0e}" for size in sizes]
     for kind, size, points, label, *numbers in rows:
         if (kind, points, label) == ("isotropic", 4, "mpiexec -n 2") and size in both:
@@ -165,7 +165,7 @@ def _hold(report: Report, rows: list[Line], *, share: float, passes: float, size
 
 
 def main() -> int:
-    options_parser = parser("Share of a sweep outside the network, with a sleeping network.")
+    options_parser = parser("Share of a sweep outside the network, with an emulated network.")
     options_parser.add_argument("--call", type=float, default=0.05, help="seconds of a network call")
     options_parser.add_argument("--repeats", type=int, default=12, help="blocks solved per line")
     options = options_parser.parse_args()
@@ -176,10 +176,10 @@ def main() -> int:
     if options.quick:
         options.call, options.repeats = 0.005, 1
         rows = [row("isotropic", 2000, 4, ranks, options) for ranks in (None, 2)] + [row("eof-32", 2000, 2, None, options)]
-        _hold(report, rows, share=1.0, passes=1e6, sizes=(2000, 2000))
+        _limit(report, rows, share=1.0, passes=1e6, sizes=(2000, 2000))
     else:
         rows = [row(*line, options) for line in LINES]
-        _hold(report, rows, share=SHARE, passes=PASSES, sizes=(SMALL, LARGE))
+        _limit(report, rows, share=SHARE, passes=PASSES, sizes=(SMALL, LARGE))
     title = f"One sample, float32, {1e3 * options.call:g} ms a call; milliseconds, of the shortest sweep unless a median is named"
     report.add(title, COLUMNS, rows)
     return report.finish(options.json)

@@ -1,11 +1,11 @@
-"""When sweeps pay: the time of one sample of the shipped climate model against the number of ranks, on two kinds of machine.
+"""When sweeps pay: seconds per sample of the shipped climate model against the number of ranks, on two kinds of machine.
 
     python benchmarks/payoff.py --figure docs/images/ranks.svg
 
-"Own device": every rank has an EMULATED accelerator of its own, which evaluates one point in 0.4 s. The network computes its
-real output on the processor in the meantime; then the rank sleeps until the time is over. "Shared cores": the same network on
-the cores of this machine, however many ranks share them. Samples, sweeps, messages and stopping tests are real in both cases.
-Errors are distances, in standard deviations of the data, to the same chain step by step (SDE) or to the converged flow.
+"Own device": every rank has an EMULATED accelerator of its own that takes 0.4 s for a point. The network computes its output on
+the processor in the meantime, and the rank sleeps for the rest of the time. "Shared cores": the ranks share the cores of this
+machine. Samples, sweeps, messages and stopping tests are real in both cases. Errors are distances, in standard deviations of
+the data, to the same chain step by step (SDE) or to the converged flow.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from common import Cell, Report, answer, at_least, at_most, launch, parser, ques
 from torch import Tensor
 
 from piadm_hpc import load_model
-from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.config.run import RunConfig
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.solvers.sampler import Sampler
 
 MODEL, TOL = "ccsm-temperature", 1e-2
@@ -34,7 +35,7 @@ STEPS = {"solver": {"kind": "sequential"}}
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the figure: a name, the equation it solves, and its sections of the configuration."""
+    """One line of the figure: its name, the equation that it solves, and its sections of the configuration."""
 
     name: str
     equation: str
@@ -52,7 +53,7 @@ METHODS = (
     Method("flow, two-step solver", "flow", {"chain": {"integrator": "gaussian-ab2"}, "grid": {"steps": 14}, **STEPS}),
     Method("flow, DPM-Solver++(2M)", "flow", {"chain": {"integrator": "dpmpp-2m"}, "grid": {"steps": 32}, **STEPS}),
 )
-QUICK = (2, 3)  # the flow in both ways
+QUICK = (2, 3)  # the flow in sweeps and step by step
 CONVERGED = {
     "SDE": {"solver": {"kind": "sequential"}},
     "flow": {"chain": {"eta": 0.0}, "solver": {"tol": 1e-4}, "compute": {"precision": "float64"}},
@@ -62,7 +63,7 @@ COLUMNS = ("method", "ranks", "sequential NFE", "NFE", "error", "s a sample")
 
 
 class Device:
-    """The score on a device that takes `wait` seconds a row, whatever this machine's processor does meanwhile."""
+    """The score on a device that takes `wait` seconds a row, independent of the processor of this machine."""
 
     def __init__(self, score: Any, wait: float):
         self.score, self.wait = score, wait
@@ -75,46 +76,46 @@ class Device:
 
 
 def sampler(sections: dict[str, Any], wait: float = 0.0) -> Sampler:
-    made = make_sampler(RunConfig.model_validate({"model": MODEL, **sections}), load_model(MODEL))
-    return replace(made, score=Device(made.score, wait)) if wait else made
+    plain = make_sampler(RunConfig.model_validate({"model": MODEL, **sections}), load_model(MODEL))
+    return replace(plain, score=Device(plain.score, wait)) if wait else plain
 
 
 def work(path: str) -> None:
-    """One rank's part: every sample of one method, timed over all ranks; rank 0 answers."""
+    """The part of one rank: all samples of one method, timed over all ranks; rank 0 answers."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = MPICommunicator(world())
     one = METHODS[setting["method"]]
-    made, found = sampler(one.sections, setting["wait"]), []
-    made.score(torch.zeros(1, *made.event_shape), made.chain.t[:1])  # the first call of a network is slow
+    drawn, results = sampler(one.sections, setting["wait"]), []
+    drawn.score(torch.zeros(1, *drawn.event_shape), drawn.chain.t[:1])  # the first call of a network is slow
     for sample in range(setting["samples"]):
         seconds = []
         for _ in range(setting["repeats"]):
             comm.barrier()
             start = time.perf_counter()
-            solution = made.draw([sample], comm=comm)
+            solution = drawn.draw([sample], comm=comm)
             seconds.append(max(comm.gather_objects(time.perf_counter() - start)))
         costs = {"rounds": int(solution.rounds[0]), "calls": int(solution.calls[0]), "x": solution.x.flatten().tolist()}
-        found.append({"seconds": min(seconds), **costs})
+        results.append({"seconds": min(seconds), **costs})
     if comm.rank == 0:
-        answer(path, found)
+        answer(path, results)
 
 
 def measure(device: str, method: int, ranks: int, truth: dict[str, Tensor], options: Any) -> list[Cell]:
-    """Means over samples: sequential NFE, NFE, error, and seconds of the shortest repeat."""
+    """Means over samples: sequential NFE, NFE, and seconds of the shortest repeat; the error is the largest."""
     own = device == "own"
     setting = {"method": method, "wait": options.wait if own else 0.0, "samples": options.samples}
-    found = launch(__file__, ranks, {**setting, "repeats": 1 if own else options.repeats})
+    results = launch(__file__, ranks, {**setting, "repeats": 1 if own else options.repeats})
     one = METHODS[method]
-    x = torch.tensor([sample["x"] for sample in found], dtype=torch.float64)
+    x = torch.tensor([sample["x"] for sample in results], dtype=torch.float64)
     error = float((x - truth[one.equation][: len(x)]).square().mean(1).sqrt().max())
-    rounds, calls, seconds = (sum(sample[name] for sample in found) / len(found) for name in ("rounds", "calls", "seconds"))
+    rounds, calls, seconds = (sum(sample[name] for sample in results) / len(results) for name in ("rounds", "calls", "seconds"))
     print(f"{device}, {one.name}, {ranks} ranks: {seconds:.2f} s", file=sys.stderr, flush=True)
     return [one.name, ranks, rounds, calls, error, seconds]
 
 
 def tables(report: Report, options: Any) -> dict[str, list[list[Cell]]]:
-    """The lines of both machines: step by step on one rank, sweeps on every number of ranks."""
+    """The lines of both machines, step by step on one rank and in sweeps on every number of ranks."""
     needed = {METHODS[k].equation for k in options.methods}
     truth = {name: sampler(CONVERGED[name]).draw(range(options.samples)).x.double().flatten(1) for name in needed}
     lines: dict[str, list[list[Cell]]] = {}
@@ -127,7 +128,7 @@ def tables(report: Report, options: Any) -> dict[str, list[list[Cell]]]:
 
 
 def aims(report: Report, lines: dict[str, list[list[Cell]]], options: Any) -> None:
-    """Errors meet the tolerance; on devices of their own the most ranks are faster than steps, in both equations."""
+    """Limits: errors within the tolerance, and sweeps faster than steps on devices of their own, for both equations."""
     worst = max(float(row[4]) for rows in lines.values() for row in rows)
     report.aims.append(at_most("largest error", worst, TOL))
     if not options.quick:
@@ -141,7 +142,7 @@ def aims(report: Report, lines: dict[str, list[list[Cell]]], options: Any) -> No
 
 
 def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
-    """Seconds a sample against ranks: sweeps as lines, step-by-step samplers as levels; shaded where sweeps are faster."""
+    """Plot seconds per sample against ranks: sweeps as lines, samplers step by step as levels, shaded where sweeps are faster."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -170,7 +171,7 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
         axis.set_yticks(*zip(*[(tick, f"{tick:g}") for tick in TICKS if low < tick < high], strict=True))
         axis.minorticks_off()
         axis.grid(alpha=0.25)
-    axes[0].set_ylabel("seconds until a sample is there")
+    axes[0].set_ylabel("seconds per sample")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
@@ -182,7 +183,7 @@ def main() -> int:
     options_parser.add_argument("--samples", type=int, default=2, help="samples, one after the other")
     options_parser.add_argument("--repeats", type=int, default=3, help="repeats on shared cores; the shortest counts")
     options_parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="ranks of one sample")
-    options_parser.add_argument("--figure", type=Path, metavar="FILE", help="draw both tables here")
+    options_parser.add_argument("--figure", type=Path, metavar="FILE", help="draw both tables into this file")
     options_parser.set_defaults(methods=range(len(METHODS)))
     options = options_parser.parse_args()
     if options.worker:

@@ -1,11 +1,11 @@
-"""Rounds (sequential network calls) until a parallel sampler reproduces the sequential one, per method and target.
+"""Rounds (sequential network calls) until a parallel sampler reproduces the sequential one, by method and target.
 
     python benchmarks/rounds.py                          exact scores: targets A, B, C of 1024 modes, 226 steps
     python benchmarks/rounds.py --model ccsm-temperature the same for a trained network
 
-The error of a sample is the root mean square over modes of its distance from the sequential sample with the same
-noise, in standard deviations of the mode. Fixed depths are counted as published: the same number of sweeps in every
-block. Entries are medians (least-most) over samples.
+The error of a sample is its root mean square distance over modes from the sequential sample with the same noise, in standard
+deviations of each mode. Fixed depths are counted as published, with the same number of sweeps in every block. Entries are
+medians (least-most) over samples.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from common import Report, at_most, between, parser
+from common import Report, at_most, between, parser, solve
 from torch import Tensor
 from tracking import EndStates, Score, with_idle_step
 
@@ -27,7 +27,7 @@ import piadm_hpc
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.analytic import target_a, target_b, target_c
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import TimeGrid, piadm
 from piadm_hpc.theory.noise import PRIOR, Noise
@@ -37,7 +37,7 @@ TARGETS: dict[str, Callable[[OU, int], Any]] = {"A": target_a, "B": target_b, "C
 LEVELS = (1e-1, 1e-2, 1e-3)
 TOL = 1e-2
 COLUMNS = ("method", "to 1e-1", "to 1e-2", "to 1e-3", "own stop at 1e-2", "its error", "at most", "expected, 1e-2")
-# what an independent NumPy study of the same targets and grid found for an error of 1e-2, few draws
+# results of an independent NumPy study of the same targets and grid at an error of 1e-2, with few draws
 EXPECTED = {
     "sde": {"blocks": "120-136", "even": "48", "process": "35-38", "identity": "24-26", "reference": "2-6", "aware": "2-6"},
     "ode": {"blocks": "64-72", "even": "32", "process": "15-16", "identity": "8-12", "reference": "2-9", "aware": "3-4"},
@@ -46,7 +46,7 @@ EXPECTED = {
 
 @dataclass(frozen=True)
 class Method:
-    """A row: how the chain is cut, what sweeps treat exactly, where they start, and on which integrator."""
+    """A row: the blocks of the chain, the linear part and the start of its sweeps, and its integrator."""
 
     key: str
     label: str
@@ -67,7 +67,7 @@ METHODS = (
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A score to sample from, the standard deviations errors are measured in, and draws of prior and noise."""
+    """A score to sample from, the standard deviations that are the units of errors, and draws of prior and noise."""
 
     name: str
     score: Score
@@ -102,24 +102,24 @@ class Target:
         )
 
     def error(self, x: Tensor, truth: Tensor) -> Tensor:
-        """Per sample; inf where an iterate overflowed."""
-        away = ((x - truth).flatten(1) / self.deviation).square().mean(1).sqrt()
-        return away.to(torch.float64).nan_to_num(nan=math.inf)
+        """Error per sample; infinite where an iterate overflowed."""
+        errors = ((x - truth).flatten(1) / self.deviation).square().mean(1).sqrt()
+        return errors.to(torch.float64).nan_to_num(nan=math.inf)
 
 
 def analytic(name: str, size: int, step: float, samples: int) -> Target:
     """Target A, B or C of `size` modes on the published grid."""
     process = OU()
-    made = TARGETS[name](process, size)
-    reference = made.reference()
+    score = TARGETS[name](process, size)
+    reference = score.reference()
     delta = 1e-3
     deviation = torch.sqrt(reference.spectrum + delta)
     grid = piadm(process, horizon=8.0, delta=delta, step=step)
-    return Target(name, made, reference, process, deviation, grid, samples, torch.float64, None, range(1, 60))
+    return Target(name, score, reference, process, deviation, grid, samples, torch.float64, None, range(1, 60))
 
 
 def trained(name: str, step: float, samples: int) -> Target:
-    """A model folder; its states have unit standard deviation."""
+    """The network of a model; its states have unit standard deviation."""
     model = piadm_hpc.load_model(name)
     grid = piadm(model.process, horizon=model.horizon, delta=model.delta, step=step)
     unit = torch.ones(len(model.reference.mean))
@@ -142,12 +142,12 @@ def chain_of(target: Target, method: Method, eta: float) -> Chain:
 
 @functools.cache
 def truth_of(target: Target, aware: bool, eta: float) -> Tensor:
-    """The sequential samples every method must reproduce; blocks do not change them."""
+    """The sequential samples that every method must reproduce; blocks do not change them."""
     return target.solve(chain_of(target, Method("", "", "reference", aware=aware), eta), solver="sequential").x
 
 
 def rounds_to(target: Target, method: Method, eta: float, levels: Sequence[float]) -> list[Tensor]:
-    """Per level, the rounds of every sample [samples]; inf where no depth tried was enough."""
+    """For each level, the rounds of every sample [samples]; infinite where no depth that was tried is enough."""
     chain, truth = chain_of(target, method, eta), truth_of(target, method.aware, eta)
     start: Literal["reference", "constant"] = "reference" if method.linear == "reference" else "constant"
     settings: dict[str, Any] = {"linear": method.linear, "start": start, "tol": None}
@@ -157,16 +157,16 @@ def rounds_to(target: Target, method: Method, eta: float, levels: Sequence[float
     limit = 12 if method.linear == "reference" else 32
     while True:
         longer = with_idle_step(chain)
-        seen = EndStates(target.score, chain.t[-1].to(target.dtype), target.samples)
-        target.solve(longer, seen, sweeps=limit, **settings)
-        errors = {k: target.error(x, truth) for k, x in enumerate(seen.states())}
+        ends = EndStates(target.score, chain.t[-1].to(target.dtype), target.samples)
+        target.solve(longer, ends, sweeps=limit, **settings)
+        errors = {k: target.error(x, truth) for k, x in enumerate(ends.states())}
         if float(errors[max(errors)].max()) < levels[-1] or limit >= min(96, chain.num_steps):
             return [_first_below(errors, level, 1) for level in levels]
         limit *= 2
 
 
 def _at_depths(error: Callable[[int], Tensor], depths: Sequence[int], levels: Sequence[float]) -> dict[int, Tensor]:
-    """Errors at growing depths until every sample is below the last level."""
+    """Errors at increasing depths, until all samples are below the last level."""
     errors: dict[int, Tensor] = {}
     for depth in depths:
         errors[depth] = error(depth)
@@ -176,7 +176,7 @@ def _at_depths(error: Callable[[int], Tensor], depths: Sequence[int], levels: Se
 
 
 def _first_below(errors: dict[int, Tensor], level: float, blocks: int) -> Tensor:
-    """Rounds at the smallest depth whose error is below the level, per sample."""
+    """Rounds of every sample at the smallest depth whose error is below the level."""
     best = torch.full_like(next(iter(errors.values())), math.inf)
     for depth in sorted(errors, reverse=True):
         best = torch.where(errors[depth] < level, torch.full_like(best, float(depth * blocks)), best)
@@ -184,10 +184,10 @@ def _first_below(errors: dict[int, Tensor], level: float, blocks: int) -> Tensor
 
 
 def own_stop(target: Target, method: Method, eta: float) -> tuple[Tensor, Tensor]:
-    """Rounds and errors of the samples when the solver stops by itself at TOL."""
+    """Rounds and errors of samples for which the solver stops by itself at TOL."""
     start: Literal["reference", "constant"] = "reference" if method.linear == "reference" else "constant"
-    found = target.solve(chain_of(target, method, eta), linear=method.linear, start=start, tol=TOL)
-    return found.rounds.to(torch.float64), target.error(found.x, truth_of(target, method.aware, eta))
+    solution = target.solve(chain_of(target, method, eta), linear=method.linear, start=start, tol=TOL)
+    return solution.rounds.to(torch.float64), target.error(solution.x, truth_of(target, method.aware, eta))
 
 
 def spread(values: Tensor) -> str:
@@ -198,7 +198,7 @@ def spread(values: Tensor) -> str:
 
 
 def table(report: Report, target: Target, eta: float, methods: Sequence[Method], levels: Sequence[float]) -> None:
-    """Add the table of one target, and for its SDE the aims."""
+    """Add the table of one target, and limits for its SDE."""
     kind = "sde" if eta > 0 else "ode"
     rows: list[list[Any]] = [["sequential", *[str(target.grid.num_steps)] * 3, "-", "-", "-", "-"]]
     for method in methods:

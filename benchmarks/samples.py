@@ -1,4 +1,4 @@
-"""Scores of many samples of a model against the fields it was trained on, beside those of real fields it never saw.
+"""Scores of many samples of a model, compared with its training fields, and the same scores of held-out fields.
 
 python benchmarks/samples.py --model ccsm-temperature --samples 200 --out run
 """
@@ -37,7 +37,7 @@ rank = 4
 
 
 def make_synthetic(folder: Path) -> str:
-    """A small Gaussian model, for a quick run that needs no shipped model."""
+    """Train a small Gaussian model, for a quick run without a shipped model."""
     generator = np.random.default_rng(0)
     lat, lon = np.linspace(-80, 80, 12), np.arange(24) * 15.0
     waves = np.stack([np.outer(np.cos(np.deg2rad(k * lat)), np.cos(np.deg2rad(m * lon))) for k in (0, 1) for m in (0, 1)])
@@ -52,27 +52,27 @@ def make_synthetic(folder: Path) -> str:
 
 
 def aims(name: str, scores: dict[str, dict[str, float]]) -> list[Aim]:
-    """What samples of a good model do: spread and spectra of the training fields, their pattern, their mean."""
-    found = []
+    """Limits on the distance of samples from the training fields: spread, spectra, pattern and mean."""
+    limits = []
     for score, values in scores.items():
         what = f"{name}, {score}"
         if score == "std_ratio":
-            found.append(between(what, values["samples"], 0.9, 1.1))
+            limits.append(between(what, values["samples"], 0.9, 1.1))
         if score.startswith("power_ratio"):
-            found.append(between(what, values["samples"], 0.8, 1.25))
+            limits.append(between(what, values["samples"], 0.8, 1.25))
         if score == "std_pattern_correlation":
-            found.append(Aim(what, values["samples"], "at least 0.9", values["samples"] >= 0.9))
+            limits.append(Aim(what, values["samples"], "at least 0.9", values["samples"] >= 0.9))
         if score == "global_mean":
-            away = abs(values["samples"] - values["reference"]) / scores["global_mean_spread"]["reference"]
-            found.append(at_most(f"{what}: distance from training mean over its spread", away, 0.25))
-    return found
+            distance = abs(values["samples"] - values["reference"]) / scores["global_mean_spread"]["reference"]
+            limits.append(at_most(f"{what}: distance from training mean over its spread", distance, 0.25))
+    return limits
 
 
 def _options() -> argparse.Namespace:
     options = parser("Scores of many samples of a model.")
     options.add_argument("--model", default="ccsm-temperature", help="a shipped model, or a model folder")
-    options.add_argument("--samples", type=int, default=200, help="how many")
-    options.add_argument("--out", help="folder of the run, kept; finished samples in it are used again")
+    options.add_argument("--samples", type=int, default=200, help="number of samples")
+    options.add_argument("--out", help="keep the run in this folder, and use finished samples in it again")
     return options.parse_args()
 
 
@@ -103,11 +103,11 @@ def main() -> int:
             ]
             title = f"{count} samples of {model}: {name} [{record['units']}], {record['reference']}, {record['held_out']}"
             report.add(title if not options.quick else f"{count} samples of a synthetic model", COLUMNS, rows)
-            # the quick model is a crude fit on purpose: only its mean and overall spread must come out
-            held = ("std_ratio", "global_mean") if options.quick else ("",)
-            report.aims += [aim for aim in aims(name, scores) if any(score in aim.what for score in held)]
+            # the quick model is a crude fit on purpose: only its mean and overall spread are checked
+            checked = ("std_ratio", "global_mean") if options.quick else ("",)
+            report.aims += [aim for aim in aims(name, scores) if any(score in aim.what for score in checked)]
         dataset.close()
-    seconds: str | float = spent / count if fresh else "made before"
+    seconds: str | float = spent / count if fresh else "from an earlier run"
     cost = [[count, float(np.median(rounds)), int(rounds.max()), left, seconds]]
     report.add("Cost", ("samples", "rounds, median", "rounds, most", "not converged", "s a sample"), cost)
     report.aims.append(at_most("share of samples that did not converge", left / count, 0.02))

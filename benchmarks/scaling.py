@@ -1,10 +1,10 @@
-"""Strong scaling of one sample over ranks, with an EMULATED accelerator: the network call sleeps, nothing else is emulated.
+"""Strong scaling of one sample over ranks, with an EMULATED accelerator: network calls sleep, and all else is real.
 
     python benchmarks/scaling.py
 
-Every rank has an accelerator of its own that evaluates one point per wait, whatever this machine's processors do: a call
-of n rows takes n waits (exact scores of a Gaussian mixture are computed meanwhile). Ranks, messages, sweeps and stopping tests
-are real. More ranks than cores share the machine, so the wait must be long beside what they do in turn: 200 ms.
+Every rank has an accelerator of its own that evaluates one point in one wait, independent of the processors of this machine: a
+call of n rows takes n waits, while exact scores of a Gaussian mixture are computed. Ranks, messages, sweeps and stopping tests
+are real. There are more ranks than cores, so the wait of 200 ms must be long compared with the work that they do in turn.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import time
 from typing import Any
 
 import torch
-from common import Cell, Report, answer, at_least, at_most, launch, parser, question
+from common import Cell, Report, answer, at_least, at_most, launch, parser, question, solve
 from families import DELTA, PROCESS, Target, mixture
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR
 
-POINTS, RANKS, HELD = 16, (1, 2, 4, 8, 16), 8
+POINTS, RANKS, LIMITED = 16, (1, 2, 4, 8, 16), 8
 FASTER, OUTSIDE = 6.0, 0.10
-# alone, a rank skips the settled points of a block, which several ranks cannot turn into time: its speed is shown, not held
+# a single rank skips the exact points of a block, from which several ranks gain no time: the speed is shown without a limit
 SKIPPING = "block"
 METHODS = {
     "collocation": "ODE, collocation, 16 points",
@@ -48,7 +48,7 @@ COLUMNS = (
 
 
 class Accelerator:
-    """A score whose call takes `wait` seconds a row, without the processor; it counts its waits."""
+    """A score whose calls take `wait` seconds a row, independent of the processor, and which counts these waits."""
 
     def __init__(self, target: Target, wait: float):
         self.target, self.wait, self.waits = target, wait, 0
@@ -70,22 +70,22 @@ def scheme(target: Target, method: str) -> Scheme:
 
 
 def work(path: str) -> None:
-    """One rank's part; rank 0 answers with the slowest rank's seconds, the busiest one's waits and the costs of every sample."""
+    """The part of one rank; rank 0 answers with seconds of the slowest rank, waits of the busiest one and costs per sample."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = MPICommunicator(world())
     target = mixture(int(setting["size"]), 1)
-    made = scheme(target, setting["method"])
-    signal, spread = made.entry()
+    points = scheme(target, setting["method"])
+    signal, spread = points.entry()
     window = POINTS if setting["method"] == "window" else None
-    found = []
+    results = []
     for sample in range(int(setting["samples"])):
         first = target.reference.draw(target.noise().at([0], [sample], stream=PRIOR)[0, :, 0], signal[0], spread[0, 0])
         score = Accelerator(target, float(setting["wait"]))
         comm.barrier()
         start = time.perf_counter()
         solution = solve(
-            made,
+            points,
             score,
             first,
             noise=target.noise(),
@@ -98,21 +98,21 @@ def work(path: str) -> None:
         mine = {"seconds": time.perf_counter() - start, "waits": score.waits}
         everyone = comm.gather_objects(mine)
         worst = {name: max(rank[name] for rank in everyone) for name in mine}
-        found.append({**worst, "rounds": int(solution.rounds[0]), "calls": int(solution.calls[0])})
+        results.append({**worst, "rounds": int(solution.rounds[0]), "calls": int(solution.calls[0])})
     if comm.rank == 0:
-        answer(path, found)
+        answer(path, results)
 
 
 def measure(method: str, ranks: int, options: Any) -> dict[str, float]:
-    """Means over samples: rounds, points evaluated, waits of the busiest rank, seconds of the slowest, and the rest's share."""
+    """Means over samples: rounds, points evaluated, waits of the busiest rank, seconds, and the share outside the waits."""
     setting = {"method": method, "size": options.size, "wait": options.wait, "samples": options.samples}
-    found = launch(__file__, ranks, setting)
-    line = {name: sum(sample[name] for sample in found) / len(found) for name in ("rounds", "calls", "waits", "seconds")}
+    results = launch(__file__, ranks, setting)
+    line = {name: sum(sample[name] for sample in results) / len(results) for name in ("rounds", "calls", "waits", "seconds")}
     return {**line, "outside": 1 - line["waits"] * options.wait / line["seconds"]}
 
 
 def table(report: Report, method: str, options: Any) -> None:
-    """The lines of one method, and its aims at HELD ranks."""
+    """The lines of one method, and its limits at LIMITED ranks."""
     rows: list[list[Cell]] = []
     alone: dict[str, float] = {}
     for ranks in options.ranks:
@@ -122,7 +122,7 @@ def table(report: Report, method: str, options: Any) -> None:
         numbers = [line[name] for name in ("rounds", "calls", "waits", "seconds")]
         rows.append([ranks, *numbers, faster, possible, line["outside"]])
         print(f"{method}, {ranks} ranks: {line['seconds']:.2f} s", file=sys.stderr, flush=True)
-        if ranks == (2 if options.quick else HELD):
+        if ranks == (2 if options.quick else LIMITED):
             if method != SKIPPING:
                 report.aims.append(at_least(f"times faster on {ranks} ranks, {method}", faster, 1.0 if options.quick else FASTER))
             limit = 1.0 if options.quick else OUTSIDE
@@ -136,7 +136,7 @@ def main() -> int:
     options_parser.add_argument("--size", type=int, default=1 << 12, help="entries of the state")
     options_parser.add_argument("--samples", type=int, default=4, help="samples solved per line, one after the other")
     options_parser.add_argument(
-        "--ranks", type=int, nargs="+", default=list(RANKS), help="numbers of ranks; speed is over the first"
+        "--ranks", type=int, nargs="+", default=list(RANKS), help="numbers of ranks; speeds are relative to the first"
     )
     options_parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     options = options_parser.parse_args()

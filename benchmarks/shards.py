@@ -1,4 +1,4 @@
-"""Many small shards: how long joining and opening take, what memory they need, and that no value is lost for want of open files.
+"""Many small shards: the time and memory of joining and opening them, and values lost to the limit on open files.
 
 python benchmarks/shards.py
 """
@@ -29,22 +29,22 @@ QUICK = ((60, 1024),)
 
 
 def fields(ids: Sequence[int]) -> np.ndarray:
-    """Numbers that tell every sample from the others."""
+    """Values [samples, SIDE] that differ between samples."""
     return (np.asarray(ids, np.float32)[:, None] + np.linspace(0, 0.5, SIDE, dtype=np.float32)).astype(np.float32)
 
 
 def write(folder: Path, count: int) -> None:
-    """A run of `count` samples, one a shard."""
+    """Write a run of `count` samples with one sample per shard."""
     points = Coordinate(("x",), np.arange(SIDE, dtype=np.float64), {"units": "m"})
     layout = Layout((Variable("u", ("x",), {"units": "m s-1"}),), {"x": points})
-    given: dict[str, Any] = {"config": {"seed": 1}, "attributes": {"model_sha256": "abc"}}
-    with Store.create(folder, layout=layout, samples=range(count), shard_size=1, **given) as store:
+    details: dict[str, Any] = {"config": {"seed": 1}, "attributes": {"model_sha256": "abc"}}
+    with Store.create(folder, layout=layout, samples=range(count), shard_size=1, **details) as store:
         for ids in store.batches():
             store.write(ids, {"u": fields(ids)}, {"seed": np.ones(1, int)})
 
 
 def measured(folder: Path, allowed: int) -> dict[str, float]:
-    """Seconds and memory of joining, opening and reading where so many files may be open."""
+    """Seconds and memory of joining, opening and reading, with a limit of `allowed` open files."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
     warm_up()
     with Store.existing(folder) as store:
@@ -64,7 +64,7 @@ def measured(folder: Path, allowed: int) -> dict[str, float]:
 
 
 def warm_up() -> None:
-    """Everything is imported before memory and time are looked at."""
+    """Import everything before memory and time are measured."""
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), 2)
         with Store.existing(folder) as store:
@@ -74,7 +74,7 @@ def warm_up() -> None:
 
 
 def refused(folder: Path, count: int) -> float:
-    """Whether an index over more files than may be open is refused with words: 1 or 0."""
+    """1 if an index over more files than may be open is refused with advice, else 0."""
     with Store.existing(folder) as store:
         store.join(max_shards=count)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count // 2, count // 2))
@@ -86,7 +86,7 @@ def refused(folder: Path, count: int) -> float:
 
 
 def peak() -> float:
-    """Most memory this process has ever held, in MB."""
+    """Peak memory of this process in MB."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1000
 
@@ -103,16 +103,16 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as place:
             write(Path(place), count)
             refusal = launch(__file__, None, {"folder": place, "number": count, "refuse": True})
-            found = launch(__file__, None, {"folder": place, "number": allowed, "refuse": False})
-        rows.append([count, allowed, *(found[name] for name in ("join", "files", "open", "read", "memory", "wrong"))])
+            results = launch(__file__, None, {"folder": place, "number": allowed, "refuse": False})
+        rows.append([count, allowed, *(results[name] for name in ("join", "files", "open", "read", "memory", "wrong"))])
         report.aims += [
-            at_most(f"{count} shards: join, s", found["join"], max(10.0, count / 100)),
-            at_most(f"{count} shards: open, s", found["open"], 1.0),
-            at_most(f"{count} shards: wrong or missing values", found["wrong"] + abs(found["samples"] - count), 0),
+            at_most(f"{count} shards: join, s", results["join"], max(10.0, count / 100)),
+            at_most(f"{count} shards: open, s", results["open"], 1.0),
+            at_most(f"{count} shards: wrong or missing values", results["wrong"] + abs(results["samples"] - count), 0),
             between(f"{count} shards: an index over too many files is refused", refusal, 1, 1),
         ]
     report.add("Joining, opening and reading", COLUMNS, rows)
-    report.aims.append(at_most("memory that this takes, MB", max(row[6] for row in rows), 100))
+    report.aims.append(at_most("memory of joining, opening and reading, MB", max(row[6] for row in rows), 100))
     return report.finish(options.json)
 
 

@@ -1,12 +1,12 @@
-"""What a tolerance costs and what it delivers: rounds, calls and true errors of the defaults when they stop by themselves.
+"""The cost and the effect of a tolerance: rounds, calls and true errors of the defaults at their own stop.
 
     python benchmarks/tolerance.py               exact scores: targets A, B, C of 1024 modes (10 minutes, one core)
     python benchmarks/tolerance.py --targets C --size 256 --samples 512     rare draws: those near a boundary between modes
 
-The probability flow is held against its exact solution (collocation with 64 points to 1e-9), the SDE against the
-same chain and noise step by step. Errors are root mean squares over modes, in standard deviations of the data, and printed
-in units of the tolerance. References: the target's own spectrum; the same wrong by a factor of 1.5 up or down, at random per
-mode; and with the response that `piadm reference` probes. Sequential baselines run in the same draws.
+The probability flow is compared with its exact solution (collocation with 64 points to 1e-9), the SDE with the same chain and
+noise step by step. Errors are root mean squares over modes, in standard deviations of the data, and printed in units of the
+tolerance. There are three references: the spectrum of the target; the same with every mode wrong by a factor of 1.5, up or down
+at random; and the spectrum with the Jacobian diagonal that `piadm reference` probes. Baselines run on the same draws.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from common import Report, at_most, parser
+from common import Report, at_most, parser, solve
 from rounds import TARGETS
 from torch import Tensor
 from tracking import EndStates, with_idle_step
@@ -29,7 +29,7 @@ from piadm_hpc.run.probe import probe_response, probe_smoothness
 from piadm_hpc.solvers.collocation import Collocation, choose
 from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
-from piadm_hpc.solvers.solve import Solution, solve
+from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import log_snr, piadm
 from piadm_hpc.theory.noise import PRIOR, Noise
@@ -44,7 +44,7 @@ BASELINES = (6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 70, 100, 140, 200, 300)
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """A target, its reference and draws."""
+    """A target, its reference and its draws."""
 
     name: str
     score: Any
@@ -68,11 +68,11 @@ class Problem:
 
 
 def problem(name: str, size: int, samples: int) -> Problem:
-    made = TARGETS[name](PROCESS, size)
-    reference = made.reference()
+    score = TARGETS[name](PROCESS, size)
+    reference = score.reference()
     white = Noise(0, size, dtype=torch.float64).at([0], range(samples), stream=PRIOR)[0, :, 0]
     t = torch.tensor(HORIZON, dtype=torch.float64)
-    return Problem(name, made, reference, reference.draw(white, PROCESS.alpha(t), PROCESS.sigma(t)))
+    return Problem(name, score, reference, reference.draw(white, PROCESS.alpha(t), PROCESS.sigma(t)))
 
 
 def wrong(reference: GaussianReference) -> GaussianReference:
@@ -83,14 +83,14 @@ def wrong(reference: GaussianReference) -> GaussianReference:
 
 
 def probed(one: Problem) -> GaussianReference:
-    """The reference with the response of the score at eight samples of a pilot run."""
+    """The reference with the Jacobian diagonal of the score, probed at eight samples of a pilot run."""
     pilot = one.solve(Collocation(PROCESS, one.reference, HORIZON, DELTA, 16), tol=1e-2).x[:8]
     response = probe_response(one.score, PROCESS, one.reference, pilot, horizon=HORIZON, delta=DELTA)
     return replace(one.reference, response=response)
 
 
 def points(tol: float) -> int:
-    """As `grid.steps = "auto"` chooses for a model that was not probed."""
+    """The number that `grid.steps = "auto"` chooses for a model that was not probed."""
     return max(8, round(-8 * torch.log10(torch.tensor(tol)).item()))
 
 
@@ -98,16 +98,16 @@ def quantiles(values: Tensor) -> list[float]:
     return [float(values.to(torch.float64).quantile(q, interpolation="nearest")) for q in (0.5, 0.9, 1.0)]
 
 
-def row(label: str, tol: float, found: Solution, error: Tensor) -> list[Any]:
-    return [label, f"{tol:g}", *quantiles(found.rounds), float(found.calls.double().mean()), *quantiles(error / tol)]
+def row(label: str, tol: float, solution: Solution, error: Tensor) -> list[Any]:
+    return [label, f"{tol:g}", *quantiles(solution.rounds), float(solution.calls.double().mean()), *quantiles(error / tol)]
 
 
 def flow(report: Report, one: Problem, tols: Sequence[float]) -> None:
-    """The probability flow: collocation with several references, and DPM-Solver++(2M) at the same true error."""
+    """Table of the probability flow: collocation with three references, and DPM-Solver++(2M) at the same true error."""
     truth = one.solve(Collocation(PROCESS, one.reference, HORIZON, DELTA, 64), tol=1e-9).x
     rows = []
     for tol in tols:
-        found = {}
+        lines = {}
         for label, reference in (("spectrum", one.reference), ("wrong by 50 %", wrong(one.reference)), ("probed", one.reference)):
             scheme = chosen(one, tol) if label == "probed" else Collocation(PROCESS, reference, HORIZON, DELTA, points(tol))
             solution = one.solve(scheme, tol=tol, reference=reference)
@@ -115,18 +115,19 @@ def flow(report: Report, one: Problem, tols: Sequence[float]) -> None:
                 [one.error(one.solve(scheme, tol=None, sweeps=k, reference=reference).x, truth) for k in range(1, LATEST)]
             )
             result = row(f"collocation, {scheme.points} points, {label}", tol, solution, one.error(solution.x, truth))
-            found[label] = [*result[:2], *quantiles(1 + needed(errors, tol))[:2], *result[2:]]
-            rows.append(found[label])
+            lines[label] = [*result[:2], *quantiles(1 + needed(errors, tol))[:2], *result[2:]]
+            rows.append(lines[label])
         calls, error = baseline(one, truth, tol)
         rows.append(["dpmpp-2m, step by step", f"{tol:g}", *[float(calls)] * 6, *quantiles(error / tol)])
-        hold_flow(report, one.name, tol, found, calls)
+        limit_flow(report, one.name, tol, lines, calls)
     report.add(f"Target {one.name}, probability flow, {len(truth)} draws", COLUMNS, rows)
 
 
 def chosen(one: Problem, tol: float) -> Collocation:
-    """The points that `piadm sample` takes where a model was probed, by the flows of eight other draws."""
+    """Collocation with the points that `piadm sample` chooses for a probed model, from the flows of eight other draws."""
+    scheme = Collocation(PROCESS, one.reference, HORIZON, DELTA, 40)
     sampler = Sampler(
-        Collocation(PROCESS, one.reference, HORIZON, DELTA, 40),
+        scheme,
         one.score,
         one.reference.event_shape,
         1,
@@ -134,12 +135,11 @@ def chosen(one: Problem, tol: float) -> Collocation:
         reference=one.reference,
         dtype=torch.float64,
     )
-    low, high = sampler.chain.span
-    begin, number = choose(probe_smoothness(sampler, range(8)), tol, low, high)
+    begin, number = choose(probe_smoothness(sampler, scheme, range(8)), tol, *scheme.span)
     return Collocation(PROCESS, one.reference, math.log1p(math.exp(-begin)), DELTA, number)
 
 
-def hold_flow(report: Report, name: str, tol: float, rows: dict[str, list[Any]], calls: int) -> None:
+def limit_flow(report: Report, name: str, tol: float, rows: dict[str, list[Any]], calls: int) -> None:
     limits = {("A", 1e-2): 3, ("B", 1e-2): 3, ("C", 1e-2): 5}
     right, off, own = rows["spectrum"], rows["wrong by 50 %"], rows["probed"]
     if tol >= 1e-3:
@@ -162,9 +162,9 @@ def baseline(one: Problem, truth: Tensor, tol: float) -> tuple[int, Tensor]:
 
 
 def stochastic(report: Report, one: Problem, tols: Sequence[float]) -> None:
-    """The SDE: Gaussian-aware chains, against the same chain step by step.
+    """Table of the SDE: Gaussian-aware chains, compared with the same chain step by step.
 
-    Rounds needed are those after which the error stays below the tolerance; the solver has to see that, which takes more.
+    "Rounds needed" are those after which the error stays below the tolerance; the solver needs a few more to detect that.
     """
     rows = []
     references = {"spectrum": one.reference, "wrong by 50 %": wrong(one.reference), "probed": probed(one)}
@@ -177,17 +177,17 @@ def stochastic(report: Report, one: Problem, tols: Sequence[float]) -> None:
         rows.append([f"step by step, {label}", "-", *[float(chain.num_steps)] * 6, "-", "-", "-"])
         errors = {kind: by_round(one, chain, truth, reference) for kind, reference in references.items()}
         for tol in tols:
-            found = {}
+            lines = {}
             for kind, reference in references.items():
                 solution = one.solve(chain, tol=tol, reference=reference)
                 result = row(f"gaussian, {label}, {kind}", tol, solution, one.error(solution.x, truth))
-                found[kind] = [*result[:2], *quantiles(needed(errors[kind], tol))[:2], *result[2:]]
-                rows.append(found[kind])
-            hold_sde(report, f"{one.name}, {label}, tol {tol:g}", tol, found)
+                lines[kind] = [*result[:2], *quantiles(needed(errors[kind], tol))[:2], *result[2:]]
+                rows.append(lines[kind])
+            limit_sde(report, f"{one.name}, {label}, tol {tol:g}", tol, lines)
     report.add(f"Target {one.name}, SDE, {len(truth)} draws", COLUMNS, rows)
 
 
-def hold_sde(report: Report, where: str, tol: float, rows: dict[str, list[Any]]) -> None:
+def limit_sde(report: Report, where: str, tol: float, rows: dict[str, list[Any]]) -> None:
     own = rows["probed"]
     if tol == 1e-2:
         report.aims.append(at_most(f"median rounds that the SDE needs, {where}", own[2], 6))
@@ -196,14 +196,14 @@ def hold_sde(report: Report, where: str, tol: float, rows: dict[str, list[Any]])
     report.aims.append(
         at_most(f"rounds that wrong spectra cost, SDE, {where}", rows["wrong by 50 %"][4] - rows["spectrum"][4], 2)
     )
-    report.aims.append(at_most(f"largest error / tol of the SDE, {where}", max(found[10] for found in rows.values()), 2))
+    report.aims.append(at_most(f"largest error / tol of the SDE, {where}", max(line[10] for line in rows.values()), 2))
 
 
 def by_round(one: Problem, chain: Chain, truth: Tensor, reference: GaussianReference) -> Tensor:
     """Errors after 0, 1, ... sweeps: [sweeps, samples]."""
-    seen = EndStates(one.score, chain.t[-1], len(truth))
-    replace(one, score=seen).solve(with_idle_step(chain), sweeps=min(DEEPEST, chain.num_steps), tol=None, reference=reference)
-    return torch.stack([one.error(x, truth) for x in seen.states()])
+    ends = EndStates(one.score, chain.t[-1], len(truth))
+    replace(one, score=ends).solve(with_idle_step(chain), sweeps=min(DEEPEST, chain.num_steps), tol=None, reference=reference)
+    return torch.stack([one.error(x, truth) for x in ends.states()])
 
 
 def needed(errors: Tensor, tol: float) -> Tensor:
@@ -213,12 +213,12 @@ def needed(errors: Tensor, tol: float) -> Tensor:
 
 
 def main() -> int:
-    made = parser(__doc__ or "")
-    made.add_argument("--samples", type=int, default=20, help="draws of every target")
-    made.add_argument("--targets", default="ABC", help="letters of targets")
-    made.add_argument("--size", type=int, default=1024, help="modes of the targets")
-    made.add_argument("--only", choices=("sde", "ode"), help="one of the two equations")
-    options = made.parse_args()
+    options_parser = parser(__doc__ or "")
+    options_parser.add_argument("--samples", type=int, default=20, help="number of draws of every target")
+    options_parser.add_argument("--targets", default="ABC", help="letters of targets")
+    options_parser.add_argument("--size", type=int, default=1024, help="modes of the targets")
+    options_parser.add_argument("--only", choices=("sde", "ode"), help="run only one of the two equations")
+    options = options_parser.parse_args()
     torch.set_num_threads(1)
     report = Report("tolerance")
     for name in "A" if options.quick else options.targets:

@@ -1,4 +1,4 @@
-"""Two-dimensional mixtures with exact scores, their exact flows and samples, and distances: for benchmarks of integrators."""
+"""Two-dimensional mixtures with exact scores, flows and samples, and distances between samples."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import solve
 from torch import Tensor
 
 from piadm_hpc import grid, integrators
 from piadm_hpc.integrators import Options, catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid, lift
 from piadm_hpc.models.analytic import GaussianMixture
-from piadm_hpc.solvers.solve import solve
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import TimeGrid
 from piadm_hpc.theory.phase import PhaseSpace
@@ -37,7 +37,7 @@ class Toy:
 
 
 def ring(process: Process, stretch: tuple[float, float], centre: tuple[float, float]) -> GaussianMixture:
-    """Eight components around the origin, every other one nearer, narrower and half as likely; stretched and moved."""
+    """Eight components on a ring, every other one nearer to its centre, narrower and half as likely; stretched and shifted."""
     angle = 2 * np.pi * np.arange(8) / 8
     means = np.stack([np.cos(angle), np.sin(angle)], 1) * 1.2
     means[::2] *= 0.6
@@ -56,7 +56,7 @@ def _drawn(target: GaussianMixture, count: int, generator: np.random.Generator) 
 
 @functools.cache
 def vp_toy(count: int) -> Toy:
-    """An anisotropic ring off the centre, for methods of data space on VP."""
+    """An anisotropic ring off the origin, for methods of data space on VP."""
     target = ring(VP(), (1.0, 0.45), (0.3, -0.2))
     generator = np.random.default_rng(0)
     first = torch.from_numpy(generator.standard_normal((count, 1, 2)))
@@ -69,7 +69,7 @@ def vp_toy(count: int) -> Toy:
 
 @functools.cache
 def phase_toy(count: int) -> Toy:
-    """The ring, for methods of phase space; its network is one of EDM."""
+    """The ring for methods of phase space, with a score of EDM."""
     target = ring(EDM(), (1.0, 1.0), (0.0, 0.0))
     generator = np.random.default_rng(0)
     first = [generator.standard_normal((count, 2)), math.sqrt(PHASE.mass) * generator.standard_normal((count, 2))]
@@ -87,20 +87,20 @@ def _momenta(generator: np.random.Generator, count: int) -> Tensor:
 
 
 def vp_grid(steps: int, exponent: float = 2.0) -> TimeGrid:
-    """From 1 to LAST on the VP clock."""
+    """A power grid from 1 to LAST on the clock of VP."""
     ends = torch.tensor([1.0, LAST], dtype=F64)
     horizon, delta = forward_time(VP(), ends).tolist()
     return grid.power(VP(), steps, horizon=horizon, delta=delta, exponent=exponent, clock=grid.process_clock(VP()))
 
 
 def phase_grid(steps: int, exponent: float = 2.0) -> PhaseGrid:
-    """From 1 to LAST on the clock of phase space."""
+    """A power grid from 1 to LAST on the clock of phase space."""
     tau = LAST + (1 - LAST) * (1 - torch.linspace(0, 1, steps + 1, dtype=F64)) ** exponent
     return PhaseGrid(PHASE, tau, (0, steps))
 
 
 def chain_of(name: str, calls: int, exponent: float = 2.0, **options: Any) -> Chain:
-    """A method with a budget of calls, on a grid of its own clock; phase space is lifted to a network of EDM."""
+    """The chain of a method with a budget of calls, on its own clock; chains of phase space are lifted to a score of EDM."""
     method = catalogue.find(name)
     steps = max(1, calls // method.calls)
     if method.space == "data":
@@ -110,14 +110,14 @@ def chain_of(name: str, calls: int, exponent: float = 2.0, **options: Any) -> Ch
 
 
 def from_noise(chain: Chain) -> Chain:
-    """The same chain started from pure noise instead of the marginal at its first point."""
+    """The same chain, started from pure noise instead of the marginal at its first point."""
     spread = torch.zeros_like(chain.P[0, 0])
     spread[: min(2, chain.channels), : min(2, chain.channels)] = torch.sqrt(PHASE.stationary)[: min(2, chain.channels)]
     return replace(chain, signal=torch.zeros(chain.channels, dtype=F64), spread=spread)
 
 
 def run(toy: Toy, chain: Chain, seed: int = 9, first: Tensor | None = None) -> Tensor:
-    """End positions [samples, 2] step by step; numbers of a method that blew up are cut at 1000."""
+    """End positions [samples, 2] step by step, clipped at 1000 for methods that diverge."""
     state = toy.first if first is None else first
     if state.shape[1] < chain.channels:
         state = torch.cat([state, torch.zeros(len(state), chain.channels - state.shape[1], 2, dtype=F64)], 1)
@@ -125,18 +125,18 @@ def run(toy: Toy, chain: Chain, seed: int = 9, first: Tensor | None = None) -> T
     if chain.stochastic:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(chain.num_steps, len(state), chain.channels, 2, generator=generator, dtype=F64)
-    found = solve(chain, _safe(toy.target), state[:, 0], momentum=state[:, 1:], noise=noise, solver="sequential")
-    return found.x.nan_to_num(nan=1e3).clamp(-1e3, 1e3)
+    solution = solve(chain, _safe(toy.target), state[:, 0], momentum=state[:, 1:], noise=noise, solver="sequential")
+    return solution.x.nan_to_num(nan=1e3).clamp(-1e3, 1e3)
 
 
 def _safe(target: GaussianMixture) -> Callable[[Tensor, Tensor], Tensor]:
-    """The score of states that may have left the range of numbers."""
+    """The score, finite even for states that overflow."""
     return lambda x, t: target.score(x.clamp(-1e100, 1e100), t).nan_to_num(nan=0.0)
 
 
 @functools.cache
 def exact_flow(space: str, count: int, steps: int) -> Tensor:
-    """End positions of the probability flow from the shared draws, by a second-order method with very many steps."""
+    """End positions of the probability flow from the shared draws, by a second-order method with many steps."""
     toy = vp_toy(count) if space == "data" else phase_toy(count)
     return run(toy, chain_of("lambda-ddim-ab2" if space == "data" else "gddim-ab2", steps))
 
@@ -146,7 +146,7 @@ def rmse(a: Tensor, b: Tensor) -> float:
 
 
 def sliced_distance(a: Tensor, b: Tensor) -> float:
-    """Sliced Wasserstein-2 distance of two sets of points in the plane, 48 directions."""
+    """Sliced Wasserstein-2 distance of two sets of points [n, 2], over 48 directions."""
     angle = torch.linspace(0, math.pi, 49, dtype=F64)[:-1]
     directions = torch.stack([torch.cos(angle), torch.sin(angle)])
     return float((torch.sort(a @ directions, 0).values - torch.sort(b @ directions, 0).values).square().mean().sqrt())

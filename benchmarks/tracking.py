@@ -1,4 +1,4 @@
-"""The end state of a one-block chain after every sweep, from a single run of the solver."""
+"""The end states of a one-block chain after every sweep, from a single run of the solver."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Score = Callable[[Tensor, Tensor], Tensor]
 
 
 def with_idle_step(chain: Chain) -> Chain:
-    """The chain and one more step that changes nothing, so that the score is shown its end state in every sweep."""
+    """The chain with one more step that changes nothing, so that every sweep evaluates the score at its end state."""
     eye = torch.eye(chain.channels, dtype=torch.float64).expand(1, *chain.P.shape[1:])
     assert chain.alpha is not None and chain.sigma is not None
 
@@ -39,7 +39,7 @@ def with_idle_step(chain: Chain) -> Chain:
 
 
 class EndStates:
-    """A score that notes the rows at time `end`: the end states [samples, *event] before each sweep, first guess first."""
+    """A score that records its rows at time `end`: the end states [samples, *event] before each sweep, the first guess first."""
 
     def __init__(self, score: Score, end: Tensor, num_samples: int):
         self.score, self.end, self.num_samples = score, end, num_samples
@@ -50,6 +50,6 @@ class EndStates:
         return self.score(x, t)
 
     def states(self) -> list[Tensor]:
-        """One tensor per sweep begun; entry k is the end state after k sweeps."""
+        """One tensor [samples, *event] per sweep; entry k is the end state after k sweeps."""
         full = len(self.rows) // self.num_samples * self.num_samples
         return [torch.stack(self.rows[k : k + self.num_samples]) for k in range(0, full, self.num_samples)]

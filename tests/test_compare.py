@@ -62,7 +62,7 @@ def test_a_method_that_needs_too_many_steps_is_named_and_left_out():
     heard: list[str] = []
     entries = (Entry("DDIM", partial(step_by_step, "ddim", name="DDIM")), Entry("x", partial(in_parallel, "ddim", name="x")))
     short = Benchmark(TASK, 1e-2, False, most=8)
-    assert list(compare(short, (1,), methods=entries, latency=1e-5, bandwidth=1e9, tell=heard.append)) == []
+    assert list(compare(short, (1,), methods=entries, latency=1e-5, bandwidth=1e9, log=heard.append)) == []
     assert heard == ["DDIM: not reached with 8 steps", "x: not reached with 8 steps"]
 
 
@@ -79,7 +79,7 @@ def test_a_method_whose_iterates_overflow_is_left_out_and_the_others_go_on():
         Entry("DDPM", partial(step_by_step, "ddpm", name="DDPM"), random=True),
     )
     benchmark = Benchmark(replace(TASK, score=score), 1e-2, sde=True, steps=12)
-    rows = list(compare(benchmark, (), methods=entries, latency=1e-5, bandwidth=1e9, tell=heard.append))
+    rows = list(compare(benchmark, (), methods=entries, latency=1e-5, bandwidth=1e9, log=heard.append))
     assert [row.method for row in rows] == ["DDPM"] and heard[0].startswith("sweeps: not reached")
 
 

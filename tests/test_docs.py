@@ -140,7 +140,7 @@ def test_configurations_in_the_texts_and_templates_are_valid() -> None:
 
 
 def test_functions_named_in_the_method_map_exist() -> None:
-    """`solvers.sweep.Sweeps` in docs/methods.md is a file and a name in it."""
+    """`solvers.sweep.PicardSolver` in docs/methods.md is a file and a name in it."""
     content = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[a-z_]+\.)+)(\w+)`", content))
     lost = []

@@ -6,8 +6,8 @@ The target is a random vector of 1024 independent entries with heavy tails, whos
 chain is the published exponential integrator on the reverse SDE with 64 steps. A *sweep* evaluates the score at all 64
 points in one batch, and is one sequential network call; step by step, 64 such calls follow one another.
 
-What one sees: three times the same samples to the tolerance, after 64, 24 and 8 sequential calls. The sweeps pay with
-more evaluations in total: 484 instead of 64 for each sample, which is why they need ranks to share them.
+What one sees: three times the same samples to the tolerance, after 64, 24 and 9 sequential calls. The sweeps pay with
+more evaluations in total: 540 instead of 64 for each sample, which is why they need ranks to share them.
 """
 
 import torch

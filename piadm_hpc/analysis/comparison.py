@@ -1,4 +1,4 @@
-"""Samples of a run against the statistics that travel with its model, or against a file of real fields."""
+"""Comparison of the samples of a run with the statistics in its model's folder, or with a file of real fields."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ from .scores import (
 )
 
 MAX_BYTES = 2**30
-"""Most memory for the fields of one variable; of larger runs evenly spaced samples are scored."""
+"""Bytes of the fields of one variable; of larger runs, evenly spaced samples are scored."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variable of a run against a reference: `own` scores with standard `errors`, and scores of as many real fields.
+    """One variable of a run compared with a reference.
 
-    `fields` [n, lat, lon] are the samples scored, of `available` there are; `real_label` says what `real` was made from.
+    `fields` [n, lat, lon] are the samples that are scored, out of `available`. `own` are their scores with standard `errors`,
+    `reference_scores` those of a perfect ensemble, and `real` those of held-out fields, which `real_label` describes.
     """
 
     variable: VariableCard
@@ -56,7 +57,7 @@ class Comparison:
     real: dict[str, float]
 
     def rows(self) -> dict[str, dict[str, float]]:
-        """Scores that are defined: samples, their standard_error, the reference's, and real fields'."""
+        """The scores that are defined, each with keys samples, standard_error, reference and held_out."""
         columns = {"samples": self.own, "standard_error": self.errors, "reference": self.reference_scores, "held_out": self.real}
         names = [name for name, value in self.own.items() if np.isfinite(value)]
         return {
@@ -68,10 +69,10 @@ class Comparison:
 def score_table(
     dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """Scores of a run's samples by variable, as plain numbers for a model card or a JSON file.
+    """Scores of the samples of a run by variable, as plain values for a model card or a JSON file.
 
-    `model` is a shipped model's name or a folder. Real fields come from its statistics.h5, or from `against`, any file
-    xarray opens that has the variables on the same grid. ValueError if there is nothing to compare with.
+    `model` is the name of a shipped model or a folder. Real fields come from its statistics.h5, or from `against`, any file
+    that xarray opens with the variables on the same grid. Raises ValueError if there is nothing to compare with.
     """
     return {c.variable.name: as_record(c) for c in compare(dataset, model, against=against)}
 
@@ -90,7 +91,7 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
 def compare(
     dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None
 ) -> list[Comparison]:
-    """One comparison per variable of the model; ValueError if there is nothing to compare with."""
+    """One comparison per variable of the model; raises ValueError if there is nothing to compare with."""
     folder = find_model(Path(model))
     variables = variables_of(folder)
     absent = [v.name for v in variables if v.name not in dataset]
@@ -108,9 +109,9 @@ def compare(
 
 
 def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
-    """Fields of a file, or of all files that match a glob, as the model in `folder` makes them.
+    """Fields of a file, or of all files that match a glob, in the variables and on the grid of the model in `folder`.
 
-    Evenly spaced ones where all of them would be too many. Raises ValueError for fields that cannot be made like them.
+    Of too many fields, evenly spaced ones. Raises ValueError for fields that cannot be converted.
     """
     card, layout = described(folder)
     target = target_of(folder, card, layout)
@@ -122,17 +123,20 @@ def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
 
 
 def _most(shape: tuple[int, ...]) -> int:
-    """How many fields of this shape are scored at most."""
+    """The largest number of fields of this shape that are scored."""
     return max(2, MAX_BYTES // (8 * int(np.prod(shape))))
 
 
 def has_statistics(model: str | os.PathLike[str]) -> bool:
-    """Whether a model folder, or shipped model, brings the statistics that samples are compared with."""
+    """Whether a shipped model or a model folder contains the statistics that samples are compared with."""
     return (find_model(Path(model)) / STATISTICS).is_file()
 
 
 def load_fields(dataset: xr.Dataset, variable: VariableCard | Variable) -> np.ndarray:
-    """Samples [n, lat, lon] of a variable, evenly spaced ones where all of them would be too many."""
+    """Samples [n, lat, lon] of a variable, at most MAX_BYTES of them, evenly spaced.
+
+    Raises ValueError for dimensions other than samples and the two of the variable.
+    """
     array = dataset[variable.name]
     others = [dim for dim in array.dims if dim not in variable.dims]
     if len(array.dims) - len(others) != 2 or not others:
@@ -166,12 +170,12 @@ def _compare(
     )
 
 
-def _single(found: Moments, reference: Reference) -> dict[str, float]:
-    return {name: float(values[0]) for name, values in scores(found, reference).items()}
+def _single(one: Moments, reference: Reference) -> dict[str, float]:
+    return {name: float(values[0]) for name, values in scores(one, reference).items()}
 
 
 def _of_itself(reference: Reference) -> dict[str, float]:
-    """The scores a perfect infinite ensemble would have."""
+    """The scores of a perfect, infinite ensemble."""
     own = Moments(
         np.zeros((1, *reference.mean.shape)),
         reference.std[None],
@@ -200,7 +204,7 @@ def _shipped(statistics: Mapping[str, Coordinate], k: int, variable: VariableCar
 
 
 def _area_means(statistics: Mapping[str, Coordinate], part: str, k: int, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area means of every field over points with data; stored are those of deviations, with gaps counted as zero."""
+    """Area means of every field over points with data; the file has those of deviations, with gaps counted as zero."""
     there = np.isfinite(mean).astype(np.float64)
     share = (there * weights[:, None]).sum() / there.shape[1]
     centre = (np.nan_to_num(mean) * weights[:, None]).sum() / there.shape[1]
@@ -209,7 +213,7 @@ def _area_means(statistics: Mapping[str, Coordinate], part: str, k: int, mean: n
 
 
 def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference, count: int) -> tuple[str, dict[str, float]]:
-    """Scores of as many held-out fields as there are samples where enough are kept, else of all; empty without any."""
+    """A label and the scores of held-out fields: as many as samples if the file has so many, else all; empty without any."""
     examples = statistics["held_out_examples"].values[:, k] if "held_out_examples" in statistics else np.empty(0)
     if count <= len(examples):
         chosen = np.linspace(0, len(examples) - 1, count).round().astype(int)
@@ -219,14 +223,14 @@ def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference
         return "", {}
     area_means = _area_means(statistics, part, k, reference.mean, reference.weights)
     mean, std, power = (statistics[f"{part}_{name}"].values[k] for name in ("mean", "std", "zonal_power"))
-    found = Moments(
+    held_out = Moments(
         (mean - reference.mean)[None],
         (std * _unbiased(len(area_means)))[None],
         power[None],
         area_means.mean(keepdims=True),
         area_means.std(keepdims=True) * _unbiased(len(area_means)),
     )
-    return counted(len(area_means), "held-out field"), _single(found, reference)
+    return counted(len(area_means), "held-out field"), _single(held_out, reference)
 
 
 def _unbiased(count: int) -> float:

@@ -1,4 +1,4 @@
-"""`piadm export`: the samples of a run in the formats of other programs."""
+"""`piadm export`: the samples of a run in file formats of other programs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SUFFIX = {"netcdf": ".nc", "zarr": ".zarr"}
 
 
 def export(run: str | os.PathLike[str], form: str, to: str | os.PathLike[str] | None = None) -> Path:
-    """Write the samples of a run as `form`; returns the file, by default `samples` beside samples.h5 with its usual ending.
+    """Write the samples of a run in the format `form`; returns the path, by default `samples.*` beside samples.h5.
 
-    Conformers go to xtc, dcd or pdb (lossless but for xtc's and pdb's rounding to 1e-3 nm and 1e-4 nm), fields to netcdf
-    or zarr. Raises ValueError for a form of the other kind, for one that is there already, and for a package that is missing.
+    Conformers are exported to xtc (rounded to 1e-3 nm), dcd or pdb (rounded to 1e-4 nm), fields to netcdf or zarr. Raises
+    ValueError for a format of the other kind, for a path that exists, and for a package that is not installed.
     """
     folder = Path(run)
     with open_run(folder) as dataset:
@@ -45,7 +45,7 @@ def _to_zarr(dataset: xr.Dataset, target: Path) -> None:
         import zarr  # noqa: F401
     except ImportError:
         raise ValueError("export to zarr needs zarr: pip install 'piadm_hpc[climate]'") from None
-    # filters of HDF5 mean nothing to zarr
+    # zarr does not know the filters of HDF5
     plain = dataset.drop_encoding()
     for name in plain.variables:
         if plain[name].dtype.kind == "O":

@@ -1,4 +1,4 @@
-"""One figure per variable: sampled fields, ensemble mean and spread, zonal spectrum, and what the solver did."""
+"""One figure per variable: sampled fields, ensemble mean and spread, zonal spectrum, and sweeps with error bounds."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class PlotError(ValueError):
 
 @dataclass(frozen=True)
 class Picture:
-    """What the figure of one variable shows, in physical units.
+    """The content of the figure of one variable, in physical units.
 
-    `fields` [n, lat, lon] with sample numbers `names` [n]; `power` [n, k] per zonal wavenumber; `sweeps` and `residual`
-    [all samples, blocks]; `reference` of real fields where there is one. `rounds` is what sweeps are called.
+    `fields` [n, lat, lon] are samples with the ids `names` [n], and `power` [n, k] is their power per zonal wavenumber.
+    `sweeps` and `residual`, the bound on the error, are [all samples, blocks]. `reference` describes real fields, and is None
+    without them. `rounds` is the label of `sweeps`.
     """
 
     title: str
@@ -62,7 +63,7 @@ class Picture:
 
 
 def draw(picture: Picture, path: str | os.PathLike[str]) -> None:
-    """Write the figure as a PNG. PlotError, naming what to install, without matplotlib."""
+    """Write the figure as a PNG; raises PlotError without matplotlib."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -97,7 +98,7 @@ def _members(figure: Figure, grid: Any, picture: Picture) -> None:
 
 
 def _ensemble(figure: Figure, grid: Any, picture: Picture) -> None:
-    """Ensemble mean, ensemble spread, and beside it the spread of the real fields on the same scale."""
+    """Ensemble mean, ensemble spread, and the spread of the real fields on the same scale."""
     count = len(picture.fields)
     mean = picture.fields.mean(0, dtype=np.float64)
     axis = figure.add_subplot(grid[0, 0])
@@ -120,7 +121,7 @@ def _ensemble(figure: Figure, grid: Any, picture: Picture) -> None:
 
 
 def _scale_of_mean(mean: np.ndarray) -> dict[str, Any]:
-    """Diverging around zero for fields of both signs, else a sequential scale."""
+    """A diverging scale around zero for fields of both signs, else a sequential scale."""
     low, high = np.nanpercentile(mean, (0.5, 99.5))
     if low < 0 < high and min(-low, high) > 0.1 * max(-low, high):
         limit = _round_up(max(-low, high))
@@ -129,7 +130,7 @@ def _scale_of_mean(mean: np.ndarray) -> dict[str, Any]:
 
 
 def _map(axis: Axes, picture: Picture, values: np.ndarray, *, edge: bool, **scale: Any) -> Any:
-    """One field over longitude and latitude; missing points are grey, row labels only at the `edge`."""
+    """Draw one field over longitude and latitude, missing points in grey; only a map at the `edge` has labels of rows."""
     from matplotlib.ticker import FuncFormatter, MultipleLocator
 
     image = axis.pcolormesh(picture.columns, picture.rows, np.ma.masked_invalid(values), shading="nearest", **scale)
@@ -167,7 +168,7 @@ def _colour_bar(figure: Figure, image: Any, axes: list[Axes], label: str, extend
 
 
 def _spectrum(axis: Axes, picture: Picture) -> None:
-    """Power per zonal wavenumber, samples against real fields, both axes logarithmic."""
+    """Power per zonal wavenumber of samples and real fields, on logarithmic axes."""
     axis.set_title("zonal power spectrum of anomalies")
     axis.set_xlabel("zonal wavenumber")
     axis.set_ylabel(f"power [{_squared(picture.units)}]")
@@ -184,7 +185,7 @@ def _spectrum(axis: Axes, picture: Picture) -> None:
     axis.plot(k, own.mean(0), color=OWN, linewidth=1.8, label=_samples(own))
     axis.set(xscale="log", yscale="log", xlim=(1, k[-1]))
     floor = min(real.min(), own.mean(0).min())
-    # a truncated model's data have next to no power in the last wavenumbers, which would flatten everything else
+    # data of a truncated model have hardly any power in the last wavenumbers, which would flatten all the rest
     axis.set_ylim(bottom=max(floor, 1e-6 * own.mean(0).max()) / 2)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(color="#e6e6e6", linewidth=0.6)
@@ -193,14 +194,14 @@ def _spectrum(axis: Axes, picture: Picture) -> None:
 
 
 def _sweeps(axis: Axes, picture: Picture) -> None:
-    """Sweeps per block as bars with the range over samples; of a single block, how many samples took how many."""
+    """Sweeps per block as bars with their range over samples, or for a single block a histogram of sweeps; and error bounds."""
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
     right = axis.twinx()
     right.spines["right"].set_visible(True)
-    right.set_ylabel("change in the last sweep", color=SECOND)
+    right.set_ylabel("bound on the error", color=SECOND)
     right.tick_params(axis="y", labelcolor=SECOND, length=2.5)
-    # nothing moves in a chain made step by step, and a logarithmic axis has no place for it
+    # a chain that is solved step by step has a bound of zero, which a logarithmic axis cannot show
     residual = np.where(np.isfinite(picture.residual) & (picture.residual > 0), picture.residual, np.nan)
     there = np.append(residual[np.isfinite(residual)], picture.tol)
     right.set(yscale="log", ylim=(there.min() / 6, there.max() * 8))
@@ -234,7 +235,7 @@ def _blocks(axis: Axes, right: Axes, sweeps: np.ndarray, residual: np.ndarray, w
 def _one_block(axis: Axes, right: Axes, sweeps: np.ndarray, residual: np.ndarray, word: str) -> None:
     values, counts = np.unique(sweeps[:, 0], return_counts=True)
     axis.bar(values, counts, width=0.5, color=PALE, edgecolor=OWN, linewidth=0.6)
-    axis.set(title=f"{word} needed in the one block, and how far the last one still moved", xlabel=word, ylabel="samples")
+    axis.set(title=f"{word} of the only block, and the bound on the error of its end", xlabel=word, ylabel="samples")
     axis.set(xlim=(0, max(values.max() + 1.5, 6)), ylim=(0, 1.25 * counts.max()))
     spread = 0.17 * (np.arange(len(sweeps)) % 7 - 3) / 3
     right.plot(sweeps[:, 0] + spread, residual[:, 0], "o", color=SECOND, markersize=3.5, alpha=0.8)
@@ -252,7 +253,7 @@ def _squared(units: str) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next number of one or two plain digits, for the end of a colour scale."""
+    """The next larger number of one or two digits, for the end of a colour scale."""
     if not np.isfinite(value) or value <= 0:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))

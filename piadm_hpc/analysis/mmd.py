@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy between physical features of two sets of fields: a distance of distributions (Gretton et al. 2012)."""
+"""Maximum mean discrepancy between physical features of two sets of fields, a distance of distributions (Gretton et al. 2012)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ GROUPS = 8
 
 
 def features(x: Tensor, reference: GaussianReference) -> Tensor:
-    """What is compared of states x [samples, *event]: [samples, features] float64, each of about unit size.
+    """Features [samples, features] of states x [samples, *event], in float64 and each of about unit size.
 
-    The leading coordinates in standard deviations, the logarithm of the energy in groups of modes over what the reference
-    expects, and of the field itself: mean, logarithm of its variance, skewness and extremes.
+    They are the leading coordinates in standard deviations; the logarithm of the energy in groups of modes, relative to the
+    reference; and mean, logarithm of the variance, skewness and extremes of the field.
     """
     flat = x.flatten(1).to(torch.float64).cpu()
     reference = reference.to("cpu", torch.float64)
@@ -27,15 +27,16 @@ def features(x: Tensor, reference: GaussianReference) -> Tensor:
     sizes = sorted({round(z.shape[1] ** (k / GROUPS)) for k in range(GROUPS + 1)} | {0})
     energies = [torch.log(scaled[:, a:b].square().mean(1) + 1e-6) for a, b in pairwise(sizes)]
     mean, variance = flat.mean(1), flat.var(1)
-    away = (flat - mean[:, None]) / torch.sqrt(variance)[:, None]
-    whole = [mean, torch.log(variance), (away**3).mean(1), away.amax(1) / 4, away.amin(1) / 4]
+    standard = (flat - mean[:, None]) / torch.sqrt(variance)[:, None]
+    whole = [mean, torch.log(variance), (standard**3).mean(1), standard.amax(1) / 4, standard.amin(1) / 4]
     return torch.cat([scaled[:, :LEADING], torch.stack([*energies, *whole], dim=1)], dim=1)
 
 
 def mmd(a: Tensor, b: Tensor) -> float:
-    """Unbiased squared discrepancy of features a [n, f] and b [m, f]; about zero, of either sign, for equal distributions.
+    """Unbiased squared discrepancy of features a [n, f] and b [m, f], close to zero and of either sign for equal distributions.
 
-    A sum of Gaussian kernels with half, once and twice the median distance for a width. ValueError for fewer than two rows.
+    The kernel is a mean of Gaussians whose widths are half, once and twice the median distance. Raises ValueError for fewer
+    than two rows.
     """
     if min(len(a), len(b)) < 2:
         raise ValueError(f"the discrepancy needs at least two samples of each, got {len(a)} and {len(b)}")

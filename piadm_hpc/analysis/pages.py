@@ -1,4 +1,4 @@
-"""One self-contained HTML page from tables and figures, and the same numbers as JSON."""
+"""Self-contained HTML pages of tables and figures, and JSON files with the same numbers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STYLE = (
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, a table with a row of `head`, notes below it, and figures."""
+    """A heading, a table with the column titles `head`, notes below it, and figures."""
 
     title: str
     head: Sequence[str] = ()
@@ -31,12 +31,12 @@ class Section:
 
 
 def number(value: float) -> str:
-    """Four digits; a dash for what is not defined."""
+    """A number with four digits, or a dash if it is not finite."""
     return "-" if not math.isfinite(value) else f"{value:.4g}"
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> Path:
-    """The page as one file with its figures inside."""
+    """Write a page as one file that contains its figures; returns its path."""
     parts = [f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"]
     parts.append(f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>")
     for section in sections:
@@ -54,7 +54,7 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> Path:
 
 
 def write_record(path: Path, record: dict[str, Any]) -> Path:
-    """Numbers as JSON; what is not finite becomes null."""
+    """Write numbers as JSON, with null for those that are not finite; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_plain(record), indent=1) + "\n", encoding="utf-8")
     return path

@@ -1,7 +1,7 @@
-"""How generated fields compare with real ones: means, spreads, patterns and zonal spectra, each with its sampling error.
+"""Scores of generated fields against real ones: means, spreads, patterns and zonal spectra, each with its sampling error.
 
-Points that are missing in any sample (land, for the sea) are left out of means and patterns; in zonal spectra, which
-need whole circles of latitude, they count as no deviation from the reference mean.
+Means and patterns leave out points that are missing in any sample (such as land in fields of the sea). Zonal spectra need
+whole circles of latitude, so there a missing point counts as no deviation from the mean of the reference.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ CHUNK_BYTES = 2**27
 
 @dataclass(frozen=True)
 class Reference:
-    """What real fields of one variable look like, in physical units.
+    """Statistics of the real fields of one variable, in physical units.
 
-    `mean`, `std` [lat, lon] (NaN where there are no data), `power` [nlon // 2 + 1] of deviations from `mean`,
-    `area_means` [count] of every field, `weights` [lat] that sum to one. `std` is unbiased.
+    `mean` and unbiased `std` [lat, lon] (NaN where there are no data), `power` [nlon // 2 + 1] of deviations from `mean`,
+    `area_means` [count] of all fields, and `weights` [lat] of rows, which sum to one.
     """
 
     label: str
@@ -41,7 +41,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Fields seen from a reference: `deviations` [n, lat, lon] from its mean, `power` [n, k] and `area_means` [n] of each."""
+    """Fields relative to a reference: `deviations` [n, lat, lon] from its mean, and their `power` [n, k] and `area_means` [n]."""
 
     deviations: np.ndarray
     power: np.ndarray
@@ -50,10 +50,10 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Moments:
-    """What scores are made from, for B sets of fields.
+    """The moments that scores are computed from, for B sets of fields.
 
-    `shift` [B, lat, lon] of their mean from the reference's, unbiased `std` [B, lat, lon], mean `power` [B, k],
-    mean and standard deviation of the area means [B].
+    `shift` [B, lat, lon] is the difference of means from the reference, `std` [B, lat, lon] is unbiased, `power` [B, k] is a
+    mean over fields, and `area_mean` and `area_spread` [B] are mean and standard deviation of the area means.
     """
 
     shift: np.ndarray
@@ -80,7 +80,7 @@ def row_weights(dataset: xr.Dataset, dim: str) -> np.ndarray:
 
 
 def area_mean(fields: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Mean over the points that are there: [..., lat, lon] -> [...]; NaN where there are none."""
+    """Area-weighted mean over points with data: [..., lat, lon] -> [...]; NaN without any."""
     area = np.where(np.isfinite(fields), weights[:, None], 0)
     total = area.sum((-2, -1))
     return _ratio((np.nan_to_num(fields) * area).sum((-2, -1)), total)
@@ -114,19 +114,19 @@ def band_ratios(power: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarra
 
 
 def band_name(low: int, high: int | None) -> str:
-    """The score's name for zonal wavenumbers low to high; None for all above."""
+    """The name of the score for zonal wavenumbers from low to high; None means no upper end."""
     return f"power_ratio_{low}_{high or 'up'}"
 
 
 def reference_of(label: str, fields: np.ndarray, weights: np.ndarray) -> Reference:
-    """The reference made of fields [n, lat, lon] themselves."""
+    """The reference of fields [n, lat, lon], with area weights [lat]."""
     mean = fields.mean(0, dtype=np.float64)
     power = zonal_power(np.nan_to_num(fields - mean), weights)
     return Reference(label, mean, _std(fields), power, area_mean(_valid(fields), weights), weights)
 
 
 def ensemble(fields: np.ndarray, reference: Reference) -> Ensemble:
-    """Fields [n, lat, lon] as seen from a reference on the same grid."""
+    """Fields [n, lat, lon] relative to a reference on the same grid."""
     deviations = fields.astype(np.float64) - reference.mean
     power = np.stack([zonal_power(np.nan_to_num(one)[None], reference.weights) for one in deviations])
     return Ensemble(deviations, power, area_mean(_valid(deviations), reference.weights) + _common_mean(deviations, reference))
@@ -148,23 +148,23 @@ def moments(fields: Ensemble, counts: np.ndarray | None = None) -> Moments:
     )
 
 
-def scores(found: Moments, reference: Reference) -> dict[str, np.ndarray]:
-    """Every score [B] of B sets of fields against a reference; NaN where a score is not defined."""
+def scores(sets: Moments, reference: Reference) -> dict[str, np.ndarray]:
+    """All scores [B] of B sets of fields against a reference; NaN where a score is not defined."""
     weights = reference.weights
     return {
-        "global_mean": found.area_mean,
-        "global_mean_spread": found.area_spread,
-        "mean_field_rms_difference": np.sqrt(area_mean(found.shift**2, weights)),
-        "std_pattern_correlation": pattern_correlation(found.std, reference.std, weights),
-        "std_ratio": amplitude_ratio(found.std, reference.std, weights),
-        **band_ratios(found.power, reference.power),
+        "global_mean": sets.area_mean,
+        "global_mean_spread": sets.area_spread,
+        "mean_field_rms_difference": np.sqrt(area_mean(sets.shift**2, weights)),
+        "std_pattern_correlation": pattern_correlation(sets.std, reference.std, weights),
+        "std_ratio": amplitude_ratio(sets.std, reference.std, weights),
+        **band_ratios(sets.power, reference.power),
     }
 
 
 def standard_errors(fields: Ensemble, reference: Reference, *, resamples: int = 200, seed: int = 0) -> dict[str, float]:
     """Bootstrap standard errors of the scores: their standard deviation over fields drawn with replacement.
 
-    The reference is taken as known, so these are also standard errors of the differences from it.
+    The reference counts as exact, so these are also the standard errors of differences from it.
     """
     n = len(fields.deviations)
     if n < 2:
@@ -182,7 +182,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with NaN wherever one of them is missing."""
+    """Both fields with NaN wherever either is missing."""
     both = np.isfinite(a) & np.isfinite(b)
     return np.where(both, a, np.nan), np.where(both, b, np.nan)
 
@@ -198,7 +198,7 @@ def _valid(fields: np.ndarray) -> np.ndarray:
 
 
 def _common_mean(deviations: np.ndarray, reference: Reference) -> np.ndarray:
-    """Area mean of the reference's mean over the points the deviations have, so that the two add up."""
+    """Area mean of the reference's mean over the points of the deviations, so that both add up to that of the fields."""
     return area_mean(np.where(np.isfinite(deviations).all(0), reference.mean, np.nan), reference.weights)
 
 
@@ -208,5 +208,5 @@ def _std(fields: np.ndarray) -> np.ndarray:
 
 
 def _spread(variance: np.ndarray, n: int) -> np.ndarray:
-    """Unbiased standard deviation from the mean square deviation of n values; NaN for one."""
+    """Unbiased standard deviation from the mean square deviation of n values; NaN for a single value."""
     return np.sqrt(np.maximum(variance, 0) * n / (n - 1)) if n > 1 else np.full_like(variance, np.nan)

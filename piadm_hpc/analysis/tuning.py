@@ -1,4 +1,4 @@
-"""The few scalars of an integrator, tuned on a calibration batch: lambda, lambda_s, conditioning time, exponent of the grid."""
+"""Tuning of the scalars of an integrator on a calibration batch: lambda, lambda_s, score time, and exponent of the grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..integrators.catalogue import find
 from ..models.card import Model
 from ..models.registry import find_model
 from ..models.target import states_like
-from ..run.build import make_grid, make_sampler
+from ..run.resolve import ResolvedRun, make_sampler, resolve
 from .mmd import features, mmd
 from .verify.conformers import load_conformers
 
@@ -27,13 +27,16 @@ CANDIDATES: dict[str, tuple[Any, ...]] = {
     "chain.lam_s": (0.5, 1.0, 1.5, 2.0),
     "chain.score_time": ("now", "middle", "next", "ahead"),
 }
-# what a calibration batch is held against: second-order probability flows of either space
+# solvers of the converged flow, of second order, in data space and in phase space
 CONVERGED = {"data": "dpmpp-2m", "phase": "gddim-ab2"}
 
 
 @dataclass
 class Tuning:
-    """Every setting tried with its score, the best one, and the shares of the score that are Gaussian."""
+    """Result of a tuning: every setting tried and its score (lower is better), and shares of the score that are not Gaussian.
+
+    `shares` are pairs of noise over signal and |s - s_G|^2 / |s|^2.
+    """
 
     by: str
     calls: int
@@ -48,7 +51,7 @@ class Tuning:
         words = {"error": "distance to the converged flow, in deviations", "mmd": "squared discrepancy of features"}
         lines = [f"{self.calls} network calls; {words[self.by]}"]
         lines += [f"  {score:10.4g}  {_settings(one) or 'as configured'}" for one, score in self.tried]
-        lines += ["share of the score that the Gaussian does not give, by noise over signal:"]
+        lines += ["share of the score that is not Gaussian, by noise over signal:"]
         lines += ["  " + "  ".join(f"{ratio:.3g}: {left:.2g}" for ratio, left in self.shares)]
         level = next((ratio for ratio, left in self.shares if left < 1e-2), None)
         if level is not None:
@@ -58,32 +61,36 @@ class Tuning:
 
 
 def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", against: Tensor | None = None) -> Tuning:
-    """Try the scalars that the configured integrator reads, one after another, keeping the best of each.
+    """Tune the scalars that the configured integrator reads, one after another, with the best of each kept for the next.
 
-    "error" is the distance to the converged probability flow from the same draws, for methods without noise; "mmd" the
-    discrepancy of physical features from `against` (states [n, *event]) or else from converged samples of other ids.
-    "auto" takes the first where it can. Candidates that are unstable count as infinitely bad.
+    "error" is the distance to the converged probability flow from the same draws, for integrators without noise. "mmd" is the
+    discrepancy of physical features from `against` (states [n, *event]), or else from converged samples of other ids. "auto"
+    is "error" where that is defined. Unstable candidates have an infinite score. Raises ConfigError for "error" with noise.
     """
-    sampler = make_sampler(config, model)
+    run = resolve(config, model)
+    config, sampler = run.config, run.sampler
     if by == "error" and sampler.chain.stochastic:
-        raise ConfigError(f"{config.chain.method.name} is random: its samples have no converged flow to be held against; use mmd")
+        raise ConfigError(f"{config.chain.method.name} is random: its samples have no converged flow to compare with; use mmd")
     chosen = ("mmd" if sampler.chain.stochastic else "error") if by == "auto" else by
-    truth = converged(config, model, range(samples) if chosen == "error" else range(samples, 3 * samples))
+    truth = converged(run, range(samples) if chosen == "error" else range(samples, 3 * samples))
     measured = truth if against is None or chosen == "error" else against
-    made, best = Tuning(chosen, sum(sampler.step_counts)), dict[str, Any]()
-    made.tried.append((best, _score(config, model, samples, chosen, measured)))
+    tuning, best = Tuning(chosen, sum(sampler.step_counts)), dict[str, Any]()
+    tuning.tried.append((best, _score(config, model, samples, chosen, measured)))
     for key in _keys(config):
         for candidate in CANDIDATES[key]:
             if candidate != _value(_with(config, best), key):
                 settings = {**best, key: candidate}
-                made.tried.append((settings, _score(_with(config, settings), model, samples, chosen, measured)))
-        best = made.best[0]
-    made.shares = gaussian_shares(model, truth)
-    return made
+                tuning.tried.append((settings, _score(_with(config, settings), model, samples, chosen, measured)))
+        best = tuning.best[0]
+    tuning.shares = gaussian_shares(model, truth)
+    return tuning
 
 
 def read_states(path: str | Path, folder: str | Path, model: Model) -> Tensor:
-    """Fields or conformers of a file as states [n, *event] of the model in `folder`; ValueError naming the file."""
+    """Fields or conformers of a file as states [n, *event] of the model in `folder`.
+
+    Raises ValueError for a file that is not readable or does not fit the model.
+    """
     if model.layout.topology is not None:
         return model.encode({"coordinates": load_conformers(Path(path), "calibration").positions})
     try:
@@ -92,17 +99,17 @@ def read_states(path: str | Path, folder: str | Path, model: Model) -> Tensor:
         raise ValueError(f"{path}: cannot be compared with the samples ({error})") from None
 
 
-def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
-    """Samples of the probability flow of the integrator's space, by a second-order method with ten times the steps."""
-    name = CONVERGED[config.chain.method.space]
-    steps = max(200, 10 * make_grid(config, model).num_steps * config.chain.method.calls)
+def converged(run: ResolvedRun, samples: range) -> Tensor:
+    """Samples [n, *event] of the flow in the integrator's space, by a second-order method with ten times the steps."""
+    method = run.config.chain.method
+    name, steps = CONVERGED[method.space], max(200, 10 * run.grid.num_steps * method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
-    fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "score_time": "now"}, grid=grid)
-    return _draw(fine, model, ids)
+    fine = run.config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "score_time": "now"}, grid=grid)
+    return _draw(fine, run.model, samples)
 
 
 def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[float, float]]:
-    """Noise over signal, and |s - s_G|^2 / |s|^2 there, for states x [samples, *event] noised again; increasing in noise."""
+    """Pairs of noise over signal and |s - s_G|^2 / |s|^2 at states x [samples, *event] with noise added, in order of noise."""
     ends = torch.log(torch.tensor([model.delta, model.horizon], dtype=torch.float64))
     generator = torch.Generator().manual_seed(0)
     wiener = model.wiener()
@@ -128,12 +135,12 @@ def _score(config: RunConfig, model: Model, samples: int, by: str, truth: Tensor
     return mmd(features(x, model.reference), features(truth, model.reference))
 
 
-def _draw(config: RunConfig, model: Model, ids: range) -> Tensor:
-    return make_sampler(config.replace(solver={"kind": "sequential"}), model).draw(ids).x
+def _draw(config: RunConfig, model: Model, samples: range) -> Tensor:
+    return make_sampler(config.replace(solver={"kind": "sequential"}), model).draw(samples).x
 
 
 def _keys(config: RunConfig) -> list[str]:
-    """What can be tuned of this configuration, the grid first."""
+    """The keys that can be tuned in this configuration, the grid first."""
     reads = find(config.chain.method.name).reads
     grid = ["grid.exponent"] if config.grid.kind == "power" else []
     return [*grid, *(key for key in CANDIDATES if key.removeprefix("chain.") in reads)]

@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
         known = f"the converged path itself is only known to {benchmark.floor():.2g}"
         raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger one")
     rows, folder, chosen = [], Path(options.out), _chosen(options.methods)
-    for row in compare(benchmark, ranks, methods=chosen, latency=options.latency, bandwidth=options.bandwidth, tell=_tell):
+    for row in compare(benchmark, ranks, methods=chosen, latency=options.latency, bandwidth=options.bandwidth, log=_log):
         rows.append(row)
         written = write(folder, benchmark, rows, ranks)  # a long comparison that is cut off leaves the methods it had done
     if not rows:
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         written.append(draw(folder / "compare.svg", benchmark, rows, ranks))
     except PlotError as error:
-        _tell(f"no figure: {error}")
+        _log(f"no figure: {error}")
     print(table(rows, ranks))
     print("\n".join(str(path) for path in written))
     return DONE
@@ -89,7 +89,7 @@ def _chosen(text: str | None) -> list[Entry]:
     return found
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(line, flush=True)
 
 

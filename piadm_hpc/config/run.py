@@ -207,7 +207,7 @@ class RunConfig(Record):
             mistakes.append(f"grid.calls = {calls}: {words}")
         if self.solver.kind in POSITION_ONLY and (self.corrector.enabled or self.chain.method.channels > 1):
             away = "corrector.enabled" if self.corrector.enabled else f"chain.integrator = {name!r}"
-            words = "this scheme of others solves chains of the position alone; use picard or sequential"
+            words = "this baseline solves chains of the position alone; use picard or sequential"
             mistakes.append(f"solver.kind = {self.solver.kind!r} with {away}: {words}")
         if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
             mistakes.append("compute.time_ranks: the sequential solver has nothing to share, use 1")

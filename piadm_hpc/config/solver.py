@@ -19,8 +19,8 @@ class SolverConfig(Record):
     from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
     to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other;
     `certify`: sweep over all points once a window has passed them, until the error bound holds. `start`
-    may name an operator of one's own that foretells the path, "package.module:callable": callable(model, chain) gives it.
-    Kinds other than picard are the schemes of others (docs/peers.md): `memory` of anderson, `parts` of parareal (default
+    may name an operator of one's own that predicts the path, "package.module:callable": callable(model, chain) gives it.
+    Kinds other than picard and sequential are baselines (docs/baselines.md): `memory` of anderson, `parts` of parareal (default
     the root of a block's steps) or cores of chords (4, 6 or 8), `coarse` solver of parareal.
     """
 

@@ -1,1 +1,1 @@
-""": every solver at equal error."""
+"""`piadm compare`: all solvers at equal error."""

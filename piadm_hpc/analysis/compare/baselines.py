@@ -1,4 +1,4 @@
-"""The methods that are compared, and the comparison."""
+"""The methods of `piadm compare`, and the comparison itself."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .benchmark import LADDER, Benchmark, Entry, Row, as_published, collocated, 
 from .task import Task
 
 
-def pipelined(steps: int, found: Solution) -> Tensor:
-    """Rounds of parareal when a part starts its fine steps as soon as the one before is corrected (Selvam et al., figure 3)."""
+def pipelined(steps: int, solution: Solution) -> Tensor:
+    """Rounds of parareal if a part starts its fine steps as soon as the part before is corrected (Selvam et al., figure 3)."""
     parts = round(math.sqrt(steps))
-    return parts + found.sweeps[:, 0] * (math.ceil(steps / parts) - 1)
+    return parts + solution.sweeps[:, 0] * (math.ceil(steps / parts) - 1)
 
 
 def _sequential(name: str, integrator: str, *, kind: str = "log-snr") -> Entry:
@@ -26,7 +26,7 @@ def _sequential(name: str, integrator: str, *, kind: str = "log-snr") -> Entry:
 
 
 def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) -> Entry:
-    """A scheme on the chain of one integrator for the flow and of another for a stochastic chain."""
+    """A parallel solver on the chain of one integrator for the flow, and of another for the SDE; None where it has none."""
 
     def run(benchmark: Benchmark) -> Row | None:
         return in_parallel(str(random if benchmark.sde else flow), benchmark, name=name, **settings)
@@ -36,7 +36,11 @@ def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) 
 
 MULTI, BLIND = "dpmpp-2m", {"start": "constant"}
 SHIH: dict[str, Any] = {"solver": "paradigms", "ladder": (32.0, *LADDER)}
-PLAIN: dict[str, Any] = {"solver": "picard", "linear": "identity", "start": "constant"}  # the same sweeps without its rule
+PLAIN: dict[str, Any] = {
+    "solver": "picard",
+    "linear": "identity",
+    "start": "constant",
+}  # the same sweeps without its rule for windows
 TAA: dict[str, Any] = {"solver": "anderson", "memory": 3, "fixed": {}, **BLIND}
 SRDS: dict[str, Any] = {"solver": "parareal", "fixed": {}}
 METHODS: tuple[Entry, ...] = (
@@ -72,27 +76,27 @@ def compare(
     methods: Sequence[Entry] = METHODS,
     latency: float,
     bandwidth: float,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Iterator[Row]:
-    """The rows of all methods that reach the error, one after the other. `tell` hears of each as it is done."""
+    """Yield the rows of all methods that reach the error, one after the other; `log` is called with a line for each."""
     for entry in methods:
         if not (entry.random if benchmark.sde else entry.flow):
             continue
         row = entry.run(benchmark)
         if row is None:
-            tell(f"{entry.name}: not reached with {benchmark.most} steps")
+            log(f"{entry.name}: not reached with {benchmark.most} steps")
             continue
         for count in ranks:
             row.projected[count] = projected(benchmark.task, row, count, latency=latency, bandwidth=bandwidth)
-        tell(f"{row.method}: {row.rounds:g} rounds, {row.calls:g} calls, error {row.error:.2g}")
+        log(f"{row.method}: {row.rounds:g} rounds, {row.calls:g} calls, error {row.error:.2g}")
         yield row
 
 
 def projected(task: Task, row: Row, accelerators: int, *, latency: float, bandwidth: float) -> float:
-    """Seconds for one sample: rounds x (a call of ceil(points / P) rows + log2(P) messages of one state).
+    """Projected seconds per sample on P accelerators: rounds x (one call of ceil(points / P) rows + log2(P) messages).
 
-    `points` are the calls of a round. A message takes `latency` seconds and the state's bytes over `bandwidth`; a call's
-    time is measured on this machine.
+    `points` are the calls per round. A message of one state takes `latency` seconds plus its bytes over `bandwidth`; the
+    time of a call is measured on this machine.
     """
     points = row.calls / max(row.rounds, 1.0)
     rows = max(1, math.ceil(points / accelerators))

@@ -1,10 +1,10 @@
-"""Every way to make the same samples at equal error: rounds, network calls, time here, and time on many accelerators.
+"""The cost of sampling methods at equal error: rounds, network calls and seconds.
 
-The probability flow is held against a converged solution, a stochastic chain against itself step by step. A sequential
-method takes the fewest steps whose error is small enough. A parallel one takes, of a few tolerances, the loosest that
-reaches the error, so that all are treated with the same hindsight; for the flow its chain has the fewest steps that
-leave it a share of the error. Rounds are those after which a method stops by itself, and beside them the fewest after which
-its samples are good enough, had it known.
+Errors of the probability flow are distances to a converged solution, errors of a stochastic chain distances to the same
+chain step by step. A sequential method takes the fewest steps that reach the error. A parallel method runs with the loosest
+of a few tolerances that reaches it, so that all methods have the same hindsight; for the flow its chain has the fewest steps
+that leave it a share of the error. Rounds count until a method stops by itself; the rounds of the smallest fixed depth that
+reaches the error are given too.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...run.build import collocation_span
+from ...run.resolve import collocation_span
 from ...solvers.collocation import Collocation
 from ...solvers.errors import ScoreError
 from ...solvers.scheme import Scheme
 from ...solvers.solve import Solution
 from .task import Task
 
-CONVERGED = 256  # steps of the flow that stands for the converged one
+CONVERGED = 256  # steps of the solution that counts as the converged flow
 SHARE = 0.7  # of the error that a parallel method leaves to its chain
 LADDER = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is asked: an error, the flow or a stochastic chain of `steps` steps, and at most `most` steps tried.
+    """The terms of a comparison: an error, for the flow or for a stochastic chain of `steps` steps.
 
-    `hindsight` asks for the rounds of the smallest fixed depth too, for which every scheme runs several times more.
+    At most `most` steps are tried for the flow. With `hindsight` the smallest fixed depth that reaches the error is sought
+    too, for which every parallel method runs several times more.
     """
 
     task: Task
@@ -48,7 +49,7 @@ class Benchmark:
         return 1.0 if self.sde else 0.0
 
     def truth(self, chain: Scheme) -> Tensor:
-        """The converged flow, or for a stochastic chain its own samples step by step."""
+        """The converged flow, or the samples of a stochastic chain step by step, [samples, *event]."""
         if not self.sde or not chain.stochastic:
             return self.flow(CONVERGED)
         known = self.task.memory.setdefault("steps", {})
@@ -63,20 +64,20 @@ class Benchmark:
         return self.task.memory["flow", steps]  # type: ignore[no-any-return]
 
     def floor(self) -> float:
-        """Error of the converged flow itself: of second order, so that halving the step quarters it."""
+        """Error of the converged flow itself; the solver is of second order, so halving its step quarters the error."""
         return 0.0 if self.sde else rms(self.task.error(self.flow(CONVERGED // 2), self.flow(CONVERGED))) / 3
 
     def sequential(self, integrator: str, steps: int, kind: str) -> tuple[float, float, int]:
-        """Error, seconds and network calls of an integrator step by step."""
+        """Error, seconds and network calls per sample of an integrator step by step."""
         key = ("sequential", integrator, steps, kind)
         if key not in self.task.memory:
             chain = self.task.chain(integrator, steps, eta=0.0, kind=kind)
-            found, seconds = self.task.solve(chain, solver="sequential")
-            self.task.memory[key] = (rms(self.task.error(found.x, self.truth(chain))), seconds, chain.num_steps)
+            solution, seconds = self.task.solve(chain, solver="sequential")
+            self.task.memory[key] = (rms(self.task.error(solution.x, self.truth(chain))), seconds, chain.num_steps)
         return self.task.memory[key]  # type: ignore[no-any-return]
 
     def fewest(self, integrator: str, error: float, kind: str = "log-snr", most: int | None = None) -> int | None:
-        """The fewest steps, to one in twelve, with at most so large an error; None when `most` are not enough."""
+        """The fewest steps, to one in twelve, whose error is at most `error`; None if `most` steps are not enough."""
         enough, most = 2, most or self.most
         while self.sequential(integrator, enough, kind)[0] > error:
             if enough >= most:
@@ -91,10 +92,10 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Row:
-    """One method: its chain, the rounds and calls of a sample (median and most), its error, and seconds.
+    """One method: its chain, median and largest rounds of a sample, median calls, error, and seconds for all samples.
 
-    `setting` is the tolerance or depth it was given; `fewest` the rounds of the smallest fixed depth that reaches the error,
-    None where there is none or it was not asked for. `projected` are seconds a sample on so many accelerators.
+    `setting` is its tolerance or depth, and `fewest` the rounds of the smallest fixed depth that reaches the error (None
+    without such a depth, or without `hindsight`). `projected` are seconds per sample by number of accelerators.
     """
 
     method: str
@@ -112,7 +113,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method of the table; `run` gives its row, or None when it does not reach the error."""
+    """A method of the table; `run` returns its row, or None where the method does not reach the error.
+
+    `flow` and `random` say whether it applies to the flow and to stochastic chains.
+    """
 
     name: str
     run: Callable[[Benchmark], Row | None]
@@ -126,16 +130,16 @@ def rms(errors: Tensor) -> float:
 
 
 def step_by_step(integrator: str, benchmark: Benchmark, *, name: str, kind: str = "log-snr") -> Row | None:
-    """A sequential method with the fewest steps; of a stochastic chain, the chain itself."""
+    """The row of a sequential method with the fewest steps, or of a stochastic chain step by step."""
     if benchmark.sde:
         chain = benchmark.task.chain(integrator, benchmark.steps, eta=1.0)
         _, seconds = benchmark.task.solve(chain, solver="sequential")
         steps, error, calls = benchmark.steps, 0.0, benchmark.steps
     else:
-        found = benchmark.fewest(integrator, benchmark.tol, kind)
-        if found is None:
+        fewest = benchmark.fewest(integrator, benchmark.tol, kind)
+        if fewest is None:
             return None
-        steps, (error, seconds, calls) = found, benchmark.sequential(integrator, found, kind)
+        steps, (error, seconds, calls) = fewest, benchmark.sequential(integrator, fewest, kind)
     return Row(name, integrator, steps, "-", calls, calls, calls, calls, error, seconds)
 
 
@@ -152,43 +156,44 @@ def in_parallel(
     fixed: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Row | None:
-    """A parallel method on the chain of an integrator, with the loosest tolerance of the ladder that reaches the error.
+    """The row of a parallel method on the chain of an integrator, at the loosest tolerance of `ladder` that reaches the error.
 
-    `count` replaces the rounds counted as run; `fixed` are the settings that make the same sweeps to a fixed depth.
+    `count` computes rounds from a solution where its own count does not apply; `fixed` are the settings with which the method
+    makes the same sweeps to a fixed depth, None where it has no fixed depth.
     """
     steps = benchmark.steps if benchmark.sde else benchmark.fewest(integrator, SHARE * benchmark.tol)
     if steps is None:
         return None
     chain = benchmark.task.chain(integrator, steps, eta=benchmark.eta)
     for share in ladder:
-        found, error, seconds = _attempt(benchmark, chain, tol=share * benchmark.tol, **settings)
-        if found is None or error > benchmark.tol:
+        solution, error, seconds = _attempt(benchmark, chain, tol=share * benchmark.tol, **settings)
+        if solution is None or error > benchmark.tol:
             continue
-        rounds = found.rounds if count is None else count(steps, found)
+        rounds = solution.rounds if count is None else count(steps, solution)
         at_depth = None
         if fixed is not None and benchmark.hindsight:
-            at_depth = _fewest_depth(benchmark, chain, found, **{**settings, **fixed})
+            at_depth = _fewest_depth(benchmark, chain, solution, **{**settings, **fixed})
         fewest = None if at_depth is None else at_depth.rounds if count is None else count(steps, at_depth)
-        return _row((name, integrator, steps, f"tol {share * benchmark.tol:.3g}"), rounds, fewest, found.calls, error, seconds)
+        return _row((name, integrator, steps, f"tol {share * benchmark.tol:.3g}"), rounds, fewest, solution.calls, error, seconds)
     return None
 
 
 def collocated(benchmark: Benchmark, *, name: str) -> Row | None:
-    """Collocation with the points that a run's tolerance gives it, and the loosest tolerance that reaches the error."""
+    """The row of collocation at the loosest tolerance that reaches the error, with the points of a run at that tolerance."""
     task = benchmark.task
     for share in LADDER:
         begin, points = collocation_span(task.reference, share * benchmark.tol, *task.ends)
         scheme = Collocation(task.process, task.reference, begin, task.ends[1], points)
-        found, error, seconds = _attempt(benchmark, scheme, tol=share * benchmark.tol)
-        if found is not None and error <= benchmark.tol:
-            depth = _fewest_depth(benchmark, scheme, found) if benchmark.hindsight else None
+        solution, error, seconds = _attempt(benchmark, scheme, tol=share * benchmark.tol)
+        if solution is not None and error <= benchmark.tol:
+            depth = _fewest_depth(benchmark, scheme, solution) if benchmark.hindsight else None
             words = (name, "collocation", points, f"tol {share * benchmark.tol:.3g}")
-            return _row(words, found.rounds, None if depth is None else depth.rounds, found.calls, error, seconds)
+            return _row(words, solution.rounds, None if depth is None else depth.rounds, solution.calls, error, seconds)
     return None
 
 
 def as_published(benchmark: Benchmark, *, name: str) -> Row | None:
-    """PIADM's integrator, grid, blocks and fixed depth: the fewest steps, then the fewest sweeps, that reach the error."""
+    """The row of PIADM with its own integrator, grid, blocks and fixed depth: the fewest steps, then the fewest sweeps."""
     task, per_block = benchmark.task, 1
     if benchmark.sde:
         while task.grid("piadm", per_block).num_steps < benchmark.steps:
@@ -201,38 +206,38 @@ def as_published(benchmark: Benchmark, *, name: str) -> Row | None:
         per_block = enough
     chain, depth = task.chain("piadm", per_block, eta=benchmark.eta, kind="piadm"), 1
     while depth <= chain.num_steps:
-        found, error, seconds = _attempt(benchmark, chain, tol=None, sweeps=depth, linear="process", start="constant")
-        if found is not None and error <= benchmark.tol:
+        solution, error, seconds = _attempt(benchmark, chain, tol=None, sweeps=depth, linear="process", start="constant")
+        if solution is not None and error <= benchmark.tol:
             words = (name, "piadm", chain.num_steps, f"{depth} sweeps")
-            return _row(words, found.rounds, found.rounds, found.calls, error, seconds)
+            return _row(words, solution.rounds, solution.rounds, solution.calls, error, seconds)
         depth += max(1, depth // 8)
     return None
 
 
 def _attempt(benchmark: Benchmark, scheme: Scheme, **settings: Any) -> tuple[Solution | None, float, float]:
-    """A solution, its error and the seconds it took; None and infinite errors where iterates overflow on the way."""
+    """A solution, its error and its seconds; None and infinite values where iterates overflow."""
     try:
-        found, seconds = benchmark.task.solve(scheme, **settings)
+        solution, seconds = benchmark.task.solve(scheme, **settings)
     except ScoreError:
         return None, math.inf, math.inf
-    return found, rms(benchmark.task.error(found.x, benchmark.truth(scheme))), seconds
+    return solution, rms(benchmark.task.error(solution.x, benchmark.truth(scheme))), seconds
 
 
 def _fewest_depth(benchmark: Benchmark, scheme: Scheme, stopped: Solution, **settings: Any) -> Solution | None:
-    """The solution of the smallest fixed depth that reaches the error, sought from where a method stopped by itself."""
+    """The solution of the smallest fixed depth that reaches the error; the search starts at the method's own stop."""
     settings.pop("tol", None)
     depth, best = max(1, int(stopped.sweeps.sum(1).to(torch.float64).median())), None
     limit = int(stopped.sweeps.sum(1).max()) + 1
-    found, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
+    solution, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
     while error > benchmark.tol and depth < limit:
         depth += 1
-        found, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
+        solution, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
     while error <= benchmark.tol:
-        best = found
+        best = solution
         depth -= 1
         if depth == 0:
             break
-        found, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
+        solution, error, _ = _attempt(benchmark, scheme, tol=None, sweeps=depth, **settings)
     return best
 
 

@@ -1,4 +1,4 @@
-"""The table and the figure of a comparison of methods."""
+"""Table, files and figure of a comparison of methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "call
 
 
 def table(rows: Sequence[Row], ranks: Sequence[int]) -> str:
-    """Plain text, a line a method; the last columns are projected seconds a sample on so many accelerators."""
+    """The table as plain text, one line per method; the last columns are projected seconds per sample on P accelerators."""
     lines = [(*HEAD, *(f"on {count}" for count in ranks))]
     for row in rows:
         cells = (row.method, row.chain, f"{row.steps}", row.setting, f"{row.rounds:g}", f"{row.most_rounds}")
@@ -28,7 +28,7 @@ def table(rows: Sequence[Row], ranks: Sequence[int]) -> str:
 
 
 def write(folder: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[int]) -> list[Path]:
-    """compare.json and compare.csv in a folder; returns what was written."""
+    """Write compare.json and compare.csv into a folder; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     task = benchmark.task
     record = {
@@ -55,7 +55,7 @@ def _cells(row: Row, ranks: Sequence[int]) -> list[Any]:
 
 
 def draw(path: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[int]) -> Path:
-    """Rounds and calls of every method, and its projected time, fewest rounds on top. PlotError without matplotlib."""
+    """Draw rounds, calls and projected seconds of every method, fewest rounds on top. Raises PlotError without matplotlib."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def draw(path: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[
         raise PlotError("figures need matplotlib: pip install matplotlib") from error
     ordered = sorted(rows, key=lambda row: (row.rounds, row.calls), reverse=True)
     names, places = [row.method for row in ordered], range(len(ordered))
-    with rc_context({**STYLE, "svg.fonttype": "none"}):  # letters stay letters, and the file small
+    with rc_context({**STYLE, "svg.fonttype": "none"}):  # text stays text, which keeps the file small
         figure = Figure(figsize=(10.5, 0.34 * len(ordered) + 1.6), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         colours = [OWN if row.method.startswith("ours") else SECOND if row.setting != "-" else FAINT for row in ordered]

@@ -1,4 +1,4 @@
-"""What methods are compared on: a score between two times, draws of the prior and the noise, and how errors are measured."""
+"""The problem on which methods are compared: a score between two times, with draws and a measure of error."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ ANALYTIC: dict[str, Callable[[Process, int], Any]] = {"target-a": target_a, "tar
 
 @dataclass(eq=False)
 class Task:
-    """A score of a process between two forward times, with `samples` draws; errors in units of `scale` (number or [d]).
+    """A score of a process between two forward times, and `samples` draws; errors are in units of `scale` (a number or [d]).
 
-    `memory` keeps what several methods ask for: end states by chain, numbers of steps.
+    `memory` caches results that several methods need, such as end states by chain.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Task:
     memory: dict[Any, Any] = field(default_factory=dict)
 
     def grid(self, kind: str, steps: int) -> TimeGrid:
-        """`steps` steps in log-SNR or on EDM's grid, or the published grid with as many in a block of length one."""
+        """A grid of `steps` steps in log-SNR or of EDM, or the published grid with `steps` steps in a block of length one."""
         horizon, delta = self.ends
         if kind == "piadm":
             return piadm(self.process, horizon=horizon, delta=delta, step=1 / steps)
@@ -58,12 +58,12 @@ class Task:
         return make(self.process, steps, horizon=horizon, delta=delta)
 
     def chain(self, integrator: str, steps: int, *, eta: float, kind: str = "log-snr") -> Chain:
-        """An integrator of the catalogue on one block, or on the published blocks for the published grid."""
+        """The chain of an integrator in one block, or in the published blocks on the published grid."""
         options = integrators.Options(eta=eta)
         return integrators.build(integrator, self.process, self.grid(kind, steps), reference=self.reference, options=options)
 
     def solve(self, chain: Scheme, **settings: Any) -> tuple[Solution, float]:
-        """Solve a chain or collocation for all samples, and the seconds it took."""
+        """Solve a chain or a collocation for all samples; returns the solution and the seconds."""
         sampler = Sampler(
             chain,
             self.score,
@@ -75,19 +75,19 @@ class Task:
             dtype=self.dtype,
             device=self.device,
         )
-        began = time.perf_counter()
-        found = sampler.draw(range(self.samples))
-        found.x.cpu()  # also waits for a device that works asynchronously
-        return found, time.perf_counter() - began
+        start = time.perf_counter()
+        solution = sampler.draw(range(self.samples))
+        solution.x.cpu()  # also waits for a device that works asynchronously
+        return solution, time.perf_counter() - start
 
     def error(self, x: Tensor, truth: Tensor) -> Tensor:
-        """Root mean square over entries with data, per sample, in units of the scale: [samples]; inf where not finite."""
-        away = ((x - truth).flatten(1) / self.scale).to(torch.float64).square()
+        """Root mean square over entries with data, in units of the scale: [samples]; infinite for states that are not finite."""
+        squared = ((x - truth).flatten(1) / self.scale).to(torch.float64).square()
         share = 1.0 if self.mask is None else float(self.mask.to(torch.float64).mean())
-        return torch.sqrt(away.mean(1) / share).nan_to_num(nan=float("inf"), posinf=float("inf")).cpu()
+        return torch.sqrt(squared.mean(1) / share).nan_to_num(nan=float("inf"), posinf=float("inf")).cpu()
 
     def call_seconds(self, rows: int) -> float:
-        """One network call of so many rows, the best of three."""
+        """Seconds of a network call of `rows` rows, the shortest of three."""
         key = ("call", rows)
         if key not in self.memory:
             size = len(self.reference.mean)
@@ -99,15 +99,15 @@ class Task:
 
     @torch.no_grad()
     def _timed(self, x: Tensor, t: Tensor) -> float:
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.score(x, t).cpu()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
 
 def make_task(name: str, *, samples: int, device: str = "cpu", model_batch: int | None = None, allow_code: bool = False) -> Task:
-    """A model folder or shipped model, or `target-a`, `target-b`, `target-c` (with exact scores; `target-a:256` for d = 256).
+    """The task of a model folder or shipped model, or of a target with exact scores: `target-a`, `target-b:256` for d = 256.
 
-    ValueError for a name that is none of these.
+    Raises ValueError for any other name.
     """
     word, _, size = name.partition(":")
     if word not in ANALYTIC:

@@ -1,1 +1,1 @@
-""": a run beside its training data and beside sequential solvers."""
+"""`piadm report`: a run compared with its training data and with sequential solvers."""

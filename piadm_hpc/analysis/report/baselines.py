@@ -1,9 +1,9 @@
-"""What the same samples cost one network call after the other: the run's own chain, and DPM-Solver++(2M) at equal error.
+"""The cost of the same samples one network call after the other, on the run's own chain and with DPM-Solver++(2M).
 
-Errors are root mean squares over pixels with data of differences between end states, in units of the data's standard
-deviation. A deterministic chain is compared with the probability flow solved on a very fine grid from the same prior
-draw. A stochastic chain has no path in common with an ODE solver: its error is the distance to the same chain solved
-step by step, and DPM-Solver++(2M) is held against its own converged solution from the same prior draw.
+Errors are root mean square differences between end states over pixels with data, in units of the data's standard deviation.
+The error of a deterministic chain is its distance to the probability flow, solved on a very fine grid from the same prior
+draw. A stochastic chain has no path in common with an ODE solver: its error is the distance to the same chain solved step by
+step, and the error of DPM-Solver++(2M) is the distance to its own converged solution.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONVERGED_STEPS = 400
 
 @dataclass(frozen=True)
 class Cost:
-    """One way to make a sample: sequential rounds, network calls, error, and seconds per sample; None if not measured."""
+    """The cost of a sample: sequential rounds, network calls, error, and seconds; None where they were not measured."""
 
     rounds: int
     calls: int
@@ -37,12 +37,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Baselines:
-    """Measurements on `samples`, run in batches of them.
+    """Measurements on `samples`, all solved in one batch.
 
-    `own_error` and `step_by_step` belong to the run's chain, `path_error` is its distance from the same chain step by
-    step (both None for collocation, which has no steps). `ladder` is DPM-Solver++(2M) with more and more steps,
-    `converged_error` that of the solution it is held against. `deterministic`: whether `own_error` is measured against
-    that solution too. `where` the baselines ran.
+    `own_error` is the error of the run's samples, `step_by_step` the cost of their chain step by step and `path_error` the
+    distance between both (the last two are None for collocation, which has no steps). `ladder` is DPM-Solver++(2M) with
+    increasing numbers of steps, and `converged_error` the error of the solution that its errors refer to. `deterministic`
+    says whether `own_error` refers to that solution too, and `where` on which machine the baselines ran.
     """
 
     samples: tuple[int, ...]
@@ -55,15 +55,15 @@ class Baselines:
     converged_error: float
 
     def reaching(self, error: float) -> Cost | None:
-        """DPM-Solver++(2M) with the fewest steps whose error is at most `error`; None if no measured one is."""
+        """DPM-Solver++(2M) with the fewest steps whose error is at most `error`; None if no rung of the ladder reaches it."""
         return next((cost for cost in self.ladder if cost.error is not None and cost.error <= error), None)
 
 
 @torch.no_grad()
 def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[int], *, tol: float) -> Baselines:
-    """Make the given samples again by the baselines; `own` [samples, *event] are the end states the run found.
+    """Solve the given samples again with the baselines; `own` [samples, *event] are the end states of the run.
 
-    The ladder is climbed until both `tol` and the run's own error are reached. Serial: every rank that calls it repeats it.
+    The ladder ends when both `tol` and the run's own error are reached. This is not collective: every rank repeats the work.
     """
     converged, rough = (_dpm(sampler, process, steps, samples)[0] for steps in (CONVERGED_STEPS, CONVERGED_STEPS // 2))
     distance = _Distance(sampler)
@@ -88,13 +88,13 @@ def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[i
         path_error=path_error,
         step_by_step=step_by_step,
         ladder=tuple(ladder),
-        # of second order: halving the step quarters the error
+        # the solver is of second order, so halving the step quarters the error
         converged_error=distance(rough, converged) / 3,
     )
 
 
 class _Distance:
-    """Root mean square of the difference of states over all samples and the pixels with data."""
+    """Root mean square difference of states over all samples and the pixels with data."""
 
     def __init__(self, sampler: Sampler):
         ones = torch.ones(1, *sampler.event_shape, dtype=torch.float64)
@@ -107,7 +107,7 @@ class _Distance:
 
 
 def _dpm(sampler: Sampler, process: Process, steps: int, samples: Sequence[int]) -> tuple[Tensor, Cost]:
-    """DPM-Solver++(2M) between the run's own end points, uniform in log-SNR as published."""
+    """End states and cost of DPM-Solver++(2M) between the run's own end points, uniform in log-SNR as published."""
     ends = forward_time(process, sampler.chain.t[[0, -1]])
     chain = dpmpp_2m(process, log_snr(process, steps, horizon=float(ends[0]), delta=float(ends[1])))
     options = Options(solver="sequential", model_batch=sampler.options.model_batch, scale=sampler.options.scale)
@@ -115,9 +115,9 @@ def _dpm(sampler: Sampler, process: Process, steps: int, samples: Sequence[int])
 
 
 def _solve(sampler: Sampler, samples: Sequence[int]) -> tuple[Tensor, Cost]:
-    began = time.perf_counter()
+    start = time.perf_counter()
     solution = sampler.draw(samples)
     # fetching the result also waits for a device that works asynchronously
     x = solution.x.cpu()
-    seconds = (time.perf_counter() - began) / len(samples)
+    seconds = (time.perf_counter() - start) / len(samples)
     return x, Cost(int(solution.rounds.max()), int(solution.calls.max()), None, seconds)

@@ -1,4 +1,4 @@
-"""`piadm report`: the figure, the table of costs and the scores of a finished run."""
+"""`piadm report`: figure, table of costs and scores of a finished run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from ...models.card import Model, load_model, note_samples
 from ...models.record import VariableCard
 from ...models.registry import find_model
 from ...models.variables import field_variables
-from ...run.build import make_sampler
-from ...solvers.sampler import Sampler
+from ...run.resolve import ResolvedRun, resolve
 from ...store.reading import open_run
 from ...store.settings import RUN_FILE
-from ...theory.process import PSLD
 from ..comparison import Comparison, as_record, compare, has_statistics, load_fields
 from ..figures import Picture, PlotError, draw
 from ..scores import counted
@@ -42,9 +40,9 @@ def report(
 ) -> str:
     """Write report.png and report.json into a run's folder and return the table to print.
 
-    `baselines` samples are made again step by step and by DPM-Solver++(2M). Scores compare with the statistics that travel
-    with the model, or with the fields of a file `against`; `card` writes them into the model's card. Raises StoreError
-    for a run that is not whole, ValueError when its model cannot be found or is another one.
+    The first `baselines` samples are solved again step by step and by DPM-Solver++(2M). Scores compare the samples with the
+    statistics in the model's folder, or with the fields of a file `against`; `card` writes them into the model's card. Raises
+    StoreError for a run that is incomplete or damaged, and ValueError for a model that is missing or not the run's own.
     """
     folder = Path(folder)
     with open_run(folder) as dataset:
@@ -53,13 +51,13 @@ def report(
         device = _device(config)
         model = load_model(path, device=device, allow_code=allow_code)
         _same_model(dataset, model, path)
-        sampler = make_sampler(config, model, device)
+        run = resolve(config, model, device)
         compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
-        measured = _baselines(dataset, config, model, sampler, baselines) if baselines > 0 else None
+        measured = _baselines(dataset, run, baselines) if baselines > 0 else None
         summary = _summary(folder)
         record = _record(dataset, config, model, compared, measured, summary)
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        lines = cost_lines(dataset, config, model.name, sampler.sequential_rounds, measured, summary)
+        lines = cost_lines(dataset, config, model.name, run.sampler.sequential_rounds, measured, summary)
         lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
         if card:
             lines += ["", f"scores of the samples: {note_samples(path, _for_card(config, compared))}"]
@@ -68,22 +66,30 @@ def report(
 
 
 def _for_card(config: RunConfig, compared: list[Comparison]) -> dict[str, Any]:
-    """Scores and the settings that decide them."""
+    """Scores, and the settings that determine them."""
     settings = config.model_dump(mode="json", exclude_none=True, include={"samples", "seed", "chain", "grid", "solver"})
     return {"run": settings} | {one.variable.name: as_record(one) for one in compared}
 
 
 def stored_config(folder: Path, dataset: xr.Dataset) -> RunConfig:
-    """The configuration a run was made with: its run.toml, or what its samples carry."""
+    """The configuration of a run, from its run.toml or from an attribute of its samples.
+
+    Raises ValueError when there is neither.
+    """
     if (folder / RUN_FILE).is_file():
         return read(RunConfig, folder / RUN_FILE)
     if "piadm_config" not in dataset.attrs:
-        raise ValueError(f"{folder}: neither {RUN_FILE} nor an attribute piadm_config says how the samples were made")
+        raise ValueError(
+            f"{folder}: neither {RUN_FILE} nor an attribute piadm_config gives its configuration; copy {RUN_FILE} there"
+        )
     return build(RunConfig, json.loads(dataset.attrs["piadm_config"]), f"{folder}: piadm_config")
 
 
 def run_model(folder: Path, config: RunConfig) -> Path:
-    """The folder of the run's model, as the run would find it, else looked for beside the run and above."""
+    """The folder of the run's model, searched for as the run does, then beside the run and above it.
+
+    Raises ValueError when it is nowhere.
+    """
     try:
         return find_model(config.model)
     except ValueError as error:
@@ -95,7 +101,7 @@ def run_model(folder: Path, config: RunConfig) -> Path:
 
 
 def _device(config: RunConfig) -> str:
-    """Where the baselines run: as configured if it is here."""
+    """The device of the baselines: the configured one where this machine has it, else the processor."""
     if config.compute.device in ("auto", "cpu") or not torch.cuda.is_available():
         return "cuda" if config.compute.device == "auto" and torch.cuda.is_available() else "cpu"
     return config.compute.device
@@ -104,11 +110,12 @@ def _device(config: RunConfig) -> str:
 def _same_model(dataset: xr.Dataset, model: Model, path: Path) -> None:
     stored = dataset.attrs.get("model_sha256", model.sha256)
     if stored != model.sha256:
-        raise ValueError(f"{path} is not the model the samples were made with (sha256 {model.sha256[:12]}, theirs {stored[:12]})")
+        differ = f"sha256 {model.sha256[:12]}, theirs {stored[:12]}"
+        raise ValueError(f"{path} is not the model the samples were made with ({differ}); put the run's own model there")
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
-    """What the last invocation of the run measured, if it made any samples."""
+    """The measurements of the last invocation of the run, None unless it drew samples."""
     path = folder / SUMMARY
     if not path.is_file():
         return None
@@ -119,16 +126,17 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) and summary.get("num_samples", 0) > 0 else None
 
 
-def _baselines(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Baselines:
-    """Measure on the first `count` samples of the run; their stored fields, as states, are the run's own result."""
-    if isinstance(model.process, PSLD):
+def _baselines(dataset: xr.Dataset, run: ResolvedRun, count: int) -> Baselines:
+    """Measure the baselines on the first `count` samples of the run, whose stored fields are the run's own end states."""
+    model = run.model
+    if model.process.fields > 1:
         raise ValueError(f"--baselines: DPM-Solver++ moves the position alone; {model.name!r} has momentum too")
     dim = str(dataset.attrs["sample_dim"])
     first = dataset.isel({dim: slice(0, count)})
     variables = model.layout.variables
     own = model.encode({v.name: first[v.name].transpose(dim, *v.dims).values for v in variables})
-    names = [int(name) for name in first[dim].values]
-    return measure(sampler, model.process, own, names, tol=config.solver.tol)
+    samples = [int(sample) for sample in first[dim].values]
+    return measure(run.sampler, model.process, own, samples, tol=run.config.solver.tol)
 
 
 def _record(
@@ -139,7 +147,7 @@ def _record(
     measured: Baselines | None,
     summary: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The report as plain values."""
+    """The report as nested plain values."""
     record: dict[str, Any] = {
         "model": model.name,
         "model_sha256": model.sha256,
@@ -159,13 +167,13 @@ def _record(
 
 
 def _spectra(comparison: Comparison) -> dict[str, list[float]]:
-    """Power per zonal wavenumber, from 0, in units squared."""
+    """Power per zonal wavenumber, from wavenumber 0 on, in units squared."""
     both = {"samples": comparison.samples.power.mean(0), "reference": comparison.reference.power}
     return {name: [float(f"{value:.6g}") for value in power] for name, power in both.items()}
 
 
 def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison]) -> list[str]:
-    """Draw one figure per variable; what was written, or why not."""
+    """Draw one figure per variable; returns lines that name the files, or that say why there are none."""
     if model.layout.topology is not None:
         return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
     by_name = {c.variable.name: c for c in compared}

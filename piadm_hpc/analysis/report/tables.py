@@ -1,4 +1,4 @@
-"""The report as text: what the run and its baselines cost, and how its samples score."""
+"""The report as text: costs of the run and its baselines, and scores of its samples."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def cost_lines(
     baselines: Baselines | None,
     summary: dict[str, Any] | None,
 ) -> list[str]:
-    """What was run, the table of costs, what its columns mean, and where the time went."""
+    """A headline, the table of costs, the meaning of its errors, and shares of the time."""
     lines = [_headline(dataset, config, model), ""]
     lines += table(COSTS, _cost_rows(dataset, config, step_by_step, baselines, summary))
     if baselines is not None:
         lines += _meaning(baselines, config)
-    lines += _where_time_went(summary)
+    lines += _shares_of_time(summary)
     return lines
 
 
 def score_lines(compared: Sequence[Comparison]) -> list[str]:
-    """One block of scores per variable."""
+    """A table of scores for each variable."""
     lines: list[str] = []
     for comparison in compared:
         lines += ([""] if lines else []) + _scores(comparison)
@@ -52,7 +52,7 @@ def score_lines(compared: Sequence[Comparison]) -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of aligned columns under a rule, the first column to the left."""
+    """Lines of aligned columns with a rule below the head; the first column is aligned to the left."""
     widths = [max(len(row[k]) for row in [head, *rows]) for k in range(len(head))]
     lines = []
     for row in [head, *rows]:
@@ -98,16 +98,16 @@ def _row(name: str, cost: Cost) -> list[str]:
 
 
 def _dpm_row(baselines: Baselines, error: float, what: str) -> list[str]:
-    """The cheapest DPM-Solver++(2M) that is as good; the best that was tried when none is."""
-    name, found = f"DPM-Solver++(2M) {what}", baselines.reaching(error)
-    if found is not None:
-        return _row(name, found)
+    """DPM-Solver++(2M) with the fewest steps that reach an error, or the best that was tried, marked by >."""
+    name, cost = f"DPM-Solver++(2M) {what}", baselines.reaching(error)
+    if cost is not None:
+        return _row(name, cost)
     best = _row(name, baselines.ladder[-1])
     return [best[0], f">{best[1]}", f">{best[2]}", *best[3:]]
 
 
 def _meaning(baselines: Baselines, config: RunConfig) -> list[str]:
-    """What the error column compares."""
+    """The meaning of the column of errors."""
     count = counted(len(baselines.samples), "sample")
     lines = [f"errors are RMS over pixels in standard deviations of the data, of {count}; baselines ran in {baselines.where};"]
     converged = f"converged solution from the same prior draw (itself within {baselines.converged_error:.1g})"
@@ -123,7 +123,7 @@ def _meaning(baselines: Baselines, config: RunConfig) -> list[str]:
     return lines
 
 
-def _where_time_went(summary: dict[str, Any] | None) -> list[str]:
+def _shares_of_time(summary: dict[str, Any] | None) -> list[str]:
     if summary is None:
         return ["no summary.json: the run's seconds are not known"]
     share = 100 / max(summary["seconds"], 1e-9)

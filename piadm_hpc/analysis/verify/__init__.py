@@ -1,1 +1,1 @@
-""": samples judged against data."""
+"""`piadm verify`: samples compared with real data."""

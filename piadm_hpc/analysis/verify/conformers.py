@@ -1,7 +1,7 @@
-"""How sampled conformers compare with reference dynamics: torsions, slow coordinates, geometry, hands, duplicates.
+"""Comparison of sampled conformers with reference dynamics: torsions, slow coordinates, geometry, chirality, duplicates.
 
-Distributions are compared by the Jensen-Shannon divergence of their histograms in bits; what sampling alone makes of it is
-measured by splitting the reference into contiguous blocks and comparing as many frames of one half with the other half.
+Distributions are compared by the Jensen-Shannon divergence of their histograms in bits. The part of it that is due to finite
+sampling is measured by the divergence of as many frames from one half of the reference's contiguous blocks from the other half.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ class Conformers:
 
     @property
     def effective(self) -> float:
-        """How many equally weighted conformers they are worth (Kish 1965)."""
+        """The effective sample size, the equivalent number of equally weighted conformers (Kish 1965)."""
         return float(1 / (self.weight**2).sum())
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Two coordinates of samples and reference as probabilities [bins, bins] on `edges`, and their divergences in bits.
+    """Joint distributions of two coordinates: probabilities [bins, bins] of samples and reference on `edges`.
 
-    `floor` and `floor_error` are mean and standard deviation of the divergence of as many frames of one half of the
-    reference's blocks from the other half.
+    `jsd` is their divergence in bits; `floor` and `floor_error` are mean and standard deviation of the divergence of as many
+    frames from one half of the reference's blocks from the other half.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Surface:
 
 
 def load_conformers(path: Path, label: str, structure: Path | None = None) -> Conformers:
-    """Conformers of an HDF5 file of mdtraj or this package, or of any trajectory that mdtraj reads with a `structure`.
+    """Conformers from an HDF5 file of mdtraj or of this package, or from a trajectory that mdtraj reads with a `structure`.
 
-    Raises ValueError for files that it cannot read.
+    Raises ValueError for any other file.
     """
     stored = read_stored(path)
     if stored is not None:
@@ -99,14 +99,14 @@ def _mdtraj() -> Any:
     return mdtraj
 
 
-def topology_of(found: Any) -> Topology:
-    """mdtraj's topology in this package's words."""
+def topology_of(topology: Any) -> Topology:
+    """The topology of this package from one of mdtraj."""
     from ...schema.topology import Atom
 
     atoms = tuple(
-        Atom(a.name, a.element.symbol, a.residue.name, int(a.residue.resSeq), int(a.residue.chain.index)) for a in found.atoms
+        Atom(a.name, a.element.symbol, a.residue.name, int(a.residue.resSeq), int(a.residue.chain.index)) for a in topology.atoms
     )
-    return Topology(atoms, tuple(sorted(tuple(sorted((b[0].index, b[1].index))) for b in found.bonds)))
+    return Topology(atoms, tuple(sorted(tuple(sorted((b[0].index, b[1].index))) for b in topology.bonds)))
 
 
 def trajectory_of(conformers: Conformers) -> Any:
@@ -132,14 +132,14 @@ def torsions(conformers: Conformers) -> dict[str, np.ndarray]:
     md, trajectory = _mdtraj(), trajectory_of(conformers)
     phi_atoms, phi = md.compute_phi(trajectory)
     psi_atoms, psi = md.compute_psi(trajectory)
-    # phi is about N-CA, psi about CA-C: the same CA, the same residue
+    # phi turns about N-CA and psi about CA-C, so a common CA means the same residue
     centre_phi, centre_psi = phi_atoms[:, 2].tolist(), psi_atoms[:, 1].tolist()
     both = [(i, centre_psi.index(c)) for i, c in enumerate(centre_phi) if c in centre_psi]
     return {"phi": phi[:, [i for i, _ in both]], "psi": psi[:, [j for _, j in both]]}
 
 
 def surface(name: str, ours: np.ndarray, own: Conformers, theirs: np.ndarray, real: Conformers, *, angles: bool) -> Surface:
-    """Samples and reference in the plane of two coordinates [n, 2]."""
+    """Compare samples and reference in the plane of two coordinates [n, 2]."""
     if angles:
         edges = (np.linspace(-np.pi, np.pi, BINS + 1),) * 2
     else:
@@ -151,7 +151,10 @@ def surface(name: str, ours: np.ndarray, own: Conformers, theirs: np.ndarray, re
 
 
 def slow_coordinates(real: Conformers, features: Callable[[Conformers], np.ndarray]) -> Callable[[Conformers], np.ndarray]:
-    """TICA (Perez-Hernandez et al. 2013) of the reference series: features [n, k] to its two slowest linear combinations."""
+    """The map of conformers to the two slowest linear combinations [n, 2] of features [n, k], by TICA of the reference.
+
+    Perez-Hernandez et al. 2013.
+    """
     series = features(real)
     mean = series.mean(0)
     centred = series - mean
@@ -172,13 +175,13 @@ def circular(conformers: Conformers) -> np.ndarray:
 
 
 def populations(conformers: Conformers) -> dict[str, tuple[float, float]]:
-    """Share of conformers with phi > 0 per residue, and its standard error from blocks."""
+    """Share of conformers with phi between 0 and 150 degrees, per residue, and its standard error from blocks."""
     inside = (torsions(conformers)["phi"] > 0) & (torsions(conformers)["phi"] < np.deg2rad(150))
     return {f"residue {k + 1}": mean_and_error(column.astype(float), conformers.weight) for k, column in enumerate(inside.T)}
 
 
 def mean_and_error(values: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
-    """Weighted mean of a series [n], and its standard error from blocks; not a number for a single value."""
+    """Weighted mean of a series [n], and its standard error from blocks; NaN for a single value."""
     mean, blocks = float((values * weight).sum() / weight.sum()), min(BLOCKS, len(values))
     if blocks < 2:
         return mean, float("nan")
@@ -189,7 +192,7 @@ def mean_and_error(values: np.ndarray, weight: np.ndarray) -> tuple[float, float
 
 
 def geometry(own: Conformers, real: Conformers) -> dict[str, dict[str, float]]:
-    """Bonds [nm] and angles [degrees]: RMS over them of the differences of their means and of their spreads."""
+    """Root mean square differences of means and spreads, over bonds [nm] and over angles [degrees]."""
     table = {}
     for name, measure in (("bonds", bond_lengths), ("angles", bond_angles)):
         (mean, spread), (real_mean, real_spread) = (_moments(measure(c), c.weight) for c in (own, real))
@@ -202,13 +205,13 @@ def geometry(own: Conformers, real: Conformers) -> dict[str, dict[str, float]]:
 
 
 def bond_lengths(conformers: Conformers) -> np.ndarray:
-    """[n, bonds] in nm."""
+    """Lengths of all bonds [n, bonds] in nm."""
     first, second = np.array(conformers.topology.bonds).T
     return np.asarray(np.linalg.norm(conformers.positions[:, first] - conformers.positions[:, second], axis=-1))
 
 
 def bond_angles(conformers: Conformers) -> np.ndarray:
-    """[n, angles] in degrees, one for each pair of bonds at an atom."""
+    """Angles [n, angles] in degrees, one for each pair of bonds at an atom."""
     near = conformers.topology.neighbours
     a, b, c = np.array([(i, j, k) for j, bonded in enumerate(near) for i, k in combinations(bonded, 2)]).T
     u, v = conformers.positions[:, a] - conformers.positions[:, b], conformers.positions[:, c] - conformers.positions[:, b]
@@ -240,18 +243,18 @@ def clashing(conformers: Conformers) -> np.ndarray:
 def _beyond_three_bonds(near: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
     reached = [{i} for i in range(len(near))]
     for _ in range(3):
-        reached = [found | {k for j in found for k in near[j]} for found in reached]
+        reached = [atoms | {k for j in atoms for k in near[j]} for atoms in reached]
     return [(i, j) for i, j in combinations(range(len(near)), 2) if j not in reached[i]]
 
 
 def wrong_hands(conformers: Conformers, real: Conformers) -> int:
-    """How many conformers have a chiral centre of another hand than the reference's majority."""
+    """Number of conformers with a chiral centre of another hand than most of the reference."""
     majority = np.sign((signs(real.positions, real.topology) * real.weight[:, None]).sum(0))
     return int((signs(conformers.positions, conformers.topology) != majority).any(1).sum())
 
 
 def duplicates(conformers: Conformers) -> float:
-    """Share of conformers that have an earlier one nearer than 0.005 nm RMSD, superposed on the mean structure."""
+    """Share of conformers within 0.005 nm RMSD of an earlier one, superposed on the mean structure."""
     count, atoms, _ = conformers.positions.shape
     flat = superposed(conformers.positions, mean_structure(conformers.positions)[0]).reshape(count, -1)
     square = (flat**2).sum(1)

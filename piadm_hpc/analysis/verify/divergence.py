@@ -1,4 +1,4 @@
-"""How far two samples of a pair of coordinates are apart, and how far sampling alone takes them."""
+"""Divergence of two samples of a pair of coordinates, and the part of it that is due to finite sampling."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def divergence(p: np.ndarray, q: np.ndarray) -> float:
     middle = (p + q) / 2
 
     def entropy_from(a: np.ndarray) -> float:
-        there = a > 0
-        return float((a[there] * np.log2(a[there] / middle[there])).sum())
+        occupied = a > 0
+        return float((a[occupied] * np.log2(a[occupied] / middle[occupied])).sum())
 
     return (entropy_from(p) + entropy_from(q)) / 2
 
@@ -30,15 +30,15 @@ def histogram(points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, n
 def baseline(
     points: np.ndarray, weight: np.ndarray, edges: tuple[np.ndarray, np.ndarray], count: int, *, seed: int = 0
 ) -> tuple[float, float]:
-    """The divergence that sampling alone makes, as mean and standard deviation over all ways to halve a series in blocks.
+    """Divergence between two halves of a series' blocks, as mean and standard deviation over all choices of halves.
 
-    Of one half `count` points are drawn by weight, or all taken where it has no more, and compared with the other half:
-    few samples are far from any reference, and have to be judged by as few points of the reference itself.
+    From one half `count` points are drawn by weight, or all of them if there are no more, and compared with the other half.
+    Few samples diverge from any reference, so the number of points of the reference must be the same.
     """
     generator = np.random.default_rng(seed)
     cuts = np.array_split(np.arange(len(points)), BLOCKS)
     parts = np.stack([np.histogram2d(points[cut, 0], points[cut, 1], edges, weights=weight[cut])[0] for cut in cuts])
-    found = []
+    divergences = []
     for half in (list(half) for half in combinations(range(BLOCKS), BLOCKS // 2) if 0 in half):
         own = np.concatenate([cuts[k] for k in half])
         share = weight[own] / weight[own].sum()
@@ -46,5 +46,5 @@ def baseline(
         if count < 1 / (share**2).sum():  # the effective number of the half's points (Kish 1965)
             chosen = generator.choice(own, count, p=share)
             drawn = np.histogram2d(points[chosen, 0], points[chosen, 1], edges)[0]
-        found.append(divergence(drawn, parts.sum(0) - parts[half].sum(0)))
-    return float(np.mean(found)), float(np.std(found))
+        divergences.append(divergence(drawn, parts.sum(0) - parts[half].sum(0)))
+    return float(np.mean(divergences)), float(np.std(divergences))

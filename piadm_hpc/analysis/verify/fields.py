@@ -1,7 +1,7 @@
 """Verification of gridded fields as sections of a report, beyond the scores of `piadm report`.
 
-Spectra per degree of spherical harmonics, variances of the reference's leading patterns, extremes, distance to the nearest
-training field, and, where there is a truth, rank histogram and fair CRPS.
+The sections are spectra by degree of spherical harmonics, variances of the reference's leading patterns, extremes, and the
+distance to the nearest training field; with a true field also its rank histogram and fair CRPS.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def sections_of(
     truth: Fields | None,
     training: Fields | None,
 ) -> tuple[list[Section], dict[str, Any]]:
-    """Sections and numbers for every variable. What a missing input leaves out is said in a note."""
+    """Sections and numbers for every variable; a note names the inputs that were not given."""
     sections, record = [_scores(one) for one in compared], {one.variable.name: as_record(one) for one in compared}
     for variable in variables:
         fields = stacked(samples, variable)
@@ -50,17 +50,20 @@ def sections_of(
         if truth is not None:
             sections.append(_against_truth(variable.name, fields, truth[variable.name], weights, table))
         if training is not None:
-            held = None if real is None else real[variable.name]
-            sections.append(_nearest(variable.name, fields, training[variable.name], held, weights, table))
+            others = None if real is None else real[variable.name]
+            sections.append(_nearest(variable.name, fields, training[variable.name], others, weights, table))
         record.setdefault(variable.name, {}).update(table)
     left_out = [what for what, given in (("--against", real), ("--truth", truth), ("--training", training)) if given is None]
     if left_out:
-        sections.append(Section("Not looked at", notes=[f"For more, give files of fields: {', '.join(left_out)}."]))
+        sections.append(Section("Not compared", notes=[f"For more, give files of fields: {', '.join(left_out)}."]))
     return sections, record
 
 
 def stacked(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
-    """Fields [n, lat, lon] float64 of a variable, all other dimensions together; ValueError if it is not there."""
+    """Fields [n, lat, lon] of a variable in float64, with all other dimensions merged into the first.
+
+    Raises ValueError for a variable, or a dimension of it, that the data set does not have.
+    """
     if variable.name not in dataset:
         raise ValueError(f"no variable {variable.name}; there are {', '.join(map(str, dataset.data_vars))}")
     array = dataset[variable.name]
@@ -94,7 +97,7 @@ def _extremes(name: str, fields: np.ndarray, real: np.ndarray, table: dict[str, 
 
 
 def _patterns(name: str, fields: np.ndarray, real: np.ndarray, weights: np.ndarray, table: dict[str, Any]) -> Section:
-    """Variance of the samples along the reference's leading area-weighted EOFs, over the reference's own."""
+    """Variance of the samples along the leading area-weighted EOFs of the reference, relative to that of the reference."""
     mean = np.ma.masked_invalid(real).mean(0).filled(np.nan)
     root = np.sqrt(weights)[:, None]
     ours, theirs = (np.nan_to_num((values - mean) * root).reshape(len(values), -1) for values in (fields, real))
@@ -115,8 +118,8 @@ def _degrees(name: str, fields: np.ndarray, real: np.ndarray, lat: np.ndarray, t
     harmonics = SphericalHarmonics(nlat, nlon, min(nlat, nlon // 2), lat.tolist(), area_weighted=False)
     power = []
     for values in (fields, real):
-        apart = torch.from_numpy((values - real.mean(0)).reshape(len(values), -1))
-        power.append(harmonics.energy(harmonics.analyse(apart)).numpy())
+        deviations = torch.from_numpy((values - real.mean(0)).reshape(len(values), -1))
+        power.append(harmonics.energy(harmonics.analyse(deviations)).numpy())
     ratio = power[0] / np.maximum(power[1], 1e-300)
     table["degree_power_ratio"] = [float(r) for r in ratio[: harmonics.lmax]]
     rows = [[str(k), number(float(ratio[k]))] for k in SHOWN_DEGREES if k < harmonics.lmax]
@@ -146,19 +149,19 @@ def _against_truth(name: str, fields: np.ndarray, truth: np.ndarray, weights: np
 
 
 def _nearest(
-    name: str, fields: np.ndarray, training: np.ndarray, held: np.ndarray | None, weights: np.ndarray, table: dict[str, Any]
+    name: str, fields: np.ndarray, training: np.ndarray, real: np.ndarray | None, weights: np.ndarray, table: dict[str, Any]
 ) -> Section:
-    """Distance to the nearest training field, of samples and of real fields that were held out: memorisation shows as a shift."""
+    """Distance of samples, and of real fields, to the nearest training field; memorised samples are nearer than real fields."""
     spread = float(
         np.sqrt(np.nansum(np.ma.masked_invalid(training).var(0).filled(np.nan) * weights[:, None]) / training.shape[-1])
     )
     rows = []
-    for label, values in (("samples", fields), ("reference", held)):
+    for label, values in (("samples", fields), ("reference", real)):
         if values is not None:
             nearest = [_distance(field, training, weights) / spread for field in values]
             table.setdefault("nearest_training", {})[label] = float(np.median(nearest))
             rows.append([label, number(float(np.median(nearest))), number(float(np.min(nearest)))])
-    note = "In standard deviations of the training fields. Samples much nearer than real fields are copies of what was learned."
+    note = "In standard deviations of the training fields. Samples much nearer than real fields are copies of training fields."
     return Section(f"{name}: nearest training field", ("root mean square distance", "median", "smallest"), rows, [note])
 
 

@@ -30,7 +30,7 @@ MOST_SHOWN = 8.0  # kT, of free energies in figures
 
 
 def sections_of(own: Conformers, real: Conformers, energy: Energy | None = None) -> tuple[list[Section], dict[str, Any]]:
-    """Sections and numbers of a comparison. ValueError when the molecules are not the same."""
+    """Sections and numbers of a comparison; raises ValueError if the molecules differ or the reference is too short."""
     _same_molecule(own, real)
     record: dict[str, Any] = {
         "samples": len(own.positions),
@@ -78,20 +78,20 @@ def _overview(own: Conformers, real: Conformers) -> Section:
 
 def _surfaces(own: Conformers, real: Conformers) -> list[Surface]:
     ours, theirs = torsions(own), torsions(real)
-    found = []
+    surfaces = []
     for k in range(ours["phi"].shape[1]):
         pair = [np.stack([table["phi"][:, k], table["psi"][:, k]], axis=1) for table in (ours, theirs)]
-        found.append(surface(f"Ramachandran, residue {k + 1}", pair[0], own, pair[1], real, angles=True))
+        surfaces.append(surface(f"Ramachandran, residue {k + 1}", pair[0], own, pair[1], real, angles=True))
     slow = slow_coordinates(real, circular)
-    return [*found, surface("slow coordinates (TICA)", slow(own), own, slow(real), real, angles=False)]
+    return [*surfaces, surface("slow coordinates (TICA)", slow(own), own, slow(real), real, angles=False)]
 
 
 def _surface_section(surfaces: list[Surface]) -> Section:
     rows = [[s.name, number(s.jsd), number(s.floor), number(s.floor_error), number(s.jsd - s.floor)] for s in surfaces]
     head = ("Jensen-Shannon divergence [bits]", "samples", "as many of the reference", "+-", "excess")
     note = (
-        f"Histograms of 36 x 36 bins. As many of the reference: {BLOCKS} contiguous blocks of it, as many frames of one half as "
-        "there are samples (at most all) against the other half, over all choices: what sampling alone makes of the divergence."
+        f"Histograms of 36 x 36 bins. As many of the reference: of {BLOCKS} contiguous blocks, as many frames from one half as "
+        "there are samples (at most all) and the other half, over all choices; this divergence is due to finite sampling alone."
     )
     return Section("Free-energy surfaces", head, rows, [note], [_free_energies(s) for s in surfaces])
 

@@ -1,4 +1,4 @@
-"""`piadm verify`: samples of a run, fields or conformers, against real ones, as one HTML page and as JSON."""
+"""`piadm verify`: the samples of a run compared with real fields or conformers, as an HTML page and as JSON."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def verify(
 ) -> str:
     """Write report/verify.html and report/verify.json into a run's folder and return the tables to print.
 
-    Real fields or conformers come from the file `against`, else from what travels with the run's model. For fields,
-    `truth` is one field to score the ensemble with and `training` are the fields learned from; for conformers, `energy`
-    names a function of positions [n, atoms, 3] in nm, as "module:function". Raises ValueError when there is nothing to
-    compare with, StoreError for a run that is not whole.
+    Real fields or conformers come from the file `against`, or else from the folder of the run's model. For fields, `truth` is a
+    file with the true field and `training` a file of training fields; for conformers, `energy` names a function of positions
+    [n, atoms, 3] in nm, as "module:function". Raises ValueError when there is nothing to compare with, and StoreError for a run
+    that is incomplete or damaged.
     """
     folder = Path(run)
     with open_run(folder) as dataset:
@@ -81,7 +81,7 @@ def _fields(
     layout = _variables(dataset)
     compared = compare(dataset, model, against=against) if against is not None or has_statistics(model) else []
     if not compared and truth is None and training is None:
-        raise ValueError(f"model {find_model(model).name} brings no statistics; give --against, --truth or --training FILE")
+        raise ValueError(f"model {find_model(model).name} has no statistics; give --against, --truth or --training FILE")
     read = [None if name is None else fields_like(find_model(model), name).fields for name in (against, truth, training)]
     return field_sections(dataset, layout, compared, *read)
 
@@ -91,16 +91,16 @@ def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:
 
     sample_dim = str(dataset.attrs["sample_dim"])
     names = str(dataset.attrs["variables"]).split()
-    found = [Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names]
-    fields = tuple(variable for variable in found if len(variable.dims) == 2 and "atom" not in variable.dims)
+    variables = [Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names]
+    fields = tuple(variable for variable in variables if len(variable.dims) == 2 and "atom" not in variable.dims)
     if not fields:
-        listed = ", ".join(f"{variable.name} over {' x '.join(variable.dims)}" for variable in found)
+        listed = ", ".join(f"{variable.name} over {' x '.join(variable.dims)}" for variable in variables)
         raise ValueError(f"the samples have no fields over two dimensions to verify, only {listed}")
     return fields
 
 
 def _cost(dataset: xr.Dataset) -> Section:
-    """What the samples cost and whether all of them converged."""
+    """The cost of the samples, and the number that did not converge."""
     rows = [["samples", str(dataset.sizes[str(dataset.attrs["sample_dim"])])]]
     if "rounds" in dataset:
         rows.append(["rounds, median", number(float(np.median(dataset["rounds"].values)))])

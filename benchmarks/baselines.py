@@ -1,11 +1,11 @@
-"""Rounds and calls of every baseline beside ours, on targets with exact scores, all at equal error and all with their own stop.
+"""Rounds and calls of all baselines and of our sampler at equal error, on targets with exact scores.
 
-    python benchmarks/peers.py                       targets A, B, C of 1024 modes, ODE and SDE, errors 1e-2 and 1e-3
-    python benchmarks/peers.py --targets c --kinds sde --errors 1e-2
+    python benchmarks/baselines.py                       targets A, B, C of 1024 modes, ODE and SDE, errors 1e-2 and 1e-3
+    python benchmarks/baselines.py --targets c --kinds sde --errors 1e-2
 
-The methods and the rules are those of `piadm compare`: of a few tolerances every method has the loosest that reaches the
-error, `rounds` is where it then stops by itself (median of the draws) and `fewest` the smallest depth that would have done.
-An aim fails where another method needs fewer rounds than ours, by its own stop.
+Methods and rules are those of `piadm compare`. Every method runs with the loosest of a few tolerances that reaches the error.
+`rounds` counts until it stops by itself (median of the draws), and `fewest` is the smallest fixed depth that reaches the error.
+A limit is missed where a baseline stops after fewer rounds than ours.
 """
 
 from __future__ import annotations
@@ -26,36 +26,34 @@ NETWORK = {"latency": 2e-5, "bandwidth": 1e10}
 
 
 def rows_of(benchmark: Benchmark) -> list[Row]:
-    """The rows of every method that reaches the error."""
-    began, rows = time.monotonic(), []
+    """The rows of all methods that reach the error."""
+    start = time.monotonic()
     where = f"{benchmark.task.name} {'sde' if benchmark.sde else 'ode'} {benchmark.tol:g}"
 
-    def tell(line: str) -> None:
-        print(f"{where}, {time.monotonic() - began:.0f} s: {line}", file=sys.stderr, flush=True)
+    def log(line: str) -> None:
+        print(f"{where}, {time.monotonic() - start:.0f} s: {line}", file=sys.stderr, flush=True)
 
-    for row in compare(benchmark, (), methods=METHODS, tell=tell, **NETWORK):
-        rows.append(row)
-    return rows
+    return list(compare(benchmark, (), methods=METHODS, log=log, **NETWORK))
 
 
 def add(report: Report, benchmark: Benchmark) -> None:
-    """A table, fewest rounds first, and the aim."""
+    """One table, fewest rounds first, and its limit."""
     rows = sorted(rows_of(benchmark), key=lambda row: (row.rounds, row.calls))
     cells = [[getattr(row, NAMES.get(name, name)) for name in COLUMNS] for row in rows]
     cells = [["-" if cell is None else cell for cell in line] for line in cells]
     title = f"{benchmark.task.name}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}, {benchmark.task.samples} draws"
     report.add(title, COLUMNS, cells)
     own = next(row.rounds for row in rows if row.method == "ours")
-    report.aims.append(_least(title, own, [row for row in rows if not row.method.startswith("ours")]))
+    report.aims.append(_fewest(title, own, [row for row in rows if not row.method.startswith("ours")]))
 
 
-def _least(title: str, own: float, others: list[Row]) -> Aim:
+def _fewest(title: str, own: float, others: list[Row]) -> Aim:
     best = min(others, key=lambda row: row.rounds)
     return at_most(f"{title}: our rounds, the best baseline being {best.method}", own, best.rounds)
 
 
 def _options() -> argparse.Namespace:
-    options = parser("Every baseline beside ours at equal error, on targets with exact scores.")
+    options = parser("All baselines and our sampler at equal error, on targets with exact scores.")
     options.add_argument("--targets", default="abc", help="letters of targets")
     options.add_argument("--kinds", default="ode,sde", help="ode, sde or both")
     options.add_argument("--errors", default="1e-2,1e-3", help="errors, in standard deviations of each mode")
