@@ -29,7 +29,7 @@ from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.card import Model
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 
 GRIDS = ({"kind": "log-snr"}, {"kind": "karras"}, {"kind": "power", "exponent": 2.0})
 

@@ -21,7 +21,8 @@ from common import Cell, Report, answer, at_most, launch, parser, question, solv
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme

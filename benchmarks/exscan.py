@@ -25,7 +25,8 @@ import torch
 from common import Report, answer, at_most, launch, median, parser, question
 from torch import Tensor
 
-from piadm_hpc.comm.communicator import MPICommunicator, library, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import library, world
 from piadm_hpc.theory.grid import Partition
 
 SIZES = (1 << 10, 1 << 14, 1 << 17, 1 << 20, 1 << 22, 1 << 24)

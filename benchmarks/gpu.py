@@ -24,7 +24,7 @@ from torch import Tensor
 from piadm_hpc import integrators, load_model
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.models.card import Model
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.process import forward_time

@@ -18,7 +18,7 @@ import xarray as xr
 from common import Report, answer, at_most, launch, parser, question
 
 from piadm_hpc.cli.main import main as piadm
-from piadm_hpc.comm.communicator import world
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.host.launcher import launched, launcher_rank
 
 AIM = 0.20

@@ -19,7 +19,8 @@ from common import Report, answer, at_most, launch, median, parser, question, so
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.comm.communicator import Communicator, MPICommunicator, SerialCommunicator, world
+from piadm_hpc.comm.communicator import Communicator, MPICommunicator, SerialCommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.host.launcher import launcher_size
 from piadm_hpc.theory.bases import EOF

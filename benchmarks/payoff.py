@@ -22,9 +22,10 @@ from common import Cell, Report, answer, at_least, at_most, launch, parser, ques
 from torch import Tensor
 
 from piadm_hpc import load_model
-from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.config.run import RunConfig
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.solvers.sampler import Sampler
 
 MODEL, TOL = "ccsm-temperature", 1e-2

@@ -19,7 +19,8 @@ from families import DELTA, PROCESS, Target, mixture
 from torch import Tensor
 
 from piadm_hpc import integrators
-from piadm_hpc.comm.communicator import MPICommunicator, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.scheme import Scheme
 from piadm_hpc.theory.grid import log_snr

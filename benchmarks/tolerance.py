@@ -125,8 +125,9 @@ def flow(report: Report, one: Problem, tols: Sequence[float]) -> None:
 
 def chosen(one: Problem, tol: float) -> Collocation:
     """Collocation with the points that `piadm sample` chooses for a probed model, from the flows of eight other draws."""
+    scheme = Collocation(PROCESS, one.reference, HORIZON, DELTA, 40)
     sampler = Sampler(
-        Collocation(PROCESS, one.reference, HORIZON, DELTA, 40),
+        scheme,
         one.score,
         one.reference.event_shape,
         1,
@@ -134,8 +135,7 @@ def chosen(one: Problem, tol: float) -> Collocation:
         reference=one.reference,
         dtype=torch.float64,
     )
-    low, high = sampler.chain.span
-    begin, number = choose(probe_smoothness(sampler, range(8)), tol, low, high)
+    begin, number = choose(probe_smoothness(sampler, scheme, range(8)), tol, *scheme.span)
     return Collocation(PROCESS, one.reference, math.log1p(math.exp(-begin)), DELTA, number)
 
 

@@ -22,7 +22,7 @@ _HOMES = {
     "Options": "solvers.options",
     "OU": "theory.process",
     "Pixelwise": "theory.bases",
-    "RankGrid": "comm.communicator",
+    "RankGrid": "comm.rank_grid",
     "RunConfig": "config.run",
     "Sampler": "solvers.sampler",
     "Solution": "solvers.solve",
@@ -36,7 +36,7 @@ _HOMES = {
     "load_model": "models.card",
     "open": "store.reading",
     "plan": "run.plan",
-    "rank_grid": "comm.communicator",
+    "rank_grid": "comm.rank_grid",
     "sample": "run.execute",
     "solve": "solvers.solve",
     "wrap": "models.base",
@@ -46,8 +46,8 @@ _ALIASES = {"open": "open_run"}
 
 if TYPE_CHECKING:
     from . import integrators as integrators
-    from .comm.communicator import RankGrid as RankGrid
-    from .comm.communicator import rank_grid as rank_grid
+    from .comm.rank_grid import RankGrid as RankGrid
+    from .comm.rank_grid import rank_grid as rank_grid
     from .config.run import RunConfig as RunConfig
     from .gaussian.reference import GaussianReference as GaussianReference
     from .gaussian.reference import eof as eof

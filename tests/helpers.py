@@ -33,7 +33,7 @@ from piadm_hpc.models.config import NetworkConfig, TrainConfig
 from piadm_hpc.models.networks.unet import GridUNet, latitudes_from
 from piadm_hpc.models.record import read_card
 from piadm_hpc.models.training.fields import train
-from piadm_hpc.run import placement as running
+from piadm_hpc.run import execute as running
 
 PIADM = str(Path(sys.prefix) / "bin" / "piadm")
 SHAPE = (8, 16)
@@ -139,10 +139,11 @@ def _fault(fault: dict[str, Any]) -> Iterator[None]:
 
 
 def _harmed(loader: Callable[..., Model], fault: dict[str, Any]) -> Callable[..., Model]:
-    """A loader of models that fail: {"kind": nan | raise | kill | touch | load, "rank": r, "call": n, "file": path}.
+    """A loader of models that fail: {"kind": ..., "rank": r, "call": n, "file": path}.
 
-    From the n-th call of the score on, on rank r: numbers that are not finite, an exception, `kill -9`, or once a file that
-    appears. With "load" the model itself cannot be loaded there.
+    From the n-th call of the score on, on rank r, by kind: "nan" gives numbers that are not finite, "raise" an exception,
+    "exit" SystemExit, "interrupt" KeyboardInterrupt, "kill" sends `kill -9`, and "touch" makes a file appear once. With "load"
+    the model itself cannot be loaded there, and with "exit-load" the rank is told to exit when it tries.
     """
     here = fault.get("rank", 0) == launcher_rank()
 
@@ -152,6 +153,8 @@ def _harmed(loader: Callable[..., Model], fault: dict[str, Any]) -> Callable[...
             return model
         if fault["kind"] == "load":
             raise ValueError("weights.safetensors: no such file on this host")
+        if fault["kind"] == "exit-load":
+            sys.exit("the licence server does not answer")
         calls = 0
 
         def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -166,6 +169,10 @@ def _harmed(loader: Callable[..., Model], fault: dict[str, Any]) -> Callable[...
                 Path(fault["file"]).touch()
             if fault["kind"] == "raise":
                 raise ZeroDivisionError("division by zero in the network")
+            if fault["kind"] == "exit":
+                sys.exit("the licence server does not answer")
+            if fault["kind"] == "interrupt":
+                raise KeyboardInterrupt
             return result * float("nan") if fault["kind"] == "nan" else result
 
         return replace(model, score=score)

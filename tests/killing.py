@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from piadm_hpc.cli import main as cli
-from piadm_hpc.run import execute as run
-from piadm_hpc.run import placement
+from piadm_hpc.run import execute
 
 LONGEST = 0.8  # seconds from a start to a kill at any moment
 PATIENCE = 30.0  # and to one that waits for a file
@@ -27,7 +26,7 @@ BREATH = 0.02  # most seconds after that
 def main(kills: int, seed: int, folder: Path, arguments: list[str]) -> int:
     """Kill as often as told; 1 when a start came to its end before it was killed."""
     torch.set_num_threads(1)
-    assert placement and run  # loaded here, so that every start has them
+    assert execute  # loaded here, so that every start has them
     dice = random.Random(seed)
     for number in range(kills):
         before = _files(folder)

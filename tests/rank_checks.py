@@ -16,7 +16,8 @@ import torch
 from problems import F64, chains, every_method, mixture, solve, start
 
 from piadm_hpc import Noise, grid, integrators
-from piadm_hpc.comm.communicator import MPICommunicator, RankGrid, world
+from piadm_hpc.comm.communicator import MPICommunicator
+from piadm_hpc.comm.rank_grid import RankGrid, world
 from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.errors import ScoreError
@@ -142,7 +143,7 @@ def single_precision_agrees_to_rounding(comm: Any) -> None:
 def the_shipped_network_agrees_to_single_precision(comm: Any) -> None:
     from piadm_hpc.config.run import RunConfig
     from piadm_hpc.models.card import load_model
-    from piadm_hpc.run.build import make_sampler
+    from piadm_hpc.run.resolve import make_sampler
 
     model = load_model("ccsm-temperature")
     run = RunConfig(model="ccsm-temperature", grid={"steps": 6}, solver={"tol": 1e-3})

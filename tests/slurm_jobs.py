@@ -16,7 +16,7 @@ from helpers import add_network, call, make_model, write_config
 from slurm_cluster import Cluster
 
 import piadm_hpc
-from piadm_hpc.run.events import read_events
+from piadm_hpc.run.reporting import read_events
 
 TESTS = Path(__file__).resolve().parent
 PIADM = [sys.executable, "-m", "piadm_hpc"]

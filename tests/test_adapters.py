@@ -22,7 +22,7 @@ from piadm_hpc.data.channels import Channel, Channels
 from piadm_hpc.models.adapter_config import AdapterConfig, ScheduleSpec
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.schedules import alphas_cumprod, make_process
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.store.reading import open_run
 from piadm_hpc.theory.process import Tabulated
 

@@ -36,8 +36,8 @@ from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.training.fields import train
 from piadm_hpc.models.training.statistics import zonal_power
-from piadm_hpc.run.build import make_sampler
 from piadm_hpc.run.execute import execute
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.store.reading import open_run
 
 LAT, LON = np.linspace(85, -85, 18), np.arange(48) * 7.5

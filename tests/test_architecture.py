@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,8 +42,14 @@ AT_THE_ROOT = {"__init__.py", "__main__.py", "_lazy.py"}
 
 # who alone may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("submit", True), "matplotlib": ("analysis", False)}
-SPEAKERS = {"comm/communicator.py", "models/training/fields.py"}
+SPEAKERS = {"comm/rank_grid.py", "models/training/fields.py"}
 MAX_FILE, MAX_FUNCTION = 300, 60
+# which places may ask whether something is of a class; the others ask what it says of itself
+ASKED = {
+    "Chain": ("solvers/", "run/build.py"),
+    "Collocation": ("solvers/", "run/build.py"),
+    "PSLD": ("theory/", "integrators/", "run/build.py", "models/phase_denoiser.py"),
+}
 EARLY = {"assume", "hypothesis.assume", "pytest.skip", "pytest.xfail"}
 
 
@@ -191,7 +198,7 @@ def test_one_place_knows_the_world() -> None:
         [
             f"{name(path)}:{node.lineno} uses COMM_WORLD; communicators are arguments, made in comm/"
             for path in files()
-            if name(path) != "comm/communicator.py"
+            if name(path) != "comm/rank_grid.py"
             for node in ast.walk(tree(path))
             if isinstance(node, ast.Attribute) and node.attr == "COMM_WORLD"
         ]
@@ -261,6 +268,19 @@ def _narrows(test: ast.expr) -> bool:
     if isinstance(test, ast.Call):
         return isinstance(test.func, ast.Name) and test.func.id == "isinstance"
     return isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot) and ast.unparse(test.comparators[0]) == "None"
+
+
+def test_schemes_and_processes_are_known_by_what_they_say_of_themselves() -> None:
+    no(
+        [
+            f"{name(path)}:{node.lineno} asks for the class {asked}; give the classes an attribute"
+            for path in files()
+            for node in ast.walk(tree(path))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+            for asked, places in ASKED.items()
+            if re.search(rf"\b{asked}\b", ast.unparse(node.args[1])) and not name(path).startswith(places)
+        ]
+    )
 
 
 def test_nothing_is_pickled() -> None:

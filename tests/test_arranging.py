@@ -11,7 +11,7 @@ from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.validation import override
 from piadm_hpc.models.card import Model
 from piadm_hpc.run.arrange import Arrangement, arrange, memory_of_host
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler, resolve
 
 AMPLE = 10**15
 
@@ -27,9 +27,7 @@ def arranged(
     """What is proposed where a point of a sample takes one byte, and the run that follows it."""
     config = RunConfig(model="ccsm-temperature", **settings)
     made = arrange(
-        config,
-        model,
-        make_sampler(config, model),
+        resolve(config, model),
         time_ranks=time_ranks,
         batch=batch,
         memory=lambda p, s: p * s,

@@ -14,7 +14,8 @@ from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.gaussian.reference import Response, Smoothness
 from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.card import Model, load_model
-from piadm_hpc.run.build import make_chain, make_grid, make_sampler, resolve
+from piadm_hpc.run.build import make_reference
+from piadm_hpc.run.resolve import make_sampler, resolve, with_defaults
 from piadm_hpc.solvers.collocation import FEWEST, Collocation, chebyshev_nodes
 from piadm_hpc.theory.bases import Identity
 
@@ -28,24 +29,28 @@ def run(integrator: str, **grid: object) -> RunConfig:
     return RunConfig(model="m", chain={"integrator": integrator}, grid=grid)
 
 
+def completed(config: RunConfig, model: Model) -> RunConfig:
+    return with_defaults(config, model, make_reference(config, model))
+
+
 @pytest.mark.parametrize("name", catalogue.INTEGRATORS)
 def test_catalogue_and_chains_agree(model: Model, name: str):
     """Calls a step, channels, randomness and, for a budget of calls, the number of points."""
     method, config = catalogue.find(name), run(name, calls=60)
-    chain = make_chain(config, model, make_grid(config, model), model.reference)
+    chain = resolve(config, model).scheme
     nodes = 20 if name == "gms" else 60  # a kernel makes three calls at once
     assert chain.num_steps == nodes and chain.channels == method.channels
     assert chain.stochastic == (method.noise == "always" or (method.noise == "eta" and method.eta > 0))
 
 
 def test_teleport_leaves_out_points_of_the_same_grid(model: Model):
-    whole, part = (make_grid(run("ddim", steps=20, teleport=t), model) for t in (None, 3.0))
+    whole, part = (resolve(run("ddim", steps=20, teleport=t), model).grid for t in (None, 3.0))
     left = len(part.t)
     assert 2 < left < 21 and torch.equal(part.t, whole.t[-left:])
     ratio = model.process.sigma(part.t) / model.process.alpha(part.t)
     assert float(ratio[0]) <= 3.0 < float((model.process.sigma(whole.t) / model.process.alpha(whole.t))[-left - 1])
     with pytest.raises(ConfigError, match="leaves out every step"):
-        make_grid(run("ddim", steps=20, teleport=1e-6), model)
+        resolve(run("ddim", steps=20, teleport=1e-6), model)
 
 
 def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_prior(model: Model):
@@ -64,7 +69,7 @@ def test_power_grids_run_on_the_integrators_own_clock(model: Model, name: str, e
     from piadm_hpc.theory.phase import PhaseSpace
     from piadm_hpc.theory.process import VP, forward_time
 
-    made = make_grid(run(name, kind="power", steps=10, exponent=exponent), model)
+    made = resolve(run(name, kind="power", steps=10, exponent=exponent), model).grid
     clock = phase_clock(PhaseSpace()) if name == "rse" else process_clock(VP())
     u = clock.read(forward_time(model.process, made.t))
     steps = torch.diff(((u - u[-1]) / (u[0] - u[-1])).clamp(min=0) ** (1 / exponent))
@@ -74,34 +79,34 @@ def test_power_grids_run_on_the_integrators_own_clock(model: Model, name: str, e
 def test_unstable_chains_are_refused_with_a_way_out(model: Model):
     config = RunConfig(model="m", chain={"integrator": "cvv", "lam": 3.0}, grid={"calls": 8, "kind": "power"})
     with pytest.raises(ConfigError, match=r"'cvv' is unstable on this grid.*take more steps, or lam nearer to zero than 3\.0"):
-        make_chain(config, model, make_grid(config, model), model.reference)
+        resolve(config, model)
 
 
 def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model):
     sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 0.0}, solver={"tol": 1e-3})
-    assert (sde.chain.method.name, resolve(sde, model).grid.steps) == ("gaussian", 48)
-    assert (ode.chain.method.name, resolve(ode, model).grid.steps) == ("collocation", 24)
+    assert (sde.chain.method.name, completed(sde, model).grid.steps) == ("gaussian", 48)
+    assert (ode.chain.method.name, completed(ode, model).grid.steps) == ("collocation", 24)
     for given in ({"calls": 31}, {"steps": 9}, {"kind": "piadm"}):
         config = ode.replace(grid=given)
-        assert resolve(config, model) == config
-    assert make_grid(ode.replace(grid={"calls": 31}), model).num_steps == 31
+        assert completed(config, model) == config
+    assert resolve(ode.replace(grid={"calls": 31}), model).grid.num_steps == 31
 
 
 def test_a_card_says_what_suits_its_model(model: Model):
     """Only where the run says nothing."""
     suited = replace(model, card={**model.card, "sampling": {"eta": 0.5, "steps": 24}})
     open_run, given = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 1.0}, grid={"steps": 10})
-    found = resolve(open_run, suited)
-    assert (found.chain.eta, found.grid.steps) == (0.5, 24) and resolve(found, suited) == found
-    assert resolve(given, suited) == given
-    assert resolve(open_run, model).chain.eta == 1.0
+    found = completed(open_run, suited)
+    assert (found.chain.eta, found.grid.steps) == (0.5, 24) and completed(found, suited) == found
+    assert completed(given, suited) == given
+    assert completed(open_run, model).chain.eta == 1.0
     assert make_sampler(open_run, suited).chain.num_steps == 24
     flow = replace(model, card={**model.card, "sampling": {"eta": 0.0, "steps": None}})
-    assert resolve(open_run, flow).chain.method.name == "collocation"
+    assert completed(open_run, flow).chain.method.name == "collocation"
     assert isinstance(make_sampler(open_run, flow).chain, Collocation)
     two_step = replace(model, card={**model.card, "sampling": {"eta": 0.5, "flow": "gaussian-ab2", "steps": 24}})
-    assert resolve(open_run, two_step).chain.method.name == "gaussian"
-    found = resolve(RunConfig(model="m", chain={"eta": 0.0}), two_step)
+    assert completed(open_run, two_step).chain.method.name == "gaussian"
+    found = completed(RunConfig(model="m", chain={"eta": 0.0}), two_step)
     assert (found.chain.integrator, found.grid.steps) == ("gaussian-ab2", 24)
 
 
@@ -117,13 +122,13 @@ def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model):
         spectrum = model.reference.spectrum[:1]
         reference = replace(model.reference, basis=Identity(model.event_shape), spectrum=spectrum, response=response)
         config = RunConfig(model="m", chain={"eta": 0.0}, grid=grid)
-        return resolve(config, replace(model, reference=reference))
+        return completed(config, replace(model, reference=reference))
 
     line = resolved(0.01 * (2 + x))
     late = resolved(torch.exp(6 * x) / 400)
     assert line.grid.steps == FEWEST and late.grid.steps > FEWEST
     assert line.grid.teleport == pytest.approx(math.exp(-low / 2), rel=0.1) and late.grid.teleport < line.grid.teleport / 10
-    assert resolve(late, model) == late and resolved(2 + x, teleport=3.0).grid.steps == 16
+    assert completed(late, model) == late and resolved(2 + x, teleport=3.0).grid.steps == 16
 
 
 def scheme_of(model: Model) -> Collocation:

@@ -222,12 +222,13 @@ def test_chosen_points_solve_other_samples_to_the_tolerance(tol: float):
     process = OU()
     target = target_b(process, 64)
     reference = target.reference()
+    fine = scheme(process, reference, 40)
     sampler = Sampler(
-        scheme(process, reference, 40), target, (64,), 0, Options(tol=1e-4, scale=torch.sqrt(reference.spectrum)),
+        fine, target, (64,), 0, Options(tol=1e-4, scale=torch.sqrt(reference.spectrum)),
         reference=reference, dtype=F64,
     )  # fmt: skip
-    known = probe_smoothness(sampler, range(4))
-    low, high = sampler.chain.span
+    known = probe_smoothness(sampler, fine, range(4))
+    low, high = fine.span
     begin, points = choose(known, tol, low, high)
     assert low <= begin < 0 and points < -8 * math.log10(tol)
     made = Collocation(process, reference, math.log1p(math.exp(-begin)), DELTA, points)

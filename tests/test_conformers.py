@@ -34,7 +34,7 @@ from piadm_hpc.models.networks.messages import MessageNetwork
 from piadm_hpc.models.networks.pairs import ConformerNetwork
 from piadm_hpc.models.registry import find_model
 from piadm_hpc.models.training.molecules import train_conformers
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.schema.topology import Atom, Topology
 from piadm_hpc.store.errors import StoreError
 from piadm_hpc.store.reading import open_run

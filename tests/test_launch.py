@@ -26,8 +26,7 @@ from piadm_hpc.host.launcher import clear_leftovers, nesting_problem, start_up_p
 from piadm_hpc.host.slurm import GONE, job_states, seconds, start_up_list
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import load_config
-from piadm_hpc.run.events import EventLog, read_events
-from piadm_hpc.run.progress import Progress, set_up_logging
+from piadm_hpc.run.reporting import EventLog, Progress, read_events, set_up_logging
 from piadm_hpc.submit import JobRequest, batch_script, read_status
 from piadm_hpc.submit.payload import Job
 from piadm_hpc.submit.work import RECORDS

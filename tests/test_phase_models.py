@@ -21,7 +21,7 @@ from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
 from piadm_hpc.models.networks.unet import GridUNet
 from piadm_hpc.models.phase_denoiser import PhaseDenoiser, denoiser_kind
 from piadm_hpc.models.training.fields import train
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.theory.bases import Pixelwise

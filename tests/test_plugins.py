@@ -14,7 +14,7 @@ from piadm_hpc.config import plugins
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import Model, load_model
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 
 GENERATOR = "own_sampling:gaussian_generator"
 OWN = '''

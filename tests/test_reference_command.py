@@ -22,8 +22,8 @@ from piadm_hpc.integrators import catalogue
 from piadm_hpc.integrators.assembly import PhaseGrid
 from piadm_hpc.models.card import RESPONSE, load_model
 from piadm_hpc.models.packing import load_response, save_response
-from piadm_hpc.run.build import make_sampler
 from piadm_hpc.run.probe import probe_response
+from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.solvers.linear import reference_part, response_part
 from piadm_hpc.theory.bases import Basis, Fourier, Pixelwise, SphericalHarmonics
 from piadm_hpc.theory.chain import Chain

@@ -16,6 +16,7 @@ from launching import launch
 
 import piadm_hpc
 from piadm_hpc.host.stop import STOP_FILE
+from piadm_hpc.run.reporting import read_events
 from piadm_hpc.store.errors import StoreError
 from piadm_hpc.store.folder import Store
 
@@ -88,6 +89,31 @@ def test_an_exception_on_one_of_three_ranks_ends_all(work: Path):
 def test_a_failing_group_ends_the_groups_that_are_well(work: Path):
     text = harmed(work, 2, "nan-group", {"kind": "nan", "rank": 1, "call": 1}, "--time-ranks", 1)
     assert text.startswith("the score is not finite for sample ") and text.endswith("on rank 1")
+
+
+@pytest.mark.parametrize("time_ranks", [2, 1], ids=["of one group", "of another group"])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("exit", "SystemExit the licence server does not answer"), ("interrupt", "KeyboardInterrupt")],
+)
+def test_a_rank_that_is_told_to_exit_ends_the_others(work: Path, kind: str, words: str, time_ranks: int):
+    """These exceptions are no errors to catch, and yet the other ranks would wait for this one for ever."""
+    fault = {"kind": kind, "rank": 1, "call": 3}
+    assert harmed(work, 2, f"{kind}-{time_ranks}", fault, "--time-ranks", time_ranks) == f"rank 1 ended with {words}"
+    (event,) = (event for event in read_events(work / f"{kind}-{time_ranks}") if event["event"] == "failed")
+    assert event["message"] == f"rank 1 ended with {words}"
+
+
+def test_a_rank_that_is_told_to_exit_while_it_loads_ends_the_others(work: Path):
+    """Before there is a folder to write to."""
+    script = [
+        {"args": ["sample", work / "run.toml", "--out", work / "none"], "fault": {"kind": "exit-load", "rank": 1}, "ends": True}
+    ]
+    begun = time.monotonic()
+    done, _ = on_ranks(2, work / "script-exit-load", script, timeout=60)
+    assert done.returncode != 0 and time.monotonic() - begun < 40
+    assert "piadm: rank 1 ended with SystemExit the licence server does not answer" in done.stderr
+    assert "Traceback" not in done.stderr and not (work / "none").exists()
 
 
 def test_a_killed_rank_loses_nothing_that_was_finished(work: Path):
@@ -178,7 +204,7 @@ def test_a_run_that_is_interrupted_by_hand_says_how_to_go_on(work: Path, monkeyp
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("piadm_hpc.run.placement.make_sampler", interrupted)
+    monkeypatch.setattr("piadm_hpc.run.execute.resolve", interrupted)
     text = one_line(call("sample", work / "run.toml", "--out", work / "by-hand"), 75)
     assert text == "interrupted; finished shards are kept, the same command goes on from there"
 
@@ -209,7 +235,7 @@ def test_the_message_of_a_failed_score_names_a_time_of_the_grid(work: Path):
     text = one_line(call("sample", work / "run.toml", "--out", work / "time", fault={"kind": "nan", "call": 1}), 1)
     level = float(text.split(" at time t = ")[1].split()[0])
     config = piadm_hpc.RunConfig(model=str(work / "network"), grid={"steps": STEPS})
-    from piadm_hpc.run.build import make_grid
+    from piadm_hpc.run.resolve import resolve
 
-    times = make_grid(config, piadm_hpc.load_model(config.model)).t
+    times = resolve(config, piadm_hpc.load_model(config.model)).grid.t
     assert float((times - level).abs().min()) < 1e-4 * level

@@ -13,7 +13,7 @@ from piadm_hpc.config.run import INDEPENDENT_KEYS, RunConfig
 from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import Model
 from piadm_hpc.models.compiled import with_compilation
-from piadm_hpc.run.build import make_sampler
+from piadm_hpc.run.resolve import make_sampler
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ..integrators.catalogue import find
 from ..models.card import Model
 from ..models.registry import find_model
 from ..models.target import states_like
-from ..run.build import make_grid, make_sampler
+from ..run.resolve import ResolvedRun, make_sampler, resolve
 from .mmd import features, mmd
 from .verify.conformers import load_conformers
 
@@ -67,11 +67,12 @@ def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", agai
     discrepancy of physical features from `against` (states [n, *event]), or else from converged samples of other ids. "auto"
     is "error" where that is defined. Unstable candidates have an infinite score. Raises ConfigError for "error" with noise.
     """
-    sampler = make_sampler(config, model)
+    run = resolve(config, model)
+    config, sampler = run.config, run.sampler
     if by == "error" and sampler.chain.stochastic:
         raise ConfigError(f"{config.chain.method.name} is random: its samples have no converged flow to compare with; use mmd")
     chosen = ("mmd" if sampler.chain.stochastic else "error") if by == "auto" else by
-    truth = converged(config, model, range(samples) if chosen == "error" else range(samples, 3 * samples))
+    truth = converged(run, range(samples) if chosen == "error" else range(samples, 3 * samples))
     measured = truth if against is None or chosen == "error" else against
     tuning, best = Tuning(chosen, sum(sampler.step_counts)), dict[str, Any]()
     tuning.tried.append((best, _score(config, model, samples, chosen, measured)))
@@ -98,13 +99,13 @@ def read_states(path: str | Path, folder: str | Path, model: Model) -> Tensor:
         raise ValueError(f"{path}: cannot be compared with the samples ({error})") from None
 
 
-def converged(config: RunConfig, model: Model, ids: range) -> Tensor:
+def converged(run: ResolvedRun, samples: range) -> Tensor:
     """Samples [n, *event] of the flow in the integrator's space, by a second-order method with ten times the steps."""
-    name = CONVERGED[config.chain.method.space]
-    steps = max(200, 10 * make_grid(config, model).num_steps * config.chain.method.calls)
+    method = run.config.chain.method
+    name, steps = CONVERGED[method.space], max(200, 10 * run.grid.num_steps * method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
-    fine = config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "score_time": "now"}, grid=grid)
-    return _draw(fine, model, ids)
+    fine = run.config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "score_time": "now"}, grid=grid)
+    return _draw(fine, run.model, samples)
 
 
 def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[float, float]]:
@@ -134,8 +135,8 @@ def _score(config: RunConfig, model: Model, samples: int, by: str, truth: Tensor
     return mmd(features(x, model.reference), features(truth, model.reference))
 
 
-def _draw(config: RunConfig, model: Model, ids: range) -> Tensor:
-    return make_sampler(config.replace(solver={"kind": "sequential"}), model).draw(ids).x
+def _draw(config: RunConfig, model: Model, samples: range) -> Tensor:
+    return make_sampler(config.replace(solver={"kind": "sequential"}), model).draw(samples).x
 
 
 def _keys(config: RunConfig) -> list[str]:

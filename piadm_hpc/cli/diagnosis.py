@@ -1,4 +1,4 @@
-"""Does the machine fit: MPI, ranks, threads, devices, HDF5, file system; every failing check says what to do."""
+"""Checks of the machine: MPI, ranks, threads, devices, HDF5 and the file system. A check that fails says what to do."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 
-from ..comm.communicator import library, world
+from ..comm.rank_grid import library, world
 from ..host.launcher import LOCAL_RANKS, first_number, launched, launcher_size, ranks_here
 from ..host.slurm import accounting, seconds_left, start_up_list, this_job, warning_signal
 
 Check = Callable[[], str]
 FEW_FILES = 1024
-NEED_MPI = ("messages", "device")  # which are not looked at when MPI fails
+NEED_MPI = ("messages", "device")  # checks that are left out when that of MPI fails
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, whether it is well, and what was found or what to do."""
+    """The result of a check: its name, whether it passed, and what was found or what to do."""
 
     name: str
     ok: bool
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine(folder: str | Path = ".") -> list[Finding]:
-    """All checks, from this process; under a launcher the MPI check is collective."""
+    """Run all checks from this process, with files in `folder`; under a launcher those of MPI and devices are collective."""
     checks: list[tuple[str, Check]] = [
         ("packages", _packages),
         ("MPI", _mpi),
@@ -60,7 +60,7 @@ def examine(folder: str | Path = ".") -> list[Finding]:
 def _finding(name: str, check: Check) -> Finding:
     try:
         return Finding(name, True, check())
-    except Exception as error:  # a broken installation may fail in any way; the point is to say so
+    except Exception as error:  # a broken installation may fail in any way, and is reported like the rest
         return Finding(name, False, " ".join(str(error).split()))
 
 
@@ -86,7 +86,7 @@ def _mpi() -> str:
 
 
 def _messages() -> str:
-    """Messages are host memory on purpose; whether the library could do otherwise is for people to know."""
+    """How messages travel, and whether the library is CUDA-aware."""
     if not launched():
         return "none without a launcher"
     words = {1: "the library is CUDA-aware, which is not needed", 0: "the library is not CUDA-aware, nor need it be"}
@@ -94,7 +94,7 @@ def _messages() -> str:
 
 
 def _cuda_aware() -> int:
-    """What the loaded MPI library says of itself: 1 or 0, or -1 when it has no word for it."""
+    """Whether the loaded MPI library says that it is CUDA-aware: 1 or 0, or -1 when it cannot be asked."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         path = line.rsplit(None, 1)[-1]
         if "/libmpi" in path and ".so" in path and "fort" not in path:
@@ -119,7 +119,7 @@ def _threads() -> str:
 
 
 def _device() -> str:
-    """Which GPU every rank would take; two on one while another is idle is a mistake."""
+    """Which GPU every rank would use. Raises RuntimeError when ranks share one while another is idle."""
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mine = first_number(LOCAL_RANKS)[1] % seen if seen else 0
     name = f"{torch.cuda.get_device_name(mine)} {torch.cuda.get_device_properties(mine).uuid}" if seen else ""
@@ -147,7 +147,7 @@ def _hdf5(folder: Path) -> str:
 
 
 def _locking(folder: Path) -> str:
-    """Every file has one writer, so locks are not needed; a file system that hangs or fails on them must not be asked."""
+    """Whether the file system has locks; every file has one writer, so HDF5 can do without where they fail or hang."""
     if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
         return "not asked for (HDF5_USE_FILE_LOCKING=FALSE)"
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".piadm-doctor-") as file:
@@ -168,7 +168,7 @@ def _open_files() -> str:
 
 
 def _slurm() -> str:
-    """The job's limit and warning, and what this site has."""
+    """The job's time limit and the warning before it, and which commands and launch types the site has."""
     if not this_job():
         return "not in a job"
     left, restarts = seconds_left(), os.environ.get("SLURM_RESTART_COUNT", "0")

@@ -1,4 +1,4 @@
-"""piadm doctor: what this machine offers a run."""
+"""piadm doctor: check whether this machine can run the package, and how well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""piadm plan: what a run will cost, before it runs."""
+"""piadm plan: the cost of a run before it runs."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _network(options: argparse.Namespace) -> Network:
-    """As given, else as measured between the ranks of a launch, else as assumed."""
-    from ..comm.communicator import rank_grid
+    """Latency and bandwidth: as given, else measured between the ranks of a launch, else typical ones."""
+    from ..comm.rank_grid import rank_grid
     from ..comm.timing import Network, measure
 
     given = {name: value for name in ("latency", "bandwidth") if (value := getattr(options, name, None)) is not None}
@@ -57,7 +57,7 @@ def _network(options: argparse.Namespace) -> Network:
 
 
 def _of_a_job(options: argparse.Namespace, config: RunConfig, network: Network) -> str:
-    """The fastest arrangement of a job's ranks in full, and the others in a line each."""
+    """The plan of the fastest arrangement of a job's ranks, and a line for each of the others."""
     from ..run.plan import rank_grids
 
     ranks = options.nodes * options.ranks_per_node

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..run.reference import probe_model, refit
+    from ..run.probe import probe_model, refit
 
     mistakes = [f"--{name} must be at least {least}" for name, least in (("samples", 1), ("probes", 1), ("levels", 3))
                 if getattr(options, name) < least]  # fmt: skip

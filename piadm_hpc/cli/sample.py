@@ -1,4 +1,4 @@
-"""piadm sample: run here, serial or under a launcher."""
+"""piadm sample: draw the samples of a run here, serially or on the ranks of a launcher."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.plan:
         return plan.run(options)
     from ..run.execute import execute
-    from ..run.progress import logger
+    from ..run.reporting import logger
 
     config = described_run(options)
     summary = execute(config, overwrite=options.overwrite, command=" ".join(["piadm", *sys.argv[1:]]))

@@ -25,7 +25,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..models.config import ConformerTrainConfig, load_config
     from ..models.training.fields import train
     from ..models.training.molecules import train_conformers
-    from ..run.reference import probe_trained
+    from ..run.probe import probe_trained
 
     config = load_config(options.config, [override(text) for text in options.set])
     folder = train_conformers(config) if isinstance(config, ConformerTrainConfig) else train(config)

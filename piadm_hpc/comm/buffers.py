@@ -1,4 +1,4 @@
-"""Memory that messages travel from and to: the host's, pinned host memory beside a GPU, or the GPU's own."""
+"""Buffers for messages: in host memory, in pinned host memory for tensors of a GPU, or in the GPU's memory itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Memory = Literal["host", "pinned", "device"]
 
 
 def memory_for(device: torch.device, *, aware: bool) -> Memory:
-    """From where a tensor on a device travels: a GPU's from where it lies if MPI is CUDA-aware, else by way of pinned memory."""
+    """Choose the memory for messages of a tensor on `device`: that of a GPU itself only where MPI is CUDA-aware."""
     if device.type != "cuda":
         return "host"
     return "device" if aware else "pinned"
@@ -22,20 +22,20 @@ def memory_for(device: torch.device, *, aware: bool) -> Memory:
 
 @cache
 def cuda_aware(library: str) -> bool:
-    """Whether an MPI library takes pointers to a GPU's memory, by the query that Open MPI and the MPICH family share."""
+    """Whether an MPI library accepts pointers to GPU memory, by the query that Open MPI and MPICH have in common."""
     query = getattr(ctypes.CDLL(library), "MPIX_Query_cuda_support", None)
     return query is not None and bool(query())
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """Buffers of messages that belong to tensors on `device`, and what mpi4py is given of them."""
+    """Message buffers for tensors on `device`, in a given kind of memory."""
 
     memory: Memory
     device: torch.device
 
     def sent(self, values: Tensor) -> Tensor:
-        """What to send of a tensor: contiguous, since other layouts are sent permuted."""
+        """Return the values as a contiguous tensor to send; mpi4py would send another layout in permuted order."""
         _require_exchangeable(values.dtype)
         values = values.detach()
         if self.memory == "pinned":
@@ -43,14 +43,14 @@ class Buffers:
         return values.contiguous() if self.memory == "device" else values.cpu().contiguous()
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor to receive into."""
+        """Allocate a tensor to receive into."""
         _require_exchangeable(dtype)
         if self.memory == "device":
             return torch.empty(shape, dtype=dtype, device=self.device)
         return torch.empty(shape, dtype=dtype, pin_memory=self.memory == "pinned")
 
     def ready(self, *tensors: Tensor) -> list[Any]:
-        """What mpi4py takes of tensors, now that nothing queued on the GPU still writes to them or to what they replaced."""
+        """Return the tensors in a form that mpi4py accepts, after waiting for queued GPU work that may still use them."""
         if self.memory == "device":
             torch.cuda.current_stream(self.device).synchronize()
             return list(tensors)
@@ -58,6 +58,6 @@ class Buffers:
 
 
 def _require_exchangeable(dtype: torch.dtype) -> None:
-    """TypeError for numbers that MPI has no arithmetic for."""
+    """TypeError for number formats that MPI cannot add or compare."""
     if dtype not in (torch.float32, torch.float64):
         raise TypeError(f"cannot exchange {dtype}; states and sums are float32 or float64 whatever the network uses")

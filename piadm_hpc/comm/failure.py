@@ -1,4 +1,4 @@
-"""Failing together: an error on one rank becomes an error on all of them, so that nobody waits for ever."""
+"""Failing together: an error on one rank is raised on all of them, so that no rank waits for one that has left."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import TypeVar, cast
 
 import torch
 
+from ..host.launcher import LauncherError
 from .communicator import Communicator
 
 T = TypeVar("T")
 
 
-class RankEnded(RuntimeError):
-    """Another rank was told to exit; the message says which."""
+class RankEnded(LauncherError):
+    """Another rank was told to exit, by SystemExit or KeyboardInterrupt; the message names it."""
 
 
-def together(comm: Communicator, action: Callable[[], T]) -> T:
-    """Return what the action gives once it has succeeded on every rank; collective over `comm`.
+def together(comm: Communicator, action: Callable[[], T], rename: Callable[[Exception], Exception] | None = None) -> T:
+    """Return the action's result once it has succeeded on every rank; collective over `comm`.
 
-    The first failure is raised on all ranks. A rank on which SystemExit or KeyboardInterrupt was raised raises it again, and
-    the others raise RankEnded.
+    The error of the lowest rank that failed is raised on all ranks, as `rename` words it on the rank where it was raised.
+    A rank on which SystemExit or KeyboardInterrupt was raised raises it again, and the others raise RankEnded.
     """
     result, failure = None, None
     try:
@@ -29,12 +30,17 @@ def together(comm: Communicator, action: Callable[[], T]) -> T:
         failure = error
     if float(comm.max(torch.tensor([float(failure is not None)]))) == 0:
         return cast(T, result)
-    told = failure if failure is None or isinstance(failure, Exception) else RankEnded(_words(failure, comm.world_rank))
+    told = failure
+    if failure is not None and not isinstance(failure, Exception):
+        told = RankEnded(describe(failure, comm.world_rank))
+    elif failure is not None and rename is not None:
+        told = rename(failure)
     failures = [found for found in comm.gather_objects(told) if found is not None]
     if failure is not None and not isinstance(failure, Exception):
         raise failure
     raise failures[0]
 
 
-def _words(failure: BaseException, rank: int) -> str:
+def describe(failure: BaseException, rank: int) -> str:
+    """Say that a rank was told to exit, and by what."""
     return f"rank {rank} ended with {type(failure).__name__}{f' {failure}' if str(failure) else ''}"

@@ -1,4 +1,4 @@
-"""What a message costs: a latency and a bandwidth, given or measured between the ranks of a launch."""
+"""The cost of a message by latency and bandwidth, given or measured between the ranks of a launch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LARGE = 2**18  # float32 numbers, 1 MB
 
 @dataclass(frozen=True)
 class Network:
-    """Seconds before the first byte and bytes a second, of one message between two ranks."""
+    """Latency [s] and bandwidth [bytes/s] of a message between two ranks."""
 
     latency: float = 5e-6
     bandwidth: float = 5e9
     measured: bool = False
 
     def scan(self, ranks: int, message: int) -> float:
-        """Seconds of one scan and one maximum over `ranks` ranks in which maps of `message` bytes travel."""
+        """Estimate the seconds of one scan, with maps of `message` bytes, and one maximum over `ranks` ranks."""
         stages = math.ceil(math.log2(ranks)) if ranks > 1 else 0
         return stages * (2 * self.latency + message / self.bandwidth)
 
@@ -33,10 +33,10 @@ class Network:
 
 
 def measure(comm: Communicator) -> Network:
-    """The network between the ranks of `comm`, from reductions of one number and of a megabyte; collective."""
+    """Measure the network between the ranks of `comm` from reductions of one number and of a megabyte; collective."""
     stages = math.ceil(math.log2(comm.size))
     small, large = (float(comm.max(torch.tensor([_median_seconds(comm, size)]))) for size in (1, LARGE))
-    # a reduction passes its message up and down a tree
+    # a reduction sends its message up a tree and down again
     return Network(small / (2 * stages), 2 * stages * 4 * LARGE / max(large - small, 1e-9), measured=True)
 
 

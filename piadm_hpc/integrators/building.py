@@ -85,7 +85,7 @@ def build(
 
 def require_space(method: Integrator, process: Process) -> None:
     """ValueError unless the integrator moves all that a score of `process` describes."""
-    if isinstance(process, PSLD) and method.space == "data":
+    if process.fields > 1 and method.space == "data":
         raise ValueError(
             f"{method.name} moves the position alone, and this model was trained on position and momentum: take an integrator "
             "of phase space, for example gddim-ab2 or rbaoab (`piadm integrators` lists them)"

@@ -100,7 +100,7 @@ class PhaseDenoiser(GaussianDenoiser):
 
 def denoiser_kind(process: Process) -> type[GaussianDenoiser]:
     """Return the class of denoisers for a process: of position, or of position and momentum."""
-    return PhaseDenoiser if isinstance(process, PSLD) else GaussianDenoiser
+    return PhaseDenoiser if process.fields > 1 else GaussianDenoiser
 
 
 def _mix(matrix: Tensor, z: Tensor) -> Tensor:

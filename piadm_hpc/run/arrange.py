@@ -1,4 +1,4 @@
-"""How a chain's points are best swept on given ranks and memory: one block, blocks, a window, or the pipelined schedule."""
+"""How the points of a chain are best swept on given ranks and memory: in one block, blocks, a window, or pipelined."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config.run import RunConfig
-from ..models.card import Model
-from ..solvers.sampler import Sampler
-from ..solvers.scheme import Scheme
-from .build import make_grid
+from .build import with_equal_blocks
+from .resolve import ResolvedRun
 
 GIGABYTE = 1e9
-NARROWEST = 8  # points of a window: a narrower one saves few calls more, and pays for every one in rounds
+NARROWEST = 8  # points of a window: a narrower one saves few calls and costs many rounds
 MOST_FRONTS = 8
 
-# bytes of a rank that holds so many points of so many samples at once
+# bytes of a rank that works on (points of a block, samples at once)
 Memory = Callable[[int, int], int]
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What to set, as (key, value), where it differs from the run as it stands, and why."""
+    """Settings (key, value) to change, None to remove one, and the reason."""
 
     why: str
     settings: tuple[tuple[str, Any], ...] = ()
@@ -35,33 +32,32 @@ class Arrangement:
         return f"{self.why}\n                   {' '.join(words)}" if words else f"{self.why}, as it is set"
 
 
-def arrange(
-    config: RunConfig, model: Model, sampler: Sampler, *, time_ranks: int, batch: int, memory: Memory, available: int
-) -> Arrangement:
-    """The arrangement with the fewest waits in sequence that fits into `available` bytes of each of `time_ranks` time ranks.
+def arrange(resolved: ResolvedRun, *, time_ranks: int, batch: int, memory: Memory, available: int) -> Arrangement:
+    """Choose the arrangement with the fewest rounds that fits into `available` bytes of each of `time_ranks` time ranks.
 
-    Rules from measurements with exact scores (docs/scale.md): memory asks for fewer samples at once, then for blocks; fewer
-    ranks than points ask for a window as wide as the ranks, or for a pipelined front where a fixed depth moves no window.
+    The rules follow measurements with exact scores (docs/scale.md). Where memory is short, fewer samples are worked on at
+    once, and then the chain is cut into blocks. Where there are fewer ranks than points, a window is as wide as the ranks
+    allow, or a front is pipelined at a fixed depth, which moves no window.
     """
+    config, sampler = resolved.config, resolved.sampler
     if config.solver.kind == "sequential":
         return Arrangement("step by step, as asked: nothing to arrange")
     steps = sampler.chain.num_steps
     share = -(-steps // time_ranks)
     at_once = next((n for n in range(batch, 0, -1) if memory(share, n) <= available), 0)
     if at_once == 0:
-        return _in_blocks(
-            config, model, sampler, time_ranks=time_ranks, whole=memory(share, 1), memory=memory, available=available
-        )
+        return _in_blocks(resolved, time_ranks=time_ranks, whole=memory(share, 1), memory=memory, available=available)
     fewer = [] if at_once >= min(batch, config.compute.in_flight or batch) else [("compute.in_flight", at_once)]
     room = f"; {at_once} of {batch} samples at once, all need {memory(share, batch) / GIGABYTE:.1f} GB a rank" if fewer else ""
     if sampler.chain.sequential_rounds is None:
         return Arrangement(f"collocation, all {steps} points at once{room}", tuple(fewer))
-    why, wanted = _schedule(config, sampler.chain, time_ranks)
-    return Arrangement(why + room, (*_changed(config, sampler, wanted), *fewer))
+    why, wanted = _schedule(resolved, time_ranks)
+    return Arrangement(why + room, (*_changed(resolved, wanted), *fewer))
 
 
-def _schedule(config: RunConfig, chain: Scheme, time_ranks: int) -> tuple[str, dict[str, Any]]:
-    """Which points are open to a sweep, where memory holds the whole chain."""
+def _schedule(resolved: ResolvedRun, time_ranks: int) -> tuple[str, dict[str, Any]]:
+    """Which points a sweep evaluates, where memory holds the whole chain."""
+    config, chain = resolved.config, resolved.scheme
     steps = chain.num_steps
     width = time_ranks * -(-NARROWEST // time_ranks)
     shared = f"{_ranks(time_ranks)} for {steps} points"
@@ -69,7 +65,7 @@ def _schedule(config: RunConfig, chain: Scheme, time_ranks: int) -> tuple[str, d
     if width >= steps:
         return f"one block, the fewest rounds: {shared}", one
     if config.corrector.enabled or not chain.knows_levels:
-        reason = "a corrector follows whole blocks" if config.corrector.enabled else "this chain has no levels to foresee by"
+        reason = "a corrector follows whole blocks" if config.corrector.enabled else "this chain has no levels to predict by"
         return f"one block, the fewest rounds: {reason}, so no window", one
     if config.solver.fixed_depth:
         fronts = min(MOST_FRONTS, -(-steps // width))
@@ -79,32 +75,30 @@ def _schedule(config: RunConfig, chain: Scheme, time_ranks: int) -> tuple[str, d
     return why, {**one, "solver.window": width}
 
 
-def _in_blocks(
-    config: RunConfig, model: Model, sampler: Sampler, *, time_ranks: int, whole: int, memory: Memory, available: int
-) -> Arrangement:
-    """The fewest blocks of equal Lambda, one after the other, of which the longest fits."""
+def _in_blocks(resolved: ResolvedRun, *, time_ranks: int, whole: int, memory: Memory, available: int) -> Arrangement:
+    """The fewest blocks of equal Lambda, one after the other, of which the longest fits into memory."""
     need = f"one sample needs {whole / GIGABYTE:.1f} GB a rank, there are {available / GIGABYTE:.1f}"
-    if sampler.chain.sequential_rounds is None:
+    if resolved.scheme.sequential_rounds is None:
         return Arrangement(f"does not fit: {need}; fewer grid.steps, or a chain of steps in blocks (chain.integrator=gaussian)")
-    for count in range(2, sampler.chain.num_steps // time_ranks + 1):
-        grid = make_grid(config.replace(grid={"blocks": count, "cut": "lambda"}), model)
-        lengths = [len(block) for block in grid.blocks()]
+    for count in range(2, resolved.scheme.num_steps // time_ranks + 1):
+        lengths = [len(block) for block in with_equal_blocks(resolved.grid, resolved.model.process, count).blocks()]
         if min(lengths) < time_ranks:
             break
         if memory(-(-max(lengths) // time_ranks), 1) <= available:
             blocks = {"grid.blocks": len(lengths), "solver.window": None, "solver.pipelined": False}
             why = f"{len(lengths)} blocks of equal Lambda, one after the other, a sample at a time: {need}"
-            alone = [] if config.compute.in_flight == 1 else [("compute.in_flight", 1)]
-            return Arrangement(why, (*_changed(config, sampler, blocks), *alone))
+            alone = [] if resolved.config.compute.in_flight == 1 else [("compute.in_flight", 1)]
+            return Arrangement(why, (*_changed(resolved, blocks), *alone))
     return Arrangement(f"does not fit: {need}, and no blocks are small enough; give more time ranks or larger nodes")
 
 
-def _changed(config: RunConfig, sampler: Sampler, wanted: dict[str, Any]) -> list[tuple[str, Any]]:
+def _changed(resolved: ResolvedRun, wanted: dict[str, Any]) -> list[tuple[str, Any]]:
     """Those of the wanted settings that the run does not have yet."""
+    solver = resolved.config.solver
     present = {
-        "grid.blocks": len(sampler.chain.edges) - 1,
-        "solver.window": config.solver.window,
-        "solver.pipelined": config.solver.pipelined,
+        "grid.blocks": len(resolved.scheme.edges) - 1,
+        "solver.window": solver.window,
+        "solver.pipelined": solver.pipelined,
     }
     return [(key, value) for key, value in wanted.items() if present[key] != value]
 
@@ -118,7 +112,7 @@ def _ranks(count: int) -> str:
 
 
 def memory_of_host(ranks: int) -> int:
-    """Bytes that each of `ranks` ranks can have of this host, if as many as it has cores share it."""
+    """Bytes of this host's free memory for each of `ranks` ranks, of which at most one a core runs on this host."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     return math.floor(free / min(ranks, len(os.sched_getaffinity(0))))

@@ -1,8 +1,7 @@
-"""Making what is missing: this group's batches, one after another, solved, stored, or kept as they stand when a stop is asked."""
+"""Drawing the samples that are missing: batch by batch, each solved and stored, or kept unfinished when the run is stopped."""
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -12,32 +11,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..comm.communicator import RankGrid
+from ..comm.rank_grid import RankGrid
 from ..config.run import INDEPENDENT_KEYS, RunConfig
 from ..config.validation import without_none
 from ..host.stop import StopReason, StopRequested, StopSignals, request_stop, stop_requested
 from ..models.card import Model
-from ..solvers.sampler import Sampler
 from ..solvers.solution import BlockSolution, Solution, Stopped, Unfinished
 from ..store.folder import Store
 from ..store.unfinished import discard_draft, find_drafts, fingerprint, read_draft, write_draft
 from ..theory.grid import Block
-from .events import EventLog
-from .progress import Progress
+from .reporting import EventLog, Progress
+from .resolve import ResolvedRun
 
-logger = logging.getLogger("piadm_hpc")
 HEARTBEAT = 60.0
-# seconds for which a block may go on once a stop is asked, where nobody knows when the job meets its limit
+# seconds for which a block may go on after a request to stop, where the time limit of the job is not known
 PATIENCE = {StopReason.LIMIT: 30.0, StopReason.PERSON: 3.0}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the parts of a run share; `ends` is the time (time.monotonic) of the job's limit, where there is one."""
+    """A resolved run with the folder it writes to and the ranks that draw its samples.
 
-    config: RunConfig
-    model: Model
-    sampler: Sampler
+    `ends` is when the job reaches its time limit, on the clock of time.monotonic, or None where there is no limit.
+    """
+
+    resolved: ResolvedRun
     store: Store
     ranks: RankGrid
     signals: StopSignals
@@ -46,30 +44,32 @@ class Run:
 
     @property
     def mark(self) -> str:
-        """What a batch that was left unfinished must agree with to be continued."""
-        return fingerprint(without_none(self.config.model_dump(mode="json")), self.model.sha256, INDEPENDENT_KEYS)
+        """Fingerprint of what an unfinished batch must share with this run to be continued by it."""
+        values = without_none(self.resolved.config.model_dump(mode="json"))
+        return fingerprint(values, self.resolved.model.sha256, INDEPENDENT_KEYS)
 
     @property
     def num_blocks(self) -> int:
-        return len(self.sampler.chain.edges) - 1
+        """Blocks of the chain."""
+        return len(self.resolved.scheme.edges) - 1
 
     def request(self, stop: StopReason) -> StopRequested:
-        """The words for a stop that somebody asked for."""
+        """The exception that ends the run on request, with the reason and how to go on."""
         goes_on = "what is finished is kept, the same command goes on from there"
         if self.signals.name:
             return StopRequested(f"stopped by {self.signals.name}: {goes_on}", limit=stop == StopReason.LIMIT)
-        return StopRequested(f"{self.config.out}/STOP was found: {goes_on}", limit=stop == StopReason.LIMIT)
+        return StopRequested(f"{self.resolved.config.out}/STOP was found: {goes_on}", limit=stop == StopReason.LIMIT)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples solved and stored together; `draft` is the file in which an earlier stop left them."""
+    """Sample ids solved and stored together; `draft` is the file in which an earlier stop left them, or empty."""
 
-    ids: tuple[int, ...]
+    samples: tuple[int, ...]
     draft: str = ""
 
     def resume(self) -> Unfinished | None:
-        """Where the earlier stop left them."""
+        """Read the states that an earlier stop left."""
         if not self.draft:
             return None
         arrays = {name: torch.from_numpy(array) for name, array in read_draft(Path(self.draft)).items()}
@@ -77,63 +77,74 @@ class Batch:
         return Unfinished(state, arrays, extra)
 
 
+@dataclass
+class Drawn:
+    """What a group has drawn: costs without states, seconds spent writing, and why it stopped early, if it did."""
+
+    costs: list[Solution] = field(default_factory=list)
+    writing: float = 0.0
+    stop: StopReason = StopReason.NONE
+
+
 def missing_batches(run: Run) -> list[Batch]:
-    """What is missing: first what was begun, as it was left, then batches small enough that every group has one."""
+    """List what is missing: unfinished batches first, then new ones, so small that every group has one."""
     missing = [sample for batch in run.store.missing() for sample in batch]
     begun = []
-    for ids, path in find_drafts(run.store.folder, run.mark):
-        if set(ids) <= set(missing):
-            begun.append(Batch(ids, str(path)))
-            missing = [sample for sample in missing if sample not in ids]
+    for samples, path in find_drafts(run.store.folder, run.mark):
+        if set(samples) <= set(missing):
+            begun.append(Batch(samples, str(path)))
+            missing = [sample for sample in missing if sample not in samples]
         else:
             discard_draft(path)
-    size = max(1, min(run.config.output.batch, -(-len(missing) // run.ranks.num_groups)))
+    size = max(1, min(run.resolved.config.output.batch, -(-len(missing) // run.ranks.num_groups)))
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 
-def make(run: Run, batches: list[Batch], costs: list[Solution]) -> float:
-    """Solve and store this group's batches, adding what each cost; seconds spent writing. Raises StopRequested."""
-    gaps, writing, before = _gaps(run.model), 0.0, 0
-    total = sum(len(batch.ids) for batch in batches)
+def draw_batches(run: Run, batches: Sequence[Batch]) -> Drawn:
+    """Solve and store this group's batches until they are done or somebody asks to stop; collective over the group."""
+    drawn, gaps, before = Drawn(), _gaps(run.resolved.model), 0
+    total = sum(len(batch.samples) for batch in batches)
     # the root knows of its own group alone
     group = f"group 1/{run.ranks.num_groups} " if run.ranks.num_groups > 1 else ""
-    with Progress(
-        total,
-        unit="samples",
-        interval=run.config.output.log_interval,
-        enabled=run.ranks.root,
-        ends=run.ends,
-        events=run.events,
-    ) as progress:
-        for number, batch in enumerate(batches):
-            work = _Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
-            solution = work.solve(gaps)
-            costs.append(_without_states(solution))
-            start = time.perf_counter()
-            if run.ranks.writer:
-                _store(run, batch.ids, solution, gaps)
-                if batch.draft:
-                    discard_draft(Path(batch.draft))
-            if run.ranks.root:
-                run.store.compact()
-            writing += time.perf_counter() - start
-            if number + 1 < len(batches):
-                work.leave_if_asked()
-            before += len(batch.ids)
-            progress.show(before, work.note)
-    return writing
+    interval = run.resolved.config.output.log_interval
+    with Progress(total, unit="samples", interval=interval, enabled=run.ranks.root, ends=run.ends, events=run.events) as progress:
+        try:
+            for number, batch in enumerate(batches):
+                work = _Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
+                solution = work.solve(gaps)
+                drawn.costs.append(_without_states(solution))
+                drawn.writing += _write(run, batch, solution, gaps)
+                if number + 1 < len(batches):
+                    work.leave_if_asked()
+                before += len(batch.samples)
+                progress.show(before, work.note)
+        except StopRequested as request:
+            drawn.stop = StopReason.LIMIT if request.limit else StopReason.PERSON
+    return drawn
+
+
+def _write(run: Run, batch: Batch, solution: Solution, gaps: dict[str, np.ndarray]) -> float:
+    """Store a finished batch, from the rank that writes; returns the seconds that this took."""
+    start = time.perf_counter()
+    if run.ranks.writer:
+        _store(run, batch.samples, solution, gaps)
+        if batch.draft:
+            discard_draft(Path(batch.draft))
+    if run.ranks.root:
+        run.store.compact()
+    return time.perf_counter() - start
 
 
 def _without_states(solution: Solution) -> Solution:
-    """An ensemble of any size must fit: of what is stored, the costs alone stay in memory."""
+    """The costs alone, so that an ensemble of any size fits into memory."""
     return replace(solution, x=solution.x[:0], state=solution.state[:0])
 
 
 @dataclass
 class _Work:
-    """A batch at work: what it says of itself, whether somebody asks it to stop, and what is then kept.
+    """A batch being solved, as the callback of the solver: it reports progress and passes requests to stop on.
 
-    Once a stop is asked the block at work may come to its end, if that does not take too long; `patient_until` is when it does.
+    After a request the block being solved may come to its end, if that does not take beyond `patient_until`.
     """
 
     run: Run
@@ -148,45 +159,41 @@ class _Work:
     beat: float = field(default_factory=time.monotonic)
 
     def solve(self, gaps: dict[str, np.ndarray]) -> Solution:
-        """The whole batch. Raises StopRequested, with all that can be kept on disk."""
-        self.note = self.name
+        """Solve the whole batch. Raises StopRequested after storing the samples that are done, or else the finished blocks."""
+        self.note, samples = self.name, self.batch.samples
+        sampler, comm = self.run.resolved.sampler, self.run.ranks.time
         try:
-            return self.run.sampler.draw(
-                self.batch.ids,
-                comm=self.run.ranks.time,
-                resume=self.batch.resume(),
-                callback=self,
-            )
+            return sampler.draw(samples, comm=comm, resume=self.batch.resume(), callback=self)
         except Stopped as stopped:
             if self.run.ranks.writer and stopped.solution is not None:
-                _store(self.run, [self.batch.ids[k] for k in stopped.done], stopped.solution, gaps)
+                _store(self.run, [samples[k] for k in stopped.done], stopped.solution, gaps)
             elif self.run.ranks.writer and self.latest is not None:
                 _keep(self.run, self.batch, self.latest)
             raise self.run.request(_stop_asked(self.run)) from None
 
     def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
-        """After a block: what the log says, what is kept, and whether to stop; collective over the group."""
+        """Report a block and stop there if somebody asks for it; collective over the group."""
         sweeps = int((result.sweeps + result.sequential_steps).max())
         self.note = f"{self.name} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}"
         self.latest, self.sweeps = unfinished, 0
-        self._show(len(self.batch.ids) * (block.index + 1) / self.run.num_blocks)
-        # a batch that is solved is stored first
+        self._show(len(self.batch.samples) * (block.index + 1) / self.run.num_blocks)
+        # after its last block a batch is stored before the run stops
         if block.index + 1 < self.run.num_blocks:
             self.leave_if_asked(keep=True)
 
     def leave_if_asked(self, *, keep: bool = False) -> None:
-        """Raise StopRequested when somebody asks for that; collective over the group."""
+        """Raise StopRequested when somebody asks to stop, after writing down the finished blocks if they are to be kept."""
         if stop := _stop_asked(self.run):
             if keep and self.run.ranks.writer and self.latest is not None:
                 _keep(self.run, self.batch, self.latest)
             raise self.run.request(stop)
 
     def should_stop(self, done: int) -> bool:
-        """Between two sweeps; collective over the group."""
+        """Whether to stop between two sweeps; collective over the group."""
         run = self.run
         if self.sweeps:
             behind = 0 if self.latest is None else len(self.latest.blocks)
-            self._show(max(done, len(self.batch.ids) * behind / run.num_blocks), f" sweep {self.sweeps}")
+            self._show(max(done, len(self.batch.samples) * behind / run.num_blocks), f" sweep {self.sweeps}")
         self.sweeps += 1
         if run.ranks.root and time.monotonic() - self.beat > HEARTBEAT:
             run.store.heartbeat()
@@ -204,7 +211,7 @@ class _Work:
 
 
 def _stop_asked(run: Run) -> StopReason:
-    """Collective over a group: who asks, when a signal reached one of its ranks or the stop file is there."""
+    """Who asks to stop, by a signal to a rank of the group or by the stop file; collective over the group."""
     found = stop_requested(run.store.folder) if run.ranks.writer else StopReason.NONE
     stop = StopReason(int(run.ranks.time.max(torch.tensor([float(max(found, run.signals.reason))]))))
     if stop and run.ranks.writer and not found:
@@ -212,25 +219,31 @@ def _stop_asked(run: Run) -> StopReason:
     return stop
 
 
-def _store(run: Run, ids: Sequence[int], solution: Solution, gaps: dict[str, np.ndarray]) -> None:
-    run.store.write(ids, run.model.decode(solution.x.cpu()), _per_sample(run.config, ids, solution), allow_nan=gaps)
+def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str, np.ndarray]) -> None:
+    resolved = run.resolved
+    run.store.write(
+        samples,
+        resolved.model.decode(solution.x.cpu()),
+        _per_sample(resolved.config, samples, solution),
+        allow_nan=gaps,
+    )
 
 
 def _keep(run: Run, batch: Batch, unfinished: Unfinished) -> None:
     arrays = {"state": unfinished.state, "extra": unfinished.extra.T.contiguous(), **unfinished.costs}
-    write_draft(run.store.folder, batch.ids, {name: tensor.cpu().numpy() for name, tensor in arrays.items()}, run.mark)
+    write_draft(run.store.folder, batch.samples, {name: tensor.cpu().numpy() for name, tensor in arrays.items()}, run.mark)
 
 
 def _gaps(model: Model) -> dict[str, np.ndarray]:
-    """Where a variable has no value in any sample (land, for the sea): what a zero state decodes to NaN."""
+    """Where a variable has no value in any sample (land in an ocean model): the points that a zero state decodes to NaN."""
     empty = model.decode(torch.zeros(1, *model.event_shape))
     return {name: np.isnan(values[0]) for name, values in empty.items()}
 
 
-def _per_sample(config: RunConfig, batch: Sequence[int], solution: Solution) -> dict[str, np.ndarray]:
+def _per_sample(config: RunConfig, samples: Sequence[int], solution: Solution) -> dict[str, np.ndarray]:
     """Cost and convergence of every sample, as stored beside the fields."""
     return {
-        "seed": np.full(len(batch), config.seed, dtype=np.int64),
+        "seed": np.full(len(samples), config.seed, dtype=np.int64),
         "sweeps": solution.sweeps.numpy().astype(np.int32),
         "residual": solution.residual.numpy().astype(np.float32),
         "status": solution.status.numpy().astype(np.int8),

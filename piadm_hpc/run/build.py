@@ -1,11 +1,10 @@
-"""From a validated run and a loaded model to a sampler: grid, chain, corrector, projection."""
+"""The parts of a run, each built from a complete configuration and a loaded model: grid, scheme, options, projection."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 from torch import Tensor
@@ -17,33 +16,29 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
 from ..integrators.corrector import critical_corrector
-from ..solvers.collocation import Collocation, choose
+from ..solvers.collocation import Collocation
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
 from ..solvers.options import Corrector, Options, Start
-from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..solvers.solve import Projection
 from ..theory import grid as grids
 from ..theory.bases import orthogonal
+from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.phase import PhaseSpace
-from ..theory.process import PSLD, forward_time
+from ..theory.process import PSLD, Process, forward_time
 
 if TYPE_CHECKING:
     from ..models.card import Model
 
-
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
 
-STEPS = 48  # of a chain, where the model's card says nothing
-
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
-    """The run's grid points and blocks, in the model's own time."""
-    config = resolve(config, model)
-    spec, (horizon, delta) = config.grid, _range(config, model)
+    """The points and blocks of a run, in the model's own time. Raises ConfigError for a grid that does not fit the model."""
+    spec, (horizon, delta) = config.grid, time_range(config, model)
     if spec.kind == "piadm":
         grid = grids.piadm(model.process, horizon=horizon, delta=delta, step=spec.step, block=spec.block)
     else:
@@ -53,60 +48,17 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
         return grid if _published(config) else grid.with_blocks(1)
     if spec.blocks > grid.num_steps:
         raise ConfigError(f"grid.blocks = {spec.blocks} exceeds the {grid.num_steps} steps of the grid")
-    if spec.cut == "even":
-        return grid.with_blocks(int(spec.blocks))
-    # the frozen part's Lipschitz constant, integrated: time and the logarithm of what remains of it
-    theta = forward_time(model.process, grid.t)
-    return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), int(spec.blocks))
+    return grid.with_blocks(int(spec.blocks)) if spec.cut == "even" else with_equal_blocks(grid, model.process, int(spec.blocks))
 
 
-def resolve(config: RunConfig, model: Model) -> RunConfig:
-    """The configuration with values for what it leaves to the model: eta, steps, for collocation the points and their start.
-
-    A network of position and momentum takes an integrator of phase space.
-
-    Where the model was probed the points follow from how its flow varies; otherwise there are 8 for every digit of `tol`.
-    """
-    suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
-    if config.chain.eta == "auto":
-        config = config.replace(chain={"eta": suits.get("eta", 1.0) if config.chain.method.eta else 0.0})
-    if config.chain.integrator == "auto":
-        config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
-    spec = config.grid
-    if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
-        return config
-    if config.chain.method.name != "collocation":
-        return config.replace(grid={"steps": suits.get("steps", STEPS)})
-    (horizon, delta), reference = _range(config, model), make_reference(config, model)
-    if spec.teleport is not None:
-        return config.replace(grid={"steps": _points(config.solver.tol)})
-    begin, points = collocation_span(reference, config.solver.tol, horizon, delta)
-    return config.replace(grid={"steps": points, "teleport": None if begin == horizon else math.sqrt(math.expm1(begin))})
+def with_equal_blocks(grid: TimeGrid, process: Process, blocks: int) -> TimeGrid:
+    """The same points in blocks of nearly equal Lambda, the Lipschitz constant of the frozen part integrated over a block."""
+    theta = forward_time(process, grid.t)
+    return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), blocks)
 
 
-def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any]) -> str:
-    """What stands for "auto": of phase space where the network is one of it; for the flow what the card says."""
-    if isinstance(model.process, PSLD):
-        return "sscs" if config.chain.eta else "gddim-ab2"
-    return "auto" if config.chain.eta else suits.get("flow", "auto")
-
-
-def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:
-    """Forward time, at most `horizon`, at which collocation begins, and how many points a tolerance needs from there."""
-    smoothness = None if reference.response is None else reference.response.smoothness
-    if smoothness is None:
-        return horizon, _points(tol)
-    begin, points = choose(smoothness, tol, -math.log(math.expm1(horizon)), -math.log(math.expm1(delta)))
-    return math.log1p(math.exp(-begin)), points
-
-
-def _points(tol: float) -> int:
-    """Eight for every digit of a tolerance."""
-    return max(8, round(8 * -math.log10(tol)))
-
-
-def _range(config: RunConfig, model: Model) -> tuple[float, float]:
-    """Forward times at which a run starts and stops."""
+def time_range(config: RunConfig, model: Model) -> tuple[float, float]:
+    """The forward times at which a run starts and stops. Raises ConfigError for an empty range."""
     spec = config.grid
     horizon = _theta(model, model.horizon) if spec.horizon == "auto" else float(spec.horizon)
     delta = _theta(model, model.delta) if spec.delta == "auto" else float(spec.delta)
@@ -133,7 +85,7 @@ def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float)
 
 
 def _teleported(config: RunConfig, model: Model, grid: TimeGrid) -> TimeGrid:
-    """The grid without the points that the Gaussian's closed form stands for; the prior is its marginal at the first left."""
+    """The grid without the points of high noise, over which the Gaussian's closed form carries the sample."""
     level = config.grid.teleport
     if level is None or config.chain.method.name == "collocation":
         return grid
@@ -154,17 +106,17 @@ def _phase(config: RunConfig, model: Model) -> PhaseSpace:
 
 
 def _theta(model: Model, t: float) -> float:
-    """Forward time of a time on the model's own clock."""
+    """The forward time of a time on the model's own clock."""
     return float(forward_time(model.process, torch.tensor(t, dtype=torch.float64)))
 
 
 def _published(config: RunConfig) -> bool:
-    """Whether sweeps are the paper's own, whose number only blocks keep bounded."""
+    """Whether sweeps are those of the PIADM paper, whose number stays bounded only in its blocks."""
     return config.solver.linear in ("process", "identity")
 
 
 def make_reference(config: RunConfig, model: Model) -> GaussianReference:
-    """What the run's chain and sweeps are built on: the model's own reference, or one from a file."""
+    """The Gaussian that chain and sweeps are built on: the model's own, or one from a file."""
     from ..models.packing import load_refitted
 
     if config.solver.reference is None:
@@ -172,13 +124,25 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
     return load_refitted(config.solver.reference, model.reference)
 
 
-def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:
-    """The run's chain on a grid, or the collocation with as many points."""
-    spec = resolve(config, model).chain
-    if spec.method.name == "collocation":
-        integrators.require_space(spec.method, model.process)
-        horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
-        return Collocation(model.process, reference, horizon, delta, grid.num_steps)
+def make_scheme(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:
+    """The chain of the configured integrator, the collocation with as many points, or one step for a generator of one call."""
+    if config.chain.generator is not None:
+        return integrators.one_step(model.process, float(grid.t[0]))
+    if config.chain.method.name == "collocation":
+        return make_collocation(config, model, grid, reference)
+    return make_chain(config, model, grid, reference)
+
+
+def make_collocation(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Collocation:
+    """The collocation of the probability flow between the ends of a grid, with as many points as the grid has steps."""
+    integrators.require_space(config.chain.method, model.process)
+    horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
+    return Collocation(model.process, reference, horizon, delta, grid.num_steps)
+
+
+def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain:
+    """The chain of the configured integrator on a grid. Raises ConfigError for a chain that would blow up there."""
+    spec = config.chain
     options = integrators.Options(float(spec.eta), spec.large_variance, spec.lam, spec.lam_s, spec.score_time)
     phase = _phase(config, model)
     chain = integrators.build(spec.method.name, model.process, grid, reference=reference, phase=phase, options=options)
@@ -192,38 +156,22 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
     return chain
 
 
-def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
-    """The sampler a configuration describes; ConfigError for a grid that does not fit the model."""
-    from ..models.compiled import with_compilation
-
-    model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
-    config = resolve(config, model)
-    reference = make_reference(config, model)
-    grid = make_grid(config, model)
-    chain, score = _chain_and_score(config, model, grid, reference)
-    return Sampler(
-        chain,
-        score,
-        model.event_shape,
-        config.seed,
-        make_options(config, model, chain),
-        reference=reference,
-        prior=model.reference,
-        project=projection_of(model, device),
-        dtype=getattr(torch, config.compute.precision),
-        device=device,
-    )
+def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
+    """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call."""
+    if config.chain.generator is not None:
+        return cast(Score, plugins.load("chain.generator", config.chain.generator)(model))
+    return integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
 
 
-def make_options(config: RunConfig, model: Model, chain: Scheme) -> Options:
-    """The options of the solver, as the configuration's section `solver` and `compute` give them."""
+def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
+    """The options of the solver, from the sections `solver`, `compute` and `corrector`."""
     given, own_start = config.solver, config.solver.start not in get_args(Start)
     names = {field.name for field in fields(Options)} & set(type(given).model_fields) - {"start", "tol"}
     return Options(
         solver=given.kind,
         start="auto" if own_start else cast(Start, given.start),
         tol=None if given.fixed_depth else given.tol,
-        operator=plugins.load("solver.start", given.start)(model, chain) if own_start else None,
+        operator=plugins.load("solver.start", given.start)(model, scheme) if own_start else None,
         corrector=_corrector(config, model),
         in_flight=config.compute.in_flight,
         model_batch=config.compute.model_batch,
@@ -231,31 +179,11 @@ def make_options(config: RunConfig, model: Model, chain: Scheme) -> Options:
     )
 
 
-def _chain_and_score(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> tuple[Scheme, Score]:
-    """The integrator's chain with the network's score, or a generator of one call as a chain of one step."""
-    name = config.chain.generator
-    if name is not None:
-        return integrators.one_step(model.process, float(grid.t[0])), plugins.load("chain.generator", name)(model)
-    chain = make_chain(config, model, grid, reference)
-    return chain, integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
-
-
-def require_points(config: RunConfig, sampler: Sampler, time_ranks: int) -> None:
-    """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` time ranks."""
-    steps = min(len(block) for block in sampler.chain.grid.blocks())
-    shares = [("grid", steps, "fewer blocks or more steps")]
-    if config.corrector.enabled:
-        shares.append(("corrector", config.corrector.steps // config.corrector.blocks, "more corrector.steps"))
-    for name, steps, advice in shares:
-        if time_ranks > steps:
-            raise ConfigError(
-                f"{time_ranks} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
-                f"give --time-ranks {steps} or less, {advice}"
-            )
-
-
 def projection_of(model: Model, device: str) -> Projection | None:
-    """To the subspace that all states of a model lie in: no rigid motions for molecules, nothing where there are no data."""
+    """The projection to the subspace that all states of a model lie in, or None where that is the whole space.
+
+    States are zero where there are no data, and molecules do not move or turn as a whole.
+    """
     masked = mask_projection(model.mask, model.event_shape, device)
     if model.constraint is None:
         return masked
@@ -266,7 +194,7 @@ def projection_of(model: Model, device: str) -> Projection | None:
 
 
 def mask_projection(mask: Tensor | None, event_shape: tuple[int, ...], device: str) -> Projection | None:
-    """Multiplication by a mask [d] of zeros (land, padding) and ones; None keeps every point."""
+    """Multiplication by a mask [d] that is zero on land or padding and one elsewhere; None keeps every point."""
     if mask is None:
         return None
     kept = mask.reshape(event_shape).to(device)

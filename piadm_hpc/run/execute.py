@@ -1,45 +1,47 @@
-"""The composition root: a configuration becomes ranks, a model, a sampler, shards and an index."""
+"""A run from its configuration to its files: where it takes place, what it draws, and how its ranks end together."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..comm.communicator import RankGrid, abort, rank_grid
-from ..config.run import RunConfig
-from ..host.launcher import launcher_size
+from ..comm.failure import RankEnded, describe, together
+from ..comm.rank_grid import RankGrid, abort, rank_grid
+from ..config.run import INDEPENDENT_KEYS, RunConfig
+from ..config.validation import ConfigError, without_none
+from ..host.launcher import LOCAL_RANKS, first_number, launcher_size, ranks_here
 from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
-from ..solvers.sampler import Sampler
-from ..solvers.solve import Solution, Status
+from ..models.card import load_model
 from ..store.folder import Store
+from ..store.provenance import global_attributes
 from ..store.reading import open_run
 from ..store.unfinished import clear_drafts
-from .batches import Run, make, missing_batches
-from .build import resolve
-from .events import EventLog
-from .placement import count_time_ranks, everywhere, load, open_store, threads
-from .progress import Summary, set_up_logging
+from .batches import Batch, Drawn, Run, draw_batches, missing_batches
+from .reporting import EventLog, Summary, set_up_logging
+from .resolve import ResolvedRun, resolve
 
 if TYPE_CHECKING:
     import xarray as xr
 
 logger = logging.getLogger("piadm_hpc")
 SUMMARY_FILE = "summary.json"
-PATIENCE = 2.0
+PATIENCE = 2.0  # seconds in which the first rank speaks for several that hold the same error
 
 
 def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
-    """Make the samples of a run and open them: collective over the ranks this process was launched with.
+    """Draw the samples of a run and open them; collective over the ranks that this process was launched with.
 
     Finished shards of the same run are kept. Raises ConfigError, StoreError, ScoreError or StopRequested.
     """
@@ -48,57 +50,147 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
 
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
-    """Make the samples of a run; the summary is the same on every rank."""
+    """Draw the samples of a run that are missing; collective. Returns the same summary on every rank."""
     ranks = rank_grid(count_time_ranks(config, launcher_size()[1]))
     torch.set_num_threads(threads(config))
-    with stop_signals() as signals:
-        model, sampler = everywhere(ranks, lambda: load(config, ranks.time.size))
-        config = resolve(config, model)
-        store = open_store(config, model, ranks, overwrite, command)
+    with stop_signals() as signals, _exiting_together(ranks):
+        resolved = together(ranks.world, partial(load, config, ranks.time.size))
+        store = together(ranks.world, partial(open_store, resolved, ranks, overwrite, command))
         events = EventLog(store.folder, speaks=ranks.root)
         with _failing_together(ranks, store, events):
-            if ranks.root:  # before anything says that the run has begun: a request that follows is obeyed
-                (store.folder / STOP_FILE).unlink(missing_ok=True)  # of an earlier run that was killed before it could obey
+            if ranks.root:  # a request to stop that is left from a killed run; one that comes after the log is obeyed
+                (store.folder / STOP_FILE).unlink(missing_ok=True)
             set_up_logging(root=ranks.root, file=store.folder / "log.txt")
-            left = seconds_left() if ranks.root else None
-            ends = None if left is None else time.monotonic() + left
-            return _make_missing(Run(config, model, sampler, store, ranks, signals, events, ends))
+            left, began = seconds_left() if ranks.root else None, time.perf_counter()
+            run = Run(resolved, store, ranks, signals, events, None if left is None else time.monotonic() + left)
+            batches = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
+            _announce(run, batches)
+            drawn = draw_batches(run, batches[ranks.group :: ranks.num_groups])
+            return _finish(run, drawn, began)
+
+
+@contextmanager
+def _exiting_together(ranks: RankGrid) -> Iterator[None]:
+    """End all ranks when one of them is told to exit, which the others would not notice."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt, RankEnded) as error:
+        _end_all(ranks, error)
+        raise
 
 
 @contextmanager
 def _failing_together(ranks: RankGrid, store: Store, events: EventLog) -> Iterator[None]:
-    """An error on one rank ends all of them; the folder is given free whatever happens."""
+    """End all ranks after an error on one of them, and release the folder in any case."""
     try:
         yield
     except StopRequested:
         raise
-    except Exception as error:
-        if ranks.world.size > 1:
-            # several ranks may hold this error or one of the same cause: a short wait lets one of them speak for all
-            time.sleep(0 if ranks.root else PATIENCE)
-        events.write("failed", always=True, rank=ranks.world.rank, message=str(error))
-        if ranks.world.size > 1:
-            abort(f"piadm: {error}")
+    except BaseException as error:
+        _end_all(ranks, error, events)
         raise
     finally:
         if ranks.root:
             store.close()
 
 
-def _make_missing(run: Run) -> Summary:
-    """Every group takes its share of what is missing; the root joins the shards."""
-    began = time.perf_counter()
+def _end_all(ranks: RankGrid, error: BaseException, events: EventLog | None = None) -> None:
+    """Write an error down, and where there are several ranks print it and end all of them."""
+    alone, message = ranks.world.size == 1, str(error)
+    if not isinstance(error, Exception):
+        if alone:
+            return
+        message = describe(error, ranks.world.rank)
+    if not alone and not ranks.root:
+        time.sleep(PATIENCE)
+    if events is not None:
+        events.write("failed", always=True, rank=ranks.world.rank, message=message)
+    if not alone:
+        abort(f"piadm: {message}")
+
+
+def load(config: RunConfig, time_ranks: int) -> ResolvedRun:
+    """Load the model on this rank's device and resolve the run. Raises ConfigError when they do not fit."""
+    device = _device(config)
+    resolved = resolve(config, load_model(config.model, device=device, allow_code=config.allow_code), device)
+    resolved.require_points(time_ranks)
+    return resolved
+
+
+def count_time_ranks(config: RunConfig, size: int) -> int:
+    """How many of `size` ranks share the time axis of a sample: as given, else those left when every sample has a rank."""
+    if config.compute.time_ranks != "auto":
+        return int(config.compute.time_ranks)
+    if config.solver.kind == "sequential":
+        return 1
+    groups = max(n for n in range(1, size + 1) if size % n == 0 and n <= len(config.ids))
+    return size // groups
+
+
+def threads(config: RunConfig) -> int:
+    """Threads of a rank: as given, else OMP_NUM_THREADS, else its share of the cores."""
+    if config.compute.threads != "auto":
+        return int(config.compute.threads)
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return int(os.environ["OMP_NUM_THREADS"])
+    return max(1, len(os.sched_getaffinity(0)) // ranks_here())
+
+
+def _device(config: RunConfig) -> str:
+    """The device that is given, if this host has it, else the GPU that falls to this rank, else the CPU."""
+    given, seen = config.compute.device, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if given != "auto":
+        there = ["cpu", *["cuda"] * (seen > 0), *(f"cuda:{index}" for index in range(seen))]
+        if given not in there:
+            raise ConfigError(f"compute.device: no {given!r} on this host; give auto or {', '.join(there)}")
+        return given
+    if seen == 0:
+        return "cpu"
+    return f"cuda:{first_number(LOCAL_RANKS)[1] % seen}"
+
+
+def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command: str) -> Store:
+    """Create and lock the run's folder on the root, and refer to it on the other ranks. Raises StoreError."""
+    config, model = resolved.config, resolved.model
+    values = without_none(config.model_dump(mode="json"))
+    attributes = global_attributes(
+        values,
+        model_sha256=model.sha256,
+        title=f"Samples of {model.name}",
+        source=f"piadm_hpc, model {model.name}",
+        seed=config.seed,
+        command=command,
+    )
+    shape: dict[str, Any] = {
+        "layout": model.layout,
+        "samples": config.ids,
+        "shard_size": config.output.batch,
+        "attributes": attributes,
+        "compression": config.output.compression,
+    }
+    if not ranks.root:
+        return Store.attach(config.out, **shape)
+    return Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
+
+
+def _announce(run: Run, batches: list[Batch]) -> None:
+    """Log what is to be drawn, and where."""
+    config, sampler, ranks = run.resolved.config, run.resolved.sampler, run.ranks
+    missing = sum(len(batch.samples) for batch in batches)
+    logger.info(
+        f"{config.model}: {missing} of {len(config.ids)} samples to make, {sampler.chain.num_steps} steps in "
+        f"{len(sampler.chain.edges) - 1} block(s), {config.chain.method.name} chain, seed {config.seed}; "
+        f"{ranks.num_groups} sample group(s) x {ranks.time.size} time rank(s), {sampler.device}, "
+        f"{torch.get_num_threads()} thread(s) a rank"
+    )
+    run.events.write("started", samples=len(config.ids), missing=missing, groups=ranks.num_groups, time_ranks=ranks.time.size)
+
+
+def _finish(run: Run, drawn: Drawn, began: float) -> Summary:
+    """Join the shards and sum up what the groups have drawn; StopRequested on all ranks when any was asked to stop."""
     store, ranks = run.store, run.ranks
-    batches = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
-    _announce(run, sum(len(batch.ids) for batch in batches))
-    costs: list[Solution] = []
-    writing, stop = 0.0, StopReason.NONE
-    try:
-        writing = make(run, batches[ranks.group :: ranks.num_groups], costs)
-    except StopRequested as request:
-        stop = StopReason.LIMIT if request.limit else StopReason.PERSON
     # groups come here at different batches; all of them stop when one of them was asked to
-    stop = StopReason(int(ranks.world.max(torch.tensor([float(stop)]))))
+    stop = StopReason(int(ranks.world.max(torch.tensor([float(drawn.stop)]))))
     if ranks.root:
         (store.folder / STOP_FILE).unlink(missing_ok=True)
     if stop:
@@ -108,34 +200,23 @@ def _make_missing(run: Run) -> Summary:
         store.join()
         clear_drafts(store.folder)
     ranks.world.barrier()
-    summary = _summary(run.sampler, ranks, costs, time.perf_counter() - began, writing)
+    summary = _summary(run, drawn, time.perf_counter() - began)
     if ranks.root and summary.num_samples:
         (store.folder / SUMMARY_FILE).write_text(json.dumps(asdict(summary), indent=1), encoding="utf-8")
     run.events.write("done", samples=summary.num_samples, not_converged=summary.not_converged, seconds=summary.seconds)
     return summary
 
 
-def _announce(run: Run, num_missing: int) -> None:
-    config, sampler, ranks = run.config, run.sampler, run.ranks
-    logger.info(
-        f"{config.model}: {num_missing} of {len(config.ids)} samples to make, {sampler.chain.num_steps} steps in "
-        f"{len(sampler.chain.edges) - 1} block(s), {config.chain.method.name} chain, seed {config.seed}; "
-        f"{ranks.num_groups} sample group(s) x {ranks.time.size} time rank(s), {sampler.device}, "
-        f"{torch.get_num_threads()} thread(s) a rank"
-    )
-    run.events.write("started", samples=len(config.ids), missing=num_missing, groups=ranks.num_groups, time_ranks=ranks.time.size)
-
-
-def _summary(sampler: Sampler, ranks: RankGrid, costs: list[Solution], seconds: float, writing: float) -> Summary:
-    """Totals over all groups, from the ranks that speak for them."""
+def _summary(run: Run, drawn: Drawn, seconds: float) -> Summary:
+    """Totals over all groups, from the ranks that write for them."""
+    ranks, costs = run.ranks, drawn.costs
     mine: dict[str, Any] = {
         "rounds": [int(r) for cost in costs for r in cost.rounds],
         "calls": [int(c) for cost in costs for c in cost.calls],
         "bad": sum(int((~cost.converged).sum()) for cost in costs),
-        "finished": sum(int((cost.status == int(Status.FINISHED_SEQUENTIALLY)).any(1).sum()) for cost in costs),
         "sweeps": [cost.sweeps.amax(0).tolist() for cost in costs],
         "communication": ranks.time.seconds,
-        "writing": writing,
+        "writing": drawn.writing,
     }
     everyone = ranks.world.gather_objects(mine)
     groups = everyone[:: ranks.time.size]
@@ -146,7 +227,7 @@ def _summary(sampler: Sampler, ranks: RankGrid, costs: list[Solution], seconds: 
         not_converged=sum(g["bad"] for g in groups),
         rounds=float(np.median(rounds)) if rounds else 0.0,
         calls=float(np.median(calls)) if calls else 0.0,
-        sequential_rounds=sampler.sequential_rounds,
+        sequential_rounds=run.resolved.sampler.sequential_rounds,
         sweeps=[max(column) for column in zip(*sweeps, strict=True)],
         seconds=seconds,
         communication=float(np.mean([g["communication"] for g in everyone])),

@@ -1,4 +1,4 @@
-"""What a run will cost, before it runs: rounds, calls, bytes a sweep, memory per rank, output, time from one timed call."""
+"""The cost of a run before it runs: NFE, messages, memory of a rank, output, and time from one timed call of the network."""
 
 from __future__ import annotations
 
@@ -10,23 +10,31 @@ from pathlib import Path
 
 import torch
 
+from ..comm.communicator import SerialCommunicator
 from ..comm.timing import Network
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import launcher_size
-from ..models.card import Model, load_model
-from ..solvers.collocation import Collocation
+from ..models.card import load_model
+from ..solvers.blocks import block_solver
+from ..solvers.evaluate import Evaluator
 from ..solvers.sampler import Sampler
+from ..solvers.scheme import BlockSolver
+from ..solvers.solution import Solution
 from .arrange import GIGABYTE, Arrangement, arrange, memory_of_host
-from .build import make_sampler, require_points
-from .placement import count_time_ranks, threads
+from .effort import Effort, expected_effort, expected_sweeps, window_of
+from .execute import count_time_ranks, threads
+from .resolve import ResolvedRun, resolve
 
 MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run on `ranks` ranks; times in seconds, memory and messages in bytes."""
+    """The cost of a run on `ranks` ranks; times in seconds, memory and messages in bytes.
+
+    `rounds` and `calls` are the sequential NFE and the NFE of a sample.
+    """
 
     ranks: int
     time_ranks: int
@@ -78,10 +86,17 @@ def plan(
     memory: float | None = None,
     network: Network | None = None,
 ) -> Plan:
-    """The cost of a run on `ranks` ranks (default: those this process was launched with); nothing is written.
+    """Estimate the cost of a run from one timed call of its network; nothing is written.
 
-    One network call is timed; `pilot` also solves one sample to measure its sweeps. `memory` is what a rank has, in GB
-    (default: its share of this host's), by which points are arranged.
+    Args:
+        config: the run.
+        ranks: how many ranks to plan for; by default those that this process was launched with.
+        pilot: also solve one sample, and take its NFE for that of all.
+        memory: gigabytes that a rank may use, by which its points are arranged; by default its share of this host's.
+        network: latency and bandwidth of messages; by default typical ones.
+
+    Raises:
+        ConfigError: for settings that do not fit the model, and for ranks that cannot be arranged as asked.
     """
     world = launcher_size()[1] if ranks is None else ranks
     if world < 1:
@@ -92,94 +107,104 @@ def plan(
     if world % time_ranks:
         possible = [n for n in range(1, world + 1) if world % n == 0]
         raise ConfigError(f"--time-ranks {time_ranks} does not divide {world} ranks; possible are {possible}")
-    return _looked_at(config, time_ranks, world // time_ranks, pilot, memory).plan(world, time_ranks, network or Network())
+    return _estimate(config, time_ranks, world // time_ranks, pilot, memory).plan(world, time_ranks, network or Network())
 
 
 def rank_grids(
     config: RunConfig, *, ranks: int, pilot: bool = False, memory: float | None = None, network: Network | None = None
 ) -> list[Plan]:
-    """Plans for every way to arrange `ranks` ranks as sample groups x time ranks, the fastest first; one call is timed."""
-    found = _looked_at(config, 1, ranks, pilot, memory)
-    sequential = config.solver.kind == "sequential"
-    shortest = 1 if sequential else min(found.sampler.step_counts)
+    """Plan every arrangement of `ranks` ranks as sample groups x time ranks, the fastest first, from one timed call."""
+    estimate = _estimate(config, 1, ranks, pilot, memory)
+    shortest = 1 if config.solver.kind == "sequential" else min(estimate.resolved.sampler.step_counts)
     possible = [n for n in range(1, ranks + 1) if ranks % n == 0 and n <= shortest]
     return sorted(
-        (found.plan(ranks, n, network or Network()) for n in possible), key=lambda made: (made.seconds, made.time_ranks)
+        (estimate.plan(ranks, n, network or Network()) for n in possible), key=lambda made: (made.seconds, made.time_ranks)
     )
 
 
-def _looked_at(config: RunConfig, time_ranks: int, groups: int, pilot: bool, memory: float | None) -> _Found:
+def _estimate(config: RunConfig, time_ranks: int, groups: int, pilot: bool, memory: float | None) -> _Estimate:
     torch.set_num_threads(threads(config))
-    model = load_model(config.model, allow_code=config.allow_code)
-    sampler = make_sampler(config, model)
-    require_points(config, sampler, time_ranks)
+    resolved = resolve(config, load_model(config.model, allow_code=config.allow_code))
+    resolved.require_points(time_ranks)
+    sampler = resolved.sampler
     rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))
     seconds, activations = _timed_call(sampler, rows)
-    sweeps = _pilot_sweeps(sampler, config.ids[0]) if pilot else _expected_sweeps(config, sampler)
-    return _Found(config, model, sampler, seconds, activations, sweeps, pilot, memory)
+    measured = sampler.draw([config.ids[0]]) if pilot else None
+    return _Estimate(resolved, _solver(sampler), seconds, activations, measured, memory)
+
+
+def _solver(sampler: Sampler) -> BlockSolver:
+    """The solver of the run's blocks, which knows what it will hold in memory."""
+    chain, options, like = sampler.chain, sampler.options, torch.zeros(0, math.prod(sampler.event_shape), dtype=sampler.dtype)
+    evaluator = Evaluator(sampler.score, sampler.event_shape, sampler.project, options.model_batch, fields=chain.reads)
+    return block_solver(chain, evaluator, None, sampler.reference, options, SerialCommunicator(), like=like)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """What does not depend on the ranks: the sampler, a timed call (seconds a row, bytes at its peak), the sweeps.
+class _Estimate:
+    """What is known of a run without its ranks.
 
-    `memory` is what a rank has, in GB, where it was given.
+    `seconds` a row and `activations` in bytes of one timed call, `measured` on a pilot sample, `memory` of a rank in GB
+    where it was given.
     """
 
-    config: RunConfig
-    model: Model
-    sampler: Sampler
+    resolved: ResolvedRun
+    solver: BlockSolver
     seconds: float
     activations: int
-    sweeps: int
-    pilot: bool
+    measured: Solution | None
     memory: float | None
 
     def plan(self, ranks: int, time_ranks: int, network: Network) -> Plan:
         """The cost on `ranks` ranks, `time_ranks` of which share each sample."""
-        config, sampler, sweeps, groups = self.config, self.sampler, self.sweeps, ranks // time_ranks
-        lengths, in_sequence = sampler.step_counts, sampler.sequential_rounds
-        sequential = config.solver.kind == "sequential"
-        calls = sum(lengths) if sequential else sum(_calls(length, length, sweeps) for length in lengths)
-        on_rank = calls if sequential else sum(_calls(-(-length // time_ranks), length, sweeps) for length in lengths)
-        rounds = sum(lengths) if sequential else sum(min(sweeps, length) for length in lengths)
+        resolved, sampler, groups = self.resolved, self.resolved.sampler, ranks // time_ranks
+        config, effort = resolved.config, self._effort(time_ranks)
         batch, share = _batch(config, groups), -(-len(config.ids) // groups)
-        even = -(-len(config.ids) // ranks)
         message = _bytes_per_sweep(sampler, batch, time_ranks)
         stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
-        communication = 0.0 if sequential else rounds * -(-share // batch) * network.scan(time_ranks, message // stages)
-        points, in_flight = -(-_longest(sampler) // time_ranks), min(batch, config.compute.in_flight or batch)
+        waits = 0 if sampler.options.solver == "sequential" else effort.rounds * -(-share // batch)
+        communication = waits * network.scan(time_ranks, message // stages)
+        in_sequence, even = sampler.sequential_rounds, -(-len(config.ids) // ranks)
+
+        def memory(points: int, slots: int) -> int:
+            return _memory(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
+
         return Plan(
             ranks=ranks,
             time_ranks=time_ranks,
             groups=groups,
             num_samples=len(config.ids),
-            steps=sum(lengths),
+            steps=sum(sampler.step_counts),
             blocks=len(sampler.chain.edges) - 1,
-            sweeps_per_block=sweeps,
-            measured=self.pilot,
-            rounds=rounds,
-            calls=calls,
+            sweeps_per_block=effort.sweeps,
+            measured=self.measured is not None,
+            rounds=effort.rounds,
+            calls=effort.calls,
             seconds_per_call=self.seconds,
-            seconds=self.seconds * on_rank * share + communication,
+            seconds=self.seconds * effort.busiest * share + communication,
             sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
             bytes_per_sweep=message,
-            memory_per_rank=self._memory(points, in_flight, time_ranks),
+            memory_per_rank=memory(-(-_longest(sampler) // time_ranks), min(batch, config.compute.in_flight or batch)),
             output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
             arrangement=arrange(
-                config,
-                self.model,
-                sampler,
+                resolved,
                 time_ranks=time_ranks,
                 batch=batch,
-                memory=lambda points, samples: self._memory(points, samples, time_ranks),
+                memory=memory,
                 available=memory_of_host(ranks) if self.memory is None else int(self.memory * GIGABYTE),
             ),
             communication=communication,
         )
 
-    def _memory(self, points: int, samples: int, time_ranks: int) -> int:
-        return _memory(self.config, self.sampler, points, samples, time_ranks, self.activations)
+    def _effort(self, time_ranks: int) -> Effort:
+        """Estimated, or as measured on the pilot sample."""
+        sampler, found = self.resolved.sampler, self.measured
+        if found is None or sampler.options.solver == "sequential":
+            return expected_effort(sampler, expected_sweeps(sampler), time_ranks)
+        sweeps, rounds, calls = int(found.sweeps.max()), int(found.rounds.max()), int(found.calls.max())
+        known = expected_sweeps(sampler) if window_of(sampler).moves else sweeps
+        estimate = expected_effort(sampler, known, time_ranks)
+        return Effort(sweeps, rounds, calls, math.ceil(calls * estimate.busiest / estimate.calls))
 
 
 def _batch(config: RunConfig, groups: int) -> int:
@@ -187,45 +212,12 @@ def _batch(config: RunConfig, groups: int) -> int:
 
 
 def _longest(sampler: Sampler) -> int:
-    return max(sampler.step_counts)
-
-
-def _calls(slice_length: int, length: int, sweeps: int) -> int:
-    """Rows that the busiest slice of a block evaluates: sweep k skips the k-1 points that cannot change any more."""
-    return sum(min(slice_length, length - k) for k in range(min(sweeps, length)))
-
-
-def _expected_sweeps(config: RunConfig, sampler: Sampler) -> int:
-    """Sweeps of the longest block by the Lambda law (smallest k with Lambda^k / k! below tol); 8 with a reference.
-
-    For a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)); half of kappa for
-    A = I, whose measured sweeps are about two thirds of those of A = P.
-    """
-    longest = _longest(sampler)
-    if config.solver.fixed_depth:
-        return min(int(config.solver.sweeps or 1), longest)
-    if isinstance(sampler.chain, Collocation):
-        return 4
-    if config.solver.linear in ("auto", "reference"):
-        return min(8, longest)
-    theta = torch.log1p(sampler.chain.ratio**2)
-    smallest = float(sampler.reference.spectrum.min()) if sampler.reference is not None else 0.0
-    v = 1 + (smallest - 1) * torch.exp(-theta)
-    stochastic = 1.0 if sampler.chain.stochastic else 0.5
-    edges = torch.tensor(sampler.chain.edges)
-    exponents = stochastic * (theta[edges[:-1]] - theta[edges[1:]] + torch.log(v[edges[:-1]] / v[edges[1:]]))
-    worst, k = float(exponents.max()), 1
-    while k * math.log(max(worst, 1e-9)) - math.lgamma(k + 1) > math.log(config.solver.tol):
-        k += 1
-    return min(max(2, k if config.solver.linear == "process" else round(2 * k / 3)), longest)
-
-
-def _pilot_sweeps(sampler: Sampler, sample: int) -> int:
-    return int(sampler.draw([sample]).sweeps.max())
+    """Points of the longest block; a window or front moves through the whole chain as one."""
+    return sampler.chain.num_steps if window_of(sampler).moves else max(sampler.step_counts)
 
 
 def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
-    """Seconds per row of one network call, and the bytes it needed at its peak beyond what was there."""
+    """Seconds per row of one call of the network, and the most bytes that it took beyond those in use before."""
     fields = () if sampler.chain.reads == 1 else (sampler.chain.reads,)
     x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
@@ -239,43 +231,40 @@ def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
 
 
 def _peak() -> int:
-    """Most bytes this process has ever held; from the kernel's own record, since rusage inherits a parent's peak."""
+    """The most bytes that this process has held, from the kernel's record; the peak of rusage includes the parent's."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def _resident() -> int:
-    """Bytes this process holds now."""
+    """Bytes that this process holds now."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def _bytes_per_sweep(sampler: Sampler, batch: int, time_ranks: int) -> int:
-    """What one rank sends in a sweep: its map in every stage of a scan over a tree of ranks, and the residuals."""
-    width = torch.finfo(sampler.dtype).bits // 8
+    """Bytes that one rank sends in a sweep: its map in every stage of a scan over a tree of ranks, and the residuals."""
+    width = sampler.dtype.itemsize
     words = batch * sampler.chain.channels * _coords(sampler)
-    if isinstance(sampler.chain, Collocation):
-        return 0 if time_ranks == 1 else width * words * -(-sampler.chain.points // time_ranks)
+    if sampler.chain.sequential_rounds is None:
+        return 0 if time_ranks == 1 else width * words * -(-sampler.chain.num_steps // time_ranks)
     stages = math.ceil(math.log2(time_ranks)) if time_ranks > 1 else 0
     return stages * (width * words + 8 * (batch + 1))
 
 
-def _memory(config: RunConfig, sampler: Sampler, points: int, batch: int, time_ranks: int, activations: int) -> int:
-    """This process as it stands, plus the sweep's arrays (solvers.picard), plus one network call.
+def _memory(sampler: Sampler, solver: BlockSolver, activations: int, points: int, slots: int, batch: int, time_ranks: int) -> int:
+    """Bytes of a rank with `points` points of a block and `slots` samples at once: this process, the solver, and a call.
 
-    `points` on this rank of a block, of `batch` samples worked on at once.
+    Messages and calls come and go; while one sample of several leaves its slot, one array of the others is copied.
     """
-    width = torch.finfo(sampler.dtype).bits // 8
-    d, n, c = math.prod(sampler.event_shape), _coords(sampler), sampler.chain.channels
-    arrays = 2 + (1 if sampler.chain.stochastic else 0)
-    if isinstance(sampler.chain, Collocation):  # every rank holds path and remainders of all nodes, and gathers them
-        points, arrays, d = _longest(sampler), 3, 0
-    held = width * batch * points * (arrays * c * n + d)
-    # while one sample of a batch retires, one array stands twice but for that sample
-    retired = width * (batch - 1) * points * c * n
-    exchange = 0 if time_ranks == 1 else 6 * width * batch * c * n
-    rows = min(config.compute.model_batch, batch * points)
-    call = activations + rows * width * (4 * d + n)
-    return _resident() + held + exchange + max(retired, call)
+    chain, sequential = sampler.chain, sampler.options.solver == "sequential"
+    width, d, n = sampler.dtype.itemsize, math.prod(sampler.event_shape), _coords(sampler)
+    state = width * chain.channels * n
+    swept = chain.sequential_rounds is not None and not sequential
+    copied = (slots - 1) * points * state if swept else 0
+    exchange = 0 if time_ranks == 1 else slots * state * (6 if swept else points)
+    rows = min(sampler.options.model_batch or slots * points, batch if sequential else slots * points)
+    call = activations + rows * width * (4 * d * chain.reads + n)
+    return _resident() + solver.bytes_held(points, slots, batch, width) + exchange + max(copied, call)
 
 
 def _coords(sampler: Sampler) -> int:

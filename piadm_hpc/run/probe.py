@@ -1,21 +1,103 @@
-"""The mean response of a model's denoised estimate per shell and noise level, from a few random probes of its score."""
+"""References for sweeps: the Jacobian diagonal of a network probed by Hutchinson's estimator, and Gaussians fitted to data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..gaussian.reference import GaussianReference, Response, Smoothness
+from ..config.run import RunConfig
+from ..gaussian.reference import GaussianReference, Response, Smoothness, from_fields
 from ..models.base import ScoreModel
+from ..models.card import RESPONSE, load_model
+from ..models.packing import save_response
+from ..models.registry import find_model
+from ..models.target import states_like
+from ..schema.layout import Coordinate
 from ..solvers.collocation import Collocation
 from ..solvers.sampler import Sampler
 from ..solvers.solve import Projection
-from ..theory.process import Process, forward_time
+from ..store.arrays import write_arrays
+from ..theory.process import Process, Tabulated, forward_time
+from .build import make_collocation, projection_of
+from .resolve import make_sampler, resolve
 
-STEP = 0.05  # of a probe in units of the noise: small against what the score varies over, large against rounding
+STEP = 0.05  # of a probe in units of the noise: far below the scale on which the score varies, far above rounding
+NODES = 40  # of the flows whose variation along time is measured
+
+
+def probe_trained(folder: str | Path) -> None:
+    """Probe a model that has just been trained, unless it has no network, or one of position and momentum."""
+    model = load_model(folder)
+    trained = model.denoiser is not None and model.denoiser.network is not None
+    if trained and model.process.fields == 1:
+        probe_model(folder)
+
+
+def probe_model(
+    folder: str | Path,
+    *,
+    samples: int = 8,
+    probes: int = 2,
+    levels: int = 24,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    allow_code: bool = False,
+) -> Path:
+    """Probe a model at `samples` samples of a short pilot run and write its response; returns the file.
+
+    Without `out` it goes into the model's folder, where every later run finds it. `allow_code` is that of `load_model`. Raises
+    ValueError for what the model, the pilot run or the folder do not allow.
+    """
+    model = load_model(folder, device, allow_code=allow_code)
+    if model.process.fields > 1:
+        raise ValueError(
+            f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
+            "its sweeps use the Gaussian"
+        )
+    pilot = make_sampler(RunConfig(model=str(folder), samples=samples, seed=seed), model, device).draw(range(samples)).x
+    # the samples still carry the noise of early stopping, like the states of any run
+    response = probe_response(
+        model.score,
+        model.process,
+        model.reference,
+        pilot,
+        horizon=model.horizon,
+        delta=model.delta,
+        levels=levels,
+        probes=probes,
+        seed=seed,
+        project=projection_of(model, device),
+    )
+    if not (isinstance(model.process, Tabulated) and model.process.whole):
+        flow = {"chain": {"integrator": "collocation"}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
+        flows = resolve(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
+        scheme = make_collocation(flows.config, flows.model, flows.grid, flows.reference)
+        response = replace(response, smoothness=probe_smoothness(flows.sampler, scheme, range(samples)))
+    path = find_model(folder) / RESPONSE if out is None else Path(out)
+    return save_response(path, response, f"mean response of {model.name}, {probes} probes at {samples} pilot samples")
+
+
+def refit(folder: str | Path, data: str | Path, out: str | Path, *, allow_code: bool = False) -> Path:
+    """Fit a reference in the model's own basis to the fields of a file, or of a run's samples.h5; returns the file written.
+
+    Raises ValueError for a file whose fields cannot be made like the model's, or that has fewer than three of them.
+    """
+    model = load_model(folder, allow_code=allow_code)
+    states = states_like(find_model(folder), model, data)
+    if len(states) < 3:
+        raise ValueError(f"{data}: {len(states)} field(s); a mean and variances need at least three")
+    fitted = from_fields(states.to(torch.float64), model.reference.basis)
+    arrays = {
+        "mean": Coordinate(("state",), fitted.mean.numpy(), {"long_name": "mean state"}),
+        "spectrum": Coordinate(("shell",), fitted.spectrum.numpy(), {"long_name": "variance per shell of the model's basis"}),
+    }
+    write_arrays(Path(out), arrays, {"title": f"reference of {Path(data).name} in the basis of {model.name}"})
+    return Path(out)
 
 
 @torch.no_grad()
@@ -67,7 +149,7 @@ def _response(
     model_batch: int,
     project: Projection | None,
 ) -> Tensor:
-    """One probe at time t: mean of 1 + sigma^2 w . J w per shell, [num_shells]."""
+    """One probe at time t: the mean of 1 + sigma^2 w . J w per shell, [num_shells], over random signs w."""
     basis, shape = reference.basis, states.shape
     alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
     white = torch.randn(shape, generator=generator, dtype=torch.float64).to(states)
@@ -95,14 +177,16 @@ def _inner(reference: GaussianReference, u: Tensor, v: Tensor) -> Tensor:
     return ((energy(u + v) - energy(u - v)) / 4).cpu()
 
 
-def probe_smoothness(sampler: Sampler, samples: Sequence[int]) -> Smoothness:
-    """How what the Gaussian leaves over varies along the flow, from a collocation sampler's own flows (`collocation.choose`)."""
-    scheme, noted = sampler.chain, _Noted(sampler.score)
-    assert isinstance(scheme, Collocation)
+def probe_smoothness(sampler: Sampler, scheme: Collocation, samples: Sequence[int]) -> Smoothness:
+    """Measure how what the Gaussian leaves over varies along the flow, on the flows of `samples` (`collocation.choose`).
+
+    The sampler gives score, prior and options; the flows are those of `scheme`.
+    """
+    noted = _Noted(sampler.score)
     piece, reference = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
     gram = torch.zeros(scheme.points, scheme.points, dtype=torch.float64)
     for sample in samples:
-        replace(sampler, score=noted).draw([sample])
+        replace(sampler, chain=scheme, score=noted).draw([sample])
         rows = [noted.rows[float(t)] for t in piece.t.to(sampler.dtype)]
         x, score = (torch.stack(found).flatten(1) for found in zip(*rows, strict=True))
         remainder = scheme.remainder(piece, reference, x, score).to(torch.float64).cpu()
@@ -111,7 +195,7 @@ def probe_smoothness(sampler: Sampler, samples: Sequence[int]) -> Smoothness:
 
 
 class _Noted:
-    """A score that remembers its last row at every time: [state, score]."""
+    """A score that records the state and the score of its last row at every time."""
 
     def __init__(self, score: ScoreModel):
         self.score, self.rows = score, dict[float, tuple[Tensor, Tensor]]()

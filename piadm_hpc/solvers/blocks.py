@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ from ..gaussian.reference import GaussianReference
 from ..theory.chain import Chain
 from ..theory.grid import Block
 from ..theory.noise import NoiseSource
-from .baselines.dispatch import BASELINES, solve_with
+from . import collocate, trajectory
+from .baselines.dispatch import BASELINES, SWEEPING, solve_with
 from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Evaluator
@@ -63,6 +65,22 @@ class ChainBlocks:
             ).run()
         return self.state(result.end), result
 
+    def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
+        """Bytes of the arrays that stay in memory on a rank, with `slots` of `samples` samples worked on at once."""
+        problem, options = self.problem, self.options
+        channels, n = problem.chain.channels, problem.basis.num_coords
+        state = itemsize * channels * n
+        if options.solver == "sequential":
+            return 4 * samples * state  # first and last states, the next ones and their draws
+        kind: type[PicardSolver] = SWEEPING.get(options.solver, PicardSolver)
+        closed = Window.of(options, problem.chain.edges).moves
+        held = trajectory.bytes_held(problem, points, slots, itemsize, closed=closed, keep_scores=kind.keep_scores)
+        if options.solver == "anderson":
+            held += (2 * options.memory + 2) * (points + 1) * slots * state
+        if options.solver == "newton":
+            held += points * slots * channels * state
+        return held + 2 * samples * state
+
     def state(self, end: Tensor) -> Tensor:
         """States [samples, c, d] of coordinates [samples, c, n]."""
         return self.problem.state(end)
@@ -109,6 +127,11 @@ class CollocationBlocks:
         solver = CollocationSolver(self.scheme, self.evaluator, state[:, 0], samples, self.options, self.comm, should_stop)
         result = solver.run()
         return result.end, result
+
+    def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
+        """Bytes of the arrays that stay in memory on a rank; all ranks hold all nodes, whatever their share of `points`."""
+        states = 2 * samples * itemsize * math.prod(self.scheme.reference.event_shape)
+        return states + collocate.bytes_held(self.scheme, slots, itemsize)
 
     def state(self, end: Tensor) -> Tensor:
         """The ends are states already."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +27,19 @@ SMALLEST = 2.0**-6  # of the range; pieces are not halved below it
 PATIENCE = 3  # sweeps without a clearly smaller bound after which a piece is halved
 LONGEST = 30  # and sweeps after which it is in any case
 RESOLVED = 1 / 4  # of the tolerance may be left in doubt by the nodes
+
+
+def bytes_held(scheme: Collocation, slots: int, itemsize: int) -> int:
+    """Count the bytes that a CollocationSolver holds on any rank, with the tables of the whole range in one piece.
+
+    Of every slot: its state, two paths of M nodes and an end, and the remainders of two sweeps.
+    """
+    basis, nodes = scheme.reference.basis, scheme.points
+    n, width = basis.num_coords, basis.expand(torch.zeros(1, basis.num_shells)).shape[-1]
+    tables = (nodes + 1) * width + 3 * (nodes + 1) * nodes
+    if scheme.reference.response is not None:
+        tables += (nodes + nodes**2) * width
+    return itemsize * (tables + slots * n * (1 + 2 * (nodes + 1) + 2 * nodes))
 
 
 @dataclass
@@ -124,7 +138,7 @@ class CollocationSolver:
         pairs = [(slot, node) for node in range(self.scheme.points) for slot in self.slots]
         cut = Partition(len(pairs), self.comm.size)
         own = pairs[cut.slice(self.comm.rank)]
-        mine = self.evaluator.together(self.comm, lambda: self._share(own))
+        mine = self.evaluator.together(self.comm, partial(self._share, own))
         everyone = self.comm.allgather(mine, [cut.length(rank) for rank in range(self.comm.size)])
         for number, slot in enumerate(self.slots):
             slot.taken = everyone[number :: len(self.slots)]

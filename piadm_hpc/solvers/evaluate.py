@@ -87,13 +87,13 @@ class Evaluator:
             )
 
     def together(self, comm: Communicator, action: Callable[[], T]) -> T:
-        """What an action that calls the score gives; ScoreError on every rank when it fails on any. Collective."""
-        return together(comm, lambda: self._named(action))
+        """Return what an action that calls the score gives; ScoreError on every rank when it fails on any. Collective."""
+        return together(comm, action, self._as_score_error)
 
-    def _named(self, action: Callable[[], T]) -> T:
-        try:
-            return action()
-        except ScoreError:
-            raise
-        except Exception as error:  # whatever a user's score raises
-            raise ScoreError(f"the score failed on rank {self.rank}: {type(error).__name__}: {error}") from error
+    def _as_score_error(self, error: Exception) -> ScoreError:
+        """Name the rank on which a user's score raised an error."""
+        if isinstance(error, ScoreError):
+            return error
+        named = ScoreError(f"the score failed on rank {self.rank}: {type(error).__name__}: {error}")
+        named.__cause__ = error
+        return named

@@ -96,6 +96,13 @@ class BlockSolver(Protocol):
         """States [samples, c, d] at a block's end from those at its start; `carried` [samples] bounds the errors of these."""
         ...
 
+    def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
+        """Bytes of the arrays that stay in memory on a rank.
+
+        The rank has `points` points of a block and works on `slots` of `samples` samples at once; a number takes `itemsize`.
+        """
+        ...
+
     def state(self, end: Tensor) -> Tensor:
         """States [samples, c, d] of the ends that a block's solution holds."""
         ...

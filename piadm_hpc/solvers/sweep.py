@@ -105,7 +105,7 @@ class PicardSolver:
         flight, evaluator = self.flight, self.problem.evaluator
         names = [self.samples[i] for i in flight.index]
         motion = Motion.empty(len(self.block), len(names))
-        evaluator.together(self.comm, lambda: self.trajectory.evaluate(flight, names, motion, self.block.start))
+        evaluator.together(self.comm, partial(self.trajectory.evaluate, flight, names, motion, self.block.start))
         flight.reached = torch.maximum(flight.reached, flight.high)
         flight.age = flight.age + 1
         flight.swept = torch.where(flight.whole, flight.swept + 1, flight.swept)

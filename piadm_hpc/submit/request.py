@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ..comm.communicator import library
+from ..comm.rank_grid import library
 from ..config.validation import ConfigError, Record
 from ..host.launcher import family_of, start_up_kinds
 from ..host.slurm import start_up_list

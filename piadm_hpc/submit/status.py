@@ -12,8 +12,7 @@ from typing import Any
 from ..config.run import RunConfig
 from ..config.validation import ConfigError, read
 from ..host.slurm import GONE, JobState, job_states
-from ..run.events import read_events
-from ..run.progress import span
+from ..run.reporting import read_events, span
 from ..store.index import INDEX
 from ..store.settings import RUN_FILE
 from ..store.shard import drawn_samples

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from ..comm.communicator import rank_grid
+from ..comm.rank_grid import rank_grid
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import LauncherError, environment_mpiexec, launched, launcher_rank, local_environment
@@ -26,7 +26,7 @@ from ..models.config import ConformerTrainConfig, TrainConfig
 from ..models.training.fields import train
 from ..models.training.molecules import train_conformers
 from ..run.execute import SUMMARY_FILE, execute
-from ..run.reference import probe_trained
+from ..run.probe import probe_trained
 from ..store.settings import to_toml
 
 logger = logging.getLogger("piadm_hpc")

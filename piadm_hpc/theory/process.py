@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,11 @@ SLACK = 1e-6  # of rounding, relative to the number of indices, at both ends of 
 
 class Process(Protocol):
     """A noising process: the signal and the noise level at time t, and the time at which the forward time is theta."""
+
+    @property
+    def fields(self) -> int:
+        """The number of fields that a network of the process describes: 1, or 2 for position and momentum."""
+        ...
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return the signal level at times t [*]."""
@@ -39,6 +44,8 @@ class Process(Protocol):
 class OU:
     """The Ornstein-Uhlenbeck process of Chen et al. 2024, dx = -x/2 dt + dw, for which theta = t."""
 
+    fields: ClassVar[int] = 1
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.exp(-t / 2)
 
@@ -53,6 +60,7 @@ class OU:
 class VP:
     """The variance-preserving process with beta(t) = beta_min + t (beta_max - beta_min) on [0, 1] (Song et al. 2021, eq. 32)."""
 
+    fields: ClassVar[int] = 1
     beta_min: float = 0.1
     beta_max: float = 20.0
 
@@ -78,6 +86,7 @@ class VPSchedule:
     `horizon` is the largest time at which the integral is defined; `time` inverts it by bisection.
     """
 
+    fields: ClassVar[int] = 1
     integral: Callable[[Tensor], Tensor]
     horizon: float
 
@@ -105,6 +114,7 @@ class Tabulated:
     table. Raises ValueError for a log-SNR that does not fall from index to index, and for times outside the schedule.
     """
 
+    fields: ClassVar[int] = 1
     log_snr: Tensor
     whole: bool = False
 
@@ -149,6 +159,8 @@ class Tabulated:
 class EDM:
     """The variance-exploding process x_t = x_0 + t eps of Karras et al. 2022, whose time is the noise level."""
 
+    fields: ClassVar[int] = 1
+
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
 
@@ -162,6 +174,8 @@ class EDM:
 @dataclass(frozen=True)
 class Flow:
     """Rectified flow (flow matching) x_t = (1 - t) x_0 + t eps, 0 < t < 1."""
+
+    fields: ClassVar[int] = 1
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
@@ -182,6 +196,7 @@ class PSLD:
     are those of this statistic. The score has two fields.
     """
 
+    fields: ClassVar[int] = 2
     space: PhaseSpace = field(default_factory=PhaseSpace)
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...run.build import collocation_span
+from ...run.resolve import collocation_span
 from ...solvers.collocation import Collocation
 from ...solvers.errors import ScoreError
 from ...solvers.scheme import Scheme

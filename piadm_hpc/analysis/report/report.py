@@ -18,11 +18,9 @@ from ...models.card import Model, load_model, note_samples
 from ...models.record import VariableCard
 from ...models.registry import find_model
 from ...models.variables import field_variables
-from ...run.build import make_sampler
-from ...solvers.sampler import Sampler
+from ...run.resolve import ResolvedRun, resolve
 from ...store.reading import open_run
 from ...store.settings import RUN_FILE
-from ...theory.process import PSLD
 from ..comparison import Comparison, as_record, compare, has_statistics, load_fields
 from ..figures import Picture, PlotError, draw
 from ..scores import counted
@@ -53,13 +51,13 @@ def report(
         device = _device(config)
         model = load_model(path, device=device, allow_code=allow_code)
         _same_model(dataset, model, path)
-        sampler = make_sampler(config, model, device)
+        run = resolve(config, model, device)
         compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
-        measured = _baselines(dataset, config, model, sampler, baselines) if baselines > 0 else None
+        measured = _baselines(dataset, run, baselines) if baselines > 0 else None
         summary = _summary(folder)
         record = _record(dataset, config, model, compared, measured, summary)
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        lines = cost_lines(dataset, config, model.name, sampler.sequential_rounds, measured, summary)
+        lines = cost_lines(dataset, config, model.name, run.sampler.sequential_rounds, measured, summary)
         lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
         if card:
             lines += ["", f"scores of the samples: {note_samples(path, _for_card(config, compared))}"]
@@ -128,16 +126,17 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return summary if isinstance(summary, dict) and summary.get("num_samples", 0) > 0 else None
 
 
-def _baselines(dataset: xr.Dataset, config: RunConfig, model: Model, sampler: Sampler, count: int) -> Baselines:
+def _baselines(dataset: xr.Dataset, run: ResolvedRun, count: int) -> Baselines:
     """Measure the baselines on the first `count` samples of the run, whose stored fields are the run's own end states."""
-    if isinstance(model.process, PSLD):
+    model = run.model
+    if model.process.fields > 1:
         raise ValueError(f"--baselines: DPM-Solver++ moves the position alone; {model.name!r} has momentum too")
     dim = str(dataset.attrs["sample_dim"])
     first = dataset.isel({dim: slice(0, count)})
     variables = model.layout.variables
     own = model.encode({v.name: first[v.name].transpose(dim, *v.dims).values for v in variables})
-    names = [int(name) for name in first[dim].values]
-    return measure(sampler, model.process, own, names, tol=config.solver.tol)
+    samples = [int(sample) for sample in first[dim].values]
+    return measure(run.sampler, model.process, own, samples, tol=run.config.solver.tol)
 
 
 def _record(

@@ -1,21 +1,65 @@
-"""What a run says: while it works a bar on a terminal or one plain line an interval in a job log, at its end a summary."""
+"""What a run reports: a log and a progress bar for people, events for programs, and a summary at the end."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-
-from .events import EventLog
+from typing import Any
 
 logger = logging.getLogger("piadm_hpc")
+EVENTS_FILE = "events.jsonl"
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """The file events.jsonl in a run's folder, one JSON object a line: {"time", "event", "job", ...}.
+
+    Only the rank that `speaks` writes, unless an event says otherwise.
+    """
+
+    folder: Path
+    speaks: bool
+
+    def write(self, event: str, *, always: bool = False, **more: Any) -> None:
+        """Add an event, with `always` from any rank. An event that finds the disk full is lost; the samples' writer says so."""
+        if not (self.speaks or always):
+            return
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        job = {"job": os.environ["SLURM_JOB_ID"]} if "SLURM_JOB_ID" in os.environ else {}
+        line = json.dumps({"time": now, "event": event, **job, **more})
+        with suppress(OSError):
+            handle = os.open(self.folder / EVENTS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                # in one call, so that lines of two processes never mix
+                os.write(handle, f"{line}\n".encode())
+            finally:
+                os.close(handle)
+
+
+def read_events(folder: Path) -> Iterator[dict[str, Any]]:
+    """Read the events of a run, oldest first, leaving out lines that a kill or a full disk cut short."""
+    try:
+        lines = (folder / EVENTS_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict):
+                yield event
 
 
 def set_up_logging(*, root: bool, file: Path | None = None) -> None:
-    """Lines with a clock, from the root alone (other ranks speak up at warnings), also into the run's log.txt."""
+    """Log to the standard output and to `file`, with the time of day; ranks other than the root log only warnings."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if root and file is not None:
         handlers.append(_LogFile(file, encoding="utf-8"))
@@ -29,16 +73,22 @@ def set_up_logging(*, root: bool, file: Path | None = None) -> None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that may fall short on a full disk: the shard that cannot be written then ends the run, in words."""
+    """A log file that ignores a full disk: the shard that cannot be written then ends the run with a message."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass
 
 
 class Progress:
-    """Work done out of a total, which may be parts of a unit; silent on ranks other than the root.
+    """Progress through a total, as a bar on a terminal and as a line every `interval` seconds elsewhere.
 
-    `ends` is when the job meets its time limit (time.monotonic); every line is also an event of `events`.
+    Args:
+        total: the amount of work, in `unit`; the amount done may be a fraction.
+        unit: the plural noun that messages use.
+        interval: seconds between two lines of the log.
+        enabled: whether this rank reports.
+        ends: when the job reaches its time limit, on the clock of time.monotonic.
+        events: where every line is also written as an event.
     """
 
     def __init__(
@@ -55,7 +105,7 @@ class Progress:
         self.ends, self.events = ends, events
         self.done, self.began, self.spoke = 0.0, time.monotonic(), time.monotonic()
         self.bar = None
-        # where the bar is drawn; Open MPI gives every rank a terminal for its standard output, even in a batch job
+        # a bar is drawn on the standard error; Open MPI makes every rank's standard output a terminal, even in a batch job
         if enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
@@ -69,7 +119,7 @@ class Progress:
             self.bar.close()
 
     def show(self, done: float, note: str) -> None:
-        """So much of the total is done, with a word about where the work is."""
+        """Report the amount done, with a note of what is being worked on."""
         if self.bar is not None:
             self.bar.set_postfix_str(note)
             self.bar.update(done - self.done)
@@ -95,7 +145,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did: totals over the samples it made (not those it found), and where the time went."""
+    """The cost of the samples that a run drew, without those it found finished.
+
+    Attributes:
+        num_samples: samples drawn.
+        not_converged: samples that did not meet the tolerance by themselves.
+        rounds: sequential network function evaluations (NFE) of a sample, median.
+        calls: network function evaluations (NFE) of a sample, median.
+        sequential_rounds: NFE of a sample that is made step by step; None where only sweeps make samples.
+        sweeps: the most sweeps of every block.
+        seconds: wall-clock time.
+        communication: seconds in collective operations, mean over ranks.
+        writing: seconds of writing shards, maximum over groups.
+        ranks: the arrangement of ranks, in words.
+    """
 
     num_samples: int
     not_converged: int
@@ -109,6 +172,7 @@ class Summary:
     ranks: str
 
     def lines(self, tol: float) -> list[str]:
+        """Describe the cost in a few lines for the log."""
         if self.num_samples == 0:
             return ["nothing to do: every sample of this run is there already"]
         share, steps = 100 / max(self.seconds, 1e-9), self.sequential_rounds
@@ -122,7 +186,7 @@ class Summary:
 
 
 def span(seconds: float) -> str:
-    """Seconds in words: 41 s, 12 min 05 s, 3 h 20 min."""
+    """Format a duration for people: 41 s, 12 min 05 s, 3 h 20 min."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,103 @@
+"""How many network function evaluations (NFE) a sample is expected to take, in all and in sequence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..solvers.sampler import Sampler
+from ..solvers.window import Window
+from ..theory.grid import Block
+
+CERTIFYING = 2  # sweeps over all points that bound the error of what a window has passed
+
+
+@dataclass(frozen=True)
+class Effort:
+    """The NFE of one sample.
+
+    Attributes:
+        sweeps: of the block that takes the most.
+        rounds: calls that follow one another, the sequential NFE.
+        calls: all of them, the NFE.
+        busiest: those of the rank that makes the most.
+    """
+
+    sweeps: int
+    rounds: int
+    calls: int
+    busiest: int
+
+
+def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
+    """Estimate the NFE of a sample that takes `sweeps` sweeps over a whole block, shared by `time_ranks` ranks.
+
+    After k sweeps the first k points of a block are exact and are not evaluated again. All points of a collocation take part
+    in every sweep.
+    """
+    chain, options, lengths = sampler.chain, sampler.options, sampler.step_counts
+    if options.solver == "sequential":
+        return Effort(0, sum(lengths), sum(lengths), sum(lengths))
+    if chain.sequential_rounds is None:
+        points = chain.num_steps
+        return Effort(sweeps, sweeps, sweeps * points, sweeps * -(-points // time_ranks))
+    if window_of(sampler).moves:
+        return _moving(sampler, sweeps, time_ranks)
+    left = [(length, length - done) for length in lengths for done in range(min(sweeps, length))]
+    return Effort(
+        sweeps,
+        sum(min(sweeps, length) for length in lengths),
+        sum(points for _, points in left),
+        sum(min(-(-length // time_ranks), points) for length, points in left),
+    )
+
+
+def _moving(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
+    """The effort of a window or front, which leaves points as they settle; sweeps over all points then certify the end.
+
+    The points of a narrow window settle in fewer sweeps than those of the whole chain: one, and as many more as its share of
+    the chain asks for. At a fixed depth every point is given all sweeps, and nothing is certified.
+    """
+    options, steps, fronts = sampler.options, sampler.chain.num_steps, len(sampler.chain.edges) - 1
+    width = min(window_of(sampler).width(Block(0, 0, steps)) or steps, steps)
+    approach = sweeps if options.tol is None else max(1, sweeps - CERTIFYING)
+    certifying = CERTIFYING if options.certify and options.tol is not None else 0
+    settling = sweeps if options.tol is None else 1 + approach * width / steps
+    passing = 0 if options.window is None else math.ceil(settling * steps / width)
+    if options.pipelined:
+        passing = max(passing, approach + fronts - 1)
+    rounds = min(passing, steps) + certifying
+    busiest = math.ceil(settling * steps * -(-width // time_ranks) / width) + certifying * -(-steps // time_ranks)
+    return Effort(rounds, rounds, round((settling + certifying) * steps), busiest)
+
+
+def expected_sweeps(sampler: Sampler) -> int:
+    """Sweeps of the longest block: those of a fixed depth, or one and three for every digit of the tolerance, two for a flow.
+
+    That is what references take (docs/scale.md). Without one the Lambda law counts, the smallest k with Lambda^k / k! below
+    the tolerance: for a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)) with half of
+    kappa for the flow. For A = I, whose measured sweeps are about two thirds of those of A = P, it is two thirds of that.
+    """
+    options, chain, longest = sampler.options, sampler.chain, max(sampler.step_counts)
+    if options.tol is None:
+        return min(options.sweeps or 1, longest)
+    if options.linear not in ("identity", "process"):
+        digits = -math.log10(options.tol)
+        return min(max(2, 1 + round((3 if chain.stochastic else 2) * digits)), longest)
+    theta = torch.log1p(chain.ratio**2)
+    smallest = float(sampler.reference.spectrum.min()) if sampler.reference is not None else 0.0
+    v = 1 + (smallest - 1) * torch.exp(-theta)
+    stochastic = 1.0 if chain.stochastic else 0.5
+    edges = torch.tensor(chain.edges)
+    exponents = stochastic * (theta[edges[:-1]] - theta[edges[1:]] + torch.log(v[edges[:-1]] / v[edges[1:]]))
+    worst, k = float(exponents.max()), 1
+    while k * math.log(max(worst, 1e-9)) - math.lgamma(k + 1) > math.log(options.tol):
+        k += 1
+    return min(max(2, k if options.linear == "process" else round(2 * k / 3)), longest)
+
+
+def window_of(sampler: Sampler) -> Window:
+    """Which points of its blocks a sampler sweeps over at first."""
+    return Window.of(sampler.options, sampler.chain.edges)

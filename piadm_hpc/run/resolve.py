@@ -1,0 +1,131 @@
+"""From a configuration and a model to one record with nothing left open, which every part of a run shares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..config.run import RunConfig
+from ..config.validation import ConfigError
+from ..gaussian.reference import GaussianReference
+from ..models.card import Model
+from ..models.compiled import with_compilation
+from ..solvers.collocation import choose
+from ..solvers.sampler import Sampler
+from ..solvers.scheme import Scheme
+from ..theory.grid import TimeGrid
+from .build import make_grid, make_options, make_reference, make_scheme, make_score, projection_of, time_range
+
+STEPS = 48  # of a chain, where the model's card does not say
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A configuration whose settings "auto" are replaced by values for its model, and what is built from both.
+
+    Attributes:
+        config: the configuration, complete.
+        model: the model, with its network compiled where that is asked for.
+        reference: the Gaussian that chain and sweeps are built on; the model's own, or one from a file.
+        grid: points in the model's own time.
+        sampler: draws the samples.
+    """
+
+    config: RunConfig
+    model: Model
+    reference: GaussianReference
+    grid: TimeGrid
+    sampler: Sampler
+
+    @property
+    def scheme(self) -> Scheme:
+        """The chain of steps, or the points of the flow."""
+        return self.sampler.chain
+
+    def require_points(self, time_ranks: int) -> None:
+        """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` ranks."""
+        config, steps = self.config, min(len(block) for block in self.scheme.grid.blocks())
+        shares = [("grid", steps, "fewer blocks or more steps")]
+        if config.corrector.enabled:
+            shares.append(("corrector", config.corrector.steps // config.corrector.blocks, "more corrector.steps"))
+        for name, steps, advice in shares:
+            if time_ranks > steps:
+                raise ConfigError(
+                    f"{time_ranks} time ranks cannot share the {steps} step(s) of the {name}'s shortest block; "
+                    f"give --time-ranks {steps} or less, {advice}"
+                )
+
+
+def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun:
+    """Build the run that a configuration describes; ConfigError for settings that do not fit the model."""
+    model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
+    reference = make_reference(config, model)
+    config = with_defaults(config, model, reference)
+    grid = make_grid(config, model)
+    scheme = make_scheme(config, model, grid, reference)
+    sampler = Sampler(
+        scheme,
+        make_score(config, model, grid),
+        model.event_shape,
+        config.seed,
+        make_options(config, model, scheme),
+        reference=reference,
+        prior=model.reference,
+        project=projection_of(model, device),
+        dtype=getattr(torch, config.compute.precision),
+        device=device,
+    )
+    return ResolvedRun(config, model, reference, grid, sampler)
+
+
+def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
+    """Build the sampler that a configuration describes; ConfigError for settings that do not fit the model."""
+    return resolve(config, model, device).sampler
+
+
+def with_defaults(config: RunConfig, model: Model, reference: GaussianReference) -> RunConfig:
+    """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps.
+
+    A network of position and momentum gets an integrator of phase space. Collocation of a probed model gets as many points,
+    and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
+    """
+    suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
+    if config.chain.eta == "auto":
+        config = config.replace(chain={"eta": suits.get("eta", 1.0) if config.chain.method.eta else 0.0})
+    if config.chain.integrator == "auto":
+        config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
+    spec = config.grid
+    if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
+        return config
+    if config.chain.method.name != "collocation":
+        return config.replace(grid={"steps": suits.get("steps", STEPS)})
+    horizon, delta = time_range(config, model)
+    if spec.teleport is not None:
+        return config.replace(grid={"steps": _points(config.solver.tol)})
+    begin, points = collocation_span(reference, config.solver.tol, horizon, delta)
+    return config.replace(grid={"steps": points, "teleport": None if begin == horizon else math.sqrt(math.expm1(begin))})
+
+
+def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any]) -> str:
+    """Choose the integrator: of phase space for a network of two fields, and for the flow what the card says."""
+    if model.process.fields > 1:
+        return "sscs" if config.chain.eta else "gddim-ab2"
+    return "auto" if config.chain.eta else suits.get("flow", "auto")
+
+
+def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:
+    """Return the forward time, at most `horizon`, at which collocation begins, and the number of points for a tolerance."""
+    smoothness = None if reference.response is None else reference.response.smoothness
+    if smoothness is None:
+        return horizon, _points(tol)
+    begin, points = choose(smoothness, tol, -math.log(math.expm1(horizon)), -math.log(math.expm1(delta)))
+    return math.log1p(math.exp(-begin)), points
+
+
+def _points(tol: float) -> int:
+    """Eight for every digit of a tolerance."""
+    return max(8, round(8 * -math.log10(tol)))
