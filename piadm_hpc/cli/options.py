@@ -17,7 +17,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--samples", type=int, metavar="N", help="how many")
     command.add_argument("--only", metavar="IDS", help="sample ids to make, for example 17,42-47: exactly these members")
     command.add_argument("--seed", type=int, help="the one number all noise comes from")
-    command.add_argument("--tol", type=float, help="error of the denoised estimate at which a sample is done")
+    command.add_argument("--tol", type=float, help="bound on the error of a sample, in standard deviations of the data")
     command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")

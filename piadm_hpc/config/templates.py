@@ -21,7 +21,7 @@ steps = "auto"               # 48; collocation takes 8 points for every digit of
 blocks = "auto"              # one block, if memory allows: blocks save memory, not rounds
 
 [solver]
-tol = 1e-2                   # change of the denoised estimate, in units of the data's standard deviation
+tol = 1e-2                   # bound on the error of a sample, in units of the data's standard deviation
 linear = "auto"              # what sweeps treat exactly: reference, process or identity
 
 [compute]
@@ -143,7 +143,7 @@ kind = "log-snr"
 steps = "auto"               # what suits the model, 24 for this one
 
 [solver]
-tol = 1e-2                   # change of the denoised estimate, in units of the atoms' spread
+tol = 1e-2                   # bound on the error of a sample, in units of the atoms' spread
 
 [compute]
 model_batch = 4096           # most rows of one network call
