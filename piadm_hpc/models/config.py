@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ..config.run import PhaseConfig
+from ..config.chain import PhaseConfig
 from ..config.validation import read
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
