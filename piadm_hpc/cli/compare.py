@@ -1,4 +1,4 @@
-"""piadm compare: every method on one's own model, at equal error."""
+"""piadm compare: compare all methods on a model, at equal error."""
 
 from __future__ import annotations
 
@@ -16,24 +16,34 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("compare", help="rounds, calls and time of every method on a model, at equal error")
+    parser = commands.add_parser("compare", help="compare the NFE and time of all methods on a model, at equal error")
     parser.add_argument("model", help="name of a shipped model, a model folder, or target-a, target-b, target-c (exact scores)")
-    parser.add_argument("--samples", type=int, default=4, metavar="N", help="draws of each method [4]")
+    parser.add_argument("--samples", type=int, default=4, metavar="N", help="number of samples for each method [4]")
     parser.add_argument("--tol", type=float, default=1e-2, help="error in units of the data's standard deviation [0.01]")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--ode", dest="sde", action="store_false", help="the probability flow, against its converged path")
-    kind.add_argument("--sde", dest="sde", action="store_true", help="stochastic chains, each against itself step by step")
+    kind.add_argument(
+        "--ode",
+        dest="sde",
+        action="store_false",
+        help="on the probability flow, relative to its converged path [default]",
+    )
+    kind.add_argument(
+        "--sde",
+        dest="sde",
+        action="store_true",
+        help="on stochastic chains, each relative to itself step by step",
+    )
     parser.add_argument("--steps", type=int, default=48, metavar="N", help="with --sde: steps of the chain [48]")
-    parser.add_argument("--most-steps", type=int, default=512, metavar="N", help="give a method up that needs more steps [512]")
-    parser.add_argument("--accelerators", default="1,8,32", metavar="P,P", help="project the time to so many [1,8,32]")
-    parser.add_argument("--latency", type=float, default=2e-5, metavar="S", help="seconds of a message [2e-5]")
-    parser.add_argument("--bandwidth", type=float, default=1e10, metavar="B", help="bytes a second of a message [1e10]")
+    parser.add_argument("--most-steps", type=int, default=512, metavar="N", help="leave out methods that need more steps [512]")
+    parser.add_argument("--accelerators", default="1,8,32", metavar="P,P", help="numbers to project the time to [1,8,32]")
+    parser.add_argument("--latency", type=float, default=2e-5, metavar="S", help="latency of a message in seconds [2e-5]")
+    parser.add_argument("--bandwidth", type=float, default=1e10, metavar="B", help="bandwidth in bytes a second [1e10]")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [cpu]")
-    parser.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
-    parser.add_argument("--methods", metavar="NAME,NAME", help="only methods whose names contain one of these [all]")
+    parser.add_argument("--model-batch", type=int, metavar="ROWS", help="largest number of rows of one network call")
+    parser.add_argument("--methods", metavar="NAME,NAME", help="compare only methods whose names contain one of these [all]")
     parser.add_argument("--no-fewest", dest="hindsight", action="store_false",
-                        help="leave out the rounds of the smallest fixed depth, which take most of the time")  # fmt: skip
-    parser.add_argument("--out", default="compare", metavar="FOLDER", help="where table and figure go [compare]")
+                        help="do not search for the smallest fixed depth, which takes most of the time")  # fmt: skip
+    parser.add_argument("--out", default="compare", metavar="FOLDER", help="folder for the table and the figure [compare]")
     add_allow_code(parser)
     parser.set_defaults(run=_run, sde=False)
 
@@ -62,13 +72,15 @@ def _run(options: argparse.Namespace) -> int:
     benchmark = Benchmark(task, options.tol, options.sde, options.steps, options.most_steps, options.hindsight)
     if benchmark.floor() > options.tol / 3:
         known = f"the converged path itself is only known to {benchmark.floor():.2g}"
-        raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger one")
+        raise ConfigError(f"--tol {options.tol:g}: {known}; give a larger tolerance")
     rows, folder, chosen = [], Path(options.out), _chosen(options.methods)
     for row in compare(benchmark, ranks, methods=chosen, latency=options.latency, bandwidth=options.bandwidth, log=_log):
         rows.append(row)
-        written = write(folder, benchmark, rows, ranks)  # a long comparison that is cut off leaves the methods it had done
+        written = write(folder, benchmark, rows, ranks)  # so an interrupted comparison leaves the methods that are done
     if not rows:
-        raise ConfigError(f"no method reaches {options.tol:g} with {options.most_steps} steps; give a larger --tol or more")
+        raise ConfigError(
+            f"no method reaches {options.tol:g} with {options.most_steps} steps; give a larger --tol or more --most-steps"
+        )
     try:
         written.append(draw(folder / "compare.svg", benchmark, rows, ranks))
     except PlotError as error:
@@ -82,11 +94,11 @@ def _chosen(text: str | None) -> list[Entry]:
     from ..analysis.compare.baselines import METHODS
 
     words = [word.strip().lower() for word in (text or "").split(",") if word.strip()]
-    found = [one for one in METHODS if not words or any(word in one.name.lower() for word in words)]
-    if not found:
+    chosen = [one for one in METHODS if not words or any(word in one.name.lower() for word in words)]
+    if not chosen:
         names = ", ".join(dict.fromkeys(one.name for one in METHODS))
         raise ConfigError(f"--methods {text!r}: no method has such a name; there are {names}")
-    return found
+    return chosen
 
 
 def _log(line: str) -> None:

@@ -1,4 +1,4 @@
-"""piadm export: samples in the formats of other programs."""
+"""piadm export: write samples in the formats of other programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("export", help="write samples as xtc, dcd or pdb (conformers), netcdf or zarr (fields)")
     parser.add_argument("folder", help="folder of the run")
     parser.add_argument("--to", required=True, choices=("xtc", "dcd", "pdb", "netcdf", "zarr"), help="the format")
-    parser.add_argument("--out", metavar="FILE", help="where to write [samples with the usual ending, in the folder]")
+    parser.add_argument("--out", metavar="FILE", help="file to write [samples with the usual suffix, in the folder]")
     parser.set_defaults(run=_run)
 
 

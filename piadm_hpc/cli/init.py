@@ -1,4 +1,4 @@
-"""piadm init: a commented configuration to start from."""
+"""piadm init: print a commented configuration to start from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""piadm integrators: every method by name."""
+"""piadm integrators: list all integrators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from .exit_codes import DONE
 
 def add(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("integrators", help="list the integrators: order, calls a step, randomness, options, source")
+    parser = commands.add_parser(
+        "integrators", help="list all integrators with their order, cost, randomness, options and source"
+    )
     parser.set_defaults(run=_run)
 
 

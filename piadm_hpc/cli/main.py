@@ -1,4 +1,4 @@
-"""The command line: one command a file in `piadm_hpc.cli`, and the exit codes of what goes wrong."""
+"""The `piadm` command line: it runs the commands, one file each in `piadm_hpc.cli`, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# threads that spin while they wait starve other ranks on the same cores; must be set before torch loads OpenMP
+# waiting threads must not spin, or they starve other ranks on the same cores; torch reads this when it loads OpenMP
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from .exit_codes import BAD_CONFIGURATION, EXIT_CODES, FAILED, STOPPED
@@ -64,13 +64,13 @@ DESCRIPTION = "Diffusion samplers that are parallel in time over MPI ranks."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code. Mistakes of the user end in one message, not in a traceback."""
+    """Run a command and return its exit code. A mistake of the user ends in one message, not in a traceback."""
     code = _run(arguments)
     if code and under_srun():
-        # the first to leave with such a code ends the others, whose own would then be that of the signal
+        # srun kills the other ranks when the first one exits with an error, and reports the signal as their exit code
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if launcher_rank() and code in (FAILED, BAD_CONFIGURATION):
-            time.sleep(LINGER)  # let the first rank speak
+            time.sleep(LINGER)  # give the first rank time to print its message
     return code
 
 
@@ -89,10 +89,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def job(run: Mapping[str, Any] | str, **numbers: Any) -> int:
-    """For scripts that are numbers alone: submit `run`, keys as in run.toml or the path of a file, as a job with `numbers`.
+    """Submit a run from a job script and return the exit code.
 
-    `numbers` are the options of `piadm submit`; what stands on the script's own command line comes after them and wins.
-    Returns the exit code.
+    `run` is the path of a configuration, or a mapping with the keys of run.toml. `numbers` are options of `piadm submit`.
+    Options on the script's own command line come after them and take precedence.
     """
     given = [run] if isinstance(run, str) else []
     keys = {} if isinstance(run, str) else dotted(run)
@@ -105,7 +105,7 @@ def job(run: Mapping[str, Any] | str, **numbers: Any) -> int:
 
 
 def _fail(error: object, code: int) -> int:
-    """One message from the first rank; the others hold the same error and stay silent."""
+    """Print the error on the first rank alone, because all ranks raise the same one; returns the exit code."""
     if not launched() or launcher_rank() == 0 or isinstance(error, NoLibraryError):
         print(f"piadm: {error}", file=sys.stderr, flush=True)
     return code

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the run they describe."""
+"""Options that several commands share, and the configuration of a run that they describe."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from ..host.launcher import launcher_rank, launcher_size
 
 
 def add_run_options(command: argparse.ArgumentParser) -> None:
-    """Everything that describes a run: its file, the options that have names, and any key by --set."""
+    """Add the options that describe a run: its file, the options with names, and --set for any key."""
     command.add_argument("config", nargs="?", metavar="run.toml", help="configuration; `piadm init` prints one")
     command.add_argument("--model", help="name of a shipped model, or a model folder")
-    command.add_argument("--out", metavar="FOLDER", help="where the run lives")
-    command.add_argument("--samples", type=int, metavar="N", help="how many")
-    command.add_argument("--only", metavar="IDS", help="sample ids to make, for example 17,42-47: exactly these members")
-    command.add_argument("--seed", type=int, help="the one number all noise comes from")
-    command.add_argument("--tol", type=float, help="bound on the error of a sample, in standard deviations of the data")
+    command.add_argument("--out", metavar="FOLDER", help="folder of the run")
+    command.add_argument("--samples", type=int, metavar="N", help="number of samples")
+    command.add_argument("--only", metavar="IDS", help="ids of the samples to draw, for example 17,42-47")
+    command.add_argument("--seed", type=int, help="the number that all noise is derived from")
+    command.add_argument("--tol", type=float, help="bound on a sample's error, in units of the data's standard deviation")
     command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
-    command.add_argument("--model-batch", type=int, metavar="ROWS", help="most rows of one network call")
+    command.add_argument("--model-batch", type=int, metavar="ROWS", help="largest number of rows of one network call")
     add_allow_code(command)
     add_set(command, "grid.steps=64")
 
 
 def add_allow_code(command: argparse.ArgumentParser) -> None:
-    """--allow-code, for commands that load a model."""
+    """Add --allow-code, for commands that load a model."""
     command.add_argument(
-        "--allow-code", action="store_true", help="let the model's folder run code of its own (an imported or exported network)"
+        "--allow-code", action="store_true", help="let the model's folder run its own code (an imported or exported network)"
     )
 
 
 def add_set(command: argparse.ArgumentParser, example: str) -> None:
-    """--set KEY=VALUE, as often as one likes."""
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=f"any key, for example {example}")
+    """Add --set KEY=VALUE, which may be given several times."""
+    command.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"set any key of the configuration, for example {example}"
+    )
 
 
 def described_run(options: argparse.Namespace) -> RunConfig:
-    """The run a command line describes: the file, then --set, then the named options."""
+    """Read the run that a command line describes: the file first, then --set, then the options with names."""
     changes = [override(text) for text in options.set]
     named = {
         "model": options.model,
@@ -60,7 +62,7 @@ def described_run(options: argparse.Namespace) -> RunConfig:
 
 
 def speaks() -> bool:
-    """Whether this process writes to the terminal: the first of a launch does."""
+    """Whether this process writes to the terminal; only the first rank of a launch does."""
     return launcher_size()[1] == 1 or launcher_rank() == 0
 
 

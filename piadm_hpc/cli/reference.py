@@ -13,14 +13,14 @@ from .options import add_allow_code
 
 def add(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("reference", help="what sweeps are built on: probe the model, or fit a reference to data")
+    parser = commands.add_parser("reference", help="improve the preconditioner: probe the model, or fit a reference to data")
     parser.add_argument("model", help="name of a shipped model, or a model folder")
     parser.add_argument("--data", metavar="FILE", help="fit mean and spectrum to these fields (or a run's samples.h5) instead")
-    parser.add_argument("--samples", type=int, default=8, metavar="N", help="samples of the pilot run that is probed [8]")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="number of samples of the pilot run [8]")
     parser.add_argument("--probes", type=int, default=2, metavar="N", help="random probes per sample and noise level [2]")
-    parser.add_argument("--levels", type=int, default=24, metavar="N", help="noise levels [24]")
-    parser.add_argument("--seed", type=int, default=0, help="of pilot run and probes [0]")
-    parser.add_argument("--out", metavar="FILE", help="where to write; a probed response goes into the model's folder by default")
+    parser.add_argument("--levels", type=int, default=24, metavar="N", help="number of noise levels [24]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the pilot run and the probes [0]")
+    parser.add_argument("--out", metavar="FILE", help="file to write; a probed response goes into the model's folder by default")
     add_allow_code(parser)
     parser.set_defaults(run=_run)
 
@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.data is not None and options.out is None:
         mistakes.append("--data needs --out, the file to write")
     if options.out is not None and not Path(options.out).absolute().parent.is_dir():
-        mistakes.append(f"--out {options.out}: there is no folder {Path(options.out).parent}; make it first")
+        mistakes.append(f"--out {options.out}: there is no folder {Path(options.out).parent}; create it first")
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     if options.data is not None:

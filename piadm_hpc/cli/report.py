@@ -1,4 +1,4 @@
-"""piadm report: what a finished run shows."""
+"""piadm report: draw the figure, costs and scores of a finished run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .options import add_allow_code
 
 def add(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("report", help="figure, table of costs and scores of a finished run")
+    parser = commands.add_parser("report", help="draw a figure of a finished run, with a table of its costs and scores")
     parser.add_argument("folder", help="folder of the run")
     parser.add_argument("--baselines", type=int, default=0, metavar="N", help="also measure sequential baselines on N samples")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""piadm train: a model from data."""
+"""piadm train: fit a model to data."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .options import add_set
 def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
-        "train", help="fit a reference and a network to gridded data or trajectories; goes on where it stopped"
+        "train", help="fit a reference and a network to gridded data or trajectories; an interrupted training continues"
     )
     parser.add_argument("config", metavar="train.toml", help="configuration; `piadm init train` prints one")
     add_set(parser, "optimiser.steps=2000")
-    parser.add_argument("--no-probe", action="store_true", help="leave out what `piadm reference` finds for faster sampling")
+    parser.add_argument("--no-probe", action="store_true", help="do not probe the model for faster sampling (`piadm reference`)")
     parser.set_defaults(run=_run)
 
 

@@ -1,4 +1,4 @@
-"""piadm tune: the few scalars of an integrator, tried on a calibration batch."""
+"""piadm tune: choose the options of an integrator on a calibration batch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from .options import add_run_options, described_run
 def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
-        "tune", help="try the few scalars an integrator reads (lam, lam_s, score_time, grid.exponent) on a batch"
+        "tune", help="choose an integrator's options (lam, lam_s, score_time, grid.exponent) on a calibration batch"
     )
     add_run_options(parser)
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="samples to calibrate on [4]")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="number of samples to calibrate on [4]")
     parser.add_argument(
-        "--by", default="auto", choices=("auto", "error", "mmd"), help="distance to a converged path, or of physical features"
+        "--by",
+        default="auto",
+        choices=("auto", "error", "mmd"),
+        help="distance to a converged path, or mmd of physical features",
     )
-    parser.add_argument("--against", metavar="FILE", help="fields that features are compared with [converged samples]")
+    parser.add_argument("--against", metavar="FILE", help="fields whose features are the target [converged samples]")
     parser.set_defaults(run=_run)
 
 

@@ -1,1 +1,1 @@
-"""Configuration of a run as validated records."""
+"""Configuration: validated records of a run, read from TOML."""

@@ -1,4 +1,4 @@
-"""Callables of one's own that a configuration names as "package.module:callable"."""
+"""User-defined callables, which a configuration names as "package.module:callable"."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def call(key: str, name: str, *arguments: Any) -> Any:
 
 
 def load(key: str, name: str) -> Callable[..., Any]:
-    """The callable of a name given under a key of the configuration; ConfigError for one that cannot be imported."""
+    """Import the callable `name` that a configuration gives under `key`; ConfigError if it cannot be imported."""
     where, _, what = name.partition(":")
     try:
         module = importlib.import_module(where)
@@ -33,10 +33,10 @@ def load(key: str, name: str) -> Callable[..., Any]:
         raise ConfigError(
             f"{key} = {name!r}: {where} cannot be imported ({error}); install it, or name its folder in PYTHONPATH"
         ) from None
-    found = getattr(module, what, None)
-    if not callable(found):
+    member = getattr(module, what, None)
+    if not callable(member):
         own = [one for one in vars(module) if callable(vars(module)[one])]
         near = difflib.get_close_matches(what, own, 1)
         raise ConfigError(f"{key} = {name!r}: {where} has no callable {what}" + (f"; did you mean {near[0]}?" if near else ""))
-    made: Callable[..., Any] = found
-    return made
+    function: Callable[..., Any] = member
+    return function

@@ -1,88 +1,42 @@
-"""A run as one validated record: the same words in run.toml, on the command line and in Python."""
+"""The configuration of a run as one validated record, with the same keys in run.toml, on the command line and in Python."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ..integrators.catalogue import INTEGRATORS, Integrator, find
 from ..solvers.baselines.settings import POSITION_ONLY
+from .chain import Auto, ChainConfig, PhaseConfig
 from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
 from .paths import PathName
-from .plugins import PluginName
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import parse_ids as parse_ids
 from .solver import SolverConfig
 from .validation import Record, build
 
-Auto = Literal["auto"]
-
-
-class ChainConfig(Record):
-    """Which discretisation of the reverse process: a name of the catalogue, see `piadm integrators`, and its options.
-
-    `eta` scales the noise: 1 is the reverse SDE, 0 the probability-flow ODE; "auto" is what the model's card says suits it,
-    or 1, and 0 for ddim. `lam` is lambda of the conjugate integrators, `lam_s` scales
-    the position's noise and `score_time` the time of the score of splittings; an integrator that does not read one of these three
-    refuses it. "auto" is the Gaussian-aware exponential integrator for the SDE and collocation for the ODE (eta 0), of a
-    network of position and momentum "sscs" and "gddim-ab2". `generator` names a network distilled into one call,
-    "package.module:callable", that takes the integrator's place: callable(model) gives G(x, t).
-    """
-
-    integrator: str = "auto"
-    generator: PluginName | None = None
-    eta: Annotated[float, Field(ge=0, le=1)] | Auto = "auto"
-    large_variance: bool = False
-    lam: float | Literal["best"] = 0.0
-    lam_s: float = Field(1.0, ge=0)
-    score_time: Literal["now", "middle", "next", "ahead"] = "now"
-
-    @field_validator("integrator")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return name if name == "auto" else find(name).name
-
-    @model_validator(mode="after")
-    def _read(self) -> Self:
-        unread = {key for key in ("lam", "lam_s", "score_time") if key in self.model_fields_set} - set(self.method.reads)
-        changed = [key for key in sorted(unread) if getattr(self, key) != type(self).model_fields[key].default]
-        if changed:
-            readers = {key: ", ".join(one.name for one in INTEGRATORS.values() if key in one.reads) for key in changed}
-            raise ValueError("; ".join(f"{self.method.name} does not read {key}; {readers[key]} do" for key in changed))
-        if self.lam == "best" and self.integrator != "lambda-ddim":
-            raise ValueError("lam = 'best' is the closed form of lambda-ddim; give a number")
-        if self.generator is not None and self.integrator != type(self).model_fields["integrator"].default:
-            raise ValueError(f"generator makes a sample in one call, {self.integrator} in many; leave one of the two out")
-        return self
-
-    @property
-    def method(self) -> Integrator:
-        """The record of the integrator."""
-        return find(("gaussian" if self.eta else "collocation") if self.integrator == "auto" else self.integrator)
-
-
-class PhaseConfig(Record):
-    """The process of position and momentum that phase-space integrators run in, at critical damping (`theory.phase`)."""
-
-    gamma: float = Field(0.01, ge=0)
-    inverse_mass: float = Field(4.0, gt=0)
-    beta: float = Field(8.0, gt=0)
-    kappa: float = Field(0.04, gt=0)
-
 
 class GridConfig(Record):
-    """Points in time. `horizon` and `delta` (early stopping) are forward times theta; "auto" takes the model's.
+    """The grid of points in time.
 
-    Kind `piadm`: steps of `step` in blocks of length `block`, shrinking in the last block. Kinds `log-snr`, `karras` and
-    `power` (distance to the end like (1 - u)^`exponent` on the integrator's own clock): `steps` steps, or as many as `calls`
-    network calls allow. `teleport` leaves out the points with more noise over signal than that: the Gaussian carries the
-    sample over them. "auto" steps are what the model's card says, or 48; for collocation they are points, as many as the
-    tolerance needs (and `teleport` with them) where the model was probed, and 8 for every digit of the tolerance elsewhere.
-    `blocks` re-cuts the points into that many blocks; "auto" keeps the published blocks for a solver without reference and
-    makes one block otherwise. `cut` "even" makes blocks of nearly as many points each, "lambda" blocks that need nearly as
-    many sweeps each.
+    Attributes:
+        kind: "piadm" for the published grid, whose steps shrink in the last block; "log-snr"; "karras"; or "power" for a
+            distance to the end like (1 - u)^`exponent` in the integrator's own time.
+        steps: number of steps; the kind "piadm" ignores it. "auto" takes the number that the model's card recommends, or 48.
+            For collocation it is the number of points; "auto" takes as many as the tolerance needs where the model was
+            probed, and then chooses `teleport` too, and 8 for every digit of the tolerance elsewhere.
+        calls: number of network calls, instead of `steps`.
+        step: step of the kind "piadm", in forward time.
+        block: length of its blocks, in forward time.
+        exponent: exponent of the kind "power".
+        horizon: first point, as forward time theta; "auto" takes the model's.
+        delta: last point (early stopping), as forward time theta; "auto" takes the model's.
+        teleport: leave out the points with more noise over signal than this; the Gaussian takes the sample over them.
+        blocks: number of blocks; "auto" keeps the published blocks for a solver without reference, and makes one block
+            otherwise.
+        cut: "even" makes blocks of nearly the same number of points, "lambda" blocks that need nearly the same number of
+            sweeps.
     """
 
     kind: Literal["piadm", "log-snr", "karras", "power"] = "log-snr"
@@ -109,14 +63,15 @@ class GridConfig(Record):
     @model_validator(mode="after")
     def _counted(self) -> Self:
         if self.calls is not None and self.kind == "piadm":
-            raise ValueError("calls: the published grid follows from step and block; use another kind")
+            raise ValueError("calls: the published grid follows from step and block; leave calls out, or use another kind")
         return self
 
 
 class CorrectorConfig(Record):
-    """The underdamped Langevin corrector of PIADM-ODE after every block.
+    """The underdamped Langevin corrector of PIADM-ODE, which follows every block.
 
-    "auto": friction 2 sqrt(L) and length 1 / sqrt(L), with L one over the reference's smallest variance at that time.
+    With "auto" the friction is 2 sqrt(L) and the length 1 / sqrt(L), where 1 / L is the reference's smallest variance at the
+    block's end.
     """
 
     enabled: bool = False
@@ -127,12 +82,18 @@ class CorrectorConfig(Record):
 
 
 class ComputeConfig(Record):
-    """Where and how: none of these changes a sample beyond rounding, `autocast` of the network's own.
+    """Where and how a run computes. These keys change a sample by rounding only, that of `autocast` in the network included.
 
-    `time_ranks` ranks share each sample's time axis ("auto": as many as there are ranks to spare). `model_batch` caps
-    the rows of a network call, `in_flight` the samples of a batch worked on at once (default: all of them); one that is
-    done makes room for the next. `threads` per rank ("auto": the launcher's share of the cores). `autocast` runs the
-    network in bfloat16, `compile` through torch.compile in that mode ("reduce-overhead" records CUDA graphs).
+    Attributes:
+        time_ranks: number of ranks that share a sample's time axis; "auto" takes as many as the samples leave free.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: precision of the states.
+        model_batch: largest number of rows of one network call.
+        in_flight: number of samples of a batch solved at once; a sample that is done makes room for the next. By default all
+            are solved at once.
+        threads: threads per rank; "auto" takes the launcher's share of the cores.
+        autocast: "bfloat16" runs the network in that precision.
+        compile: mode of torch.compile for the network; "reduce-overhead" records CUDA graphs.
     """
 
     time_ranks: int | Auto = "auto"
@@ -156,7 +117,13 @@ class ComputeConfig(Record):
 
 
 class OutputConfig(Record):
-    """Shards hold `batch` samples, solved and stored together. `log_interval` in seconds."""
+    """The output of a run.
+
+    Attributes:
+        batch: number of samples that are solved together and stored in one shard.
+        compression: compression of the arrays.
+        log_interval: seconds between two lines of progress.
+    """
 
     batch: Many = 4
     compression: Literal["zlib", "none"] = "zlib"
@@ -164,10 +131,15 @@ class OutputConfig(Record):
 
 
 class RunConfig(Record):
-    """A run: a model (name of a shipped one, or a folder), how many samples, one seed, and where they go.
+    """The configuration of a run.
 
-    `only` names sample ids to make instead of 0 .. samples-1; they equal the same members of any other run. `allow_code` lets
-    a model folder run code of its own: import a network, or unpickle one.
+    Attributes:
+        model: name of a shipped model, or a model folder.
+        samples: number of samples; their ids are 0 .. samples-1.
+        seed: the number that all noise is derived from.
+        out: folder of the run.
+        only: ids of the samples to draw, instead of 0 .. samples-1. A sample with the same id is the same in any run.
+        allow_code: let a model folder run its own code, that is, import or unpickle a network.
     """
 
     model: PathName = Field(min_length=1)
@@ -210,7 +182,7 @@ class RunConfig(Record):
         if self.chain.generator is not None and (calls or 1) != 1:
             mistakes.append(f"grid.calls = {calls}: a generator makes one call; leave calls out")
         if self.chain.generator is not None and self.corrector.enabled:
-            mistakes.append("corrector.enabled: a generator makes clean samples, there is nothing to correct")
+            mistakes.append("corrector.enabled: a generator makes clean samples, so there is nothing to correct; leave it out")
         if calls is not None and calls % per_step:
             least = max(per_step, calls - calls % per_step)
             fits = dict.fromkeys((least, calls - calls % per_step + per_step))
@@ -221,9 +193,9 @@ class RunConfig(Record):
             words = "this baseline solves chains of the position alone; use picard or sequential"
             mistakes.append(f"solver.kind = {self.solver.kind!r} with {away}: {words}")
         if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
-            mistakes.append("compute.time_ranks: the sequential solver has nothing to share, use 1")
+            mistakes.append("compute.time_ranks: the sequential solver computes one step after the other, so use 1")
         if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):
-            mistakes.append("corrector.enabled: it follows blocks that end one after the other, no window and no pipeline")
+            mistakes.append("corrector.enabled: it follows blocks that end one after the other; use no window and no pipeline")
         if self.corrector.blocks > self.corrector.steps:
             mistakes.append("corrector.blocks: cannot exceed corrector.steps")
         if mistakes:
@@ -231,7 +203,7 @@ class RunConfig(Record):
         return self
 
     def _not_collocated(self) -> list[str]:
-        """Settings that belong to chains of steps."""
+        """List the settings that collocation cannot have, because they belong to chains of steps."""
         given = {
             "solver.kind": self.solver.kind != "picard",
             "solver.linear": self.solver.linear != "auto",
@@ -246,11 +218,11 @@ class RunConfig(Record):
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Ids of the samples to make, increasing."""
+        """Ids of the samples to draw, in increasing order."""
         return tuple(range(self.samples)) if self.only is None else tuple(sorted(self.only))
 
     def replace(self, **changes: Any) -> RunConfig:
-        """The same run with some keys changed; sections are given as dictionaries of the changed keys."""
+        """Return this configuration with some keys changed; sections are given as dictionaries of their changed keys."""
         values = self.model_dump()
         for key, value in changes.items():
             values[key] = {**values[key], **value} if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""How the blocks of a run are solved, as one validated record."""
+"""The solver section of a run's configuration, as one validated record."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ from .validation import Record
 
 
 class SolverConfig(Record):
-    """How a block is solved. `tol` bounds the error of a sample in units of the data's standard deviation.
+    """How the blocks of a run are solved.
 
-    Give `sweeps` with `fixed_depth = true` for a fixed number of sweeps as published; `sweeps` alone limits them
-    (samples that need more are finished sequentially). `linear`: what every sweep treats exactly. `reference`: a file
-    from `piadm reference MODEL --data FILE` instead of the model's own. `window`: points open
-    to a sweep at most; `pipelined`: one block more is opened every sweep, instead of blocks one after the other;
-    `certify`: sweep over all points once a window has passed them, until the error bound holds. `start`
-    may name an operator of one's own that predicts the path, "package.module:callable": callable(model, chain) gives it.
-    Kinds other than picard and sequential are baselines (docs/baselines.md): `memory` of anderson, `parts` of parareal (default
-    the root of a block's steps) or cores of chords (4, 6 or 8), `coarse` solver of parareal.
+    Kinds other than "picard" and "sequential" are baselines: solvers from other papers, for comparison.
+
+    Attributes:
+        kind: the solver: "picard" (sweeps), "sequential" (step by step), or a baseline.
+        linear: the preconditioner, the part of a step that every sweep treats exactly.
+        start: the first path; "package.module:callable" names a function of (model, chain) that returns an operator, which
+            predicts the path.
+        tol: bound on the error of a sample, in units of the data's standard deviation.
+        sweeps: largest number of sweeps; samples that need more are finished step by step.
+        fixed_depth: make exactly `sweeps` sweeps, as published, and ignore `tol`.
+        reference: a file from `piadm reference MODEL --data FILE`, which replaces the model's own reference.
+        window: largest number of points open to a sweep.
+        pipelined: open one block more every sweep, instead of solving blocks one after the other.
+        certify: sweep over all points once a window has passed them, until the error bound holds.
+        memory: number of differences that "anderson" keeps.
+        parts: number of parts of a block for "parareal" (default: the root of its steps), or of cores of "chords" (4, 6 or 8).
+        coarse: coarse solver of "parareal".
     """
 
     kind: Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"] = "picard"
@@ -45,7 +54,7 @@ class SolverConfig(Record):
         if self.fixed_depth and self.sweeps is None:
             raise ValueError("fixed_depth needs `sweeps`, the number of sweeps")
         if self.fixed_depth and self.window is not None:
-            raise ValueError("a window moves when points meet `tol`: no fixed_depth with it")
+            raise ValueError("a window moves when points meet `tol`: leave out fixed_depth, or the window")
         fields = type(self).model_fields
         mistakes = mistakes_of(self.kind, self.parts, [key for key in fields if getattr(self, key) != fields[key].default])
         if mistakes:

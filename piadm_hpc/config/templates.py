@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 CLIMATE = """\
-# New global temperature fields from the model that comes with the package.
+# New global temperature fields, from a model that ships with the package.
 #   piadm sample run.toml                        one process
 #   mpiexec -n 4 piadm sample run.toml           four ranks
-model = "ccsm-temperature"   # a shipped model, or a folder made by `piadm train`
+model = "ccsm-temperature"   # a shipped model, or a folder written by `piadm train`
 samples = 8
 seed = 0
 out = "run"
 
 [chain]
 integrator = "auto"          # gaussian for the SDE, collocation for the ODE; `piadm integrators` lists the others
-eta = 1.0                  # 1: reverse SDE, 0: probability-flow ODE
+eta = 1.0                    # 1: reverse SDE, 0: probability-flow ODE
 
 [grid]
 kind = "log-snr"             # or karras; or piadm, the published grid (see `piadm init paper-sde`)
@@ -21,12 +21,12 @@ steps = "auto"               # 48; collocation takes 8 points for every digit of
 blocks = "auto"              # one block, if memory allows: blocks save memory, not rounds
 
 [solver]
-tol = 1e-2                   # bound on the error of a sample, in units of the data's standard deviation
-linear = "auto"              # what sweeps treat exactly: reference, process or identity
+tol = 1e-2                   # bound on a sample's error, in units of the data's standard deviation
+linear = "auto"              # preconditioner, the part of a step that sweeps treat exactly: reference, process or identity
 
 [compute]
 time_ranks = "auto"          # ranks that share one sample's time axis
-model_batch = 16             # most rows of one network call
+model_batch = 16             # largest number of rows of one network call
 precision = "float32"
 
 [output]
@@ -35,8 +35,8 @@ compression = "zlib"
 """
 
 PAPER_SDE = """\
-# PIADM-SDE as published (Chen, Ren, Ying, Rotskoff 2024): blocks of length one, exponential integrator, shrinking
-# steps in the last block, Picard sweeps that treat the process exactly.
+# PIADM-SDE as published (Chen, Ren, Ying, Rotskoff 2024): blocks of length one, the exponential integrator, shrinking
+# steps in the last block, and Picard sweeps that treat the process without the score exactly.
 model = "ccsm-temperature"
 samples = 4
 seed = 0
@@ -59,8 +59,8 @@ fixed_depth = true
 """
 
 PAPER_ODE = """\
-# PIADM-ODE as published: the probability-flow predictor, and after every block the parallel underdamped Langevin
-# corrector at the block's last noise level.
+# PIADM-ODE as published: the probability-flow predictor, followed after every block by the parallel underdamped
+# Langevin corrector at the block's last noise level.
 model = "ccsm-temperature"
 samples = 4
 seed = 0
@@ -89,7 +89,7 @@ steps = 8
 """
 
 TRAIN = """\
-# A model of your own fields: any NetCDF, HDF5 or Zarr that xarray reads.
+# A model of your own fields, from any NetCDF, HDF5 or Zarr files that xarray reads.
 #   piadm train train.toml
 name = "my-fields"
 title = "What the fields are"
@@ -98,7 +98,7 @@ seed = 0
 # network = "none"           # the Gaussian reference alone, without the section [network] below
 
 [data]
-files = ["data/*.nc"]        # several files are taken together, as members or as years
+files = ["data/*.nc"]        # several files are joined, as members or as years
 variables = ["TREFHT"]
 sample_dims = ["time"]
 spatial_dims = ["lat", "lon"]
@@ -128,32 +128,32 @@ rate = 1e-3
 """
 
 MOLECULES = """\
-# New conformers of alanine dipeptide from the model that comes with the package.
+# New conformers of alanine dipeptide, from a model that ships with the package.
 #   piadm sample run.toml                        then `piadm verify run`
-model = "alanine-dipeptide"  # a shipped model, or a folder made by `piadm train`
+model = "alanine-dipeptide"  # a shipped model, or a folder written by `piadm train`
 samples = 1000
 seed = 0
 out = "run"
 
 [chain]
-eta = "auto"               # what suits the model, 0.5 for this one; 1: reverse SDE, 0: probability-flow ODE
+eta = "auto"                 # the model's card recommends 0.5; 1: reverse SDE, 0: probability-flow ODE
 
 [grid]
 kind = "log-snr"
-steps = "auto"               # what suits the model, 24 for this one
+steps = "auto"               # the model's card recommends 24
 
 [solver]
-tol = 1e-2                   # bound on the error of a sample, in units of the atoms' spread
+tol = 1e-2                   # bound on a sample's error, in units of the atoms' spread
 
 [compute]
-model_batch = 4096           # most rows of one network call
+model_batch = 4096           # largest number of rows of one network call
 
 [output]
 batch = 500                  # samples solved and stored together
 """
 
 TRAIN_MOLECULES = """\
-# A model of your own conformers: any trajectory that MDAnalysis reads.
+# A model of your own conformers, from any trajectories that MDAnalysis reads.
 #   piadm train train.toml
 name = "my-molecule"
 title = "What the molecule is"
@@ -163,10 +163,10 @@ seed = 0
 [data]
 trajectories = ["run_*.xtc"] # or files of conformers written by this package
 topology = "topology.pdb"
-selection = "all"            # MDAnalysis' selection language
+selection = "all"            # in MDAnalysis' selection language
 stride = 1
 alignment = "superposed"     # onto the mean structure; centred: only shifted
-relabel = 1                  # copies with the hydrogens of methyl groups named anew
+relabel = 1                  # further copies, in which the hydrogens of methyl groups are permuted
 validation_fraction = 0.1    # or validation_files = ["run_8.xtc"]
 test_fraction = 0.1
 source = "where the data come from"
@@ -180,7 +180,7 @@ depth = 5
 steps = 10000
 batch = 512
 rate = 1e-3
-precision = "float32"        # bfloat16 where the processor multiplies it in hardware
+precision = "float32"        # bfloat16 on processors that multiply it in hardware
 """
 
 KINDS = {
@@ -194,5 +194,5 @@ KINDS = {
 
 
 def template(kind: str) -> str:
-    """The configuration called `kind`."""
+    """Return the configuration called `kind`."""
     return KINDS[kind]

@@ -1,4 +1,4 @@
-"""Reading validated records from TOML: every mistake at once, each with the nearest valid name."""
+"""Validated records from TOML files: all mistakes are reported at once, each with the nearest valid name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 MAX_SHOWN = 60
 
-# what would have been accepted, by the kind of mistake; in braces its bound
+# accepted values by the kind of mistake; the braces are filled with its bound
 NEEDS = {
     "int_": "a whole number",
     "float_": "a number",
@@ -35,11 +35,11 @@ NEEDS = {
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be used; the message has one line per mistake."""
+    """The configuration cannot be used; the message has one line per mistake."""
 
 
 class Record(BaseModel):
-    """A frozen record that refuses keys it does not know, and true or false where a number is meant."""
+    """A frozen record that refuses unknown keys, and booleans in place of numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -55,7 +55,7 @@ R = TypeVar("R", bound=BaseModel)
 
 
 def read(record: type[R], path: str | Path | None, overrides: Iterable[tuple[str, Any]] = ()) -> R:
-    """A record from a TOML file (or from nothing) with dotted overrides; ConfigError lists every mistake."""
+    """Read a record from a TOML file, if any, and apply dotted overrides; ConfigError lists all mistakes."""
     values = {} if path is None else _load(Path(path))
     sources = [] if path is None else [str(path)]
     for key, value in overrides:
@@ -65,7 +65,7 @@ def read(record: type[R], path: str | Path | None, overrides: Iterable[tuple[str
 
 
 def build(record: type[R], values: dict[str, Any], source: str = "configuration") -> R:
-    """A record from nested values; ConfigError lists every mistake."""
+    """Build a record from nested values; ConfigError lists all mistakes."""
     try:
         return record.model_validate(values)
     except ValidationError as error:
@@ -75,7 +75,7 @@ def build(record: type[R], values: dict[str, Any], source: str = "configuration"
 
 
 def override(text: str) -> tuple[str, Any]:
-    """`key.name=value` from the command line; the value as TOML where it reads as TOML, else as text."""
+    """Split `key.name=value` from the command line; the value is parsed as TOML, or taken as text if it is not TOML."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text!r}: write it as key=value, for example solver.tol=1e-3")
@@ -86,12 +86,12 @@ def override(text: str) -> tuple[str, Any]:
 
 
 def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested values as TOML can hold them: keys that are None left out."""
+    """Leave out keys whose value is None, which TOML cannot express."""
     return {key: without_none(value) if isinstance(value, dict) else value for key, value in values.items() if value is not None}
 
 
 def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as one level of dotted names."""
+    """Flatten a nested configuration to one level of dotted names."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping):
@@ -131,7 +131,10 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class _Mistake:
-    """A mistake at a dotted key. Those of a union share `need`s: what would have been accepted instead."""
+    """A mistake at a dotted key.
+
+    `need` says what would be accepted. The alternatives of a union give one mistake each, and are reported together.
+    """
 
     key: str
     text: str = ""
@@ -140,18 +143,18 @@ class _Mistake:
 
 
 def _sentences(record: type[BaseModel], details: Iterable[Any]) -> list[str]:
-    """One sentence per key, in the order of the record."""
-    found: dict[str, list[_Mistake]] = {}
+    """Write one sentence per key, in the order of the record."""
+    by_key: dict[str, list[_Mistake]] = {}
     for detail in details:
         mistake = _mistake(record, detail)
-        found.setdefault(mistake.key, []).append(mistake)
-    # a section that was given as one is not also "not 'none'"
+        by_key.setdefault(mistake.key, []).append(mistake)
+    # mistakes within a section are enough; that the section is not the union's other alternative is no further mistake
     sections = [
         key
-        for key, mistakes in found.items()
-        if isinstance(mistakes[0].given, dict) and any(other.startswith(f"{key}.") for other in found)
+        for key, mistakes in by_key.items()
+        if isinstance(mistakes[0].given, dict) and any(other.startswith(f"{key}.") for other in by_key)
     ]
-    return [_sentence(mistakes) for key, mistakes in found.items() if key not in sections]
+    return [_sentence(mistakes) for key, mistakes in by_key.items() if key not in sections]
 
 
 def _sentence(mistakes: list[_Mistake]) -> str:
@@ -182,7 +185,7 @@ def _mistake(record: type[BaseModel], detail: Any) -> _Mistake:
 
 
 def _place(record: type[BaseModel], location: Iterable[Any]) -> tuple[list[str], type[BaseModel] | None]:
-    """The key at an error's location, without the names of a union's alternatives, and the section that holds it."""
+    """Find the key at an error's location, without the names of a union's alternatives, and the section that contains it."""
     key: list[str] = []
     parts, kind, section = list(location), cast(Any, record), None
     while parts:
@@ -200,12 +203,12 @@ def _place(record: type[BaseModel], location: Iterable[Any]) -> tuple[list[str],
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """The alternatives of a union, None left out; nothing for any other annotation."""
+    """List the alternatives of a union except None; the list is empty for any other annotation."""
     return [kind for kind in get_args(annotation) if kind is not NoneType] if get_origin(annotation) in (Union, UnionType) else []
 
 
 def _advice(record: type[BaseModel], section: type[BaseModel] | None, where: Sequence[str]) -> str:
-    """The same name in another section, else the nearest one in this section, else all of this section."""
+    """Suggest the same name in another section, else the nearest name in this section, else list all names of this section."""
     known = [] if section is None else list(section.model_fields)
     elsewhere = [name for name in _leaves(record) if name.rpartition(".")[2] == where[-1]]
     close = [".".join([*where[:-1], name]) for name in difflib.get_close_matches(where[-1], known, 1)]
@@ -215,7 +218,7 @@ def _advice(record: type[BaseModel], section: type[BaseModel] | None, where: Seq
 
 
 def _leaves(record: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys of a record and its sections."""
+    """Yield the dotted names of all keys of a record and its sections."""
     for name, field in record.model_fields.items():
         yield prefix + name
         for kind in (field.annotation, *_choices(field.annotation)):

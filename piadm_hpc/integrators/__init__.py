@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .._lazy import loader
 
-# loaded when first used: the catalogue, which checks configurations, lies in this package and needs no torch
+# these are loaded on first use, so that the catalogue, which checks configurations, can be imported without torch
 _HOMES = {
     "Options": "building",
     "build": "building",

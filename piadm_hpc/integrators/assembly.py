@@ -1,4 +1,4 @@
-"""From steps in phase space to chains: composing affine maps, one network call a node, and lifting to an ordinary network."""
+"""Chains of phase-space integrators: affine maps are composed between network calls, and lifted to an ordinary network."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ..theory.process import Process, forward_time
 
 @dataclass(frozen=True)
 class PhaseGrid:
-    """Times tau [J+1] of a phase-space process, and the steps at which blocks begin and end.
+    """Times tau [J+1] of a phase-space process, and the points `edges` at which blocks begin and end.
 
-    Raises ValueError for a grid that reaches tau = 0, where the perturbation kernel has no inverse.
+    Raises ValueError for a grid that reaches tau = 0, where the covariance of the perturbation kernel has no inverse.
     """
 
     phase: PhaseSpace
@@ -32,17 +32,20 @@ class PhaseGrid:
 
     @property
     def step(self) -> Tensor:
-        """h [J]."""
+        """Step sizes h, [J]."""
         return self.tau[:-1] - self.tau[1:]
 
     def at(self, when: str) -> Tensor:
-        """Times [J] for the score of every step: `now`, `middle`, `next`, or `ahead` (tau + h, never beyond the start)."""
+        """Return the times [J] of every step's score: `now`, `middle`, `next`, or `ahead` (tau + h, at most the first time)."""
         shift = {"now": 0.0, "middle": -0.5, "next": -1.0, "ahead": 1.0}[when]
         return (self.tau[:-1] + shift * self.step).clamp(max=float(self.tau[0]))
 
 
 def phase_grid(phase: PhaseSpace, process: Process, grid: TimeGrid) -> PhaseGrid:
-    """The times of a phase-space process at which its effective noise over signal is that of a grid of another process."""
+    """Return the phase-space times at which the effective noise over signal equals that of another process on its grid.
+
+    Raises ValueError for a grid that ends without noise.
+    """
     if float(process.sigma(grid.t[-1:])) <= 0:
         raise ValueError(f"the grid ends at t = {float(grid.t[-1]):g}, where there is no noise; end it before (delta > 0)")
     ratio = torch.sqrt(torch.expm1(forward_time(process, grid.t)))
@@ -51,25 +54,25 @@ def phase_grid(phase: PhaseSpace, process: Process, grid: TimeGrid) -> PhaseGrid
 
 @dataclass(frozen=True)
 class Map:
-    """z -> P z + Q s + noise of covariance C, for every step: P, C [J, c, c], Q [J, c, 2]."""
+    """The maps z -> P z + Q s + noise of covariance C of all steps: P, C [J, c, c], Q [J, c, 2]."""
 
     P: Tensor
     Q: Tensor
     C: Tensor
 
     def then(self, after: Map) -> Map:
-        """First this map, then `after`, both with the same score."""
+        """Return this map followed by `after`, both with the same score."""
         return Map(after.P @ self.P, after.P @ self.Q + after.Q, after.P @ self.C @ after.P.mT + after.C)
 
 
 def affine_map(P: Tensor, Q: Tensor | None = None, C: Tensor | None = None) -> Map:
-    """A map from the parts it has."""
+    """Build a map from P [J, c, c], with Q and C zero where they are not given."""
     return Map(P, torch.zeros(*P.shape[:-1], 2, dtype=P.dtype) if Q is None else Q, torch.zeros_like(P) if C is None else C)
 
 
 @dataclass(frozen=True)
 class Node:
-    """One network call in every step: when it is made [J], the map that follows it, and what it reads [2, c]."""
+    """One network call in every step: its times `tau` [J], the map that follows it, and the `rows` [2, c] that form its input."""
 
     tau: Tensor
     map: Map
@@ -77,9 +80,10 @@ class Node:
 
 
 def native_chain(grid: PhaseGrid, nodes: Sequence[Node], before: Map | None = None) -> Chain:
-    """The chain of a two-field score s(z, tau): `nodes` calls a step, and a map that precedes the first call of a step.
+    """Build the chain of a score of two fields, s(z, tau), with one network call per node and step.
 
-    The latter joins the end of the step before; that of the first step changes the distribution of the first state.
+    The map `before`, if any, precedes the first call of every step. It is joined to the end of the step before; for the first
+    step it changes the distribution of the first state.
     """
     maps = [node.map for node in nodes]
     phase, start = grid.phase, grid.tau[0]
@@ -87,10 +91,12 @@ def native_chain(grid: PhaseGrid, nodes: Sequence[Node], before: Map | None = No
     signal, noise = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, channels, dtype=torch.float64)
     signal[:2], noise[:2, :2] = phase.signal(start), phase.covariance(start)
     if before is not None:
-        ahead = Map(*(torch.cat([table[1:], last]) for table, last in zip(_tables(before), _nothing(channels), strict=True)))
+        ahead = Map(
+            *(torch.cat([table[1:], last]) for table, last in zip(_tables(before), _identity_step(channels), strict=True))
+        )
         maps[-1] = maps[-1].then(ahead)
         signal, noise = before.P[0] @ signal, before.P[0] @ noise @ before.P[0].mT + before.C[0]
-    P, Q, C = (torch.stack(tables, dim=1).flatten(0, 1) for tables in zip(*map(_tables, maps), strict=True))
+    P, Q, C = (torch.stack(parts, dim=1).flatten(0, 1) for parts in zip(*map(_tables, maps), strict=True))
     tau = torch.cat([torch.stack([node.tau for node in nodes], dim=1).flatten(), grid.tau[-1:]])
     rows = torch.stack([node.rows for node in nodes]).repeat(len(grid.step), 1, 1)
     edges = tuple(len(nodes) * edge for edge in grid.edges)
@@ -99,10 +105,10 @@ def native_chain(grid: PhaseGrid, nodes: Sequence[Node], before: Map | None = No
 
 
 def lift(native: Chain, phase: PhaseSpace, process: Process) -> Chain:
-    """The chain for an ordinary network of a process in data space, exact and without retraining.
+    """Lift a chain to an ordinary network of a process in data space; this is exact and needs no retraining.
 
-    With H the precision of the perturbation kernel and e its signal, j = e^T H e, the statistic y = e^T H z / j is x_0 plus
-    noise of variance 1/j and sufficient: s(z) = -H (z - e D(y)). The network sees alpha y at the time with
+    Let H be the precision of the perturbation kernel, e its signal and j = e^T H e. The statistic y = e^T H z / j is x_0 plus
+    noise of variance 1/j, and it is sufficient: s(z) = -H (z - e D(y)). The network is called with alpha y at the time where
     sigma / alpha = j^-1/2, and D = (alpha y + sigma^2 s) / alpha.
     """
     tau = native.t
@@ -125,7 +131,7 @@ def _tables(one: Map) -> tuple[Tensor, Tensor, Tensor]:
     return one.P, one.Q, one.C
 
 
-def _nothing(channels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the identity."""
+def _identity_step(channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the tables of one identity step."""
     zeros = torch.zeros(1, channels, channels, dtype=torch.float64)
     return torch.eye(channels, dtype=torch.float64)[None], zeros[..., :2], zeros

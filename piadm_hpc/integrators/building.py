@@ -1,4 +1,4 @@
-"""From the name of an integrator to its chain: one function per builder of the catalogue."""
+"""Chains by the name of their integrator: one function for every builder that the catalogue names."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ BETWEEN_POINTS = ("collocation", "gms")
 
 @dataclass(frozen=True)
 class Options:
-    """What an integrator may be told; each reads the few it names in the catalogue.
+    """Options of the integrators; every integrator reads only those that its record in the catalogue names.
 
-    `eta` scales the noise: 0 the probability flow, 1 the reverse SDE, by default what the catalogue says of the integrator.
-    `lam` is lambda, a number or "best": the closed form lambda*(t) of every shell of the reference.
+    Attributes:
+        eta: scale of the noise, 0 for the probability flow and 1 for the reverse SDE; None takes the catalogue's value.
+        large_variance: use the larger of DDPM's two variances.
+        lam: lambda of the conjugate integrators, a number, or "best" for the closed form lambda*(t) of every shell of the
+            reference.
+        lam_s: scale of the position's noise in the splittings' Ornstein-Uhlenbeck step.
+        score_time: time at which the splittings evaluate the score: "now", "middle", "next" or "ahead".
     """
 
     eta: float | None = None
@@ -39,7 +44,7 @@ class Options:
 
     @property
     def number(self) -> float:
-        """lambda where only a number will do."""
+        """Lambda for integrators that need a number; ValueError for "best"."""
         if isinstance(self.lam, str):
             raise ValueError("lam = 'best' is the closed form of lambda-ddim; give a number here")
         return self.lam
@@ -47,7 +52,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything a builder may use: the model's process, a grid in its time, its Gaussian, and the phase-space process."""
+    """The arguments of a builder: the model's process, a grid in its time, its Gaussian, and the phase-space process."""
 
     method: Integrator
     process: Process
@@ -58,7 +63,7 @@ class Setting:
 
     @property
     def eta(self) -> float:
-        """The scale of the noise, as given or the integrator's own."""
+        """The scale of the noise, from the options or else from the catalogue."""
         return self.method.eta if self.options.eta is None else self.options.eta
 
 
@@ -71,11 +76,14 @@ def build(
     phase: PhaseSpace | None = None,
     options: Options | None = None,
 ) -> Chain:
-    """The chain of an integrator for a score of `process` on a grid in its time.
+    """Build the chain of an integrator for a score of `process`, on a grid in its time.
 
-    Those of phase space run on the same score, lifted by the sufficient statistic; `phase` are their parameters. A score
-    of position and momentum, process `PSLD`, takes those of phase space alone, with its own parameters.
-    Raises ValueError for an unknown name (with the nearest ones), a grid that ends without noise, or a missing reference.
+    Phase-space integrators use the same score, lifted by the sufficient statistic, and the parameters `phase`. A score of
+    position and momentum (process `PSLD`) accepts only phase-space integrators, which use the parameters of that process.
+
+    Raises:
+        ValueError: for an unknown name (the message lists the nearest ones), for an integrator that does not suit the process,
+            for a grid that ends without noise, and for a missing reference.
     """
     method = find(name)
     require_space(method, process)
@@ -84,7 +92,7 @@ def build(
 
 
 def require_space(method: Integrator, process: Process) -> None:
-    """ValueError unless the integrator moves all that a score of `process` describes."""
+    """Raise ValueError if the integrator cannot use a score of `process`."""
     if process.fields > 1 and method.space == "data":
         raise ValueError(
             f"{method.name} moves the position alone, and this model was trained on position and momentum: take an integrator "
@@ -98,12 +106,15 @@ def require_space(method: Integrator, process: Process) -> None:
 
 
 def score_of(name: str, score: Score, process: Process, grid: TimeGrid, reference: GaussianReference) -> Score:
-    """What an integrator's chain calls for a network's score: that score, or the kernel that is built on it."""
+    """Return the score that an integrator's chain calls: the network's own, or the kernel that is built on it."""
     return KERNELS[name](score, process, grid, reference) if name in KERNELS else score
 
 
 def native(name: str, grid: PhaseGrid, options: Options | None = None) -> Chain:
-    """The chain of a phase-space integrator for a score of two fields, s(z, tau) of position and momentum."""
+    """Build the chain of a phase-space integrator for a score of two fields, s(z, tau) of position and momentum.
+
+    Raises ValueError for an unknown name, and for integrators in data space.
+    """
     method = find(name)
     if method.builder not in NATIVE:
         known = ", ".join(one for one in NATIVE)
@@ -121,14 +132,14 @@ def _program(*, doubled: bool) -> Callable[[Integrator, PhaseGrid, Options], Cha
 
 NATIVE: dict[str, Callable[[Integrator, PhaseGrid, Options], Chain]] = {
     "flow": _program(doubled=False),
-    "stirred": _program(doubled=True),
+    "stochastic": _program(doubled=True),
     "gddim_ab2": lambda method, grid, options: gddim_ab2(grid),
     "verlet_x": lambda method, grid, options: verlet_x(grid),
 }
 
 
 def _in_phase(setting: Setting) -> Chain:
-    """For a score of both fields as it is, for one of the position lifted."""
+    """Build a phase-space chain: native for a score of both fields, lifted for a score of the position."""
     if isinstance(setting.process, PSLD):
         grid = PhaseGrid(setting.process.space, setting.grid.t, setting.grid.edges)
         return NATIVE[setting.method.builder](setting.method, grid, setting.options)

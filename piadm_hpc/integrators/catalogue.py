@@ -1,6 +1,6 @@
-"""Every integrator as one record: what it is called, what it costs, what it reads, where it comes from and what builds it.
+"""The catalogue of integrators: one record each, with its name, order, cost, options, source and builder.
 
-The configuration, `piadm integrators` and the documentation are made from these records; nothing here needs torch.
+The configuration, `piadm integrators` and the documentation are generated from these records. This file does not need torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,21 @@ GDDIM = "Zhang, Tao and Chen 2022"
 
 @dataclass(frozen=True)
 class Integrator:
-    """One method.
+    """The record of one integrator.
 
-    `order` is its order in the step on a Gaussian (0: no power of it), `calls` the network calls of a step. `noise` says
-    when it is random: "never", "always", or the option that scales its noise. `space` is "data" or "phase" (position and
-    momentum). `builder` names the function of `integrators.building` that fills the chain, `program` its blocks where it
-    is one of a family. `reads` are the options of the configuration's chain section that it looks at. Its states have `channels`
-    fields: position and momentum, and what a method remembers. `eta` is what stands for the option of that name left open.
+    Attributes:
+        name: its name in configurations.
+        order: its order of accuracy in the step size on a Gaussian; 0 where the error is not a power of the step size.
+        calls: number of network calls a step (NFE).
+        noise: when it is random: "never", "always", or the option that scales its noise.
+        space: "data", or "phase" for position and momentum.
+        source: the paper that introduced it.
+        builder: key of the function in `integrators.building` that builds the chain.
+        program: its blocks and score times, where it belongs to the family of splittings.
+        reads: keys of the configuration's chain section that it reads.
+        about: a short description for tables.
+        channels: number of fields of its states: the position, the momentum, and any history that it keeps.
+        eta: scale of the noise where the configuration leaves it open.
     """
 
     name: str
@@ -39,13 +47,13 @@ class Integrator:
 
 
 def _flow(name: str, calls: int, program: str, about: str, *reads: str, order: int = 1, source: str = PAPER) -> Integrator:
-    """A deterministic program of phase space."""
+    """Return the record of a deterministic splitting in phase space."""
     return Integrator(name, order, calls, "never", "phase", source, "flow", program, reads, about, channels=2)
 
 
 def _random(name: str, calls: int, program: str, about: str, *reads: str, source: str = PAPER) -> Integrator:
-    """A stochastic program of phase space."""
-    return Integrator(name, 1, calls, "always", "phase", source, "stirred", program, reads, about, channels=2)
+    """Return the record of a stochastic splitting in phase space."""
+    return Integrator(name, 1, calls, "always", "phase", source, "stochastic", program, reads, about, channels=2)
 
 
 DATA = (
@@ -53,13 +61,30 @@ DATA = (
         "gaussian", 1, 1, "eta", "data", "this package", "gaussian", reads=("eta",), about="exact on the model's Gaussian"
     ),
     Integrator(
-        "gaussian-ab2", 2, 1, "never", "data", "this package", "gaussian_ab2", about="two steps of the remainder", channels=2
+        "gaussian-ab2",
+        2,
+        1,
+        "never",
+        "data",
+        "this package",
+        "gaussian_ab2",
+        about="two-step in the remainder",
+        channels=2,
     ),
     Integrator("piadm", 1, 1, "eta", "data", "Chen et al. 2024", "piadm", reads=("eta",), about="exponential integrator"),
     Integrator("euler-maruyama", 1, 1, "eta", "data", "Maruyama 1955", "euler_maruyama", reads=("eta",), about="baseline"),
     Integrator("euler", 1, 1, "never", "data", "Song et al. 2021", "euler", about="baseline, on the VP clock"),
     Integrator(
-        "ddim", 1, 1, "eta", "data", "Song, Meng and Ermon 2021", "ddim", reads=("eta",), about="denoised estimate held", eta=0.0
+        "ddim",
+        1,
+        1,
+        "eta",
+        "data",
+        "Song, Meng and Ermon 2021",
+        "ddim",
+        reads=("eta",),
+        about="freezes the denoiser",
+        eta=0.0,
     ),
     Integrator("ddpm", 1, 1, "always", "data", "Ho et al. 2020", "ddpm", reads=("large_variance",), about="ancestral sampling"),
     Integrator("dpmpp-2m", 2, 1, "never", "data", "Lu et al. 2022", "dpmpp_2m", about="two-step DPM-Solver++", channels=2),
@@ -85,7 +110,7 @@ DATA = (
         "data",
         "Guo et al. 2023",
         "gms",
-        about="Gaussian mixture kernels, in the model's modes",
+        about="Gaussian mixture kernels in the model's modes",
         channels=3,
     ),
 )
@@ -114,7 +139,7 @@ PHASE = (
     _flow("nvv", 3, "now B/2 now A now B/2", "naive velocity Verlet"),
     _flow("rvv", 2, "now B/2 A next B/2", "reduced velocity Verlet"),
     Integrator(
-        "rvv-x", 2, 2, "never", "phase", "this package", "verlet_x", about="velocity Verlet, last kick extrapolated", channels=3
+        "rvv-x", 2, 2, "never", "phase", "this package", "verlet_x", about="velocity Verlet, last update extrapolated", channels=3
     ),
     _flow("cse", 1, "now Bc Ac", "conjugate symplectic Euler", "lam"),
     _flow("cvv", 2, "now Bc/1 Ac next Bc/2", "conjugate velocity Verlet", "lam"),
@@ -133,7 +158,7 @@ INTEGRATORS = {one.name: one for one in (*DATA, COLLOCATION, *PHASE)}
 
 
 def find(name: str) -> Integrator:
-    """The integrator of a name; ValueError with the nearest names for another."""
+    """Look up an integrator by its name; an unknown name raises ValueError, and the message lists the nearest names."""
     if name in INTEGRATORS:
         return INTEGRATORS[name]
     near = difflib.get_close_matches(name, INTEGRATORS, 3, cutoff=0.5)
@@ -142,7 +167,7 @@ def find(name: str) -> Integrator:
 
 
 def listing() -> str:
-    """A table of all integrators, one line each."""
+    """Format a table of all integrators, one line each."""
     head = ("name", "order", "calls", "random", "space", "options", "what", "source")
     rows = [
         (

@@ -1,7 +1,8 @@
-"""Conjugate integrators in data space: lambda-DDIM, its two-step version, and Euler, on the clock of a VP process.
+"""Conjugate integrators in data space: lambda-DDIM, its two-step version, and Euler, in the time of a VP process.
 
-Like all integrators they are written in Ornstein-Uhlenbeck form and rescaled to the process at hand. lambda multiplies a
-time, so it needs a clock: that of the VP process itself, or of VP with its usual schedule for other processes.
+Like all integrators they are derived in Ornstein-Uhlenbeck form and rescaled to the process of the model. Lambda multiplies a
+time, so its value depends on the clock: the VP process uses its own time, and other processes that of VP with its usual
+schedule.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ F64 = torch.float64
 
 
 def clock_of(process: Process) -> VP:
-    """The VP process whose time lambda and power grids are measured in."""
+    """Return the VP process in whose time lambda and power grids are measured."""
     return process if isinstance(process, VP) else VP()
 
 
 def clock_times(process: Process, grid: TimeGrid) -> Tensor:
-    """The grid's points [J+1] on the VP clock; ValueError for a grid that reaches a point without noise."""
+    """Return the grid's points [J+1] in VP time; ValueError for a grid that reaches a point without noise."""
     if float(process.sigma(grid.t[-1:])) <= 0:
         raise ValueError(f"the grid ends at t = {float(grid.t[-1]):g}, where there is no noise; end it before (delta > 0)")
     return clock_of(process).time(forward_time(process, grid.t))
 
 
 def euler(process: Process, grid: TimeGrid) -> Chain:
-    """Euler on the probability flow of the VP clock: x + (h beta / 2)(x + s)."""
+    """Build Euler's method for the probability flow in VP time: x + (h beta / 2)(x + s)."""
     clock, u = clock_of(process), clock_times(process, grid)
     half = (u[:-1] - u[1:]) * _beta(clock, u[:-1]) / 2
     return _chain(process, grid, 1 + half, half)
@@ -41,10 +42,10 @@ def euler(process: Process, grid: TimeGrid) -> Chain:
 def lambda_ddim(
     process: Process, grid: TimeGrid, *, lam: float | Tensor = 0.0, reference: GaussianReference | None = None
 ) -> Chain:
-    """lambda-DDIM (Pandey, Rudolph and Mandt 2024): x' = c x - w eps, DDIM for lambda = 0.
+    """Build lambda-DDIM (Pandey, Rudolph and Mandt 2024): x' = c x - w eps, which is DDIM for lambda = 0.
 
     c = e^{lambda h + (b - b')/2} (1 - lambda h), w = int e^{lambda (u - u') + (b - b')/2} beta / (2 sigma) du over the step.
-    `lam` is a number, or a table [J] or [J, K] with one value per shell of a reference, which is then needed.
+    `lam` is a number, a table [J], or a table [J, K] with one value per shell of `reference`, which is then required.
     """
     u = clock_times(process, grid)
     lam = _per_step(lam, len(u) - 1)
@@ -54,10 +55,10 @@ def lambda_ddim(
 
 
 def lambda_ddim_ab2(process: Process, grid: TimeGrid, *, lam: float = 0.0) -> Chain:
-    """lambda-DDIM with two steps (Adams-Bashforth) of its prediction eps, which travels as a second channel.
+    """Build two-step lambda-DDIM: Adams-Bashforth in the prediction eps, whose last value is a second channel.
 
-    x' = c x - w eps - w_1 (eps - eps_before) / (u - u_before), w_1 with a further factor u_s - u in the integral of w. The
-    first step has no history. Of second order for lambda = 0.
+    x' = c x - w eps - w_1 (eps - eps_before) / (u - u_before), where the integral of w_1 is that of w with a further factor
+    u_s - u. The first step has no history. The method is of second order for lambda = 0.
     """
     u = clock_times(process, grid)
     values = _per_step(lam, len(u) - 1)
@@ -84,10 +85,10 @@ def lambda_ddim_ab2(process: Process, grid: TimeGrid, *, lam: float = 0.0) -> Ch
 
 
 def best_lambda(process: Process, grid: TimeGrid, variance: Tensor | float) -> Tensor:
-    """lambda*(u) [J, K] for Gaussian data of variances [K]: cancels the second-order local error where it can be.
+    """Compute lambda*(u) [J, K] for Gaussian data of variances [K], which makes the second-order local error smallest.
 
     With V = alpha^2 v + sigma^2, K = beta / (2 V) and D = v alpha^2 / sigma^2 that error is |l^2 + K l + D K^2| h^2 / 2, so
-    l* = -(K/2)(1 - sqrt(max(0, 1 - 4 D))): zero at D <= 1/4, least beyond.
+    l* = -(K/2)(1 - sqrt(max(0, 1 - 4 D))). The error vanishes where D <= 1/4 and is smallest elsewhere.
     """
     clock, u = clock_of(process), clock_times(process, grid)[:-1, None]
     v = torch.as_tensor(variance, dtype=F64).reshape(-1)
@@ -97,7 +98,7 @@ def best_lambda(process: Process, grid: TimeGrid, variance: Tensor | float) -> T
 
 
 def _per_step(lam: float | Tensor, steps: int) -> Tensor:
-    """[J, 1] or [J, K]."""
+    """Return lambda as a table [J, 1] or [J, K]."""
     table = torch.as_tensor(lam, dtype=F64)
     return table.expand(steps)[:, None] if table.ndim < 2 else table
 
@@ -109,7 +110,7 @@ def _linear_factor(process: Process, u: Tensor, lam: Tensor) -> Tensor:
 
 
 def _weight(process: Process, u: Tensor, lam: Tensor, *, slope: bool, nodes: int = 24) -> Tensor:
-    """w [J, K] (or w_1) by Gauss-Legendre in the square root of time, in which 1/sigma du is smooth down to zero."""
+    """Compute w [J, K], or w_1, by Gauss-Legendre in the square root of time, in which 1/sigma du is smooth down to zero."""
     clock = clock_of(process)
     points, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(nodes))
     high, low = torch.sqrt(u[:-1])[:, None], torch.sqrt(u[1:])[:, None]

@@ -1,4 +1,4 @@
-"""The underdamped corrector of PIADM-ODE with its default friction and length."""
+"""The underdamped corrector of PIADM-ODE, with its default friction and length."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def critical_corrector(
     num_steps: int,
     num_blocks: int,
 ) -> Callable[[float], Chain]:
-    """The corrector of PIADM-ODE with friction 2 sqrt(L) and length 1/sqrt(L) unless given (Chen et al. 2024, section 3.2).
+    """Build the corrector of PIADM-ODE, as a function of the time at a block's end (Chen et al. 2024, section 3.2).
 
-    L is the largest curvature of the reference's marginal at the block's end: critical damping of the stiffest mode.
+    Where they are None, friction is 2 sqrt(L) and length 1 / sqrt(L), which damp the stiffest mode critically. L is the largest
+    curvature of the reference's marginal at that time, or of the noise without a reference.
     """
 
     def chain(t: float) -> Chain:

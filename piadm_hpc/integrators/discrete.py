@@ -1,4 +1,4 @@
-"""The samplers most networks are used with: DDIM, ancestral DDPM, DPM-Solver++(2M), each as a chain."""
+"""The samplers in common use, each as a chain: DDIM, ancestral DDPM, DPM-Solver++(2M) and EDM's Heun."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..theory.process import Process
 
 
 def ddim(process: Process, grid: TimeGrid, *, eta: float = 0.0) -> Chain:
-    """DDIM with any eta: x_b = alpha_b D + sqrt(sigma_b^2 - c^2) eps + c xi (Song et al. 2021, eq. 12).
+    """Build DDIM for any eta: x_b = alpha_b D + sqrt(sigma_b^2 - c^2) eps + c xi (Song et al. 2021, eq. 12).
 
-    c = eta times the standard deviation of the forward process's posterior; eta = 0 is deterministic, eta = 1 DDPM.
+    c is eta times the standard deviation of the forward process's posterior; eta = 0 is deterministic, and eta = 1 is DDPM.
     """
     a, s = process.alpha(grid.t), process.sigma(grid.t)
     noise = eta * _posterior_deviation(process, grid)
@@ -23,7 +23,7 @@ def ddim(process: Process, grid: TimeGrid, *, eta: float = 0.0) -> Chain:
 
 
 def ddpm(process: Process, grid: TimeGrid, *, large_variance: bool = False) -> Chain:
-    """Ancestral DDPM: posterior mean, and the posterior's variance or the larger beta (Ho et al. 2020, section 3.2)."""
+    """Build ancestral DDPM, with the posterior's variance or the larger beta (Ho et al. 2020, section 3.2)."""
     chain = ddim(process, grid, eta=1.0)
     if not large_variance:
         return chain
@@ -32,7 +32,7 @@ def ddpm(process: Process, grid: TimeGrid, *, large_variance: bool = False) -> C
 
 
 def dpmpp_2m(process: Process, grid: TimeGrid) -> Chain:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); the previous denoised estimate travels as a second channel."""
+    """Build DPM-Solver++(2M) (Lu et al. 2022, algorithm 2); the previous denoised estimate is a second channel."""
     a, s = process.alpha(grid.t), process.sigma(grid.t)
     half_snr = torch.log(a / s)
     step = half_snr[1:] - half_snr[:-1]
@@ -49,9 +49,9 @@ def dpmpp_2m(process: Process, grid: TimeGrid) -> Chain:
 
 
 def one_step(process: Process, t: float) -> Chain:
-    """The chain of a generator distilled into one call: its "score" G(x, t) is itself the sample, x_1 = G(x_0, t).
+    """Build the chain of a generator distilled into one call, whose output G(x, t) is the sample itself: x_1 = G(x_0, t).
 
-    For a Sampler whose score is such a network (Diff-Instruct, consistency and the like); `t` is the time of its noise.
+    It suits a Sampler whose score is such a network (Diff-Instruct, consistency models); `t` is the time of its input noise.
     """
     times = torch.tensor([t, t], dtype=torch.float64)
     table = torch.ones(1, dtype=torch.float64)
@@ -59,10 +59,10 @@ def one_step(process: Process, t: float) -> Chain:
 
 
 def heun(process: Process, grid: TimeGrid) -> Chain:
-    """EDM's deterministic sampler, Heun in rho = sigma / alpha (Karras et al. 2022, algorithm 1): two calls a step.
+    """Build EDM's deterministic sampler: Heun's method in rho = sigma / alpha, two calls a step (Karras et al. 2022, alg. 1).
 
-    With y = x / alpha, dy/drho = -sigma s. The second channel is y plus half the first slope, from which the second call,
-    at the Euler step's end, completes the trapezoid.
+    With y = x / alpha, dy/drho = -sigma s. The second channel is y plus half the step along the first slope; the second call,
+    at the end of the Euler step, completes the trapezoidal rule.
     """
     a, s = process.alpha(grid.t), process.sigma(grid.t)
     rho = s / a
@@ -78,12 +78,12 @@ def heun(process: Process, grid: TimeGrid) -> Chain:
 
 
 def _transition_variance(process: Process, grid: TimeGrid) -> torch.Tensor:
-    """Variance of x_a given x_b for every step a -> b of the reverse chain."""
+    """Variance of the forward transition x_a | x_b for every step a -> b of the reverse chain, [J]."""
     a, s = process.alpha(grid.t), process.sigma(grid.t)
     return (s[:-1] ** 2 - (a[:-1] / a[1:]) ** 2 * s[1:] ** 2).clamp(min=0)
 
 
 def _posterior_deviation(process: Process, grid: TimeGrid) -> torch.Tensor:
-    """Standard deviation of x_b given x_a and x_0 for every step."""
+    """Standard deviation of x_b given x_a and x_0 for every step, [J]."""
     s = process.sigma(grid.t)
     return torch.sqrt(_transition_variance(process, grid)) * s[1:] / s[:-1]

@@ -1,4 +1,4 @@
-"""Exponential integrators: PIADM's (score frozen over a step) and the Gaussian-aware one (only the remainder frozen)."""
+"""Exponential integrators: PIADM's freezes the score over a step, the Gaussian-aware one only the denoiser's remainder."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..theory.process import Process, forward_time, radius
 
 
 def rescaled(P: Tensor, Q: Tensor, N: Tensor, process: Process, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tables [J, ...] of a step in Ornstein-Uhlenbeck form y = x / r, as tables for x (s_y = r s_x)."""
+    """Rescale tables [J, ...] from Ornstein-Uhlenbeck form y = x / r to the states x of a process (s_y = r s_x)."""
     r = radius(process, t).reshape(-1, *([1] * (P.ndim - 1)))
     return r[1:] / r[:-1] * P, r[1:] * r[:-1] * Q, r[1:] * N
 
 
 def piadm(process: Process, grid: TimeGrid, *, eta: float = 1.0) -> Chain:
-    """PIADM's exponential integrator: the score frozen over a step, everything else exact.
+    """Build PIADM's exponential integrator, which freezes the score over a step and is exact otherwise.
 
-    `eta` is the interpolation parameter upsilon: 1 the reverse SDE, 0 the probability-flow ODE (Chen et al. 2024,
-    eqs. 3.2 and 3.7; with step e: e^{e/2} y + 2 kappa (e^{e/2} - 1) s + upsilon sqrt(e^e - 1) xi).
+    `eta` is the interpolation parameter upsilon: 1 is the reverse SDE and 0 the probability-flow ODE (Chen et al. 2024,
+    eqs. 3.2 and 3.7). With step e: y' = e^{e/2} y + 2 kappa (e^{e/2} - 1) s + upsilon sqrt(e^e - 1) xi.
     """
     theta = forward_time(process, grid.t)
     step, kappa = theta[:-1] - theta[1:], (1 + eta**2) / 2
@@ -34,7 +34,7 @@ def piadm(process: Process, grid: TimeGrid, *, eta: float = 1.0) -> Chain:
 
 
 def euler_maruyama(process: Process, grid: TimeGrid, *, eta: float = 1.0) -> Chain:
-    """Euler-Maruyama on the reverse equation in Ornstein-Uhlenbeck form: y + step (y/2 + kappa s) + upsilon sqrt(step) xi."""
+    """Build Euler-Maruyama for the reverse SDE in Ornstein-Uhlenbeck form: y + step (y/2 + kappa s) + upsilon sqrt(step) xi."""
     theta = forward_time(process, grid.t)
     step, kappa = theta[:-1] - theta[1:], (1 + eta**2) / 2
     P, Q, N = rescaled(1 + step / 2, kappa * step, eta * torch.sqrt(step), process, grid.t)
@@ -42,11 +42,11 @@ def euler_maruyama(process: Process, grid: TimeGrid, *, eta: float = 1.0) -> Cha
 
 
 def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianReference, *, eta: float = 1.0) -> Chain:
-    """Gaussian-aware exponential integrator: exact on the reference, the denoiser's remainder frozen over a step.
+    """Build the Gaussian-aware exponential integrator: exact on the reference, it freezes the denoiser's remainder over a step.
 
-    Per shell, about the reference's mean m: c_b = Phi c_a + psi dD + sqrt(var) xi with dD = D - D_G,
+    Per shell and about the reference's mean m, c_b = Phi c_a + psi dD + sqrt(var) xi with dD = D - D_G,
     Phi = e^{(1/2-kappa) step} (v_b/v_a)^kappa, var = v_b (1 - (e^{-step} v_b/v_a)^{upsilon^2}),
-    psi = kappa int Phi(b, theta) alpha/sigma^2 dtheta. Written as a chain, dD = (sigma^2/alpha) s + sigma^2/(alpha v) c.
+    psi = kappa int Phi(b, theta) alpha/sigma^2 dtheta. The chain uses dD = (sigma^2/alpha) s + sigma^2/(alpha v) c.
     """
     theta = forward_time(process, grid.t)
     alpha, sigma = torch.exp(-theta / 2), torch.sqrt(-torch.expm1(-theta))
@@ -64,9 +64,9 @@ def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianRe
 
 
 def remainder_weight(theta: Tensor, reference: GaussianReference, kappa: float, power: int = 0, nodes: int = 48) -> Tensor:
-    """psi [J, K] by Gauss-Legendre quadrature in log-SNR l, where the integrand is analytic in a strip of width pi.
+    """Compute psi [J, K] for a remainder that grows from the start of the step like (l - l_a)^power.
 
-    That of a remainder that grows from the step's start like (l - l_a)^power.
+    It uses Gauss-Legendre quadrature in log-SNR l, in which the integrand is analytic in a strip of width pi.
     """
     snr = -torch.log(torch.expm1(theta))
     points, weights = np.polynomial.legendre.leggauss(nodes)

@@ -1,4 +1,4 @@
-"""Phase-space integrators that carry more than position and momentum: two-step gDDIM, and second-order velocity Verlet."""
+"""Phase-space integrators with further channels beside position and momentum: two-step gDDIM and second-order Verlet."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ F64 = torch.float64
 
 
 def verlet_x(grid: PhaseGrid) -> Chain:
-    """RVV-x: velocity Verlet whose last kick is taken at the extrapolated momentum m~ = 2 m_half - m.
+    """Build RVV-x: velocity Verlet that evaluates its last momentum update at the extrapolated momentum m~ = 2 m_half - m.
 
     m_half = m + (h beta / 4)(x + nu m + M nu s_m), x' = x + (h beta / 2)(Gamma x - m_half / M + Gamma s_x), then
-    m' = m_half + (h beta / 4)(x' + nu m~ + M nu s_m((x', m~), tau - h)). Channels (x, m, m~); of second order up to terms
-    in Gamma, where RVV, whose kick depends on the momentum it changes, is of first order.
+    m' = m_half + (h beta / 4)(x' + nu m~ + M nu s_m((x', m~), tau - h)). The channels are (x, m, m~). The method is of second
+    order up to terms in Gamma. RVV is only of first order, because its last update depends on the momentum that it changes.
     """
     phase, k = grid.phase, grid.step * grid.phase.beta / 2
     gamma, nu, mass = phase.gamma, phase.nu, phase.mass
@@ -33,11 +33,11 @@ def verlet_x(grid: PhaseGrid) -> Chain:
 
 
 def gddim_ab2(grid: PhaseGrid) -> Chain:
-    """gDDIM with the transported root and two steps (Adams-Bashforth) of its prediction eps = -R^T s (Zhang et al. 2022).
+    """Build two-step gDDIM: the transported root R, and Adams-Bashforth in the prediction eps = -R^T s (Zhang et al. 2022).
 
     z' = E^-1 z + (R' - E^-1 R) eps + W (eps - eps_before) / (tau - tau_before), with the weight of the slope
-    W = -int e^{-F (s - tau')} (G G^T / 2) R_s^-T (s - tau) ds over the step. Channels (z, eps_before); the first step has no
-    history. Exact on point data, of second order, one call a step.
+    W = -int e^{-F (s - tau')} (G G^T / 2) R_s^-T (s - tau) ds over the step. The channels are (z, eps_before), and the first
+    step has no history. The method is exact on point data, of second order, and makes one call a step.
     """
     phase, high, low = grid.phase, grid.tau[:-1], grid.tau[1:]
     back = torch.linalg.matrix_exp(-phase.drift * grid.step[:, None, None])
@@ -50,12 +50,12 @@ def gddim_ab2(grid: PhaseGrid) -> Chain:
     P = torch.zeros(len(high), 4, 4, dtype=F64)
     P[:, :2, :2], P[:, :2, 2:] = back, -slope
     to_eps = -roots[:-1].mT
-    push = torch.cat([(roots[1:] - back @ roots[:-1] + slope) @ to_eps, to_eps], dim=1)
-    return native_chain(grid, [Node(grid.at("now"), affine_map(P, push), torch.eye(2, 4, dtype=F64))])
+    weights = torch.cat([(roots[1:] - back @ roots[:-1] + slope) @ to_eps, to_eps], dim=1)
+    return native_chain(grid, [Node(grid.at("now"), affine_map(P, weights), torch.eye(2, 4, dtype=F64))])
 
 
 def _slope_weight(grid: PhaseGrid) -> Tensor:
-    """W [J, 2, 2] of a step, for a root that is the Cholesky factor at the step's own start."""
+    """Compute W [J, 2, 2] of every step, for the root that is the Cholesky factor at the start of the step."""
     phase, high, low = grid.phase, grid.tau[:-1], grid.tau[1:]
     where, weights = gauss_legendre(low, high)
     carry = torch.linalg.matrix_exp(-phase.drift * (where - low[:, None])[..., None, None])
@@ -66,5 +66,5 @@ def _slope_weight(grid: PhaseGrid) -> Tensor:
 
 
 def _stack(*rows: list[Tensor]) -> Tensor:
-    """Tables [J, rows, columns] from entries [J]."""
+    """Stack entries [J] to tables [J, rows, columns]."""
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)

@@ -1,4 +1,4 @@
-"""The parallel underdamped Langevin corrector of PIADM-ODE: kinetic Langevin dynamics at one frozen noise level."""
+"""The parallel underdamped Langevin corrector of PIADM-ODE: kinetic Langevin dynamics at one fixed noise level."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from ..theory.process import Process
 
 
 def underdamped(process: Process, t: float, *, friction: float, length: float, num_steps: int, num_blocks: int = 1) -> Chain:
-    """Exact integrator of du = v dt, dv = s dt - friction v dt + sqrt(2 friction) dw with the score frozen over a step.
+    """Build the exact integrator of du = v dt, dv = s dt - friction v dt + sqrt(2 friction) dw, with a frozen score per step.
 
-    Channels are position and velocity. `length` is the total time T_dagger, in `num_blocks` sub-blocks (Chen et al.
-    2024, section 3.2.3). Step e, a = exp(-friction e): weights and the exact 2x2 noise covariance in closed form.
+    The channels are position and velocity. `length` is the total time T_dagger, which is divided into `num_blocks` sub-blocks
+    (Chen et al. 2024, section 3.2.3). The weights and the 2x2 covariance of the noise are in closed form. Raises ValueError
+    for friction or length that are not positive, and for fewer steps than sub-blocks.
     """
     if num_steps < num_blocks or num_blocks < 1 or friction <= 0 or length <= 0:
         raise ValueError(
@@ -33,7 +34,7 @@ def underdamped(process: Process, t: float, *, friction: float, length: float, n
 
 
 def step_tables(friction: float, step: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """P [2, 2], Q [2] and the Cholesky factor N [2, 2] of one kinetic step; series where g e < 1e-2 loses digits."""
+    """Compute P [2, 2], Q [2] and the Cholesky factor N [2, 2] of one kinetic step, without cancellation for short steps."""
     x = friction * step
     a, lost = math.exp(-x), -math.expm1(-x)
     remainder = _exp_remainder(x)
@@ -44,7 +45,7 @@ def step_tables(friction: float, step: float) -> tuple[torch.Tensor, torch.Tenso
 
 
 def noise_covariance(friction: float, step: float) -> torch.Tensor:
-    """Covariance [2, 2] of position and velocity noise over one step, per coordinate."""
+    """Compute the covariance [2, 2] of the position's and the velocity's noise over one step, per coordinate."""
     x = friction * step
     lost = -math.expm1(-x)
     # 2x - 3 + 4a - a^2 = 2 (x - lost) - lost^2, which cancels to (2/3) x^3
@@ -54,7 +55,7 @@ def noise_covariance(friction: float, step: float) -> torch.Tensor:
 
 
 def _exp_remainder(x: float) -> float:
-    """x - (1 - exp(-x)), without cancellation for small x."""
+    """Compute x - (1 - exp(-x)) without cancellation for small x."""
     if x > 1e-2:
         return x + math.expm1(-x)
     return x**2 * (1 / 2 - x / 6 + x**2 / 24 - x**3 / 120 + x**4 / 720)

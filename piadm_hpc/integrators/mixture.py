@@ -1,9 +1,9 @@
 """Gaussian mixture kernels (GMS, Guo et al. 2023) in the modes of a reference, with a closed-form fit, as a chain.
 
-A step of ancestral sampling draws from p(x_b | x_a); for few steps that is not Gaussian. Per mode it is given the mean, the
-variance and the third cumulant of the true one, by a mixture of two Gaussians. What is not linear in the state belongs to the
-score: it reads the state, the noise of the step and the number that picks the component, which travel as channels, and
-returns the network's score and the displacement. So sweeps, ranks and stores treat it like any other chain.
+A step of ancestral sampling draws from p(x_b | x_a), which is not Gaussian when there are few steps. Here a mixture of two
+Gaussians per mode matches its mean, variance and third cumulant. The part that is not linear in the state belongs to the
+score. It reads three channels, the state, the noise of the step and the number that selects the component, and it returns
+the network's score and the displacement. So solvers, ranks and stores treat the method like any other chain.
 """
 
 from __future__ import annotations
@@ -25,35 +25,36 @@ F64 = torch.float64
 Score = Callable[[Tensor, Tensor], Tensor]
 Moments = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
-WEIGHT = 1 / 3  # of the first component, as published; with 1/2 the third cumulant could not be met
-LEFT = 0.1  # least share of the variance within the components
+WEIGHT = 1 / 3  # weight of the first component, as published; with 1/2 the third cumulant could not be matched
+LEFT = 0.1  # smallest share of the variance within the components
 
 
 @dataclass(frozen=True)
 class Ancestral:
-    """Posterior x_b | x_a, x_0 of every step: mean c_x x + c_0 x_0 and variance, tables [J]."""
+    """The posterior x_b | x_a, x_0 of every step, with mean c_x x + c_0 x_0."""
 
     process: Process
     t: Tensor
 
     @cached_property
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """c_x, c_0 and the variance, [J] each."""
         a, s = self.process.alpha(self.t), self.process.sigma(self.t)
         ratio = a[:-1] / a[1:]
         forward = s[:-1] ** 2 - ratio**2 * s[1:] ** 2
         return ratio * s[1:] ** 2 / s[:-1] ** 2, a[1:] * forward / s[:-1] ** 2, s[1:] ** 2 * forward / s[:-1] ** 2
 
     def deviation(self, reference: GaussianReference) -> Tensor:
-        """Standard deviation of a step on the reference's Gaussian [J, K]: the posterior's, and what x_0 leaves open."""
+        """Compute the standard deviation [J, K] of steps on the reference's Gaussian: posterior and uncertainty of x_0."""
         a, s = self.process.alpha(self.t[:-1]), self.process.sigma(self.t[:-1])
         _, c_0, variance = self.tables
         spectrum = reference.spectrum.to(F64).cpu()
-        left_open = s[:, None] ** 2 * spectrum / reference.variance(a, s).cpu()
-        return torch.sqrt(variance[:, None] + c_0[:, None] ** 2 * left_open)
+        uncertainty = s[:, None] ** 2 * spectrum / reference.variance(a, s).cpu()
+        return torch.sqrt(variance[:, None] + c_0[:, None] ** 2 * uncertainty)
 
 
 def gms(process: Process, grid: TimeGrid, reference: GaussianReference) -> Chain:
-    """The chain for a `MixtureKernel`: channels are the state, the noise of the coming step, and the pick of its component.
+    """Build the chain for a `MixtureKernel`; channels are the state, the next step's noise, and the selector of its component.
 
     On the reference's Gaussian the kernel's displacement is the noise times `deviation`, and one sweep is exact.
     """
@@ -73,23 +74,24 @@ def gms(process: Process, grid: TimeGrid, reference: GaussianReference) -> Chain
 
 
 def fit(variance: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Offsets of the two components and their common variance, from central moments; exact while |skewness| <= 0.6.
+    """Fit the offsets of the two components and their common variance to central moments; exact while |skewness| <= 0.6.
 
-    delta = cbrt(third / (q (1 - 2 w))) with q = w (1 - w), at most sqrt(0.9 variance / q): beyond it two moments are met.
+    The distance of the components is cbrt(third / (q (1 - 2 w))) with q = w (1 - w), but at most sqrt(0.9 variance / q). Where
+    it is limited, only mean and variance are matched.
     """
     q = WEIGHT * (1 - WEIGHT)
-    wanted = third / (q * (1 - 2 * WEIGHT))
+    cube = third / (q * (1 - 2 * WEIGHT))
     limit = torch.sqrt((1 - LEFT) * variance / q)
-    delta = torch.minimum(wanted.abs() ** (1 / 3), limit) * torch.sign(wanted)
+    delta = torch.minimum(cube.abs() ** (1 / 3), limit) * torch.sign(cube)
     return (1 - WEIGHT) * delta, -WEIGHT * delta, variance - q * delta**2
 
 
 @dataclass(frozen=True)
 class MixtureKernel:
-    """The score of `gms`: fields (x, noise, pick) [rows, 3, *event] -> (score, - displacement / deviation, - pick).
+    """The score of `gms`: it maps fields (x, noise, pick) [rows, 3, *event] to (score, -displacement / deviation, -pick).
 
-    `moments(x, t)`, t in float64, gives the network's score [rows, *event], and in the reference's coordinates [rows, n] the
-    variance and the third cumulant of x_0 given x. One component is drawn for all modes of a sample together.
+    `moments(x, t)`, with t in float64, returns the network's score [rows, *event] and, in the reference's coordinates
+    [rows, n], the variance and the third cumulant of x_0 given x. All modes of a sample use the same component.
     """
 
     moments: Moments
@@ -121,12 +123,12 @@ class MixtureKernel:
 
 @dataclass(frozen=True)
 class DifferenceMoments:
-    """Moments of x_0 given x from differences of a score along one probe: three network rows for a row.
+    """Moments of x_0 given x, from differences of a score along one probe; each row costs three rows of the network.
 
     Var = (sigma^2 / alpha) dD and third = (sigma^2 / alpha)^2 d^2 D per mode, D = E[x_0 | x]. The probe is 1 or -1 in every
-    mode (Hutchinson). The variance is right on average; both are exact where modes are independent given x, as the
-    reference makes them to second order. Means over shells reduce their noise. The probe depends on the time alone:
-    every sample sees the same.
+    mode (Hutchinson's estimator). The variance is unbiased. Both moments are exact where the modes are independent given x,
+    which holds to second order in the modes of the reference. Means over shells reduce their noise. The probe depends on
+    the time alone, so it is the same for every sample.
     """
 
     score: Score
@@ -155,7 +157,7 @@ class DifferenceMoments:
         return torch.randint(0, 2, (self.reference.basis.num_coords,), generator=generator) * 2.0 - 1
 
     def _shell_means(self, values: Tensor) -> Tensor:
-        """Per sample, means over the coordinates of every shell."""
+        """Replace the values of every sample by their means over the coordinates of each shell."""
         basis, shells = self.reference.basis, self.reference.basis.num_shells
         labels = basis.expand(torch.arange(shells, dtype=F64)).round().long().expand(values.shape[1]).to(values.device)
         sums = torch.zeros(len(values), shells, dtype=values.dtype, device=values.device)
@@ -165,5 +167,5 @@ class DifferenceMoments:
 
 
 def kernel(score: Score, process: Process, grid: TimeGrid, reference: GaussianReference) -> MixtureKernel:
-    """The score of `gms` for an ordinary network, moments from differences."""
+    """Build the score of `gms` for an ordinary network, with moments from differences."""
     return MixtureKernel(DifferenceMoments(score, process, reference), process, reference, grid.t)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ..config.chain import PhaseConfig
 from ..config.paths import PathName
-from ..config.run import PhaseConfig
 from ..config.validation import parse_toml, read
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig

@@ -1,1 +1,1 @@
-"""Solvers: how a chain, or a flow, is carried from noise to data by any number of ranks."""
+"""Solvers: they take a chain, or a flow, from noise to data on any number of ranks."""

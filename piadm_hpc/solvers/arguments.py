@@ -1,4 +1,4 @@
-"""Arguments of `solve` that do not go together, told all at once."""
+"""Checks of the arguments of `solve`; all mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_arguments(
     reference: GaussianReference | None,
     comm: Communicator,
 ) -> None:
-    """ValueError, with all mistakes at once, for arguments of `solve` that do not go together."""
+    """Raise ValueError, with all mistakes at once, for arguments of `solve` that do not fit together."""
     mistakes = [
         *_of_states(chain, x0, samples, momentum),
         *_of_noise(chain, x0, noise),
@@ -61,20 +61,20 @@ def _of_noise(chain: Scheme, x0: Tensor, noise: NoiseSource | Tensor | None) -> 
             event = list(x0.shape[1:]) if chain.channels == 1 else [chain.channels, *x0.shape[1:]]
             yield f"noise is {list(noise.shape)}; this chain draws [{chain.num_steps}, {len(x0)}, {', '.join(map(str, event))}]"
     elif noise is not None and getattr(noise, "size", size) != size:
-        yield f"noise draws fields of {noise.size} entries, states have {size}; give Noise(seed, {size})"  # type: ignore[attr-defined]
+        yield f"noise draws fields of {noise.size} entries, but states have {size}; give Noise(seed, {size})"  # type: ignore[attr-defined]
 
 
 def _of_reference(chain: Scheme, size: int, options: Options, reference: GaussianReference | None) -> Iterator[str]:
     if reference is None and (options.linear in ("reference", "response") or options.start == "reference"):
-        yield f"linear = {options.linear!r}, start = {options.start!r} need a reference"
+        yield f"linear = {options.linear!r}, start = {options.start!r} need a reference; give one, or use other values"
     if reference is not None and len(reference.mean) != size:
         yield f"the reference has size {len(reference.mean)}, states {size}"
     if options.linear == "denoised" and not chain.knows_levels:
-        yield "linear = 'denoised' holds the denoised estimate: give the chain its alpha and sigma"
+        yield "linear = 'denoised' keeps the denoised estimate constant: give the chain its alpha and sigma"
     if chain.basis is not None and math.prod(chain.basis.event_shape) != size:
         yield f"the chain's basis is for states {list(chain.basis.event_shape)}, x0 has {size} entries"
     if chain.needs_reference and (reference is None or chain.basis is not reference.basis):
-        yield "a chain with tables per shell of a basis, or about a mean, needs the reference it was built from"
+        yield "a chain with tables per shell or about a mean needs the reference it was built from: give that reference"
     if reference is not None and not compatible(chain.basis, reference.basis):
         yield (
             "the chain's tables and the reference must share one basis: build the chain from this reference, or beside "
@@ -101,15 +101,15 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
     if options.window is not None and options.tol is None:
         yield "a window moves when points meet `tol`: give a tolerance"
     if moves and options.corrector is not None:
-        yield "a corrector follows blocks that end one after the other: no window, no pipeline"
+        yield "a corrector follows blocks that end one after the other: use no window and no pipeline with it"
     if moves and not chain.knows_levels:
-        yield "points outside a window hold the denoised estimate: give alpha and sigma"
+        yield "the path ahead of a window is predicted from the denoised estimate: give the chain its alpha and sigma"
     if chain.sequential_rounds is None:
         if options.solver != "picard" or options.linear != "auto":
-            yield f"solver = {options.solver!r}, linear = {options.linear!r}: collocation has its own sweeps"
+            yield f"solver = {options.solver!r}, linear = {options.linear!r}: collocation has its own sweeps; use the defaults"
         if moves or options.corrector is not None:
-            yield "collocation solves all its points at once: no window, pipeline or corrector"
+            yield "collocation solves all its points at once: use no window, pipeline or corrector with it"
         if comm.size > chain.num_steps:
             yield f"{comm.size} time ranks for {chain.num_steps} collocation points; use fewer ranks or more points"
     if options.solver == "sequential" and comm.size > 1:
-        yield "the sequential solver has nothing to share: use one time rank"
+        yield "the sequential solver computes one step after the other: use one time rank"

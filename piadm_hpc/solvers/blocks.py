@@ -1,4 +1,4 @@
-"""The solvers of a chain's blocks and of a collocation's, by the scheme they belong to."""
+"""Solvers of blocks: one for chains of steps and one for collocation, chosen by the type of the scheme."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .window import Window
 
 @dataclass(frozen=True)
 class ChainBlocks:
-    """Blocks of a chain, step by step, in sweeps, or by a baseline."""
+    """Solves the blocks of a chain step by step, in sweeps, or with a baseline, as the options say."""
 
     problem: Problem
     options: Options
@@ -41,11 +41,11 @@ class ChainBlocks:
         cls, chain: Chain, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
         options: Options, comm: Communicator, like: Tensor,
     ) -> ChainBlocks:  # fmt: skip
-        """The solver of a chain for states like `like` [samples, d]."""
+        """Build the solver of a chain for states like `like` [samples, d]."""
         return cls(Problem.of(chain, evaluator, noise, reference, options, like), options, comm)
 
     def blocks(self) -> list[Block]:
-        """One block where a window or front moves through the whole chain, else the chain's own."""
+        """Return one block of all steps where a window moves through the whole chain, else the chain's own blocks."""
         chain = self.problem.chain
         moves = Window.of(self.options, chain.edges).moves
         return [Block(0, 0, chain.num_steps)] if moves else list(chain.grid.blocks())
@@ -53,7 +53,7 @@ class ChainBlocks:
     def solve(
         self, block: Block, state: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
     ) -> tuple[Tensor, BlockSolution]:
-        """States [samples, c, d] at a block's end, and what they cost."""
+        """Return the states [samples, c, d] at a block's end, and the block's solution with its costs."""
         problem, z = self.problem, self.problem.basis.analyse(state)
         if self.options.solver == "sequential":
             result = _step_by_step(problem, block, z, samples, carried, should_stop)
@@ -82,11 +82,11 @@ class ChainBlocks:
         return held + 2 * samples * state
 
     def state(self, end: Tensor) -> Tensor:
-        """States [samples, c, d] of coordinates [samples, c, n]."""
+        """Return the states [samples, c, d] that end coordinates [samples, c, n] stand for."""
         return self.problem.state(end)
 
     def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> ChainBlocks:
-        """The same score with another chain and another stream of noise."""
+        """Return the solver of another chain with the same score; it draws its noise from another stream."""
         return ChainBlocks(self.problem.along(chain, options, stream=stream, step_offset=step_offset), options, self.comm)
 
 
@@ -95,13 +95,13 @@ def _step_by_step(
 ) -> BlockSolution:
     end = run_steps(problem, z, block.start, block.stop, samples, should_stop=should_stop)
     steps = torch.full((len(samples),), len(block))
-    nothing = torch.zeros_like(steps)
-    return BlockSolution(end, nothing, carried, nothing, steps, steps)
+    zero = torch.zeros_like(steps)
+    return BlockSolution(end, zero, carried, zero, steps, steps)
 
 
 @dataclass(frozen=True)
 class CollocationBlocks:
-    """The one block of a collocation."""
+    """Solves the one block of a collocation."""
 
     scheme: Collocation
     evaluator: Evaluator
@@ -113,17 +113,17 @@ class CollocationBlocks:
         cls, scheme: Collocation, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
         options: Options, comm: Communicator, like: Tensor,
     ) -> CollocationBlocks:  # fmt: skip
-        """The solver of a flow, which has its own reference and no noise."""
+        """Build the solver of a flow; it uses the scheme's own reference and no noise."""
         return cls(scheme, evaluator, options, comm)
 
     def blocks(self) -> list[Block]:
-        """All nodes at once."""
+        """Return one block of all nodes."""
         return list(self.scheme.grid.blocks())
 
     def solve(
         self, block: Block, state: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
     ) -> tuple[Tensor, BlockSolution]:
-        """States [samples, 1, d] at the end of the flow, and what they cost."""
+        """Return the states [samples, 1, d] at the end of the flow, and the solution with its costs."""
         solver = CollocationSolver(self.scheme, self.evaluator, state[:, 0], samples, self.options, self.comm, should_stop)
         result = solver.run()
         return result.end, result
@@ -134,12 +134,12 @@ class CollocationBlocks:
         return states + collocate.bytes_held(self.scheme, slots, itemsize)
 
     def state(self, end: Tensor) -> Tensor:
-        """The ends are states already."""
+        """Return the ends unchanged: they are states already."""
         return end
 
     def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> BlockSolver:
-        """Nothing follows a flow that is solved at once."""
-        raise ValueError("collocation has no blocks that a corrector could follow")
+        """Raise ValueError: no corrector follows a flow that is solved at once."""
+        raise ValueError("collocation has no blocks that a corrector could follow; use a chain of steps, for example 'gaussian'")
 
 
 SOLVERS = {Chain: ChainBlocks, Collocation: CollocationBlocks}
@@ -149,6 +149,6 @@ def block_solver(
     scheme: Scheme, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
     options: Options, comm: Communicator, *, like: Tensor,
 ) -> BlockSolver:  # fmt: skip
-    """What solves the blocks of a scheme, for states like `like` [samples, d]."""
+    """Build the solver for the blocks of a scheme, for states like `like` [samples, d]."""
     solver: Any = SOLVERS[type(scheme)]
     return cast(BlockSolver, solver.of(scheme, evaluator, noise, reference, options, comm, like))

@@ -1,7 +1,7 @@
-"""Chebyshev collocation of the probability flow in log-SNR, on what the Gaussian reference leaves over.
+"""Chebyshev collocation of the probability flow in log-SNR, applied to the remainder that the Gaussian reference leaves.
 
 In coordinates whitened by the reference, y = (x - alpha mean) / sqrt(v) with v = alpha^2 lambda + sigma^2 per shell, the
-reference's own flow stands still and the probability flow is
+reference's own flow is constant, and the probability flow is
 
     dy/dl = g(l) / 2,    g = sigma^2 (s / sqrt(v) + y / v),    l = log(alpha^2 / sigma^2)               (remainder)
 
@@ -24,17 +24,17 @@ from ..gaussian.reference import GaussianReference, Smoothness
 from ..theory.grid import TimeGrid
 from ..theory.process import Process
 
-EDGE = 1 / 16  # of the tolerance is what the range left to the Gaussian may change
-SHARE = 1 / 4  # of the tolerance is what the chosen points may leave in doubt
-FEWEST, MOST = 5, 64  # points to choose from
-DROPPED = 2  # last Chebyshev coefficients whose contribution stands for the error of the interpolation
+EDGE = 1 / 16  # share of the tolerance that the part of the range left to the Gaussian may cost
+SHARE = 1 / 4  # share of the tolerance that the interpolation at the chosen points may cost
+FEWEST, MOST = 5, 64  # limits of the number of points
+DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
 
 
 @dataclass(frozen=True)
 class Collocation:
-    """The flow from forward time `horizon` to `delta` in pieces of `points` nodes each; one piece unless it must be cut.
+    """The flow from forward time `horizon` to `delta`, solved at `points` nodes; the solver cuts it into pieces where needed.
 
-    Raises ValueError for a range that is empty or fewer than four points.
+    Raises ValueError for an empty range and for fewer than four points.
     """
 
     process: Process
@@ -57,7 +57,7 @@ class Collocation:
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Log-SNR of both ends."""
+        """Log-SNR at both ends."""
         return _log_snr(self.horizon), _log_snr(self.delta)
 
     @cached_property
@@ -86,12 +86,12 @@ class Collocation:
         return self.process.sigma(self.t) / self.process.alpha(self.t)
 
     def entry(self) -> tuple[Tensor, Tensor]:
-        """Signal [1] and spread [1, 1] of the first state."""
+        """Return the signal [1] and the spread [1, 1] of the first state."""
         first = self.t[:1]
         return self.process.alpha(first), self.process.sigma(first)[:, None]
 
     def piece(self, low: float, high: float) -> Piece:
-        """The nodes and tables between two log-SNRs."""
+        """Build the nodes and tables between two log-SNRs."""
         x = chebyshev_nodes(self.points)
         theta = torch.log1p(torch.exp(-torch.tensor(low + (high - low) * (np.append(x, 1.0) + 1) / 2)))
         t = self.process.time(theta)
@@ -101,14 +101,14 @@ class Collocation:
         return Piece(low, high, t[:-1], alpha, sigma, root, weights, doubt)
 
     def remainder(self, piece: Piece, reference: GaussianReference, x: Tensor, score: Tensor) -> Tensor:
-        """g at the nodes of a piece from states and scores [M, d], in whitened coordinates [M, n]."""
+        """Compute g at the nodes of a piece from states and scores [M, d], in whitened coordinates [M, n]."""
         root = reference.basis.expand(piece.root[:-1].to(x))
         centred = x - piece.alpha[:-1, None].to(x) * reference.mean
         whitened = reference.basis.analyse(score) / root + reference.basis.analyse(centred) / root**2
         return piece.sigma[:-1, None].to(x) ** 2 * whitened
 
     def inherit(self, low: float, high: float, part: tuple[float, float]) -> Tensor:
-        """From values at the nodes of low .. high to those of its polynomial at the nodes of a part, [points, points]."""
+        """Return the matrix [points, points] that interpolates from the nodes of low .. high to the nodes of a part of it."""
         x = chebyshev_nodes(self.points)
         inside = part[0] + (part[1] - part[0]) * (x + 1) / 2
         there = chebyshev.chebvander(2 * (inside - low) / (high - low) - 1, self.points - 1)
@@ -117,10 +117,17 @@ class Collocation:
 
 @dataclass(frozen=True)
 class Piece:
-    """Log-SNR low .. high: node times [M], levels alpha, sigma [M + 1] and root sqrt(v) [M + 1, K], the end last.
+    """The nodes and tables between log-SNRs low and high; in all tables the end of the piece comes last.
 
-    `weights` [M + 1, M] sum remainders at the nodes to the whitened state at nodes and end; `doubt` [M + 1, M] is the share
-    of the highest Chebyshev coefficients in that.
+    Attributes:
+        low: log-SNR at the start.
+        high: log-SNR at the end.
+        t: times of the nodes, [M].
+        alpha: signal levels, [M + 1].
+        sigma: noise levels, [M + 1].
+        root: sqrt(v) per shell, [M + 1, K].
+        weights: sum the remainders at the nodes to the whitened states at nodes and end, [M + 1, M].
+        doubt: the share of the highest Chebyshev coefficients in those sums, [M + 1, M].
     """
 
     low: float
@@ -134,17 +141,17 @@ class Piece:
 
 
 def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple[float, int]:
-    """Log-SNR to begin at, and how many points, for an error of `tol` between log-SNRs low and high.
+    """Choose the log-SNR to begin at and the number of points, for an error of `tol` between log-SNRs low and high.
 
-    Before the first, what the Gaussian misses adds up to less than EDGE * tol; the points leave less than SHARE * tol in doubt,
-    in the root mean square over the samples that the smoothness was measured on.
+    Before the beginning, the remainder of the Gaussian adds up to less than EDGE * tol; the interpolation at the points costs
+    less than SHARE * tol. Both are root mean squares over the samples on which the smoothness was measured.
     """
     nodes, half = chebyshev_nodes(len(smoothness.gram)), (smoothness.high - smoothness.low) / 2
     lagrange = np.linalg.inv(chebyshev.chebvander(nodes, len(nodes) - 1))
     summed = chebyshev.chebint(lagrange, lbnd=-1.0) * half / 2
 
     def size(rows: np.ndarray) -> np.ndarray:
-        """Root mean square of sums of remainders with these weights [n, N]."""
+        """Return the root mean square [n] of sums of remainders with the weights `rows` [n, N]."""
         return np.asarray(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, smoothness.gram.numpy(), rows), 0)))
 
     places = np.clip((np.linspace(low, high, 512) - smoothness.low) / half - 1, -1, 1)
@@ -164,19 +171,19 @@ def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple
 
 
 def chebyshev_nodes(points: int) -> np.ndarray:
-    """Zeros of the Chebyshev polynomial, increasing: no score is spent on the ends, where the remainder vanishes."""
+    """Return the zeros of the Chebyshev polynomial in increasing order; they leave out the ends, where the remainder vanishes."""
     return -np.cos(math.pi * (np.arange(points) + 0.5) / points)
 
 
 def _integrals(x: np.ndarray) -> np.ndarray:
-    """Integrals of the Lagrange polynomials of nodes x from -1 to every node and to 1, [M + 1, M]."""
+    """Integrate the Lagrange polynomials of nodes x from -1 to every node and to 1, [M + 1, M]."""
     lagrange = np.linalg.inv(chebyshev.chebvander(x, len(x) - 1))
     summed = chebyshev.chebint(lagrange, lbnd=-1.0)
     return np.asarray(chebyshev.chebvander(np.append(x, 1.0), len(x)) @ summed)
 
 
 def _doubt(x: np.ndarray) -> np.ndarray:
-    """The share of the last Chebyshev coefficients in those integrals, [M + 1, M]."""
+    """Compute the share of the last Chebyshev coefficients in those integrals, [M + 1, M]."""
     vandermonde = chebyshev.chebvander(x, len(x) - 1)
     kept = vandermonde.copy()
     kept[:, -DROPPED:] = 0

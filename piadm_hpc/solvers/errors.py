@@ -1,4 +1,4 @@
-"""The exception of a score that fails; in a file without torch, so that the command line can name it before torch is loaded."""
+"""The exception for a score that fails. This file does not import torch, so the command line can catch the exception early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calling the score network: rows in, rows out, split to fit, checked, projected."""
+"""Calls of the score network: rows are split to fit into memory, and outputs are checked and projected."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 @dataclass
 class Evaluator:
-    """A score on flat rows x [rows, k, d] at times t [rows], at most `max_rows` rows a call.
+    """Evaluates a score on flat rows x [rows, k, d] at times t [rows], with at most `max_rows` rows a call.
 
-    With `fields` = k = 1 the score sees [rows, *event], else [rows, k, *event]. `projection` maps states [rows, *event] to the
-    subspace they live in; what the score is given must lie there already. An out-of-memory error halves `max_rows`, once
-    reported. `resolution` is the coarsest relative rounding of the scores seen. Raises ScoreError for a score of the wrong
-    shape; `check` raises it for numbers that are not finite.
+    With `fields` = k = 1 the score is called with [rows, *event], else with [rows, k, *event]. `projection` maps states
+    [rows, *event] to the subspace that they lie in; the input of the score must lie there already. An out-of-memory error
+    halves `max_rows`, and a warning says so. `resolution` is the coarsest relative rounding of all scores so far. Raises
+    ScoreError for a score of the wrong shape or type; `check` raises it for numbers that are not finite.
     """
 
     score: Score
@@ -40,18 +40,19 @@ class Evaluator:
     resolution: float = field(default=0.0)
 
     def project(self, flat: Tensor) -> Tensor:
+        """Project flat states [rows, d] or [rows, k, d] to the subspace that they lie in."""
         if self.projection is None:
             return flat
         return self.projection(flat.reshape(-1, *self.event_shape)).reshape(flat.shape)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Projected scores of projected flat rows x [rows, k, d] at times t [rows]; not yet checked."""
+        """Return the projected scores of projected flat rows x [rows, k, d] at times t [rows]; they are not checked yet."""
         parts, start = [], 0
         while start < len(x):
             stop = min(len(x), start + (self.max_rows or len(x)))
             try:
                 part = self._call(x[start:stop], t[start:stop])
-                # a score may return one buffer that its next call overwrites
+                # a score may return a buffer that its next call overwrites
                 parts.append(part if stop - start == len(x) else part.clone())
                 start = stop
             except torch.OutOfMemoryError:
@@ -60,14 +61,14 @@ class Evaluator:
 
     def _call(self, x: Tensor, t: Tensor) -> Tensor:
         shape = (len(x), *self.event_shape) if self.fields == 1 else (len(x), self.fields, *self.event_shape)
-        # a score may work in place, so it gets tensors of its own
+        # a score may work in place, so it gets its own copies
         result = self.score(x.clone().reshape(shape), t.clone())
         if not isinstance(result, Tensor) or result.shape != shape:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ScoreError(f"the score returned {got} for states of shape {shape}; it must return the same shape")
         if not result.is_floating_point():
             raise ScoreError(f"the score returned {result.dtype} for states of {x.dtype}; it must return real floating numbers")
-        # a network of lower precision than the states sets the floor that sweeps can reach
+        # a network of lower precision than the states limits the accuracy that sweeps can reach
         self.resolution = max(self.resolution, torch.finfo(result.dtype).eps)
         return result.detach().to(x.dtype).reshape(x.shape)
 

@@ -1,4 +1,4 @@
-"""The samples in flight: which of their points are open, and how far their errors are bounded."""
+"""Bookkeeping of the samples in flight: which of their points are open, and how far their errors are bounded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,24 @@ from torch import Tensor
 
 @dataclass
 class Flight:
-    """Per slot: a sample's position in the batch, its sweeps so far, and its open points low .. high-1.
+    """State of the iteration for the sample in each slot; all ranks keep the same values.
 
-    A window passes points. Once it has passed all, and from the start where there is none, a sample is `whole`: all its
-    points are swept over, and `swept` counts these sweeps. States up to point `exact` are the chain's own; `reached` is the
-    end of the points that were ever open. `growth` [points, slots] is the most that each step was seen to do to the size of
-    an error, `bound` the latest bound on the error of the end, `best` the smallest so far, `front` the point up to which bounds
-    are within the limit, and `idle` counts the sweeps since bound or front last improved.
+    Attributes:
+        index: position of the sample in the batch, [slots].
+        age: number of sweeps so far.
+        low: first open point; the open points are low .. high-1.
+        high: end of the open points.
+        reached: end of the points that were ever open.
+        whole: whether all points are swept over: from the start without a window, else once the window has passed the
+            last point.
+        swept: number of sweeps since the sample became `whole`.
+        exact: last point whose state equals the chain's own.
+        bound: latest bound on the error of the end state.
+        best: smallest bound so far.
+        front: point up to which the bounds are within the limit.
+        idle: number of sweeps since the bound or the front last improved.
+        growth: largest factor by which each step was measured to grow an error, [points, slots].
+        last_growth: the latest of these factors, [points, slots].
     """
 
     index: Tensor
@@ -36,7 +47,7 @@ class Flight:
 
     @classmethod
     def of(cls, index: list[int], start: int, high: Tensor, num_points: int, *, whole: bool) -> Flight:
-        """Samples at the start of a block, with open points up to `high` [samples]."""
+        """Put samples at the start of a block, with open points up to `high` [samples]."""
         zero = torch.zeros(len(index), dtype=torch.long)
         unknown = torch.full((len(index),), float("inf"), dtype=torch.float64)
         return cls(
@@ -57,11 +68,18 @@ class Flight:
         )
 
     def put(self, slots: Tensor, other: Flight) -> None:
-        """Other samples in some slots."""
+        """Replace the samples in some slots by those of another flight."""
         for name, values in vars(self).items():
             values[..., slots] = getattr(other, name)
 
     def keep(self, kept: Tensor) -> None:
-        """Only some of the slots."""
+        """Keep only the slots of the mask `kept`."""
         for name, values in vars(self).items():
             setattr(self, name, values[..., kept])
+
+    def count_sweep(self) -> None:
+        """Record that all open points were evaluated once more."""
+        self.reached = torch.maximum(self.reached, self.high)
+        self.age = self.age + 1
+        self.swept = torch.where(self.whole, self.swept + 1, self.swept)
+        self.exact = torch.where(self.low <= self.exact, self.exact + 1, self.exact)

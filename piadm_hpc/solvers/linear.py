@@ -1,4 +1,7 @@
-"""Linear parts: what a sweep treats exactly of every step. The fixed point does not depend on it, the number of sweeps does."""
+"""Preconditioners: the linear part of every step, which sweeps treat exactly.
+
+The fixed point of the sweeps does not depend on the linear part; the number of sweeps does.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from ..theory.chain import Chain
 
 @dataclass(frozen=True)
 class LinearPart:
-    """A [J, K, c, c]: the part of every step that a sweep treats exactly; the fixed point does not depend on it.
+    """The matrices A [J, K, c, c] of all steps, per shell of `basis`.
 
-    `slope` [J, K, k, k] is the Jacobian of the reference's score where the part comes from one.
+    `slope` [J, K, k, k] is the slope of the score that A assumes, where it assumes one.
     """
 
     A: Tensor
@@ -24,7 +27,7 @@ class LinearPart:
     slope: Tensor | None = None
 
     def product(self, start: int, stop: int) -> Tensor:
-        """A[stop-1] ... A[start], float64 [K, c, c]; the identity when the range is empty."""
+        """Return A[stop-1] ... A[start], float64 [K, c, c]; the identity when the range is empty."""
         total = torch.eye(self.A.shape[-1], dtype=torch.float64).expand(self.A.shape[1:]).clone()
         for j in range(start, stop):
             total = self.A[j] @ total
@@ -32,35 +35,36 @@ class LinearPart:
 
 
 def identity_part(chain: Chain) -> LinearPart:
-    """A = I, the choice of ParaDiGMS (Shih et al. 2023)."""
+    """Return A = I, the choice of ParaDiGMS (Shih et al. 2023)."""
     eye = torch.eye(chain.channels, dtype=torch.float64)
     return LinearPart(eye.expand(chain.num_steps, 1, *eye.shape), chain.basis)
 
 
 def process_part(chain: Chain) -> LinearPart:
-    """A = P, the choice of PIADM (Chen et al. 2024): what the process does without a score is exact."""
+    """Return A = P, the choice of PIADM (Chen et al. 2024): the process without the score is treated exactly."""
     return LinearPart(chain.P, chain.basis)
 
 
 def denoised_part(chain: Chain) -> LinearPart:
-    """A = P - Q H R, H the precision of the noise: the denoised estimate held instead of the score, data prediction."""
+    """Return A = P - Q H R, with H the precision of the noise: the denoised estimate is constant, instead of the score."""
     slope = -torch.linalg.inv(chain.levels[1][:-1])[:, None]
     return LinearPart(chain.P + chain.Q @ slope @ chain.rows[:, None], chain.basis, slope)
 
 
 def reference_part(chain: Chain, reference: GaussianReference) -> LinearPart:
-    """A = P + Q J R with the Jacobian J of a Gaussian reference's score, per shell: a Gaussian is solved in one sweep."""
+    """Return A = P + Q J R, with the Jacobian J of a Gaussian reference's score per shell: one sweep solves a Gaussian."""
     signal, covariance = chain.levels
     return _followed(chain, reference, -torch.linalg.inv(reference.marginal(signal[:-1], covariance[:-1])))
 
 
 def response_part(chain: Chain, reference: GaussianReference) -> LinearPart:
-    """A = P + Q J R with J from the probed response of the model: right where data are not Gaussian, too.
+    """Return A = P + Q J R, with the model's probed Jacobian diagonal J per shell, which also holds where data are not Gaussian.
 
-    J = -H + H e C e^T H for signal e, noise of precision H and posterior variance C = gain ratio^2 of x_0.
+    J = -H + H e C e^T H for signal e, noise of precision H and posterior variance C = gain ratio^2 of x_0. Raises ValueError
+    for a reference without a response.
     """
     if reference.response is None:
-        raise ValueError("this reference has no response: probe the model (`piadm reference MODEL`), or use another linear part")
+        raise ValueError("this reference has no response: probe the model (`piadm reference MODEL`), or use another `linear`")
     signal, covariance = chain.levels
     precision = torch.linalg.inv(covariance[:-1])
     pulled = (precision @ signal[:-1, :, None])[:, None]
@@ -69,7 +73,7 @@ def response_part(chain: Chain, reference: GaussianReference) -> LinearPart:
 
 
 def _followed(chain: Chain, reference: GaussianReference, slope: Tensor) -> LinearPart:
-    """A = P + Q slope R in the reference's basis, for a slope [J, K, k, k] of the score."""
+    """Return A = P + Q slope R in the reference's basis, for a slope [J, K, k, k] of the score."""
     if not compatible(chain.basis, reference.basis):
         raise ValueError("the chain's tables and the reference must share one basis; build both from the same reference")
     return LinearPart(chain.P + chain.Q @ slope @ chain.rows[:, None], reference.basis, slope)

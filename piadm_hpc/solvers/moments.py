@@ -1,4 +1,4 @@
-"""Exact moments of a chain on a Gaussian: its discretisation error without a network and without sampling."""
+"""Exact moments of a chain on a Gaussian: they measure its discretisation error without a network or samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .linear import reference_part
 
 
 def end_covariance(chain: Chain, reference: GaussianReference, first: Tensor | None = None) -> Tensor:
-    """Covariance of the last state per shell, [K, c, c], when the score is exactly that of the reference.
+    """Compute the covariance of the last state per shell, [K, c, c], for the exact score of the reference.
 
-    `first` [K, c, c] is the covariance of the first state; by default the one the chain says it starts from.
+    `first` [K, c, c] is the covariance of the first state; by default it is the reference's marginal there.
     """
     signal, spread = chain.entry()
     covariance = reference.marginal(signal, spread @ spread.mT) if first is None else first
@@ -24,9 +24,10 @@ def end_covariance(chain: Chain, reference: GaussianReference, first: Tensor | N
 
 
 def deviation_growth(chain: Chain, reference: GaussianReference) -> Tensor:
-    """Standard deviation of the last position, per shell [K], in units of the data's (never less than a tenth of the largest).
+    """Compute the standard deviation of the last position per shell, [K], relative to that of the data.
 
-    Far above one where the chain is unstable; coarse chains blur, they do not grow.
+    The data's deviation counts as at least a tenth of the largest. Values far above one mean that the chain is unstable:
+    coarse but stable chains lose variance instead.
     """
     scale = torch.sqrt(reference.spectrum.to(torch.float64).cpu() + 1e-2 * reference.spectrum.max().cpu())
     return torch.sqrt(end_covariance(chain, reference)[:, 0, 0]) / scale

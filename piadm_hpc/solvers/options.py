@@ -1,4 +1,4 @@
-"""How a chain is solved, as one record that the configuration builds once and every solver reads."""
+"""Options of the solvers: one record, which the configuration builds once and every solver reads."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ Corrector = Callable[[float], Chain]
 
 @dataclass(frozen=True)
 class Options:
-    """Settings of a solver; none of them changes what it converges to.
+    """Settings of a solver. None of them changes the solution that it converges to.
 
     Attributes:
         solver: "picard" (sweeps), "sequential" (step by step), or a baseline of `solvers.baselines`.
         linear: the preconditioner, the part of a step that sweeps treat exactly. "auto" is the Gaussian reference's
-            Jacobian where there is a reference (the model's probed Jacobian diagonal where it has one), else the denoised
-            estimate held, else the identity.
+            Jacobian where there is a reference (the model's probed Jacobian diagonal where it has one), else a constant
+            denoised estimate, else the identity.
         start: the first path: "reference" follows the reference, "constant" repeats the first state.
-        tol: bound on the error of the end state against the chain step by step, root mean square in units of `scale`;
-            None makes exactly `sweeps` sweeps.
-        sweeps: the number of sweeps without `tol`, and with it their limit.
+        tol: bound on the error of the end state relative to the chain solved step by step, root mean square in units of
+            `scale`; with None the solver makes exactly `sweeps` sweeps.
+        sweeps: the number of sweeps without `tol`; with `tol`, their limit.
         window: the largest number of points open to a sweep; None opens all of them.
         pipelined: open one block more every sweep instead of solving blocks one after the other.
         certify: sweep over all points once a window has passed them, until the error bound holds. Without it the samples
             of a window are marked as not certified.
-        in_flight: samples worked on at once; one that is done makes room for the next.
+        in_flight: number of samples solved at once; a sample that is done makes room for the next. None solves all at once.
         model_batch: the most rows of one call of the score.
         scale: standard deviation of the data, a number or a field [d].
-        operator: a first path instead of `start`: from states [samples, c, d] and later points to states
-            [points, samples, c, d] there.
-        corrector: from a time to a chain of position and velocity that follows every block.
-        memory: differences that "anderson" keeps.
-        parts: parts of a block for "parareal" (default: the root of its steps), or cores of "chords" (default: 8).
-        coarse: the coarse solver of "parareal": one network call a part, or the reference, which costs none.
+        operator: predicts the first path instead of `start`; it maps states [samples, c, d] and the later points to the
+            states [points, samples, c, d] there.
+        corrector: maps a time to a chain of position and velocity, which follows every block.
+        memory: number of differences that "anderson" keeps.
+        parts: number of parts of a block for "parareal" (default: the root of its steps), or of cores of "chords"
+            (default: 8).
+        coarse: coarse solver of "parareal": one network call a part, or the reference, which costs no call.
     """
 
     solver: SolverName = "picard"

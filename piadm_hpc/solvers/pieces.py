@@ -1,8 +1,8 @@
-"""Pieces of a flow with what sweeps over their nodes need: tables for the states at hand, and the quasi-Newton inverse."""
+"""Pieces of a flow: the tables that sweeps over their nodes use, and the records of the samples that work on them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,11 +13,16 @@ from .collocation import Collocation, Piece
 
 @dataclass(frozen=True)
 class PieceTables:
-    """A piece in the precision and on the device of the states, M nodes and the piece's end last.
+    """The tables of a piece with M nodes, in the precision and on the device of the states; the piece's end comes last.
 
-    `root` [M + 1, n or 1] whitens, `weights` [M + 1, M] sum remainders, `steps` are their differences from node to node, and
-    `doubt` is the share of the highest Chebyshev coefficients. `gain` [M, n or 1] is the slope of the remainder that sweeps
-    treat exactly and `inverse` [n or 1, M, M] solves for the nodes with it; None where the model was not probed.
+    Attributes:
+        piece: the piece itself.
+        root: whitens the states at the nodes and the end, [M + 1, n or 1].
+        weights: sum remainders at the nodes to whitened states, [M + 1, M].
+        steps: differences of `weights` from node to node.
+        doubt: the share of the highest Chebyshev coefficients in those sums, [M + 1, M].
+        gain: the slope of the remainder that sweeps treat exactly, [M, n or 1]; None where the model was not probed.
+        inverse: solves for the states at the nodes with that slope, [n or 1, M, M].
     """
 
     piece: Piece
@@ -30,7 +35,7 @@ class PieceTables:
 
     @classmethod
     def of(cls, scheme: Collocation, reference: GaussianReference, low: float, high: float, like: Tensor) -> PieceTables:
-        """The tables of log-SNRs low .. high for states like `like`."""
+        """Build the tables between log-SNRs low and high for states like `like`."""
         piece, basis = scheme.piece(low, high), reference.basis
 
         def expanded(table: Tensor) -> Tensor:
@@ -47,9 +52,9 @@ class PieceTables:
         return cls(piece, expanded(piece.root), weights, steps, piece.doubt.to(like), gain, inverse)
 
     def path(self, y: Tensor, remainder: Tensor, at: Tensor) -> Tensor:
-        """States [M + 1, n] at nodes and end from the piece's first state y [n] and remainders taken at states `at` [M, n].
+        """Compute the states [M + 1, n] at nodes and end from the first state y [n] and the remainders at states `at` [M, n].
 
-        A remainder is carried on to the new state along `gain`: (I - W G) y_new = y + W (g - G at), per shell.
+        The slope `gain` carries a remainder from the old state to the new one: (I - W G) y_new = y + W (g - G at), per shell.
         """
         if self.gain is None or self.inverse is None:
             return torch.addmm(y, self.weights, remainder)
@@ -59,7 +64,7 @@ class PieceTables:
         return torch.cat([nodes, end[None]])
 
     def predicted(self, remainder: Tensor, at: Tensor, path: Tensor) -> Tensor:
-        """Remainders [M, n] that a path made from `remainder` at `at` stands for."""
+        """Predict the remainders [M, n] along a path from the remainders at the states `at`."""
         return remainder if self.gain is None else remainder + self.gain * (path[:-1] - at)
 
 
@@ -71,3 +76,65 @@ def _slope(scheme: Collocation, piece: Piece) -> Tensor | None:
     alpha, sigma = piece.alpha[:-1], piece.sigma[:-1]
     own = alpha[:, None] ** 2 * reference.spectrum.to(torch.float64).cpu() / reference.variance(alpha, sigma).cpu()
     return reference.response.at(sigma / alpha) - own
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece that is still to be solved, between two log-SNRs.
+
+    `predicted` [M, n] are remainders at its nodes to start from; None starts from the reference's own flow.
+    """
+
+    low: float
+    high: float
+    predicted: Tensor | None = None
+
+
+@dataclass
+class Slot:
+    """A sample at work on a piece of the flow.
+
+    Attributes:
+        index: position of the sample in the batch.
+        y: whitened state [n] at the start of the piece.
+        todo: pieces still to be solved; the last one is the present one.
+        tables: the tables of the present piece.
+        path: states at its nodes and end, [M + 1, n].
+        at: states at the nodes where `remainder` was evaluated, [M, n].
+        remainder: the last remainders at the nodes, [M, n].
+        evaluated: the remainders of the present sweep, along `path`.
+        age: number of sweeps over this piece.
+        idle: number of sweeps since the bound last became clearly smaller.
+        bound: bound on the error at the end of the piece, with what the pieces before it left.
+        best: the smallest bound for this piece alone.
+        doubt: error that the nodes may leave because they do not resolve the remainder.
+        spread: largest root mean square of a whitened state on the path.
+        rounded: whether the path reproduces its own remainders to rounding.
+        carried: bound on the error of `y`.
+    """
+
+    index: int
+    y: Tensor
+    todo: list[Task]
+    tables: PieceTables = field(init=False)
+    path: Tensor = field(init=False)
+    at: Tensor = field(init=False)
+    remainder: Tensor = field(init=False)
+    evaluated: Tensor = field(init=False)
+    age: int = 0
+    idle: int = 0
+    bound: float = float("inf")
+    best: float = float("inf")
+    doubt: float = float("inf")
+    spread: float = 0.0
+    rounded: bool = False
+    carried: float = 0.0
+
+    def start(self, tables: PieceTables) -> None:
+        """Begin the present piece, on the reference's flow or with the remainders predicted from a larger piece."""
+        predicted = self.todo[-1].predicted
+        self.tables = tables
+        self.remainder = self.y.new_zeros(len(tables.weights) - 1, len(self.y)) if predicted is None else predicted
+        self.path = torch.addmm(self.y, tables.weights, self.remainder)
+        self.at = self.path[:-1]
+        self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")

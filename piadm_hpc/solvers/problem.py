@@ -1,4 +1,4 @@
-"""What a block is solved with, and the affine increments of its steps that every solver shares."""
+"""The problem that a solver is given, and the affine increments of its steps, which all solvers share."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .options import Options
 
 @dataclass(frozen=True)
 class Problem:
-    """A chain with its score, randomness and constraint; states are coordinates [samples, c, n] of `basis`.
+    """A chain with its score, noise and constraint; states are coordinates [samples, c, n] in `basis`.
 
-    `linear` is the part of a step that sweeps treat exactly; the score of `guess` stands in for the network's where that was
-    not called.
+    `linear` is the preconditioner, the part of a step that sweeps treat exactly. The score of `prediction` replaces the
+    network's where the network was not called.
     """
 
     chain: Chain
@@ -33,7 +33,7 @@ class Problem:
     mean: Tensor | None
     reference: GaussianReference | None
     linear: LinearPart
-    guess: LinearPart | None
+    prediction: LinearPart | None
     stream: int = CHAIN
     step_offset: int = 0
 
@@ -47,39 +47,39 @@ class Problem:
         options: Options,
         like: Tensor,
     ) -> Problem:
-        """The problem in the chain's own basis, else the reference's, else the grid itself, for states like `like`."""
+        """Build the problem for states like `like`, in the chain's basis, else in the reference's, else on the grid itself."""
         local = None if reference is None else reference.to(like.device, like.dtype)
         if local is not None and not isinstance(chain.basis, Identity | None):
             chain = replace(chain, basis=local.basis)
         basis = chain.working_basis(like.shape[-1], None if local is None else local.basis)
         mean = None if local is None or not bool((local.mean != 0).any()) else basis.analyse(local.mean.to(like))
-        linear, guess = _preconditioner(chain, local, options)
-        return cls(chain, evaluator, noise, basis, mean, local, linear, guess)
+        linear, prediction = _preconditioner(chain, local, options)
+        return cls(chain, evaluator, noise, basis, mean, local, linear, prediction)
 
     def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> Problem:
-        """The same score and basis with another chain, which draws its noise from another stream."""
-        linear, guess = _preconditioner(chain, self.reference, options)
-        return replace(self, chain=chain, linear=linear, guess=guess, stream=stream, step_offset=step_offset)
+        """Return the problem of another chain with the same score and basis; it draws its noise from another stream."""
+        linear, prediction = _preconditioner(chain, self.reference, options)
+        return replace(self, chain=chain, linear=linear, prediction=prediction, stream=stream, step_offset=step_offset)
 
     @cached_property
     def increments(self) -> Tensor:
-        """The table P - A of what sweeps add to the linear part, [J, K, c, c]."""
+        """P - A, the share of the state in the increments of a sweep, [J, K, c, c]."""
         return self.chain.P - self.linear.A
 
     def read(self, points: int | Tensor, z: Tensor) -> Tensor:
-        """What the score is given, [rows, k, d], of coordinates z [rows, c, n] at a point, or each at its own."""
+        """Return the score's input [rows, k, d] for coordinates z [rows, c, n], all at one point or each at its own."""
         return self.evaluator.project(self.basis.synthesise(self.chain.reading(points, z)))
 
     def state(self, z: Tensor) -> Tensor:
-        """States [samples, c, d] of coordinates [samples, c, n]."""
+        """Return the states [samples, c, d] that coordinates z [samples, c, n] stand for."""
         return self.evaluator.project(self.basis.synthesise(z))
 
     def denoised_unit(self, j: int) -> float:
-        """What `add_denoised` adds, in denoised estimates."""
+        """The multiple of the denoised estimate that `add_denoised` adds at point j."""
         return float(self.chain.estimate[0][j])
 
     def add_denoised(self, out: Tensor, j: int, x: Tensor, score: Tensor) -> Tensor:
-        """out += unit D in place, D the denoised estimate at point j: `out` [samples, d], `x`, `score` [samples, k, d]."""
+        """Add a multiple of the denoised estimate at point j to `out` [samples, d] in place; `x`, `score` [samples, k, d]."""
         _, of_state, of_score = self.chain.estimate
         for i in range(self.chain.reads):
             out.add_(x[:, i], alpha=float(of_state[j, i])).add_(score[:, i], alpha=float(of_score[j, i]))
@@ -87,11 +87,11 @@ class Problem:
 
     @property
     def has_draws(self) -> bool:
-        """Whether steps add anything that is neither state nor score."""
+        """Whether steps add a term that depends neither on the state nor on the score."""
         return self.chain.stochastic or (self.mean is not None and bool((self.chain.shift != 0).any()))
 
     def draws(self, j: int, samples: Sequence[int], like: Tensor) -> Tensor:
-        """N[j] xi[j] + M[j] mean in coordinates [samples, c, n], for one step of this chain."""
+        """Return N[j] xi[j] + M[j] mean in coordinates [samples, c, n], for one step of this chain."""
         total = torch.zeros_like(like)
         if self.chain.stochastic:
             if self.noise is None:
@@ -106,18 +106,18 @@ class Problem:
         return total
 
     def step(self, out: Tensor, draws: Tensor | None, j: int, z: Tensor, score: Tensor) -> Tensor:
-        """out = P z + Q s + draws, the whole step j, for coordinates z [samples, c, n] and of the score [samples, k, n]."""
+        """Compute step j, out = P z + Q s + draws, for coordinates z [samples, c, n] and `score` [samples, k, n]."""
         affine(out, draws, expand(self.basis, self.chain.P[j], z), z)
         return add_lifted(out, expand(self.basis, self.chain.Q[j], z), score)
 
     def increment(self, draws: Tensor | None, points: Tensor, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """(P - A) z + Q s + draws, what sweeps add to the linear part, and Q s alone; every row [rows, c, n] at its own point."""
+        """Return the increments (P - A) z + Q s + draws, and Q s alone, of rows [rows, c, n], each at its own point."""
         lifted = apply(expand_rows(self.basis, self.chain.Q[points], z), score)
         b = affine(torch.empty_like(z), draws, expand_rows(self.basis, self.increments[points], z), z)
         return b.add_(lifted), lifted
 
     def size(self, z: Tensor, scale: float | Tensor) -> Tensor:
-        """Root mean square of coordinates [..., c, n] in units of the data's scale, over the channels together: [...]."""
+        """Return the root mean square [...] of coordinates z [..., c, n], in units of the data's scale."""
         if isinstance(scale, Tensor):
             z, scale = self.basis.synthesise(z) / scale, 1.0
         norm: Tensor = torch.linalg.vector_norm(z, dim=(-2, -1)).to("cpu", torch.float64)
@@ -125,13 +125,13 @@ class Problem:
 
 
 def _preconditioner(chain: Chain, reference: GaussianReference | None, options: Options) -> tuple[LinearPart, LinearPart | None]:
-    """What sweeps treat exactly, and what stands in for the score where it was not called."""
-    guess = denoised_part(chain) if chain.sigma is not None and chain.channels == 1 else None
+    """Choose the preconditioner, and the linear part that predicts the score where the network was not called."""
+    prediction = denoised_part(chain) if chain.sigma is not None and chain.channels == 1 else None
     if reference is not None:
-        guess = reference_part(chain, reference)
+        prediction = reference_part(chain, reference)
     named = {"identity": identity_part, "process": process_part, "denoised": denoised_part}
     if options.linear in named:
-        return named[options.linear](chain), guess
+        return named[options.linear](chain), prediction
     if reference is not None and (options.linear == "response" or (options.linear == "auto" and reference.response is not None)):
-        return response_part(chain, reference), guess
-    return guess or identity_part(chain), guess
+        return response_part(chain, reference), prediction
+    return prediction or identity_part(chain), prediction

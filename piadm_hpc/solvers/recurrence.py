@@ -1,4 +1,7 @@
-"""x[j+1] = A[j] x[j] + b[j] on all ranks: local passes, one exclusive scan of affine maps, one broadcast for several rows."""
+"""The recurrence x[j+1] = A[j] x[j] + b[j] on all ranks.
+
+It takes local passes and one exclusive scan of affine maps, and one broadcast more where a block has several rows.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,17 @@ from .linear import LinearPart
 
 
 class Recurrence:
-    """The recurrence of one linear part over rows of steps; tables of products are made once and kept."""
+    """The recurrence of one linear part over rows of steps; products of its matrices are computed once and kept."""
 
     def __init__(self, linear: LinearPart, basis: Basis, rows: Rows, comm: Communicator):
         self.linear, self.basis, self.rows, self.comm = linear, basis, rows, comm
         self.tables: dict[tuple[int, int, int], Tensor] = {}
 
     def __call__(self, first: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range) -> list[Tensor]:
-        """Fill z at this rank's points of the rows `span`, which start at `first`; collective.
+        """Compute the states z at this rank's points of the rows `span`, from the state `first`; collective.
 
-        first, end [S, c, n]; b, z [points, S, c, n]. On the last rank `end` becomes the state after the last step of
-        the span. Returns the states at which the rows of the span start and, in a block of several rows, the state after.
+        `first` and `end` are [S, c, n], `b` and `z` [points, S, c, n]. On the last rank `end` becomes the state after the last
+        step of the span. Returns the first state of every row of the span and, in a block of several rows, the state after it.
         """
         shifts = torch.stack([self._total(b, r, first) for r in span])
         begins = torch.zeros_like(shifts)
@@ -40,25 +43,25 @@ class Recurrence:
         return starts
 
     def _row_starts(self, first: Tensor, b: Tensor, begins: Tensor, span: range) -> list[Tensor]:
-        """States at which rows start: what every row adds comes from its last rank, what it carries from the tables."""
+        """Compute the first states of rows: the last rank knows the shift of every row, and the tables its linear map."""
         added = torch.zeros_like(begins)
         if self.comm.rank == self.comm.size - 1:
             for i, r in enumerate(span):
                 added[i] = self._pass(b, r, begins[i], None)
         added = self.comm.bcast(added, self.comm.size - 1)
-        starts = [first, added[0]]  # the first row's start was known, so its end is complete
+        starts = [first, added[0]]  # the first row began from its true state, so its end is complete
         for i, r in enumerate(span[1:], start=1):
             starts.append(added[i] + self._carry(r, 0, self.comm.size, starts[i]))
         return starts
 
     def _total(self, b: Tensor, r: int, like: Tensor) -> Tensor:
-        """What this rank's slice of a row adds to a state; the scan is exclusive, so nobody asks the last rank."""
+        """Compute the shift of this rank's slice of a row; zero on the last rank, whose shift an exclusive scan never uses."""
         if self.comm.rank + 1 == self.comm.size:
             return torch.zeros_like(like)
         return self._pass(b, r, torch.zeros_like(like), None)
 
     def _pass(self, b: Tensor, r: int, state: Tensor, z: Tensor | None) -> Tensor:
-        """Through this rank's steps of a row from `state`; the points are kept in z, if given."""
+        """Take this rank's steps of a row from `state`; the states on the way are written into z, if given."""
         own = self.rows.local(r)
         if z is not None and len(own):
             z[own[0]] = state
@@ -73,7 +76,7 @@ class Recurrence:
         return torch.stack([self._carry(r, low, high, state) for r, state in zip(span, states, strict=True)])
 
     def _carry(self, r: int, low: int, high: int, state: Tensor) -> Tensor:
-        """What the slices of ranks low .. high-1 of a row do to a state, from the tables alone."""
+        """Apply the linear map of the slices of ranks low .. high-1 of a row to a state; it needs the tables alone."""
         if low == high:
             return state.clone()
         key = (r, low, high)

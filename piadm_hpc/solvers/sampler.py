@@ -1,4 +1,4 @@
-"""From a model to samples: the prior draw, the chain and the solver, for any set of sample ids."""
+"""The sampler: it draws first states from the prior and solves the chain, for any set of sample ids."""
 
 from __future__ import annotations
 
@@ -22,10 +22,20 @@ from .solve import Callback, Projection, solve
 
 @dataclass(frozen=True)
 class Sampler:
-    """Everything that determines a sample, and the options that do not. `draw` makes any samples by their ids.
+    """Draws samples of a model by their ids: the same seed and id always give the same sample.
 
-    The prior is the marginal of `prior` (default: the reference) at the chain's first point, N(0, alpha^2 + sigma^2)
-    without either.
+    Attributes:
+        chain: the steps, or the points of the flow.
+        score: called as score(x [rows, *event], t [rows]).
+        event_shape: shape of one sample.
+        seed: the number that all noise is derived from.
+        options: how to solve; they change a sample by no more than the tolerance.
+        reference: the Gaussian that preconditions sweeps and gives their first path.
+        prior: first states are drawn from its marginal at the chain's first point; by default from that of the reference,
+            and without either from N(0, alpha^2 + sigma^2).
+        project: maps states to the subspace that all of them lie in, as in `solve`.
+        dtype: precision of the states.
+        device: device of the states.
     """
 
     chain: Scheme
@@ -52,11 +62,11 @@ class Sampler:
 
     @property
     def sequential_rounds(self) -> int | None:
-        """Network calls of a sample, corrector included, when made step by step; None where there are no steps."""
+        """Network calls of a sample solved step by step, corrector included; None for a scheme without steps."""
         return None if self.chain.sequential_rounds is None else sum(self.step_counts)
 
     def prior_states(self, samples: Sequence[int]) -> Tensor:
-        """States [samples, c, *event] at the chain's first point."""
+        """Draw states [samples, c, *event] at the chain's first point."""
         signal, spread = self.chain.entry()
         white = self._noise().at([0], samples, channels=len(signal), stream=PRIOR)[0]
         prior = self.prior or self.reference or isotropic(self.event_shape)
@@ -71,9 +81,10 @@ class Sampler:
         resume: Unfinished | None = None,
         callback: Callback | None = None,
     ) -> Solution:
-        """Samples of the given ids, from their priors or from where they were left; collective over `comm`.
+        """Draw the samples with the given ids, or continue them from `resume`; collective over `comm`.
 
-        The ranks of `comm` share the time axis. Raises Stopped when the callback ends the work.
+        The ranks of `comm` share the time axis. Raises ScoreError on every rank when the score fails on any, and Stopped when
+        the callback ends the work.
         """
         first = self.prior_states(samples)
         return solve(

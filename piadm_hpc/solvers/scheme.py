@@ -1,4 +1,4 @@
-"""What a sampler solves, a chain of steps or the points of the flow, behind one protocol; and what solves its blocks."""
+"""Protocols of what a sampler solves (a chain of steps, or the points of a flow) and of what solves its blocks."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Scheme(Protocol):
 
     @property
     def basis(self) -> Basis | None:
-        """The basis of tables with several shells."""
+        """The basis whose shells the tables refer to; None where the tables are the same for all coordinates."""
         ...
 
     @property
     def t(self) -> Tensor:
-        """Times of the points, the score's own."""
+        """Times of the points, as the score expects them."""
         ...
 
     @property
@@ -53,17 +53,17 @@ class Scheme(Protocol):
 
     @property
     def sequential_rounds(self) -> int | None:
-        """Calls of the score that follow one another without sweeps; None where only sweeps solve the scheme."""
+        """Number of sequential score calls without sweeps; None where only sweeps solve the scheme."""
         ...
 
     @property
     def knows_levels(self) -> bool:
-        """Whether signal and noise of what the score reads are known."""
+        """Whether the signal and noise levels of the score's input are known."""
         ...
 
     @property
     def needs_reference(self) -> bool:
-        """Whether its tables mean something in the basis, or about the mean, of one reference alone."""
+        """Whether the tables are valid only with one reference, because they refer to its shells or its mean."""
         ...
 
     @property
@@ -77,7 +77,7 @@ class Scheme(Protocol):
         ...
 
     def entry(self) -> tuple[Tensor, Tensor]:
-        """Signal [c] and spread [c, c] of the first state."""
+        """Return the signal [c] and the spread [c, c] of the first state."""
         ...
 
 
@@ -87,13 +87,16 @@ class BlockSolver(Protocol):
     problem: Any
 
     def blocks(self) -> list[Block]:
-        """The blocks, in order."""
+        """Return the blocks, in order."""
         ...
 
     def solve(
         self, block: Block, state: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
     ) -> tuple[Tensor, BlockSolution]:
-        """States [samples, c, d] at a block's end from those at its start; `carried` [samples] bounds the errors of these."""
+        """Solve a block from the states [samples, c, d] at its start, whose errors `carried` [samples] bounds.
+
+        Returns the states [samples, c, d] at its end, and the block's solution with its costs.
+        """
         ...
 
     def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
@@ -104,9 +107,9 @@ class BlockSolver(Protocol):
         ...
 
     def state(self, end: Tensor) -> Tensor:
-        """States [samples, c, d] of the ends that a block's solution holds."""
+        """Return the states [samples, c, d] that the `end` of a block's solution stands for."""
         ...
 
     def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> BlockSolver:
-        """The same score with another chain and another stream of noise."""
+        """Return the solver of another chain with the same score; it draws its noise from another stream."""
         ...

@@ -1,4 +1,4 @@
-"""The chain step by step: the oracle of every parallel solver, and the finish of samples that did not converge."""
+"""The sequential solver: the oracle of every parallel solver, and the finish of samples that did not converge."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .solution import BlockSolution, Interrupted, ShouldStop
 def run_steps(
     problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int], *, should_stop: ShouldStop | None = None
 ) -> Tensor:
-    """Steps start .. stop-1 of the chain from coordinates z [samples, c, n] of point `start`.
+    """Take the steps start .. stop-1 of the chain from coordinates z [samples, c, n] at point `start`.
 
-    Raises ScoreError when the score fails, and Interrupted when the work is ended on request between two steps.
+    Raises ScoreError when the score fails, and Interrupted when `should_stop` ends the work between two steps.
     """
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):

@@ -1,4 +1,4 @@
-"""What solvers give back: blocks and samples that are done, what they cost, and what is kept of those that are not."""
+"""Results of the solvers: solutions of blocks and of whole chains with their costs, and states to continue from."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class BlockSolution:
-    """End states [samples, c, n] in coordinates and, per sample, sweeps, residual, status, calls and sequential steps.
+    """The solution of one block, per sample.
 
-    `residual` bounds the error of the end state against the chain step by step, in units of the data's scale.
+    Attributes:
+        end: end states in coordinates, [samples, c, n].
+        sweeps: number of sweeps, [samples].
+        residual: bound on the error of the end state relative to the chain solved step by step, in units of the data's
+            scale.
+        status: how the sample ended, a `Status`.
+        calls: number of network calls (NFE).
+        sequential_steps: number of steps taken one after the other.
     """
 
     end: Tensor
@@ -39,17 +46,17 @@ class BlockSolution:
 
     @classmethod
     def unsolved(cls, first: Tensor, num_samples: int) -> BlockSolution:
-        """A solution still to be filled in, for states like `first` [samples, c, n]."""
+        """Return a solution that is still to be filled in, for states like `first` [samples, c, n]."""
         counts = [torch.zeros(num_samples, dtype=torch.long) for _ in range(4)]
         residual = torch.full((num_samples,), float("inf"), dtype=torch.float64)
         return cls(torch.empty_like(first), counts[0], residual, counts[1], counts[2], counts[3])
 
     def of(self, samples: Sequence[int]) -> BlockSolution:
-        """The same for some of the samples."""
+        """Return the solution of the samples at the given positions."""
         return BlockSolution(**{field.name: getattr(self, field.name)[list(samples)] for field in fields(self)})
 
     def after(self, other: BlockSolution) -> BlockSolution:
-        """This block and another one before it as one: costs add up, the worse status and the later bound stay."""
+        """Join this block with another one before it: costs add up; the worse status and this block's bound remain."""
         return BlockSolution(
             self.end,
             self.sweeps + other.sweeps,
@@ -60,12 +67,12 @@ class BlockSolution:
         )
 
 
-# asked between two calls of the network with the number of finished samples; true ends the work there; collective
+# called between two network calls with the number of finished samples; it returns true to end the work there; collective
 ShouldStop = Callable[[int], bool]
 
 
 class Interrupted(Exception):
-    """The work on a block was ended on request: `solution` describes the samples at the positions `done`, the others are lost."""
+    """The work on a block was ended on request; `solution` holds the samples at the positions `done`, and the others are lost."""
 
     def __init__(self, done: Sequence[int], solution: BlockSolution):
         super().__init__(f"interrupted with {len(done)} samples done")
@@ -74,13 +81,20 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Solution:
-    """End states x [samples, *event] and what they cost, per sample and block.
+    """The samples at the end of a chain, and what they cost.
 
-    `sweeps`, `residual`, `status`, `sequential_steps` [samples, blocks] describe the blocks; the corrector after a block
-    adds to `rounds` and `calls` [samples], and the worse of both is the block's `status`. `calls` are network function
-    evaluations (NFE); a round is one of them that has to wait for the one before it, so `rounds` is the sequential NFE.
-    `residual` bounds the error of the block's end against the chain step by step. `converged` [samples]: every block met its
-    tolerance by itself (a fixed depth has none to meet). `state` holds all channels, [samples, c, *event].
+    The corrector after a block adds to `rounds` and `calls`, and the worse status of both counts for the block.
+
+    Attributes:
+        x: the samples, [samples, *event].
+        state: the samples with all channels, [samples, c, *event].
+        rounds: sequential NFE, [samples]: the network calls that had to wait for the one before them.
+        calls: NFE, the number of network function evaluations, [samples].
+        sweeps: number of sweeps, [samples, blocks].
+        residual: bound on the error of a block's end relative to the chain solved step by step, in units of the data's
+            scale, [samples, blocks].
+        status: how each block ended, a `Status`, [samples, blocks].
+        sequential_steps: number of steps taken one after the other, [samples, blocks].
     """
 
     x: Tensor
@@ -94,12 +108,12 @@ class Solution:
 
     @property
     def converged(self) -> Tensor:
-        """Whether each sample met its tolerance by itself, [samples]."""
+        """Whether all blocks of a sample converged in sweeps, [samples]; a fixed depth counts as converged."""
         return (self.status <= int(Status.DEPTH_REACHED)).all(dim=1)
 
     @classmethod
     def of(cls, state: Tensor, event_shape: tuple[int, ...], blocks: Sequence[BlockSolution], extra: Tensor) -> Solution:
-        """From states [samples, c, d], what the blocks said, and the correctors' rounds and calls [2, samples]."""
+        """Join the blocks' solutions, for end states [samples, c, d], and add the correctors' rounds and calls [2, samples]."""
         costs = costs_of(blocks)
         return cls(
             x=state[:, 0].reshape(-1, *event_shape),
@@ -115,10 +129,12 @@ class Solution:
 
 @dataclass(frozen=True)
 class Unfinished:
-    """Samples at the end of a block, from which `solve` can go on later, on any ranks.
+    """Samples at the end of a block, from which `solve` can continue later, on any number of ranks.
 
-    `state` [samples, c, d]; `costs` hold BLOCK_COSTS [samples, blocks] of the blocks behind; `extra` [2, samples] the rounds
-    and calls of correctors.
+    Attributes:
+        state: states at the end of the block, [samples, c, d].
+        costs: the arrays BLOCK_COSTS [samples, blocks] of the finished blocks.
+        extra: rounds and calls of the correctors, [2, samples].
     """
 
     state: Tensor
@@ -127,7 +143,7 @@ class Unfinished:
 
     @property
     def blocks(self) -> list[BlockSolution]:
-        """What the finished blocks said of themselves."""
+        """The solutions of the finished blocks, with the present state as their end."""
         return [
             BlockSolution(end=self.state, **{name: self.costs[name][:, k] for name in BLOCK_COSTS})
             for k in range(self.costs["sweeps"].shape[1])
@@ -135,7 +151,7 @@ class Unfinished:
 
 
 class Stopped(Exception):
-    """`solve` was ended on request. The samples at the positions `done` are finished; `solution` is None without any."""
+    """`solve` was ended on request. The samples at the positions `done` are finished; `solution` is None if there are none."""
 
     def __init__(self, done: Sequence[int], solution: Solution | None):
         super().__init__(f"stopped with {len(done)} samples done")
@@ -143,5 +159,5 @@ class Stopped(Exception):
 
 
 def costs_of(blocks: Sequence[BlockSolution]) -> dict[str, Tensor]:
-    """BLOCK_COSTS [samples, blocks]."""
+    """Stack the arrays BLOCK_COSTS of several blocks, [samples, blocks]."""
     return {name: torch.stack([getattr(block, name) for block in blocks], dim=1) for name in BLOCK_COSTS}

@@ -1,4 +1,4 @@
-"""`solve`: any chain, any score, any number of ranks. The commands use nothing else."""
+"""`solve`: the one entry to all solvers, for any chain, any score and any number of ranks."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Projection = Callable[[Tensor], Tensor]
 
 
 class Callback(Protocol):
-    """Told of a solution while it is made; the methods are collective over the ranks that share it."""
+    """Hooks that `solve` calls while it works; they are collective over the ranks that share the samples."""
 
     def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
-        """A block is done; `solve` can go on from `unfinished` later."""
+        """Receive the result of a block that has just ended; `solve` can continue from `unfinished` later."""
         ...
 
     def should_stop(self, done: int) -> bool:
-        """Whether to end the work between two calls of the network, now that `done` samples are finished."""
+        """Return whether to end the work here, between two network calls; `done` samples are finished."""
         ...
 
 
@@ -52,24 +52,24 @@ def solve(
     resume: Unfinished | None = None,
     callback: Callback | None = None,
 ) -> Solution:
-    """Carry states from a chain's first point to its last; collective over `comm`, whose ranks share the points.
+    """Solve a chain from its first point to its last; collective over `comm`, whose ranks share the points.
 
     Args:
         chain: the steps, or the points of the flow.
-        score: called as score(x [rows, *event], t [rows]) with at most `options.model_batch` rows.
+        score: called as score(x [rows, *event], t [rows]), with at most `options.model_batch` rows.
         x0: first states [samples, *event], float32 or float64.
         options: how to solve; the default sweeps until errors are below 1e-2.
         momentum: the other channels of chains that have them, [samples, *event] or [samples, c-1, *event]; default zero.
         noise: a Noise, or the draws themselves [steps, samples, *event].
         reference: the Gaussian that preconditions sweeps and gives their first path.
         comm: the ranks that share the time axis; default: this process alone.
-        samples: ids of the samples, which name their noise; default 0, 1, ...
-        project: maps states [rows, *event] to the subspace that all of them lie in (a mask, a fixed centre of mass); linear.
-        resume: states at the end of a block, as a callback was given them, to go on from.
-        callback: told of the end of every block, and asked whether to stop.
+        samples: ids of the samples, which select their noise; default 0, 1, ...
+        project: maps states [rows, *event] to the linear subspace that all of them lie in (a mask, a fixed centre of mass).
+        resume: states at the end of a block to continue from, as `callback.block_ended` received them.
+        callback: receives the result of every block, and decides whether to stop.
 
     Raises:
-        ValueError: for arguments that do not fit, all at once, before any call of the score.
+        ValueError: for arguments that do not fit together; all mistakes at once, before any call of the score.
         ScoreError: on every rank, when the score fails on any.
         Stopped: when the callback ends the work.
     """
@@ -83,7 +83,7 @@ def solve(
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
     solver = block_solver(chain, evaluator, source, reference, options, comm, like=x0.flatten(1))
     blocks = solver.blocks()
-    # with one block, and nothing after it, what leaves the block is finished
+    # samples that leave a block are finished only if nothing follows it
     alone = len(blocks) == 1 and options.corrector is None
     should_stop = None if callback is None else callback.should_stop if alone else _of_blocks(callback)
     state, results, extra = (
@@ -112,20 +112,20 @@ def solve(
 
 
 def _of_blocks(callback: Callback) -> ShouldStop:
-    """For blocks that are not the last: no sample that leaves one is finished."""
+    """Report no finished samples for blocks that others follow, because a sample that leaves such a block is not finished."""
     return lambda _: callback.should_stop(0)
 
 
-def _stopped(done: list[int], found: BlockSolution, solver: BlockSolver, event_shape: tuple[int, ...]) -> Stopped:
-    """The samples that left the only block there is."""
+def _stopped(done: list[int], solution: BlockSolution, solver: BlockSolver, event_shape: tuple[int, ...]) -> Stopped:
+    """Build the exception with the samples that left the only block."""
     if not done:
         return Stopped([], None)
-    nothing = torch.zeros(2, len(done), dtype=torch.long)
-    return Stopped(done, Solution.of(solver.state(found.end), event_shape, [found], nothing))
+    extra = torch.zeros(2, len(done), dtype=torch.long)
+    return Stopped(done, Solution.of(solver.state(solution.end), event_shape, [solution], extra))
 
 
 def _state(x0: Tensor, momentum: Tensor | None, channels: int) -> Tensor:
-    """Channels [samples, c, d]: position, then the others or zeros."""
+    """Join position and momentum to states [samples, c, d]; channels that are not given are zero."""
     position = x0.flatten(1)[:, None]
     if momentum is None:
         return torch.cat([position, torch.zeros_like(position).expand(-1, channels - 1, -1)], dim=1)
@@ -141,7 +141,10 @@ def _corrected(
     carried: Tensor,
     should_stop: ShouldStop | None,
 ) -> tuple[Tensor, BlockSolution]:
-    """Kinetic Langevin steps at the block's last time, velocity drawn afresh: new states, and costs of all sub-blocks."""
+    """Take kinetic Langevin steps at the block's last time, from freshly drawn velocities.
+
+    Returns the new states [samples, 1, d] and the joint solution of all sub-blocks.
+    """
     problem: Problem = solver.problem
     assert options.corrector is not None
     if problem.noise is None:

@@ -3,8 +3,8 @@
     x_new[j+1] = A[j] x_new[j] + ((P[j]-A[j]) x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j] + M[j] mean)      (sweep)
 
 Each time rank owns slices of the block's points. A sweep costs one batched score call, one exclusive scan and two
-maxima; a block one broadcast more, a moving window one broadcast and one sum a sweep. After k sweeps the points up to
-k are exact whatever A is.
+maxima. A block costs one broadcast more, and a moving window one broadcast and one sum more in every sweep. After k sweeps
+the states at the points up to k are exact, whatever A is.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 from ..comm.communicator import Communicator
 from ..theory.grid import Block
 from .distribution import Rows
+from .finish import SequentialFinish
 from .flight import Flight
 from .options import Options
 from .problem import Problem
-from .sequential import run_steps
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
 from .tolerance import SAFETY, Motion, Verdict, judge
 from .trajectory import Trajectory
@@ -30,9 +30,9 @@ from .window import Window
 
 
 class PicardSolver:
-    """The iteration on one rank: samples enter slots, are swept until they are done, and leave.
+    """Solves a block on one rank: samples enter slots, are swept until they are done, and leave.
 
-    Baselines replace single parts of it: `_update` makes the next path, `_judge` says who is done.
+    Baselines override single parts: `_update` computes the next path, and `_judge` decides which samples are done.
     """
 
     keep_scores = False
@@ -63,34 +63,37 @@ class PicardSolver:
         self.trajectory = Trajectory(problem, self.rows, options, comm, slots, first, closed=closed, keep_scores=self.keep_scores)
         self.limit = min(options.sweeps or len(block), len(block))
         self.result = BlockSolution.unsolved(first, len(samples))
-        self.given_up: list[tuple[int, int, Tensor]] = []
+        self.finish = SequentialFinish(problem, block, self.samples, comm)
         self.waiting = list(range(len(samples)))
-        self.flight = self._new(self.waiting[:slots])
+        self.flight = self._start(self.waiting[:slots])
         self._enter(torch.arange(slots))
 
     def run(self) -> BlockSolution:
-        """Sweep until every sample is done. Raises ScoreError on every rank when the score fails on any, and Interrupted."""
+        """Sweep until every sample is done; collective.
+
+        Raises ScoreError on every rank when the score fails on any, and Interrupted when `should_stop` ends the work.
+        """
         while len(self.flight.index):
-            self._look()
+            self._check_stop()
             motion = self._evaluate()
             self._update()
             self._move()
             self._retire(self._judge(motion))
-        self._finish_sequentially()
+        self.finish.run(self.result, self.carried, self._check_stop)
         self.result.end.copy_(self.comm.bcast(self.result.end, self.comm.size - 1))
         return self.result
 
-    def _look(self) -> None:
-        """End here if that is asked for, with the samples that are done by themselves."""
+    def _check_stop(self) -> None:
+        """Raise Interrupted, with the samples that are done, if a stop was requested."""
         if self.should_stop is None:
             return
-        at_work = {*self.waiting, *self.flight.index.tolist(), *(index for index, _, _ in self.given_up)}
-        done = [index for index in range(len(self.samples)) if index not in at_work]
+        open_samples = {*self.waiting, *self.flight.index.tolist(), *self.finish.indices}
+        done = [index for index in range(len(self.samples)) if index not in open_samples]
         if self.should_stop(len(done)):
-            found = self.result.of(done)
-            raise Interrupted(done, replace(found, end=self.comm.bcast(found.end, self.comm.size - 1)))
+            solution = self.result.of(done)
+            raise Interrupted(done, replace(solution, end=self.comm.bcast(solution.end, self.comm.size - 1)))
 
-    def _new(self, index: list[int]) -> Flight:
+    def _start(self, index: list[int]) -> Flight:
         start, age = torch.full((len(index),), self.block.start), torch.zeros(len(index), dtype=torch.long)
         high = self.window.reach(self.block, start, age)
         return Flight.of(index, self.block.start, high, len(self.block), whole=not self.window.slides)
@@ -101,40 +104,29 @@ class PicardSolver:
         self.trajectory.enter(slots, self.first[index], [self.samples[i] for i in index])
 
     def _evaluate(self) -> Motion:
-        """Scores at the open points of all ranks, and what the sweep saw there."""
+        """Evaluate the score at the open points of all ranks; returns what the sweep measured there."""
         flight, evaluator = self.flight, self.problem.evaluator
-        names = [self.samples[i] for i in flight.index]
-        motion = Motion.empty(len(self.block), len(names))
-        evaluator.together(self.comm, partial(self.trajectory.evaluate, flight, names, motion, self.block.start))
-        flight.reached = torch.maximum(flight.reached, flight.high)
-        flight.age = flight.age + 1
-        flight.swept = torch.where(flight.whole, flight.swept + 1, flight.swept)
-        flight.exact = torch.where(flight.low <= flight.exact, flight.exact + 1, flight.exact)
+        samples = [self.samples[i] for i in flight.index]
+        motion = Motion.empty(len(self.block), len(samples))
+        evaluator.together(self.comm, partial(self.trajectory.evaluate, flight, samples, motion, self.block.start))
+        flight.count_sweep()
         self.result.calls[flight.index] += flight.high - flight.low
         self.result.sweeps[flight.index] = flight.age
         low, high = int(flight.low.min()) - self.block.start, int(flight.high.max()) - self.block.start
-        seen = self.comm.max(torch.nan_to_num(motion.stacked()[:, low:high], nan=float("inf"), posinf=float("inf")))
-        return motion.filled(low, seen)
+        shared = self.comm.max(torch.nan_to_num(motion.stacked()[:, low:high], nan=float("inf"), posinf=float("inf")))
+        return motion.filled(low, shared)
 
     def _update(self) -> None:
-        """Pass through the steps with the new increments."""
-        flight, block = self.flight, self.block
-        if self.trajectory.remainder is not None:
-            self._share_remainder()
-            self.trajectory.extend(flight.reached, self.window.reach(block, flight.high, flight.age))
-        ahead = self.window.reach(block, flight.high, flight.age)
-        self.trajectory.propagate(int(ahead.max()), min(int(flight.low.min()), block.stop - 1))
-
-    def _share_remainder(self) -> None:
-        """The remainder at the last open point, from the rank that owns it."""
-        remainder = self.trajectory.remainder
-        assert remainder is not None
-        mine = torch.tensor([self.rows.owner(int(j) - 1) == self.comm.rank for j in self.flight.high])
-        remainder[~mine] = 0
-        remainder.copy_(self.comm.sum(remainder))
+        """Propagate the path with the new increments."""
+        flight, trajectory = self.flight, self.trajectory
+        ahead = self.window.reach(self.block, flight.high, flight.age)
+        if trajectory.remainder is not None:
+            trajectory.share_remainder(flight.high)
+            trajectory.extend(flight.reached, ahead)
+        trajectory.propagate(int(ahead.max()), min(int(flight.low.min()), self.block.stop - 1))
 
     def _move(self) -> None:
-        """The points open to the next sweep: all that are not exact, those that a fixed depth leaves, or a window's."""
+        """Choose the points that the next sweep evaluates: those not exact yet, or those of the window or fixed depth."""
         flight, block = self.flight, self.block
         if self.options.tol is None:
             flight.low = torch.maximum(self.window.settled(block, flight.age, self.limit), flight.exact)
@@ -146,7 +138,7 @@ class PicardSolver:
             self._slide()
 
     def _slide(self) -> None:
-        """Windows pass the points whose states the last sweep left where they were; past the last point all open again."""
+        """Move windows over the points whose states have settled; a window that passes the last point opens all again."""
         flight, block = self.flight, self.block
         low, high = int(flight.low[~flight.whole].min()), int(flight.high[~flight.whole].max())
         moved = self.comm.max(torch.nan_to_num(self.trajectory.moves(low, high), nan=float("inf")))
@@ -162,56 +154,42 @@ class PicardSolver:
             self.trajectory.rewind()
 
     def _judge(self, motion: Motion) -> Verdict:
-        """Who is done, by the bound on the error of the end."""
+        """Decide which samples are done, by the bound on the error of their end states."""
         own = torch.finfo(self.first.dtype).eps
         precision = max(self.problem.evaluator.resolution, own)
         share = 1.0 if self.window.moves else 1 / (len(self.problem.chain.edges) - 1)
-        carried = self.carried[self.flight.index]
+        carried, windowed = self.carried[self.flight.index], self.window.slides
         return judge(
-            motion,
-            self.flight,
-            self.block,
-            self.options,
-            carried,
-            share=share,
-            windowed=self.window.slides,
-            precision=precision,
-            staircase=precision - own,
-        )
+            motion, self.flight, self.block, self.options, carried,
+            share=share, windowed=windowed, precision=precision, staircase=precision - own,
+        )  # fmt: skip
 
     def _retire(self, verdict: Verdict) -> None:
-        """Record the samples that are done and keep the exact state of those that are given up; others take their slots."""
+        """Record the samples that are done, and queue those that are given up for the sequential finish."""
         self.result.residual[self.flight.index] = verdict.bound
-        for slot in (verdict.status == int(Status.FINISHED_SEQUENTIALLY)).logical_and(verdict.done).nonzero()[:, 0].tolist():
-            self._give_up(slot)
+        given_up = verdict.done & (verdict.status == int(Status.FINISHED_SEQUENTIALLY))
+        for slot in given_up.nonzero()[:, 0].tolist():
+            point = self._exact(slot)
+            self.finish.add(int(self.flight.index[slot]), point, self.trajectory.state(point, slot))
         self._leave(verdict.done, verdict.status)
 
-    def _give_up(self, slot: int) -> None:
-        """Keep a sample's furthest exact state, to be finished step by step from there."""
-        point = self._exact(slot)
-        owner = self.rows.owner(point)
-        state = self.trajectory.first[slot].clone()
-        if owner == self.comm.rank:
-            state = self.trajectory.z[self.rows.points.index(point), slot].clone()
-        self.given_up.append((int(self.flight.index[slot]), point, self.comm.bcast(state, owner)))
-
     def _exact(self, slot: int) -> int:
-        """The last point whose state is the chain's own."""
+        """The last point whose state equals the chain's own."""
         return int(self.flight.exact[slot])
 
     def _leave(self, done: Tensor, status: Tensor) -> None:
-        """Samples leave their slots; waiting ones take them, and slots nobody waits for are closed."""
+        """Free the slots of samples that are done; waiting samples enter them, and the remaining free slots are removed."""
         if not bool(done.any()):
             return
         flight = self.flight
         self.result.end[flight.index[done]] = self.trajectory.end[done]
         self.result.status[flight.index[done]] = status[done]
         free = done.nonzero()[:, 0]
-        taken = free[: len(self.waiting)]
-        if len(taken):
-            flight.put(taken, self._new(self.waiting[: len(taken)]))
-            self._enter(taken)
-        closed = free[len(taken) :]
+        refilled = free[: len(self.waiting)]
+        if len(refilled):
+            flight.put(refilled, self._start(self.waiting[: len(refilled)]))
+            self._enter(refilled)
+        closed = free[len(refilled) :]
         if len(closed):
             kept = torch.ones(len(flight.index), dtype=torch.bool)
             kept[closed] = False
@@ -219,24 +197,5 @@ class PicardSolver:
             self._keep(kept)
 
     def _keep(self, kept: Tensor) -> None:
-        """Only some of the slots."""
+        """Keep only the slots of the mask `kept`; baselines add their own arrays."""
         self.trajectory.keep(kept)
-
-    def _finish_sequentially(self) -> None:
-        """The rest of the chain step by step for samples that were given up, on the rank that broadcasts the ends."""
-        while self.given_up:
-            index, point, state = self.given_up[0]
-            steps = self.block.stop - point
-            for j in range(point, self.block.stop):
-                self._look()
-                state = self.problem.evaluator.together(self.comm, partial(self._step, index, j, state))
-            self.given_up.pop(0)
-            self.result.sequential_steps[index] = steps
-            self.result.calls[index] += steps
-            self.result.residual[index] = self.carried[index]
-            self.result.end[index] = state
-
-    def _step(self, index: int, j: int, state: Tensor) -> Tensor:
-        if self.comm.rank + 1 < self.comm.size:
-            return state
-        return run_steps(self.problem, state[None], j, j + 1, [self.samples[index]])[0]

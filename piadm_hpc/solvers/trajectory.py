@@ -11,9 +11,10 @@ from torch import Tensor
 from ..comm.communicator import Communicator
 from ..theory.chain import affine, expand_rows
 from .distribution import Rows
+from .first_path import operator_path, reference_path
 from .flight import Flight
-from .guess import Guess
 from .options import Options
+from .prediction import Predictor
 from .problem import Problem
 from .recurrence import Recurrence
 from .tolerance import Motion
@@ -24,8 +25,8 @@ Slots = slice | Tensor
 class Trajectory:
     """States `z`, their last moves, increments `b` and draws, [points, slots, c, n], at this rank's points.
 
-    The path follows its increments, z[j+1] = A z[j] + b[j], whatever they were taken at. Window and front leave points
-    closed at first: there the guess stands in for the score, with the remainder [slots, n] of the last open point.
+    The path satisfies z[j+1] = A z[j] + b[j], whatever states the increments were evaluated at. Points ahead of a window are
+    closed at first: there the predictor replaces the score, with the remainder [slots, n] of the last open point.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class Trajectory:
         shape = (len(rows.points), slots, *like.shape[1:])
         self.z, self.move, self.b = like.new_zeros(shape), like.new_zeros(shape), like.new_zeros(shape)
         self.draws = like.new_zeros(shape) if problem.has_draws else None
-        self.guess = None if problem.guess is None else Guess(problem, problem.guess)
-        self.remainder = like.new_zeros(slots, like.shape[-1]) if closed and self.guess is not None else None
+        self.predictor = None if problem.prediction is None else Predictor(problem, problem.prediction)
+        self.remainder = like.new_zeros(slots, like.shape[-1]) if closed and self.predictor is not None else None
         self.scores = like.new_zeros(*shape[:2], problem.chain.reads, shape[-1]) if keep_scores else None
         self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
         self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
@@ -54,7 +55,7 @@ class Trajectory:
         self.base: tuple[int, Tensor] = (0, self.first)
 
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
-        """Samples take slots: their draws, and a first path, which costs no call of the score; collective."""
+        """Give slots to new samples: draw their noise and set their first path, which costs no call; collective."""
         own = contiguous(slots)
         self.first[own] = self.end[own] = first
         self.move[:, own] = self.b[:, own] = 0
@@ -66,132 +67,122 @@ class Trajectory:
             if self.draws is not None:
                 self.draws[local, own] = self.problem.draws(j, samples, first)
         if self.options.operator is not None:
-            self._predicted_path(own, first)
+            for local, states in operator_path(self.problem, self.options.operator, self.rows, first).items():
+                self.z[local, own] = states
         elif self.problem.reference is not None and self.options.start != "constant":
-            self._guessed_path(own, first)
+            self._follow_reference(own, first)
 
-    def _predicted_path(self, own: Slots, first: Tensor) -> None:
-        """The operator's states at this rank's points but the first of the block, which is known."""
-        assert self.options.operator is not None
-        basis, later = self.problem.basis, [j for j in self.rows.points if j > self.rows.start]
-        path = self.options.operator(basis.synthesise(first), later)
-        wanted = (len(later), *basis.synthesise(first).shape)
-        if path.shape != wanted:
-            raise ValueError(f"the operator gave a path of shape {tuple(path.shape)}; it must be {wanted}")
-        for j, states in zip(later, path, strict=True):
-            self.z[self.rows.points.index(j), own] = basis.analyse(self.problem.evaluator.project(states.to(first)))
-
-    def _guessed_path(self, own: Slots, first: Tensor) -> None:
-        """The reference's own path from the first state with the chain's draws."""
-        problem, guess = self.problem, self.problem.guess
-        assert guess is not None
-        scan = self.scan if guess is problem.linear else Recurrence(guess, problem.basis, self.rows, self.comm)
-        # what the guess's score adds to its own linear part does not depend on the state
-        nothing = torch.zeros_like(first)
-        b = self.b[:, own]
-        for local, j in enumerate(self.rows.points):
-            draws = None if self.draws is None else self.draws[local, own]
-            problem.step(b[local], draws, j, nothing, self._guessed(j, own, nothing))
-        z, end = self.z[:, own], self.end[own]
-        scan(first, b, z, end, range(self.rows.count))
+    def _follow_reference(self, own: Slots, first: Tensor) -> None:
+        """Start from the reference's own path."""
+        problem, predictor = self.problem, self.predictor
+        assert predictor is not None
+        same = predictor.linear is problem.linear
+        scan = self.scan if same else Recurrence(predictor.linear, problem.basis, self.rows, self.comm)
+        draws = None if self.draws is None else self.draws[:, own]
+        remainder = None if self.remainder is None else self.remainder[own]
+        z, b, end = self.z[:, own], self.b[:, own], self.end[own]
+        reference_path(predictor, scan, self.rows, first, draws, remainder, z=z, b=b, end=end)
         self.z[:, own], self.end[own] = z, end
-        # increments belong to the linear part of the sweeps
-        self.b[:, own] = b if guess is problem.linear else 0
-
-    def _guessed(self, j: int, own: Slots, z: Tensor) -> Tensor:
-        """The guess's score with the remainder, in coordinates [slots, k, n]."""
-        assert self.guess is not None
-        return self.guess.score(j, z, None if self.remainder is None else self.remainder[own])
+        # sweeps can use these increments only if they belong to the same linear part
+        self.b[:, own] = b if same else 0
 
     def evaluate(self, flight: Flight, samples: Sequence[int], motion: Motion, start: int) -> None:
-        """Scores at the open points, at most `max_rows` rows a call; increments, and what the sweep saw into `motion`.
+        """Evaluate the score at the open points, at most `max_rows` rows a call, and update the increments there.
 
-        `samples` are the names of the slots' samples. Raises ScoreError for scores that are not finite.
+        `samples` are the ids of the slots' samples. What the sweep measured at each step is written into `motion`, whose first
+        point is `start`. Raises ScoreError for scores that are not finite.
         """
         evaluator = self.problem.evaluator
-        open_points = (self.points[:, None] >= flight.low) & (self.points[:, None] < flight.high)
-        pairs = open_points.nonzero()
+        pairs = ((self.points[:, None] >= flight.low) & (self.points[:, None] < flight.high)).nonzero()
         num_rows = evaluator.max_rows or max(1, len(pairs))
         for begin in range(0, len(pairs), num_rows):
             local, slot = pairs[begin : begin + num_rows].T
             points = self.points[local]
             z, t = self.z[local, slot], self.times[points.to(self.times.device)]
-            score = evaluator(self.problem.read(points, z), t)
-            kick = self.problem.basis.analyse(score)
-            seen = self._increments(local, slot, z, kick)
-            # what moved a point before it was evaluated is not its last move
-            seen[1:3, points >= flight.reached[slot]] = 0
-            if not bool(torch.isfinite(seen).all()):
-                evaluator.check(score, t, [samples[int(s)] for s in slot])
-            for part, row in zip(fields(motion), seen, strict=True):
+            output = evaluator(self.problem.read(points, z), t)
+            score = self.problem.basis.analyse(output)
+            measured = self._increments(local, slot, z, score)
+            # a point that was never evaluated has no last move: what moved it before does not count
+            measured[1:3, points >= flight.reached[slot]] = 0
+            if not bool(torch.isfinite(measured).all()):
+                evaluator.check(output, t, [samples[int(s)] for s in slot])
+            for part, row in zip(fields(motion), measured, strict=True):
                 getattr(motion, part.name)[points - start, slot] = row
             if self.remainder is not None:
-                self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, kick)
+                self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, score)
 
-    def _increments(self, local: Tensor, slot: Tensor, z: Tensor, kick: Tensor) -> Tensor:
-        """New increments of some steps, and the parts of Motion there: [4, rows]."""
+    def _increments(self, local: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> Tensor:
+        """Update the increments of some steps; returns the parts of Motion there, [4, rows]."""
         problem, scale = self.problem, self.options.scale
         points, before, move = self.points[local], self.b[local, slot], self.move[local, slot]
         draws = None if self.draws is None else self.draws[local, slot]
-        b, lifted = problem.increment(draws, points, z, kick)
+        b, lifted = problem.increment(draws, points, z, score)
         self.b[local, slot] = b
         if self.scores is not None:
-            self.scores[local, slot] = kick
+            self.scores[local, slot] = score
         change = b - before
         carried = affine(torch.empty_like(move), None, expand_rows(problem.basis, problem.linear.A[points], move), move)
         defect, moved, grown = (problem.size(part, scale) for part in (change, move, carried.add_(change)))
         return torch.stack([defect, moved, grown, problem.size(z, scale) + problem.size(lifted, scale)])
 
-    def _keep_remainder(self, last: Tensor, points: Tensor, slot: Tensor, z: Tensor, kick: Tensor) -> None:
-        """What the network adds to the guess at the last open points, for those behind them."""
-        assert self.guess is not None and self.remainder is not None
+    def _keep_remainder(self, last: Tensor, points: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> None:
+        """Keep the remainder of the network at the last open points, for the closed points behind them."""
+        assert self.predictor is not None and self.remainder is not None
         for row in last.nonzero()[:, 0].tolist():
             here = slice(row, row + 1)
-            self.remainder[slot[here]] = self.guess.remainder(int(points[row]), z[here], kick[here])
+            self.remainder[slot[here]] = self.predictor.remainder(int(points[row]), z[here], score[here])
+
+    def share_remainder(self, high: Tensor) -> None:
+        """Send the remainder at the last open points, high - 1, from the ranks that own them to all; collective."""
+        assert self.remainder is not None
+        mine = torch.tensor([self.rows.owner(int(j) - 1) == self.comm.rank for j in high])
+        self.remainder[~mine] = 0
+        self.remainder.copy_(self.comm.sum(self.remainder))
 
     def extend(self, reached: Tensor, high: Tensor) -> None:
-        """Increments at points not yet evaluated, from the ends `reached` of those that were up to `high`, by the guess."""
-        if self.remainder is None:
+        """Predict the increments at points reached .. high-1 [slots], which were never evaluated."""
+        if self.remainder is None or self.predictor is None:
             return
         for local, j in enumerate(self.rows.points):
             slots = ((reached <= j) & (high > j)).nonzero()[:, 0]
             if len(slots):
                 z = self.z[local, slots]
                 draws = None if self.draws is None else self.draws[local, slots]
-                guessed = self._guessed(j, slots, z)
-                points = torch.full((len(slots),), j)
-                self.b[local, slots], _ = self.problem.increment(draws, points, z, guessed)
+                score = self.predictor.score(j, z, self.remainder[slots])
+                self.b[local, slots], _ = self.problem.increment(draws, torch.full((len(slots),), j), z, score)
 
-    def propagate(self, high: int, next_low: int) -> range:
-        """The recurrence up to point `high`; the next one has nothing new before `next_low`. Collective.
-
-        Returns the local indices of the points that it passed.
-        """
+    def propagate(self, high: int, next_low: int) -> None:
+        """Run the recurrence up to point `high`; the next one changes nothing before `next_low`. Collective."""
         row, state = self.base
         span = range(row, self.rows.spanning(next_low, high).stop)
-        passed = range(self.rows.local(span[0]).start, self.rows.local(span[-1]).stop)
-        here = slice(passed.start, passed.stop)
+        here = slice(self.rows.local(span[0]).start, self.rows.local(span[-1]).stop)
         torch.neg(self.z[here], out=self.move[here])
         starts = self.scan(state, self.b, self.z, self.end, span)
         self.move[here] += self.z[here]
         ahead = min((next_low - self.rows.start) // self.rows.length - row, len(starts) - 1)
         self.base = (row + ahead, starts[ahead])
-        return passed
 
     def rewind(self) -> None:
-        """Begin the next recurrence at the block's first point again."""
+        """Let the next recurrence begin at the block's first point again."""
         self.base = (0, self.first)
 
     def moves(self, low: int, high: int) -> Tensor:
-        """How far the last recurrence moved the states of points low .. high-1, zero at other ranks': [high - low, slots]."""
+        """Sizes [high - low, slots] of the last moves at points low .. high-1; zero at the points of other ranks."""
         sizes = torch.zeros(high - low, self.z.shape[1], dtype=torch.float64)
         local = ((self.points >= low) & (self.points < high)).nonzero()[:, 0]
         if len(local):
             sizes[self.points[local] - low] = self.problem.size(self.move[contiguous(local)], self.options.scale)
         return sizes
 
+    def state(self, point: int, slot: int) -> Tensor:
+        """The state [c, n] of one slot at a point, from the rank that owns the point; collective."""
+        owner, state = self.rows.owner(point), self.first[slot].clone()
+        if owner == self.comm.rank:
+            state = self.z[self.rows.points.index(point), slot].clone()
+        return self.comm.bcast(state, owner)
+
     def keep(self, kept: Tensor) -> None:
-        """Only some of the slots, one array after another, so that each old array is gone before the next copy is made."""
+        """Keep only the slots of the mask `kept`. Each old array is freed before the next one is copied."""
         self.first, self.end = self.first[kept], self.end[kept]
         self.base = (self.base[0], self.base[1][kept])
         self.z = self.z[:, kept]
@@ -207,7 +198,7 @@ def bytes_held(problem: Problem, points: int, slots: int, itemsize: int, *, clos
     chain, n = problem.chain, problem.basis.num_coords
     arrays = 4 if problem.has_draws else 3
     numbers = slots * n * chain.channels * (points * arrays + 2)
-    if closed and problem.guess is not None:
+    if closed and problem.prediction is not None:
         numbers += slots * n
     if keep_scores:
         numbers += points * slots * n * chain.reads
@@ -215,6 +206,6 @@ def bytes_held(problem: Problem, points: int, slots: int, itemsize: int, *, clos
 
 
 def contiguous(slots: Tensor) -> Slots:
-    """The same slots as a slice where they are consecutive, so that arrays are viewed instead of copied."""
+    """Return consecutive slots as a slice, so that arrays are viewed instead of copied; other slots unchanged."""
     low, high = int(slots[0]), int(slots[-1]) + 1
     return slice(low, high) if high - low == len(slots) else slots

@@ -1,1 +1,1 @@
-"""Parallel solvers of other papers, for comparison."""
+"""Baselines: parallel solvers from other papers, for comparison."""

@@ -1,4 +1,4 @@
-"""The rule by which published iterations stop: a sample is done when a sweep changes no state by more than the tolerance."""
+"""The stopping rule of published iterations: a sample is done when a sweep changes no state by more than the tolerance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..tolerance import Motion, Verdict
 
 
 def judge_by_change(motion: Motion, flight: Flight, options: Options, stop: int) -> Verdict:
-    """Who is done, by the largest move of a state in the last sweep, root mean square in units of the data's scale."""
+    """Decide which samples are done, by the largest move of a state (root mean square, in units of the data's scale)."""
     exact = flight.exact >= stop
     flight.bound = torch.where(flight.swept > 1, motion.move.max(0).values, torch.inf)
     if options.tol is None:

@@ -1,4 +1,4 @@
-"""The baselines as solvers of a block: which there are, and what each is built on."""
+"""The table of baselines, and the function that solves a block with one of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...comm.communicator import Communicator
 from ...theory.grid import Block
-from ..guess import Guess
 from ..linear import LinearPart, denoised_part, reference_part
 from ..options import Options
+from ..prediction import Predictor
 from ..problem import Problem
 from ..solution import BlockSolution, ShouldStop
 from .anderson import Anderson
@@ -34,24 +34,24 @@ def solve_with(
     comm: Communicator,
     should_stop: ShouldStop | None,
 ) -> BlockSolution:
-    """Solve a block from coordinates `first` [samples, c, n] by the baseline that the options name; collective.
+    """Solve a block from coordinates `first` [samples, c, n] with the baseline that the options name; collective.
 
-    Raises ValueError for settings a baseline cannot have, and ScoreError on every rank when the score fails on any.
+    Raises ValueError for settings that the baseline does not support, and ScoreError on every rank when the score fails on any.
     """
     if options.solver in SWEEPING:
         return SWEEPING[options.solver](problem, block, first, samples, options, comm, should_stop=should_stop).run()
-    guess = Guess(problem, _coarse_part(problem, options))
+    predictor = Predictor(problem, _coarse_part(problem, options))
     if options.solver == "parareal":
-        return Parareal(problem, block, guess, options, comm, should_stop).solve(first, samples)
-    return Chords(problem, block, guess, options, comm, should_stop).solve(first, samples)
+        return Parareal(problem, block, predictor, options, comm, should_stop).solve(first, samples)
+    return Chords(problem, block, predictor, options, comm, should_stop).solve(first, samples)
 
 
 def _coarse_part(problem: Problem, options: Options) -> LinearPart:
-    """What coarse steps follow: the denoised estimate of a call, or the Gaussian."""
+    """Choose the linear part of coarse steps: a constant denoised estimate, or the Gaussian reference."""
     chain = problem.chain
     if options.coarse == "reference":
         if problem.reference is None:
-            raise ValueError("coarse = 'reference' needs a reference")
+            raise ValueError("coarse = 'reference' needs a reference; give one, or use coarse = 'network'")
         return reference_part(chain, problem.reference)
     if chain.alpha is None or chain.reads > 1:
         raise ValueError("coarse steps hold the denoised estimate: the chain needs alpha and sigma, and a score of one field")

@@ -1,4 +1,4 @@
-"""Quasi-Newton sweeps: the linear part of every step is the diagonal of its Jacobian, from one product with a random vector."""
+"""Quasi-Newton sweeps: each step is linearised by its Jacobian's diagonal, estimated from one product with a random vector."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from ..sweep import PicardSolver
 from ..tolerance import Motion, Verdict
 from .change import judge_by_change
 
-STEP = 1e-3  # of the probe, in standard deviations of the noise
+STEP = 1e-3  # length of the probe, in standard deviations of the noise
 
 
 class Newton(PicardSolver):
-    """Sweeps with A = P + Q g R, g [samples, n] the diagonal of the score's Jacobian at the last iterate.
+    """Sweeps with A = P + Q g R, where g [samples, n] is the diagonal of the score's Jacobian at the last iterate.
 
-    quasi-DEER (Gonzalez et al. 2024, 2407.19115) with the stochastic diagonal g = v (J v), v = +-1, of 2508.18413: exact
-    where coordinates do not interact, unbiased elsewhere. J v is a difference of two calls that are made together, so a
-    round has twice the calls. g is kept between -1/sigma^2 (the denoised estimate stays) and 0 (it follows the state).
-    Works in the basis of the linear part. Raises ValueError for windows and for scores that read several fields.
+    This is quasi-DEER (Gonzalez et al. 2024, 2407.19115) with the stochastic diagonal g = v (J v), v = +-1, of 2508.18413. It is
+    exact where coordinates do not interact and unbiased elsewhere. J v is the difference of two calls, which are made in one
+    round, so a round has twice the calls. g is clamped between -1/sigma^2 (the denoised estimate is constant) and 0 (it
+    follows the state). The solver works in the basis of the linear part. Raises ValueError for windows, and for scores that
+    read several fields.
     """
 
     keep_scores = True
@@ -34,9 +35,9 @@ class Newton(PicardSolver):
         self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], options: Options, *rest: Any, **more: Any
     ):
         if options.window is not None or options.pipelined or problem.chain.reads > 1:
-            raise ValueError("newton: a block is solved whole, and its score reads one field; no window, no pipeline")
+            raise ValueError("newton: a block is solved whole, for a score that reads one field; no window, no pipeline")
         if problem.chain.sigma is None:
-            raise ValueError("newton: its probes are of the size of the noise; give the chain its alpha and sigma")
+            raise ValueError("newton: its probes are scaled by the noise; give the chain its alpha and sigma")
         super().__init__(problem, block, first, samples, options, *rest, **more)
         z = self.trajectory.z
         self.maps = z.new_zeros(*z.shape[:2], z.shape[-1], z.shape[-2], z.shape[-2])
@@ -45,7 +46,7 @@ class Newton(PicardSolver):
         return judge_by_change(motion, self.flight, self.options, self.block.stop)
 
     def _update(self) -> None:
-        """Linearise the steps that were evaluated, then pass through all of them."""
+        """Linearise the steps that were evaluated, then propagate the path through all steps."""
         open_points = torch.tensor(self.rows.points)[:, None] >= self.evaluated
         local, slot = open_points.nonzero().T
         if len(local):
@@ -54,7 +55,7 @@ class Newton(PicardSolver):
                 mine = local == index
                 if bool(mine.any()):
                     self._linearise(index, slot[mine], slopes[mine])
-        self._pass()
+        self._propagate()
 
     def _evaluate(self) -> Motion:
         self.evaluated = self.flight.low.clone()
@@ -63,7 +64,7 @@ class Newton(PicardSolver):
         return motion
 
     def _slopes(self, local: Tensor, slot: Tensor) -> Tensor:
-        """g of some points and slots: [rows, n]."""
+        """Estimate g at some points and slots: [rows, n]."""
         points, problem = self.trajectory, self.problem
         assert points.scores is not None
         numbers = torch.tensor(self.rows.points)[local]
@@ -82,12 +83,12 @@ class Newton(PicardSolver):
         return sigma.reshape(-1)[numbers]
 
     def _signs(self, j: int, like: Tensor) -> Tensor:
-        """The random vector of point j, the same for every sample, sweep and number of ranks: [n]."""
+        """Draw the random vector [n] of point j, which is the same for every sample, sweep and number of ranks."""
         generator = torch.Generator().manual_seed(j)
         return (torch.randint(0, 2, (like.shape[-1],), generator=generator) * 2 - 1).to(like)
 
     def _linearise(self, index: int, slots: Tensor, slopes: Tensor) -> None:
-        """A and b = f(z) - A z of one point for some slots."""
+        """Set A and b = f(z) - A z at one point for some slots."""
         points, problem, j = self.trajectory, self.problem, self.rows.points[index]
         assert points.scores is not None
         z, score = points.z[index, slots], points.scores[index, slots]
@@ -98,11 +99,11 @@ class Newton(PicardSolver):
         self.maps[index, slots] = A
         points.b[index, slots] = f - act(A, z)
 
-    def _pass(self) -> None:
+    def _propagate(self) -> None:
         """Propagate all local steps.
 
-        Each rank composes its steps into one affine map; a sum shares the maps, and an exclusive
-        scan gives each rank its first state.
+        Each rank composes its steps into one affine map; a sum shares the maps, and an exclusive scan gives each rank its
+        first state.
         """
         points, rank = self.trajectory, self.comm.rank
         shift = torch.zeros_like(points.first)
@@ -133,5 +134,5 @@ class Newton(PicardSolver):
 
 
 def act(maps: Tensor, z: Tensor) -> Tensor:
-    """Maps [samples, n, c, c] on coordinates [samples, c, n]."""
+    """Apply maps [samples, n, c, c] to coordinates z [samples, c, n]."""
     return (maps @ z.mT[..., None])[..., 0].mT

@@ -1,4 +1,4 @@
-"""ParaDiGMS (Shih et al. 2023, 2305.16317): a sliding window of plain increments, with its own rule for moving on."""
+"""ParaDiGMS (Shih et al. 2023, 2305.16317): plain increments in a sliding window, which advances by a rule of its own."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from ..tolerance import Motion, Verdict
 class ParaDiGMS(PicardSolver):
     """Sweeps with A = I over a window that starts at the first state whose last change was too large (algorithm 1).
 
-    A state's squared change per entry is held against tol^2 times the variance of the noise that leads to it, that of the
-    forward process's posterior also where the chain is deterministic. States that enter the window are copies of its last.
+    The squared change of a state per entry is compared with tol^2 times the variance of the noise that leads to the state.
+    That is the variance of the forward process's posterior, also where the chain is deterministic. States that enter the
+    window are copies of its last state.
     """
 
     def __init__(
         self, problem: Problem, block: Block, first: Tensor, samples: Sequence[int], options: Options, *rest: Any, **more: Any
     ):
         if options.tol is None:
-            raise ValueError("paradigms: it ends by its own rule, which needs a tolerance")
-        plain = replace(problem, linear=identity_part(problem.chain), guess=None)
+            raise ValueError("paradigms: its own stopping rule needs a tolerance; give `tol`")
+        plain = replace(problem, linear=identity_part(problem.chain), prediction=None)
         super().__init__(plain, block, first, samples, replace(options, start="constant"), *rest, **more)
 
     def _enter(self, slots: Tensor) -> None:
@@ -38,7 +39,7 @@ class ParaDiGMS(PicardSolver):
         self.trajectory.b[:, slots] = 0
 
     def _move(self) -> None:
-        """The window moves when states have changed, in `_update`."""
+        """Do nothing: `_update` moves the window, because it knows how far the states have changed."""
 
     def _update(self) -> None:
         flight, points, block = self.flight, self.trajectory, self.block
@@ -63,17 +64,17 @@ class ParaDiGMS(PicardSolver):
         return int(self.flight.low[slot])
 
     def _moved(self, change: Tensor) -> Tensor:
-        """Changes of the states start+1 .. stop in deviations of the noise, root mean square: [points of the block, slots]."""
+        """Root mean square changes of the states start+1 .. stop in deviations of the noise: [points of the block, slots]."""
         norm = torch.linalg.vector_norm(change[:, :, 0], dim=-1).to("cpu", torch.float64) / change.shape[-1] ** 0.5
-        told = torch.zeros(len(self.block) + 1, change.shape[1], dtype=torch.float64)
-        told[torch.tensor(self.rows.points, dtype=torch.long) - self.block.start] = norm[:-1]
+        change_sizes = torch.zeros(len(self.block) + 1, change.shape[1], dtype=torch.float64)
+        change_sizes[torch.tensor(self.rows.points, dtype=torch.long) - self.block.start] = norm[:-1]
         if self.comm.rank + 1 == self.comm.size:
-            told[-1] = norm[-1]
-        told = self.comm.max(torch.nan_to_num(told, nan=float("inf"), posinf=float("inf")))
-        return told[1:] / self._deviation()[:, None]
+            change_sizes[-1] = norm[-1]
+        change_sizes = self.comm.max(torch.nan_to_num(change_sizes, nan=float("inf"), posinf=float("inf")))
+        return change_sizes[1:] / self._deviation()[:, None]
 
     def _deviation(self) -> Tensor:
-        """Standard deviation of the noise that leads to each state; the last that has one stands for those without."""
+        """Standard deviation of the noise that leads to each state; states without noise take the smallest of the others."""
         chain, block = self.problem.chain, slice(self.block.start, self.block.stop + 1)
         assert chain.alpha is not None and chain.sigma is not None
         a, s = chain.alpha[block], chain.sigma[block]

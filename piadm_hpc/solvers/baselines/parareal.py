@@ -1,4 +1,4 @@
-"""Parareal in time, as SRDS (Selvam et al. 2024, 2412.08292): a coarse solver corrected by fine ones that run side by side."""
+"""Parareal, as in SRDS (Selvam et al. 2024, 2412.08292): fine solvers run side by side and correct a coarse one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...comm.communicator import Communicator
 from ...theory.grid import Block, Partition
-from ..guess import Guess
 from ..options import Options
+from ..prediction import Predictor
 from ..problem import Problem
 from ..sequential import run_steps
 from ..solution import BlockSolution, Interrupted, ShouldStop, Status
@@ -19,23 +19,30 @@ from .stepping import scores_together, step_together
 
 
 class Parareal:
-    """x[i+1] <- F(x[i]) + G(x_new[i]) - G(x[i]) over `parts` parts of a block; F the chain step by step, G coarse.
+    """Iterates x[i+1] <- F(x[i]) + G(x_new[i]) - G(x[i]) over the parts of a block; F is the chain step by step, G is coarse.
 
-    G is one step over the whole part with the denoised estimate of one network call held (DDIM's, as published), or with
-    `coarse` "reference" the guess alone, which costs none. Parts are dealt out to ranks; the coarse sweep is made by all of them.
-    After p iterations the first p parts are exact. It ends when the last state has changed by at most `tol` (root mean
-    square, in units of the data). Counted as run: `sweeps` are iterations, `sequential_steps` the other rounds.
+    G is one step over the whole part that keeps the denoised estimate of one network call constant (DDIM, as published). With
+    `coarse` "reference" it follows the reference and costs no call. The parts are divided among the ranks, and all ranks
+    compute the coarse sweep. After p iterations the first p parts are exact. The iteration ends when the last state changes by
+    at most `tol` (root mean square, in units of the data's scale). `sweeps` counts iterations, `sequential_steps` the other
+    rounds.
     """
 
     def __init__(
-        self, problem: Problem, block: Block, guess: Guess, options: Options, comm: Communicator, should_stop: ShouldStop | None
+        self,
+        problem: Problem,
+        block: Block,
+        predictor: Predictor,
+        options: Options,
+        comm: Communicator,
+        should_stop: ShouldStop | None,
     ):
         count = min(len(block), options.parts or round(math.sqrt(len(block))))
         if count < comm.size:
             raise ValueError(f"parareal: {count} parts of a block for {comm.size} time ranks; use fewer ranks or more parts")
         cut = Partition(len(block), count)
         self.edges = [block.start + cut.start(part) for part in range(count + 1)]
-        self.problem, self.guess, self.options, self.comm, self.should_stop = problem, guess, options, comm, should_stop
+        self.problem, self.predictor, self.options, self.comm, self.should_stop = problem, predictor, options, comm, should_stop
         own = Partition(count, comm.size).slice(comm.rank)
         self.own = range(own.start, own.stop)
 
@@ -44,7 +51,10 @@ class Parareal:
         return len(self.edges) - 1
 
     def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
-        """Solve from coordinates `first` [samples, c, n]; collective. Raises ScoreError on every rank."""
+        """Solve the block from coordinates `first` [samples, c, n]; collective.
+
+        Raises ScoreError on every rank when the score fails on any, and Interrupted when `should_stop` ends the work.
+        """
         self.names, self.index = list(samples), torch.arange(len(samples))
         self.result = BlockSolution.unsolved(first, len(samples))
         starts, jumps = self._coarse_path(first)
@@ -54,22 +64,22 @@ class Parareal:
             ends = self._fine(starts, ends, done - 1)
             before, (starts, jumps) = change, self._corrected(starts, jumps, ends, done)
             change, last = self._change(starts[-1], last), starts[-1]
-            left = self._retire(starts, change, before, done)
-            if not bool(left.any()):
+            kept = self._retire(starts, change, before, done)
+            if not bool(kept.any()):
                 break
-            self._keep(left)
-            starts, jumps, ends, change, last = starts[:, left], jumps[:, left], ends[:, left], change[left], last[left]
+            self._keep(kept)
+            starts, jumps, ends, change, last = starts[:, kept], jumps[:, kept], ends[:, kept], change[kept], last[kept]
         return self.result
 
     def _together(self, work: Callable[[], Tensor]) -> Tensor:
-        """What a part of a round gives, unless the work is ended on request first; failures are shared."""
+        """Run one step of work on all ranks, which share failures; raises Interrupted if a stop was requested before it."""
         if self.should_stop is not None and self.should_stop(0):
             raise Interrupted([], self.result.of([]))
         return self.problem.evaluator.together(self.comm, work)
 
-    def _keep(self, left: Tensor) -> None:
-        self.index = self.index[left]
-        self.names = [name for name, kept in zip(self.names, left.tolist(), strict=True) if kept]
+    def _keep(self, kept: Tensor) -> None:
+        self.index = self.index[kept]
+        self.names = [name for name, stays in zip(self.names, kept.tolist(), strict=True) if stays]
 
     def _coarse_path(self, first: Tensor) -> tuple[Tensor, Tensor]:
         states = [first]
@@ -79,22 +89,22 @@ class Parareal:
         return starts, starts[1:].clone()
 
     def _coarse(self, part: int, z: Tensor) -> Tensor:
-        """G over one part; a round where it calls the network."""
-        start, stop, held = self.edges[part], self.edges[part + 1], None
+        """Compute G over one part; this is a round of its own if it calls the network."""
+        start, stop, remainder = self.edges[part], self.edges[part + 1], None
         if self.options.coarse == "network":
             score = self._together(lambda: scores_together(self.problem, [start], z[None], self.names)[0])
-            held = self.guess.remainder(start, z, score)
+            remainder = self.predictor.remainder(start, z, score)
             self.result.sequential_steps[self.index] += 1
             self.result.calls[self.index] += 1
-        return self.guess.jump(z, start, stop, self.names, held)
+        return self.predictor.jump(z, start, stop, self.names, remainder)
 
     def _fine(self, starts: Tensor, ends: Tensor, exact: int) -> Tensor:
-        """F over the parts from `exact` on, all ranks' together: [parts, samples, c, n]."""
+        """Compute F over the parts from `exact` on, and sum the ends of all ranks: [parts, samples, c, n]."""
         lengths = [stop - start for start, stop in zip(self.edges, self.edges[1:], strict=False)]
         mine = [part for part in self.own if part >= exact]
-        found = torch.zeros_like(ends)
+        new_ends = torch.zeros_like(ends)
         if self.comm.rank == 0:
-            found[:exact] = ends[:exact]
+            new_ends[:exact] = ends[:exact]
         z = starts[mine]
         for step in range(max(lengths[exact:])):
             going = [i for i, part in enumerate(mine) if step < lengths[part]]
@@ -104,14 +114,14 @@ class Parareal:
                 return step_together(self.problem, points, z[going], self.names)[0]
 
             z[going] = self._together(stepped)
-        found[mine] = z
+        new_ends[mine] = z
         self.result.calls[self.index] += sum(lengths[exact:])
         self.result.sequential_steps[self.index] += max(lengths[exact:]) - 1
         self.result.sweeps[self.index] += 1
-        return self.comm.sum(found)
+        return self.comm.sum(new_ends)
 
     def _corrected(self, starts: Tensor, jumps: Tensor, ends: Tensor, done: int) -> tuple[Tensor, Tensor]:
-        """The coarse sweep with what fine solvers add; part `done` - 1 had an exact start, so its end is exact."""
+        """Repeat the coarse sweep with the fine corrections; part `done` - 1 began from an exact state, so its end is exact."""
         starts, jumps = starts.clone(), jumps.clone()
         starts[done] = ends[done - 1]
         for part in range(done, self.parts):
@@ -124,7 +134,7 @@ class Parareal:
         return state_change(self.problem, self.options, self.edges[-1], end, before)
 
     def _retire(self, starts: Tensor, change: Tensor, before: Tensor, done: int) -> Tensor:
-        """Record the samples that are done; which are left."""
+        """Record the samples that are done; returns the mask of those that are not."""
         result, options = self.result, self.options
         whole, limit = done == self.parts, options.sweeps or self.parts
         met = (change <= (0.0 if options.tol is None else options.tol)) | whole
@@ -133,8 +143,7 @@ class Parareal:
         if bool(over.any()) and options.tol is not None:
             names = [name for name, late in zip(self.names, over.tolist(), strict=True) if late]
             point, late = self.edges[done], starts[done][over]
-            work = self._together(lambda: run_steps(self.problem, late, point, self.edges[-1], names))
-            ends[over] = work
+            ends[over] = self._together(lambda: run_steps(self.problem, late, point, self.edges[-1], names))
             result.sequential_steps[self.index[over]] += self.edges[-1] - point
             result.calls[self.index[over]] += self.edges[-1] - point
         late_status = Status.DEPTH_REACHED if options.tol is None else Status.FINISHED_SEQUENTIALLY
@@ -146,7 +155,7 @@ class Parareal:
 
 
 def state_change(problem: Problem, options: Options, point: int, z: Tensor, before: Tensor) -> Tensor:
-    """Difference of two states of a point, root mean square in units of the data's scale there: [samples]."""
+    """Return the root mean square difference [samples] of two states at a point, in units of the data's scale there."""
     moved = problem.basis.synthesise((z - before)[:, 0])
     signal = 1.0 if problem.chain.alpha is None else float(problem.chain.alpha.reshape(len(problem.chain.t), -1)[point, 0])
     norm: Tensor = torch.linalg.vector_norm(moved / options.scale, dim=-1).to("cpu", torch.float64)

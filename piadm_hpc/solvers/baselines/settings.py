@@ -1,10 +1,10 @@
-"""Which settings of a solver each scheme reads, and what it can solve."""
+"""The settings that each solver reads, and the chains that it can solve."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# the sequential solver, the oracle of all, may be given any of these
+# the sequential solver is the oracle of all others, so it accepts the settings of each
 READ_BY = {
     "linear": ("picard", "anderson", "newton"),
     "start": ("picard", "anderson", "newton"),
@@ -17,7 +17,7 @@ READ_BY = {
     "parts": ("parareal", "chords"),
     "coarse": ("parareal",),
 }
-# where so many cores of CHORDS start, as fractions of the chain, from the authors' settings for 50 steps
+# starts of the cores of CHORDS as fractions of the chain, by the number of cores; the authors' settings for 50 steps
 STARTS = {
     4: (0.0, 0.16, 0.32, 0.64),
     6: (0.0, 0.06, 0.12, 0.24, 0.48, 0.72),
@@ -27,7 +27,7 @@ POSITION_ONLY = ("paradigms", "newton", "parareal", "chords")
 
 
 def mistakes_of(kind: str, parts: int | None, given: Sequence[str]) -> list[str]:
-    """What is wrong with a scheme that was given so many `parts` and the settings named `given`."""
+    """List what is wrong with the settings of a solver: `parts` that it cannot have, and `given` keys that it does not read."""
     unread = [key for key in given if key in READ_BY and kind not in (*READ_BY[key], "sequential")]
     mistakes = []
     if unread:

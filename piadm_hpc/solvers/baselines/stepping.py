@@ -1,4 +1,4 @@
-"""Several points of a chain in one batch of scores, one step for each by the chain itself, and failures told to every rank."""
+"""Steps of the chain from several points at once, with all their scores in one batch."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ..problem import Problem
 
 
 def scores_together(problem: Problem, points: Sequence[int], z: Tensor, samples: Sequence[int]) -> Tensor:
-    """Scores [points, samples, k, n] of states z [points, samples, c, n], in one batch; ScoreError if not finite."""
+    """Evaluate the scores [points, samples, k, n] of states z [points, samples, c, n] in one batch; ScoreError if not finite."""
     evaluator = problem.evaluator
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)[list(points)].repeat_interleave(len(samples))
     x = torch.cat([problem.read(j, states) for j, states in zip(points, z, strict=True)])
     score = evaluator(x, times)
     evaluator.check(score, times, [*samples] * len(points))
-    kicks = problem.basis.analyse(score)
-    return kicks.reshape(len(points), len(samples), *kicks.shape[1:])
+    scores = problem.basis.analyse(score)
+    return scores.reshape(len(points), len(samples), *scores.shape[1:])
 
 
 def step_together(problem: Problem, points: Sequence[int], z: Tensor, samples: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """One step from each of `points` for states z [points, samples, c, n]: states after it, and scores [.., k, n]."""
+    """Take one step from each of `points` for states z [points, samples, c, n]; returns the new states and the scores."""
     if not points:
         return z, z[:, :, : problem.chain.reads]
-    kicks = scores_together(problem, points, z, samples)
+    scores = scores_together(problem, points, z, samples)
     after = torch.empty_like(z)
     for index, j in enumerate(points):
         draws = problem.draws(j, samples, z[index]) if problem.has_draws else None
-        problem.step(after[index], draws, j, z[index], kicks[index])
-    return after, kicks
+        problem.step(after[index], draws, j, z[index], scores[index])
+    return after, scores

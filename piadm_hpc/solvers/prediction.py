@@ -1,4 +1,4 @@
-"""What stands in for the network: a linear score, and the last denoised estimate's remainder carried on."""
+"""Predictions of the network's score where it was not called: a linear score, corrected by the last known remainder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .problem import Problem
 
 
 @dataclass(frozen=True)
-class Guess:
-    """The score J (x - e m) of a linear part with a slope J, and what lifts its denoised estimate by a remainder.
+class Predictor:
+    """The score J (x - e m) of a linear part with slope J; a remainder may be added to its denoised estimate.
 
-    With the part that holds the denoised estimate (`denoised_part`) and a network's remainder, steps of a chain are the
-    one DDIM step over all of them (Song et al. 2021); with a Gaussian's the closed form does the rest.
+    With `denoised_part` and the remainder of a network call, the predicted steps of a chain amount to one DDIM step over all
+    of them (Song et al. 2021). With a Gaussian reference they follow its closed form.
     """
 
     problem: Problem
     linear: LinearPart
 
     def score(self, j: int, z: Tensor, remainder: Tensor | None) -> Tensor:
-        """At point j, in coordinates [samples, k, n], of states z [samples, c, n]; `remainder` [samples, n] is added."""
+        """Predict the score [samples, k, n] at point j for states z [samples, c, n], given a `remainder` [samples, n]."""
         score = self._linear(j, z)
         if remainder is None:
             return score
@@ -33,13 +33,13 @@ class Guess:
         return score.addcmul_(torch.linalg.solve(covariance, signal).to(score)[:, None], remainder[:, None])
 
     def remainder(self, j: int, z: Tensor, score: Tensor) -> Tensor:
-        """What the network's denoised estimate adds to the linear one at point j: [samples, n]."""
-        left = score - self._linear(j, z)
-        nothing = torch.zeros_like(left)
-        return self.problem.add_denoised(nothing[:, 0].clone(), j, nothing, left).div_(self.problem.denoised_unit(j))
+        """Return the difference [samples, n] between the network's denoised estimate and the linear one at point j."""
+        difference = score - self._linear(j, z)
+        zero = torch.zeros_like(difference)
+        return self.problem.add_denoised(zero[:, 0].clone(), j, zero, difference).div_(self.problem.denoised_unit(j))
 
     def jump(self, z: Tensor, start: int, stop: int, samples: Sequence[int], remainder: Tensor | None) -> Tensor:
-        """Steps start .. stop-1 from states z [samples, c, n] without the network."""
+        """Take the steps start .. stop-1 from states z [samples, c, n] without calling the network."""
         problem = self.problem
         for j in range(start, stop):
             draws = problem.draws(j, samples, z) if problem.has_draws else None

@@ -1,0 +1,69 @@
+"""The sequential finish of samples that sweeps did not solve: step by step, from the last state that is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..comm.communicator import Communicator
+from ..theory.grid import Block
+from .problem import Problem
+from .sequential import run_steps
+from .solution import BlockSolution
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A sample that sweeps gave up: its position in the batch, its last exact point, and the state [c, n] there."""
+
+    index: int
+    point: int
+    state: Tensor
+
+
+class SequentialFinish:
+    """Collects the samples of a block that sweeps gave up, and takes them to the end of the block step by step.
+
+    All ranks keep the same queue. Only the last rank computes the steps, because it broadcasts the end states of the block.
+    """
+
+    def __init__(self, problem: Problem, block: Block, samples: Sequence[int], comm: Communicator):
+        self.problem, self.block, self.samples, self.comm = problem, block, samples, comm
+        self.queue: list[GivenUp] = []
+
+    @property
+    def indices(self) -> list[int]:
+        """Positions in the batch of the samples that still wait."""
+        return [sample.index for sample in self.queue]
+
+    def add(self, index: int, point: int, state: Tensor) -> None:
+        """Queue a sample whose `state` [c, n] at `point` is exact."""
+        self.queue.append(GivenUp(index, point, state))
+
+    def run(self, result: BlockSolution, carried: Tensor, check_stop: Callable[[], None]) -> None:
+        """Finish all queued samples and write their ends and costs into `result`; collective.
+
+        `carried` [samples] bounds the errors of the block's first states. `check_stop` is called before every
+        step. Raises ScoreError on every rank when the score fails.
+        """
+        while self.queue:
+            sample = self.queue[0]
+            state, steps = sample.state, self.block.stop - sample.point
+            for j in range(sample.point, self.block.stop):
+                check_stop()
+                state = self.problem.evaluator.together(self.comm, partial(self._step, sample.index, j, state))
+            self.queue.pop(0)
+            result.sequential_steps[sample.index] = steps
+            result.calls[sample.index] += steps
+            # what exact steps do to an error that was there before is not known
+            result.residual[sample.index] = 0.0 if carried[sample.index] == 0 else torch.inf
+            result.end[sample.index] = state
+
+    def _step(self, index: int, j: int, state: Tensor) -> Tensor:
+        if self.comm.rank + 1 < self.comm.size:
+            return state
+        return run_steps(self.problem, state[None], j, j + 1, [self.samples[index]])[0]

@@ -1,0 +1,53 @@
+"""Whitened coordinates of the flow: states at both ends of the range, in units of the reference's standard deviations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..gaussian.reference import GaussianReference
+from .collocation import Collocation
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """y = (x - alpha mean) / sqrt(v), with signals alpha and roots sqrt(v) at the first and the last time of a flow.
+
+    `reference` is in the precision and on the device of the states.
+    """
+
+    reference: GaussianReference
+    first_signal: Tensor
+    first_root: Tensor
+    last_signal: Tensor
+    last_root: Tensor
+
+    @classmethod
+    def of(cls, scheme: Collocation, like: Tensor) -> Whitening:
+        """Build the coordinates of a flow for states like `like`."""
+        reference = scheme.reference.to(like.device, like.dtype)
+
+        def level(t: Tensor) -> tuple[Tensor, Tensor]:
+            alpha = scheme.process.alpha(t)
+            root = torch.sqrt(scheme.reference.variance(alpha, scheme.process.sigma(t)).cpu())[0]
+            return alpha.to(like), reference.basis.expand(root.to(like))
+
+        return cls(reference, *level(scheme.t[:1]), *level(scheme.t[-1:]))
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Whiten states x [..., d] at the first time: [..., n]."""
+        return self.reference.basis.analyse(x - self.first_signal * self.reference.mean) / self.first_root
+
+    def leave(self, y: Tensor) -> Tensor:
+        """Return the states [..., d] at the last time of whitened states y [..., n]."""
+        return self.reference.basis.synthesise(y * self.last_root) + self.last_signal * self.reference.mean
+
+    def size(self, y: Tensor, scale: float | Tensor) -> Tensor:
+        """Return the root mean square [M] of whitened states y [M, n] at the last time, in units of the data's scale."""
+        moved = y * self.last_root
+        if isinstance(scale, Tensor):
+            moved, scale = self.reference.basis.synthesise(moved) / scale, 1.0
+        norm: Tensor = torch.linalg.vector_norm(moved, dim=-1).to("cpu", torch.float64)
+        return norm.div_(scale * moved.shape[-1] ** 0.5)
