@@ -78,15 +78,14 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 import helpers
 from piadm_hpc.run import execute
-honest = execute.make
-def make(run, missing, costs):
-    seconds = honest(run, missing, costs)
+honest = execute.draw_batches
+def draw_batches(run, missing, drawn):
+    honest(run, missing, drawn)
     run.ranks.world.barrier()
     if run.ranks.root and len(missing) == 4:
         (run.store.folder / "shards/samples_00000002_00000004.h5").unlink()
     run.ranks.world.barrier()
-    return seconds
-execute.make = make
+execute.draw_batches = draw_batches
 helpers._main(Path(sys.argv[1]))
 """
     (work / "script-groups").mkdir()
