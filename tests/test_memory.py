@@ -98,7 +98,7 @@ def test_a_chain_takes_as_many_bytes_as_planned(case: str, with_reference: bool,
         solver._update()
     slots = options.in_flight or len(SAMPLES)
     trajectory = {
-        name: part for name, part in vars(solver.trajectory).items() if name not in ("problem", "base", "guess", "scan")
+        name: part for name, part in vars(solver.trajectory).items() if name not in ("problem", "base", "predictor", "scan")
     }
     own = [getattr(solver, name, None) for name in ("states", "gaps", "last", "maps")]
     planned = blocks.bytes_held(len(solver.rows.points), slots, len(SAMPLES), z.element_size())
@@ -120,7 +120,7 @@ def test_a_collocation_takes_as_many_bytes_as_planned(slots: int, ranks: int, pr
     solver._evaluate()
     solver._advance()
     solver._evaluate()
-    held = [[slot.y, slot.path, slot.at, slot.remainder, slot.taken] for slot in solver.slots]
+    held = [[slot.y, slot.path, slot.at, slot.remainder, slot.evaluated] for slot in solver.slots]
     tables = [{**vars(piece), "piece": None} for piece in solver.tables.values()]
     planned = blocks.bytes_held(-(-scheme.points // ranks), slots, len(SAMPLES), x.element_size())
     assert planned == bytes_of(held, tables, solver.first, solver.result.end)
