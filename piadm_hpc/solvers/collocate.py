@@ -20,12 +20,13 @@ from .evaluate import Evaluator
 from .options import Options
 from .pieces import PieceTables, Slot, Task
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import ROUNDING, SAFETY, Motion, error_bounds, growth_of
+from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of
 from .whitening import Whitening
 
 SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
 PATIENCE = 3  # sweeps without a clearly smaller bound after which a piece is halved
 LONGEST = 30  # sweeps after which a piece is halved in any case
+OUTSIDE = 3.0  # deviations of the reference, root mean square over all coordinates, that no state of the data has
 RESOLVED = 1 / 4  # share of the tolerance that the nodes may leave unresolved
 
 
@@ -125,7 +126,9 @@ class CollocationSolver:
             doubt = tables.doubt @ slot.evaluated
             start = torch.cat([slot.y[None], slot.path[:-1]])
             parts = (defect, move, grown, start, doubt)
-            measured.append(torch.stack([self.whitening.size(part, self.options.scale) for part in parts]))
+            sizes = [self.whitening.size(part, self.options.scale) for part in parts]
+            spread = torch.linalg.vector_norm(start, dim=-1).to("cpu", torch.float64) / start.shape[-1] ** 0.5
+            measured.append(torch.stack([*sizes, spread]))
             slot.at, slot.remainder = slot.path[:-1], slot.evaluated
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
@@ -138,7 +141,7 @@ class CollocationSolver:
             rounded = bool((motion.defect[:, number] <= ROUNDING * self._precision() * motion.size[:, number]).all())
             slot.rounded = rounded
             own, slot.bound = (float(end[number]) if slot.age > 1 or rounded else float("inf") for end in bounds)
-            slot.doubt = float(shared[4, :, number].max())
+            slot.doubt, slot.spread = (float(part.max()) for part in shared[4:, :, number])
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)
 
@@ -150,7 +153,7 @@ class CollocationSolver:
         piece, (first, last) = slot.tables.piece, self.scheme.span
         share = (piece.high - piece.low) / (last - first)
         # the error of a short piece may still grow in all the pieces that follow it
-        met = slot.best <= SAFETY * tol * share**2 or (slot.rounded and slot.best <= tol * share)
+        met = slot.best <= SAFETY * min(tol, SMALL) * share**2 or (slot.rounded and slot.best <= tol * share)
         resolved = slot.doubt <= max(RESOLVED * tol, ROUNDING * self._precision())
         if met and resolved:
             return self._piece_done(slot, Status.CONVERGED)
@@ -178,7 +181,9 @@ class CollocationSolver:
         index, tol = slot.index, self.options.tol
         slot.carried = slot.bound
         self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
-        if status == Status.CONVERGED and tol is not None and slot.bound > tol:
+        # a state far outside the reference is not resolved by nodes that were chosen for it
+        trusted = tol is None or (slot.bound <= tol and slot.spread <= OUTSIDE)
+        if status == Status.CONVERGED and not trusted:
             status = Status.NOT_CERTIFIED
         self.result.status[index] = max(int(self.result.status[index]), int(status))
         slot.todo.pop()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator
@@ -46,8 +47,8 @@ class SequentialFinish:
     def run(self, result: BlockSolution, carried: Tensor, check_stop: Callable[[], None]) -> None:
         """Finish all queued samples and write their ends and costs into `result`; collective.
 
-        `carried` [samples] bounds the errors of the block's first states, which exact steps leave as they are. `check_stop`
-        is called before every step. Raises ScoreError on every rank when the score fails.
+        `carried` [samples] bounds the errors of the block's first states. `check_stop` is called before every
+        step. Raises ScoreError on every rank when the score fails.
         """
         while self.queue:
             sample = self.queue[0]
@@ -58,7 +59,8 @@ class SequentialFinish:
             self.queue.pop(0)
             result.sequential_steps[sample.index] = steps
             result.calls[sample.index] += steps
-            result.residual[sample.index] = carried[sample.index]
+            # what exact steps do to an error that was there before is not known
+            result.residual[sample.index] = 0.0 if carried[sample.index] == 0 else torch.inf
             result.end[sample.index] = state
 
     def _step(self, index: int, j: int, state: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ class Slot:
         bound: bound on the error at the end of the piece, with what the pieces before it left.
         best: the smallest bound for this piece alone.
         doubt: error that the nodes may leave because they do not resolve the remainder.
+        spread: largest root mean square of a whitened state on the path.
         rounded: whether the path reproduces its own remainders to rounding.
         carried: bound on the error of `y`.
     """
@@ -125,6 +126,7 @@ class Slot:
     bound: float = float("inf")
     best: float = float("inf")
     doubt: float = float("inf")
+    spread: float = 0.0
     rounded: bool = False
     carried: float = 0.0
 
