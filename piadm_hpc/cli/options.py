@@ -67,8 +67,8 @@ def speaks() -> bool:
 
 
 def is_training(path: str | Path) -> bool:
-    """Whether a configuration describes a training: it has a section `data`. A file that cannot be read is none."""
+    """Whether a configuration describes a training, that is, has a section `data`; false for a file that cannot be read."""
     try:
         return "data" in parse_toml(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # what is wrong with the file is said where it is read
+        return False  # the command that reads the file reports what is wrong with it

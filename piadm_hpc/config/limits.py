@@ -1,4 +1,4 @@
-"""The largest numbers that configurations may hold: beyond what anybody needs, and below what a machine would choke on."""
+"""Upper limits of the numbers in configurations: far above any practical run, and low enough to fail early instead of late."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ LARGEST_ID = 2**31 - 1
 """The largest sample id; files store ids as 32-bit integers."""
 
 MOST_SAMPLES = 10_000_000
-"""The largest number of samples of one run; lists of ids are held in memory on every rank."""
+"""The largest number of samples of one run; every rank keeps the list of their ids in memory."""
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
-"""How many of something a run can have."""
+"""A number of steps, points, sweeps, blocks and the like."""
 
 Many = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
-"""How many samples, or rows of a network call."""
+"""A number of samples, or of rows of a network call."""

@@ -1,4 +1,4 @@
-"""Paths in configurations: ~ and $VARIABLES stand for what the shell would make of them, unless a file has that very name."""
+"""Paths in configurations: ~ and $VARIABLES are expanded as in a shell, unless a file or folder has exactly that name."""
 
 from __future__ import annotations
 
@@ -14,48 +14,49 @@ VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
 
 def expanded(name: str, root: Path | None = None) -> str:
-    """Expand ~ and $VARIABLES in `name`, save for the folders at its beginning that are there under these very names.
+    """Expand ~ and $VARIABLES in `name`, except in leading folders that exist under exactly these names below `root`.
 
-    They are looked for from `root`. Raises ValueError for a variable that is not set and for a user who is not known, since a
-    new folder of such a name is hardly meant.
+    Raises ValueError for a variable that is not set and for an unknown user, because a new folder with such a name is hardly
+    ever intended.
     """
     if "\0" in name:
         raise ValueError("a path cannot hold the character NUL")
     literal = _literal(name, root or Path())
     rest = name[len(literal) :]
-    found = os.path.expandvars(rest if literal else os.path.expanduser(rest))
-    if missing := VARIABLE.search(found):
+    path = os.path.expandvars(rest if literal else os.path.expanduser(rest))
+    if missing := VARIABLE.search(path):
         raise ValueError(f"{missing.group()} in {name!r} is not set in the environment; set it, or make a folder of that name")
-    if found.startswith("~") and not literal:
-        raise ValueError(f"{found.partition('/')[0]} in {name!r} is no user's folder; write the path in full")
-    return literal + found
+    if path.startswith("~") and not literal:
+        raise ValueError(f"{path.partition('/')[0]} in {name!r} is no user's folder; write the path in full")
+    return literal + path
 
 
 def _literal(name: str, root: Path) -> str:
-    """The longest beginning of `name`, up to a slash or its end, that is there; empty when there is none."""
+    """Return the longest leading part of `name`, up to a slash or its end, that exists; empty if there is none."""
     ends = [place for place, letter in enumerate(name) if letter == "/" and place] + [len(name)]
     return next((name[:end] for end in reversed(ends) if _there(root / name[:end])), "")
 
 
 PathName = Annotated[str, AfterValidator(expanded)]
-"""The name of a file or folder in a configuration, expanded where it is read."""
+"""The path of a file or folder in a configuration, which is expanded when the configuration is read."""
 
 
 def matching(name: str, root: Path) -> list[Path]:
-    """Find the files that `name` means from `root`, in order: the file of that very name, or those that match it as a pattern.
+    """Find the files that `name` means below `root`, sorted: the file with exactly that name, or all matches of the pattern.
 
-    Folders that are there are taken literally, so that brackets in their names are no pattern. Raises ValueError as `expanded`.
+    Existing folders are taken literally, so that brackets in their names are not a pattern. Raises ValueError as `expanded`
+    does.
     """
     path = root / expanded(name, root)
     if _there(path):
         return [path]
     known = next(folder for folder in path.parents if folder == folder.parent or _there(folder) or not folder.name)
     pattern = str(path.relative_to(known))
-    return [Path(found) for found in sorted(glob(os.path.join(escape(str(known)), pattern)))]
+    return [Path(match) for match in sorted(glob(os.path.join(escape(str(known)), pattern)))]
 
 
 def _there(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # a name that is too long, a folder that may not be looked into
+    except OSError:  # the name is too long, or the folder is not readable
         return False

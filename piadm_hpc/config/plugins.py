@@ -15,7 +15,7 @@ PluginName = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
 
 
 def call(key: str, name: str, *arguments: Any) -> Any:
-    """What the callable of a name returns. Raises ConfigError when it cannot be imported or fails."""
+    """Import the callable `name` and call it; ConfigError if it cannot be imported or raises an error."""
     try:
         return load(key, name)(*arguments)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""Which samples a run has, as text on the command line, and the keys that do not decide what a sample is."""
+"""Sample ids written as text, and the keys of a configuration that do not change its samples."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ INDEPENDENT_KEYS = frozenset(
     {"samples", "only", "out", "allow_code", "output.batch", "output.compression", "output.log_interval"}
     | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
 )
-"""Dotted names of keys that change no sample beyond rounding: a run may be continued with other values of these."""
+"""Dotted names of the keys that change a sample by rounding at most; a run may be continued with other values of them."""
 
 
 def parse_ids(text: str) -> tuple[int, ...]:
-    """Read sample ids from text such as `17,42-47`. Raises ConfigError for anything else."""
+    """Parse sample ids such as `17,42-47`; ConfigError for anything else."""
     ids: list[int] = []
     try:
         for part in text.split(","):
             first, dash, last = part.strip().partition("-")
             low, high = int(first), int(last if dash else first)
             if low > high:
-                raise ValueError("a range runs upwards")
+                raise ValueError("a range must increase")
             if high > LARGEST_ID or len(ids) + high - low >= MOST_SAMPLES:
                 raise ConfigError(
                     f"--only {text[:60]!r}: ids go up to {LARGEST_ID}, and a run has at most {MOST_SAMPLES} samples"

@@ -102,7 +102,7 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML. Raises ValueError for any text that is not TOML, also for one that is nested too deeply to be read."""
+    """Parse TOML; ValueError for text that is not TOML, and for text that is nested too deeply."""
     try:
         return tomllib.loads(text)
     except RecursionError:

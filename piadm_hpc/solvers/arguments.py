@@ -103,7 +103,7 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
     if moves and options.corrector is not None:
         yield "a corrector follows blocks that end one after the other: use no window and no pipeline with it"
     if moves and not chain.knows_levels:
-        yield "the path ahead of a window is predicted from the denoised estimate: give the chain its alpha and sigma"
+        yield "the path ahead of a window is predicted from the denoised estimate: give alpha and sigma to the chain"
     if chain.sequential_rounds is None:
         if options.solver != "picard" or options.linear != "auto":
             yield f"solver = {options.solver!r}, linear = {options.linear!r}: collocation has its own sweeps; use the defaults"

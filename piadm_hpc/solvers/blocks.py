@@ -14,11 +14,11 @@ from ..gaussian.reference import GaussianReference
 from ..theory.chain import Chain
 from ..theory.grid import Block
 from ..theory.noise import NoiseSource
-from . import collocate, trajectory
 from .baselines.dispatch import BASELINES, SWEEPING, solve_with
 from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Evaluator
+from .memory import collocation_bytes, trajectory_bytes
 from .options import Options
 from .problem import Problem
 from .scheme import BlockSolver, Scheme
@@ -66,20 +66,20 @@ class ChainBlocks:
         return self.state(result.end), result
 
     def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
-        """Bytes of the arrays that stay in memory on a rank, with `slots` of `samples` samples worked on at once."""
+        """Count the bytes that stay in memory on a rank, with `slots` of `samples` samples solved at once."""
         problem, options = self.problem, self.options
         channels, n = problem.chain.channels, problem.basis.num_coords
         state = itemsize * channels * n
         if options.solver == "sequential":
-            return 4 * samples * state  # first and last states, the next ones and their draws
+            return 4 * samples * state  # first, last and next states, and the draws
         kind: type[PicardSolver] = SWEEPING.get(options.solver, PicardSolver)
         closed = Window.of(options, problem.chain.edges).moves
-        held = trajectory.bytes_held(problem, points, slots, itemsize, closed=closed, keep_scores=kind.keep_scores)
+        total = trajectory_bytes(problem, points, slots, itemsize, closed=closed, keep_scores=kind.keep_scores)
         if options.solver == "anderson":
-            held += (2 * options.memory + 2) * (points + 1) * slots * state
+            total += (2 * options.memory + 2) * (points + 1) * slots * state
         if options.solver == "newton":
-            held += points * slots * channels * state
-        return held + 2 * samples * state
+            total += points * slots * channels * state
+        return total + 2 * samples * state
 
     def state(self, end: Tensor) -> Tensor:
         """Return the states [samples, c, d] that end coordinates [samples, c, n] stand for."""
@@ -129,9 +129,9 @@ class CollocationBlocks:
         return result.end, result
 
     def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
-        """Bytes of the arrays that stay in memory on a rank; all ranks hold all nodes, whatever their share of `points`."""
+        """Count the bytes that stay in memory on a rank; every rank keeps all nodes, whatever its share of `points`."""
         states = 2 * samples * itemsize * math.prod(self.scheme.reference.event_shape)
-        return states + collocate.bytes_held(self.scheme, slots, itemsize)
+        return states + collocation_bytes(self.scheme, slots, itemsize)
 
     def state(self, end: Tensor) -> Tensor:
         """Return the ends unchanged: they are states already."""

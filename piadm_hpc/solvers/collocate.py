@@ -30,19 +30,6 @@ OUTSIDE = 3.0  # deviations of the reference, root mean square over all coordina
 RESOLVED = 1 / 4  # share of the tolerance that the nodes may leave unresolved
 
 
-def bytes_held(scheme: Collocation, slots: int, itemsize: int) -> int:
-    """Count the bytes that a CollocationSolver holds on any rank, with the tables of the whole range in one piece.
-
-    Of every slot: its state, two paths of M nodes and an end, and the remainders of two sweeps.
-    """
-    basis, nodes = scheme.reference.basis, scheme.points
-    n, width = basis.num_coords, basis.expand(torch.zeros(1, basis.num_shells)).shape[-1]
-    tables = (nodes + 1) * width + 3 * (nodes + 1) * nodes
-    if scheme.reference.response is not None:
-        tables += (nodes + nodes**2) * width
-    return itemsize * (tables + slots * n * (1 + 2 * (nodes + 1) + 2 * nodes))
-
-
 class CollocationSolver:
     """Solves a flow on one rank. All ranks decide alike, because they decide on numbers that they have shared."""
 

@@ -88,11 +88,11 @@ class Evaluator:
             )
 
     def together(self, comm: Communicator, action: Callable[[], T]) -> T:
-        """Return what an action that calls the score gives; ScoreError on every rank when it fails on any. Collective."""
+        """Run an action that calls the score; when it fails on any rank, all ranks raise ScoreError. Collective."""
         return together(comm, action, self._as_score_error)
 
     def _as_score_error(self, error: Exception) -> ScoreError:
-        """Name the rank on which a user's score raised an error."""
+        """Turn whatever a user's score raised into a ScoreError that names the rank."""
         if isinstance(error, ScoreError):
             return error
         named = ScoreError(f"the score failed on rank {self.rank}: {type(error).__name__}: {error}")

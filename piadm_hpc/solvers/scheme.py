@@ -100,9 +100,10 @@ class BlockSolver(Protocol):
         ...
 
     def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
-        """Bytes of the arrays that stay in memory on a rank.
+        """Count the bytes of the arrays that stay in memory on a rank.
 
-        The rank has `points` points of a block and works on `slots` of `samples` samples at once; a number takes `itemsize`.
+        The rank owns `points` points of a block and solves `slots` of `samples` samples at once; a number takes `itemsize`
+        bytes.
         """
         ...
 

@@ -148,8 +148,7 @@ class PicardSolver:
         through = ~flight.whole & (passed >= block.stop)
         flight.low = torch.where(flight.whole, flight.low, torch.where(through, flight.exact, passed))
         flight.whole |= through
-        reach = self.window.reach(block, flight.low, flight.age)
-        flight.high = torch.where(flight.whole, block.stop, reach)
+        flight.high = torch.where(flight.whole, block.stop, self.window.reach(block, flight.low, flight.age))
         if bool(through.any()):
             self.trajectory.rewind()
 

@@ -193,18 +193,6 @@ class Trajectory:
         self.scores = None if self.scores is None else self.scores[:, kept]
 
 
-def bytes_held(problem: Problem, points: int, slots: int, itemsize: int, *, closed: bool, keep_scores: bool) -> int:
-    """Count the bytes of a Trajectory's arrays at so many points of a rank, with `itemsize` bytes a number."""
-    chain, n = problem.chain, problem.basis.num_coords
-    arrays = 4 if problem.has_draws else 3
-    numbers = slots * n * chain.channels * (points * arrays + 2)
-    if closed and problem.prediction is not None:
-        numbers += slots * n
-    if keep_scores:
-        numbers += points * slots * n * chain.reads
-    return itemsize * (numbers + len(chain.t)) + 8 * points
-
-
 def contiguous(slots: Tensor) -> Slots:
     """Return consecutive slots as a slice, so that arrays are viewed instead of copied; other slots unchanged."""
     low, high = int(slots[0]), int(slots[-1]) + 1

@@ -1,0 +1,33 @@
+"""Bytes that solvers keep in memory, for the planning of runs; a test compares them with the arrays themselves."""
+
+from __future__ import annotations
+
+import torch
+
+from .collocation import Collocation
+from .problem import Problem
+
+
+def trajectory_bytes(problem: Problem, points: int, slots: int, itemsize: int, *, closed: bool, keep_scores: bool) -> int:
+    """Count the bytes of a Trajectory's arrays at so many points of a rank, with `itemsize` bytes a number."""
+    chain, n = problem.chain, problem.basis.num_coords
+    arrays = 4 if problem.has_draws else 3
+    numbers = slots * n * chain.channels * (points * arrays + 2)
+    if closed and problem.prediction is not None:
+        numbers += slots * n
+    if keep_scores:
+        numbers += points * slots * n * chain.reads
+    return itemsize * (numbers + len(chain.t)) + 8 * points
+
+
+def collocation_bytes(scheme: Collocation, slots: int, itemsize: int) -> int:
+    """Count the bytes that a CollocationSolver keeps on any rank, with the tables of the whole range in one piece.
+
+    Every slot keeps its state, two paths over the M nodes and the end, and the remainders of two sweeps.
+    """
+    basis, nodes = scheme.reference.basis, scheme.points
+    n, width = basis.num_coords, basis.expand(torch.zeros(1, basis.num_shells)).shape[-1]
+    tables = (nodes + 1) * width + 3 * (nodes + 1) * nodes
+    if scheme.reference.response is not None:
+        tables += (nodes + nodes**2) * width
+    return itemsize * (tables + slots * n * (1 + 2 * (nodes + 1) + 2 * nodes))
