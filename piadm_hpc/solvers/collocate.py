@@ -86,7 +86,7 @@ class CollocationSolver:
         pairs = [(slot, node) for node in range(self.scheme.points) for slot in self.slots]
         cut = Partition(len(pairs), self.comm.size)
         own = pairs[cut.slice(self.comm.rank)]
-        mine = self.evaluator.together(self.comm, partial(self._share, own))
+        mine = self.evaluator.together(self.comm, partial(self._remainders, own))
         everyone = self.comm.allgather(mine, [cut.length(rank) for rank in range(self.comm.size)])
         for number, slot in enumerate(self.slots):
             slot.evaluated = everyone[number :: len(self.slots)]
@@ -94,26 +94,27 @@ class CollocationSolver:
             self.result.calls[slot.index] += self.scheme.points
             self.result.sweeps[slot.index] += 1
 
-    def _share(self, own: Sequence[tuple[Slot, int]]) -> Tensor:
-        mine = self.first.new_empty(len(own), self.basis.num_coords)
+    def _remainders(self, own: Sequence[tuple[Slot, int]]) -> Tensor:
+        """Compute g = sigma^2 (s / sqrt(v) + y / v) at this rank's pairs of slot and node, [pairs, n]; or ScoreError."""
+        remainders = self.first.new_empty(len(own), self.basis.num_coords)
         rows = self.evaluator.max_rows or max(1, len(own))
         for start in range(0, len(own), rows):
-            mine[start : start + rows] = self._remainders(own[start : start + rows])
-        return mine
+            pairs = own[start : start + rows]
+            signal, sigma, times = self._levels_at(pairs)
+            y = torch.stack([slot.path[node] for slot, node in pairs])
+            root = torch.stack([slot.tables.root[node] for slot, node in pairs])
+            x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
+            score = self.evaluator(x[:, None], times)
+            self.evaluator.check(score, times, [self.samples[slot.index] for slot, _ in pairs])
+            whitened = self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2)
+            remainders[start : start + rows] = whitened.mul_(sigma[:, None] ** 2)
+        return remainders
 
-    def _remainders(self, pairs: Sequence[tuple[Slot, int]]) -> Tensor:
-        """Compute g = sigma^2 (s / sqrt(v) + y / v) at some pairs of slot and node, [pairs, n]; ScoreError if not finite."""
-        pieces = [slot.tables.piece for slot, _ in pairs]
-        signal, sigma, times = (
-            torch.stack([table[node] for table, (_, node) in zip(tables, pairs, strict=True)]).to(self.first)
-            for tables in ([p.alpha for p in pieces], [p.sigma for p in pieces], [p.t for p in pieces])
-        )
-        y = torch.stack([slot.path[node] for slot, node in pairs])
-        root = torch.stack([slot.tables.root[node] for slot, node in pairs])
-        x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
-        score = self.evaluator(x[:, None], times)
-        self.evaluator.check(score, times, [self.samples[slot.index] for slot, _ in pairs])
-        return self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2).mul_(sigma[:, None] ** 2)
+    def _levels_at(self, pairs: Sequence[tuple[Slot, int]]) -> tuple[Tensor, ...]:
+        """Signal, noise and time [pairs] at some nodes."""
+        at = [(slot.tables.piece, node) for slot, node in pairs]
+        levels = [torch.stack([getattr(piece, name)[node] for piece, node in at]) for name in ("alpha", "sigma", "t")]
+        return tuple(level.to(self.first) for level in levels)
 
     def _advance(self) -> None:
         """Compute the new paths, bound the errors of the evaluated ones, and estimate the error that the nodes leave."""
