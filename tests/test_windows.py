@@ -14,7 +14,7 @@ from piadm_hpc.integrators import ddim, ddpm, gaussian_exponential
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.solvers.distribution import Rows
 from piadm_hpc.solvers.solution import Status
-from piadm_hpc.solvers.tolerance import error_bounds
+from piadm_hpc.solvers.tolerance import error_bounds, inherited
 from piadm_hpc.theory.grid import Block, log_snr
 from piadm_hpc.theory.process import OU
 
@@ -124,6 +124,8 @@ def test_the_bound_is_a_scan_of_growth_and_defects():
     growth, defect = torch.tensor([[2.0], [0.5], [3.0]], dtype=F64), torch.tensor([[0.1], [0.2], [0.0]], dtype=F64)
     bounds = error_bounds(growth, defect, torch.tensor([1.0], dtype=F64))
     assert torch.allclose(bounds[:, 0], torch.tensor([1.0, 2.1, 1.25, 3.75], dtype=F64))
+    alone = error_bounds(growth, defect, torch.zeros(1, dtype=F64))
+    assert torch.allclose(alone[-1] + inherited(growth, torch.tensor([1.0], dtype=F64)), bounds[-1])
     endless = error_bounds(growth, torch.full_like(defect, torch.inf), torch.zeros(1, dtype=F64))
     assert bool(torch.isinf(endless[1:]).all())
 

@@ -20,7 +20,7 @@ from .evaluate import Evaluator
 from .options import Options
 from .pieces import PieceTables, Slot, Task
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of
+from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of, inherited
 from .whitening import Whitening
 
 SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
@@ -137,11 +137,11 @@ class CollocationSolver:
         motion = Motion(*shared[:4])
         growth = growth_of(motion, torch.zeros_like(motion.move), self._precision())
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
-        bounds = [error_bounds(growth, motion.defect, first)[-1] for first in (torch.zeros_like(carried), carried)]
+        alone = error_bounds(growth, motion.defect, torch.zeros_like(carried))[-1]
+        bounds = alone, alone + inherited(growth, carried)
         for number, slot in enumerate(self.slots):
-            rounded = bool((motion.defect[:, number] <= ROUNDING * self._precision() * motion.size[:, number]).all())
-            slot.rounded = rounded
-            own, slot.bound = (float(end[number]) if slot.age > 1 or rounded else float("inf") for end in bounds)
+            slot.rounded = bool((motion.defect[:, number] <= ROUNDING * self._precision() * motion.size[:, number]).all())
+            own, slot.bound = (float(end[number]) if slot.age > 1 or slot.rounded else float("inf") for end in bounds)
             slot.doubt, slot.spread = (float(part.max()) for part in shared[4:, :, number])
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)

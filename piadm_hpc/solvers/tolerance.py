@@ -34,7 +34,7 @@ MOVING = 2  # points a sweep by which a front of certified points beats steps
 
 @dataclass(frozen=True)
 class Motion:
-    """What a sweep saw at the steps of a block, root mean squares [points, samples] in units of the data's scale.
+    """What a sweep measured at the steps of a block, root mean squares [points, samples] in units of the data's scale.
 
     `defect` of the path at the step, `move` of the state since the step was last evaluated, `grown` what the step makes of
     that move, and `size` of what it adds up, by which rounding is measured.
@@ -47,17 +47,17 @@ class Motion:
 
     @classmethod
     def empty(cls, points: int, samples: int) -> Motion:
-        """Nothing seen yet."""
+        """Nothing measured yet."""
         return cls(*torch.zeros(4, points, samples, dtype=torch.float64))
 
     def stacked(self) -> Tensor:
         """All parts, [4, points, samples]."""
         return torch.stack([self.defect, self.move, self.grown, self.size])
 
-    def filled(self, low: int, seen: Tensor) -> Motion:
-        """The same with the parts `seen` [4, some points, samples] at the points from `low` on."""
+    def filled(self, low: int, measured: Tensor) -> Motion:
+        """The same with the parts `measured` [4, some points, samples] at the points from `low` on."""
         parts = self.stacked()
-        parts[:, low : low + seen.shape[1]] = seen
+        parts[:, low : low + measured.shape[1]] = measured
         return Motion(*parts)
 
 
@@ -96,11 +96,11 @@ def judge(
     flight.last_growth, flight.growth = last, growth if windowed else last
     # a score of lower precision than the states is a staircase, on which small errors show no growth
     defect = torch.where(exact, 0.0, motion.defect + staircase * motion.size)
-    own, total = (error_bounds(growth, defect, first) for first in (torch.zeros_like(carried), carried))
+    own = error_bounds(growth, defect, torch.zeros_like(carried))
     # a path that its own scores reproduce to rounding is the chain's, whatever growth would do to an error
     rounded = (motion.defect <= ROUNDING * precision * motion.size).all(0)
     known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
-    flight.bound = torch.where(known | exact, total[-1], torch.inf)
+    flight.bound = torch.where(known | exact, own[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
@@ -121,20 +121,29 @@ def judge(
 
 def growth_of(motion: Motion, before: Tensor, precision: float) -> Tensor:
     """What steps did to the last move, [points, samples]; as `before` where a move within rounding tells nothing."""
-    told = motion.move > ROUNDING * precision * motion.size
-    return torch.where(told, motion.grown / torch.where(told, motion.move, 1.0), before)
+    measured = motion.move > ROUNDING * precision * motion.size
+    return torch.where(measured, motion.grown / torch.where(measured, motion.move, 1.0), before)
 
 
 def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
     """The scan (bound) from errors `carried` [samples] of the first states: [points + 1, samples]."""
-    # where no move has told anything, an error stays as it is
-    steps, defects = torch.where(growth > 0, growth, 1.0).numpy(), defect.numpy()
+    steps, defects = _steps(growth).numpy(), defect.numpy()
     found = np.empty((len(steps) + 1, steps.shape[1]))
     found[0] = carried.numpy()
     with np.errstate(over="ignore", invalid="ignore"):
         for j in range(len(steps)):
             found[j + 1] = steps[j] * found[j] + defects[j]
     return torch.from_numpy(np.nan_to_num(found, nan=np.inf, posinf=np.inf))
+
+
+def inherited(growth: Tensor, carried: Tensor) -> Tensor:
+    """What errors `carried` [samples] of the first states become at the end: [samples]."""
+    return torch.where(carried > 0, carried * _steps(growth).prod(0), 0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+def _steps(growth: Tensor) -> Tensor:
+    """The growth of every step; where no move was measured, an error stays as it is."""
+    return torch.where(growth > 0, growth, 1.0)
 
 
 def _note_progress(flight: Flight, block: Block, bounds: Tensor, limit: float) -> None:
