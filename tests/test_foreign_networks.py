@@ -608,6 +608,8 @@ def test_code_of_a_model_folder_does_not_run_unless_allowed(
 
 
 class Zero(nn.Module):
+    """A network that returns half of its input."""
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return 0.5 * x
 
