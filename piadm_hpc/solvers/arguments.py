@@ -54,6 +54,8 @@ def _of_states(chain: Scheme, x0: Tensor, samples: list[int], momentum: Tensor |
 
 def _of_noise(chain: Scheme, x0: Tensor, noise: NoiseSource | Tensor | None) -> Iterator[str]:
     size = math.prod(x0.shape[1:])
+    if noise is None and chain.stochastic:
+        yield "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
     if isinstance(noise, Tensor):
         if noise.ndim < 2 or noise.shape[1] != len(x0):
             yield f"noise is {list(noise.shape)} for {len(x0)} samples; give [steps, samples, *event]"

@@ -133,7 +133,7 @@ class CollocationSolver:
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
         shared = self.comm.max(torch.nan_to_num(torch.stack(measured, dim=-1), nan=float("inf"), posinf=float("inf")))
-        motion = Motion(*shared[:4])
+        motion = Motion(shared[:4])
         growth = growth_of(motion, torch.zeros_like(motion.move), self._precision())
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
         alone = error_bounds(growth, motion.defect, torch.zeros_like(carried))[-1]

@@ -114,8 +114,9 @@ class PicardSolver:
         self.result.calls[flight.index] += flight.high - flight.low
         self.result.sweeps[flight.index] = flight.age
         low, high = int(flight.low.min()) - self.block.start, int(flight.high.max()) - self.block.start
-        shared = self.comm.max(torch.nan_to_num(motion.stacked()[:, low:high], nan=float("inf"), posinf=float("inf")))
-        return motion.filled(low, shared)
+        measured = motion.parts[:, low:high]
+        measured.copy_(self.comm.max(torch.nan_to_num(measured, nan=float("inf"), posinf=float("inf"))))
+        return motion
 
     def _update(self) -> None:
         """Propagate the path with the new increments."""
