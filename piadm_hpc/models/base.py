@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..schema.conditions import Condition
 from ..solvers.errors import ScoreError
 from ..theory.process import Process
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]
 Prediction = Literal["score", "eps", "x0", "v", "flow"]
 
 
-class ScoreModel(Protocol):
-    """The score grad log p_t(x): takes states x [rows, *event] and times t [rows] in their precision, returns [rows, *event]."""
-
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...
+# the score grad log p_t(x): takes states x [rows, *event] and times t [rows] in their precision, returns [rows, *event]; that of
+# a conditional model, grad log p_t(x | c), takes a condition as well, whose tensors are [rows, ...]
+ScoreModel = Callable[..., Tensor]
 
 
 def broadcast(level: Tensor, x: Tensor) -> Tensor:
@@ -56,31 +56,32 @@ def wrap(network: Network, *, predicts: Prediction, process: Process) -> ScoreMo
     """Return a score model for a network that predicts the score, the noise, x_0, v or the flow.
 
     `network(x [rows, *event], t [rows])` is called with copies of the states and of the process's own times, both in the
-    precision of the states, and must return the shape of the states. v = alpha eps - sigma x_0 (Salimans and Ho 2022, divided
-    by alpha^2 + sigma^2 for processes that do not preserve variance); flow = eps - x_0, the velocity of rectified flow. Raises
-    ValueError for another word; the score model raises ScoreError for an output of another shape or of complex numbers.
+    precision of the states, and must return the shape of the states. A condition that the score is given is handed on as
+    third argument. v = alpha eps - sigma x_0 (Salimans and Ho 2022, divided by alpha^2 + sigma^2 for processes that do not
+    preserve variance); flow = eps - x_0, the velocity of rectified flow. Raises ValueError for another word; the score model
+    raises ScoreError for an output of another shape or of complex numbers.
     """
 
-    def output(x: Tensor, t: Tensor) -> Tensor:
-        return checked(network(x.clone(), t.clone()), x)
+    def output(x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
+        return checked(network(x.clone(), t.clone(), *condition), x)
 
     def levels(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         t = t.to(torch.float64)
         return broadcast(process.alpha(t), x), broadcast(process.sigma(t), x)
 
-    def from_eps(x: Tensor, t: Tensor) -> Tensor:
-        return -output(x, t) / levels(x, t)[1]
+    def from_eps(x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
+        return -output(x, t, *condition) / levels(x, t)[1]
 
-    def from_x0(x: Tensor, t: Tensor) -> Tensor:
-        return score_from_denoised(process, output(x, t), x, t)
+    def from_x0(x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
+        return score_from_denoised(process, output(x, t, *condition), x, t)
 
-    def from_v(x: Tensor, t: Tensor) -> Tensor:
+    def from_v(x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         alpha, sigma = levels(x, t)
-        return -(alpha * output(x, t) + sigma * x / (alpha**2 + sigma**2)) / sigma
+        return -(alpha * output(x, t, *condition) + sigma * x / (alpha**2 + sigma**2)) / sigma
 
-    def from_flow(x: Tensor, t: Tensor) -> Tensor:
+    def from_flow(x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         alpha, sigma = levels(x, t)
-        return -(x + alpha * output(x, t)) / (sigma * (alpha + sigma))
+        return -(x + alpha * output(x, t, *condition)) / (sigma * (alpha + sigma))
 
     readings: dict[str, Network] = {"score": output, "eps": from_eps, "x0": from_x0, "v": from_v, "flow": from_flow}
     if predicts not in readings:
@@ -94,8 +95,8 @@ class EDMPreconditioned:
     def __init__(self, network: Network, sigma_data: float = 0.5):
         self.network, self.sigma_data = network, sigma_data
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         total = torch.sqrt(t**2 + self.sigma_data**2)
         skip, out = self.sigma_data**2 / total**2, t * self.sigma_data / total
-        raw = checked(self.network(x * broadcast(1 / total, x), torch.log(t) / 4), x)
+        raw = checked(self.network(x * broadcast(1 / total, x), torch.log(t) / 4, *condition), x)
         return broadcast(skip, x) * x + broadcast(out, x) * raw

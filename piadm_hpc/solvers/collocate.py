@@ -104,8 +104,9 @@ class CollocationSolver:
             y = torch.stack([slot.path[node] for slot, node in pairs])
             root = torch.stack([slot.tables.root[node] for slot, node in pairs])
             x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
-            score = self.evaluator(x[:, None], times)
-            self.evaluator.check(score, times, [self.samples[slot.index] for slot, _ in pairs])
+            ids = [self.samples[slot.index] for slot, _ in pairs]
+            score = self.evaluator(x[:, None], times, ids)
+            self.evaluator.check(score, times, ids)
             whitened = self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2)
             remainders[start : start + rows] = whitened.mul_(sigma[:, None] ** 2)
         return remainders
