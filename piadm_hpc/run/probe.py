@@ -26,6 +26,7 @@ from .build import make_collocation, projection_of
 from .resolve import make_sampler, resolve
 
 STEP = 0.05  # of a probe in units of the noise: far below the scale on which the score varies, far above rounding
+PROBED_ROWS = 5_000  # of the network that probing takes, about: the pilot, the probes at all levels, and the flows
 NODES = 40  # of the flows whose variation along time is measured
 
 

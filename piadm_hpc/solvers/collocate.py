@@ -103,8 +103,9 @@ class CollocationSolver:
             y = torch.stack([slot.path[node] for slot, node in pairs])
             root = torch.stack([slot.tables.root[node] for slot, node in pairs])
             x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
-            score = self.evaluator(x[:, None], times)
-            self.evaluator.check(score, times, [self.samples[slot.index] for slot, _ in pairs])
+            ids = [self.samples[slot.index] for slot, _ in pairs]
+            score = self.evaluator(x[:, None], times, ids)
+            self.evaluator.check(score, times, ids)
             whitened = self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2)
             remainders[start : start + rows] = whitened.mul_(sigma[:, None] ** 2)
         return remainders
@@ -125,10 +126,9 @@ class CollocationSolver:
             grown = move + tables.steps @ (slot.evaluated - slot.remainder)
             doubt = tables.doubt @ slot.evaluated
             start = torch.cat([slot.y[None], slot.path[:-1]])
-            parts = (defect, move, grown, start, doubt)
-            sizes = [self.whitening.size(part, self.options.scale) for part in parts]
-            spread = torch.linalg.vector_norm(start, dim=-1).to("cpu", torch.float64) / start.shape[-1] ** 0.5
-            measured.append(torch.stack([*sizes, spread]))
+            sizes = [self.whitening.size(part, self.options.scale) for part in (defect, move, grown, start, doubt)]
+            spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
+            measured.append(torch.stack([*sizes, spread.to(sizes[0])]))
             slot.at, slot.remainder = slot.path[:-1], slot.evaluated
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
