@@ -94,6 +94,8 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
+    if config.density.enabled:
+        config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
     if config.chain.eta == "auto":
         config = config.replace(chain={"eta": suits.get("eta", 1.0) if config.chain.method.eta else 0.0})
     if config.chain.integrator == "auto":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -18,12 +19,13 @@ from .baselines.dispatch import BASELINES, SWEEPING, solve_with
 from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Evaluator
+from .log_det import log_determinants, make_directions
 from .memory import collocation_bytes, trajectory_bytes
 from .options import Options
 from .problem import Problem
 from .scheme import BlockSolver, Scheme
 from .sequential import run_steps
-from .solution import BlockSolution, ShouldStop
+from .solution import BlockSolution, Interrupted, ShouldStop
 from .sweep import PicardSolver
 from .window import Window
 
@@ -105,6 +107,7 @@ class CollocationBlocks:
 
     scheme: Collocation
     evaluator: Evaluator
+    noise: NoiseSource | None
     options: Options
     comm: Communicator
 
@@ -113,8 +116,8 @@ class CollocationBlocks:
         cls, scheme: Collocation, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
         options: Options, comm: Communicator, like: Tensor,
     ) -> CollocationBlocks:  # fmt: skip
-        """Build the solver of a flow; it uses the scheme's own reference and no noise."""
-        return cls(scheme, evaluator, options, comm)
+        """Build the solver of a flow; it uses the scheme's own reference, and noise for probes alone."""
+        return cls(scheme, evaluator, noise, options, comm)
 
     def blocks(self) -> list[Block]:
         """Return one block of all nodes."""
@@ -125,13 +128,27 @@ class CollocationBlocks:
     ) -> tuple[Tensor, BlockSolution]:
         """Return the states [samples, 1, d] at the end of the flow, and the solution with its costs."""
         solver = CollocationSolver(self.scheme, self.evaluator, state[:, 0], samples, self.options, self.comm, should_stop)
-        result = solver.run()
+        try:
+            result = solver.run()
+        except Interrupted as early:
+            raise Interrupted(early.done, self._with_log_det(early.solution, solver, early.done)) from None
+        result = self._with_log_det(result, solver, range(len(samples)))
         return result.end, result
+
+    def _with_log_det(self, result: BlockSolution, solver: CollocationSolver, done: Sequence[int]) -> BlockSolution:
+        """Add the log-determinants of the samples at the positions `done`, one more round, where they are asked for."""
+        if self.options.traces == "none":
+            return result
+        names, visited = [solver.samples[k] for k in done], [solver.visited[k] for k in done]
+        made = make_directions(self.options.traces, solver.whitening, self.evaluator, self.noise)
+        log_det, calls = log_determinants(solver.whitening, self.evaluator, made, visited, names, result.residual, self.comm)
+        return replace(result, log_det=log_det, calls=result.calls + calls)
 
     def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
         """Count the bytes that stay in memory on a rank; every rank keeps all nodes, whatever its share of `points`."""
         states = 2 * samples * itemsize * math.prod(self.scheme.reference.event_shape)
-        return states + collocation_bytes(self.scheme, slots, itemsize)
+        kept = samples if self.options.traces != "none" else 0
+        return states + collocation_bytes(self.scheme, slots, itemsize, kept)
 
     def state(self, end: Tensor) -> Tensor:
         """Return the ends unchanged: they are states already."""
