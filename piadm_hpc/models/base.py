@@ -34,7 +34,10 @@ def score_from_denoised(process: Process, denoised: Tensor, x: Tensor, t: Tensor
 
 
 def checked(result: object, x: Tensor, name: str = "the network") -> Tensor:
-    """Return what a network gave for states x [rows, *event] if it is real numbers of the same shape; ScoreError otherwise."""
+    """Return what a network gave for states x [rows, *event] if it is real numbers of the same shape; ScoreError otherwise.
+
+    It is detached unless the states require gradients.
+    """
     if not isinstance(result, Tensor):
         inner = " in its attribute `sample`" if isinstance(getattr(result, "sample", None), Tensor) else ""
         inner = " as its first entry" if isinstance(result, tuple) and result and isinstance(result[0], Tensor) else inner
@@ -49,7 +52,7 @@ def checked(result: object, x: Tensor, name: str = "the network") -> Tensor:
         )
     if not result.is_floating_point():
         raise ScoreError(f"{name} returned {result.dtype} for states of {x.dtype}; it must return real floating numbers")
-    return result.detach()
+    return result if x.requires_grad else result.detach()
 
 
 def wrap(network: Network, *, predicts: Prediction, process: Process) -> ScoreModel:

@@ -17,7 +17,7 @@ from ..theory.grid import Partition
 from .collocation import Collocation
 from .evaluate import Evaluator
 from .options import Options
-from .pieces import PieceTables, Slot, Task
+from .pieces import PieceTables, Slot, Task, Visited
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
 from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of, inherited
 from .whitening import Whitening
@@ -44,6 +44,7 @@ class CollocationSolver:
         self.tables: dict[tuple[float, float], PieceTables] = {}
         self.result = BlockSolution.unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
+        self.visited: list[list[Visited]] = [[] for _ in samples]
         self.waiting = list(range(len(samples)))
         self.slots = [self._enter() for _ in range(min(options.in_flight or len(samples), len(samples)))]
 
@@ -188,6 +189,8 @@ class CollocationSolver:
             status = Status.ROUND_OFF_FLOOR if floor else Status.NOT_CERTIFIED
         self.result.status[index] = max(int(self.result.status[index]), int(status))
         slot.todo.pop()
+        if self.options.traces != "none":
+            self.visited[index].append(Visited(slot.tables, slot.path))
         slot.y = slot.path[-1]
         if slot.todo:
             self._start(slot)
