@@ -21,16 +21,17 @@ steps = "auto"               # 48; collocation takes 8 points for every digit of
 blocks = "auto"              # one block, if memory allows: blocks save memory, not rounds
 
 [solver]
+kind = "auto"                # steps, sweeps or a window, whatever is fastest here; the samples are the same within tol
 tol = 1e-2                   # bound on a sample's error, in units of the data's standard deviation
 linear = "auto"              # preconditioner, the part of a step that sweeps treat exactly: reference, process or identity
 
 [compute]
 time_ranks = "auto"          # ranks that share one sample's time axis
-model_batch = 16             # largest number of rows of one network call
+model_batch = "auto"         # largest number of rows of one network call
 precision = "float32"
 
 [output]
-batch = 4                    # samples solved and stored together
+batch = "auto"               # samples solved and stored together
 compression = "zlib"
 """
 
@@ -147,12 +148,6 @@ steps = "auto"               # the model's card recommends 24
 
 [solver]
 tol = 1e-2                   # bound on a sample's error, in units of the atoms' spread
-
-[compute]
-model_batch = 4096           # largest number of rows of one network call
-
-[output]
-batch = 500                  # samples solved and stored together
 """
 
 TRAIN_MOLECULES = """\

@@ -114,7 +114,7 @@ class GaussianDenoiser:
 
 
 class DenoiserScore:
-    """The score of a denoiser, as a `ScoreModel` that records no gradients.
+    """The score of a denoiser, as a `ScoreModel` that records gradients only for states that require them.
 
     At points without data the denoised estimate is zero, so the score there is that of noise around zero.
     """
@@ -123,5 +123,5 @@ class DenoiserScore:
         self.denoiser = denoiser
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser.score(x, t)

@@ -128,7 +128,7 @@ def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, m
         dtype = precision or x.dtype
         given = x.to(dtype)
         extra = (mask.to(given).expand(len(x), *mask.shape).clone(),) if spec.node_mask else ()
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and given.requires_grad):
             result = loaded.call(given, network_time(config, process, t, dtype), *extra)
         return checked(result, x, config.name)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -19,6 +20,7 @@ from .baselines.dispatch import BASELINES, SWEEPING, solve_with
 from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Evaluator
+from .log_det import log_determinants, make_directions
 from .memory import collocation_bytes, trajectory_bytes
 from .options import Options
 from .problem import Problem
@@ -101,6 +103,7 @@ class CollocationBlocks:
 
     scheme: Collocation
     evaluator: Evaluator
+    noise: NoiseSource | None
     options: Options
     comm: Communicator
 
@@ -113,13 +116,27 @@ class CollocationBlocks:
     ) -> tuple[Tensor, BlockSolution]:
         """Return the states [samples, 1, d] at the end of the flow, and the solution with its costs."""
         solver = CollocationSolver(self.scheme, self.evaluator, state[:, 0], samples, self.options, self.comm, should_stop)
-        result = solver.run()
+        try:
+            result = solver.run()
+        except Interrupted as early:
+            raise Interrupted(early.done, self._with_log_det(early.solution, solver, early.done)) from None
+        result = self._with_log_det(result, solver, range(len(samples)))
         return result.end, result
+
+    def _with_log_det(self, result: BlockSolution, solver: CollocationSolver, done: Sequence[int]) -> BlockSolution:
+        """Add the log-determinants of the samples at the positions `done`, one more round, where they are asked for."""
+        if self.options.traces == "none":
+            return result
+        names, visited = [solver.samples[k] for k in done], [solver.visited[k] for k in done]
+        made = make_directions(self.options.traces, solver.whitening, self.evaluator, self.noise)
+        log_det, calls = log_determinants(solver.whitening, self.evaluator, made, visited, names, result.residual, self.comm)
+        return replace(result, log_det=log_det, calls=result.calls + calls)
 
     def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
         """Count the bytes that stay in memory on a rank; every rank keeps all nodes, whatever its share of `points`."""
         states = 2 * samples * itemsize * math.prod(self.scheme.reference.event_shape)
-        return states + collocation_bytes(self.scheme, slots, itemsize)
+        kept = samples if self.options.traces != "none" else 0
+        return states + collocation_bytes(self.scheme, slots, itemsize, kept)
 
     def state(self, end: Tensor) -> Tensor:
         """Return the ends unchanged: they are states already."""
@@ -136,6 +153,6 @@ def block_solver(
 ) -> BlockSolver:  # fmt: skip
     """Build the solver for the blocks of a scheme, for states like `like` [samples, d]."""
     if isinstance(scheme, Collocation):
-        return cast(BlockSolver, CollocationBlocks(scheme, evaluator, options, comm))
+        return cast(BlockSolver, CollocationBlocks(scheme, evaluator, noise, options, comm))
     problem = Problem.of(cast(Chain, scheme), evaluator, noise, reference, options, like)
     return cast(BlockSolver, ChainBlocks(problem, options, comm))

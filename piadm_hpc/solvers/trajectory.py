@@ -98,13 +98,14 @@ class Trajectory:
             local, slot = pairs[begin : begin + num_rows].T
             points = self.points[local]
             z, t = self.z[local, slot], self.times[points.to(self.times.device)]
-            output = evaluator(self.problem.read(points, z), t)
+            ids = [samples[s] for s in slot.tolist()]
+            output = evaluator(self.problem.read(points, z), t, ids)
             score = self.problem.basis.analyse(output)
             measured = self._increments(local, slot, z, score)
             # a point that was never evaluated has no last move: what moved it before does not count
             measured[1:3, points >= flight.reached[slot]] = 0
             if not bool(torch.isfinite(measured).all()):
-                evaluator.check(output, t, [samples[int(s)] for s in slot])
+                evaluator.check(output, t, ids)
             motion.parts[:, points - start, slot] = measured
             if self.remainder is not None:
                 self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, score)

@@ -41,8 +41,9 @@ def scores_together(problem: Problem, points: Sequence[int], z: Tensor, samples:
     evaluator = problem.evaluator
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)[list(points)].repeat_interleave(len(samples))
     x = torch.cat([problem.read(j, states) for j, states in zip(points, z, strict=True)])
-    score = evaluator(x, times)
-    evaluator.check(score, times, [*samples] * len(points))
+    ids = [*samples] * len(points)
+    score = evaluator(x, times, ids)
+    evaluator.check(score, times, ids)
     scores = problem.basis.analyse(score)
     return scores.reshape(len(points), len(samples), *scores.shape[1:])
 
