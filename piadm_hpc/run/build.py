@@ -29,6 +29,7 @@ from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.phase import PhaseSpace
 from ..theory.process import PSLD, Process, forward_time
+from .steady import SteadyScore
 
 if TYPE_CHECKING:
     from ..models.card import Model
@@ -162,7 +163,9 @@ def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
     """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call."""
     if config.chain.generator is not None:
         return cast(Score, plugins.call("chain.generator", config.chain.generator, model))
-    return integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
+    # networks of this package cannot answer by chance, and compiled ones would be compiled for one more number of rows
+    score = SteadyScore(model.score) if model.denoiser is None else model.score
+    return integrators.score_of(config.chain.method.name, score, model.process, grid, model.reference)
 
 
 def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:

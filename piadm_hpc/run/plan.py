@@ -230,7 +230,7 @@ def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
     x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
     with torch.no_grad():
-        sampler.score(x[:1], t[:1])
+        sampler.score(x[:2], t[:2])
         before = _peak()
         start = time.perf_counter()
         sampler.score(x, t)
