@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
+from .density import DensityConfig
 from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
 from .paths import PathName
@@ -154,6 +155,7 @@ class RunConfig(Record):
     grid: GridConfig = GridConfig()
     solver: SolverConfig = SolverConfig()
     corrector: CorrectorConfig = CorrectorConfig()
+    density: DensityConfig = DensityConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
 
@@ -178,6 +180,7 @@ class RunConfig(Record):
         name = self.chain.method.name
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
+        mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         if self.corrector.enabled and self.chain.method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:

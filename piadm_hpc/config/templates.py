@@ -103,6 +103,9 @@ files = ["data/*.nc"]        # several files are joined, as members or as years
 variables = ["TREFHT"]
 sample_dims = ["time"]
 spatial_dims = ["lat", "lon"]
+# rename = { tas = "TREFHT" }  # names in the files = names used here and in the samples
+# missing_values = [-9999]   # numbers that stand for missing ones, where the files do not declare them
+# allow_outliers = ["TREFHT"]  # variables whose values far from all others are real
 anomaly = "none"             # or monthly: subtract the mean of every calendar month
 wrap = true                  # false for a regional grid
 validation_fraction = 0.1    # or validation_files = ["*member7*"]

@@ -16,6 +16,7 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
 from ..integrators.corrector import critical_corrector
+from ..models.volume import num_directions
 from ..solvers.collocation import Collocation
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
@@ -177,6 +178,7 @@ def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
         corrector=_corrector(config, model),
         in_flight=config.compute.in_flight,
         model_batch=ROWS if batch == "auto" else int(batch),
+        traces=config.density.chosen(num_directions(model)),
         **{name: getattr(given, name) for name in names},
     )
 

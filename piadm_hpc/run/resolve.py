@@ -112,6 +112,8 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
+    if config.density.enabled:
+        config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":
