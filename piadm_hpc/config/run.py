@@ -122,7 +122,7 @@ class OutputConfig(Record):
 
     Attributes:
         batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
-            more than are made in a minute or have room in a quarter of the memory.
+            more than are made in half a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
         log_interval: seconds between two lines of progress.
     """

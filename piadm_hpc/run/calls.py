@@ -19,7 +19,7 @@ from .build import ROWS
 TIMED = 1 / 32  # share of the predicted time of a run that further timed calls may take
 STEP = 8  # ratio of one timed number of rows to the one before it
 GAIN = 0.9  # time of a row, relative to that with fewer rows, at which more rows still pay
-REPEATS, SHORT = 5, 0.02  # of a call, as long as they have taken fewer seconds
+REPEATS, SHORT = 3, 0.02  # of a call, as long as they have taken fewer seconds
 SHORTEST = 1e-6  # seconds of a call, below which clocks tell nothing
 NEAR = 1.05  # time of a row, relative to the shortest, at which a call is large enough
 
