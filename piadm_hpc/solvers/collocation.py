@@ -27,6 +27,7 @@ from ..theory.process import Process
 EDGE = 1 / 16  # share of the tolerance that the part of the range left to the Gaussian may cost
 SHARE = 1 / 4  # share of the tolerance that the interpolation at the chosen points may cost
 FEWEST, MOST = 5, 64  # limits of the number of points
+FIRST, MORE = 8, 4  # points of the first sweep, and of every further one: sweeps gain half a digit each, eight points a digit
 DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
 
 
@@ -43,7 +44,7 @@ class Collocation:
     delta: float
     points: int
 
-    channels, reads, stochastic, basis, sequential_rounds, knows_levels = 1, 1, False, None, None, True
+    channels, reads, drawn, stochastic, basis, sequential_rounds, knows_levels = 1, 1, 1, False, None, None, True
     needs_reference = False
 
     def __post_init__(self) -> None:
@@ -66,6 +67,11 @@ class Collocation:
         nodes = self.piece(*self.span).t
         ends = self.process.time(torch.tensor([self.horizon, self.delta], dtype=torch.float64))
         return torch.cat([ends[:1], nodes, ends[1:]])
+
+    @cached_property
+    def point_counts(self) -> tuple[int, ...]:
+        """The numbers of points that the first sweeps over the whole range evaluate; the last one is all of them."""
+        return (*range(FIRST, self.points, MORE), self.points)
 
     @property
     def num_steps(self) -> int:
@@ -111,8 +117,7 @@ class Collocation:
         """Return the matrix [points, points] that interpolates from the nodes of low .. high to the nodes of a part of it."""
         x = chebyshev_nodes(self.points)
         inside = part[0] + (part[1] - part[0]) * (x + 1) / 2
-        there = chebyshev.chebvander(2 * (inside - low) / (high - low) - 1, self.points - 1)
-        return torch.from_numpy(there @ np.linalg.inv(chebyshev.chebvander(x, self.points - 1)))
+        return interpolation(x, 2 * (inside - low) / (high - low) - 1)
 
 
 @dataclass(frozen=True)
@@ -173,6 +178,12 @@ def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple
 def chebyshev_nodes(points: int) -> np.ndarray:
     """Return the zeros of the Chebyshev polynomial in increasing order; they leave out the ends, where the remainder vanishes."""
     return -np.cos(math.pi * (np.arange(points) + 0.5) / points)
+
+
+def interpolation(known: np.ndarray, wanted: np.ndarray) -> Tensor:
+    """Return the matrix [wanted, known] of the polynomial through values at `known` places, at `wanted` places."""
+    degree = len(known) - 1
+    return torch.from_numpy(chebyshev.chebvander(wanted, degree) @ np.linalg.inv(chebyshev.chebvander(known, degree)))
 
 
 def _integrals(x: np.ndarray) -> np.ndarray:

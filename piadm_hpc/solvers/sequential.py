@@ -24,7 +24,9 @@ def run_steps(
         if should_stop is not None and should_stop(0):
             raise Interrupted([], BlockSolution.unsolved(z[:0], 0))
         t = times[j].expand(len(z))
-        score = problem.evaluator(problem.read(j, z), t)
+        x = problem.read(j, z)
+        score = problem.evaluator(x, t)
         problem.evaluator.check(score, t, samples)
+        z = problem.as_read(z, x)
         z = problem.step(torch.empty_like(z), problem.draws(j, samples, z), j, z, problem.basis.analyse(score))
     return z

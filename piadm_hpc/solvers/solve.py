@@ -78,7 +78,7 @@ def solve(
     check_arguments(chain, x0, names, options, momentum=momentum, noise=noise, reference=reference, comm=comm)
     event_shape = tuple(x0.shape[1:])
     evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads)
-    source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
+    source = GivenNoise(noise, names, chain.drawn) if isinstance(noise, Tensor) else noise
     if isinstance(options.scale, Tensor):
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
     solver = block_solver(chain, evaluator, source, reference, options, comm, like=x0.flatten(1))

@@ -99,7 +99,9 @@ class Trajectory:
             local, slot = pairs[begin : begin + num_rows].T
             points = self.points[local]
             z, t = self.z[local, slot], self.times[points.to(self.times.device)]
-            output = evaluator(self.problem.read(points, z), t)
+            x = self.problem.read(points, z)
+            output = evaluator(x, t)
+            z = self.problem.as_read(z, x)
             score = self.problem.basis.analyse(output)
             measured = self._increments(local, slot, z, score)
             # a point that was never evaluated has no last move: what moved it before does not count
