@@ -8,10 +8,12 @@ converge, or when its nodes do not resolve the remainder to the tolerance. Error
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..comm.communicator import Communicator
 from ..theory.grid import Partition
@@ -42,7 +44,8 @@ class CollocationSolver:
         self.whitening = Whitening.of(scheme, first)
         self.reference, self.first = self.whitening.reference, first
         self.basis = self.reference.basis
-        self.tables: dict[tuple[float, float], PieceTables] = {}
+        self.tables: dict[tuple[float, float, int], PieceTables] = {}
+        self.counts = scheme.point_counts if options.tol is not None else (scheme.points,)
         self.result = BlockSolution.unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
         self.waiting = list(range(len(samples)))
@@ -75,23 +78,31 @@ class CollocationSolver:
         return slot
 
     def _start(self, slot: Slot) -> None:
-        """Begin the next piece of a sample. Samples on the same piece share its tables."""
-        span = slot.todo[-1].low, slot.todo[-1].high
-        if span not in self.tables:
-            self.tables[span] = PieceTables.of(self.scheme, self.reference, *span, self.first)
-        slot.start(self.tables[span])
+        """Begin the next piece of a sample: the whole range with few nodes, its parts with all of them."""
+        task = slot.todo[-1]
+        whole = (task.low, task.high) == self.scheme.span
+        slot.start(self._tables(task.low, task.high, self.counts[0] if whole else self.scheme.points))
+
+    def _tables(self, low: float, high: float, nodes: int) -> PieceTables:
+        """The tables of a piece with so many nodes; samples on the same piece share them."""
+        key = low, high, nodes
+        if key not in self.tables:
+            scheme = replace(self.scheme, points=nodes)
+            self.tables[key] = PieceTables.of(scheme, self.reference, low, high, self.first)
+        return self.tables[key]
 
     def _evaluate(self) -> None:
         """Evaluate the remainders at all nodes, an equal share on every rank, and gather them on all ranks."""
-        pairs = [(slot, node) for node in range(self.scheme.points) for slot in self.slots]
+        pairs = [(slot, node) for slot in self.slots for node in range(slot.tables.nodes)]
         cut = Partition(len(pairs), self.comm.size)
         own = pairs[cut.slice(self.comm.rank)]
         mine = self.evaluator.together(self.comm, partial(self._remainders, own))
         everyone = self.comm.allgather(mine, [cut.length(rank) for rank in range(self.comm.size)])
-        for number, slot in enumerate(self.slots):
-            slot.evaluated = everyone[number :: len(self.slots)]
+        counts = [slot.tables.nodes for slot in self.slots]
+        for slot, evaluated in zip(self.slots, torch.split(everyone, counts), strict=True):
+            slot.evaluated = evaluated
             slot.age += 1
-            self.result.calls[slot.index] += self.scheme.points
+            self.result.calls[slot.index] += slot.tables.nodes
             self.result.sweeps[slot.index] += 1
 
     def _remainders(self, own: Sequence[tuple[Slot, int]]) -> Tensor:
@@ -129,7 +140,7 @@ class CollocationSolver:
             parts = (defect, move, grown, start, doubt)
             sizes = [self.whitening.size(part, self.options.scale) for part in parts]
             spread = torch.linalg.vector_norm(start, dim=-1).to("cpu", torch.float64) / start.shape[-1] ** 0.5
-            measured.append(torch.stack([*sizes, spread]))
+            measured.append(functional.pad(torch.stack([*sizes, spread]), (0, self.scheme.points - tables.nodes)))
             slot.at, slot.remainder = slot.path[:-1], slot.evaluated
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
@@ -156,6 +167,8 @@ class CollocationSolver:
         # the error of a short piece may still grow in all the pieces that follow it
         met = slot.best <= SAFETY * min(tol, SMALL) * share**2 or (slot.rounded and slot.best <= tol * share)
         resolved = slot.doubt <= max(RESOLVED * tol, ROUNDING * self._precision())
+        if slot.tables.nodes < self.scheme.points:
+            return self._grow(slot)
         if met and resolved:
             return self._piece_done(slot, Status.CONVERGED)
         if slot.rounded and slot.idle >= PATIENCE and resolved:
@@ -166,6 +179,13 @@ class CollocationSolver:
         if share <= SMALLEST:
             return self._piece_done(slot, Status.NOT_RESOLVED)
         self._halve(slot, keep=unresolved)
+        return slot
+
+    def _grow(self, slot: Slot) -> Slot:
+        """Sweep over more nodes next, from the polynomials through the present ones."""
+        more = next(count for count in self.counts if count > slot.tables.nodes)
+        nodes = self.scheme.points if slot.rounded else more
+        slot.grow(self._tables(slot.tables.piece.low, slot.tables.piece.high, nodes))
         return slot
 
     def _halve(self, slot: Slot, *, keep: bool) -> None:
