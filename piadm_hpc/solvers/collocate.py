@@ -1,8 +1,7 @@
 """Sweeps over the nodes of a collocation: one batch of scores, one gather of remainders, one small solve per shell.
 
-Every slot holds a sample and the piece of the log-SNR range that it works on. A piece is halved when its sweeps do not
-converge, or when its nodes do not resolve the remainder to the tolerance. Errors are bounded from node to node, as
-`solvers.tolerance` bounds them from step to step.
+Every slot holds a sample and the piece of the log-SNR range that it works on. A piece is halved when its sweeps do not converge,
+or its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step to step.
 """
 
 from __future__ import annotations
@@ -199,13 +198,14 @@ class CollocationSolver:
 
     def _piece_done(self, slot: Slot, status: Status) -> Slot | None:
         """Record a finished piece, and go on with the next piece of this sample or with another sample."""
-        index, tol = slot.index, self.options.tol
-        slot.carried = slot.bound
+        index, tol, slot.carried = slot.index, self.options.tol, slot.bound
         self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
         # a state far outside the reference is not resolved by nodes that were chosen for it
         trusted = tol is None or (slot.bound <= tol and slot.spread <= OUTSIDE)
         if status == Status.CONVERGED and not trusted:
-            status = Status.NOT_CERTIFIED
+            # what an earlier piece left at the floor of rounding is no fault of this one
+            floor = slot.rounded and slot.spread <= OUTSIDE and self.result.status[index] == Status.ROUND_OFF_FLOOR
+            status = Status.ROUND_OFF_FLOOR if floor else Status.NOT_CERTIFIED
         self.result.status[index] = max(int(self.result.status[index]), int(status))
         slot.todo.pop()
         slot.y = slot.path[-1]

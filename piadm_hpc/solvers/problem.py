@@ -134,6 +134,15 @@ class Problem:
         norm: Tensor = torch.linalg.vector_norm(z, dim=(-2, -1)).to("cpu", torch.float64)
         return norm.div_(scale * z.shape[-1] ** 0.5)
 
+    def extent(self, scale: float | Tensor) -> Tensor:
+        """Return the deviation [points] of what the score reads, for data of deviation 1 in their own scale; at least 1."""
+        if not self.chain.knows_levels:
+            return torch.ones(len(self.chain.t), dtype=torch.float64)
+        signal, covariance = self.chain.levels
+        units = torch.as_tensor(scale, dtype=torch.float64).pow(-2).mean()
+        variance = signal.square() + units * covariance.diagonal(dim1=-2, dim2=-1)
+        return variance.amax(-1).sqrt().clamp(min=1.0)
+
 
 def _preconditioner(chain: Chain, reference: GaussianReference | None, options: Options) -> tuple[LinearPart, LinearPart | None]:
     """Choose the preconditioner, and the linear part that predicts the score where the network was not called."""

@@ -61,6 +61,7 @@ class PicardSolver:
         slots = min(len(samples), options.in_flight or len(samples))
         closed = self.window.moves
         self.trajectory = Trajectory(problem, self.rows, options, comm, slots, first, closed=closed, keep_scores=self.keep_scores)
+        self.extent = problem.extent(options.scale)[block.start : block.stop + 1]
         self.limit = min(options.sweeps or len(block), len(block))
         self.result = BlockSolution.unsolved(first, len(samples))
         self.finish = SequentialFinish(problem, block, self.samples, comm)
@@ -160,7 +161,7 @@ class PicardSolver:
         carried, windowed = self.carried[self.flight.index], self.window.slides
         return judge(
             motion, self.flight, self.block, self.options, carried,
-            share=share, windowed=windowed, precision=precision, staircase=precision - own,
+            share=share, windowed=windowed, precision=precision, staircase=precision - own, extent=self.extent,
         )  # fmt: skip
 
     def _retire(self, verdict: Verdict) -> None:
