@@ -17,12 +17,13 @@ from torch import Tensor
 from piadm_hpc.gaussian.reference import GaussianReference, Smoothness
 from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
 from piadm_hpc.run.probe import probe_smoothness
-from piadm_hpc.solvers.collocation import Collocation, chebyshev_nodes, choose
+from piadm_hpc.solvers.collocation import Collocation, choose
 from piadm_hpc.solvers.errors import ScoreError
 from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.solvers.solve import Solution, Status
 from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.chebyshev import chebyshev_nodes
 from piadm_hpc.theory.noise import Noise
 from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
 
