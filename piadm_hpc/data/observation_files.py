@@ -14,6 +14,9 @@ from .gridded_files import open_fields
 from .grids import kind_of
 from .selection import Choice, selected
 
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": r"\s+"}
+"""What stands between the columns of a table, by the ending of its name."""
+
 OTHER_NAMES = {"latitude": "lat", "longitude": "lon", "error": "std", "sigma": "std", "uncertainty": "std"}
 
 
@@ -26,7 +29,7 @@ def renamed(name: str) -> str:
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV file, its rows labelled; ValueError for a file that is no table."""
     try:
-        frame = pd.read_csv(path, comment="#", sep=None, engine="python", skipinitialspace=True)
+        frame = pd.read_csv(path, comment="#", sep=SEPARATORS[path.suffix.lower()], skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"cannot be read as a table ({str(error).splitlines()[0]})") from None
     frame.index = pd.Index([f"row {number + 1}" for number in range(len(frame))])

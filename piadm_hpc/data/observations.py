@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .observation_files import read_csv, read_netcdf, renamed
+from .observation_files import SEPARATORS, read_csv, read_netcdf, renamed
 from .selection import Choice
 
 PLACES: dict[str, tuple[str, ...]] = {
@@ -85,7 +85,7 @@ def read_observations(
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"{path}: no such file")
     try:
-        frame = read_csv(path) if path.suffix.lower() in (".csv", ".txt", ".tsv") else read_netcdf(path, variables, select or {})
+        frame = read_csv(path) if path.suffix.lower() in SEPARATORS else read_netcdf(path, variables, select or {})
         return _table(_long(frame, variables), variables, std, placed)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

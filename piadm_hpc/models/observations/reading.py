@@ -65,7 +65,7 @@ def read_for(config: ObservationsConfig, model: Model, folder: str) -> tuple[Any
     if config.operator is not None:
         operator = plugins.call("observations.operator", config.operator, model)
         return _of_function(table, operator, model), table
-    removed = _climatology(config, model, folder) if config.absolute else None
+    removed = climatology(config, model, folder) if config.absolute else None
     return encode(table, model, nearest=config.nearest, cells=config.cells, removed=removed)
 
 
@@ -110,8 +110,8 @@ def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor
     return decode
 
 
-def _climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:
-    """The climatology [variables, lat, lon] that a model of anomalies was trained without."""
+def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:
+    """Return the climatology [variables, lat, lon] that a model of anomalies was trained without. Raises ValueError."""
     if str(model.card.get("anomaly", "none")) == "none":
         raise ValueError("observations.absolute: the model is not one of anomalies; leave it out")
     arrays: dict[str, Any] = read_arrays(Path(find_model(folder)) / "reference.h5")[0]
