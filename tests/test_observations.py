@@ -14,12 +14,15 @@ import xarray as xr
 from helpers import call, make_model, on_ranks, one_line, write_config
 from posteriors import closed_form, dense
 
+from piadm_hpc.config.run import RunConfig
 from piadm_hpc.data.observations import read_observations
 from piadm_hpc.gaussian.observed import LinearObservations
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.observations.encode import encode
 from piadm_hpc.models.observations.places import Grid
 from piadm_hpc.models.observations.record import read_table, write_table
+from piadm_hpc.run.plan import plan
+from piadm_hpc.run.resolve import resolve
 from piadm_hpc.store.reading import open_run
 
 LAT, LON = np.linspace(87.5, -87.5, 36), np.arange(72) * 5.0
@@ -312,6 +315,18 @@ def test_bad_observations_are_one_message(model: Path, tmp_path: Path) -> None:
     message = one_line(call("sample", config, *given, "--set", "observations.score=kalmann"), 2)
     assert "observations.score: must be" in message and "did you mean 'kalman'?" in message
     assert "drawn without observations" in one_line(_verified(tmp_path, model), 2)
+
+
+def test_a_plan_counts_the_factors(model: Path, tmp_path: Path) -> None:
+    stations(tmp_path / "stations.csv", 12)
+    config = RunConfig(model=str(model), samples=2, grid={"steps": 8}, observations={"file": str(tmp_path / "stations.csv")})
+    assert "12 of " in str(plan(config)) and "factors of 9 noise levels, 0.0 MB" in str(plan(config))
+    run = resolve(config, load_model(model))
+    assert run.given is not None and run.given.posterior.update is not None
+    run.finished(run.sampler.draw([0, 1]).x)
+    factors = run.given.posterior.update._factors.values()
+    held = sum(factor.nbytes for factor in factors)
+    assert held == run.given.posterior.update.factor_bytes(len(factors)) and len(factors) <= 9
 
 
 def _verified(folder: Path, model: Path) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..theory.bases import Basis
 from .masked import shell_degrees
 from .observed import LinearObservations, conjugate_gradients, projected
 from .reference import GaussianReference
 from .rotated import Rotated
 
-LARGEST = 1536  # modes of a conditioned reference; all directions of smaller states
+LARGEST = 1024  # modes of a conditioned reference; all directions of smaller states
 DENSE = 2000  # observations above which systems are solved by conjugate gradients instead of a factor
 KEPT = 80  # factors in memory at once
 
@@ -172,19 +173,31 @@ def _modes(reference: GaussianReference, observations: LinearObservations, large
 
 
 def _whole_shells(reference: GaussianReference, shells: list[int]) -> Tensor:
-    """Return orthonormal columns that span some shells."""
+    """Return orthonormal columns that span some shells; a shell of one coordinate is a column by itself."""
     basis = reference.basis
-    gains = torch.zeros(basis.num_shells, dtype=torch.float64, device=reference.mean.device)
-    gains[shells] = 1
-    places = torch.nonzero(basis.expand(gains).expand(basis.num_coords)).flatten()
-    count = round(float(shell_degrees(basis)[shells].sum()))
+    coords = basis.expand(torch.arange(basis.num_shells, dtype=torch.float64, device=reference.mean.device))
+    coords = coords.expand(basis.num_coords).round().long()
+    counts = torch.bincount(coords, minlength=basis.num_shells)
+    chosen = torch.tensor(shells, device=coords.device)
+    single, several = chosen[counts[chosen] == 1], chosen[counts[chosen] > 1]
+    columns = []
+    if len(single):
+        columns.append(_fields(basis, torch.nonzero(torch.isin(coords, single)).flatten()).T)
+    if len(several):
+        count = round(float(shell_degrees(basis)[several.cpu()].sum()))
+        columns.append(_orthonormal(_fields(basis, torch.nonzero(torch.isin(coords, several)).flatten()), count))
+    return torch.cat(columns, dim=1)
+
+
+def _fields(basis: Basis, places: Tensor) -> Tensor:
+    """Return the states [n, d] of unit coordinates at `places` [n]."""
     fields = []
     for start in range(0, len(places), CHUNK_ROWS):
         part = places[start : start + CHUNK_ROWS]
         unit = torch.zeros(len(part), basis.num_coords, dtype=torch.float64, device=part.device)
         unit[torch.arange(len(part)), part] = 1
         fields.append(basis.synthesise(unit))
-    return _orthonormal(torch.cat(fields), count)
+    return torch.cat(fields)
 
 
 def _orthonormal(rows: Tensor, most: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 CHUNK = 256  # rows of H that are carried to states at once
 ITERATIONS = 500
-ACCURACY = 1e-10  # relative residual at which conjugate gradients end
+ACCURACY = 1e-8  # relative residual at which conjugate gradients end
 
 
 @dataclass(frozen=True)

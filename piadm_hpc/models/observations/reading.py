@@ -32,6 +32,20 @@ class Given:
     table: ObservationTable
     posterior: Posterior
 
+    def bytes_held(self, levels: int) -> int:
+        """Bytes of the factors of that many noise levels and of the last step, without the one that any call makes."""
+        update = self.posterior.update
+        return 0 if update is None else update.factor_bytes(levels + 1) - update.factor_bytes(1)
+
+    def cost(self, levels: int) -> str:
+        """Say how many observations there are, how their systems are solved, and the memory that this takes."""
+        update, count = self.posterior.update, f"{len(self.posterior.observations)} of {self.table.sha256[:12]}"
+        if update is None:
+            return f"{count}, guidance by derivatives of the network"
+        if not update.dense:
+            return f"{count}, conjugate gradients"
+        return f"{count}, factors of {levels + 1} noise levels, {update.factor_bytes(levels + 1) / 1e6:.1f} MB"
+
     def seen_by(self, model: Model) -> Model:
         """Return the model as chains and solvers see it: with the posterior's score and reference."""
         return replace(model, score=self.posterior.score, reference=self.posterior.reference)
