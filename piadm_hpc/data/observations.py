@@ -130,6 +130,7 @@ def _table(frame: pd.DataFrame, variables: Sequence[str], std: float | None, pla
         mistakes += wrong
     columns["variable"] = _texts(frame, "variable", variables[0])
     columns["units"] = _texts(frame, "units", "")
+    columns["atoms"] = _texts(frame, "atoms", "")
     columns["group"] = _groups(frame)
     table = ObservationTable(columns, np.asarray(frame.index, dtype=object))
     table = table.keep(np.isfinite(table["value"]))

@@ -20,6 +20,7 @@ from ..model import Model
 from ..registry import find_model
 from .encode import encode
 from .function import FunctionObservations
+from .geometry import geometry_of, of_positions
 from .posterior import AnyObservations, Posterior, of_model
 
 Operator = Callable[[dict[str, Tensor]], Tensor]
@@ -74,11 +75,13 @@ def read_given(config: ObservationsConfig, model: Model, folder: str) -> Given:
 def read_for(config: ObservationsConfig, model: Model, folder: str) -> tuple[AnyObservations, ObservationTable]:
     """Return observations of a model's states, and the rows of the table that they stand for. Raises ValueError."""
     names = [variable.name for variable in model.layout.variables]
-    placed = config.operator is None
+    placed = config.operator is None and model.layout.topology is None
     table = read_observations(config.file, names, select=config.select, std=config.std, placed=placed)
     if config.operator is not None:
         operator = plugins.call("observations.operator", config.operator, model)
         return _of_function(table, operator, model), table
+    if model.layout.topology is not None:
+        return _of_molecule(table, model), table
     removed = climatology(config, model, folder) if config.absolute else None
     return encode(table, model, nearest=config.nearest, cells=config.cells, removed=removed)
 
@@ -95,6 +98,19 @@ def _of_function(table: ObservationTable, operator: Operator, model: Model) -> F
         torch.from_numpy(table["value"].copy()),
         function,
         torch.from_numpy(table["std"].copy()),
+        torch.from_numpy(table["group"].copy()),
+        torch.from_numpy(table["correlation"].copy()),
+    )
+
+
+def _of_molecule(table: ObservationTable, model: Model) -> FunctionObservations:
+    """Observations of the distances and angles that a table names by their atoms."""
+    assert model.layout.topology is not None
+    geometry, values, std = geometry_of(table, len(model.layout.topology))
+    return FunctionObservations(
+        torch.from_numpy(values),
+        of_positions(geometry, differentiable_decoding(model), model.event_shape),
+        torch.from_numpy(std),
         torch.from_numpy(table["group"].copy()),
         torch.from_numpy(table["correlation"].copy()),
     )
