@@ -234,7 +234,7 @@ def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str,
     resolved = run.resolved
     run.store.write(
         samples,
-        resolved.model.decode(solution.x.cpu()),
+        resolved.model.decode(resolved.finished(solution.x).cpu()),
         _per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
         allow_nan=gaps,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, cast, get_args
 
 import torch
@@ -33,6 +33,7 @@ from .steady import SteadyScore
 
 if TYPE_CHECKING:
     from ..models.card import Model
+    from ..models.observations.reading import Given
 
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
@@ -125,6 +126,15 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
     if config.solver.reference is None:
         return model.reference
     return load_refitted(config.solver.reference, model.reference)
+
+
+def make_posterior(config: RunConfig, model: Model, reference: GaussianReference) -> Given | None:
+    """The posterior given the configured observations, by the run's Gaussian; None for a run without. Raises ConfigError."""
+    from ..models.observations.reading import read_given
+
+    if config.observations is None:
+        return None
+    return read_given(config.observations, replace(model, reference=reference), config.model)
 
 
 def make_scheme(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:

@@ -54,6 +54,7 @@ class Plan:
     arrangement: Arrangement
     communication: float
     chosen: str = ""
+    observations: str = ""
 
     def __str__(self) -> str:
         chosen = f"  {self.chosen}\n" if self.chosen else ""
@@ -74,6 +75,7 @@ class Plan:
             f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
+            f"{self.observations}"
             f"  arrangement      {self.arrangement}\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
             f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages{in_sequence}{faster}"
@@ -174,7 +176,8 @@ class _Estimate:
         in_sequence, even = sampler.sequential_rounds, -(-len(config.ids) // ranks)
 
         def memory(points: int, slots: int) -> int:
-            return memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
+            held = memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
+            return held + (0 if resolved.given is None else resolved.given.bytes_held(points))
 
         return Plan(
             ranks=ranks,
@@ -202,6 +205,7 @@ class _Estimate:
             ),
             communication=communication,
             chosen=self.chosen,
+            observations="" if resolved.given is None else f"  observations     {resolved.given.cost(_longest(sampler))}\n",
         )
 
     def _effort(self, time_ranks: int) -> Effort:
