@@ -16,6 +16,7 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
 from ..integrators.corrector import critical_corrector
+from ..models.guidance import guided
 from ..solvers.collocation import Collocation
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
@@ -160,7 +161,10 @@ def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
     """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call."""
     if config.chain.generator is not None:
         return cast(Score, plugins.call("chain.generator", config.chain.generator, model))
-    return integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
+    score = model.score
+    if model.conditioning is not None:
+        score = guided(score, model.conditioning.null, config.condition.guidance)
+    return integrators.score_of(config.chain.method.name, score, model.process, grid, model.reference)
 
 
 def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:

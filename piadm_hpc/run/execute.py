@@ -31,6 +31,7 @@ from ..store.provenance import global_attributes
 from ..store.reading import open_run
 from ..store.unfinished import clear_drafts
 from .batches import Batch, Drawn, Run, draw_batches, missing_batches
+from .conditions import completed, layout_of
 from .reporting import EventLog, Summary, set_up_logging
 from .resolve import ResolvedRun, resolve
 
@@ -54,6 +55,7 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
     """Draw the samples of a run that are missing; collective. Returns the same summary on every rank."""
+    config = completed(config)
     ranks = rank_grid(count_time_ranks(config, launcher_size()[1]))
     torch.set_num_threads(threads(config))
     with stop_signals() as signals, _exiting_together(ranks):
@@ -168,7 +170,7 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
         command=command,
     )
     shape: dict[str, Any] = {
-        "layout": model.layout,
+        "layout": layout_of(config, model.layout),
         "samples": config.ids,
         "shard_size": config.output.batch,
         "attributes": attributes,

@@ -16,6 +16,7 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import launcher_size
 from ..models.card import load_model
+from ..schema.conditions import Condition, rows_of
 from ..solvers.blocks import block_solver
 from ..solvers.evaluate import Evaluator
 from ..solvers.sampler import Sampler
@@ -125,11 +126,13 @@ def rank_grids(
 def _estimate(config: RunConfig, time_ranks: int, groups: int, pilot: bool, memory: float | None) -> _Estimate:
     torch.set_num_threads(threads(config))
     resolved = resolve(config, load_model(config.model, allow_code=config.allow_code))
+    config = resolved.config
     resolved.require_points(time_ranks)
     sampler = resolved.sampler
     rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))
-    seconds, activations = _timed_call(sampler, rows)
-    measured = sampler.draw([config.ids[0]]) if pilot else None
+    seconds, activations = _timed_call(sampler, rows, resolved.given([0] * rows))
+    first = config.ids[:1]
+    measured = sampler.draw(first, condition=resolved.given(first)) if pilot else None
     return _Estimate(resolved, _solver(sampler), seconds, activations, measured, memory)
 
 
@@ -216,16 +219,17 @@ def _longest(sampler: Sampler) -> int:
     return sampler.chain.num_steps if window_of(sampler).moves else max(sampler.step_counts)
 
 
-def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
+def _timed_call(sampler: Sampler, rows: int, condition: Condition | None) -> tuple[float, int]:
     """Seconds per row of one call of the network, and the most bytes that it took beyond those in use before."""
     fields = () if sampler.chain.reads == 1 else (sampler.chain.reads,)
     x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
+    given = () if condition is None else (condition,)
     with torch.no_grad():
-        sampler.score(x[:1], t[:1])
+        sampler.score(x[:1], t[:1], *(rows_of(part, slice(1)) for part in given))
         before = _peak()
         start = time.perf_counter()
-        sampler.score(x, t)
+        sampler.score(x, t, *given)
         spent = time.perf_counter() - start
     return spent / rows, _peak() - before
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,13 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
+from ..schema.conditions import Condition
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..theory.grid import TimeGrid
 from .build import make_grid, make_options, make_reference, make_scheme, make_score, projection_of, time_range
+from .conditions import completed, encoded_conditions, of_samples
 
 STEPS = 48  # of a chain, where the model's card does not say
 
@@ -33,6 +35,7 @@ class ResolvedRun:
         reference: the Gaussian that chain and sweeps are built on; the model's own, or one from a file.
         grid: points in the model's own time.
         sampler: draws the samples.
+        condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
     """
 
     config: RunConfig
@@ -40,6 +43,11 @@ class ResolvedRun:
     reference: GaussianReference
     grid: TimeGrid
     sampler: Sampler
+    condition: Condition | None = None
+
+    def given(self, samples: Sequence[int]) -> Condition | None:
+        """The condition of every sample, by the samples' ids."""
+        return of_samples(self.condition, self.config.condition.count, samples)
 
     @property
     def scheme(self) -> Scheme:
@@ -64,7 +72,8 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     """Build the run that a configuration describes; ConfigError for settings that do not fit the model."""
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
-    config = with_defaults(config, model, reference)
+    config = with_defaults(completed(config), model, reference)
+    condition = encoded_conditions(config, model, device)
     grid = make_grid(config, model)
     scheme = make_scheme(config, model, grid, reference)
     sampler = Sampler(
@@ -76,10 +85,11 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
         reference=reference,
         prior=model.reference,
         project=projection_of(model, device),
+        stride=config.condition.count,
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
-    return ResolvedRun(config, model, reference, grid, sampler)
+    return ResolvedRun(config, model, reference, grid, sampler, condition)
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
