@@ -19,8 +19,9 @@ from piadm_hpc.models.config import OptimiserConfig, ReferenceConfig, TrainConfi
 from piadm_hpc.models.denoiser import GaussianDenoiser
 from piadm_hpc.models.training.clock import Clock
 from piadm_hpc.models.training.evaluation import denoising_table, even_levels, time_of
-from piadm_hpc.models.training.fields import NoiseLevels, _schedule, fit_network, make_network, train
+from piadm_hpc.models.training.fields import _schedule, fit_network, make_network, train
 from piadm_hpc.models.training.fitting import fit_reference
+from piadm_hpc.models.training.objective import NoiseLevels
 from piadm_hpc.models.training.statistics import zonal_power
 from piadm_hpc.store.arrays import read_arrays
 from piadm_hpc.theory.bases import EOF

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
 from ..models.observations.reading import Given
+from ..schema.conditions import Condition
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
@@ -30,6 +31,7 @@ from .build import (
     projection_of,
     time_range,
 )
+from .conditions import completed, encoded_conditions, of_samples
 
 STEPS = 48  # of a chain, where the model's card does not say
 
@@ -45,6 +47,7 @@ class ResolvedRun:
         grid: points in the model's own time.
         sampler: draws the samples.
         given: the observations that samples are conditioned on, or None.
+        condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
     """
 
     config: RunConfig
@@ -53,6 +56,11 @@ class ResolvedRun:
     grid: TimeGrid
     sampler: Sampler
     given: Given | None = None
+    condition: Condition | None = None
+
+    def condition_of(self, samples: Sequence[int]) -> Condition | None:
+        """The condition of every sample, by the samples' ids."""
+        return of_samples(self.condition, self.config.condition.count, samples)
 
     @property
     def scheme(self) -> Scheme:
@@ -94,11 +102,12 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     """
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
-    config = with_defaults(config, model, reference)
+    config = with_defaults(completed(config), model, reference)
     own, given = model, make_posterior(config, model, reference)
     if given is not None:
         config = config.replace(observations={"sha256": given.table.sha256})
         model, reference = given.seen_by(model), given.posterior.reference
+    condition = encoded_conditions(config, own, device)
     grid = make_grid(config, model)
     scheme = make_scheme(config, model, grid, reference)
     sampler = Sampler(
@@ -110,10 +119,11 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
         reference=reference,
         prior=model.reference,
         project=projection_of(model, device),
+        stride=config.condition.count,
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
-    return ResolvedRun(config, own, reference, grid, sampler, given)
+    return ResolvedRun(config, own, reference, grid, sampler, given, condition)
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..schema.conditions import Condition, rows_of
 from ..solvers.errors import ScoreError
 from ..solvers.evaluate import Score
 
@@ -22,25 +23,25 @@ class SteadyScore:
     def __init__(self, score: Score):
         self.score, self.tried = score, 0
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         if min(len(x), 2) <= self.tried:
-            return self.score(x, t)
+            return self.score(x, t, *condition)
         # a score may work in place, and may return a buffer that its next call overwrites
         here = slice(len(x) // 2, len(x) // 2 + 1)
-        state, time = x[here].clone(), t[here].clone()
-        answer = self.score(x, t)
+        state, time, given = x[here].clone(), t[here].clone(), [rows_of(part, here) for part in condition]
+        answer = self.score(x, t, *condition)
         if isinstance(answer, Tensor) and answer.shape == x.shape and answer.is_floating_point():
             answer = answer.clone()
-            self._compare(answer[here], state, time)
+            self._compare(answer[here], state, time, *given)
             # one state alone says nothing about other states beside it
             self.tried = min(len(x), 2)
         return answer
 
-    def _compare(self, answer: Tensor, state: Tensor, time: Tensor) -> None:
-        alone = self.score(state.clone(), time.clone()).clone()
+    def _compare(self, answer: Tensor, state: Tensor, time: Tensor, *given: Condition) -> None:
+        alone = self.score(state.clone(), time.clone(), *given).clone()
         if not differ(alone, answer):
             return
-        if differ(self.score(state.clone(), time.clone()), alone):
+        if differ(self.score(state.clone(), time.clone(), *given), alone):
             raise ScoreError(
                 "the score answers differently when it is given the same state again; switch off what is random in it (dropout "
                 "in training mode?), or what it remembers of earlier calls"

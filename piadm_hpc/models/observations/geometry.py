@@ -32,11 +32,13 @@ class Geometry:
     def _value(self, positions: Tensor, indices: tuple[int, ...]) -> Tensor:
         first, middle = positions[:, indices[0]], positions[:, indices[1]]
         if len(indices) == 2:
-            return torch.linalg.vector_norm(first - middle, dim=-1)
+            distance: Tensor = torch.linalg.vector_norm(first - middle, dim=-1)
+            return distance
         one, other = first - middle, positions[:, indices[2]] - middle
         # by the arc tangent, whose derivative is finite for stretched angles too
         across = torch.linalg.vector_norm(torch.linalg.cross(one, other), dim=-1)
-        return torch.rad2deg(torch.atan2(across, (one * other).sum(-1)))
+        angle: Tensor = torch.rad2deg(torch.atan2(across, (one * other).sum(-1)))
+        return angle
 
 
 def geometry_of(table: ObservationTable, atoms: int) -> tuple[Geometry, np.ndarray, np.ndarray]:
