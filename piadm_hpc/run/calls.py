@@ -27,7 +27,7 @@ NEAR = 1.05  # time of a row, relative to the shortest, at which a call is large
 # predicted seconds of the run, from what is known of a call
 Predict = Callable[["CallTimes"], float]
 # the condition of every row, by the ids of their samples
-ConditionOf = Callable[[Sequence[int]], Condition | None]
+ConditionOf = Callable[[Sequence[int]], "Condition | None"]
 
 
 def nothing(samples: Sequence[int]) -> None:
