@@ -77,6 +77,12 @@ def test_settings_that_only_sweeps_read_mean_sweeps(folder: Path, settings: dict
     assert {way.kind for way in Ways(made, 4, Network()).all} == {"picard"}
 
 
+def test_time_ranks_that_are_given_are_kept_and_capped(folder: Path) -> None:
+    shared = ways(folder, 4, samples=1, compute={"time_ranks": 4})
+    assert {(way.kind, way.time_ranks) for way in shared.all} == {("picard", 4)}
+    assert 1 <= (shared.most_sweeps(shared.fastest(LINEAR), LINEAR) or 0) <= STEPS
+
+
 def test_a_flow_keeps_its_collocation(folder: Path) -> None:
     assert {(way.kind, way.window) for way in ways(folder, 4, chain={"eta": 0.0}).all} == {("picard", None)}
 

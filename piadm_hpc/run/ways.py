@@ -112,11 +112,17 @@ class Ways:
         sweeps = [Way("picard", window, n) for n in shared for window in (None, *self._windows(n))]
         return [Way("sequential", None, 1)] * steps + sweeps
 
+    def _effort(self, way: Way) -> Effort:
+        """The network calls that a sample is expected to take."""
+        if way not in self._efforts:
+            sampler = self._sampler(way)
+            self._efforts[way] = expected_effort(sampler, expected_sweeps(sampler), way.time_ranks)
+        return self._efforts[way]
+
     @cached_property
     def _efforts(self) -> dict[Way, Effort]:
-        """The network calls that a sample is expected to take."""
-        samplers = {way: self._sampler(way) for way in self.all}
-        return {way: expected_effort(one, expected_sweeps(one), way.time_ranks) for way, one in samplers.items()}
+        """What `_effort` has found."""
+        return {}
 
     def _sampler(self, way: Way) -> Sampler:
         """The sampler of one way; options that are given stay as they are."""
@@ -166,7 +172,7 @@ class Ways:
 
     def _seconds(self, way: Way, batch: int, times: CallTimes) -> float:
         """The wall time of the group of ranks that has most samples."""
-        effort, known = self._efforts[way], Predicted(way, batch, 0.0)
+        effort, known = self._effort(way), Predicted(way, batch, 0.0)
         calls = self._rounds_of(known, effort.rounds, times, rows=self._rows(way))
         number, beside = -(-self._share(way) // batch), STORING
         if way.kind == "picard":
@@ -192,7 +198,8 @@ class Ways:
 
     def _rows(self, way: Way) -> float:
         """Rows of a sample that the busiest rank evaluates at once, a mean over rounds."""
-        return self._efforts[way].busiest / self._efforts[way].rounds
+        effort = self._effort(way)
+        return effort.busiest / effort.rounds
 
     def _messages(self, effort: Effort, time_ranks: int, batch: int) -> float:
         """Seconds that a rank waits for messages while it solves a batch."""
