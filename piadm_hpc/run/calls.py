@@ -52,13 +52,16 @@ class CallTimes:
         calls, rest = divmod(rows, most)
         return calls * self._one(most) + self._one(rest)
 
-    @property
-    def best_rows(self) -> int:
-        """The fewest rows of a call whose time per row is near the shortest; more than were timed while more rows still pay."""
+    def best_rows(self, *, untried: bool) -> int:
+        """The fewest rows of a call whose time per row is near the shortest.
+
+        With `untried` they are more than were timed while more rows still pay: a GPU that runs out of memory says so, and calls
+        are halved; a process that runs out of the host's memory is killed.
+        """
         each = [seconds / rows for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         if len(each) == 1:
             return ROWS
-        if each[-1] <= GAIN * each[-2]:
+        if untried and each[-1] <= GAIN * each[-2]:
             return STEP * self.rows[-1]
         return next(rows for rows, one in zip(self.rows, each, strict=True) if one <= NEAR * min(each))
 

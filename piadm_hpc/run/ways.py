@@ -24,6 +24,7 @@ BESIDE = 1.1  # a sweep costs about a tenth more than its calls
 SWEEP = 0.005  # seconds of a sweep in which processors work outside the network, on one core a rank
 STORING = 0.02  # seconds in which a batch is compressed, written and renamed
 LONGEST = 30.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
+MOST_ROWS = 4096  # of a timed call
 HELD = 1 / 4  # share of a rank's memory that the solver's arrays may take
 
 
@@ -71,7 +72,7 @@ class Ways:
     def rows_of_a_call(self, times: CallTimes) -> int:
         """The most rows of a call: as given, else as many as pay."""
         given = self.resolved.config.compute.model_batch
-        return times.best_rows if given == "auto" else int(given)
+        return times.best_rows(untried=self.resolved.sampler.device.startswith("cuda")) if given == "auto" else int(given)
 
     def most_sweeps(self, chosen: Predicted, times: CallTimes) -> int | None:
         """The most sweeps after which steps can still end within CAP times what steps alone take; None without steps."""
@@ -97,7 +98,7 @@ class Ways:
     @cached_property
     def most_rows(self) -> int:
         """The most rows that a rank evaluates at once, in any way and batch."""
-        return max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all)
+        return min(MOST_ROWS, max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all))
 
     @cached_property
     def all(self) -> list[Way]:
