@@ -96,10 +96,10 @@ def test_a_batch_is_as_large_as_pays(folder: Path) -> None:
 
 
 def test_rows_of_a_call_are_as_many_as_pay() -> None:
-    assert CallTimes((1, 8, 64), (1.0, 2.0, 16.0)).best_rows(untried=True) == 8
+    assert CallTimes((1, 8, 64), (1.0, 2.0, 24.0)).best_rows(untried=True) == 8
     assert CallTimes((1, 8), (1.0, 2.0)).best_rows(untried=True) == 64  # more may pay still
     assert CallTimes((1, 8), (1.0, 2.0)).best_rows(untried=False) == 8
-    assert CallTimes((1, 8, 64), (1.0, 8.0, 64.0)).best_rows(untried=True) == 1
+    assert CallTimes((1, 8), (1.0, 8.0)).best_rows(untried=True) == 8  # fewer calls for the same rows
     assert CallTimes((1, 8), (1.0, 2.0)).of(12, 8) == pytest.approx(2.0 + 1 + 3 / 7)
 
 
