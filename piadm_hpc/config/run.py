@@ -8,8 +8,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
+from .condition import RunCondition
+from .density import DensityConfig
 from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
+from .observations import ObservationsConfig
 from .paths import PathName
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import parse_ids as parse_ids
@@ -88,7 +91,7 @@ class ComputeConfig(Record):
         time_ranks: number of ranks that share a sample's time axis; "auto" takes as many as the samples leave free.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: precision of the states.
-        model_batch: largest number of rows of one network call.
+        model_batch: largest number of rows of one network call; "auto" takes as many as pay by a few timed calls.
         in_flight: number of samples of a batch solved at once; a sample that is done makes room for the next. By default all
             are solved at once.
         threads: threads per rank; "auto" takes the launcher's share of the cores.
@@ -99,7 +102,7 @@ class ComputeConfig(Record):
     time_ranks: int | Auto = "auto"
     device: str = "auto"
     precision: Literal["float32", "float64"] = "float32"
-    model_batch: Many = 16
+    model_batch: Many | Auto = "auto"
     in_flight: Many | None = None
     threads: int | Auto = "auto"
     autocast: Literal["off", "bfloat16"] = "off"
@@ -120,12 +123,13 @@ class OutputConfig(Record):
     """The output of a run.
 
     Attributes:
-        batch: number of samples that are solved together and stored in one shard.
+        batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
+            more than are made in half a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
         log_interval: seconds between two lines of progress.
     """
 
-    batch: Many = 4
+    batch: Many | Auto = "auto"
     compression: Literal["zlib", "none"] = "zlib"
     log_interval: float = Field(30.0, gt=0)
 
@@ -135,11 +139,12 @@ class RunConfig(Record):
 
     Attributes:
         model: name of a shipped model, or a model folder.
-        samples: number of samples; their ids are 0 .. samples-1.
+        samples: number of samples, for each condition where there are several; their ids are 0 .. samples-1.
         seed: the number that all noise is derived from.
         out: folder of the run.
         only: ids of the samples to draw, instead of 0 .. samples-1. A sample with the same id is the same in any run.
         allow_code: let a model folder run its own code, that is, import or unpickle a network.
+        observations: draw from the posterior given these observations.
     """
 
     model: PathName = Field(min_length=1)
@@ -148,13 +153,16 @@ class RunConfig(Record):
     out: PathName = Field("run", min_length=1)
     only: tuple[int, ...] | None = None
     allow_code: bool = False
+    condition: RunCondition = RunCondition()
     chain: ChainConfig = ChainConfig()
     phase: PhaseConfig = PhaseConfig()
     grid: GridConfig = GridConfig()
     solver: SolverConfig = SolverConfig()
     corrector: CorrectorConfig = CorrectorConfig()
+    density: DensityConfig = DensityConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
+    observations: ObservationsConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -177,6 +185,7 @@ class RunConfig(Record):
         name = self.chain.method.name
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
+        mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         if self.corrector.enabled and self.chain.method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:
@@ -196,6 +205,8 @@ class RunConfig(Record):
             mistakes.append("compute.time_ranks: the sequential solver computes one step after the other, so use 1")
         if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):
             mistakes.append("corrector.enabled: it follows blocks that end one after the other; use no window and no pipeline")
+        if self.chain.generator is not None and self.observations is not None:
+            mistakes.append("observations: a generator makes a sample in one call and has no score; use a model's network")
         if self.corrector.blocks > self.corrector.steps:
             mistakes.append("corrector.blocks: cannot exceed corrector.steps")
         if mistakes:
@@ -205,7 +216,7 @@ class RunConfig(Record):
     def _not_collocated(self) -> list[str]:
         """List the settings that collocation cannot have, because they belong to chains of steps."""
         given = {
-            "solver.kind": self.solver.kind != "picard",
+            "solver.kind": self.solver.kind not in ("auto", "picard"),
             "solver.linear": self.solver.linear != "auto",
             "solver.start": self.solver.start != "auto",
             "solver.window": self.solver.window is not None,
@@ -218,8 +229,10 @@ class RunConfig(Record):
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Ids of the samples to draw, in increasing order."""
-        return tuple(range(self.samples)) if self.only is None else tuple(sorted(self.only))
+        """Ids of the samples to draw, in increasing order: member m of condition k of K is m K + k."""
+        members = range(self.samples) if self.only is None else sorted(self.only)
+        count = self.condition.count
+        return tuple(member * count + k for member in members for k in range(count))
 
     def replace(self, **changes: Any) -> RunConfig:
         """Return this configuration with some keys changed; sections are given as dictionaries of their changed keys."""

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
+from ..models.observations.reading import Given
+from ..schema.conditions import Condition
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..theory.grid import TimeGrid
-from .build import make_grid, make_options, make_reference, make_scheme, make_score, projection_of, time_range
+from .build import (
+    make_grid,
+    make_options,
+    make_posterior,
+    make_reference,
+    make_scheme,
+    make_score,
+    projection_of,
+    time_range,
+)
+from .conditions import completed, encoded_conditions, of_samples
 
 STEPS = 24  # of the default chain, where the model's card does not say
 GIVEN_STEPS = 48  # of a chain whose integrator the run names
@@ -34,6 +47,8 @@ class ResolvedRun:
         reference: the Gaussian that chain and sweeps are built on; the model's own, or one from a file.
         grid: points in the model's own time.
         sampler: draws the samples.
+        given: the observations that samples are conditioned on, or None.
+        condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
     """
 
     config: RunConfig
@@ -41,11 +56,31 @@ class ResolvedRun:
     reference: GaussianReference
     grid: TimeGrid
     sampler: Sampler
+    given: Given | None = None
+    condition: Condition | None = None
+
+    def condition_of(self, samples: Sequence[int]) -> Condition | None:
+        """The condition of every sample, by the samples' ids."""
+        return of_samples(self.condition, self.config.condition.count, samples)
 
     @property
     def scheme(self) -> Scheme:
         """The chain of steps, or the points of the flow."""
         return self.sampler.chain
+
+    def with_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> ResolvedRun:
+        """The same run with some keys of the sections `solver`, `compute` and `output` changed; the scheme stays as it is."""
+        config = self.config.replace(**settings)
+        return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
+
+    def finished(self, states: Tensor) -> Tensor:
+        """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior."""
+        if self.given is None:
+            return states
+        step, last = self.given.posterior.last_step, self.scheme.t[-1]
+        rows = self.sampler.options.model_batch or len(states)
+        with torch.no_grad():
+            return torch.cat([step(part, last) for part in torch.split(states, rows)])
 
     def require_points(self, time_ranks: int) -> None:
         """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` ranks."""
@@ -62,10 +97,18 @@ class ResolvedRun:
 
 
 def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun:
-    """Build the run that a configuration describes; ConfigError for settings that do not fit the model."""
+    """Build the run that a configuration describes; ConfigError for settings that do not fit the model.
+
+    A solver that is left open sweeps, until `run.choose` has chosen.
+    """
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
-    config = with_defaults(config, model, reference)
+    config = with_defaults(completed(config), model, reference)
+    own, given = model, make_posterior(config, model, reference)
+    if given is not None:
+        config = config.replace(observations={"sha256": given.table.sha256})
+        model, reference = given.seen_by(model), given.posterior.reference
+    condition = encoded_conditions(config, own, device)
     grid = make_grid(config, model)
     scheme = make_scheme(config, model, grid, reference)
     sampler = Sampler(
@@ -77,10 +120,11 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
         reference=reference,
         prior=model.reference,
         project=projection_of(model, device),
+        stride=config.condition.count,
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
-    return ResolvedRun(config, model, reference, grid, sampler)
+    return ResolvedRun(config, own, reference, grid, sampler, given, condition)
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
@@ -88,8 +132,18 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     return resolve(config, model, device).sampler
 
 
+def count_time_ranks(config: RunConfig, size: int) -> int:
+    """How many of `size` ranks share the time axis of a sample: as given, else those left when every sample has a rank."""
+    if config.compute.time_ranks != "auto":
+        return int(config.compute.time_ranks)
+    if config.solver.kind == "sequential":
+        return 1
+    groups = max(n for n in range(1, size + 1) if size % n == 0 and n <= len(config.ids))
+    return size // groups
+
+
 def with_defaults(config: RunConfig, model: Model, reference: GaussianReference) -> RunConfig:
-    """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps.
+    """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps. Settings of sweeps mean sweeps.
 
     The steps of the model's card suit the default integrator; where the run names another, they are GIVEN_STEPS.
 
@@ -98,10 +152,15 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
     left_open = config.chain.integrator == "auto"
+    if config.density.enabled:
+        config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
+    if config.solver.kind == "auto" and not config.solver.free:
+        config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":
-        random = left_open or config.chain.method.eta
-        config = config.replace(chain={"eta": suits.get("eta", 1.0) if random else 0.0})
-    if left_open and config.chain.generator is None:
+        usual = suits.get("eta", 1.0) if config.observations is None else 0.0
+        random = config.chain.integrator == "auto" or config.chain.method.eta
+        config = config.replace(chain={"eta": usual if random else 0.0})
+    if config.chain.integrator == "auto" and config.chain.generator is None:
         config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
     spec = config.grid
     if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":

@@ -12,7 +12,7 @@ g vanishes for Gaussian data and at both ends of the range. It is interpolated a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference, Smoothness
+from ..theory.chebyshev import chebyshev_nodes, integrals, interpolation, left_by_last
 from ..theory.grid import TimeGrid
 from ..theory.process import Process
 
@@ -28,12 +29,13 @@ EDGE = 1 / 16  # share of the tolerance that the part of the range left to the G
 SHARE = 1 / 4  # share of the tolerance that the interpolation at the chosen points may cost
 FEWEST, MOST = 5, 64  # limits of the number of points
 FIRST, MORE = 8, 4  # points of the first sweep, and of every further one: sweeps gain half a digit each, eight points a digit
-DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
 
 
 @dataclass(frozen=True)
 class Collocation:
     """The flow from forward time `horizon` to `delta`, solved at `points` nodes; the solver cuts it into pieces where needed.
+
+    With `backward` it goes from `delta` to `horizon`, from data to the first state that they would be drawn from.
 
     Raises ValueError for an empty range and for fewer than four points.
     """
@@ -43,6 +45,7 @@ class Collocation:
     horizon: float
     delta: float
     points: int
+    backward: bool = False
 
     channels, reads, drawn, stochastic, basis, sequential_rounds, knows_levels = 1, 1, 1, False, None, None, True
     needs_reference = False
@@ -58,14 +61,20 @@ class Collocation:
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Log-SNR at both ends."""
-        return _log_snr(self.horizon), _log_snr(self.delta)
+        """Log-SNR at the start and at the end."""
+        noisy, clean = _log_snr(self.horizon), _log_snr(self.delta)
+        return (clean, noisy) if self.backward else (noisy, clean)
+
+    def reversed(self) -> Collocation:
+        """Return the same flow in the other direction, with the same nodes."""
+        return replace(self, backward=not self.backward)
 
     @cached_property
     def t(self) -> Tensor:
         """First time, nodes and last time of the whole range, [points + 2]."""
         nodes = self.piece(*self.span).t
-        ends = self.process.time(torch.tensor([self.horizon, self.delta], dtype=torch.float64))
+        times = (self.delta, self.horizon) if self.backward else (self.horizon, self.delta)
+        ends = self.process.time(torch.tensor(times, dtype=torch.float64))
         return torch.cat([ends[:1], nodes, ends[1:]])
 
     @cached_property
@@ -83,8 +92,9 @@ class Collocation:
 
     @property
     def grid(self) -> TimeGrid:
-        """The nodes as one block."""
-        return TimeGrid(torch.cat([self.t[:-2], self.t[-1:]]), self.edges)
+        """The nodes as one block, from noise to data in either direction."""
+        t = self.t.flip(0) if self.backward else self.t
+        return TimeGrid(torch.cat([t[:-2], t[-1:]]), self.edges)
 
     @property
     def ratio(self) -> Tensor:
@@ -97,13 +107,13 @@ class Collocation:
         return self.process.alpha(first), self.process.sigma(first)[:, None]
 
     def piece(self, low: float, high: float) -> Piece:
-        """Build the nodes and tables between two log-SNRs."""
+        """Build the nodes and tables from one log-SNR to another; on the way back to noise `low` is the larger one."""
         x = chebyshev_nodes(self.points)
         theta = torch.log1p(torch.exp(-torch.tensor(low + (high - low) * (np.append(x, 1.0) + 1) / 2)))
         t = self.process.time(theta)
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         root = torch.sqrt(self.reference.variance(alpha, sigma).cpu())
-        weights, doubt = (torch.from_numpy(table) * (high - low) / 4 for table in (_integrals(x), _doubt(x)))
+        weights, doubt = (torch.from_numpy(table) * (high - low) / 4 for table in (integrals(x), left_by_last(x)))
         return Piece(low, high, t[:-1], alpha, sigma, root, weights, doubt)
 
     def remainder(self, piece: Piece, reference: GaussianReference, x: Tensor, score: Tensor) -> Tensor:
@@ -144,6 +154,11 @@ class Piece:
     weights: Tensor
     doubt: Tensor
 
+    @property
+    def length(self) -> float:
+        """Its part of the range of log-SNRs."""
+        return self.high - self.low
+
 
 def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple[float, int]:
     """Choose the log-SNR to begin at and the number of points, for an error of `tol` between log-SNRs low and high.
@@ -168,37 +183,11 @@ def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple
     for points in range(FEWEST, MOST + 1):
         x = chebyshev_nodes(points)
         at_nodes = chebyshev.chebvander(begin + scale * (x + 1), len(nodes) - 1) @ lagrange
-        doubt = _doubt(x) @ at_nodes * half * scale / 2
-        missed = _integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
+        doubt = left_by_last(x) @ at_nodes * half * scale / 2
+        missed = integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
         if max(size(doubt).max(), size(missed).max()) <= SHARE * tol:
             break
     return low + (high - low) * first / (len(places) - 1), points
-
-
-def chebyshev_nodes(points: int) -> np.ndarray:
-    """Return the zeros of the Chebyshev polynomial in increasing order; they leave out the ends, where the remainder vanishes."""
-    return -np.cos(math.pi * (np.arange(points) + 0.5) / points)
-
-
-def interpolation(known: np.ndarray, wanted: np.ndarray) -> Tensor:
-    """Return the matrix [wanted, known] of the polynomial through values at `known` places, at `wanted` places."""
-    degree = len(known) - 1
-    return torch.from_numpy(chebyshev.chebvander(wanted, degree) @ np.linalg.inv(chebyshev.chebvander(known, degree)))
-
-
-def _integrals(x: np.ndarray) -> np.ndarray:
-    """Integrate the Lagrange polynomials of nodes x from -1 to every node and to 1, [M + 1, M]."""
-    lagrange = np.linalg.inv(chebyshev.chebvander(x, len(x) - 1))
-    summed = chebyshev.chebint(lagrange, lbnd=-1.0)
-    return np.asarray(chebyshev.chebvander(np.append(x, 1.0), len(x)) @ summed)
-
-
-def _doubt(x: np.ndarray) -> np.ndarray:
-    """Compute the share of the last Chebyshev coefficients in those integrals, [M + 1, M]."""
-    vandermonde = chebyshev.chebvander(x, len(x) - 1)
-    kept = vandermonde.copy()
-    kept[:, -DROPPED:] = 0
-    return np.asarray(_integrals(x) @ (np.eye(len(x)) - kept @ np.linalg.inv(vandermonde)))
 
 
 def _log_snr(theta: float) -> float:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
-from .collocation import Collocation, Piece, chebyshev_nodes, interpolation
+from ..theory.chebyshev import chebyshev_nodes, interpolation
+from .collocation import Collocation, Piece
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,14 @@ class Task:
     low: float
     high: float
     predicted: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Visited:
+    """A solved piece of a sample: its tables, and the whitened states at its nodes and its end, [M + 1, n]."""
+
+    tables: PieceTables
+    path: Tensor
 
 
 @dataclass

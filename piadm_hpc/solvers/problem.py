@@ -105,10 +105,7 @@ class Problem:
         """Return N[j] xi[j] + M[j] mean in coordinates [samples, c, n], for one step of this chain."""
         total = torch.zeros_like(like)
         if self.chain.stochastic:
-            if self.noise is None:
-                raise ValueError(
-                    "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
-                )
+            assert self.noise is not None
             xi = self.noise.at([j + self.step_offset], samples, self.chain.drawn, self.stream)[0].to(like)
             xi = self.basis.analyse(self.evaluator.project(xi))
             affine(total, None, expand(self.basis, self.chain.noise[j], like), xi)

@@ -37,31 +37,38 @@ MOVING = 2  # points a sweep by which a front of certified points beats steps
 
 @dataclass(frozen=True)
 class Motion:
-    """What a sweep measured at the steps of a block, root mean squares [points, samples] in units of the data's scale.
+    """What a sweep measured at the steps of a block, root mean squares in units of the data's scale.
 
-    `defect` of the path at the step, `move` of the state since the step was last evaluated, `grown` what the step makes of
-    that move, and `size` of what it adds up, by which rounding is measured.
+    The parts [4, points, samples] are the defect of the path at the step, the move of the state since the step was last
+    evaluated, what the step makes of that move, and the size of what it adds up, by which rounding is measured.
     """
 
-    defect: Tensor
-    move: Tensor
-    grown: Tensor
-    size: Tensor
+    parts: Tensor
 
     @classmethod
     def empty(cls, points: int, samples: int) -> Motion:
         """Nothing measured yet."""
-        return cls(*torch.zeros(4, points, samples, dtype=torch.float64))
+        return cls(torch.zeros(4, points, samples, dtype=torch.float64))
 
-    def stacked(self) -> Tensor:
-        """All parts, [4, points, samples]."""
-        return torch.stack([self.defect, self.move, self.grown, self.size])
+    @property
+    def defect(self) -> Tensor:
+        """Change of the increment since it was last evaluated, [points, samples]."""
+        return self.parts[0]
 
-    def filled(self, low: int, measured: Tensor) -> Motion:
-        """The same with the parts `measured` [4, some points, samples] at the points from `low` on."""
-        parts = self.stacked()
-        parts[:, low : low + measured.shape[1]] = measured
-        return Motion(*parts)
+    @property
+    def move(self) -> Tensor:
+        """Last move of the state, [points, samples]."""
+        return self.parts[1]
+
+    @property
+    def grown(self) -> Tensor:
+        """What the step makes of the last move, [points, samples]."""
+        return self.parts[2]
+
+    @property
+    def size(self) -> Tensor:
+        """Size of what the step adds up, [points, samples]."""
+        return self.parts[3]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,16 +16,20 @@ from torch import Tensor, nn
 from ...data.gridded import GriddedData, read_fields
 from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
+from ...schema.conditions import Condition, rows_of
 from ...theory.process import by_name
-from ..config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
+from ..config import ConformerTrainConfig, NetworkConfig, OptimiserConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.unet import GridUNet, count_parameters, latitudes_from
 from ..phase_denoiser import denoiser_kind
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
-from .evaluation import denoising_table, even_levels, time_of
+from .clock import Clock
+from .conditioned import condition_on
+from .evaluation import denoising_table, even_levels
 from .fitting import fit_reference
 from .model_folder import publish
 from .names import require_names
+from .objective import NoiseLevels, Objective
 
 Report = Callable[[str], None]
 Stop = Callable[[], StopReason]
@@ -47,69 +49,36 @@ def never() -> StopReason:
 FREE_TO_CHANGE = ("steps", "patience", "max_minutes")
 
 
-class NoiseLevels:
-    """Distribution of the log-SNR at which the network is trained.
-
-    A part is uniform; the rest is proportional to the share of the Wiener error that the network can explain, c_out^2 / error.
-    """
-
-    def __init__(self, denoiser: GaussianDenoiser, config: NoiseConfig, knots: int = 512):
-        self.knots = torch.linspace(config.lowest, config.highest, knots, dtype=torch.float64)
-        t = time_of(denoiser.process, self.knots)
-        share = denoiser.output_scale(t) ** 2 / denoiser.wiener_error(t)
-        density = config.spread / knots + (1 - config.spread) * share / share.sum()
-        self.cumulative = torch.cumsum(density, 0)
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` values, float64, one from each of `count` equally likely strata, so that every batch covers all levels."""
-        strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-        index = torch.searchsorted(self.cumulative, strata.to(torch.float64) * self.cumulative[-1])
-        return self.knots[index.clamp(max=len(self.knots) - 1)]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The denoising loss of a denoiser at random noise levels."""
-
-    denoiser: GaussianDenoiser
-    levels: NoiseLevels
-    half: bool = False
-
-    def __call__(self, states: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-        """The loss, a scalar, on a batch drawn from states [n, *event]."""
-        clean = states[_strata(min(batch, len(states)), len(states), generator)]
-        t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
-        return self.denoiser.loss(clean, t, self.denoiser.white(clean, generator), half=self.half)
-
-
-def _strata(batch: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw `batch` of `count` indices in random order, one from each of `batch` equally long strata."""
-    places = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
-    return (places * count).long().clamp(max=count - 1)
-
-
-def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
+def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never, afterwards: int = 0) -> Path:
     """Train a model of gridded fields and write it to the folder `config.output`; data files are found from `root`.
 
     An interrupted run continues from the checkpoints beside its output. `stop` is called after every step and returns
-    whether, and why, to stop. Raises ValueError for data or settings that cannot be used, StopRequested after a stop.
+    whether, and why, to stop. The time limit leaves room for `afterwards` rows of the network after training. Raises
+    ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
     require_names(config.data)
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
-    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, **_angles(data))
-    counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
-    report(f"{counts}; {data.excluded} left out")
+    given = None if config.condition is None else condition_on(config.condition, config.data, data, root)
+    states = data if given is None else given.states
+    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, **_angles(data))
+    counts = f"{len(states.train)} training, {len(states.validation)} validation, {len(states.test)} test states"
+    report(f"{counts}; {states.excluded} left out" + ("" if given is None else f"; {given.words}"))
     process = by_name(config.noise.process, **config.process_parameters)
     kind = denoiser_kind(process)
-    network = None if config.network == "none" else make_network(config.network, data, data.wrap, config.seed, kind)
+    network = (
+        None
+        if config.network == "none"
+        else make_network(config.network, data, data.wrap, config.seed, kind, None if given is None else given.sizes)
+    )
     denoiser = kind(process, reference, network, mask)
     output = Path(config.output)
     state = None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
-        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
-    return publish(output, config, data, denoiser, state)
+        checkpoints = output.with_name(f".{output.name}.training")
+        state = fit_network(denoiser, states, config, checkpoints, report, stop, afterwards=afterwards)
+    return publish(output, config, states, denoiser, state, given)
 
 
 def _angles(data: GriddedData) -> dict[str, list[float]]:
@@ -121,19 +90,27 @@ def _angles(data: GriddedData) -> dict[str, list[float]]:
 
 
 def make_network(
-    config: NetworkConfig, data: GriddedData, wrap: bool, seed: int, kind: type[GaussianDenoiser] = GaussianDenoiser
+    config: NetworkConfig,
+    data: GriddedData,
+    wrap: bool,
+    seed: int,
+    kind: type[GaussianDenoiser] = GaussianDenoiser,
+    given: tuple[int, int] | None = None,
 ) -> GridUNet:
-    """Make a network for the data's grid and a kind of denoiser, with initial weights drawn from `seed`."""
+    """Make a network for the data's grid and a kind of denoiser, with initial weights drawn from `seed`.
+
+    `given` are the numbers of maps and of numbers of its condition, None without one.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         variables = len(data.variables)
         lat, lon = data.coordinates.values()
         inputs, outputs = kind.inputs * variables, kind.outputs * variables
-        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config)
+        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config, given)
 
 
 class States(Protocol):
-    """States [n, *event] for training and for validation."""
+    """States [n, *event] for training and for validation, and their conditions by part, if they have any."""
 
     @property
     def train(self) -> Tensor: ...
@@ -141,12 +118,22 @@ class States(Protocol):
     @property
     def validation(self) -> Tensor: ...
 
+    @property
+    def conditions(self) -> Mapping[str, Condition]: ...
+
 
 AnyConfig = TrainConfig | ConformerTrainConfig
 
 
 def fit_network(
-    denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say, stop: Stop = never
+    denoiser: GaussianDenoiser,
+    data: States,
+    config: AnyConfig,
+    checkpoints: Path,
+    report: Report = say,
+    stop: Stop = never,
+    *,
+    afterwards: int = 0,
 ) -> TrainingState:
     """Train the denoiser's network in place and leave the best averaged weights in it.
 
@@ -162,13 +149,16 @@ def fit_network(
     identity = _identity(config)
     if load_checkpoint(checkpoints, state, identity):
         report(f"continuing from step {state.step}, best {state.best_score:+.4f} at step {state.best_step}")
-    objective = Objective(denoiser, NoiseLevels(denoiser, config.noise), options.precision == "bfloat16")
-    clock = _Clock(state.minutes, report)
+    levels, half = NoiseLevels(denoiser, config.noise), options.precision == "bfloat16"
+    condition = getattr(config, "condition", None)
+    dropout = 0.0 if condition is None else condition.dropout
+    objective = Objective(denoiser, levels, half, data.conditions.get("train"), dropout)
+    clock = Clock(options, state.minutes, report, afterwards=afterwards)
     with torch.random.fork_rng():
-        while state.step < options.steps and not _finished(state, options):
-            loss = _step(state, objective, data.train, config)
-            state.minutes = clock.tick(state.step, options.steps, loss)
-            last = state.step == options.steps or state.minutes > options.max_minutes
+        while state.step < options.steps and not _finished(state, options, clock.spent):
+            loss = _step(state, objective, data.train, config, clock.spent)
+            state.minutes = clock.tick(state.step, loss)
+            last = state.step == options.steps or clock.spent >= 1
             if last or state.step % options.validate_every == 0:
                 _validate(state, denoiser, data, config, report)
                 save_checkpoint(checkpoints, state, identity)
@@ -181,13 +171,13 @@ def fit_network(
     return state
 
 
-def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig) -> float:
-    """Take one step of AdamW on one batch and return the loss."""
+def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig, spent: float) -> float:
+    """Take one step of AdamW on one batch and return the loss; `spent` is the share of the time that has passed."""
     options, network = config.optimiser, state.network
     torch.manual_seed(config.seed * 1_000_003 + state.step)  # for dropout
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
     for group in state.optimiser.param_groups:
-        group["lr"] = options.rate * _schedule(state.step, options)
+        group["lr"] = options.rate * _schedule(state.step, options, spent)
     network.train()
     loss: Tensor = objective(states, options.batch, generator)
     if not bool(torch.isfinite(loss)):
@@ -209,23 +199,29 @@ def _average(state: TrainingState, decay: float) -> None:
             state.average[name].lerp_(parameter, 1 - keep)
 
 
-def _schedule(step: int, options: OptimiserConfig) -> float:
-    """The factor of the learning rate: linear warm-up to one, then half a cosine down to one hundredth."""
+def _schedule(step: int, options: OptimiserConfig, spent: float) -> float:
+    """The factor of the learning rate: linear warm-up to one, then half a cosine down to one hundredth.
+
+    The cosine ends with the last step or with the time, whichever comes first by now.
+    """
     if step < options.warm_up:
         return (step + 1) / options.warm_up
-    passed = (step - options.warm_up) / max(1, options.steps - options.warm_up)
+    passed = min(1.0, max((step - options.warm_up) / max(1, options.steps - options.warm_up), spent))
     return 0.01 + 0.99 * (1 + math.cos(math.pi * passed)) / 2
 
 
 def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, config: AnyConfig, report: Report) -> None:
     """Score the averaged weights on validation states, or on training states without any, and keep them if they are the best."""
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
-    held = data.validation if len(data.validation) else data.train
+    part = "validation" if len(data.validation) else "train"
+    held = getattr(data, part)
     put(state.network, state.average)
     state.network.eval()
     levels = even_levels(config.noise.lowest, config.noise.highest)
     # every third field: neighbours in time are alike, and validation should not cost more than training
-    table = denoising_table(denoiser, held[::3], levels, seed=config.seed)
+    some = slice(None, None, 3)
+    given = None if part not in data.conditions else rows_of(data.conditions[part], some)
+    table = denoising_table(denoiser, held[some], levels, seed=config.seed, condition=given)
     put(state.network, current)
     if table.score < state.best_score:
         state.best_score, state.best_step = table.score, state.step
@@ -234,9 +230,9 @@ def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, co
     report(f"step {state.step}: validation {table.score:+.4f} (best {state.best_score:+.4f}), error over Gaussian's {table}")
 
 
-def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
+def _finished(state: TrainingState, options: OptimiserConfig, spent: float) -> bool:
     stale = state.step - state.best_step > options.patience * options.validate_every
-    return stale or state.minutes > options.max_minutes
+    return stale or spent >= 1
 
 
 def _identity(config: AnyConfig) -> dict[str, Any]:
@@ -245,21 +241,3 @@ def _identity(config: AnyConfig) -> dict[str, Any]:
     for key in FREE_TO_CHANGE:
         record["optimiser"].pop(key)
     return record
-
-
-class _Clock:
-    """Minutes of training, those before an interruption included; reports progress every thirty seconds."""
-
-    def __init__(self, minutes: float, report: Report, every: float = 30.0):
-        self.begun, self.report, self.every = time.monotonic() - 60 * minutes, report, every
-        self.spoken, self.losses = time.monotonic(), [0.0, 0.0]
-
-    def tick(self, step: int, steps: int, loss: float) -> float:
-        now = time.monotonic()
-        minutes = (now - self.begun) / 60
-        self.losses = [self.losses[0] + loss, self.losses[1] + 1]
-        if now - self.spoken > self.every:
-            rate = self.losses[1] / (now - self.spoken)
-            self.report(f"step {step}/{steps}  loss {self.losses[0] / self.losses[1]:.4f}  {rate:.2f} steps/s  {minutes:.1f} min")
-            self.spoken, self.losses = now, [0.0, 0.0]
-        return minutes

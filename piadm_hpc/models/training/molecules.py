@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...data.normalise import Normalisation
 from ...data.superpose import centred, mean_structure, rigid_motions, superposed
 from ...data.trajectories import Frames, TrajectoryConfig, read_frames, relabelled, split, unweighted
 from ...gaussian.reference import GaussianReference
+from ...schema.conditions import Condition
 from ...schema.layout import conformer_layout
 from ...schema.topology import Topology
 from ...store.shard import write_samples
@@ -49,13 +50,17 @@ class ConformerData:
     held_out: Frames
     excluded: Mapping[str, int]
     files: tuple[str, ...]
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
-def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
+def train_conformers(
+    config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never, afterwards: int = 0
+) -> Path:
     """Train a model of conformers and write it to the folder `config.output`; trajectories are found from `root`.
 
     An interrupted run continues from the checkpoints beside its output. `stop` is called after every step and returns
-    whether, and why, to stop. Raises ValueError for data or settings that cannot be used, StopRequested after a stop.
+    whether, and why, to stop. The time limit leaves room for `afterwards` rows of the network after training. Raises
+    ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
     data = read_conformers(config.data, root, seed=config.seed)
     left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
@@ -70,7 +75,8 @@ def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), repor
     output, state = Path(config.output), None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
-        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
+        checkpoints = output.with_name(f".{output.name}.training")
+        state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards)
     return publish_conformers(output, config, data, denoiser, state)
 
 
@@ -91,10 +97,14 @@ def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> Confo
     scale = np.sqrt((apart["train"] ** 2).sum((1, 2)).mean() / (centre.size - constraint.shape[1]))
     if not scale > 0:
         raise ValueError("the training frames are all the same conformer; there is nothing to learn")
-    states = {name: torch.from_numpy((values / scale).astype(np.float32)) for name, values in apart.items()}
+    train, validation, test = (
+        torch.from_numpy((apart[name] / scale).astype(np.float32)) for name in ("train", "validation", "test")
+    )
     ones = np.ones((1, *centre.shape))
     return ConformerData(
-        **states,
+        train,
+        validation,
+        test,
         normalisation=Normalisation(("coordinates",), centre[None], scale * ones, ones.astype(bool)),
         constraint=torch.from_numpy(constraint),
         topology=frames.topology,
