@@ -38,6 +38,8 @@ _HOMES = {
     "plan": "run.plan",
     "rank_grid": "comm.rank_grid",
     "sample": "run.execute",
+    "decode": "solvers.encode",
+    "encode": "solvers.encode",
     "solve": "solvers.solve",
     "wrap": "models.base",
 }
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from .models.card import load_model as load_model
     from .run.execute import sample as sample
     from .run.plan import plan as plan
+    from .solvers.encode import decode as decode
+    from .solvers.encode import encode as encode
     from .solvers.options import Options as Options
     from .solvers.sampler import Sampler as Sampler
     from .solvers.solve import Solution as Solution
