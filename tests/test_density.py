@@ -209,6 +209,26 @@ def test_there_and_back_again():
     assert torch.allclose(made_up, truth, atol=0.05)
 
 
+def test_a_condition_reaches_the_traces():
+    """The mean of a Gaussian as its condition: densities given it are those of the Gaussian moved there."""
+    reference = GaussianReference(torch.zeros(4, dtype=F64), Pixelwise((4,)), torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=F64))
+    made = Collocation(OU(), reference, 6.0, 1e-2, 24)
+
+    def score(x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return reference.score(OU(), x - OU().alpha(t)[:, None] * c, t) * (
+            1 + 0.1 * torch.tanh(c[:, :1]) * torch.exp(-t)[:, None]
+        )
+
+    x0 = drawn(made, reference, range(3), 0)
+    means = torch.tensor([[0.0], [1.0], [-2.0]], dtype=F64).expand(3, 4)
+    found = solve(made, score, x0, tol=1e-8, traces="exact", condition=means)
+    for k in range(3):
+        alone = solve(made, lambda x, t: score(x, t, means[k : k + 1].expand_as(x)), x0[k : k + 1], tol=1e-8, traces="exact")  # noqa: B023
+        assert alone.log_det is not None and found.log_det is not None
+        assert torch.allclose(alone.log_det.value, found.log_det.value[k : k + 1], atol=1e-6)
+    assert float(found.log_det.value.std()) > 1e-3  # type: ignore[union-attr]
+
+
 def test_what_cannot_be_is_refused():
     target = mixture(OU())
     made = flow_of(target, 8)

@@ -117,7 +117,7 @@ def _precision(network: Any) -> torch.dtype | None:
 
 
 def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, mask: Tensor) -> Network:
-    """Return the network as a function of states [rows, *event] and process times [rows], for `wrap` to call with copies.
+    """Return the network as a function of states [rows, *event] and process times [rows], for `wrap` to call.
 
     What it returns has been checked to be real numbers of the states' shape; they have the precision of the network.
     """

@@ -97,7 +97,7 @@ def missing_batches(run: Run) -> list[Batch]:
             missing = [sample for sample in missing if sample not in samples]
         else:
             discard_draft(path)
-    size = max(1, min(run.resolved.config.output.batch, -(-len(missing) // run.ranks.num_groups)))
+    size = max(1, min(int(run.resolved.config.output.batch), -(-len(missing) // run.ranks.num_groups)))
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -38,14 +39,6 @@ class ChainBlocks:
     options: Options
     comm: Communicator
 
-    @classmethod
-    def of(
-        cls, chain: Chain, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
-        options: Options, comm: Communicator, like: Tensor,
-    ) -> ChainBlocks:  # fmt: skip
-        """Build the solver of a chain for states like `like` [samples, d]."""
-        return cls(Problem.of(chain, evaluator, noise, reference, options, like), options, comm)
-
     def blocks(self) -> list[Block]:
         """Return one block of all steps where a window moves through the whole chain, else the chain's own blocks."""
         chain = self.problem.chain
@@ -58,7 +51,7 @@ class ChainBlocks:
         """Return the states [samples, c, d] at a block's end, and the block's solution with its costs."""
         problem, z = self.problem, self.problem.basis.analyse(state)
         if self.options.solver == "sequential":
-            result = _step_by_step(problem, block, z, samples, carried, should_stop)
+            result = self._step_by_step(block, z, samples, carried, should_stop)
         elif self.options.solver in BASELINES:
             result = solve_with(problem, block, z, samples, self.options, self.comm, should_stop)
         else:
@@ -83,6 +76,18 @@ class ChainBlocks:
             total += points * slots * channels * state
         return total + 2 * samples * state
 
+    def _step_by_step(
+        self, block: Block, z: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
+    ) -> BlockSolution:
+        evaluator = self.problem.evaluator
+        for j in range(block.start, block.stop):
+            if should_stop is not None and should_stop(0):
+                raise Interrupted([], BlockSolution.unsolved(z[:0], 0))
+            z = evaluator.together(self.comm, partial(run_steps, self.problem, z, j, j + 1, samples))
+        steps = torch.full((len(samples),), len(block))
+        zero = torch.zeros_like(steps)
+        return BlockSolution(z, zero, carried, zero, steps, steps)
+
     def state(self, end: Tensor) -> Tensor:
         """Return the states [samples, c, d] that end coordinates [samples, c, n] stand for."""
         return self.problem.state(end)
@@ -92,32 +97,15 @@ class ChainBlocks:
         return ChainBlocks(self.problem.along(chain, options, stream=stream, step_offset=step_offset), options, self.comm)
 
 
-def _step_by_step(
-    problem: Problem, block: Block, z: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
-) -> BlockSolution:
-    end = run_steps(problem, z, block.start, block.stop, samples, should_stop=should_stop)
-    steps = torch.full((len(samples),), len(block))
-    zero = torch.zeros_like(steps)
-    return BlockSolution(end, zero, carried, zero, steps, steps)
-
-
 @dataclass(frozen=True)
 class CollocationBlocks:
-    """Solves the one block of a collocation."""
+    """Solves the one block of a collocation, with its own reference and without noise."""
 
     scheme: Collocation
     evaluator: Evaluator
     noise: NoiseSource | None
     options: Options
     comm: Communicator
-
-    @classmethod
-    def of(
-        cls, scheme: Collocation, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
-        options: Options, comm: Communicator, like: Tensor,
-    ) -> CollocationBlocks:  # fmt: skip
-        """Build the solver of a flow; it uses the scheme's own reference, and noise for probes alone."""
-        return cls(scheme, evaluator, noise, options, comm)
 
     def blocks(self) -> list[Block]:
         """Return one block of all nodes."""
@@ -159,13 +147,12 @@ class CollocationBlocks:
         raise ValueError("collocation has no blocks that a corrector could follow; use a chain of steps, for example 'gaussian'")
 
 
-SOLVERS = {Chain: ChainBlocks, Collocation: CollocationBlocks}
-
-
 def block_solver(
     scheme: Scheme, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
     options: Options, comm: Communicator, *, like: Tensor,
 ) -> BlockSolver:  # fmt: skip
     """Build the solver for the blocks of a scheme, for states like `like` [samples, d]."""
-    solver: Any = SOLVERS[type(scheme)]
-    return cast(BlockSolver, solver.of(scheme, evaluator, noise, reference, options, comm, like))
+    if isinstance(scheme, Collocation):
+        return cast(BlockSolver, CollocationBlocks(scheme, evaluator, noise, options, comm))
+    problem = Problem.of(cast(Chain, scheme), evaluator, noise, reference, options, like)
+    return cast(BlockSolver, ChainBlocks(problem, options, comm))

@@ -104,8 +104,9 @@ class CollocationSolver:
             y = torch.stack([slot.path[node] for slot, node in pairs])
             root = torch.stack([slot.tables.root[node] for slot, node in pairs])
             x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
-            score = self.evaluator(x[:, None], times)
-            self.evaluator.check(score, times, [self.samples[slot.index] for slot, _ in pairs])
+            ids = [self.samples[slot.index] for slot, _ in pairs]
+            score = self.evaluator(x[:, None], times, ids)
+            self.evaluator.check(score, times, ids)
             whitened = self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2)
             remainders[start : start + rows] = whitened.mul_(sigma[:, None] ** 2)
         return remainders
@@ -126,15 +127,14 @@ class CollocationSolver:
             grown = move + tables.steps @ (slot.evaluated - slot.remainder)
             doubt = tables.doubt @ slot.evaluated
             start = torch.cat([slot.y[None], slot.path[:-1]])
-            parts = (defect, move, grown, start, doubt)
-            sizes = [self.whitening.size(part, self.options.scale) for part in parts]
-            spread = torch.linalg.vector_norm(start, dim=-1).to("cpu", torch.float64) / start.shape[-1] ** 0.5
-            measured.append(torch.stack([*sizes, spread]))
+            sizes = [self.whitening.size(part, self.options.scale) for part in (defect, move, grown, start, doubt)]
+            spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
+            measured.append(torch.stack([*sizes, spread.to(sizes[0])]))
             slot.at, slot.remainder = slot.path[:-1], slot.evaluated
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
         shared = self.comm.max(torch.nan_to_num(torch.stack(measured, dim=-1), nan=float("inf"), posinf=float("inf")))
-        motion = Motion(*shared[:4])
+        motion = Motion(shared[:4])
         growth = growth_of(motion, torch.zeros_like(motion.move), self._precision())
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
         alone = error_bounds(growth, motion.defect, torch.zeros_like(carried))[-1]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator
+from ..schema.conditions import Condition
 from .collocation import Collocation
 from .sampler import Sampler
 from .solution import Solution
@@ -35,15 +36,19 @@ class Encoded:
     log_density: Tensor | None
 
 
-def encode(sampler: Sampler, x: Tensor, *, samples: Sequence[int] | None = None, comm: Communicator | None = None) -> Encoded:
+def encode(
+    sampler: Sampler, x: Tensor, *, condition: Condition | None = None, samples: Sequence[int] | None = None,
+    comm: Communicator | None = None,
+) -> Encoded:  # fmt: skip
     """Encode data x [samples, *event] as the first states that a sampler would draw them from; collective over `comm`.
 
-    Data are states at the last time of the flow. `samples` are ids, which select the probes of traces. Raises ValueError unless
+    Data are states at the last time of the flow. `condition` is as in `solve`; `samples`
+    are ids, which select the probes of traces. Raises ValueError unless
     the sampler's chain is a collocation.
     """
     states = x.to(sampler.device, sampler.dtype)
     flow = _flow(sampler).reversed()
-    found = _solve(sampler, flow, states, samples, comm)
+    found = _solve(sampler, flow, states, condition, samples, comm)
     reference = sampler.measure
     wide = reference.to(states.device, states.dtype)
     level = flow.process.alpha(flow.t[-1:]), flow.process.sigma(flow.t[-1:])
@@ -55,10 +60,11 @@ def encode(sampler: Sampler, x: Tensor, *, samples: Sequence[int] | None = None,
 
 
 def decode(
-    sampler: Sampler, first: Tensor, *, samples: Sequence[int] | None = None, comm: Communicator | None = None
-) -> Solution:
+    sampler: Sampler, first: Tensor, *, condition: Condition | None = None, samples: Sequence[int] | None = None,
+    comm: Communicator | None = None,
+) -> Solution:  # fmt: skip
     """Carry first states [samples, *event] along the flow to its last time; collective over `comm`. The inverse of `encode`."""
-    return _solve(sampler, _flow(sampler), first.to(sampler.device, sampler.dtype), samples, comm)
+    return _solve(sampler, _flow(sampler), first.to(sampler.device, sampler.dtype), condition, samples, comm)
 
 
 def _flow(sampler: Sampler) -> Collocation:
@@ -68,11 +74,12 @@ def _flow(sampler: Sampler) -> Collocation:
 
 
 def _solve(
-    sampler: Sampler, flow: Collocation, states: Tensor, samples: Sequence[int] | None, comm: Communicator | None
-) -> Solution:
+    sampler: Sampler, flow: Collocation, states: Tensor, condition: Condition | None, samples: Sequence[int] | None,
+    comm: Communicator | None,
+) -> Solution:  # fmt: skip
     # the tolerance is one of data; on the way back to noise states are in units of noise
     options = replace(sampler.options, scale=1.0) if flow.backward else sampler.options
     return solve(
         flow, sampler.score, states, options,
-        noise=sampler.noise(), comm=comm, samples=samples, project=sampler.project,
+        noise=sampler.noise(), condition=condition, comm=comm, samples=samples, project=sampler.project,
     )  # fmt: skip

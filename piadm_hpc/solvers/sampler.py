@@ -14,6 +14,7 @@ from torch import Tensor
 from ..comm.communicator import Communicator
 from ..gaussian.density import degrees_within, log_density
 from ..gaussian.reference import GaussianReference, isotropic
+from ..schema.conditions import Condition
 from ..theory.noise import PRIOR, Noise
 from .collocation import Collocation
 from .evaluate import Score
@@ -29,7 +30,7 @@ class Sampler:
 
     Attributes:
         chain: the steps, or the points of the flow.
-        score: called as score(x [rows, *event], t [rows]).
+        score: called as score(x [rows, *event], t [rows]), and as score(x, t, c) where samples are drawn given a condition.
         event_shape: shape of one sample.
         seed: the number that all noise is derived from.
         options: how to solve; they change a sample by no more than the tolerance.
@@ -105,24 +106,26 @@ class Sampler:
         self,
         samples: Sequence[int],
         *,
+        condition: Condition | None = None,
         comm: Communicator | None = None,
         resume: Unfinished | None = None,
         callback: Callback | None = None,
     ) -> Solution:
         """Draw the samples with the given ids, or continue them from `resume`; collective over `comm`.
 
-        The ranks of `comm` share the time axis. Raises ScoreError on every rank when the score fails on any, and Stopped when
+        `condition` is a tensor, or a dictionary of tensors, whose first dimension counts the samples. The ranks of `comm` share
+        the time axis. Raises ScoreError on every rank when the score fails on any, and Stopped when
         the callback ends the work.
         """
         first = self.prior_states(samples)
         return solve(
             self.chain,
             self.score,
-            first[:, 0],
+            (first[:, 0], first[:, 1:]),
             self.options,
-            momentum=first[:, 1:],
             noise=self.noise(),
             reference=self.reference,
+            condition=condition,
             comm=comm,
             samples=samples,
             project=self.project,
