@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from problems import F64, drawn, mixture, solve
@@ -24,7 +27,7 @@ def objective(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("make", [target_a, target_b, target_c])
 @pytest.mark.parametrize("points", [8, 32])
-def test_the_gradient_in_the_first_state_is_that_of_finite_differences(make, points: int):
+def test_the_gradient_in_the_first_state_is_that_of_finite_differences(make: Callable[..., Any], points: int) -> None:
     """Along random directions, with few points too, whose flows are cut into pieces."""
     target = make(OU(), 16)
     made = Collocation(OU(), target.reference(), 8.0, 1e-3, points)
@@ -39,7 +42,7 @@ def test_the_gradient_in_the_first_state_is_that_of_finite_differences(make, poi
     assert torch.allclose(found.first @ direction, truth, rtol=1e-3 if points > 8 else 0.05, atol=1e-3 if points > 8 else 0.05)
 
 
-def test_the_gradient_in_the_condition_is_that_of_finite_differences():
+def test_the_gradient_in_the_condition_is_that_of_finite_differences() -> None:
     """A condition that moves the target and scales it, entry by entry, and a projection."""
     target = mixture(OU(), 6)
     kept = torch.tensor([1.0, 1, 1, 0, 1, 1], dtype=F64)
@@ -76,7 +79,7 @@ def test_the_gradient_in_the_condition_is_that_of_finite_differences():
     assert bool((found.first[:, 3] == 0).all())
 
 
-def test_batches_do_not_change_a_gradient():
+def test_batches_do_not_change_a_gradient() -> None:
     target = target_c(OU(), 8)
     made = Collocation(OU(), target.reference(), 8.0, 1e-3, 12)
     x0 = drawn(made, target.reference(), range(5), 0)
@@ -85,7 +88,7 @@ def test_batches_do_not_change_a_gradient():
     assert torch.allclose(whole.first, few.first, rtol=1e-9, atol=1e-9) and torch.equal(whole.sweeps, few.sweeps)
 
 
-def test_what_has_no_gradient_is_refused():
+def test_what_has_no_gradient_is_refused() -> None:
     target = mixture(OU())
     made = Collocation(OU(), target.reference(), 6.0, 1e-2, 8)
     x0 = drawn(made, target.reference(), range(1), 0)

@@ -155,9 +155,8 @@ def _forms(evaluator: Evaluator, directions: Directions, x: Tensor, t: Tensor, k
 def differentiable_score(evaluator: Evaluator, x: Tensor, t: Tensor, samples: Sequence[int]) -> Tensor:
     """Return the score [rows, d] at flat states x [rows, d], which require gradients, with the graph of its computation.
 
-    `samples` [rows] are the ids of the samples that the rows belong to.
-
-    Raises ScoreError for a score that torch cannot differentiate.
+    `samples` are the ids of the rows' samples, which select their conditions. Raises ScoreError for a score that torch cannot
+    differentiate.
     """
     condition = () if evaluator.conditions is None else (evaluator.conditions.of(samples),)
     score = evaluator.score(x.clone().reshape(len(x), *evaluator.event_shape), t.clone(), *condition)
