@@ -39,6 +39,7 @@ _HOMES = {
     "rank_grid": "comm.rank_grid",
     "sample": "run.execute",
     "solve": "solvers.solve",
+    "train": "models.training.command",
     "wrap": "models.base",
 }
 _MODULES = {"grid": "theory.grid", "integrators": "integrators", "process": "theory.process"}
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .gaussian.reference import isotropic as isotropic
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
+    from .models.training.command import train as train
     from .run.execute import sample as sample
     from .run.plan import plan as plan
     from .solvers.options import Options as Options

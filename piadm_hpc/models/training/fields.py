@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...data.geometry import places_of
 from ...data.gridded import GriddedData, read_fields
 from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
@@ -97,7 +98,8 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     require_names(config.data)
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
-    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, **_angles(data))
+    places = places_of(data.coordinates, {}, wrap=data.wrap)
+    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, places=places, **_angles(data))
     counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
     report(f"{counts}; {data.excluded} left out")
     process = by_name(config.noise.process, **config.process_parameters)
