@@ -99,7 +99,7 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
     places = places_of(data.coordinates, {}, wrap=data.wrap)
-    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, places=places, **_angles(data))
+    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, places=places, **angles_of(data))
     counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
     report(f"{counts}; {data.excluded} left out")
     process = by_name(config.noise.process, **config.process_parameters)
@@ -114,7 +114,7 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     return publish(output, config, data, denoiser, state)
 
 
-def _angles(data: GriddedData) -> dict[str, list[float]]:
+def angles_of(data: GriddedData) -> dict[str, list[float]]:
     """Latitudes and longitudes in degrees of the data's grid, where it has any."""
     if not geographic(data.coordinates):
         return {}
