@@ -43,6 +43,7 @@ _HOMES = {
     "decode": "solvers.encode",
     "encode": "solvers.encode",
     "solve": "solvers.solve",
+    "train": "models.training.command",
     "wrap": "models.base",
 }
 _MODULES = {"grid": "theory.grid", "integrators": "integrators", "process": "theory.process"}
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
     from .models.guidance import guided as guided
+    from .models.training.command import train as train
     from .run.execute import sample as sample
     from .run.plan import plan as plan
     from .solvers.adjoint import gradient as gradient

@@ -17,12 +17,12 @@ from ..schema.conditions import Condition
 from ..solvers.sampler import Sampler
 from .build import ROWS
 
-TIMED = 1 / 32  # share of the predicted time of a run that further timed calls may take
+TIMED = 1 / 48  # share of the predicted time of a run that further timed calls may take
 STEP = 8  # ratio of one timed number of rows to the one before it
 GAIN = 0.9  # time of a row, relative to that with fewer rows, at which more rows still pay
 REPEATS, SHORT = 3, 0.02  # of a call, as long as they have taken fewer seconds
 SHORTEST = 1e-6  # seconds of a call, below which clocks tell nothing
-NEAR = 1.05  # time of a row, relative to the shortest, at which a call is large enough
+NEAR = 1.05  # time of a row, relative to the shortest, at which a call is as good
 
 # predicted seconds of the run, from what is known of a call
 Predict = Callable[["CallTimes"], float]
@@ -59,15 +59,18 @@ class CallTimes:
         calls, rest = divmod(rows, most)
         return calls * self._one(most) + self._one(rest)
 
-    @property
-    def best_rows(self) -> int:
-        """The fewest rows of a call whose time per row is near the shortest; more than were timed while more rows still pay."""
+    def best_rows(self, *, untried: bool) -> int:
+        """The most timed rows of a call whose time per row is near the shortest.
+
+        With `untried` they are more than were timed while more rows still pay: a GPU that runs out of memory says so, and calls
+        are halved; a process that runs out of the host's memory is killed.
+        """
         each = [seconds / rows for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         if len(each) == 1:
             return ROWS
-        if each[-1] <= GAIN * each[-2]:
+        if untried and each[-1] <= GAIN * each[-2]:
             return STEP * self.rows[-1]
-        return next(rows for rows, one in zip(self.rows, each, strict=True) if one <= NEAR * min(each))
+        return max(rows for rows, one in zip(self.rows, each, strict=True) if one <= NEAR * min(each))
 
     def _one(self, rows: float) -> float:
         """One call; a call of less than a row, where some sweeps have none, is that share of a call of one row."""
