@@ -25,7 +25,7 @@ MODELS = {"ccsm": "ccsm-temperature", "alanine": "alanine-dipeptide"}
 TOL = 1e-2  # the default tolerance
 FIELDS = {"ccsm": "TREFHT", "alanine": "coordinates"}
 RUNS: dict[str, dict[str, Any]] = {
-    "sde": {},
+    "sde": {"solver.kind": '"picard"'},
     "flow": {"chain.eta": 0.0},
     "window": {"solver.window": 12},
     "steps": {"solver.kind": '"sequential"'},
