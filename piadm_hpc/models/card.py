@@ -16,14 +16,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..data.conditions import MAPS
 from ..data.normalise import Normalisation
 from ..data.superpose import rigid_motions
+from ..data.transforms import pack_transform, unpack_transform
 from ..gaussian.reference import GaussianReference
 from ..schema.layout import Coordinate, Layout, Variable, conformer_layout
 from ..schema.topology import Topology
 from ..store.arrays import read_arrays, write_arrays
 from ..theory.process import by_name
 from .adapters import adapt
+from .conditioning import Conditioning
 from .config import ConformerNetworkConfig, NetworkConfig
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .foreign import ADAPTER
@@ -32,7 +35,7 @@ from .model import Model
 from .networks.messages import MessageNetwork
 from .networks.pairs import ConformerNetwork, make_conformer_network
 from .networks.unet import GridUNet, latitudes_from
-from .packing import RESPONSE, pack_reference, unpack_reference, with_response
+from .packing import RESPONSE, pack_reference, unpack_reference, unpack_regression, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
 from .registry import CARD, find_model
@@ -97,12 +100,15 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     try:
         process = by_name(card.process.name, **card.process.parameters)
         reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
+        conditioning = _conditioning(card, arrays, normalisation)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
     topology = None if card.molecule is None else Topology.from_json((path / TOPOLOGY).read_text(encoding="utf-8"))
     kind, network = denoiser_kind(process), None
     if card.network is not None:
-        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology, kind)).to(device)
+        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology, kind, conditioning)).to(
+            device
+        )
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
@@ -123,7 +129,17 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
         delta=card.process.delta,
         card=card.model_dump(mode="json"),
         sha256=_joint_digest(card),
+        conditioning=conditioning,
     )
+
+
+def _conditioning(card: Card, arrays: Mapping[str, Coordinate], normalisation: Normalisation) -> Conditioning | None:
+    """Return what encodes the model's condition; ValueError for arrays that are missing."""
+    if card.condition is None:
+        return None
+    num_maps = sum(given.kind in MAPS for given in card.condition.inputs)
+    regression = unpack_regression(arrays, num_maps, normalisation.mean.shape)
+    return Conditioning(card.condition.inputs, regression, normalisation)
 
 
 def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
@@ -167,7 +183,10 @@ def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dic
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}")
     names = tuple(v.name for v in card.variables)
-    return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], fields["mask"].astype(bool))
+    found = {name: unpack_transform(name, arrays) for name in names}
+    transforms = {name: transform for name, transform in found.items() if transform is not None}
+    mask = fields["mask"].astype(bool)
+    return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], mask, transforms)
 
 
 def _network(
@@ -176,6 +195,7 @@ def _network(
     normalisation: Normalisation,
     topology: Topology | None,
     kind: type[GaussianDenoiser],
+    conditioning: Conditioning | None,
 ) -> GridUNet | ConformerNetwork | MessageNetwork:
     """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
@@ -186,7 +206,8 @@ def _network(
     lat, lon = coordinates.values()
     count = len(card.variables)
     sizes = kind.inputs * count, kind.outputs * count
-    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+    given = None if conditioning is None else (conditioning.num_maps, conditioning.num_numbers)
+    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network, given)
 
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:
@@ -201,7 +222,9 @@ def _latitudes(coordinates: Mapping[str, Coordinate]) -> list[float]:
 
 def _normalisation_arrays(normalisation: Normalisation, grid: tuple[str, ...]) -> dict[str, Coordinate]:
     dims = ("variable", *grid)
-    return {
+    packed = [pack_transform(name, transform) for name, transform in normalisation.transforms.items()]
+    transforms = {key: array for arrays in packed for key, array in arrays.items()}
+    return transforms | {
         "mean_field": Coordinate(dims, normalisation.mean, {"long_name": "added when decoding, in physical units"}),
         "scale_field": Coordinate(dims, normalisation.scale, {"long_name": "physical units of a state of one"}),
         "mask": Coordinate(dims, normalisation.mask, {"long_name": "one where there are data"}),

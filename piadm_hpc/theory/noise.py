@@ -27,13 +27,22 @@ class Noise:
     """Counter-based draws: Philox4x64 with key (seed, sample) and counter (0, channel, step, stream), float64 ziggurat.
 
     The numbers are the same on every machine, in any order and for any subset; `dtype` only rounds them. They are drawn on the
-    host, so that a device never changes a sample. Raises ValueError for a seed outside 0 .. 2^63 - 1.
+    host, so that a device never changes a sample. Samples whose ids agree in id // `stride` get the same draws, those of the
+    sample id // `stride`. Raises ValueError for a seed outside 0 .. 2^63 - 1.
     """
 
-    def __init__(self, seed: int, size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        seed: int,
+        size: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        stride: int = 1,
+    ):
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be between 0 and 2**63 - 1, got {seed}")
-        self.seed, self.size, self.dtype, self.device = seed, size, dtype, torch.device(device)
+        self.seed, self.size, self.dtype, self.device, self.stride = seed, size, dtype, torch.device(device), stride
 
     def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
         steps = list(steps)
@@ -48,7 +57,7 @@ class Noise:
                 part = samples[start : start + rows]
                 for i, sample in enumerate(part):
                     for channel in range(channels):
-                        state["state"]["key"][:] = self.seed, sample
+                        state["state"]["key"][:] = self.seed, sample // self.stride
                         state["state"]["counter"][:] = 0, channel, step, stream
                         source.state = state
                         generator.standard_normal(out=buffer[i, channel])

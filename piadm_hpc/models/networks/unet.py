@@ -7,6 +7,7 @@ adaptive group normalisation; latitude and a few learned maps tell the network w
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -36,12 +37,10 @@ class GridPad(nn.Module):
         west, east, top, bottom = widths
         if not self.wrap:
             return functional.pad(x, widths, mode="replicate")
-        half, last = x.shape[-1] // 2, x.shape[-2]
-        if top:
-            x = torch.cat([x[..., :top, :].flip(-2).roll(half, -1), x], dim=-2)
-        if bottom:
-            x = torch.cat([x, x[..., top + last - bottom :, :].flip(-2).roll(half, -1)], dim=-2)
-        return functional.pad(x, (west, east, 0, 0), mode="circular")
+        rows, columns = x.shape[-2:]
+        north, south = (x[..., edge, :].flip(-2).roll(columns // 2, -1) for edge in (slice(top), slice(rows - bottom, rows)))
+        tall = torch.cat([north, x, south], dim=-2)
+        return torch.cat([tall[..., columns - west :], tall, tall[..., :east]], dim=-1)
 
 
 class GridConv(nn.Module):
@@ -111,13 +110,27 @@ class LevelEmbedding(nn.Module):
 class GridUNet(nn.Module):
     """A network of fields [rows, inputs, lat, lon] and log-SNR [rows], returning [rows, outputs, lat, lon], initially zero.
 
+    With `given` = (k, q) it also takes a condition {"maps": [rows, k, lat, lon], "numbers": [rows, q]}: maps join the fields, and
+    numbers the features of the noise level.
+
     `latitudes` [lat] are in degrees. Grids that the downsampling does not divide are padded inside and cropped again.
     """
 
     sphere: Tensor
 
-    def __init__(self, inputs: int, outputs: int, latitudes: Tensor, nlon: int, wrap: bool, config: NetworkConfig):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        latitudes: Tensor,
+        nlon: int,
+        wrap: bool,
+        config: NetworkConfig,
+        given: tuple[int, int] | None = None,
+    ):
         super().__init__()
+        num_maps, num_numbers = given or (0, 0)
+        self.given = None if given is None else nn.Linear(num_numbers, config.embedding)
         self.shape = (len(latitudes), nlon)
         self.pad = GridPad(wrap)
         self.stride = 2 ** len(config.multipliers)
@@ -127,7 +140,7 @@ class GridUNet(nn.Module):
         self.maps = nn.Parameter(torch.zeros(config.static_maps, *self.shape))
         self.level = LevelEmbedding(config.embedding)
         widths = [config.width * m for m in config.multipliers]
-        self.stem = GridConv(4 * (inputs + 2 + config.static_maps), widths[0], wrap)
+        self.stem = GridConv(4 * (inputs + num_maps + 2 + config.static_maps), widths[0], wrap)
         self.down = nn.ModuleList(Block(w, w, config, wrap) for w in widths)
         self.halve = nn.ModuleList(GridConv(a, b, wrap, stride=2) for a, b in pairwise(widths))
         self.middle = Block(widths[-1], widths[-1], config, wrap)
@@ -138,11 +151,14 @@ class GridUNet(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, fields: Tensor, log_snr: Tensor) -> Tensor:
+    def forward(self, fields: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
         level = self.level(log_snr)
-        static = torch.cat([self.sphere, self.maps]).expand(len(fields), -1, -1, -1)
-        x, crop = self._fit(torch.cat([fields, static], dim=1))
-        x = self.stem(functional.pixel_unshuffle(x, 2))
+        if self.given is not None:
+            if condition is None:
+                raise ValueError("the network was trained with conditions; give one")
+            level = level + self.given(condition["numbers"])
+            fields = torch.cat([fields, condition["maps"]], dim=1)
+        x, crop = self._begin(fields)
         kept = []
         for depth, block in enumerate(self.down):
             x = block(x, level)
@@ -156,6 +172,14 @@ class GridUNet(nn.Module):
             x = self.up[depth](x, level)
         x = functional.pixel_shuffle(self.head(functional.silu(self.norm(x, level))), 2)
         return x[..., crop[0] : crop[0] + self.shape[0], crop[1] : crop[1] + self.shape[1]]
+
+    def _begin(self, fields: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Convolve fields and static maps to half resolution, the maps once for all rows; also returns the place of the crop."""
+        fitted, crop = self._fit(fields)
+        static, _ = self._fit(torch.cat([self.sphere, self.maps])[None])
+        own, shared = (self.stem.pad(functional.pixel_unshuffle(part, 2)) for part in (fitted, static))
+        weights = torch.split(self.stem.conv.weight, [own.shape[1], shared.shape[1]], dim=1)
+        return functional.conv2d(own, weights[0], self.stem.conv.bias) + functional.conv2d(shared, weights[1]), crop
 
     def _fit(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Pad the grid on all sides to a multiple of the stride; returns it and the place at which the original begins."""
