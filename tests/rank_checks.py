@@ -240,6 +240,30 @@ def conditions_reach_their_samples_on_every_rank_grid(comm: Any) -> None:
     assert float((alone.x - shared.x).abs().max()) < 1e-10
 
 
+def densities_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
+    """Exact traces and probes, which belong to sample and node, whichever rank computes them. Failures reach everyone."""
+    target = mixture(PROCESS)
+    scheme = Collocation(PROCESS, target.reference(), 6.0, 1e-2, max(12, comm.size + 1))
+    x0 = target.reference().draw_state(Noise(11, 12, dtype=F64).at([0], [0, 1, 2])[0], *scheme.entry())[:, 0]
+    for traces in ("exact", 4):
+        kwargs: dict[str, Any] = {"tol": 1e-5, "traces": traces, "noise": Noise(3, 12)}
+        alone, shared = (solve(scheme, target.score, x0, comm=c, **kwargs).log_det for c in (None, MPICommunicator(comm)))
+        assert alone is not None and shared is not None
+        assert torch.allclose(alone.value, shared.value, rtol=1e-6, atol=0)
+        assert torch.allclose(alone.error, shared.error, rtol=1e-6, atol=1e-9)
+
+    def undifferentiable(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        score = target.score(x, t)
+        return score.detach() if comm.rank == comm.size - 1 else score
+
+    try:
+        solve(scheme, undifferentiable, x0, traces="exact", comm=MPICommunicator(comm))
+    except ScoreError as error:
+        assert len(set(comm.allgather(str(error)))) == 1 and "no gradient" in str(error)
+    else:
+        raise AssertionError("the failure of one rank was not seen by another")
+
+
 def members_differ_between_ranks(comm: Any) -> None:
     drawn = comm.allgather(Noise(0, 4).at([0], [comm.rank]).tolist())
     assert len({str(item) for item in drawn}) == comm.size
@@ -259,6 +283,7 @@ CHECKS = [
     a_failing_score_ends_every_rank_with_the_same_words,
     collocation_is_the_same_on_every_number_of_ranks,
     conditions_reach_their_samples_on_every_rank_grid,
+    densities_are_the_same_on_every_number_of_ranks,
     members_differ_between_ranks,
 ]
 

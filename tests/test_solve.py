@@ -390,12 +390,13 @@ def _broken(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         (lambda x, t: None, "the score returned NoneType"),
     ],
 )
-def test_failing_scores_are_named(score, message):
+@pytest.mark.parametrize("solver", ["picard", "sequential"])
+def test_failing_scores_are_named(score, message, solver):
     process = OU()
     chain = chains(process, mixture(process).reference())["ddim"]
     x0, _ = start(process, chain, [3, 5])
     with pytest.raises(ScoreError, match=message):
-        solve(chain, score, x0, samples=[3, 5])
+        solve(chain, score, x0, samples=[3, 5], solver=solver)
 
 
 def test_bad_arguments_are_refused_all_at_once():

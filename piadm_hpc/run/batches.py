@@ -22,6 +22,7 @@ from ..store.folder import Store
 from ..store.unfinished import discard_draft, find_drafts, fingerprint, read_draft, write_draft
 from ..theory.grid import Block
 from .conditions import coordinates_of
+from .density import density_columns
 from .reporting import EventLog, Progress
 from .resolve import ResolvedRun
 
@@ -98,7 +99,7 @@ def missing_batches(run: Run) -> list[Batch]:
             missing = [sample for sample in missing if sample not in samples]
         else:
             discard_draft(path)
-    size = max(1, min(run.resolved.config.output.batch, -(-len(missing) // run.ranks.num_groups)))
+    size = max(1, min(int(run.resolved.config.output.batch), -(-len(missing) // run.ranks.num_groups)))
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 
@@ -237,7 +238,7 @@ def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str,
     run.store.write(
         samples,
         resolved.model.decode(solution.x.cpu(), given if given is None else matched(given, torch.zeros(()))),
-        _per_sample(resolved.config, samples, solution),
+        _per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
         allow_nan=gaps,
     )
 

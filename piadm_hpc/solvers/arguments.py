@@ -57,6 +57,8 @@ def _of_states(chain: Scheme, x0: Tensor, samples: list[int], momentum: Tensor |
 
 def _of_noise(chain: Scheme, x0: Tensor, noise: NoiseSource | Tensor | None) -> Iterator[str]:
     size = math.prod(x0.shape[1:])
+    if noise is None and chain.stochastic:
+        yield "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
     if isinstance(noise, Tensor):
         if noise.ndim < 2 or noise.shape[1] != len(x0):
             yield f"noise is {list(noise.shape)} for {len(x0)} samples; give [steps, samples, *event]"
@@ -100,6 +102,7 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
     for name, number in (("sweeps", options.sweeps), ("window", options.window), ("in_flight", options.in_flight)):
         if number is not None and number < 1:
             yield f"{name} must be at least 1, got {number}"
+    yield from _of_traces(chain, options)
     moves = options.window is not None or options.pipelined
     if options.window is not None and options.tol is None:
         yield "a window moves when points meet `tol`: give a tolerance"
@@ -116,3 +119,15 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
             yield f"{comm.size} time ranks for {chain.num_steps} collocation points; use fewer ranks or more points"
     if options.solver == "sequential" and comm.size > 1:
         yield "the sequential solver computes one step after the other: use one time rank"
+
+
+def _of_traces(chain: Scheme, options: Options) -> Iterator[str]:
+    given = options.traces
+    if given in ("none", "exact"):
+        known = True
+    else:
+        known = isinstance(given, int) and not isinstance(given, bool) and given >= 2
+    if not known:
+        yield f"traces = {given!r}; use 'none', 'exact', or a number of probes, at least 2"
+    if known and given != "none" and chain.sequential_rounds is not None:
+        yield "traces: densities come from the nodes of a collocation, and this is a chain of steps; use a Collocation"

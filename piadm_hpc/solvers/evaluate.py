@@ -75,7 +75,7 @@ class Evaluator:
                 parts.append(part if stop - start == len(x) else part.clone())
                 start = stop
             except torch.OutOfMemoryError:
-                self._halve(stop - start)
+                self.halve(stop - start)
         return self.project(parts[0] if len(parts) == 1 else torch.cat(parts))
 
     def _call(self, x: Tensor, t: Tensor, samples: Sequence[int]) -> Tensor:
@@ -92,7 +92,8 @@ class Evaluator:
         self.resolution = max(self.resolution, torch.finfo(result.dtype).eps)
         return result.detach().to(x.dtype).reshape(x.shape)
 
-    def _halve(self, rows: int) -> None:
+    def halve(self, rows: int) -> None:
+        """Use half as many rows a call from now on, after a call of so many ran out of memory."""
         if rows == 1:
             raise ScoreError("out of memory with a single row a call; use a smaller model or a larger device")
         self.max_rows = math.ceil(rows / 2)

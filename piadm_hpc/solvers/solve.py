@@ -110,6 +110,8 @@ def solve(
                 extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
                 worse = torch.maximum(result.status, corrected.status)
                 result = replace(result, status=worse, residual=corrected.residual)
+            if result.log_det is not None:
+                extra[0] += 1
             results.append(result)
             if callback is not None:
                 callback.block_ended(block, result, Unfinished(state, costs_of(results), extra))
@@ -129,6 +131,7 @@ def _stopped(done: list[int], solution: BlockSolution, solver: BlockSolver, even
     if not done:
         return Stopped([], None)
     extra = torch.zeros(2, len(done), dtype=torch.long)
+    extra[0] += solution.log_det is not None
     return Stopped(done, Solution.of(solver.state(solution.end), event_shape, [solution], extra))
 
 

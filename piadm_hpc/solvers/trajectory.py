@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -107,8 +106,7 @@ class Trajectory:
             measured[1:3, points >= flight.reached[slot]] = 0
             if not bool(torch.isfinite(measured).all()):
                 evaluator.check(output, t, ids)
-            for part, row in zip(fields(motion), measured, strict=True):
-                getattr(motion, part.name)[points - start, slot] = row
+            motion.parts[:, points - start, slot] = measured
             if self.remainder is not None:
                 self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, score)
 

@@ -6,7 +6,6 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +23,7 @@ from ..denoiser import GaussianDenoiser
 from ..networks.unet import GridUNet, count_parameters, latitudes_from
 from ..phase_denoiser import denoiser_kind
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
+from .clock import Clock
 from .conditioned import condition_on
 from .evaluation import denoising_table, even_levels
 from .fitting import fit_reference
@@ -49,11 +49,12 @@ def never() -> StopReason:
 FREE_TO_CHANGE = ("steps", "patience", "max_minutes")
 
 
-def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
+def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never, afterwards: int = 0) -> Path:
     """Train a model of gridded fields and write it to the folder `config.output`; data files are found from `root`.
 
     An interrupted run continues from the checkpoints beside its output. `stop` is called after every step and returns
-    whether, and why, to stop. Raises ValueError for data or settings that cannot be used, StopRequested after a stop.
+    whether, and why, to stop. The time limit leaves room for `afterwards` rows of the network after training. Raises
+    ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
     require_names(config.data)
     data = read_fields(config.data, root)
@@ -75,7 +76,8 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     state = None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
-        state = fit_network(denoiser, states, config, output.with_name(f".{output.name}.training"), report, stop)
+        checkpoints = output.with_name(f".{output.name}.training")
+        state = fit_network(denoiser, states, config, checkpoints, report, stop, afterwards=afterwards)
     return publish(output, config, states, denoiser, state, given)
 
 
@@ -124,7 +126,14 @@ AnyConfig = TrainConfig | ConformerTrainConfig
 
 
 def fit_network(
-    denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say, stop: Stop = never
+    denoiser: GaussianDenoiser,
+    data: States,
+    config: AnyConfig,
+    checkpoints: Path,
+    report: Report = say,
+    stop: Stop = never,
+    *,
+    afterwards: int = 0,
 ) -> TrainingState:
     """Train the denoiser's network in place and leave the best averaged weights in it.
 
@@ -144,12 +153,12 @@ def fit_network(
     condition = getattr(config, "condition", None)
     dropout = 0.0 if condition is None else condition.dropout
     objective = Objective(denoiser, levels, half, data.conditions.get("train"), dropout)
-    clock = _Clock(state.minutes, report)
+    clock = Clock(options, state.minutes, report, afterwards=afterwards)
     with torch.random.fork_rng():
-        while state.step < options.steps and not _finished(state, options):
-            loss = _step(state, objective, data.train, config)
-            state.minutes = clock.tick(state.step, options.steps, loss)
-            last = state.step == options.steps or state.minutes > options.max_minutes
+        while state.step < options.steps and not _finished(state, options, clock.spent):
+            loss = _step(state, objective, data.train, config, clock.spent)
+            state.minutes = clock.tick(state.step, loss)
+            last = state.step == options.steps or clock.spent >= 1
             if last or state.step % options.validate_every == 0:
                 _validate(state, denoiser, data, config, report)
                 save_checkpoint(checkpoints, state, identity)
@@ -162,13 +171,13 @@ def fit_network(
     return state
 
 
-def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig) -> float:
-    """Take one step of AdamW on one batch and return the loss."""
+def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig, spent: float) -> float:
+    """Take one step of AdamW on one batch and return the loss; `spent` is the share of the time that has passed."""
     options, network = config.optimiser, state.network
     torch.manual_seed(config.seed * 1_000_003 + state.step)  # for dropout
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
     for group in state.optimiser.param_groups:
-        group["lr"] = options.rate * _schedule(state.step, options)
+        group["lr"] = options.rate * _schedule(state.step, options, spent)
     network.train()
     loss: Tensor = objective(states, options.batch, generator)
     if not bool(torch.isfinite(loss)):
@@ -190,11 +199,14 @@ def _average(state: TrainingState, decay: float) -> None:
             state.average[name].lerp_(parameter, 1 - keep)
 
 
-def _schedule(step: int, options: OptimiserConfig) -> float:
-    """The factor of the learning rate: linear warm-up to one, then half a cosine down to one hundredth."""
+def _schedule(step: int, options: OptimiserConfig, spent: float) -> float:
+    """The factor of the learning rate: linear warm-up to one, then half a cosine down to one hundredth.
+
+    The cosine ends with the last step or with the time, whichever comes first by now.
+    """
     if step < options.warm_up:
         return (step + 1) / options.warm_up
-    passed = (step - options.warm_up) / max(1, options.steps - options.warm_up)
+    passed = min(1.0, max((step - options.warm_up) / max(1, options.steps - options.warm_up), spent))
     return 0.01 + 0.99 * (1 + math.cos(math.pi * passed)) / 2
 
 
@@ -218,9 +230,9 @@ def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, co
     report(f"step {state.step}: validation {table.score:+.4f} (best {state.best_score:+.4f}), error over Gaussian's {table}")
 
 
-def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
+def _finished(state: TrainingState, options: OptimiserConfig, spent: float) -> bool:
     stale = state.step - state.best_step > options.patience * options.validate_every
-    return stale or state.minutes > options.max_minutes
+    return stale or spent >= 1
 
 
 def _identity(config: AnyConfig) -> dict[str, Any]:
@@ -229,21 +241,3 @@ def _identity(config: AnyConfig) -> dict[str, Any]:
     for key in FREE_TO_CHANGE:
         record["optimiser"].pop(key)
     return record
-
-
-class _Clock:
-    """Minutes of training, those before an interruption included; reports progress every thirty seconds."""
-
-    def __init__(self, minutes: float, report: Report, every: float = 30.0):
-        self.begun, self.report, self.every = time.monotonic() - 60 * minutes, report, every
-        self.spoken, self.losses = time.monotonic(), [0.0, 0.0]
-
-    def tick(self, step: int, steps: int, loss: float) -> float:
-        now = time.monotonic()
-        minutes = (now - self.begun) / 60
-        self.losses = [self.losses[0] + loss, self.losses[1] + 1]
-        if now - self.spoken > self.every:
-            rate = self.losses[1] / (now - self.spoken)
-            self.report(f"step {step}/{steps}  loss {self.losses[0] / self.losses[1]:.4f}  {rate:.2f} steps/s  {minutes:.1f} min")
-            self.spoken, self.losses = now, [0.0, 0.0]
-        return minutes

@@ -1,13 +1,39 @@
-"""Steps of the chain from several points at once, with all their scores in one batch."""
+"""Steps of the chain from several points at once, with all their scores in one batch; for parareal and CHORDS."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...comm.communicator import Communicator
+from ...theory.grid import Block
+from ..options import Options
+from ..prediction import Predictor
 from ..problem import Problem
+from ..solution import BlockSolution, ShouldStop
+
+
+@dataclass
+class BlockStepper(ABC):
+    """Solves a block by steps from several points at once; the cheap steps in between are those of `predictor`."""
+
+    problem: Problem
+    block: Block
+    predictor: Predictor
+    options: Options
+    comm: Communicator
+    should_stop: ShouldStop | None
+
+    @abstractmethod
+    def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
+        """Solve the block from coordinates `first` [samples, c, n]; collective.
+
+        Raises ScoreError on every rank when the score fails on any, and Interrupted when `should_stop` ends the work.
+        """
 
 
 def scores_together(problem: Problem, points: Sequence[int], z: Tensor, samples: Sequence[int]) -> Tensor:
