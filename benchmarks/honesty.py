@@ -141,9 +141,9 @@ def run(case: Case, target: Target, draws: int, first: int) -> dict[str, Any]:
         aware = reference or (target.reference if case.integrator.startswith("gaussian") else None)
         chain = chain_of(case, target, aware)
         first_state = _first(chain.entry(), target.reference, noise, samples)
-        given: dict[str, Any] = {"momentum": first_state[:, 1:], "noise": noise, "samples": samples, "reference": aware}
-        found = solve(chain, target.score, first_state[:, 0], options, **given)
-        truth = solve(chain, target.score, first_state[:, 0], Options(solver="sequential"), **given).x
+        x0, given = (first_state[:, 0], first_state[:, 1:]), {"noise": noise, "samples": samples, "reference": aware}
+        found = solve(chain, target.score, x0, options, **given)
+        truth = solve(chain, target.score, x0, Options(solver="sequential"), **given).x
     return _verdict(case, found, truth, known, scale)
 
 

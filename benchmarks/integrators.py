@@ -188,7 +188,7 @@ def sweeps_of(name: str, steps: int, linear: str, start: str, count: int, limit:
     first = torch.cat([toy.first, torch.zeros(count, max(0, chain.channels - toy.first.shape[1]), 2, dtype=F64)], 1)
     reference = toy.target.reference()
     solution = solve(
-        chain, toy.target.score, first[:, 0], momentum=first[:, 1 : chain.channels], noise=Noise(7, 2, dtype=F64), tol=1e-3,
+        chain, toy.target.score, (first[:, 0], first[:, 1 : chain.channels]), noise=Noise(7, 2, dtype=F64), tol=1e-3,
         sweeps=limit, reference=reference, linear=linear, start=start, scale=float(reference.spectrum.mean().sqrt()),
     )  # fmt: skip
     done = torch.where(solution.converged, solution.rounds, limit + 1)

@@ -125,7 +125,7 @@ def run(toy: Toy, chain: Chain, seed: int = 9, first: Tensor | None = None) -> T
     if chain.stochastic:
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(chain.num_steps, len(state), chain.channels, 2, generator=generator, dtype=F64)
-    solution = solve(chain, _safe(toy.target), state[:, 0], momentum=state[:, 1:], noise=noise, solver="sequential")
+    solution = solve(chain, _safe(toy.target), (state[:, 0], state[:, 1:]), noise=noise, solver="sequential")
     return solution.x.nan_to_num(nan=1e3).clamp(-1e3, 1e3)
 
 

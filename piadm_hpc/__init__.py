@@ -32,6 +32,7 @@ _HOMES = {
     "check": "store.integrity",
     "eof": "gaussian.reference",
     "from_fields": "gaussian.reference",
+    "guided": "models.guidance",
     "isotropic": "gaussian.reference",
     "load_model": "models.card",
     "open": "store.reading",
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from .gaussian.reference import isotropic as isotropic
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
+    from .models.guidance import guided as guided
     from .run.execute import sample as sample
     from .run.plan import plan as plan
     from .solvers.options import Options as Options

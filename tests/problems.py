@@ -27,7 +27,7 @@ SIZE = 12
 HORIZONS = {OU: 6.0, VP: 6.0, EDM: 5.0, Flow: 4.0}
 
 
-def solve(chain: Scheme, score: Score, x0: Tensor, **settings: Any) -> Solution:
+def solve(chain: Scheme, score: Score, x0: Tensor | tuple[Tensor, Tensor], **settings: Any) -> Solution:
     """`piadm_hpc.solve` with the options and the other arguments as one set of keywords."""
     names = {field.name for field in fields(Options)}
     options = Options(**{name: value for name, value in settings.items() if name in names})

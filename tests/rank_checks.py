@@ -13,11 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from problems import F64, chains, every_method, mixture, solve, start
+from conditional import ShiftedMixture
+from problems import F64, chains, drawn, every_method, mixture, solve, start
 
 from piadm_hpc import Noise, grid, integrators
 from piadm_hpc.comm.communicator import MPICommunicator
 from piadm_hpc.comm.rank_grid import RankGrid, world
+from piadm_hpc.schema.conditions import rows_of
 from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.errors import ScoreError
@@ -214,6 +216,54 @@ def collocation_is_the_same_on_every_number_of_ranks(comm: Any) -> None:
         raise AssertionError("the failure of one rank was not seen by another")
 
 
+def conditions_reach_their_samples_on_every_rank_grid(comm: Any) -> None:
+    """Swept over sample groups x time ranks against step by step: chains, a window, the parts of a baseline, collocation."""
+    world, names = ShiftedMixture(PROCESS), [0, 1, 2, 5, 7]
+    reference, tree = world.target.reference(), ShiftedMixture.conditions(5)
+    chain = chains(PROCESS, reference, steps=17)["gaussian sde"]
+    x0, noise = start(PROCESS, chain, names)
+    given: dict[str, Any] = {"noise": noise, "reference": reference}
+    oracle = solve(chain, world.score, x0, samples=names, condition=tree, solver="sequential", **given).x
+    for time_ranks in (n for n in range(1, comm.size + 1) if comm.size % n == 0):
+        ranks = RankGrid.mpi(comm, time=time_ranks)
+        cut = Partition(len(names), ranks.num_groups).slice(ranks.group)
+        mine = {"samples": names[cut], "condition": rows_of(tree, cut), "comm": ranks.time, "tol": 1e-12, **given}
+        for options in ({}, {"window": 5, "in_flight": 2}, {"solver": "parareal"}) if names[cut] else ():
+            found = solve(chain, world.score, x0[cut], **mine, **options)
+            assert float((found.x - oracle[cut]).abs().max()) < 1e-10, options
+    scheme = Collocation(PROCESS, reference, 6.0, 1e-2, 12)
+    first = drawn(scheme, reference, names, 3)
+    alone, shared = (
+        solve(scheme, world.score, first, samples=names, condition=tree, reference=reference, tol=1e-6, comm=c)
+        for c in (None, MPICommunicator(comm))
+    )
+    assert float((alone.x - shared.x).abs().max()) < 1e-10
+
+
+def densities_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
+    """Exact traces and probes, which belong to sample and node, whichever rank computes them. Failures reach everyone."""
+    target = mixture(PROCESS)
+    scheme = Collocation(PROCESS, target.reference(), 6.0, 1e-2, max(12, comm.size + 1))
+    x0 = target.reference().draw_state(Noise(11, 12, dtype=F64).at([0], [0, 1, 2])[0], *scheme.entry())[:, 0]
+    for traces in ("exact", 4):
+        kwargs: dict[str, Any] = {"tol": 1e-5, "traces": traces, "noise": Noise(3, 12)}
+        alone, shared = (solve(scheme, target.score, x0, comm=c, **kwargs).log_det for c in (None, MPICommunicator(comm)))
+        assert alone is not None and shared is not None
+        assert torch.allclose(alone.value, shared.value, rtol=1e-6, atol=0)
+        assert torch.allclose(alone.error, shared.error, rtol=1e-6, atol=1e-9)
+
+    def undifferentiable(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        score = target.score(x, t)
+        return score.detach() if comm.rank == comm.size - 1 else score
+
+    try:
+        solve(scheme, undifferentiable, x0, traces="exact", comm=MPICommunicator(comm))
+    except ScoreError as error:
+        assert len(set(comm.allgather(str(error)))) == 1 and "no gradient" in str(error)
+    else:
+        raise AssertionError("the failure of one rank was not seen by another")
+
+
 def members_differ_between_ranks(comm: Any) -> None:
     drawn = comm.allgather(Noise(0, 4).at([0], [comm.rank]).tolist())
     assert len({str(item) for item in drawn}) == comm.size
@@ -232,6 +282,8 @@ CHECKS = [
     more_ranks_than_points_is_refused,
     a_failing_score_ends_every_rank_with_the_same_words,
     collocation_is_the_same_on_every_number_of_ranks,
+    conditions_reach_their_samples_on_every_rank_grid,
+    densities_are_the_same_on_every_number_of_ranks,
     members_differ_between_ranks,
 ]
 

@@ -453,6 +453,8 @@ def picture(**changes) -> Picture:
         {"sweeps": np.full((5, 4), 12), "residual": np.zeros((5, 4))},
         {"fields": red_fields(1), "power": None, "reference": None, "globe": False},
         {"fields": np.zeros((2, 18, 48)), "units": "kg m-2", "residual": np.full((5, 1), np.inf)},
+        # each would be refused as TeX
+        {"title": r"$\nothing$", "name": "t_{$_$}", "units": r"$\frac$ mm_day^-1"},
     ],
 )
 def test_figures_of_unusual_runs(tmp_path: Path, changes: dict):

@@ -154,7 +154,7 @@ def test_a_fixed_depth_is_kept():
 def test_a_tolerance_below_rounding_ends_at_the_floor_and_says_so():
     target = mixture(OU())
     made = scheme(OU(), target.reference(), 24)
-    found = solve(made, target.score, prior(made, 2).float(), tol=1e-12, reference=target.reference())
+    found = solve(made, target.score, prior(made, 64).float(), tol=1e-12, reference=target.reference())
     assert bool((found.status == int(Status.ROUND_OFF_FLOOR)).all()) and float(found.residual.max()) < 1e-3
 
 

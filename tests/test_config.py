@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,13 @@ def test_templates_are_valid_configurations(kind: str, tmp_path: Path):
         assert config.solver.fixed_depth and config.chain.integrator == "piadm" and config.grid.kind == "piadm"
     if kind == "paper-ode":
         assert config.corrector.enabled and config.chain.eta == 0
+
+
+def test_keys_that_the_template_for_fields_only_mentions_are_valid(tmp_path: Path) -> None:
+    path = tmp_path / "template.toml"
+    path.write_text(re.sub(r"(?m)^# (?=rename|missing_values|allow_outliers)", "", template("train")))
+    data = load_config(path).data
+    assert data.rename and data.missing_values and data.allow_outliers
 
 
 def test_mistakes_in_a_training_configuration_are_told_the_same_way(tmp_path: Path):

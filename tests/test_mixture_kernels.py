@@ -132,6 +132,6 @@ def test_few_steps_are_nearer_to_a_mixture_than_ancestral_sampling():
         ):
             first = torch.randn(count, chain.channels, 1, dtype=F64, generator=generator)
             noise = torch.randn(steps, count, chain.channels, 1, dtype=F64, generator=generator)
-            x = solve(chain, score, first[:, 0], momentum=first[:, 1:], noise=noise, solver="sequential").x
+            x = solve(chain, score, (first[:, 0], first[:, 1:]), noise=noise, solver="sequential").x
             found.append(float((torch.sort(x, 0).values - torch.sort(exact, 0).values).square().mean().sqrt()))
         assert found == pytest.approx([ancestral, mixed], abs=0.03)

@@ -105,10 +105,10 @@ def test_flows_equal_their_composition(name):
     oracle = hand.run(name, z, TIMES)
     native = integrators.native(name, GRID, options)
     rest = torch.cat([z[1][:, None], torch.zeros(3, native.channels - 2, 12, dtype=F64)], dim=1)
-    found = solve(native, exact, z[0], momentum=rest, solver="sequential").state[:, :2].movedim(1, 0)
+    found = solve(native, exact, (z[0], rest), solver="sequential").state[:, :2].movedim(1, 0)
     assert float((found - oracle).abs().max() / oracle.abs().max()) < 1e-12
     lifted = lift(native, PHASE, EDM())
-    same = solve(lifted, target.score, z[0], momentum=rest, solver="sequential").state[:, :2].movedim(1, 0)
+    same = solve(lifted, target.score, (z[0], rest), solver="sequential").state[:, :2].movedim(1, 0)
     assert float((same - oracle).abs().max() / oracle.abs().max()) < 1e-10
 
 
@@ -141,7 +141,7 @@ def test_stirred_methods_equal_their_composition(name, score_time):
     oracle = quiet.run(name, z, TIMES)
     still = replace(native, N=torch.zeros_like(native.noise))
     entered = mul(_leading_map(name), z)
-    found = solve(still, exact, entered[0], momentum=entered[1], solver="sequential").state.movedim(1, 0)
+    found = solve(still, exact, (entered[0], entered[1]), solver="sequential").state.movedim(1, 0)
     assert float((found - oracle).abs().max() / oracle.abs().max()) < 1e-12
 
 
@@ -162,9 +162,9 @@ def test_any_network_can_be_lifted(process):
     target = mixture(process)
     chain = integrators.build("rvv", process, made, phase=PHASE)
     z = torch.linspace(-1, 1, 24, dtype=F64).reshape(1, 2, 12)
-    found = solve(chain, target.score, z[:, 0], momentum=z[:, 1], solver="sequential").state
+    found = solve(chain, target.score, (z[:, 0], z[:, 1]), solver="sequential").state
     native = integrators.native("rvv", phase_grid(PHASE, process, made))
-    oracle = solve(native, PhaseMixture(PHASE, target), z[:, 0], momentum=z[:, 1], solver="sequential").state
+    oracle = solve(native, PhaseMixture(PHASE, target), (z[:, 0], z[:, 1]), solver="sequential").state
     assert torch.allclose(found, oracle, atol=1e-9)
 
 

@@ -22,6 +22,7 @@ class Engine(Record):
 class Car(Record):
     name: str = Field(min_length=1)
     doors: tuple[int, ...] = ()
+    seats: tuple[int, int] = (2, 3)
     hybrid: bool = False
     engine: Engine = Engine()
     spare: Engine | Literal["none"] = "none"
@@ -39,7 +40,7 @@ def mistakes(**values: Any) -> str:
         ({"nmae": "b"}, "nmae: unknown key; did you mean name?"),
         ({"engine": {"cylindres": 4}}, "engine.cylindres: unknown key; did you mean engine.cylinders?"),
         ({"cylinders": 4}, "cylinders: unknown key; did you mean engine.cylinders or spare.cylinders?"),
-        ({"qqq": 1}, "qqq: unknown key; known here: doors, engine, hybrid, name, spare"),
+        ({"qqq": 1}, "qqq: unknown key; known here: doors, engine, hybrid, name, seats, spare"),
         ({"spare": {"feul": "petrol"}}, "spare.feul: unknown key; did you mean spare.fuel?"),
         ({"spare": "some"}, "spare: must be a section of its own, with keys below it or 'none' (given \"some\")"),
         ({"engine": 4}, "engine: must be a section of its own, with keys below it (given 4)"),
@@ -60,6 +61,9 @@ def mistakes(**values: Any) -> str:
         ({"name": 7}, "name: must be text in quotes (given 7)"),
         ({"name": ""}, 'name: must be text of at least 1 character (given "")'),
         ({"doors": 4}, "doors: must be a list in brackets (given 4)"),
+        ({"seats": [1]}, "seats: must be a list of 2 entries (given [1])"),
+        ({"seats": []}, "seats: must be a list of 2 entries (given [])"),
+        ({"seats": [1, 2, 3]}, "seats: must be a list of at most 2 entries (given [1, 2, 3])"),
         ({"doors": [1, "b"]}, 'doors.1: must be a whole number (given "b")'),
         ({"name": [1] * 100}, f"name: must be text in quotes (given {'[' + '1, ' * 19 + '1,'} ...)"),
     ],

@@ -243,11 +243,11 @@ def test_a_score_that_reads_two_combinations_of_the_channels():
     for j in range(20):
         s = score(chain.rows[j] @ z, chain.t[j].expand(3))
         z = chain.P[j, 0] @ z + chain.Q[j, 0] @ s + chain.noise[j, 0] @ draws[j]
-    given = {"noise": draws, "momentum": momentum}
-    assert torch.allclose(solve(chain, score, x0, solver="sequential", **given).state, z, atol=1e-13)
+    first, given = (x0, momentum), {"noise": draws}
+    assert torch.allclose(solve(chain, score, first, solver="sequential", **given).state, z, atol=1e-13)
     reference = GaussianReference(torch.linspace(-1, 1, size, dtype=F64), Fourier((size,)), torch.tensor([2.0, 0.7, 0.3, 0.1]))
     for linear in ("identity", "process", "reference"):
-        swept = solve(chain, score, x0, linear=linear, reference=reference, tol=1e-13, **given)
+        swept = solve(chain, score, first, linear=linear, reference=reference, tol=1e-13, **given)
         assert torch.allclose(swept.state, z, atol=1e-11)
 
     def gaussian(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -261,8 +261,8 @@ def test_a_score_that_reads_two_combinations_of_the_channels():
     def by_row(u: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.cat([gaussian(row[None], time[None]) for row, time in zip(u, t, strict=True)])
 
-    once = solve(chain, by_row, x0, reference=reference, tol=1e-9, **given)
-    oracle = solve(chain, by_row, x0, solver="sequential", **given)
+    once = solve(chain, by_row, first, reference=reference, tol=1e-9, **given)
+    oracle = solve(chain, by_row, first, solver="sequential", **given)
     assert once.rounds.tolist() == [1, 1, 1] and torch.allclose(once.state, oracle.state, atol=1e-11)
 
 
@@ -390,12 +390,13 @@ def _broken(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         (lambda x, t: None, "the score returned NoneType"),
     ],
 )
-def test_failing_scores_are_named(score, message):
+@pytest.mark.parametrize("solver", ["picard", "sequential"])
+def test_failing_scores_are_named(score, message, solver):
     process = OU()
     chain = chains(process, mixture(process).reference())["ddim"]
     x0, _ = start(process, chain, [3, 5])
     with pytest.raises(ScoreError, match=message):
-        solve(chain, score, x0, samples=[3, 5])
+        solve(chain, score, x0, samples=[3, 5], solver=solver)
 
 
 def test_bad_arguments_are_refused_all_at_once():

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from piadm_hpc.data.gridded import read_fields
 from piadm_hpc.gaussian.masked import MaskedEOF
 from piadm_hpc.models.card import load_model
-from piadm_hpc.models.config import ReferenceConfig, TrainConfig, load_config
+from piadm_hpc.models.config import OptimiserConfig, ReferenceConfig, TrainConfig, load_config
 from piadm_hpc.models.denoiser import GaussianDenoiser
+from piadm_hpc.models.training.clock import Clock
 from piadm_hpc.models.training.evaluation import denoising_table, even_levels, time_of
-from piadm_hpc.models.training.fields import NoiseLevels, fit_network, make_network, train
+from piadm_hpc.models.training.fields import NoiseLevels, _schedule, fit_network, make_network, train
 from piadm_hpc.models.training.fitting import fit_reference
 from piadm_hpc.models.training.statistics import zonal_power
 from piadm_hpc.store.arrays import read_arrays
@@ -81,7 +82,8 @@ def test_training_beats_the_gaussian_and_is_published(folder: Path):
     output = train(make_config(folder / "small"), root=folder, report=lines.append)
     model = load_model(output)
     scores = model.card["scores"]["test"]
-    assert scores["states"] == 19 and min(scores["ratio"]) < 0.8 and max(scores["ratio"]) < 1.2
+    # sixty steps end differently on every processor: errors must be smaller on average, and clearly so at some noise level
+    assert scores["states"] == 19 and min(scores["ratio"]) < 0.8 and float(np.mean(scores["ratio"])) < 1.0
     assert model.card["training"]["steps"] == 60 and model.card["data"]["train"] == 58
     assert any("error over Gaussian's" in line for line in lines)
     table = denoising_table(model.denoiser, read_fields(make_config(output).data, folder).test, tuple(scores["log_snr"]))
@@ -140,6 +142,28 @@ def test_a_stale_run_stops_early(folder: Path):
     config = make_config(folder / "small", optimiser=slow)
     output = train(config, root=folder, report=quiet)
     assert load_model(output).card["training"]["steps"] < 20
+
+
+def test_the_time_of_a_training_counts_what_follows_and_its_lines_say_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    options, lines, seconds = OptimiserConfig(steps=1000, batch=10, max_minutes=10), list[str](), iter(range(0, 10_000, 2))
+    monkeypatch.setattr("piadm_hpc.models.training.clock.time.monotonic", lambda: float(next(seconds)))
+    # steps of two seconds with ten rows: 1,800 rows take two minutes, so that 8 minutes or 240 steps remain for training
+    clock = Clock(options, 0.0, lines.append, afterwards=1800)
+    for step in range(1, 121):
+        assert clock.tick(step, 1.0) == pytest.approx(step / 30)
+    assert clock.spent == pytest.approx(1 / 2)
+    assert lines[0] == "step 16/1000  loss 1.0000  0.50 steps/s  0.5 min, at most 7.5 min left"
+    without = Clock(OptimiserConfig(steps=1000), 5.0, lines.append, afterwards=1800)
+    without.tick(1, 1.0)
+    assert without.spent == 0
+
+
+def test_the_learning_rate_comes_down_with_the_steps_or_the_time() -> None:
+    options = OptimiserConfig(steps=1000, warm_up=0)
+    half = _schedule(500, options, 0.0)
+    assert _schedule(0, options, 0.0) == 1 and half == pytest.approx(0.505) and _schedule(1000, options, 0.0) == 0.01
+    assert _schedule(100, options, 0.5) == half and _schedule(100, options, 1.3) == 0.01
+    assert _schedule(500, options, 0.1) == half
 
 
 @pytest.mark.parametrize("gaps", [False, True])

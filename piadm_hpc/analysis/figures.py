@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,6 +61,11 @@ class Picture:
     tol: float
     rounds: str = "sweeps"
 
+    def literal(self) -> Picture:
+        """Return the same picture with all words as matplotlib must be given them, so that it does not parse them as TeX."""
+        reference = self.reference and replace(self.reference, label=literal(self.reference.label))
+        return replace(self, title=literal(self.title), name=literal(self.name), units=literal(self.units), reference=reference)
+
 
 def draw(picture: Picture, path: str | os.PathLike[str]) -> None:
     """Write the figure as a PNG; raises PlotError without matplotlib."""
@@ -69,6 +74,7 @@ def draw(picture: Picture, path: str | os.PathLike[str]) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise PlotError("no figure was drawn, for matplotlib is not installed: pip install 'piadm_hpc[plot]'") from None
+    picture = picture.literal()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(14, 10.2))
         rows = figure.add_gridspec(3, 1, height_ratios=(0.92, 1.2, 0.98), hspace=0.36, **MARGINS)
@@ -239,6 +245,11 @@ def _one_block(axis: Axes, right: Axes, sweeps: np.ndarray, residual: np.ndarray
     axis.set(xlim=(0, max(values.max() + 1.5, 6)), ylim=(0, 1.25 * counts.max()))
     spread = 0.17 * (np.arange(len(sweeps)) % 7 - 3) / 3
     right.plot(sweeps[:, 0] + spread, residual[:, 0], "o", color=SECOND, markersize=3.5, alpha=0.8)
+
+
+def literal(text: str) -> str:
+    """Escape what matplotlib would take for the begin of TeX; an underscore or a caret means nothing outside of it."""
+    return text.replace("$", r"\$")
 
 
 def _samples(fields: np.ndarray) -> str:

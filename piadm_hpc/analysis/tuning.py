@@ -117,7 +117,7 @@ def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[flo
     for time in torch.exp(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)):
         t = time.expand(len(x))
         noised = wiener.noised(x, t, noise)
-        score, gaussian = model.score(noised, t), wiener.score(noised, t)
+        score, gaussian = model.score(noised.clone(), t.clone()), wiener.score(noised, t)
         left = (score - gaussian).square().sum() / score.square().sum()
         shares.append((float(model.process.sigma(t[0]) / model.process.alpha(t[0])), float(left)))
     return shares

@@ -32,6 +32,7 @@ from . import (
     train,
     tune,
     verify,
+    weigh,
 )
 from ..host.launcher import LauncherError, NoLibraryError, launched, launcher_rank, under_srun
 from ..config.validation import ConfigError, dotted
@@ -50,6 +51,7 @@ COMMANDS = (
     compare,
     report,
     verify,
+    weigh,
     export,
     check,
     join,

@@ -19,6 +19,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--only", metavar="IDS", help="ids of the samples to draw, for example 17,42-47")
     command.add_argument("--seed", type=int, help="the number that all noise is derived from")
     command.add_argument("--tol", type=float, help="bound on a sample's error, in units of the data's standard deviation")
+    command.add_argument("--density", action="store_true", help="compute log_density of every sample, from the probability flow")
     command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--model-batch", type=int, metavar="ROWS", help="largest number of rows of one network call")
@@ -56,6 +57,7 @@ def described_run(options: argparse.Namespace) -> RunConfig:
         "compute.time_ranks": int(options.time_ranks) if str(options.time_ranks).isdigit() else options.time_ranks,
         "compute.device": options.device,
         "compute.model_batch": options.model_batch,
+        "density.enabled": options.density or None,
         "allow_code": options.allow_code or None,
         "observations.file": options.observations,
     }

@@ -25,10 +25,14 @@ def _run(options: argparse.Namespace) -> int:
     from ..models.config import ConformerTrainConfig, load_config
     from ..models.training.fields import train
     from ..models.training.molecules import train_conformers
-    from ..run.probe import probe_trained
+    from ..run.probe import PROBED_ROWS, probe_trained
 
     config = load_config(options.config, [override(text) for text in options.set])
-    folder = train_conformers(config) if isinstance(config, ConformerTrainConfig) else train(config)
+    afterwards = 0 if options.no_probe else PROBED_ROWS
+    if isinstance(config, ConformerTrainConfig):
+        folder = train_conformers(config, afterwards=afterwards)
+    else:
+        folder = train(config, afterwards=afterwards)
     if not options.no_probe:
         probe_trained(folder)
     print(f"model: {folder}")

@@ -30,12 +30,12 @@ def together(comm: Communicator, action: Callable[[], T], rename: Callable[[Exce
         failure = error
     if float(comm.max(torch.tensor([float(failure is not None)]))) == 0:
         return cast(T, result)
-    told = failure
+    shared = failure
     if failure is not None and not isinstance(failure, Exception):
-        told = RankEnded(describe(failure, comm.world_rank))
+        shared = RankEnded(describe(failure, comm.world_rank))
     elif failure is not None and rename is not None:
-        told = rename(failure)
-    failures = [found for found in comm.gather_objects(told) if found is not None]
+        shared = rename(failure)
+    failures = [error for error in comm.gather_objects(shared) if error is not None]
     if failure is not None and not isinstance(failure, Exception):
         raise failure
     raise failures[0]

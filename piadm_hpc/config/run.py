@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
+from .density import DensityConfig
 from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
 from .observations import ObservationsConfig
@@ -89,7 +90,7 @@ class ComputeConfig(Record):
         time_ranks: number of ranks that share a sample's time axis; "auto" takes as many as the samples leave free.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: precision of the states.
-        model_batch: largest number of rows of one network call.
+        model_batch: largest number of rows of one network call; "auto" takes as many as pay by a few timed calls.
         in_flight: number of samples of a batch solved at once; a sample that is done makes room for the next. By default all
             are solved at once.
         threads: threads per rank; "auto" takes the launcher's share of the cores.
@@ -100,7 +101,7 @@ class ComputeConfig(Record):
     time_ranks: int | Auto = "auto"
     device: str = "auto"
     precision: Literal["float32", "float64"] = "float32"
-    model_batch: Many = 16
+    model_batch: Many | Auto = "auto"
     in_flight: Many | None = None
     threads: int | Auto = "auto"
     autocast: Literal["off", "bfloat16"] = "off"
@@ -121,12 +122,13 @@ class OutputConfig(Record):
     """The output of a run.
 
     Attributes:
-        batch: number of samples that are solved together and stored in one shard.
+        batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
+            more than are made in a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
         log_interval: seconds between two lines of progress.
     """
 
-    batch: Many = 4
+    batch: Many | Auto = "auto"
     compression: Literal["zlib", "none"] = "zlib"
     log_interval: float = Field(30.0, gt=0)
 
@@ -155,6 +157,7 @@ class RunConfig(Record):
     grid: GridConfig = GridConfig()
     solver: SolverConfig = SolverConfig()
     corrector: CorrectorConfig = CorrectorConfig()
+    density: DensityConfig = DensityConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
     observations: ObservationsConfig | None = None
@@ -180,6 +183,7 @@ class RunConfig(Record):
         name = self.chain.method.name
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
+        mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         if self.corrector.enabled and self.chain.method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:
@@ -199,6 +203,8 @@ class RunConfig(Record):
             mistakes.append("compute.time_ranks: the sequential solver computes one step after the other, so use 1")
         if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):
             mistakes.append("corrector.enabled: it follows blocks that end one after the other; use no window and no pipeline")
+        if self.density.enabled and self.observations is not None:
+            mistakes.append("density.enabled: given observations, a last step follows whose density is not known; leave one out")
         if self.chain.generator is not None and self.observations is not None:
             mistakes.append("observations: a generator makes a sample in one call and has no score; use a model's network")
         if self.corrector.blocks > self.corrector.steps:
@@ -210,7 +216,7 @@ class RunConfig(Record):
     def _not_collocated(self) -> list[str]:
         """List the settings that collocation cannot have, because they belong to chains of steps."""
         given = {
-            "solver.kind": self.solver.kind != "picard",
+            "solver.kind": self.solver.kind not in ("auto", "picard"),
             "solver.linear": self.solver.linear != "auto",
             "solver.start": self.solver.start != "auto",
             "solver.window": self.solver.window is not None,

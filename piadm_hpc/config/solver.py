@@ -6,20 +6,24 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ..solvers.baselines.settings import mistakes_of
+from ..solvers.baselines.settings import READ_BY, mistakes_of
 from .limits import Count
 from .paths import PathName
 from .plugins import PluginName
 from .validation import Record
 
+SWEPT = tuple(key for key, kinds in READ_BY.items() if "picard" in kinds)
+
 
 class SolverConfig(Record):
     """How the blocks of a run are solved.
 
-    Kinds other than "picard" and "sequential" are baselines: solvers from other papers, for comparison.
+    Kinds other than "auto", "picard" and "sequential" are baselines: solvers from other papers, for comparison.
 
     Attributes:
-        kind: the solver: "picard" (sweeps), "sequential" (step by step), or a baseline.
+        kind: the solver: "picard" (sweeps), "sequential" (step by step), or a baseline. "auto" takes steps, sweeps or a window
+            of sweeps when the run starts, whatever is predicted to be the fastest, and sweeps where a setting is given that
+            only they read.
         linear: the preconditioner, the part of a step that every sweep treats exactly.
         start: the first path; "package.module:callable" names a function of (model, chain) that returns an operator, which
             predicts the path.
@@ -35,7 +39,7 @@ class SolverConfig(Record):
         coarse: coarse solver of "parareal".
     """
 
-    kind: Literal["picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"] = "picard"
+    kind: Literal["auto", "picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"] = "auto"
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
     start: Literal["auto", "constant", "reference"] | PluginName = "auto"
     tol: float = Field(1e-2, gt=0)
@@ -48,6 +52,11 @@ class SolverConfig(Record):
     memory: Count = 2
     parts: Count | None = None
     coarse: Literal["network", "reference"] = "network"
+
+    @property
+    def free(self) -> bool:
+        """Whether steps, sweeps and windows are all open to the run."""
+        return self.kind == "auto" and not any(getattr(self, key) != type(self).model_fields[key].default for key in SWEPT)
 
     @model_validator(mode="after")
     def _depth(self) -> Self:

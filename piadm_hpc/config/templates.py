@@ -21,16 +21,17 @@ steps = "auto"               # 48; collocation takes 8 points for every digit of
 blocks = "auto"              # one block, if memory allows: blocks save memory, not rounds
 
 [solver]
+kind = "auto"                # steps, sweeps or a window, whatever is fastest here; the samples are the same within tol
 tol = 1e-2                   # bound on a sample's error, in units of the data's standard deviation
 linear = "auto"              # preconditioner, the part of a step that sweeps treat exactly: reference, process or identity
 
 [compute]
 time_ranks = "auto"          # ranks that share one sample's time axis
-model_batch = 16             # largest number of rows of one network call
+model_batch = "auto"         # largest number of rows of one network call
 precision = "float32"
 
 [output]
-batch = 4                    # samples solved and stored together
+batch = "auto"               # samples solved and stored together
 compression = "zlib"
 """
 
@@ -102,6 +103,9 @@ files = ["data/*.nc"]        # several files are joined, as members or as years
 variables = ["TREFHT"]
 sample_dims = ["time"]
 spatial_dims = ["lat", "lon"]
+# rename = { tas = "TREFHT" }  # names in the files = names used here and in the samples
+# missing_values = [-9999]   # numbers that stand for missing ones, where the files do not declare them
+# allow_outliers = ["TREFHT"]  # variables whose values far from all others are real
 anomaly = "none"             # or monthly: subtract the mean of every calendar month
 wrap = true                  # false for a regional grid
 validation_fraction = 0.1    # or validation_files = ["*member7*"]
@@ -144,12 +148,6 @@ steps = "auto"               # the model's card recommends 24
 
 [solver]
 tol = 1e-2                   # bound on a sample's error, in units of the atoms' spread
-
-[compute]
-model_batch = 4096           # largest number of rows of one network call
-
-[output]
-batch = 500                  # samples solved and stored together
 """
 
 TRAIN_MOLECULES = """\

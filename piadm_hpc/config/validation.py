@@ -25,6 +25,8 @@ NEEDS = {
     "string_type": "text in quotes",
     "string_too_short": "text of at least {:g} character",
     "tuple_type": "a list in brackets",
+    "too_short": "a list of at least {1:g} entries",
+    "too_long": "a list of at most {1:g} entries",
     "model_type": "a section of its own, with keys below it",
     "dict_type": "a section of its own, with keys below it",
     "greater_than_equal": "at least {:g}",
@@ -171,6 +173,10 @@ def _mistake(record: type[BaseModel], detail: Any) -> _Mistake:
     key, given, kind, limits = ".".join(where), detail.get("input"), detail["type"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return _Mistake(key, f"unknown key; {_advice(record, section, where)}", given={})
+    if kind == "missing" and isinstance(detail["loc"][-1], int):
+        where, section = _place(record, detail["loc"][:-1])
+        entries = get_args(section.model_fields[where[-1]].annotation) if section else ()
+        return _Mistake(".".join(where), need=f"a list of {len(entries)} entries", given=given)
     if kind == "missing":
         return _Mistake(key, "missing; it has no default", given={})
     if kind == "value_error":

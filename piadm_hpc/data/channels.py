@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,13 @@ class Channels:
     def _dim(self) -> int:
         """The axis of the components in a batch of states."""
         return self.axis if self.axis < 0 else self.axis + 1
+
+    def log_scale(self, x: Tensor) -> Tensor:
+        """Return log |d value / d state| of every entry at states x [samples, *event], in their shape, float64."""
+        scales = torch.cat([torch.full((c.size,), math.log(abs(c.scale)), dtype=torch.float64) for c in self.channels])
+        shape = [1] * len(self.event_shape)
+        shape[self.axis] = len(scales)
+        return scales.reshape(shape).expand(len(x), *self.event_shape)
 
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
         """Convert states [samples, *event] to physical arrays, float32, by channel; a channel of one component loses its axis.

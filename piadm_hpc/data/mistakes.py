@@ -1,4 +1,4 @@
-"""Collecting and naming what is wrong with files, so that all mistakes are told at once, each with its file."""
+"""Collecting and naming what is wrong with files, so that all mistakes are reported at once, each with its file."""
 
 from __future__ import annotations
 

@@ -45,6 +45,11 @@ class Normalisation:
         states = np.where(self.mask, (stacked - self.mean) / self.scale, 0.0)
         return torch.from_numpy(states.astype(np.float32)).reshape(len(states), *self.event_shape)
 
+    def log_scale(self, x: Tensor) -> Tensor:
+        """Return log |d field / d state| of every entry at states x [samples, *event], in their shape, float64."""
+        scale = torch.from_numpy(np.log(np.abs(self.scale))).to(torch.float64).reshape(self.event_shape)
+        return scale.expand(len(x), *self.event_shape)
+
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
         """Convert states [samples, *event] to physical fields by name, [samples, lat, lon] float32, NaN where masked.
 

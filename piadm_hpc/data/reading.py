@@ -1,6 +1,6 @@
 """The one reader of gridded fields: every file is opened, chosen from, put right and checked here, whoever asks.
 
-What can be put right in one way only is put right, with a line in the log; all other mistakes are told at once.
+What can be put right in one way only is put right, with a line in the log; all other mistakes are reported at once.
 """
 
 from __future__ import annotations

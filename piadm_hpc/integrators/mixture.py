@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
+from ..schema.conditions import Condition, joined
 from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.process import Process
 
 F64 = torch.float64
-Score = Callable[[Tensor, Tensor], Tensor]
-Moments = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+Score = Callable[..., Tensor]
+Moments = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 WEIGHT = 1 / 3  # weight of the first component, as published; with 1/2 the third cumulant could not be matched
 LEFT = 0.1  # smallest share of the variance within the components
@@ -90,8 +91,9 @@ def fit(variance: Tensor, third: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class MixtureKernel:
     """The score of `gms`: it maps fields (x, noise, pick) [rows, 3, *event] to (score, -displacement / deviation, -pick).
 
-    `moments(x, t)`, with t in float64, returns the network's score [rows, *event] and, in the reference's coordinates
-    [rows, n], the variance and the third cumulant of x_0 given x. All modes of a sample use the same component.
+    `moments(x, t)`, with t in float64 and the score's condition as third argument where it has one, returns the network's
+    score [rows, *event] and, in the reference's coordinates [rows, n], the variance and the third cumulant of x_0 given x.
+    All modes of a sample use the same component.
     """
 
     moments: Moments
@@ -99,11 +101,11 @@ class MixtureKernel:
     reference: GaussianReference
     t: Tensor
 
-    def __call__(self, fields: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, fields: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         x, noise, pick = fields.unbind(1)
         basis = self.reference.basis.to(x.device, x.dtype)
         index = (self.t[None, :-1] - t.to(F64).cpu()[:, None]).abs().argmin(1)
-        score, variance, third = self.moments(x, self.t[index])
+        score, variance, third = self.moments(x, self.t[index], *condition)
         _, c_0, posterior = (table[index].to(x)[:, None] for table in self._steps.tables)
         first, second, within = fit(posterior + c_0**2 * variance, c_0**3 * third)
         chance = torch.special.ndtr(pick.flatten(1).sum(1, keepdim=True) / pick[0].numel() ** 0.5)
@@ -136,14 +138,14 @@ class DifferenceMoments:
     reference: GaussianReference
     step: float = 0.05
 
-    def __call__(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> tuple[Tensor, Tensor, Tensor]:
         basis = self.reference.basis.to(x.device, x.dtype)
         alpha, sigma = (level(t).to(x)[:, None] for level in (self.process.alpha, self.process.sigma))
         probe = torch.stack([self._probe(float(one)) for one in t]).to(x)
         flat, size = x.flatten(1), self.step * sigma
         shifts = size * basis.synthesise(probe)
         rows = torch.cat([flat, flat + shifts, flat - shifts]).reshape(-1, *x.shape[1:])
-        scores = self.score(rows, t.to(x).repeat(3)).flatten(1)
+        scores = self.score(rows, t.to(x).repeat(3), *(joined(c, c, c) for c in condition)).flatten(1)
         denoised = basis.analyse((rows.flatten(1) + sigma.repeat(3, 1) ** 2 * scores) / alpha.repeat(3, 1))
         here, ahead, behind = denoised.chunk(3)
         gain = sigma**2 / alpha

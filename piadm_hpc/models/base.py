@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..schema.conditions import Condition
 from ..solvers.errors import ScoreError
 from ..theory.process import Process
 
-Network = Callable[[Tensor, Tensor], Tensor]
+Network = Callable[..., Tensor]
 Prediction = Literal["score", "eps", "x0", "v", "flow"]
 
 
-class ScoreModel(Protocol):
-    """The score grad log p_t(x): takes states x [rows, *event] and times t [rows] in their precision, returns [rows, *event]."""
-
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...
+# the score grad log p_t(x): takes states x [rows, *event] and times t [rows] in their precision, returns [rows, *event]; that of
+# a conditional model, grad log p_t(x | c), takes a condition as well, whose tensors are [rows, ...]
+ScoreModel = Callable[..., Tensor]
 
 
 def broadcast(level: Tensor, x: Tensor) -> Tensor:
@@ -34,7 +34,10 @@ def score_from_denoised(process: Process, denoised: Tensor, x: Tensor, t: Tensor
 
 
 def checked(result: object, x: Tensor, name: str = "the network") -> Tensor:
-    """Return what a network gave for states x [rows, *event] if it is real numbers of the same shape; ScoreError otherwise."""
+    """Return what a network gave for states x [rows, *event] if it is real numbers of the same shape; ScoreError otherwise.
+
+    It is detached unless the states require gradients.
+    """
     if not isinstance(result, Tensor):
         inner = " in its attribute `sample`" if isinstance(getattr(result, "sample", None), Tensor) else ""
         inner = " as its first entry" if isinstance(result, tuple) and result and isinstance(result[0], Tensor) else inner
@@ -49,43 +52,39 @@ def checked(result: object, x: Tensor, name: str = "the network") -> Tensor:
         )
     if not result.is_floating_point():
         raise ScoreError(f"{name} returned {result.dtype} for states of {x.dtype}; it must return real floating numbers")
-    return result.detach()
+    return result if x.requires_grad else result.detach()
 
 
 def wrap(network: Network, *, predicts: Prediction, process: Process) -> ScoreModel:
     """Return a score model for a network that predicts the score, the noise, x_0, v or the flow.
 
-    `network(x [rows, *event], t [rows])` is called with copies of the states and of the process's own times, both in the
-    precision of the states, and must return the shape of the states. v = alpha eps - sigma x_0 (Salimans and Ho 2022, divided
-    by alpha^2 + sigma^2 for processes that do not preserve variance); flow = eps - x_0, the velocity of rectified flow. Raises
-    ValueError for another word; the score model raises ScoreError for an output of another shape or of complex numbers.
+    `network(x [rows, *event], t [rows])` takes states and the process's own times, both in the precision of the states, and
+    returns the shape of the states. A condition that the score is given is passed on as third argument. v = alpha eps - sigma x_0
+    (Salimans and Ho 2022, divided by alpha^2 + sigma^2 for processes that do not preserve variance); flow = eps - x_0, the
+    velocity of rectified flow. Networks may work in place, so callers give states and times that they do not need again, as
+    solvers always do. Raises ValueError for another word; the score model raises ScoreError for an output of another shape or
+    of complex numbers.
     """
+    # the score is a x + b F of the network's output F; both weights are numbers per row
+    weights: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+        "eps": lambda alpha, sigma: (torch.zeros_like(sigma), -1 / sigma),
+        "x0": lambda alpha, sigma: (-1 / sigma**2, alpha / sigma**2),
+        "v": lambda alpha, sigma: (-1 / (alpha**2 + sigma**2), -alpha / sigma),
+        "flow": lambda alpha, sigma: (-1 / (sigma * (alpha + sigma)), -alpha / (sigma * (alpha + sigma))),
+    }
+    if predicts == "score":
+        return lambda x, t, *condition: checked(network(x, t, *condition), x)
+    if predicts not in weights:
+        raise ValueError(f"unknown prediction {predicts!r}; a network may predict {', '.join(['score', *weights])}")
 
-    def output(x: Tensor, t: Tensor) -> Tensor:
-        return checked(network(x.clone(), t.clone()), x)
+    def score(x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
+        time = t.to(torch.float64)
+        of_state, of_output = (broadcast(each, x) for each in weights[predicts](process.alpha(time), process.sigma(time)))
+        # a network may work in place, so its states are read before it is called
+        own = of_state * x
+        return own + of_output * checked(network(x, t, *condition), x)
 
-    def levels(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        t = t.to(torch.float64)
-        return broadcast(process.alpha(t), x), broadcast(process.sigma(t), x)
-
-    def from_eps(x: Tensor, t: Tensor) -> Tensor:
-        return -output(x, t) / levels(x, t)[1]
-
-    def from_x0(x: Tensor, t: Tensor) -> Tensor:
-        return score_from_denoised(process, output(x, t), x, t)
-
-    def from_v(x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = levels(x, t)
-        return -(alpha * output(x, t) + sigma * x / (alpha**2 + sigma**2)) / sigma
-
-    def from_flow(x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = levels(x, t)
-        return -(x + alpha * output(x, t)) / (sigma * (alpha + sigma))
-
-    readings: dict[str, Network] = {"score": output, "eps": from_eps, "x0": from_x0, "v": from_v, "flow": from_flow}
-    if predicts not in readings:
-        raise ValueError(f"unknown prediction {predicts!r}; a network may predict {', '.join(readings)}")
-    return readings[predicts]
+    return score
 
 
 class EDMPreconditioned:
@@ -94,8 +93,8 @@ class EDMPreconditioned:
     def __init__(self, network: Network, sigma_data: float = 0.5):
         self.network, self.sigma_data = network, sigma_data
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         total = torch.sqrt(t**2 + self.sigma_data**2)
         skip, out = self.sigma_data**2 / total**2, t * self.sigma_data / total
-        raw = checked(self.network(x * broadcast(1 / total, x), torch.log(t) / 4), x)
+        raw = checked(self.network(x * broadcast(1 / total, x), torch.log(t) / 4, *condition), x)
         return broadcast(skip, x) * x + broadcast(out, x) * raw

@@ -8,6 +8,7 @@ denoiser is linear whatever the network returns; Gaussian-aware solvers profit f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from ..theory.process import Process, radius
 from .base import broadcast, score_from_denoised
 
 
+@dataclass(eq=False)
 class GaussianDenoiser:
     """The estimate E[x_0 | x_t] of states [rows, *event] at times [rows], in the precision of the states.
 
@@ -34,18 +36,16 @@ class GaussianDenoiser:
     outputs: ClassVar[int] = 1
     prediction: ClassVar[str] = "x0: Wiener filter of the Gaussian reference plus c_out(t) times the network"
 
-    def __init__(
-        self,
-        process: Process,
-        reference: GaussianReference,
-        network: nn.Module | None = None,
-        mask: Tensor | None = None,
-        constraint: Tensor | None = None,
-    ):
-        self.process, self.reference, self.network, self.mask, self.constraint = process, reference, network, mask, constraint
+    process: Process
+    reference: GaussianReference
+    network: nn.Module | None = None
+    mask: Tensor | None = None
+    constraint: Tensor | None = None
+
+    def __post_init__(self) -> None:
         # shells without variance belong to points without data and are left out of means over modes
-        self.degrees = shell_degrees(reference.basis) * (reference.spectrum.cpu() > 0)
-        self._references = {reference.mean.dtype: reference}
+        self.degrees = shell_degrees(self.reference.basis) * (self.reference.spectrum.cpu() > 0)
+        self._references = {self.reference.mean.dtype: self.reference}
 
     def __call__(self, x: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
         t = t.to(torch.float64)
@@ -114,7 +114,7 @@ class GaussianDenoiser:
 
 
 class DenoiserScore:
-    """The score of a denoiser, as a `ScoreModel` that records no gradients.
+    """The score of a denoiser, as a `ScoreModel` that records gradients only for states that require them.
 
     At points without data the denoised estimate is zero, so the score there is that of noise around zero.
     """
@@ -123,5 +123,5 @@ class DenoiserScore:
         self.denoiser = denoiser
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
             return self.denoiser.score(x, t)

@@ -117,7 +117,7 @@ def _precision(network: Any) -> torch.dtype | None:
 
 
 def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, mask: Tensor) -> Network:
-    """Return the network as a function of states [rows, *event] and process times [rows], for `wrap` to call with copies.
+    """Return the network as a function of states [rows, *event] and process times [rows], for `wrap` to call.
 
     What it returns has been checked to be real numbers of the states' shape; they have the precision of the network.
     """
@@ -128,7 +128,7 @@ def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, m
         dtype = precision or x.dtype
         given = x.to(dtype)
         extra = (mask.to(given).expand(len(x), *mask.shape).clone(),) if spec.node_mask else ()
-        with torch.no_grad():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and given.requires_grad):
             result = loaded.call(given, network_time(config, process, t, dtype), *extra)
         return checked(result, x, config.name)
 

@@ -13,7 +13,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..gaussian.reference import GaussianReference
 from ..theory.phase import PhaseSpace
 from ..theory.process import PSLD, Process
 from .base import broadcast
@@ -31,18 +30,11 @@ class PhaseDenoiser(GaussianDenoiser):
     outputs: ClassVar[int] = 2
     prediction: ClassVar[str] = "eps of position and momentum: that of the Gaussian reference plus c(t) times the network"
 
-    def __init__(
-        self,
-        process: Process,
-        reference: GaussianReference,
-        network: nn.Module | None = None,
-        mask: Tensor | None = None,
-        constraint: Tensor | None = None,
-    ):
-        super().__init__(process, reference, network, mask, constraint)
-        if not isinstance(process, PSLD):
-            raise ValueError(f"a network of position and momentum needs the process psld, not {type(process).__name__}")
-        self.space: PhaseSpace = process.space
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.process, PSLD):
+            raise ValueError(f"a network of position and momentum needs the process psld, not {type(self.process).__name__}")
+        self.space: PhaseSpace = self.process.space
 
     def __call__(self, z: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
         """Return E[x_0 | z], [rows, *event]: y - (L^-1 e) . eps / j for the sufficient statistic y of precision j."""

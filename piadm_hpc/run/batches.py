@@ -20,6 +20,7 @@ from ..solvers.solution import BlockSolution, Solution, Stopped, Unfinished
 from ..store.folder import Store
 from ..store.unfinished import discard_draft, find_drafts, fingerprint, read_draft, write_draft
 from ..theory.grid import Block
+from .density import density_columns
 from .reporting import EventLog, Progress
 from .resolve import ResolvedRun
 
@@ -96,7 +97,7 @@ def missing_batches(run: Run) -> list[Batch]:
             missing = [sample for sample in missing if sample not in samples]
         else:
             discard_draft(path)
-    size = max(1, min(run.resolved.config.output.batch, -(-len(missing) // run.ranks.num_groups)))
+    size = max(1, min(int(run.resolved.config.output.batch), -(-len(missing) // run.ranks.num_groups)))
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 
@@ -234,7 +235,7 @@ def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str,
     run.store.write(
         samples,
         resolved.model.decode(resolved.finished(solution.x).cpu()),
-        _per_sample(resolved.config, samples, solution),
+        _per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
         allow_nan=gaps,
     )
 

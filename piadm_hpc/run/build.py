@@ -16,6 +16,7 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
 from ..integrators.corrector import critical_corrector
+from ..models.volume import num_directions
 from ..solvers.collocation import Collocation
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
+ROWS = 16  # of a call, where no call was timed
 
 
 def make_grid(config: RunConfig, model: Model) -> TimeGrid:
@@ -177,14 +179,16 @@ def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
     """The options of the solver, from the sections `solver`, `compute` and `corrector`."""
     given, own_start = config.solver, config.solver.start not in get_args(Start)
     names = {field.name for field in fields(Options)} & set(type(given).model_fields) - {"start", "tol"}
+    batch = config.compute.model_batch
     return Options(
-        solver=given.kind,
+        solver="picard" if given.kind == "auto" else given.kind,
         start="auto" if own_start else cast(Start, given.start),
         tol=None if given.fixed_depth else given.tol,
         operator=plugins.call("solver.start", given.start, model, scheme) if own_start else None,
         corrector=_corrector(config, model),
         in_flight=config.compute.in_flight,
-        model_batch=config.compute.model_batch,
+        model_batch=ROWS if batch == "auto" else int(batch),
+        traces=config.density.chosen(num_directions(model)),
         **{name: getattr(given, name) for name in names},
     )
 

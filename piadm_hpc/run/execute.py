@@ -21,7 +21,7 @@ from ..comm.rank_grid import RankGrid, abort, rank_grid
 from ..config.limits import MOST_THREADS
 from ..config.run import INDEPENDENT_KEYS, RunConfig
 from ..config.validation import ConfigError, without_none
-from ..host.launcher import LOCAL_RANKS, first_number, launcher_size, ranks_here
+from ..host.launcher import LOCAL_RANKS, first_number, ranks_here
 from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
 from ..models.card import load_model
@@ -32,6 +32,7 @@ from ..store.provenance import global_attributes
 from ..store.reading import open_run
 from ..store.unfinished import clear_drafts
 from .batches import Batch, Drawn, Run, draw_batches, missing_batches
+from .choose import Choice, choose, solver_of_run
 from .reporting import EventLog, Summary, set_up_logging
 from .resolve import ResolvedRun, resolve
 
@@ -55,16 +56,22 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
     """Draw the samples of a run that are missing; collective. Returns the same summary on every rank."""
-    ranks = rank_grid(count_time_ranks(config, launcher_size()[1]))
+    given = config.compute.time_ranks
+    ranks = rank_grid(None if given == "auto" else int(given))
     torch.set_num_threads(threads(config))
     with stop_signals() as signals, _exiting_together(ranks):
-        resolved = together(ranks.world, partial(load, config, ranks.time.size))
+        choice = _choose(config, ranks, overwrite=overwrite)
+        resolved = choice.resolved
+        ranks = ranks if ranks.time.size == choice.time_ranks else rank_grid(choice.time_ranks)
         store = together(ranks.world, partial(open_store, resolved, ranks, overwrite, command))
         events = EventLog(store.folder, speaks=ranks.root)
         with _failing_together(ranks, store, events):
             if ranks.root:  # a request to stop that is left from a killed run; one that comes after the log is obeyed
                 (store.folder / STOP_FILE).unlink(missing_ok=True)
             set_up_logging(root=ranks.root, file=store.folder / "log.txt")
+            if choice.text:
+                logger.info(choice.text)
+                events.write("chosen", text=choice.text)
             left, began = seconds_left() if ranks.root else None, time.perf_counter()
             run = Run(resolved, store, ranks, signals, events, None if left is None else time.monotonic() + left)
             _set_damaged_aside(run)
@@ -111,22 +118,21 @@ def _end_all(ranks: RankGrid, error: BaseException, events: EventLog | None = No
         abort(f"piadm: {message}")
 
 
-def load(config: RunConfig, time_ranks: int) -> ResolvedRun:
+def _choose(config: RunConfig, ranks: RankGrid, *, overwrite: bool) -> Choice:
+    """Resolve the run, and choose what it leaves open; collective. A run that goes on keeps the solver that it was begun with."""
+    resolved = together(ranks.world, partial(load, config))
+    begun = None if overwrite or not ranks.root else solver_of_run(resolved)
+    if begun := ranks.world.bcast_object(begun):
+        resolved = resolved.with_settings({"solver": begun})
+    choice = choose(resolved, ranks.world, ranks=ranks.world.size, threads=torch.get_num_threads())
+    choice.resolved.require_points(choice.time_ranks)
+    return choice
+
+
+def load(config: RunConfig) -> ResolvedRun:
     """Load the model on this rank's device and resolve the run. Raises ConfigError when they do not fit."""
     device = _device(config)
-    resolved = resolve(config, load_model(config.model, device=device, allow_code=config.allow_code), device)
-    resolved.require_points(time_ranks)
-    return resolved
-
-
-def count_time_ranks(config: RunConfig, size: int) -> int:
-    """How many of `size` ranks share the time axis of a sample: as given, else those left when every sample has a rank."""
-    if config.compute.time_ranks != "auto":
-        return int(config.compute.time_ranks)
-    if config.solver.kind == "sequential":
-        return 1
-    groups = max(n for n in range(1, size + 1) if size % n == 0 and n <= len(config.ids))
-    return size // groups
+    return resolve(config, load_model(config.model, device=device, allow_code=config.allow_code), device)
 
 
 def threads(config: RunConfig) -> int:
@@ -171,7 +177,7 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
     shape: dict[str, Any] = {
         "layout": model.layout,
         "samples": config.ids,
-        "shard_size": config.output.batch,
+        "shard_size": int(config.output.batch),
         "attributes": attributes,
         "compression": config.output.compression,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,14 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import launcher_size
 from ..models.card import load_model
-from ..solvers.blocks import block_solver
-from ..solvers.evaluate import Evaluator
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import BlockSolver
 from ..solvers.solution import Solution
 from .arrange import GIGABYTE, Arrangement, arrange, memory_of_host
+from .choose import Choice, choose, solver_of_run
 from .effort import Effort, expected_effort, expected_sweeps, window_of
-from .execute import count_time_ranks, threads
+from .execute import threads
+from .footprint import bytes_per_sweep, memory_of_rank, solver_of
 from .resolve import ResolvedRun, resolve
 
 MEGABYTE = 1e6
@@ -55,19 +54,22 @@ class Plan:
     arrangement: Arrangement
     communication: float
     observations: str = ""
+    chosen: str = ""
 
     def __str__(self) -> str:
+        chosen = f"  {self.chosen}\n" if self.chosen else ""
         origin = "measured on one sample" if self.measured else "estimated; --pilot measures it on one sample"
         in_sequence = ""
         if self.sequential_seconds is not None:
             in_sequence = f"; the same chain step by step, samples over ranks: about {self.sequential_seconds:.2g} s"
         faster = (
             ""
-            if self.sequential_seconds is None or self.seconds <= self.sequential_seconds
+            if self.chosen or self.sequential_seconds is None or self.seconds <= self.sequential_seconds
             else ('\n  step by step would be faster here: set solver.kind = "sequential", or give more ranks or a faster device')
         )
         return (
             f"{self.num_samples} samples on {self.ranks} ranks: {self.groups} sample groups x {self.time_ranks} time ranks\n"
+            f"{chosen}"
             f"  chain            {self.steps} steps in {self.blocks} blocks\n"
             f"  rounds           {self.rounds} per sample ({self.sweeps_per_block} sweeps a block, {origin})\n"
             f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
@@ -105,41 +107,45 @@ def plan(
         raise ConfigError(f"--ranks {world}: a run takes at least one rank")
     if memory is not None and not memory > 0:
         raise ConfigError(f"--memory {memory:g}: give the GB that a rank has, more than none")
-    time_ranks = count_time_ranks(config, world)
-    if world % time_ranks:
+    given = config.compute.time_ranks
+    if given != "auto" and world % int(given):
         possible = [n for n in range(1, world + 1) if world % n == 0]
-        raise ConfigError(f"--time-ranks {time_ranks} does not divide {world} ranks; possible are {possible}")
-    return _estimate(config, time_ranks, world // time_ranks, pilot, memory).plan(world, time_ranks, network or Network())
+        raise ConfigError(f"--time-ranks {given} does not divide {world} ranks; possible are {possible}")
+    network = network or Network()
+    choice = _chosen(config, world, network)
+    return _estimate(choice, world // choice.time_ranks, pilot, memory).plan(world, choice.time_ranks, network)
 
 
 def rank_grids(
     config: RunConfig, *, ranks: int, pilot: bool = False, memory: float | None = None, network: Network | None = None
 ) -> list[Plan]:
     """Plan every arrangement of `ranks` ranks as sample groups x time ranks, the fastest first, from one timed call."""
-    estimate = _estimate(config, 1, ranks, pilot, memory)
-    shortest = 1 if config.solver.kind == "sequential" else min(estimate.resolved.sampler.step_counts)
+    network = network or Network()
+    choice = _chosen(config, ranks, network)
+    estimate = _estimate(choice, ranks, pilot, memory)
+    sampler = choice.resolved.sampler
+    shortest = 1 if sampler.options.solver == "sequential" else min(sampler.step_counts)
     possible = [n for n in range(1, ranks + 1) if ranks % n == 0 and n <= shortest]
-    return sorted(
-        (estimate.plan(ranks, n, network or Network()) for n in possible), key=lambda made: (made.seconds, made.time_ranks)
-    )
+    return sorted((estimate.plan(ranks, n, network) for n in possible), key=lambda made: (made.seconds, made.time_ranks))
 
 
-def _estimate(config: RunConfig, time_ranks: int, groups: int, pilot: bool, memory: float | None) -> _Estimate:
+def _chosen(config: RunConfig, ranks: int, network: Network) -> Choice:
+    """The resolved run, with what it leaves open chosen as `piadm sample` chooses it."""
     torch.set_num_threads(threads(config))
     resolved = resolve(config, load_model(config.model, allow_code=config.allow_code))
-    resolved.require_points(time_ranks)
-    sampler = resolved.sampler
-    rows = min(config.compute.model_batch, _batch(config, groups) * _longest(sampler))
+    if begun := solver_of_run(resolved):
+        resolved = resolved.with_settings({"solver": begun})
+    choice = choose(resolved, SerialCommunicator(), ranks=ranks, threads=torch.get_num_threads(), network=network)
+    choice.resolved.require_points(choice.time_ranks)
+    return choice
+
+
+def _estimate(choice: Choice, groups: int, pilot: bool, memory: float | None) -> _Estimate:
+    resolved, sampler, config = choice.resolved, choice.resolved.sampler, choice.resolved.config
+    rows = min(int(config.compute.model_batch), _batch(config, groups) * _longest(sampler))
     seconds, activations = _timed_call(sampler, rows)
     measured = sampler.draw([config.ids[0]]) if pilot else None
-    return _Estimate(resolved, _solver(sampler), seconds, activations, measured, memory)
-
-
-def _solver(sampler: Sampler) -> BlockSolver:
-    """The solver of the run's blocks, which knows what it will hold in memory."""
-    chain, options, like = sampler.chain, sampler.options, torch.zeros(0, math.prod(sampler.event_shape), dtype=sampler.dtype)
-    evaluator = Evaluator(sampler.score, sampler.event_shape, sampler.project, options.model_batch, fields=chain.reads)
-    return block_solver(chain, evaluator, None, sampler.reference, options, SerialCommunicator(), like=like)
+    return _Estimate(resolved, solver_of(sampler), seconds, activations, measured, memory, choice.text)
 
 
 @dataclass(frozen=True)
@@ -156,20 +162,21 @@ class _Estimate:
     activations: int
     measured: Solution | None
     memory: float | None
+    chosen: str
 
     def plan(self, ranks: int, time_ranks: int, network: Network) -> Plan:
         """The cost on `ranks` ranks, `time_ranks` of which share each sample."""
         resolved, sampler, groups = self.resolved, self.resolved.sampler, ranks // time_ranks
         config, effort = resolved.config, self._effort(time_ranks)
         batch, share = _batch(config, groups), -(-len(config.ids) // groups)
-        message = _bytes_per_sweep(sampler, batch, time_ranks)
+        message = bytes_per_sweep(sampler, batch, time_ranks)
         stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
         waits = 0 if sampler.options.solver == "sequential" else effort.rounds * -(-share // batch)
         communication = waits * network.scan(time_ranks, message // stages)
         in_sequence, even = sampler.sequential_rounds, -(-len(config.ids) // ranks)
 
         def memory(points: int, slots: int) -> int:
-            held = _memory(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
+            held = memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
             return held + (0 if resolved.given is None else resolved.given.bytes_held(points))
 
         return Plan(
@@ -198,6 +205,7 @@ class _Estimate:
             ),
             communication=communication,
             observations="" if resolved.given is None else f"  observations     {resolved.given.cost(_longest(sampler))}\n",
+            chosen=self.chosen,
         )
 
     def _effort(self, time_ranks: int) -> Effort:
@@ -212,7 +220,7 @@ class _Estimate:
 
 
 def _batch(config: RunConfig, groups: int) -> int:
-    return max(1, min(config.output.batch, -(-len(config.ids) // groups)))
+    return max(1, min(int(config.output.batch), -(-len(config.ids) // groups)))
 
 
 def _longest(sampler: Sampler) -> int:
@@ -238,39 +246,3 @@ def _peak() -> int:
     """The most bytes that this process has held, from the kernel's record; the peak of rusage includes the parent's."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-def _resident() -> int:
-    """Bytes that this process holds now."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-
-
-def _bytes_per_sweep(sampler: Sampler, batch: int, time_ranks: int) -> int:
-    """Bytes that one rank sends in a sweep: its map in every stage of a scan over a tree of ranks, and the residuals."""
-    width = sampler.dtype.itemsize
-    words = batch * sampler.chain.channels * _coords(sampler)
-    if sampler.chain.sequential_rounds is None:
-        return 0 if time_ranks == 1 else width * words * -(-sampler.chain.num_steps // time_ranks)
-    stages = math.ceil(math.log2(time_ranks)) if time_ranks > 1 else 0
-    return stages * (width * words + 8 * (batch + 1))
-
-
-def _memory(sampler: Sampler, solver: BlockSolver, activations: int, points: int, slots: int, batch: int, time_ranks: int) -> int:
-    """Bytes of a rank with `points` points of a block and `slots` samples at once: this process, the solver, and a call.
-
-    Messages and calls come and go; while one sample of several leaves its slot, one array of the others is copied.
-    """
-    chain, sequential = sampler.chain, sampler.options.solver == "sequential"
-    width, d, n = sampler.dtype.itemsize, math.prod(sampler.event_shape), _coords(sampler)
-    state = width * chain.channels * n
-    swept = chain.sequential_rounds is not None and not sequential
-    copied = (slots - 1) * points * state if swept else 0
-    exchange = 0 if time_ranks == 1 else slots * state * (6 if swept else points)
-    rows = min(sampler.options.model_batch or slots * points, batch if sequential else slots * points)
-    call = activations + rows * width * (4 * d * chain.reads + n)
-    return _resident() + solver.bytes_held(points, slots, batch, width) + exchange + max(copied, call)
-
-
-def _coords(sampler: Sampler) -> int:
-    d = math.prod(sampler.event_shape)
-    return d if sampler.reference is None else sampler.reference.basis.num_coords

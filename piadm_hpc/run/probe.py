@@ -26,6 +26,7 @@ from .build import make_collocation, projection_of
 from .resolve import make_sampler, resolve
 
 STEP = 0.05  # of a probe in units of the noise: far below the scale on which the score varies, far above rounding
+PROBED_ROWS = 5_000  # of the network that probing takes, about: the pilot, the probes at all levels, and the flows
 NODES = 40  # of the flows whose variation along time is measured
 
 
@@ -163,7 +164,7 @@ def _response(
     for sign in (1, -1):
         for start in range(0, len(x), model_batch):
             part = x[start : start + model_batch] + sign * step * direction[start : start + model_batch]
-            change[start : start + model_batch] += sign * score(part, t.to(x).expand(len(part))).to(x)
+            change[start : start + model_batch] += sign * score(part, t.to(x).repeat(len(part))).to(x)
     answer = basis.analyse(change.flatten(1)) * (sigma**2 / (2 * step))
     # shells of a basis that does not span the space see only their share of a probe
     asked = basis.analyse(direction.flatten(1))
@@ -201,6 +202,7 @@ class _Noted:
         self.score, self.rows = score, dict[float, tuple[Tensor, Tensor]]()
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        found = self.score(x, t)
-        self.rows.update(zip(t.tolist(), zip(x.clone(), found.clone(), strict=True), strict=True))
-        return found
+        times, states = t.tolist(), x.clone()
+        score = self.score(x, t)
+        self.rows.update(zip(times, zip(states, score.clone(), strict=True), strict=True))
+        return score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -64,9 +64,14 @@ class ResolvedRun:
         if self.given is None:
             return states
         step, last = self.given.posterior.last_step, self.scheme.t[-1]
-        rows = max(1, self.config.compute.model_batch)
+        rows = self.sampler.options.model_batch or max(1, len(states))
         with torch.no_grad():
             return torch.cat([step(part, last) for part in torch.split(states, rows)])
+
+    def with_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> ResolvedRun:
+        """The same run with some keys of the sections `solver`, `compute` and `output` changed; the scheme stays as it is."""
+        config = self.config.replace(**settings)
+        return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
 
     def require_points(self, time_ranks: int) -> None:
         """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` ranks."""
@@ -83,7 +88,10 @@ class ResolvedRun:
 
 
 def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun:
-    """Build the run that a configuration describes; ConfigError for settings that do not fit the model."""
+    """Build the run that a configuration describes; ConfigError for settings that do not fit the model.
+
+    A solver that is left open sweeps, until `run.choose` has chosen.
+    """
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
     config = with_defaults(config, model, reference)
@@ -113,13 +121,27 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
     return resolve(config, model, device).sampler
 
 
+def count_time_ranks(config: RunConfig, size: int) -> int:
+    """How many of `size` ranks share the time axis of a sample: as given, else those left when every sample has a rank."""
+    if config.compute.time_ranks != "auto":
+        return int(config.compute.time_ranks)
+    if config.solver.kind == "sequential":
+        return 1
+    groups = max(n for n in range(1, size + 1) if size % n == 0 and n <= len(config.ids))
+    return size // groups
+
+
 def with_defaults(config: RunConfig, model: Model, reference: GaussianReference) -> RunConfig:
-    """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps.
+    """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps. Settings of sweeps mean sweeps.
 
     A network of position and momentum gets an integrator of phase space. Collocation of a probed model gets as many points,
     and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
+    if config.density.enabled:
+        config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
+    if config.solver.kind == "auto" and not config.solver.free:
+        config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":
         usual = suits.get("eta", 1.0) if config.observations is None else 0.0
         config = config.replace(chain={"eta": usual if config.chain.method.eta else 0.0})

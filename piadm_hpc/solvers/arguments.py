@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..gaussian.reference import GaussianReference
+from ..schema.conditions import Condition, mistakes_of_condition
 from ..theory.bases import compatible
 from ..theory.noise import NoiseSource
 from .options import Linear, Options, SolverName, Start
@@ -24,6 +25,7 @@ def check_arguments(
     options: Options,
     *,
     momentum: Tensor | None,
+    condition: Condition | None,
     noise: NoiseSource | Tensor | None,
     reference: GaussianReference | None,
     comm: Communicator,
@@ -31,6 +33,7 @@ def check_arguments(
     """Raise ValueError, with all mistakes at once, for arguments of `solve` that do not fit together."""
     mistakes = [
         *_of_states(chain, x0, samples, momentum),
+        *([] if condition is None else mistakes_of_condition(condition, len(x0))),
         *_of_noise(chain, x0, noise),
         *_of_reference(chain, math.prod(x0.shape[1:]), options, reference),
         *_of_options(chain, options, comm),
@@ -49,11 +52,13 @@ def _of_states(chain: Scheme, x0: Tensor, samples: list[int], momentum: Tensor |
     if len(set(samples)) != len(samples):
         yield "sample ids must differ"
     if momentum is not None and momentum.numel() != x0.numel() * (chain.channels - 1):
-        yield f"momentum must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape"
+        yield f"the momentum beside x0 must hold the {chain.channels - 1} other channel(s) of the chain, each of x0's shape"
 
 
 def _of_noise(chain: Scheme, x0: Tensor, noise: NoiseSource | Tensor | None) -> Iterator[str]:
     size = math.prod(x0.shape[1:])
+    if noise is None and chain.stochastic:
+        yield "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
     if isinstance(noise, Tensor):
         if noise.ndim < 2 or noise.shape[1] != len(x0):
             yield f"noise is {list(noise.shape)} for {len(x0)} samples; give [steps, samples, *event]"
@@ -97,6 +102,7 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
     for name, number in (("sweeps", options.sweeps), ("window", options.window), ("in_flight", options.in_flight)):
         if number is not None and number < 1:
             yield f"{name} must be at least 1, got {number}"
+    yield from _of_traces(chain, options)
     moves = options.window is not None or options.pipelined
     if options.window is not None and options.tol is None:
         yield "a window moves when points meet `tol`: give a tolerance"
@@ -113,3 +119,15 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
             yield f"{comm.size} time ranks for {chain.num_steps} collocation points; use fewer ranks or more points"
     if options.solver == "sequential" and comm.size > 1:
         yield "the sequential solver computes one step after the other: use one time rank"
+
+
+def _of_traces(chain: Scheme, options: Options) -> Iterator[str]:
+    given = options.traces
+    if given in ("none", "exact"):
+        known = True
+    else:
+        known = isinstance(given, int) and not isinstance(given, bool) and given >= 2
+    if not known:
+        yield f"traces = {given!r}; use 'none', 'exact', or a number of probes, at least 2"
+    if known and given != "none" and chain.sequential_rounds is not None:
+        yield "traces: densities come from the nodes of a collocation, and this is a chain of steps; use a Collocation"

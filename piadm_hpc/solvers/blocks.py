@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,12 +20,13 @@ from .baselines.dispatch import BASELINES, SWEEPING, solve_with
 from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Evaluator
+from .log_det import log_determinants, make_directions
 from .memory import collocation_bytes, trajectory_bytes
 from .options import Options
 from .problem import Problem
 from .scheme import BlockSolver, Scheme
 from .sequential import run_steps
-from .solution import BlockSolution, ShouldStop
+from .solution import BlockSolution, Interrupted, ShouldStop
 from .sweep import PicardSolver
 from .window import Window
 
@@ -35,14 +38,6 @@ class ChainBlocks:
     problem: Problem
     options: Options
     comm: Communicator
-
-    @classmethod
-    def of(
-        cls, chain: Chain, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
-        options: Options, comm: Communicator, like: Tensor,
-    ) -> ChainBlocks:  # fmt: skip
-        """Build the solver of a chain for states like `like` [samples, d]."""
-        return cls(Problem.of(chain, evaluator, noise, reference, options, like), options, comm)
 
     def blocks(self) -> list[Block]:
         """Return one block of all steps where a window moves through the whole chain, else the chain's own blocks."""
@@ -56,7 +51,7 @@ class ChainBlocks:
         """Return the states [samples, c, d] at a block's end, and the block's solution with its costs."""
         problem, z = self.problem, self.problem.basis.analyse(state)
         if self.options.solver == "sequential":
-            result = _step_by_step(problem, block, z, samples, carried, should_stop)
+            result = self._step_by_step(block, z, samples, carried, should_stop)
         elif self.options.solver in BASELINES:
             result = solve_with(problem, block, z, samples, self.options, self.comm, should_stop)
         else:
@@ -81,6 +76,18 @@ class ChainBlocks:
             total += points * slots * channels * state
         return total + 2 * samples * state
 
+    def _step_by_step(
+        self, block: Block, z: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
+    ) -> BlockSolution:
+        evaluator = self.problem.evaluator
+        for j in range(block.start, block.stop):
+            if should_stop is not None and should_stop(0):
+                raise Interrupted([], BlockSolution.unsolved(z[:0], 0))
+            z = evaluator.together(self.comm, partial(run_steps, self.problem, z, j, j + 1, samples))
+        steps = torch.full((len(samples),), len(block))
+        zero = torch.zeros_like(steps)
+        return BlockSolution(z, zero, carried, zero, steps, steps)
+
     def state(self, end: Tensor) -> Tensor:
         """Return the states [samples, c, d] that end coordinates [samples, c, n] stand for."""
         return self.problem.state(end)
@@ -90,31 +97,15 @@ class ChainBlocks:
         return ChainBlocks(self.problem.along(chain, options, stream=stream, step_offset=step_offset), options, self.comm)
 
 
-def _step_by_step(
-    problem: Problem, block: Block, z: Tensor, samples: list[int], carried: Tensor, should_stop: ShouldStop | None
-) -> BlockSolution:
-    end = run_steps(problem, z, block.start, block.stop, samples, should_stop=should_stop)
-    steps = torch.full((len(samples),), len(block))
-    zero = torch.zeros_like(steps)
-    return BlockSolution(end, zero, carried, zero, steps, steps)
-
-
 @dataclass(frozen=True)
 class CollocationBlocks:
-    """Solves the one block of a collocation."""
+    """Solves the one block of a collocation, with its own reference and without noise."""
 
     scheme: Collocation
     evaluator: Evaluator
+    noise: NoiseSource | None
     options: Options
     comm: Communicator
-
-    @classmethod
-    def of(
-        cls, scheme: Collocation, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
-        options: Options, comm: Communicator, like: Tensor,
-    ) -> CollocationBlocks:  # fmt: skip
-        """Build the solver of a flow; it uses the scheme's own reference and no noise."""
-        return cls(scheme, evaluator, options, comm)
 
     def blocks(self) -> list[Block]:
         """Return one block of all nodes."""
@@ -125,13 +116,27 @@ class CollocationBlocks:
     ) -> tuple[Tensor, BlockSolution]:
         """Return the states [samples, 1, d] at the end of the flow, and the solution with its costs."""
         solver = CollocationSolver(self.scheme, self.evaluator, state[:, 0], samples, self.options, self.comm, should_stop)
-        result = solver.run()
+        try:
+            result = solver.run()
+        except Interrupted as early:
+            raise Interrupted(early.done, self._with_log_det(early.solution, solver, early.done)) from None
+        result = self._with_log_det(result, solver, range(len(samples)))
         return result.end, result
+
+    def _with_log_det(self, result: BlockSolution, solver: CollocationSolver, done: Sequence[int]) -> BlockSolution:
+        """Add the log-determinants of the samples at the positions `done`, one more round, where they are asked for."""
+        if self.options.traces == "none":
+            return result
+        names, visited = [solver.samples[k] for k in done], [solver.visited[k] for k in done]
+        made = make_directions(self.options.traces, solver.whitening, self.evaluator, self.noise)
+        log_det, calls = log_determinants(solver.whitening, self.evaluator, made, visited, names, result.residual, self.comm)
+        return replace(result, log_det=log_det, calls=result.calls + calls)
 
     def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
         """Count the bytes that stay in memory on a rank; every rank keeps all nodes, whatever its share of `points`."""
         states = 2 * samples * itemsize * math.prod(self.scheme.reference.event_shape)
-        return states + collocation_bytes(self.scheme, slots, itemsize)
+        kept = samples if self.options.traces != "none" else 0
+        return states + collocation_bytes(self.scheme, slots, itemsize, kept)
 
     def state(self, end: Tensor) -> Tensor:
         """Return the ends unchanged: they are states already."""
@@ -142,13 +147,12 @@ class CollocationBlocks:
         raise ValueError("collocation has no blocks that a corrector could follow; use a chain of steps, for example 'gaussian'")
 
 
-SOLVERS = {Chain: ChainBlocks, Collocation: CollocationBlocks}
-
-
 def block_solver(
     scheme: Scheme, evaluator: Evaluator, noise: NoiseSource | None, reference: GaussianReference | None,
     options: Options, comm: Communicator, *, like: Tensor,
 ) -> BlockSolver:  # fmt: skip
     """Build the solver for the blocks of a scheme, for states like `like` [samples, d]."""
-    solver: Any = SOLVERS[type(scheme)]
-    return cast(BlockSolver, solver.of(scheme, evaluator, noise, reference, options, comm, like))
+    if isinstance(scheme, Collocation):
+        return cast(BlockSolver, CollocationBlocks(scheme, evaluator, noise, options, comm))
+    problem = Problem.of(cast(Chain, scheme), evaluator, noise, reference, options, like)
+    return cast(BlockSolver, ChainBlocks(problem, options, comm))

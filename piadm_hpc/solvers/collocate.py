@@ -1,8 +1,7 @@
 """Sweeps over the nodes of a collocation: one batch of scores, one gather of remainders, one small solve per shell.
 
-Every slot holds a sample and the piece of the log-SNR range that it works on. A piece is halved when its sweeps do not
-converge, or when its nodes do not resolve the remainder to the tolerance. Errors are bounded from node to node, as
-`solvers.tolerance` bounds them from step to step.
+Every slot holds a sample and the piece of the log-SNR range that it works on. A piece is halved when its sweeps do not converge,
+or its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step to step.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from ..theory.grid import Partition
 from .collocation import Collocation
 from .evaluate import Evaluator
 from .options import Options
-from .pieces import PieceTables, Slot, Task
+from .pieces import PieceTables, Slot, Task, Visited
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
 from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of, inherited
 from .whitening import Whitening
@@ -45,6 +44,7 @@ class CollocationSolver:
         self.tables: dict[tuple[float, float], PieceTables] = {}
         self.result = BlockSolution.unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
+        self.visited: list[list[Visited]] = [[] for _ in samples]
         self.waiting = list(range(len(samples)))
         self.slots = [self._enter() for _ in range(min(options.in_flight or len(samples), len(samples)))]
 
@@ -104,8 +104,9 @@ class CollocationSolver:
             y = torch.stack([slot.path[node] for slot, node in pairs])
             root = torch.stack([slot.tables.root[node] for slot, node in pairs])
             x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
-            score = self.evaluator(x[:, None], times)
-            self.evaluator.check(score, times, [self.samples[slot.index] for slot, _ in pairs])
+            ids = [self.samples[slot.index] for slot, _ in pairs]
+            score = self.evaluator(x[:, None], times, ids)
+            self.evaluator.check(score, times, ids)
             whitened = self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2)
             remainders[start : start + rows] = whitened.mul_(sigma[:, None] ** 2)
         return remainders
@@ -126,15 +127,14 @@ class CollocationSolver:
             grown = move + tables.steps @ (slot.evaluated - slot.remainder)
             doubt = tables.doubt @ slot.evaluated
             start = torch.cat([slot.y[None], slot.path[:-1]])
-            parts = (defect, move, grown, start, doubt)
-            sizes = [self.whitening.size(part, self.options.scale) for part in parts]
-            spread = torch.linalg.vector_norm(start, dim=-1).to("cpu", torch.float64) / start.shape[-1] ** 0.5
-            measured.append(torch.stack([*sizes, spread]))
+            sizes = [self.whitening.size(part, self.options.scale) for part in (defect, move, grown, start, doubt)]
+            spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
+            measured.append(torch.stack([*sizes, spread.to(sizes[0])]))
             slot.at, slot.remainder = slot.path[:-1], slot.evaluated
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
         shared = self.comm.max(torch.nan_to_num(torch.stack(measured, dim=-1), nan=float("inf"), posinf=float("inf")))
-        motion = Motion(*shared[:4])
+        motion = Motion(shared[:4])
         growth = growth_of(motion, torch.zeros_like(motion.move), self._precision())
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
         alone = error_bounds(growth, motion.defect, torch.zeros_like(carried))[-1]
@@ -179,15 +179,18 @@ class CollocationSolver:
 
     def _piece_done(self, slot: Slot, status: Status) -> Slot | None:
         """Record a finished piece, and go on with the next piece of this sample or with another sample."""
-        index, tol = slot.index, self.options.tol
-        slot.carried = slot.bound
+        index, tol, slot.carried = slot.index, self.options.tol, slot.bound
         self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
         # a state far outside the reference is not resolved by nodes that were chosen for it
         trusted = tol is None or (slot.bound <= tol and slot.spread <= OUTSIDE)
         if status == Status.CONVERGED and not trusted:
-            status = Status.NOT_CERTIFIED
+            # what an earlier piece left at the floor of rounding is no fault of this one
+            floor = slot.rounded and slot.spread <= OUTSIDE and self.result.status[index] == Status.ROUND_OFF_FLOOR
+            status = Status.ROUND_OFF_FLOOR if floor else Status.NOT_CERTIFIED
         self.result.status[index] = max(int(self.result.status[index]), int(status))
         slot.todo.pop()
+        if self.options.traces != "none":
+            self.visited[index].append(Visited(slot.tables, slot.path))
         slot.y = slot.path[-1]
         if slot.todo:
             self._start(slot)

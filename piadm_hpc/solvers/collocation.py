@@ -12,7 +12,7 @@ g vanishes for Gaussian data and at both ends of the range. It is interpolated a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -34,6 +34,8 @@ DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimate
 class Collocation:
     """The flow from forward time `horizon` to `delta`, solved at `points` nodes; the solver cuts it into pieces where needed.
 
+    With `backward` it goes from `delta` to `horizon`, from data to the first state that they would be drawn from.
+
     Raises ValueError for an empty range and for fewer than four points.
     """
 
@@ -42,6 +44,7 @@ class Collocation:
     horizon: float
     delta: float
     points: int
+    backward: bool = False
 
     channels, reads, stochastic, basis, sequential_rounds, knows_levels = 1, 1, False, None, None, True
     needs_reference = False
@@ -57,14 +60,20 @@ class Collocation:
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Log-SNR at both ends."""
-        return _log_snr(self.horizon), _log_snr(self.delta)
+        """Log-SNR at the start and at the end."""
+        noisy, clean = _log_snr(self.horizon), _log_snr(self.delta)
+        return (clean, noisy) if self.backward else (noisy, clean)
+
+    def reversed(self) -> Collocation:
+        """Return the same flow in the other direction, with the same nodes."""
+        return replace(self, backward=not self.backward)
 
     @cached_property
     def t(self) -> Tensor:
         """First time, nodes and last time of the whole range, [points + 2]."""
         nodes = self.piece(*self.span).t
-        ends = self.process.time(torch.tensor([self.horizon, self.delta], dtype=torch.float64))
+        times = (self.delta, self.horizon) if self.backward else (self.horizon, self.delta)
+        ends = self.process.time(torch.tensor(times, dtype=torch.float64))
         return torch.cat([ends[:1], nodes, ends[1:]])
 
     @property
@@ -77,8 +86,9 @@ class Collocation:
 
     @property
     def grid(self) -> TimeGrid:
-        """The nodes as one block."""
-        return TimeGrid(torch.cat([self.t[:-2], self.t[-1:]]), self.edges)
+        """The nodes as one block, from noise to data in either direction."""
+        t = self.t.flip(0) if self.backward else self.t
+        return TimeGrid(torch.cat([t[:-2], t[-1:]]), self.edges)
 
     @property
     def ratio(self) -> Tensor:
@@ -91,7 +101,7 @@ class Collocation:
         return self.process.alpha(first), self.process.sigma(first)[:, None]
 
     def piece(self, low: float, high: float) -> Piece:
-        """Build the nodes and tables between two log-SNRs."""
+        """Build the nodes and tables from one log-SNR to another; on the way back to noise `low` is the larger one."""
         x = chebyshev_nodes(self.points)
         theta = torch.log1p(torch.exp(-torch.tensor(low + (high - low) * (np.append(x, 1.0) + 1) / 2)))
         t = self.process.time(theta)
@@ -173,6 +183,12 @@ def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple
 def chebyshev_nodes(points: int) -> np.ndarray:
     """Return the zeros of the Chebyshev polynomial in increasing order; they leave out the ends, where the remainder vanishes."""
     return -np.cos(math.pi * (np.arange(points) + 0.5) / points)
+
+
+def highest_coefficients(points: int) -> Tensor:
+    """Return the matrix [DROPPED, points] that gives the last Chebyshev coefficients of values at the nodes."""
+    x = chebyshev_nodes(points)
+    return torch.from_numpy(np.linalg.inv(chebyshev.chebvander(x, points - 1))[-DROPPED:].copy())
 
 
 def _integrals(x: np.ndarray) -> np.ndarray:

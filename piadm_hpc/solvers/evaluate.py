@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,21 +13,36 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..comm.failure import together
+from ..schema.conditions import Condition, rows_of
 from .errors import ScoreError
 
 logger = logging.getLogger(__name__)
 
-Score = Callable[[Tensor, Tensor], Tensor]
+# score(x [rows, *event], t [rows]), and with a condition score(x, t, c) where every tensor of c is [rows, ...]
+Score = Callable[..., Tensor]
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The condition of every sample, found by the sample's id; `positions` maps ids to entries of `tree`."""
+
+    tree: Condition
+    positions: Mapping[int, int]
+
+    def of(self, samples: Sequence[int]) -> Condition:
+        """Return the condition of rows that belong to the given samples."""
+        return rows_of(self.tree, torch.tensor([self.positions[sample] for sample in samples], dtype=torch.long))
 
 
 @dataclass
 class Evaluator:
     """Evaluates a score on flat rows x [rows, k, d] at times t [rows], with at most `max_rows` rows a call.
 
-    With `fields` = k = 1 the score is called with [rows, *event], else with [rows, k, *event]. `projection` maps states
-    [rows, *event] to the subspace that they lie in; the input of the score must lie there already. An out-of-memory error
-    halves `max_rows`, and a warning says so. `resolution` is the coarsest relative rounding of all scores so far. Raises
+    With `fields` = k = 1 the score is called with [rows, *event], else with [rows, k, *event], and with `conditions` it is
+    given for every row the condition of the row's sample as well. `projection` maps states [rows, *event] to the subspace
+    that they lie in; the input of the score must lie there already. An out-of-memory error halves `max_rows`, and a warning
+    says so. `resolution` is the coarsest relative rounding of all scores so far. Raises
     ScoreError for a score of the wrong shape or type; `check` raises it for numbers that are not finite.
     """
 
@@ -37,6 +52,7 @@ class Evaluator:
     max_rows: int | None = None
     rank: int = 0
     fields: int = 1
+    conditions: Conditions | None = None
     resolution: float = field(default=0.0)
 
     def project(self, flat: Tensor) -> Tensor:
@@ -45,24 +61,28 @@ class Evaluator:
             return flat
         return self.projection(flat.reshape(-1, *self.event_shape)).reshape(flat.shape)
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the projected scores of projected flat rows x [rows, k, d] at times t [rows]; they are not checked yet."""
+    def __call__(self, x: Tensor, t: Tensor, samples: Sequence[int]) -> Tensor:
+        """Return the projected scores of projected flat rows x [rows, k, d] at times t [rows]; they are not checked yet.
+
+        `samples` [rows] are the ids of the samples that the rows belong to.
+        """
         parts, start = [], 0
         while start < len(x):
             stop = min(len(x), start + (self.max_rows or len(x)))
             try:
-                part = self._call(x[start:stop], t[start:stop])
+                part = self._call(x[start:stop], t[start:stop], samples[start:stop])
                 # a score may return a buffer that its next call overwrites
                 parts.append(part if stop - start == len(x) else part.clone())
                 start = stop
             except torch.OutOfMemoryError:
-                self._halve(stop - start)
+                self.halve(stop - start)
         return self.project(parts[0] if len(parts) == 1 else torch.cat(parts))
 
-    def _call(self, x: Tensor, t: Tensor) -> Tensor:
+    def _call(self, x: Tensor, t: Tensor, samples: Sequence[int]) -> Tensor:
         shape = (len(x), *self.event_shape) if self.fields == 1 else (len(x), self.fields, *self.event_shape)
+        condition = () if self.conditions is None else (self.conditions.of(samples),)
         # a score may work in place, so it gets its own copies
-        result = self.score(x.clone().reshape(shape), t.clone())
+        result = self.score(x.clone().reshape(shape), t.clone(), *condition)
         if not isinstance(result, Tensor) or result.shape != shape:
             got = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ScoreError(f"the score returned {got} for states of shape {shape}; it must return the same shape")
@@ -72,7 +92,8 @@ class Evaluator:
         self.resolution = max(self.resolution, torch.finfo(result.dtype).eps)
         return result.detach().to(x.dtype).reshape(x.shape)
 
-    def _halve(self, rows: int) -> None:
+    def halve(self, rows: int) -> None:
+        """Use half as many rows a call from now on, after a call of so many ran out of memory."""
         if rows == 1:
             raise ScoreError("out of memory with a single row a call; use a smaller model or a larger device")
         self.max_rows = math.ceil(rows / 2)

@@ -28,7 +28,7 @@ class GivenUp:
 class SequentialFinish:
     """Collects the samples of a block that sweeps gave up, and takes them to the end of the block step by step.
 
-    All ranks keep the same queue. Only the last rank computes the steps, because it broadcasts the end states of the block.
+    All ranks keep the same queue and share its samples out. A rank takes its samples through the steps together.
     """
 
     def __init__(self, problem: Problem, block: Block, samples: Sequence[int], comm: Communicator):
@@ -50,20 +50,28 @@ class SequentialFinish:
         `carried` [samples] bounds the errors of the block's first states. `check_stop` is called before every
         step. Raises ScoreError on every rank when the score fails.
         """
-        while self.queue:
-            sample = self.queue[0]
-            state, steps = sample.state, self.block.stop - sample.point
-            for j in range(sample.point, self.block.stop):
-                check_stop()
-                state = self.problem.evaluator.together(self.comm, partial(self._step, sample.index, j, state))
-            self.queue.pop(0)
+        if not self.queue:
+            return
+        own = self.queue[self.comm.rank :: self.comm.size]
+        states = torch.stack([sample.state for sample in self.queue])[self.comm.rank :: self.comm.size]
+        for j in range(min(sample.point for sample in self.queue), self.block.stop):
+            check_stop()
+            states = self.problem.evaluator.together(self.comm, partial(self._step, own, states, j))
+        ends = torch.zeros(len(self.queue), *states.shape[1:], dtype=states.dtype, device=states.device)
+        ends[self.comm.rank :: self.comm.size] = states
+        for sample, end in zip(self.queue, self.comm.sum(ends), strict=True):
+            steps = self.block.stop - sample.point
             result.sequential_steps[sample.index] = steps
             result.calls[sample.index] += steps
             # what exact steps do to an error that was there before is not known
             result.residual[sample.index] = 0.0 if carried[sample.index] == 0 else torch.inf
-            result.end[sample.index] = state
+            result.end[sample.index] = end
+        self.queue.clear()
 
-    def _step(self, index: int, j: int, state: Tensor) -> Tensor:
-        if self.comm.rank + 1 < self.comm.size:
-            return state
-        return run_steps(self.problem, state[None], j, j + 1, [self.samples[index]])[0]
+    def _step(self, own: Sequence[GivenUp], states: Tensor, j: int) -> Tensor:
+        """Take step j with the states [samples, c, n] of those samples that were given up before it."""
+        begun = [k for k, sample in enumerate(own) if sample.point <= j]
+        if begun:
+            ids = [self.samples[own[k].index] for k in begun]
+            states[begun] = run_steps(self.problem, states[begun], j, j + 1, ids)
+        return states

@@ -23,9 +23,9 @@ class Flight:
         swept: number of sweeps since the sample became `whole`.
         exact: last point whose state equals the chain's own.
         bound: latest bound on the error of the end state.
-        best: smallest bound so far.
+        best: smallest `shortfall` of the bounds so far.
         front: point up to which the bounds are within the limit.
-        idle: number of sweeps since the bound or the front last improved.
+        idle: number of sweeps since `best` or the front last improved.
         growth: largest factor by which each step was measured to grow an error, [points, slots].
         last_growth: the latest of these factors, [points, slots].
     """

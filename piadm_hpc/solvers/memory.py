@@ -20,14 +20,15 @@ def trajectory_bytes(problem: Problem, points: int, slots: int, itemsize: int, *
     return itemsize * (numbers + len(chain.t)) + 8 * points
 
 
-def collocation_bytes(scheme: Collocation, slots: int, itemsize: int) -> int:
+def collocation_bytes(scheme: Collocation, slots: int, itemsize: int, kept: int = 0) -> int:
     """Count the bytes that a CollocationSolver keeps on any rank, with the tables of the whole range in one piece.
 
-    Every slot keeps its state, two paths over the M nodes and the end, and the remainders of two sweeps.
+    Every slot keeps its state, two paths over the M nodes and the end, and the remainders of two sweeps; for log-determinants
+    the paths of `kept` samples stay.
     """
     basis, nodes = scheme.reference.basis, scheme.points
     n, width = basis.num_coords, basis.expand(torch.zeros(1, basis.num_shells)).shape[-1]
     tables = (nodes + 1) * width + 3 * (nodes + 1) * nodes
     if scheme.reference.response is not None:
         tables += (nodes + nodes**2) * width
-    return itemsize * (tables + slots * n * (1 + 2 * (nodes + 1) + 2 * nodes))
+    return itemsize * (tables + slots * n * (1 + 2 * (nodes + 1) + 2 * nodes) + kept * n * (nodes + 1))

@@ -44,6 +44,8 @@ class Options:
         parts: number of parts of a block for "parareal" (default: the root of its steps), or of cores of "chords"
             (default: 8).
         coarse: coarse solver of "parareal": one network call a part, or the reference, which costs no call.
+        traces: how the log-determinant of a flow is computed, which collocation gives in one round more: "none" leaves it
+            out, "exact" takes one vector-Jacobian product for every direction, and a number as many random probes.
     """
 
     solver: SolverName = "picard"
@@ -62,3 +64,4 @@ class Options:
     memory: int = 2
     parts: int | None = None
     coarse: Literal["network", "reference"] = "network"
+    traces: Literal["none", "exact"] | int = "none"

@@ -90,6 +90,14 @@ class Task:
     predicted: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Visited:
+    """A solved piece of a sample: its tables, and the whitened states at its nodes and its end, [M + 1, n]."""
+
+    tables: PieceTables
+    path: Tensor
+
+
 @dataclass
 class Slot:
     """A sample at work on a piece of the flow.

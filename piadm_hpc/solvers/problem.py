@@ -94,10 +94,7 @@ class Problem:
         """Return N[j] xi[j] + M[j] mean in coordinates [samples, c, n], for one step of this chain."""
         total = torch.zeros_like(like)
         if self.chain.stochastic:
-            if self.noise is None:
-                raise ValueError(
-                    "this chain is stochastic: give `noise`, a Noise(seed, size) or a tensor [steps, samples, *event]"
-                )
+            assert self.noise is not None
             xi = self.noise.at([j + self.step_offset], samples, self.chain.channels, self.stream)[0].to(like)
             xi = self.basis.analyse(self.evaluator.project(xi))
             affine(total, None, expand(self.basis, self.chain.noise[j], like), xi)
@@ -122,6 +119,15 @@ class Problem:
             z, scale = self.basis.synthesise(z) / scale, 1.0
         norm: Tensor = torch.linalg.vector_norm(z, dim=(-2, -1)).to("cpu", torch.float64)
         return norm.div_(scale * z.shape[-1] ** 0.5)
+
+    def extent(self, scale: float | Tensor) -> Tensor:
+        """Return the deviation [points] of what the score reads, for data of deviation 1 in their own scale; at least 1."""
+        if not self.chain.knows_levels:
+            return torch.ones(len(self.chain.t), dtype=torch.float64)
+        signal, covariance = self.chain.levels
+        units = torch.as_tensor(scale, dtype=torch.float64).pow(-2).mean()
+        variance = signal.square() + units * covariance.diagonal(dim1=-2, dim2=-1)
+        return variance.amax(-1).sqrt().clamp(min=1.0)
 
 
 def _preconditioner(chain: Chain, reference: GaussianReference | None, options: Options) -> tuple[LinearPart, LinearPart | None]:

@@ -6,13 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator
+from ..gaussian.density import degrees_within, log_density
 from ..gaussian.reference import GaussianReference, isotropic
+from ..schema.conditions import Condition
 from ..theory.noise import PRIOR, Noise
+from .collocation import Collocation
 from .evaluate import Score
 from .options import Options
 from .scheme import Scheme
@@ -26,7 +30,7 @@ class Sampler:
 
     Attributes:
         chain: the steps, or the points of the flow.
-        score: called as score(x [rows, *event], t [rows]).
+        score: called as score(x [rows, *event], t [rows]), and as score(x, t, c) where samples are drawn given a condition.
         event_shape: shape of one sample.
         seed: the number that all noise is derived from.
         options: how to solve; they change a sample by no more than the tolerance.
@@ -73,28 +77,49 @@ class Sampler:
         white = white.reshape(len(samples), len(signal), *self.event_shape)
         return prior.to(self.device, self.dtype).draw_state(white, signal, spread)
 
+    def log_density(self, samples: Sequence[int], solution: Solution) -> Tensor:
+        """Return the log-density [samples], float64, of the states of samples that were drawn with `options.traces`.
+
+        It is over the subspace that the states lie in, per unit volume of states: that of the first states under the prior,
+        less the log-determinant of the flow. Raises ValueError for a solution without it.
+        """
+        if solution.log_det is None:
+            raise ValueError("the samples have no log-determinants; set options.traces to 'exact' or a number of probes")
+        first = self.prior_states(samples)[:, 0].flatten(1)
+        prior = self.prior or self.reference or isotropic(self.event_shape)
+
+        def flat(states: Tensor) -> Tensor:
+            return states if self.project is None else self.project(states.reshape(-1, *self.event_shape)).reshape(states.shape)
+
+        degrees = degrees_within(prior.basis, None if self.project is None else flat, prior.mean)
+        collocation = cast(Collocation, self.chain)
+        start = log_density(prior, collocation.process, first, self.chain.t[0], degrees=degrees, project=flat)
+        return start - solution.log_det.value
+
     def draw(
         self,
         samples: Sequence[int],
         *,
+        condition: Condition | None = None,
         comm: Communicator | None = None,
         resume: Unfinished | None = None,
         callback: Callback | None = None,
     ) -> Solution:
         """Draw the samples with the given ids, or continue them from `resume`; collective over `comm`.
 
-        The ranks of `comm` share the time axis. Raises ScoreError on every rank when the score fails on any, and Stopped when
+        `condition` is a tensor, or a dictionary of tensors, whose first dimension counts the samples. The ranks of `comm` share
+        the time axis. Raises ScoreError on every rank when the score fails on any, and Stopped when
         the callback ends the work.
         """
         first = self.prior_states(samples)
         return solve(
             self.chain,
             self.score,
-            first[:, 0],
+            (first[:, 0], first[:, 1:]),
             self.options,
-            momentum=first[:, 1:],
             noise=self._noise(),
             reference=self.reference,
+            condition=condition,
             comm=comm,
             samples=samples,
             project=self.project,

@@ -8,23 +8,18 @@ import torch
 from torch import Tensor
 
 from .problem import Problem
-from .solution import BlockSolution, Interrupted, ShouldStop
 
 
 @torch.no_grad()
-def run_steps(
-    problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int], *, should_stop: ShouldStop | None = None
-) -> Tensor:
+def run_steps(problem: Problem, z: Tensor, start: int, stop: int, samples: Sequence[int]) -> Tensor:
     """Take the steps start .. stop-1 of the chain from coordinates z [samples, c, n] at point `start`.
 
-    Raises ScoreError when the score fails, and Interrupted when `should_stop` ends the work between two steps.
+    Raises ScoreError for scores of another shape or that are not finite.
     """
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):
-        if should_stop is not None and should_stop(0):
-            raise Interrupted([], BlockSolution.unsolved(z[:0], 0))
         t = times[j].expand(len(z))
-        score = problem.evaluator(problem.read(j, z), t)
+        score = problem.evaluator(problem.read(j, z), t, samples)
         problem.evaluator.check(score, t, samples)
         z = problem.step(torch.empty_like(z), problem.draws(j, samples, z), j, z, problem.basis.analyse(score))
     return z

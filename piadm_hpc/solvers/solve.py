@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator, SerialCommunicator
 from ..gaussian.reference import GaussianReference
+from ..schema.conditions import Condition, matched
 from ..theory.grid import Block
 from ..theory.noise import CORRECTOR, GivenNoise, NoiseSource
 from .arguments import check_arguments
 from .blocks import block_solver
-from .evaluate import Evaluator, Score
+from .evaluate import Conditions, Evaluator, Score
 from .options import Options
 from .problem import Problem
 from .scheme import BlockSolver, Scheme
@@ -40,12 +41,12 @@ class Callback(Protocol):
 def solve(
     chain: Scheme,
     score: Score,
-    x0: Tensor,
+    x0: Tensor | tuple[Tensor, Tensor],
     options: Options | None = None,
     *,
-    momentum: Tensor | None = None,
     noise: NoiseSource | Tensor | None = None,
     reference: GaussianReference | None = None,
+    condition: Condition | None = None,
     comm: Communicator | None = None,
     samples: Sequence[int] | None = None,
     project: Projection | None = None,
@@ -56,12 +57,15 @@ def solve(
 
     Args:
         chain: the steps, or the points of the flow.
-        score: called as score(x [rows, *event], t [rows]), with at most `options.model_batch` rows.
-        x0: first states [samples, *event], float32 or float64.
+        score: called as score(x [rows, *event], t [rows]), and as score(x, t, c) with a condition, with at most
+            `options.model_batch` rows.
+        x0: first states [samples, *event], float32 or float64; or a pair of these and the other channels of a chain that has
+            them, [samples, *event] or [samples, c-1, *event]. Channels that are not given are zero.
         options: how to solve; the default sweeps until errors are below 1e-2.
-        momentum: the other channels of chains that have them, [samples, *event] or [samples, c-1, *event]; default zero.
         noise: a Noise, or the draws themselves [steps, samples, *event].
         reference: the Gaussian that preconditions sweeps and gives their first path.
+        condition: what the score is given beside states and times: a tensor, or a dictionary of tensors, whose first dimension
+            counts the samples. Every row of a call gets the entries of its own sample, its real numbers in the precision of x0.
         comm: the ranks that share the time axis; default: this process alone.
         samples: ids of the samples, which select their noise; default 0, 1, ...
         project: maps states [rows, *event] to the linear subspace that all of them lie in (a mask, a fixed centre of mass).
@@ -74,10 +78,14 @@ def solve(
         Stopped: when the callback ends the work.
     """
     comm, options = comm or SerialCommunicator(), options or Options()
+    x0, momentum = (x0, None) if isinstance(x0, Tensor) else x0
     names = list(range(len(x0))) if samples is None else list(samples)
-    check_arguments(chain, x0, names, options, momentum=momentum, noise=noise, reference=reference, comm=comm)
+    check_arguments(
+        chain, x0, names, options, momentum=momentum, condition=condition, noise=noise, reference=reference, comm=comm
+    )
     event_shape = tuple(x0.shape[1:])
-    evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads)
+    conditions = None if condition is None else Conditions(matched(condition, x0), {name: k for k, name in enumerate(names)})
+    evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
     source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
     if isinstance(options.scale, Tensor):
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
@@ -102,6 +110,8 @@ def solve(
                 extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
                 worse = torch.maximum(result.status, corrected.status)
                 result = replace(result, status=worse, residual=corrected.residual)
+            if result.log_det is not None:
+                extra[0] += 1
             results.append(result)
             if callback is not None:
                 callback.block_ended(block, result, Unfinished(state, costs_of(results), extra))
@@ -121,6 +131,7 @@ def _stopped(done: list[int], solution: BlockSolution, solver: BlockSolver, even
     if not done:
         return Stopped([], None)
     extra = torch.zeros(2, len(done), dtype=torch.long)
+    extra[0] += solution.log_det is not None
     return Stopped(done, Solution.of(solver.state(solution.end), event_shape, [solution], extra))
 
 

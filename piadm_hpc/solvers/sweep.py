@@ -59,8 +59,9 @@ class PicardSolver:
         self.window = Window.of(options, problem.chain.edges)
         self.rows = Rows.of(block, window=self.window.width(block), size=comm.size, rank=comm.rank)
         slots = min(len(samples), options.in_flight or len(samples))
-        closed = self.window.moves
-        self.trajectory = Trajectory(problem, self.rows, options, comm, slots, first, closed=closed, keep_scores=self.keep_scores)
+        ahead, kept = self.window.moves, self.keep_scores
+        self.trajectory = Trajectory(problem, self.rows, options, comm, slots, first, closed=ahead, keep_scores=kept)
+        self.extent = problem.extent(options.scale)[block.start : block.stop + 1]
         self.limit = min(options.sweeps or len(block), len(block))
         self.result = BlockSolution.unsolved(first, len(samples))
         self.finish = SequentialFinish(problem, block, self.samples, comm)
@@ -113,8 +114,9 @@ class PicardSolver:
         self.result.calls[flight.index] += flight.high - flight.low
         self.result.sweeps[flight.index] = flight.age
         low, high = int(flight.low.min()) - self.block.start, int(flight.high.max()) - self.block.start
-        shared = self.comm.max(torch.nan_to_num(motion.stacked()[:, low:high], nan=float("inf"), posinf=float("inf")))
-        return motion.filled(low, shared)
+        measured = motion.parts[:, low:high]
+        measured.copy_(self.comm.max(torch.nan_to_num(measured, nan=float("inf"), posinf=float("inf"))))
+        return motion
 
     def _update(self) -> None:
         """Propagate the path with the new increments."""
@@ -154,13 +156,12 @@ class PicardSolver:
 
     def _judge(self, motion: Motion) -> Verdict:
         """Decide which samples are done, by the bound on the error of their end states."""
-        own = torch.finfo(self.first.dtype).eps
-        precision = max(self.problem.evaluator.resolution, own)
+        own, resolution = torch.finfo(self.first.dtype).eps, self.problem.evaluator.resolution
         share = 1.0 if self.window.moves else 1 / (len(self.problem.chain.edges) - 1)
         carried, windowed = self.carried[self.flight.index], self.window.slides
         return judge(
-            motion, self.flight, self.block, self.options, carried,
-            share=share, windowed=windowed, precision=precision, staircase=precision - own,
+            motion, self.flight, self.block, self.options, carried, share=share, windowed=windowed,
+            precision=max(resolution, own), staircase=max(resolution - own, 0.0), extent=self.extent,
         )  # fmt: skip
 
     def _retire(self, verdict: Verdict) -> None:
@@ -188,10 +189,9 @@ class PicardSolver:
         if len(refilled):
             flight.put(refilled, self._start(self.waiting[: len(refilled)]))
             self._enter(refilled)
-        closed = free[len(refilled) :]
-        if len(closed):
+        if len(refilled) < len(free):
             kept = torch.ones(len(flight.index), dtype=torch.bool)
-            kept[closed] = False
+            kept[free[len(refilled) :]] = False
             flight.keep(kept)
             self._keep(kept)
 

@@ -8,7 +8,10 @@ the path,
     |e[j+1]| <= g[j] |e[j]| + |d[j]|                                                                    (bound)
 
 The path that the sweep makes next is better than the one that is bounded. Nothing is assumed of the linear part A or of the
-score, but that a step grows an error not much more than it grew the last move; SAFETY allows for that.
+score, but that a step grows an error not much more than it grew the last move; SAFETY allows for that. The growth is that
+of a linear map, so it tells nothing of errors that are not small where they are: a path that crosses to another mode of the data
+has a large bound at the crossing, and a small one again after many steps that contract to the modes. The bounds of all points
+count, not those of the last one alone.
 """
 
 from __future__ import annotations
@@ -34,31 +37,38 @@ MOVING = 2  # points a sweep by which a front of certified points beats steps
 
 @dataclass(frozen=True)
 class Motion:
-    """What a sweep measured at the steps of a block, root mean squares [points, samples] in units of the data's scale.
+    """What a sweep measured at the steps of a block, root mean squares in units of the data's scale.
 
-    `defect` of the path at the step, `move` of the state since the step was last evaluated, `grown` what the step makes of
-    that move, and `size` of what it adds up, by which rounding is measured.
+    The parts [4, points, samples] are the defect of the path at the step, the move of the state since the step was last
+    evaluated, what the step makes of that move, and the size of what it adds up, by which rounding is measured.
     """
 
-    defect: Tensor
-    move: Tensor
-    grown: Tensor
-    size: Tensor
+    parts: Tensor
 
     @classmethod
     def empty(cls, points: int, samples: int) -> Motion:
         """Nothing measured yet."""
-        return cls(*torch.zeros(4, points, samples, dtype=torch.float64))
+        return cls(torch.zeros(4, points, samples, dtype=torch.float64))
 
-    def stacked(self) -> Tensor:
-        """All parts, [4, points, samples]."""
-        return torch.stack([self.defect, self.move, self.grown, self.size])
+    @property
+    def defect(self) -> Tensor:
+        """Change of the increment since it was last evaluated, [points, samples]."""
+        return self.parts[0]
 
-    def filled(self, low: int, measured: Tensor) -> Motion:
-        """The same with the parts `measured` [4, some points, samples] at the points from `low` on."""
-        parts = self.stacked()
-        parts[:, low : low + measured.shape[1]] = measured
-        return Motion(*parts)
+    @property
+    def move(self) -> Tensor:
+        """Last move of the state, [points, samples]."""
+        return self.parts[1]
+
+    @property
+    def grown(self) -> Tensor:
+        """What the step makes of the last move, [points, samples]."""
+        return self.parts[2]
+
+    @property
+    def size(self) -> Tensor:
+        """Size of what the step adds up, [points, samples]."""
+        return self.parts[3]
 
 
 @dataclass(frozen=True)
@@ -81,11 +91,13 @@ def judge(
     windowed: bool,
     precision: float,
     staircase: float,
+    extent: Tensor,
 ) -> Verdict:
     """Who is done after a sweep, by the bound on the error of the path it was made from.
 
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
-    `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. Points that
+    `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
+    [points + 1] is the deviation of states in units of the data's, against which errors on the way are small. Points that
     a window has passed move little in the sweeps that certify them (`windowed`), so that their growth must be seen once
     more, and the largest ever seen counts.
     """
@@ -105,8 +117,9 @@ def judge(
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
     limit = SAFETY * min(options.tol, SMALL) * share
-    met = exact | (known & ((own[-1] <= limit) | (rounded & (own[-1] <= options.tol * share))))
-    _note_progress(flight, block, torch.where(known, own, torch.inf), limit)
+    left = torch.where(known, shortfall(own, limit, extent), torch.inf)
+    met = exact | (known & ((left <= 1) | (rounded & (own[-1] <= options.tol * share))))
+    _note_progress(flight, block, torch.where(known, own, torch.inf), left, limit)
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
     stalled = flight.idle >= max(PATIENCE[0], PATIENCE[1] * len(block))
     floor = known & ~met & rounded & (flight.idle >= STALLED)
@@ -136,6 +149,11 @@ def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
     return torch.from_numpy(np.nan_to_num(found, nan=np.inf, posinf=np.inf))
 
 
+def shortfall(bounds: Tensor, limit: float, extent: Tensor) -> Tensor:
+    """How many times too large the bounds [points + 1, samples] are: at most 1 where the end meets `limit` and all are small."""
+    return torch.maximum(bounds[-1] / limit, (bounds / extent[:, None]).amax(0) / SMALL)
+
+
 def inherited(growth: Tensor, carried: Tensor) -> Tensor:
     """What errors `carried` [samples] of the first states become at the end: [samples]."""
     return torch.where(carried > 0, carried * _steps(growth).prod(0), 0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
@@ -146,10 +164,10 @@ def _steps(growth: Tensor) -> Tensor:
     return torch.where(growth > 0, growth, 1.0)
 
 
-def _note_progress(flight: Flight, block: Block, bounds: Tensor, limit: float) -> None:
-    """How many sweeps ago a sample's bound or its front of certified points last made progress."""
+def _note_progress(flight: Flight, block: Block, bounds: Tensor, left: Tensor, limit: float) -> None:
+    """How many sweeps ago what is left of a sample's bounds, or its front of certified points, last made progress."""
     within = (bounds <= limit).to(torch.long).cumprod(0).sum(0) - 1
     front = torch.maximum(block.start + within, flight.exact)
-    improved = (bounds[-1] < 0.9 * flight.best) | (front > flight.front + MOVING) | ~flight.whole | (flight.swept < 2)
+    improved = (left < 0.9 * flight.best) | (front > flight.front + MOVING) | ~flight.whole | (flight.swept < 2)
     flight.idle = torch.where(improved, 0, flight.idle + 1)
-    flight.best, flight.front = torch.minimum(flight.best, bounds[-1]), front
+    flight.best, flight.front = torch.minimum(flight.best, left), front

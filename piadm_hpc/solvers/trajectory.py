@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -99,15 +98,15 @@ class Trajectory:
             local, slot = pairs[begin : begin + num_rows].T
             points = self.points[local]
             z, t = self.z[local, slot], self.times[points.to(self.times.device)]
-            output = evaluator(self.problem.read(points, z), t)
+            ids = [samples[s] for s in slot.tolist()]
+            output = evaluator(self.problem.read(points, z), t, ids)
             score = self.problem.basis.analyse(output)
             measured = self._increments(local, slot, z, score)
             # a point that was never evaluated has no last move: what moved it before does not count
             measured[1:3, points >= flight.reached[slot]] = 0
             if not bool(torch.isfinite(measured).all()):
-                evaluator.check(output, t, [samples[int(s)] for s in slot])
-            for part, row in zip(fields(motion), measured, strict=True):
-                getattr(motion, part.name)[points - start, slot] = row
+                evaluator.check(output, t, ids)
+            motion.parts[:, points - start, slot] = measured
             if self.remainder is not None:
                 self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, score)
 

@@ -68,14 +68,14 @@ def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str
     command = [str(mpiexec), "-n", str(ranks), sys.executable, "-P", "-m", "piadm_hpc", "sample", str(file)]
     with stop_signals() as signals:
         process = subprocess.Popen(command, env=local_environment(ranks))
-        told = StopReason.NONE
+        announced = StopReason.NONE
         while process.poll() is None:
-            if signals.reason > told:
-                told = signals.reason
-                request_stop(out, told)
+            if signals.reason > announced:
+                announced = signals.reason
+                request_stop(out, announced)
             time.sleep(0.05)
     if process.returncode == STOPPED:
-        _leave(told == StopReason.LIMIT and queues_again)
+        _leave(announced == StopReason.LIMIT and queues_again)
     if process.returncode not in (0, NOT_CONVERGED):
         raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}; its messages are in the job's log")
     return dict(json.loads((out / SUMMARY_FILE).read_text(encoding="utf-8")))

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..figures import FAINT, OWN, SECOND, STYLE, PlotError
+from ..figures import FAINT, OWN, SECOND, STYLE, PlotError, literal
 from .benchmark import Benchmark, Row
 
 HEAD = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error", "seconds")
@@ -76,7 +76,7 @@ def draw(path: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[
         left.set_yticks(places, names)
         dots = ", with hindsight (dots)" if known else ""
         left.set(xscale="log", xlabel=f"rounds a sample (bars){dots}, and calls (ticks)", xlim=(1, None))
-        left.set_title(f"{benchmark.task.name}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}")
+        left.set_title(f"{literal(benchmark.task.name)}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}")
         for count, mark in zip(ranks, "o^sDv", strict=False):
             label = f"{count} accelerator" + ("s" if count > 1 else "")
             right.plot([row.projected[count] for row in ordered], places, mark, markersize=4.5, label=label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,14 +24,22 @@ from .conformers import (
     wrong_hands,
 )
 from .divergence import BLOCKS
+from .weighted import weighted, weights_section
 
 Energy = Callable[[np.ndarray], np.ndarray]
 MOST_SHOWN = 8.0  # kT, of free energies in figures
 
 
-def sections_of(own: Conformers, real: Conformers, energy: Energy | None = None) -> tuple[list[Section], dict[str, Any]]:
-    """Sections and numbers of a comparison; raises ValueError if the molecules differ or the reference is too short."""
+def sections_of(
+    own: Conformers, real: Conformers, energy: Energy | None = None, weights: tuple[np.ndarray, Mapping[str, str]] | None = None
+) -> tuple[list[Section], dict[str, Any]]:
+    """Sections and numbers of a comparison; raises ValueError if the molecules differ or the reference is too short.
+
+    With `weights`, log-weights [n] and what their file says, everything is compared with them, and a section says what they
+    change.
+    """
     _same_molecule(own, real)
+    own = own if weights is None else weighted(own, weights[0])
     record: dict[str, Any] = {
         "samples": len(own.positions),
         "reference": {"label": real.label, "frames": len(real.positions), "effective": real.effective},
@@ -39,12 +47,16 @@ def sections_of(own: Conformers, real: Conformers, energy: Energy | None = None)
     sections = [_overview(own, real)]
     angles = torsions(own)
     if angles["phi"].shape[1]:
-        surfaces = _surfaces(own, real)
+        placed = _surfaces(own, real)
+        surfaces = [shown for shown, _ in placed]
         record["surfaces"] = {s.name: {"jsd": s.jsd, "floor": s.floor, "floor_error": s.floor_error} for s in surfaces}
         sections.append(_surface_section(surfaces))
         shares = {name: populations(c) for name, c in (("samples", own), ("reference", real))}
         record["phi_positive"] = {name: dict(table) for name, table in shares.items()}
         sections.append(_population_section(shares))
+        if weights is not None:
+            section, record["weights"] = weights_section(own, weights[0], real, placed, weights[1])
+            sections.append(section)
     if own.topology.bonds:
         record["geometry"] = geometry(own, real)
         sections.append(_geometry_section(record["geometry"]))
@@ -76,14 +88,16 @@ def _overview(own: Conformers, real: Conformers) -> Section:
     return Section("What is compared", ("conformers", "number", "effective number"), rows)
 
 
-def _surfaces(own: Conformers, real: Conformers) -> list[Surface]:
+def _surfaces(own: Conformers, real: Conformers) -> list[tuple[Surface, np.ndarray]]:
+    """The surfaces of a comparison, each with the coordinates [n, 2] of the samples in it."""
     ours, theirs = torsions(own), torsions(real)
     surfaces = []
     for k in range(ours["phi"].shape[1]):
         pair = [np.stack([table["phi"][:, k], table["psi"][:, k]], axis=1) for table in (ours, theirs)]
-        surfaces.append(surface(f"Ramachandran, residue {k + 1}", pair[0], own, pair[1], real, angles=True))
+        surfaces.append((surface(f"Ramachandran, residue {k + 1}", pair[0], own, pair[1], real, angles=True), pair[0]))
     slow = slow_coordinates(real, circular)
-    return [*surfaces, surface("slow coordinates (TICA)", slow(own), own, slow(real), real, angles=False)]
+    last = surface("slow coordinates (TICA)", slow(own), own, slow(real), real, angles=False)
+    return [*surfaces, (last, slow(own))]
 
 
 def _surface_section(surfaces: list[Surface]) -> Section:

@@ -18,6 +18,7 @@ from ..comparison import compare, fields_like, has_statistics
 from ..pages import Section, number, write_page, write_record
 from ..report.report import run_model, stored_config
 from ..report.tables import table
+from ..weights.weighing import stored_weights
 from .conformers import load_conformers
 from .fields import sections_of as field_sections
 from .molecules import sections_of as conformer_sections
@@ -77,7 +78,9 @@ def _conformers(
     if not reference.is_file():
         raise ValueError(f"{reference}: no such file; give reference conformers with --against FILE")
     real = load_conformers(reference, reference.name, file.with_name(TOPOLOGY))
-    return conformer_sections(own, real, None if energy is None else plugins.load("--energy", energy))
+    ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
+    weights = stored_weights(file.parent, ids)
+    return conformer_sections(own, real, None if energy is None else plugins.load("--energy", energy), weights)
 
 
 def _given(folder: Path, dataset: xr.Dataset, withheld: str | None) -> tuple[list[Section], dict[str, Any]]:

@@ -32,10 +32,11 @@ class Geometry:
     def _value(self, positions: Tensor, indices: tuple[int, ...]) -> Tensor:
         first, middle = positions[:, indices[0]], positions[:, indices[1]]
         if len(indices) == 2:
-            return (first - middle).norm(dim=-1)
+            distance: Tensor = torch.linalg.vector_norm(first - middle, dim=-1)
+            return distance
         one, other = first - middle, positions[:, indices[2]] - middle
         # by the arc tangent, whose derivative is finite for stretched angles too
-        across = torch.linalg.cross(one, other).norm(dim=-1)
+        across: Tensor = torch.linalg.vector_norm(torch.linalg.cross(one, other), dim=-1)
         return torch.rad2deg(torch.atan2(across, (one * other).sum(-1)))
 
 

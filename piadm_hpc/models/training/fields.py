@@ -6,7 +6,6 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..denoiser import GaussianDenoiser
 from ..networks.unet import GridUNet, count_parameters, latitudes_from
 from ..phase_denoiser import denoiser_kind
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
+from .clock import Clock
 from .evaluation import denoising_table, even_levels, time_of
 from .fitting import fit_reference
 from .model_folder import publish
@@ -88,11 +88,12 @@ def _strata(batch: int, count: int, generator: torch.Generator) -> Tensor:
     return (places * count).long().clamp(max=count - 1)
 
 
-def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
+def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never, afterwards: int = 0) -> Path:
     """Train a model of gridded fields and write it to the folder `config.output`; data files are found from `root`.
 
     An interrupted run continues from the checkpoints beside its output. `stop` is called after every step and returns
-    whether, and why, to stop. Raises ValueError for data or settings that cannot be used, StopRequested after a stop.
+    whether, and why, to stop. The time limit leaves room for `afterwards` rows of the network after training. Raises
+    ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
     require_names(config.data)
     data = read_fields(config.data, root)
@@ -108,7 +109,8 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     state = None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
-        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
+        checkpoints = output.with_name(f".{output.name}.training")
+        state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards)
     return publish(output, config, data, denoiser, state)
 
 
@@ -146,7 +148,14 @@ AnyConfig = TrainConfig | ConformerTrainConfig
 
 
 def fit_network(
-    denoiser: GaussianDenoiser, data: States, config: AnyConfig, checkpoints: Path, report: Report = say, stop: Stop = never
+    denoiser: GaussianDenoiser,
+    data: States,
+    config: AnyConfig,
+    checkpoints: Path,
+    report: Report = say,
+    stop: Stop = never,
+    *,
+    afterwards: int = 0,
 ) -> TrainingState:
     """Train the denoiser's network in place and leave the best averaged weights in it.
 
@@ -163,12 +172,12 @@ def fit_network(
     if load_checkpoint(checkpoints, state, identity):
         report(f"continuing from step {state.step}, best {state.best_score:+.4f} at step {state.best_step}")
     objective = Objective(denoiser, NoiseLevels(denoiser, config.noise), options.precision == "bfloat16")
-    clock = _Clock(state.minutes, report)
+    clock = Clock(options, state.minutes, report, afterwards=afterwards)
     with torch.random.fork_rng():
-        while state.step < options.steps and not _finished(state, options):
-            loss = _step(state, objective, data.train, config)
-            state.minutes = clock.tick(state.step, options.steps, loss)
-            last = state.step == options.steps or state.minutes > options.max_minutes
+        while state.step < options.steps and not _finished(state, options, clock.spent):
+            loss = _step(state, objective, data.train, config, clock.spent)
+            state.minutes = clock.tick(state.step, loss)
+            last = state.step == options.steps or clock.spent >= 1
             if last or state.step % options.validate_every == 0:
                 _validate(state, denoiser, data, config, report)
                 save_checkpoint(checkpoints, state, identity)
@@ -181,13 +190,13 @@ def fit_network(
     return state
 
 
-def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig) -> float:
-    """Take one step of AdamW on one batch and return the loss."""
+def _step(state: TrainingState, objective: Objective, states: Tensor, config: AnyConfig, spent: float) -> float:
+    """Take one step of AdamW on one batch and return the loss; `spent` is the share of the time that has passed."""
     options, network = config.optimiser, state.network
     torch.manual_seed(config.seed * 1_000_003 + state.step)  # for dropout
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
     for group in state.optimiser.param_groups:
-        group["lr"] = options.rate * _schedule(state.step, options)
+        group["lr"] = options.rate * _schedule(state.step, options, spent)
     network.train()
     loss: Tensor = objective(states, options.batch, generator)
     if not bool(torch.isfinite(loss)):
@@ -209,23 +218,26 @@ def _average(state: TrainingState, decay: float) -> None:
             state.average[name].lerp_(parameter, 1 - keep)
 
 
-def _schedule(step: int, options: OptimiserConfig) -> float:
-    """The factor of the learning rate: linear warm-up to one, then half a cosine down to one hundredth."""
+def _schedule(step: int, options: OptimiserConfig, spent: float) -> float:
+    """The factor of the learning rate: linear warm-up to one, then half a cosine down to one hundredth.
+
+    The cosine ends with the last step or with the time, whichever comes first by now.
+    """
     if step < options.warm_up:
         return (step + 1) / options.warm_up
-    passed = (step - options.warm_up) / max(1, options.steps - options.warm_up)
+    passed = min(1.0, max((step - options.warm_up) / max(1, options.steps - options.warm_up), spent))
     return 0.01 + 0.99 * (1 + math.cos(math.pi * passed)) / 2
 
 
 def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, config: AnyConfig, report: Report) -> None:
     """Score the averaged weights on validation states, or on training states without any, and keep them if they are the best."""
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
-    held = data.validation if len(data.validation) else data.train
+    states = data.validation if len(data.validation) else data.train
     put(state.network, state.average)
     state.network.eval()
     levels = even_levels(config.noise.lowest, config.noise.highest)
     # every third field: neighbours in time are alike, and validation should not cost more than training
-    table = denoising_table(denoiser, held[::3], levels, seed=config.seed)
+    table = denoising_table(denoiser, states[::3], levels, seed=config.seed)
     put(state.network, current)
     if table.score < state.best_score:
         state.best_score, state.best_step = table.score, state.step
@@ -234,9 +246,9 @@ def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, co
     report(f"step {state.step}: validation {table.score:+.4f} (best {state.best_score:+.4f}), error over Gaussian's {table}")
 
 
-def _finished(state: TrainingState, options: OptimiserConfig) -> bool:
+def _finished(state: TrainingState, options: OptimiserConfig, spent: float) -> bool:
     stale = state.step - state.best_step > options.patience * options.validate_every
-    return stale or state.minutes > options.max_minutes
+    return stale or spent >= 1
 
 
 def _identity(config: AnyConfig) -> dict[str, Any]:
@@ -245,21 +257,3 @@ def _identity(config: AnyConfig) -> dict[str, Any]:
     for key in FREE_TO_CHANGE:
         record["optimiser"].pop(key)
     return record
-
-
-class _Clock:
-    """Minutes of training, those before an interruption included; reports progress every thirty seconds."""
-
-    def __init__(self, minutes: float, report: Report, every: float = 30.0):
-        self.begun, self.report, self.every = time.monotonic() - 60 * minutes, report, every
-        self.spoken, self.losses = time.monotonic(), [0.0, 0.0]
-
-    def tick(self, step: int, steps: int, loss: float) -> float:
-        now = time.monotonic()
-        minutes = (now - self.begun) / 60
-        self.losses = [self.losses[0] + loss, self.losses[1] + 1]
-        if now - self.spoken > self.every:
-            rate = self.losses[1] / (now - self.spoken)
-            self.report(f"step {step}/{steps}  loss {self.losses[0] / self.losses[1]:.4f}  {rate:.2f} steps/s  {minutes:.1f} min")
-            self.spoken, self.losses = now, [0.0, 0.0]
-        return minutes

@@ -51,11 +51,14 @@ class ConformerData:
     files: tuple[str, ...]
 
 
-def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never) -> Path:
+def train_conformers(
+    config: ConformerTrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never, afterwards: int = 0
+) -> Path:
     """Train a model of conformers and write it to the folder `config.output`; trajectories are found from `root`.
 
     An interrupted run continues from the checkpoints beside its output. `stop` is called after every step and returns
-    whether, and why, to stop. Raises ValueError for data or settings that cannot be used, StopRequested after a stop.
+    whether, and why, to stop. The time limit leaves room for `afterwards` rows of the network after training. Raises
+    ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
     data = read_conformers(config.data, root, seed=config.seed)
     left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
@@ -70,7 +73,8 @@ def train_conformers(config: ConformerTrainConfig, *, root: Path = Path(), repor
     output, state = Path(config.output), None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
-        state = fit_network(denoiser, data, config, output.with_name(f".{output.name}.training"), report, stop)
+        checkpoints = output.with_name(f".{output.name}.training")
+        state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards)
     return publish_conformers(output, config, data, denoiser, state)
 
 

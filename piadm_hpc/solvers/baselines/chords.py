@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...comm.communicator import Communicator
-from ...theory.grid import Block, Partition
-from ..options import Options
-from ..prediction import Predictor
-from ..problem import Problem
-from ..solution import BlockSolution, Interrupted, ShouldStop
+from ...theory.grid import Partition
+from ..solution import BlockSolution, Interrupted
 from .parareal import state_change
 from .settings import STARTS
-from .stepping import step_together
+from .stepping import BlockStepper, step_together
 
 
-class Chords:
+@dataclass
+class Chords(BlockStepper):
     """Advances several states (cores) of every sample through a block at once; each calls the network once a round.
 
     Core k jumps to its first point from the start of core k-1, one round after it. Whenever core k-1 reaches the point p
@@ -28,15 +26,8 @@ class Chords:
     core is the chain step by step. The cores are divided among the ranks, and one sum a round gives every rank all states.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        block: Block,
-        predictor: Predictor,
-        options: Options,
-        comm: Communicator,
-        should_stop: ShouldStop | None,
-    ):
+    def __post_init__(self) -> None:
+        options, block, comm = self.options, self.block, self.comm
         if options.tol is None or options.sweeps is not None:
             raise ValueError("chords: the iteration ends when two cores agree; give a tolerance, and no number of sweeps")
         if options.parts not in (None, *STARTS):
@@ -49,16 +40,10 @@ class Chords:
                 self.starts.append(block.start + mark)
         if len(self.starts) < comm.size:
             raise ValueError(f"chords: {len(self.starts)} cores for {comm.size} time ranks; use fewer ranks or more cores")
-        self.problem, self.block, self.predictor, self.options, self.comm = problem, block, predictor, options, comm
-        self.should_stop = should_stop
         own = Partition(len(self.starts), comm.size).slice(comm.rank)
         self.own = range(own.start, own.stop)
 
     def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
-        """Solve the block from coordinates `first` [samples, c, n]; collective.
-
-        Raises ScoreError on every rank when the score fails on any, and Interrupted when `should_stop` ends the work.
-        """
         cores, block = len(self.starts), self.block
         index, names, result = torch.arange(len(samples)), list(samples), BlockSolution.unsolved(first, len(samples))
         z = first.repeat(cores, 1, 1, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from .chords import Chords
 from .newton import Newton
 from .paradigms import ParaDiGMS
 from .parareal import Parareal
+from .stepping import BlockStepper
 
 SWEEPING = {"paradigms": ParaDiGMS, "anderson": Anderson, "newton": Newton}
-BASELINES = (*SWEEPING, "parareal", "chords")
+STEPPING: dict[str, Callable[..., BlockStepper]] = {"parareal": Parareal, "chords": Chords}
+BASELINES = (*SWEEPING, *STEPPING)
 
 
 @torch.no_grad()
@@ -41,9 +43,7 @@ def solve_with(
     if options.solver in SWEEPING:
         return SWEEPING[options.solver](problem, block, first, samples, options, comm, should_stop=should_stop).run()
     predictor = Predictor(problem, _coarse_part(problem, options))
-    if options.solver == "parareal":
-        return Parareal(problem, block, predictor, options, comm, should_stop).solve(first, samples)
-    return Chords(problem, block, predictor, options, comm, should_stop).solve(first, samples)
+    return STEPPING[options.solver](problem, block, predictor, options, comm, should_stop).solve(first, samples)
 
 
 def _coarse_part(problem: Problem, options: Options) -> LinearPart:

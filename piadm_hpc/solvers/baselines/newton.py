@@ -72,7 +72,8 @@ class Newton(PicardSolver):
         signs = torch.stack([self._signs(int(j), z) for j in self.rows.points])[local]
         step = STEP * self._deviation(numbers).to(z)[:, None]
         shifted = problem.basis.synthesise(z + (step * signs)[:, None])
-        score = problem.basis.analyse(problem.evaluator(problem.evaluator.project(shifted), points.times[numbers]))
+        ids = [self.samples[i] for i in self.flight.index[slot].tolist()]
+        score = problem.basis.analyse(problem.evaluator(problem.evaluator.project(shifted), points.times[numbers], ids))
         slope = signs * (score - points.scores[local, slot])[:, 0] / step
         floor = -1 / self._deviation(numbers).to(z)[:, None] ** 2
         return torch.minimum(torch.maximum(slope, floor), torch.zeros_like(slope))

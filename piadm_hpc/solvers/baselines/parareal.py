@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...comm.communicator import Communicator
-from ...theory.grid import Block, Partition
+from ...theory.grid import Partition
 from ..options import Options
-from ..prediction import Predictor
 from ..problem import Problem
 from ..sequential import run_steps
-from ..solution import BlockSolution, Interrupted, ShouldStop, Status
-from .stepping import scores_together, step_together
+from ..solution import BlockSolution, Interrupted, Status
+from .stepping import BlockStepper, scores_together, step_together
 
 
-class Parareal:
+@dataclass
+class Parareal(BlockStepper):
     """Iterates x[i+1] <- F(x[i]) + G(x_new[i]) - G(x[i]) over the parts of a block; F is the chain step by step, G is coarse.
 
     G is one step over the whole part that keeps the denoised estimate of one network call constant (DDIM, as published). With
@@ -28,21 +28,13 @@ class Parareal:
     rounds.
     """
 
-    def __init__(
-        self,
-        problem: Problem,
-        block: Block,
-        predictor: Predictor,
-        options: Options,
-        comm: Communicator,
-        should_stop: ShouldStop | None,
-    ):
+    def __post_init__(self) -> None:
+        block, options, comm = self.block, self.options, self.comm
         count = min(len(block), options.parts or round(math.sqrt(len(block))))
         if count < comm.size:
             raise ValueError(f"parareal: {count} parts of a block for {comm.size} time ranks; use fewer ranks or more parts")
         cut = Partition(len(block), count)
         self.edges = [block.start + cut.start(part) for part in range(count + 1)]
-        self.problem, self.predictor, self.options, self.comm, self.should_stop = problem, predictor, options, comm, should_stop
         own = Partition(count, comm.size).slice(comm.rank)
         self.own = range(own.start, own.stop)
 
@@ -51,10 +43,6 @@ class Parareal:
         return len(self.edges) - 1
 
     def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
-        """Solve the block from coordinates `first` [samples, c, n]; collective.
-
-        Raises ScoreError on every rank when the score fails on any, and Interrupted when `should_stop` ends the work.
-        """
         self.names, self.index = list(samples), torch.arange(len(samples))
         self.result = BlockSolution.unsolved(first, len(samples))
         starts, jumps = self._coarse_path(first)

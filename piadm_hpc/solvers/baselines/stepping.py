@@ -1,13 +1,39 @@
-"""Steps of the chain from several points at once, with all their scores in one batch."""
+"""Steps of the chain from several points at once, with all their scores in one batch; for parareal and CHORDS."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...comm.communicator import Communicator
+from ...theory.grid import Block
+from ..options import Options
+from ..prediction import Predictor
 from ..problem import Problem
+from ..solution import BlockSolution, ShouldStop
+
+
+@dataclass
+class BlockStepper(ABC):
+    """Solves a block by steps from several points at once; the cheap steps in between are those of `predictor`."""
+
+    problem: Problem
+    block: Block
+    predictor: Predictor
+    options: Options
+    comm: Communicator
+    should_stop: ShouldStop | None
+
+    @abstractmethod
+    def solve(self, first: Tensor, samples: Sequence[int]) -> BlockSolution:
+        """Solve the block from coordinates `first` [samples, c, n]; collective.
+
+        Raises ScoreError on every rank when the score fails on any, and Interrupted when `should_stop` ends the work.
+        """
 
 
 def scores_together(problem: Problem, points: Sequence[int], z: Tensor, samples: Sequence[int]) -> Tensor:
@@ -15,8 +41,9 @@ def scores_together(problem: Problem, points: Sequence[int], z: Tensor, samples:
     evaluator = problem.evaluator
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)[list(points)].repeat_interleave(len(samples))
     x = torch.cat([problem.read(j, states) for j, states in zip(points, z, strict=True)])
-    score = evaluator(x, times)
-    evaluator.check(score, times, [*samples] * len(points))
+    ids = [*samples] * len(points)
+    score = evaluator(x, times, ids)
+    evaluator.check(score, times, ids)
     scores = problem.basis.analyse(score)
     return scores.reshape(len(points), len(samples), *scores.shape[1:])
 

@@ -1,0 +1,149 @@
+"""`piadm weigh`: importance weights of a run's samples towards a Boltzmann distribution, stored beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ...models.card import load_model
+from ...models.model import Model
+from ...schema.layout import Coordinate
+from ...schema.topology import Topology
+from ...store.arrays import read_arrays, write_arrays
+from ...store.reading import open_run
+from ..pages import number
+from ..report.report import run_model, stored_config
+from ..report.tables import table
+from .energies import FORCE_FIELD, TEMPERATURE, energy_of
+from .frames import log_turns
+from .importance import Importance, bootstrap, normalised, resampled
+
+WEIGHTS = "weights.h5"
+
+
+def weigh(
+    run: str | os.PathLike[str],
+    *,
+    energy: str,
+    temperature: float = TEMPERATURE,
+    force_field: Sequence[str] = FORCE_FIELD,
+    resample: int | None = None,
+    smooth: bool = False,
+    allow_code: bool = False,
+) -> str:
+    """Weigh the samples of a run, write weights.h5 into its folder, and return the table to print.
+
+    log w = -U/kT - log q, less half the variance that random probes leave in log q, plus the volume of turned copies for
+    superposed conformers. `energy` is "openmm", "lennard-jones" or "module:callable"; `temperature` in K and `force_field` are
+    for OpenMM. `resample` also stores how often each sample occurs among so many equally weighted ones. `smooth` stores weights
+    whose tail is smoothed (PSIS), which biases averages a little. Raises ValueError for a run without log-densities.
+    """
+    folder = Path(run)
+    if resample is not None and resample < 1:
+        raise ValueError(f"--resample {resample}: give a number of samples, at least 1")
+    if not temperature > 0:
+        raise ValueError(f"--temperature {temperature}: give a temperature above zero, in K")
+    with open_run(folder) as dataset:
+        if "log_density" not in dataset:
+            raise ValueError(f"{folder}: its samples have no log_density; draw them with `piadm sample --density`")
+        ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
+        model = load_model(run_model(folder, stored_config(folder, dataset)), allow_code=allow_code)
+        reduced = _energies(dataset, model, energy, temperature, force_field)
+        logs = _log_weights(dataset, model, reduced)
+        not_converged = int((dataset["converged"].values == 0).sum())
+    found = Importance.of(logs)
+    stored = found.smoothed if smooth else found.log_weight
+    columns = {"reduced_energy": reduced, "log_weight": stored}
+    if resample is not None:
+        columns["copies"] = resampled(stored, resample)
+    target = folder if folder.is_dir() else folder.parent
+    attributes = {
+        "energy": energy,
+        "effective_share": f"{found.effective:.6g}",
+        "pareto_shape": f"{found.shape:.6g}",
+        "log_mean_weight": f"{found.log_mean:.9g}",
+        "smoothed": str(int(smooth)),
+    }
+    _write(target / WEIGHTS, ids, columns, attributes)
+    return "\n".join([*_lines(found, stored, reduced, not_converged), f"weights: {target / WEIGHTS}"])
+
+
+def stored_weights(folder: Path, ids: np.ndarray) -> tuple[np.ndarray, dict[str, str]] | None:
+    """Return the log-weights of the samples `ids` from a run's folder with the attributes of their file; None without a file.
+
+    Raises ValueError for a file that was written for other samples.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        return None
+    arrays, attributes = read_arrays(path)
+    if "log_weight" not in arrays or not np.array_equal(arrays["sample"].values, ids):
+        raise ValueError(f"{path}: does not hold the weights of these samples; run `piadm weigh` again, or delete the file")
+    return arrays["log_weight"].values, attributes
+
+
+def _energies(dataset: xr.Dataset, model: Model, name: str, temperature: float, force_field: Sequence[str]) -> np.ndarray:
+    """Return the reduced energies [n] of the samples; ValueError for a function that returns something else."""
+    names = str(dataset.attrs["variables"]).split()
+    fields = {variable: dataset[variable].values for variable in names}
+    given: Any = fields[names[0]].astype(np.float64) if len(names) == 1 else fields
+    topology: Topology | None = model.layout.topology
+    energy = energy_of(name, topology, temperature=temperature, force_field=force_field)
+    found = np.asarray(energy(given), dtype=np.float64)
+    if found.shape != (len(fields[names[0]]),):
+        raise ValueError(f"--energy {name}: returned {found.shape} for {len(fields[names[0]])} samples; return one U/kT for each")
+    return found
+
+
+def _log_weights(dataset: xr.Dataset, model: Model, reduced: np.ndarray) -> np.ndarray:
+    """Return the raw log-weights [n]; a sample whose energy is infinite or not a number has -inf."""
+    logs = -reduced - dataset["log_density"].values - dataset["log_density_variance"].values / 2
+    if model.constraint is not None and model.constraint.shape[1] > 3:
+        centre = np.asarray(model.normalisation.mean[0])  # type: ignore[union-attr]
+        logs = logs + log_turns(dataset["coordinates"].values, centre)
+    return np.where(np.isfinite(reduced), logs, -np.inf)
+
+
+def _write(path: Path, ids: np.ndarray, columns: dict[str, np.ndarray], attributes: dict[str, str]) -> None:
+    names = {
+        "reduced_energy": "energy of the sample in kT",
+        "log_weight": "logarithm of the importance weight of the sample, up to a constant",
+        "copies": "how often the sample occurs among equally weighted ones",
+    }
+    arrays = {"sample": Coordinate(("sample",), ids, {"long_name": "number of the sample", "units": "1"})}
+    arrays |= {
+        name: Coordinate(("sample",), values, {"long_name": names[name], "units": "1"}) for name, values in columns.items()
+    }
+    write_arrays(path, arrays, {"title": "importance weights", **attributes})
+
+
+def _lines(found: Importance, stored: np.ndarray, reduced: np.ndarray, not_converged: int) -> list[str]:
+    """The table of diagnostics and of the mean energy without and with weights, and the warnings."""
+    usable = np.isfinite(reduced)
+    logs, values = stored[usable], reduced[usable]
+    error = bootstrap(lambda times: _mean(values, logs, times), len(values))
+    plain = values.std() / len(values) ** 0.5
+    rows = [
+        ["samples", str(len(reduced)), ""],
+        ["of these excluded by the target", str(int((~np.isfinite(found.log_weight)).sum())), ""],
+        ["effective share of the samples", number(found.effective), ""],
+        ["k-hat of the tail of the weights", number(found.shape), ""],
+        ["standard deviation of log-weights", number(float(np.std(logs[np.isfinite(logs)]))), ""],
+        ["log of the mean weight", number(found.log_mean), ""],
+        ["mean energy [kT], as drawn", number(float(values.mean())), number(float(plain))],
+        ["mean energy [kT], weighted", number(float(_mean(values, logs, np.ones(len(values))))), number(float(error))],
+    ]
+    notes = [f"warning: {text}" for text in found.warnings]
+    if not_converged:
+        notes.append(f"warning: {not_converged} samples did not converge by themselves; their densities carry larger errors")
+    return [*table(("", "value", "+-"), rows), *notes]
+
+
+def _mean(values: np.ndarray, logs: np.ndarray, times: np.ndarray) -> np.ndarray:
+    weight = normalised(logs) * times
+    return np.asarray((weight * values).sum() / weight.sum())

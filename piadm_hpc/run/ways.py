@@ -1,0 +1,200 @@
+"""The ways in which a run can draw its samples, and the wall time that each is predicted to take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from ..comm.timing import Network
+from ..solvers.sampler import Sampler
+from .arrange import NARROWEST, memory_of_host
+from .build import ROWS
+from .calls import CallTimes
+from .effort import Effort, expected_effort, expected_sweeps
+from .footprint import bytes_per_sweep, solver_of
+from .resolve import ResolvedRun, count_time_ranks
+
+CAP = 3.0  # sweeps and the steps that take over from them end within this many times what steps alone take
+BESIDE = 1.1  # a sweep costs about a tenth more than its calls
+STORING = 0.02  # seconds in which a batch is compressed, written and renamed
+LONGEST = 60.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
+NEAR = 1.02  # predicted time, relative to the shortest, at which a batch is large enough
+HELD = 1 / 4  # share of a rank's memory that the solver's arrays may take
+
+
+@dataclass(frozen=True)
+class Way:
+    """Steps or sweeps, the points that are open to a sweep (None: all), and the ranks that share a sample."""
+
+    kind: Literal["sequential", "picard"]
+    window: int | None
+    time_ranks: int
+
+    def __str__(self) -> str:
+        if self.kind == "sequential":
+            return "step by step"
+        return "sweeps" if self.window is None else f"sweeps in a window of {self.window}"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A way with its batch of samples, and the seconds that a run is predicted to take."""
+
+    way: Way
+    batch: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The ways that are open to a run on `ranks` ranks."""
+
+    resolved: ResolvedRun
+    ranks: int
+    network: Network
+
+    def fastest(self, times: CallTimes) -> Predicted:
+        """The way that is predicted to be the fastest."""
+        return min((self._batched(way, times) for way in self.all), key=lambda found: found.seconds)
+
+    def alternative(self, times: CallTimes, way: Way) -> Predicted | None:
+        """The fastest in sweeps where `way` is step by step, and the reverse; None where there is none."""
+        others = [other for other in self.all if other.kind != way.kind]
+        return min((self._batched(other, times) for other in others), key=lambda found: found.seconds, default=None)
+
+    def rows_of_a_call(self, times: CallTimes) -> int:
+        """The most rows of a call: as given, else as many as pay."""
+        given = self.resolved.config.compute.model_batch
+        return times.best_rows if given == "auto" else int(given)
+
+    def most_sweeps(self, chosen: Predicted, times: CallTimes) -> int | None:
+        """The most sweeps after which steps can still end within CAP times what steps alone take; None without steps."""
+        way, steps = chosen.way, self.resolved.scheme.num_steps
+        if way.kind == "sequential" or self.resolved.scheme.sequential_rounds is None:
+            return None
+        alone = self._batched(Way("sequential", None, 1), times)
+        budget = CAP * self._rounds_of(alone, steps, times)
+        spent = 0.0
+        for sweeps in range(steps):
+            open_points = min(way.window or steps, steps - sweeps)
+            spent += self._rounds_of(chosen, 1, times, rows=-(-open_points // way.time_ranks))
+            left = self._rounds_of(chosen, steps - sweeps - 1, times, rows=max(1 / way.time_ranks, 1 / chosen.batch))
+            if spent + left > budget:
+                return max(1, sweeps)
+        return steps
+
+    @property
+    def rows_are_few(self) -> bool:
+        """Whether a single call holds whatever a rank evaluates at once, or the rows of a call are given."""
+        return self.resolved.config.compute.model_batch != "auto" or self.most_rows <= ROWS
+
+    @cached_property
+    def most_rows(self) -> int:
+        """The most rows that a rank evaluates at once, in any way and batch."""
+        return max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all)
+
+    @cached_property
+    def all(self) -> list[Way]:
+        """Every way that the configuration allows, steps first."""
+        config, given = self.resolved.config, count_time_ranks(self.resolved.config, self.ranks)
+        if not config.solver.free:
+            return [Way("sequential" if config.solver.kind == "sequential" else "picard", config.solver.window, given)]
+        shortest = min(self.resolved.sampler.step_counts)
+        shared = [n for n in range(1, self.ranks + 1) if self.ranks % n == 0 and n <= shortest]
+        shared = shared if config.compute.time_ranks == "auto" else [given]
+        steps = self.resolved.scheme.sequential_rounds is not None and 1 in shared
+        sweeps = [Way("picard", window, n) for n in shared for window in (None, *self._windows(n))]
+        return [Way("sequential", None, 1)] * steps + sweeps
+
+    @cached_property
+    def _efforts(self) -> dict[Way, Effort]:
+        """The network calls that a sample is expected to take."""
+        samplers = {way: self._sampler(way) for way in self.all}
+        return {way: expected_effort(one, expected_sweeps(one), way.time_ranks) for way, one in samplers.items()}
+
+    def _sampler(self, way: Way) -> Sampler:
+        """The sampler of one way; options that are given stay as they are."""
+        sampler = self.resolved.sampler
+        if not self.resolved.config.solver.free:
+            return sampler
+        return replace(sampler, options=replace(sampler.options, solver=way.kind, window=way.window))
+
+    def _windows(self, time_ranks: int) -> Iterator[int]:
+        """Windows that the chain can have, if it can; their points are shared evenly by the time ranks."""
+        chain = self.resolved.scheme
+        if chain.sequential_rounds is None or not chain.knows_levels or len(chain.edges) > 2:
+            return
+        if self.resolved.sampler.options.corrector is not None:
+            return
+        width = time_ranks * -(-NARROWEST // time_ranks)
+        while 2 * width <= chain.num_steps:
+            yield width
+            width *= 2
+
+    def _batches(self, time_ranks: int) -> list[int]:
+        """Numbers of samples that may be solved together, rising: powers of two as far as samples and memory go."""
+        config, sampler = self.resolved.config, self.resolved.sampler
+        share = -(-len(config.ids) // (self.ranks // time_ranks))
+        if config.output.batch != "auto":
+            return [min(int(config.output.batch), share)]
+        solver, points = solver_of(sampler), -(-max(sampler.step_counts) // time_ranks)
+        sizes = [*(2**k for k in range(share.bit_length()) if 2**k < share), share]
+
+        def held(n: int) -> int:
+            return solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
+
+        return [n for n in sizes if n == 1 or held(n) <= self._room]
+
+    @cached_property
+    def _room(self) -> float:
+        """Bytes that the solver's arrays may take: a share of the rank's GPU, or of what this host has for it."""
+        device = self.resolved.sampler.device
+        return HELD * (torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else memory_of_host(self.ranks))
+
+    def _batched(self, way: Way, times: CallTimes) -> Predicted:
+        """One way, with the smallest batch that is about as fast as any."""
+        found = [Predicted(way, batch, self._seconds(way, batch, times)) for batch in self._batches(way.time_ranks)]
+        groups, samples = self.ranks // way.time_ranks, len(self.resolved.config.ids)
+        short = [one for one in found if one.seconds * one.batch * groups <= LONGEST * samples] or found[:1]
+        least = min(one.seconds for one in short)
+        return next(one for one in short if one.seconds <= NEAR * least)
+
+    def _seconds(self, way: Way, batch: int, times: CallTimes) -> float:
+        """The wall time of the group of ranks that has most samples."""
+        effort, known = self._efforts[way], Predicted(way, batch, 0.0)
+        calls = self._rounds_of(known, effort.rounds, times, rows=self._rows(way))
+        calls *= BESIDE if way.kind == "picard" else 1.0
+        number = -(-self._share(way) // batch)
+        return calls + number * (self._messages(effort, way.time_ranks, batch) + STORING)
+
+    def _rounds_of(self, known: Predicted, rounds: int, times: CallTimes, rows: float = 1.0) -> float:
+        """Seconds of `rounds` rounds of all samples of a group, batch after batch, with `rows` rows of each sample on a rank."""
+        way, most = known.way, self.rows_of_a_call(times)
+        whole, rest = divmod(self._share(way), known.batch)
+        seconds = whole * times.of(known.batch * rows, most) + times.of(rest * rows, most)
+        return rounds * seconds * self._slowed(way, times)
+
+    def _slowed(self, way: Way, times: CallTimes) -> float:
+        """The time of a call, relative to that on a processor of its own; ranks without samples leave theirs to others."""
+        busy = way.time_ranks * min(self.ranks // way.time_ranks, len(self.resolved.config.ids))
+        return 1.0 if self.ranks == 1 else 1 + (times.crowding - 1) * (busy - 1) / (self.ranks - 1)
+
+    def _share(self, way: Way) -> int:
+        """Samples of the group that has most."""
+        return -(-len(self.resolved.config.ids) // (self.ranks // way.time_ranks))
+
+    def _rows(self, way: Way) -> float:
+        """Rows of a sample that the busiest rank evaluates at once, a mean over rounds."""
+        return self._efforts[way].busiest / self._efforts[way].rounds
+
+    def _messages(self, effort: Effort, time_ranks: int, batch: int) -> float:
+        """Seconds that a rank waits for messages while it solves a batch."""
+        if time_ranks == 1:
+            return 0.0
+        stages = math.ceil(math.log2(time_ranks))
+        return effort.rounds * self.network.scan(time_ranks, bytes_per_sweep(self.resolved.sampler, batch, time_ranks) // stages)

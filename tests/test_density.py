@@ -1,0 +1,228 @@
+"""Log-determinants and densities of a collocated flow against closed forms, finite differences and themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from problems import F64, drawn, mixture, solve
+from torch import Tensor
+
+from piadm_hpc.gaussian.density import degrees_within, log_density
+from piadm_hpc.gaussian.masked import MaskedEOF
+from piadm_hpc.gaussian.reference import GaussianReference, from_fields
+from piadm_hpc.models.analytic import GaussianMixture, target_a, target_b, target_c
+from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.errors import ScoreError
+from piadm_hpc.solvers.solve import Solution
+from piadm_hpc.theory.bases import EOF, Fourier, Identity, Pixelwise, SphericalHarmonics
+from piadm_hpc.theory.noise import Noise
+from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
+
+HORIZON, DELTA = 8.0, 1e-3
+
+
+def flow_of(target: GaussianMixture, points: int, process: Process | None = None) -> Collocation:
+    return Collocation(process or OU(), target.reference(), HORIZON, DELTA, points)
+
+
+def exact(target: GaussianMixture, made: Collocation, x0: Tensor, found: Solution) -> Tensor:
+    """The log-determinant of the exact flow from the closed-form densities at both ends of it."""
+    first, last = (t.expand(len(x0)) for t in made.t[[0, -1]])
+    return target.log_density(x0, first) - target.log_density(found.x, last)
+
+
+@pytest.mark.parametrize("process", [OU(), VP(), EDM(), Flow()], ids=lambda p: type(p).__name__)
+def test_a_gaussian_has_its_closed_form(process: Process):
+    spectrum = torch.tensor([1e-3, 0.2, 1.0, 30.0], dtype=F64)
+    reference = GaussianReference(torch.arange(4, dtype=F64), Pixelwise((4,)), spectrum)
+    made = Collocation(process, reference, 6.0, 1e-2, 8)
+    x0 = drawn(made, reference, range(3), 3)
+    found = solve(made, lambda x, t: reference.score(process, x, t), x0, tol=1e-9, traces="exact")
+    assert found.log_det is not None
+    ends = [
+        torch.distributions.MultivariateNormal(
+            process.alpha(t) * reference.mean, torch.diag(process.alpha(t) ** 2 * spectrum + process.sigma(t) ** 2)
+        )
+        for t in made.t[[0, -1]]
+    ]
+    truth = ends[0].log_prob(x0) - ends[1].log_prob(found.x)
+    assert torch.allclose(found.log_det.value, truth, atol=1e-9, rtol=0)
+    own = log_density(reference, process, found.x, made.t[-1])
+    assert torch.allclose(own, ends[1].log_prob(found.x), atol=1e-9, rtol=0)
+    assert float(found.log_det.error.max()) < 1e-9 and bool((found.log_det.variance == 0).all())
+
+
+@pytest.mark.parametrize(
+    ("make", "points", "sweeps", "most"), [(target_a, 24, 6, 0.02), (target_b, 24, 6, 0.02), (target_c, 24, 6, 0.02)]
+)
+def test_few_rounds_give_the_density_of_exact_targets(make, points: int, sweeps: int, most: float):
+    target = make(OU(), 64)
+    made = flow_of(target, points)
+    x0 = drawn(made, target.reference(), range(20), 0)
+    found = solve(made, target.score, x0, tol=None, sweeps=sweeps, traces="exact")
+    assert found.log_det is not None and found.rounds.tolist() == [sweeps + 1] * 20
+    assert found.calls.tolist() == [points * (sweeps + 1)] * 20
+    error = found.log_det.value - exact(target, made, x0, found)
+    assert float(error.square().mean().sqrt()) <= most
+
+
+@pytest.mark.parametrize("make", [target_a, target_b, target_c])
+@pytest.mark.parametrize("traces", ["exact", 8])
+def test_the_error_bar_covers_the_truth(make, traces: str | int):
+    target = make(OU(), 32)
+    made = flow_of(target, 16)
+    x0 = drawn(made, target.reference(), range(100), 1)
+    found = solve(made, target.score, x0, tol=1e-2, traces=traces, noise=Noise(5, 32))
+    assert found.log_det is not None
+    error = (found.log_det.value - exact(target, made, x0, found)).abs()
+    assert int((error <= found.log_det.error).sum()) >= 95
+
+
+def test_pieces_add_up():
+    """A flow of few points, cut into pieces, has the log-determinant of many points in one piece."""
+    target = mixture(OU())
+    few, many = flow_of(target, 6), flow_of(target, 40)
+    x0 = drawn(many, target.reference(), range(4), 2)
+    cut = solve(few, target.score, x0, tol=1e-3, traces="exact")
+    whole = solve(many, target.score, x0, tol=1e-7, traces="exact")
+    assert cut.log_det is not None and whole.log_det is not None
+    assert bool((cut.calls > 6 * cut.rounds).all())  # the traces cover more nodes than one piece has
+    error = (cut.log_det.value - whole.log_det.value).abs()
+    assert bool((error <= cut.log_det.error + whole.log_det.error).all()) and float(error.max()) < 0.1
+
+
+def test_it_is_the_determinant_of_the_map_that_was_computed():
+    """Against the determinant of the Jacobian by central differences, with a projection to a subspace."""
+    target = mixture(OU(), 5)
+    kept = torch.tensor([1.0, 1, 0, 1, 1], dtype=F64)
+    made = flow_of(target, 32)
+    x0 = drawn(made, target.reference(), range(1), 4) * kept
+    step = 1e-4
+    moved = torch.cat([x0 + sign * step * torch.eye(5, dtype=F64)[kept > 0] for sign in (1, -1)])
+    settings = {"tol": 1e-9, "project": lambda x: x * kept.to(x)}
+    ends = solve(made, target.score, moved, **settings).x
+    jacobian = ((ends[:4] - ends[4:]) / (2 * step))[:, kept > 0]
+    found = solve(made, target.score, x0, traces="exact", **settings)
+    assert found.log_det is not None
+    assert float(found.log_det.value[0]) == pytest.approx(float(torch.linalg.slogdet(jacobian)[1]), abs=1e-5)
+
+
+def bases() -> list[tuple[str, GaussianReference]]:
+    """References in every kind of basis, of fields 6 x 8."""
+    generator = torch.Generator().manual_seed(0)
+    fields = torch.randn(40, 6, 8, dtype=F64, generator=generator)
+    modes = torch.linalg.qr(torch.randn(48, 5, dtype=F64, generator=generator))[0]
+    valid = torch.ones(48, dtype=torch.bool)
+    valid[:9] = False
+    dry = torch.linalg.qr(torch.where(valid[:, None], modes, 0))[0]
+    made = {
+        "identity": Identity((6, 8)),
+        "pixelwise": Pixelwise((6, 8)),
+        "eof": EOF(modes, (6, 8)),
+        "masked": MaskedEOF(dry, (6, 8), valid),
+        "fourier": Fourier((6, 8)),
+        "sphere": SphericalHarmonics(6, 8, 3),
+    }
+    return [(name, from_fields(fields, basis)) for name, basis in made.items()]
+
+
+@pytest.mark.parametrize(("name", "reference"), bases(), ids=[name for name, _ in bases()])
+def test_probes_are_exact_on_the_gaussian_and_unbiased_elsewhere(name: str, reference: GaussianReference):
+    """In every basis: no variance where the score is the reference's own; elsewhere the mean of many is the exact trace."""
+    valid = reference.basis.valid if isinstance(reference.basis, MaskedEOF) else torch.ones(48, dtype=torch.bool)
+    kept = valid.to(F64).reshape(6, 8)
+    made = Collocation(OU(), reference, 6.0, 1e-2, 6)
+    generator = torch.Generator().manual_seed(1)
+    bend = 0.3 * torch.randn(48, 48, dtype=F64, generator=generator) / 48**0.5
+
+    def score(x: Tensor, t: Tensor, size: float) -> Tensor:
+        flat = x.reshape(len(x), -1)
+        more = size * torch.tanh(flat @ bend) * torch.exp(-t)[:, None]
+        return reference.score(OU(), x, t) + more.reshape(x.shape)
+
+    x0 = (drawn(made, reference, range(2), 0).reshape(2, 6, 8)) * kept
+    settings = {"tol": None, "sweeps": 4, "noise": Noise(1, 48), "project": lambda x: x * kept.to(x)}
+    for size, probes in ((0.0, 2), (1.0, 400)):
+        two = [solve(made, lambda x, t: score(x, t, size), x0, traces=traces, **settings).log_det for traces in ("exact", probes)]  # noqa: B023
+        assert two[0] is not None and two[1] is not None
+        gap, deviation = (two[1].value - two[0].value).abs(), torch.sqrt(two[1].variance)
+        assert bool((gap <= 4 * deviation + 1e-9).all())
+        assert (float(deviation.max()) < 1e-9) == (size == 0)
+
+
+def test_weights_from_probes_are_unbiased_once_half_the_variance_is_subtracted():
+    """exp(log q exact - log q from probes) has mean one over many draws of a small target only after the correction."""
+    target = target_c(OU(), 64)
+    made = flow_of(target, 12)
+    x0 = drawn(made, target.reference(), range(300), 0)
+    settings = {"tol": None, "sweeps": 3, "noise": Noise(3, 64)}
+    exactly, probed = (solve(made, target.score, x0, traces=traces, **settings).log_det for traces in ("exact", 2))
+    assert exactly is not None and probed is not None
+    logs = probed.value - exactly.value
+    corrected = torch.exp(logs - probed.variance / 2)
+    error = float(corrected.std()) / 300**0.5
+    assert abs(float(corrected.mean()) - 1) < 4 * error
+    assert float(torch.exp(logs).mean()) - 1 > 4 * error
+
+
+def test_batches_and_slots_do_not_change_a_density():
+    target = target_c(OU(), 16)
+    made = flow_of(target, 12)
+    x0 = drawn(made, target.reference(), range(7), 0)
+    for traces in ("exact", 3):
+        settings = {"tol": 1e-3, "traces": traces, "noise": Noise(2, 16)}
+        whole = solve(made, target.score, x0, **settings)
+        few = solve(made, target.score, x0, in_flight=2, model_batch=5, **settings)
+        order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
+        mixed = solve(made, target.score, x0[order], samples=order.tolist(), **settings)
+        for other, rows in ((few, torch.arange(7)), (mixed, order)):
+            for name in ("value", "error", "variance"):
+                assert torch.allclose(getattr(other.log_det, name), getattr(whole.log_det, name)[rows], rtol=1e-9, atol=1e-9)
+
+
+def test_there_and_back_again():
+    """Data encoded as first states and decoded again come back, and both ways have one log-determinant."""
+    target = target_c(OU(), 16)
+    made = flow_of(target, 24)
+    data = target.sample(8, torch.Generator().manual_seed(0))
+    there = solve(made.reversed(), target.score, data, tol=1e-4, traces="exact")
+    back = solve(made, target.score, there.x, tol=1e-4, traces="exact")
+    assert bool(there.converged.all()) and float((back.x - data).square().mean(1).sqrt().max()) < 1e-3
+    assert there.log_det is not None and back.log_det is not None
+    assert torch.allclose(there.log_det.value, -back.log_det.value, atol=1e-2)
+    made_up = log_density(target.reference(), OU(), there.x, made.t[0]) + there.log_det.value
+    truth = target.log_density(data, made.t[-1:].expand(8))
+    assert torch.allclose(made_up, truth, atol=0.05)
+
+
+def test_what_cannot_be_is_refused():
+    target = mixture(OU())
+    made = flow_of(target, 8)
+    x0 = drawn(made, target.reference(), range(1), 0)
+    for traces in (1, True, "many"):
+        with pytest.raises(ValueError, match="a number of probes, at least 2"):
+            solve(made, target.score, x0, traces=traces)
+    with pytest.raises(ValueError, match="drawn from a seed"):
+        solve(made, target.score, x0, traces=4)
+    with pytest.raises(ScoreError, match="no gradient"):
+        solve(made, lambda x, t: target.score(x, t).detach(), x0, traces="exact")
+    mixing = torch.full((12, 12), 1 / 12, dtype=F64)
+    with pytest.raises(ValueError, match="mixes shells"):
+        degrees_within(target.reference().basis, lambda x: x @ mixing.to(x), x0)
+
+
+def test_degrees_of_a_subspace():
+    reference = dict(bases())["masked"]
+    assert isinstance(reference.basis, MaskedEOF)
+    valid = reference.basis.valid
+    kept = degrees_within(reference.basis, lambda x: x * valid.to(x), reference.mean)
+    assert kept.tolist() == [1.0] * 5 + [34.0, 0.0]
+    x = torch.randn(2, 48, dtype=F64, generator=torch.Generator().manual_seed(0))
+    within = log_density(reference, OU(), x, torch.tensor(0.5, dtype=F64), degrees=kept, project=lambda x: x * valid.to(x))
+    variance = reference.variance(OU().alpha(torch.tensor([0.5], dtype=F64)), OU().sigma(torch.tensor([0.5], dtype=F64)))[0]
+    matrix = reference.basis.synthesise(reference.basis.expand(variance) * reference.basis.analyse(torch.eye(48, dtype=F64)))
+    away = (x - math.exp(-0.25) * reference.mean)[:, valid]
+    normal = torch.distributions.MultivariateNormal(torch.zeros(39, dtype=F64), matrix[valid][:, valid])
+    assert torch.allclose(within, normal.log_prob(away), atol=1e-8)
