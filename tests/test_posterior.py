@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -243,7 +244,7 @@ def test_scores_that_are_exact_on_gaussians(kind: str) -> None:
         torch.testing.assert_close(found[row], wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
 
 
-def jacobian(target, x: Tensor, t: Tensor) -> Tensor:
+def jacobian(target: Any, x: Tensor, t: Tensor) -> Tensor:
     """dD/dx of a mixture, [d, d], by differentiation."""
     denoise = denoiser(target.score)
     return torch.func.jacrev(lambda z: denoise(z[None], t[None])[0])(x)

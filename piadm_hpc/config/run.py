@@ -8,6 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
+from .condition import RunCondition
 from .density import DensityConfig
 from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
@@ -123,7 +124,7 @@ class OutputConfig(Record):
 
     Attributes:
         batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
-            more than are made in a minute or have room in a quarter of the memory.
+            more than are made in half a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
         log_interval: seconds between two lines of progress.
     """
@@ -138,7 +139,7 @@ class RunConfig(Record):
 
     Attributes:
         model: name of a shipped model, or a model folder.
-        samples: number of samples; their ids are 0 .. samples-1.
+        samples: number of samples, for each condition where there are several; their ids are 0 .. samples-1.
         seed: the number that all noise is derived from.
         out: folder of the run.
         only: ids of the samples to draw, instead of 0 .. samples-1. A sample with the same id is the same in any run.
@@ -152,6 +153,7 @@ class RunConfig(Record):
     out: PathName = Field("run", min_length=1)
     only: tuple[int, ...] | None = None
     allow_code: bool = False
+    condition: RunCondition = RunCondition()
     chain: ChainConfig = ChainConfig()
     phase: PhaseConfig = PhaseConfig()
     grid: GridConfig = GridConfig()
@@ -229,8 +231,10 @@ class RunConfig(Record):
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Ids of the samples to draw, in increasing order."""
-        return tuple(range(self.samples)) if self.only is None else tuple(sorted(self.only))
+        """Ids of the samples to draw, in increasing order: member m of condition k of K is m K + k."""
+        members = range(self.samples) if self.only is None else sorted(self.only)
+        count = self.condition.count
+        return tuple(member * count + k for member in members for k in range(count))
 
     def replace(self, **changes: Any) -> RunConfig:
         """Return this configuration with some keys changed; sections are given as dictionaries of their changed keys."""

@@ -33,6 +33,7 @@ from ..store.reading import open_run
 from ..store.unfinished import clear_drafts
 from .batches import Batch, Drawn, Run, draw_batches, missing_batches
 from .choose import Choice, choose, solver_of_run
+from .conditions import completed, layout_of
 from .reporting import EventLog, Summary, set_up_logging
 from .resolve import ResolvedRun, resolve
 
@@ -56,6 +57,7 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
     """Draw the samples of a run that are missing; collective. Returns the same summary on every rank."""
+    config = completed(config)
     given = config.compute.time_ranks
     ranks = rank_grid(None if given == "auto" else int(given))
     torch.set_num_threads(threads(config))
@@ -175,7 +177,7 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
         command=command,
     )
     shape: dict[str, Any] = {
-        "layout": model.layout,
+        "layout": layout_of(config, model.layout),
         "samples": config.ids,
         "shard_size": int(config.output.batch),
         "attributes": attributes,

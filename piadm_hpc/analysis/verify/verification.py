@@ -45,7 +45,7 @@ def verify(
     that is incomplete or damaged.
     """
     folder = Path(run)
-    with open_run(folder) as dataset:
+    with open_run(folder, flat=True) as dataset:
         cost = _cost(dataset)
         if "topology" in dataset:
             _only_for("fields", truth=truth, training=training, withheld=withheld)

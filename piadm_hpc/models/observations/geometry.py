@@ -36,8 +36,9 @@ class Geometry:
             return distance
         one, other = first - middle, positions[:, indices[2]] - middle
         # by the arc tangent, whose derivative is finite for stretched angles too
-        across: Tensor = torch.linalg.vector_norm(torch.linalg.cross(one, other), dim=-1)
-        return torch.rad2deg(torch.atan2(across, (one * other).sum(-1)))
+        across = torch.linalg.vector_norm(torch.linalg.cross(one, other), dim=-1)
+        angle: Tensor = torch.rad2deg(torch.atan2(across, (one * other).sum(-1)))
+        return angle
 
 
 def geometry_of(table: ObservationTable, atoms: int) -> tuple[Geometry, np.ndarray, np.ndarray]:
