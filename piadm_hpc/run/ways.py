@@ -12,6 +12,7 @@ import torch
 
 from ..comm.timing import Network
 from ..solvers.sampler import Sampler
+from ..solvers.scheme import BlockSolver
 from .arrange import NARROWEST, memory_of_host
 from .build import ROWS
 from .calls import CallTimes
@@ -147,13 +148,18 @@ class Ways:
         share = -(-len(config.ids) // (self.ranks // time_ranks))
         if config.output.batch != "auto":
             return [min(int(config.output.batch), share)]
-        solver, points = solver_of(sampler), -(-max(sampler.step_counts) // time_ranks)
+        points = -(-max(sampler.step_counts) // time_ranks)
         sizes = [*(2**k for k in range(share.bit_length()) if 2**k < share), share]
 
         def held(n: int) -> int:
-            return solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
+            return self._solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
 
         return [n for n in sizes if n == 1 or held(n) <= self._room]
+
+    @cached_property
+    def _solver(self) -> BlockSolver:
+        """What knows the bytes that a run holds; to build its tables takes longer than to choose."""
+        return solver_of(self.resolved.sampler)
 
     @cached_property
     def _room(self) -> float:
