@@ -75,14 +75,14 @@ def today(folder: Path, count: int = 3, **changes: Any) -> Path:
     return path
 
 
-def test_the_regression_finds_persistence_numbers_and_classes(world):
+def test_the_regression_finds_persistence_numbers_and_classes(world: Any) -> None:
     """Gain 0.8, the forcing's wave and the classes' difference; most of the variance, as the world has it."""
     model = load_model(world / "conditional")
     explained, conditioning = model.card["condition"]["explained"], model.conditioning
     assert explained > 0.8
     base = {"before": np.full((1, 8, 16), 280.0), "forcing": np.zeros(1), "kind": np.zeros(1), "month": np.ones(1)}
 
-    def mean(**changes):
+    def mean(**changes: Any) -> Any:
         return model.normalisation.decode(conditioning.mean(conditioning.encode(base | changes)))["tas"][0]
 
     rest = mean()
@@ -96,7 +96,7 @@ def test_the_regression_finds_persistence_numbers_and_classes(world):
     assert torch.count_nonzero(conditioning.null["maps"]) == torch.count_nonzero(conditioning.null["numbers"]) == 0
 
 
-def test_cross_validated_residuals_are_as_large_as_those_of_new_states():
+def test_cross_validated_residuals_are_as_large_as_those_of_new_states() -> None:
     """Noise that a regression on many numbers would fit: its own residuals are too small, those of the folds are not."""
     generator = torch.Generator().manual_seed(1)
     numbers, x = (torch.randn(96, n, dtype=torch.float64, generator=generator) for n in (20, 30))
@@ -108,7 +108,7 @@ def test_cross_validated_residuals_are_as_large_as_those_of_new_states():
     )
 
 
-def test_encode_and_decode_are_inverse_and_need_the_condition(world):
+def test_encode_and_decode_are_inverse_and_need_the_condition(world: Any) -> None:
     model = load_model(world / "network")
     values = {"before": np.full((2, 8, 16), 281.0), "forcing": np.ones(2), "kind": np.array([0, 1]), "month": np.array([1, 7])}
     c = model.conditioning.encode(values)
@@ -124,7 +124,7 @@ def test_encode_and_decode_are_inverse_and_need_the_condition(world):
     assert torch.allclose(guided(model.score, model.conditioning.null, 3.0)(x, t, c), expected, atol=1e-5)
 
 
-def test_samples_have_the_mean_and_covariance_of_the_conditional_gaussian(world, tmp_path):
+def test_samples_have_the_mean_and_covariance_of_the_conditional_gaussian(world: Any, tmp_path: Path) -> None:
     """Mean within 1 % of the fields' level over that of the data's spread, covariance within 3 %, in at most two rounds."""
     run = piadm_hpc.RunConfig(
         model=str(world / "conditional"), out=str(tmp_path / "run"), samples=1500, condition={"file": str(today(world, 1))},
@@ -145,7 +145,7 @@ def test_samples_have_the_mean_and_covariance_of_the_conditional_gaussian(world,
     assert abs(float((modes.square().mean(0) / exact).mean()) - 1) < 0.03
 
 
-def test_one_condition_of_many_is_the_same_made_alone_and_members_are_appended(world, tmp_path):
+def test_one_condition_of_many_is_the_same_made_alone_and_members_are_appended(world: Any, tmp_path: Path) -> None:
     path = today(world, 3)
     run = piadm_hpc.RunConfig(
         model=str(world / "network"), out=str(tmp_path / "many"), samples=2, condition={"file": str(path), "guidance": 1.5},
@@ -172,7 +172,7 @@ def test_one_condition_of_many_is_the_same_made_alone_and_members_are_appended(w
         assert float(np.abs(one.tas.values[0] - first.values[1]).max()) < 1e-2 and one.realization.values.tolist() == [1]
 
 
-def test_fields_with_dates_are_conditions_of_the_months_after_them(world, tmp_path):
+def test_fields_with_dates_are_conditions_of_the_months_after_them(world: Any, tmp_path: Path) -> None:
     """The same samples from two dated months as from the inputs by name: before = the last one, month = the next."""
     with xr.open_dataset(world / "fields.nc") as fields:
         last = fields.tas.isel(time=slice(-2, None)).load()
@@ -192,7 +192,7 @@ def test_fields_with_dates_are_conditions_of_the_months_after_them(world, tmp_pa
     assert np.array_equal(*ends) and ends[0].shape == (1, 2, 8, 16)
 
 
-def test_a_changed_file_is_not_the_same_run(world, tmp_path):
+def test_a_changed_file_is_not_the_same_run(world: Any, tmp_path: Path) -> None:
     path = today(world, 1)
     arguments = ["sample", "--model", world / "conditional", "--condition", path, "--samples", 1, "--out", tmp_path / "run"]
     assert call(*arguments)["code"] == 0
@@ -240,7 +240,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_conditions_that_do_not_fit_are_refused_before_any_work(world, tmp_path, mistake):
+def test_conditions_that_do_not_fit_are_refused_before_any_work(world: Any, tmp_path: Path, mistake: Any) -> None:
     with xr.open_dataset(today(world, 2)) as found:
         _changed(mistake, found.load()).to_netcdf(tmp_path / "bad.nc")
     done = call(
@@ -249,14 +249,14 @@ def test_conditions_that_do_not_fit_are_refused_before_any_work(world, tmp_path,
     assert MISTAKES[mistake] in done["err"] and done["code"] == 2 and not (tmp_path / "run").exists()
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(world, tmp_path):
+def test_all_mistakes_of_a_file_are_told_at_once(world: Any, tmp_path: Path) -> None:
     with xr.open_dataset(today(world, 2)) as found:
         _changed("class", _changed("month", _changed("units", found.load()))).to_netcdf(tmp_path / "bad.nc")
     done = call("sample", "--model", world / "conditional", "--condition", tmp_path / "bad.nc", "--out", tmp_path / "run")
     assert all(MISTAKES[name] in done["err"] for name in ("units", "month", "class"))
 
 
-def test_models_and_conditions_that_do_not_go_together_are_refused(world, tmp_path):
+def test_models_and_conditions_that_do_not_go_together_are_refused(world: Any, tmp_path: Path) -> None:
     out = ["--samples", 1, "--out", tmp_path / "run"]
     words = one_line(call("sample", "--model", world / "conditional", *out), 2)
     assert "makes fields given before, forcing, kind, month: give condition.file" in words
@@ -278,12 +278,12 @@ def test_models_and_conditions_that_do_not_go_together_are_refused(world, tmp_pa
         ({"month": {"kind": "month", "lag": 2}}, '`lag` belongs to kind = "lag"'),
     ],
 )
-def test_recipes_with_inputs_that_cannot_be_are_refused(world, change, words):
+def test_recipes_with_inputs_that_cannot_be_are_refused(world: Any, change: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make(world, "refused", condition={"inputs": {**INPUTS, **change}})
 
 
-def test_inputs_that_the_data_lack_are_named_together(world):
+def test_inputs_that_the_data_lack_are_named_together(world: Any) -> None:
     inputs = {"before": {"kind": "lag", "variable": "pr"}, "co2": {"kind": "scalar", "files": ["forcing.nc"]}}
     with pytest.raises(ValueError) as caught:
         make(world, "refused", condition={"inputs": inputs})
@@ -291,7 +291,7 @@ def test_inputs_that_the_data_lack_are_named_together(world):
     assert "condition.inputs.co2: there is no co2; the file has forcing, kind" in str(caught.value)
 
 
-def test_a_conditional_model_is_not_probed(world):
+def test_a_conditional_model_is_not_probed(world: Path) -> None:
     """After training it is left out, and the command that is asked for it says why."""
     probe_trained(world / "network")
     assert not (world / "network" / "response.h5").exists()
@@ -299,7 +299,7 @@ def test_a_conditional_model_is_not_probed(world):
     assert "makes fields given a condition, and a probe knows none" in words
 
 
-def test_runs_of_conditions_are_planned_reported_and_joined(world, tmp_path):
+def test_runs_of_conditions_are_planned_reported_and_joined(world: Path, tmp_path: Path) -> None:
     """Every command that reads a run of several conditions, or estimates one."""
     run = ["--model", world / "network", "--condition", today(world, 2), "--samples", 2, "--set", "grid.steps=4"]
     assert "4 samples" in call("plan", *run)["out"]
@@ -311,7 +311,7 @@ def test_runs_of_conditions_are_planned_reported_and_joined(world, tmp_path):
     assert done["code"] == 2 and "they have no condition" in done["err"]
 
 
-def test_the_shipped_emulator_warms_the_arctic_most(tmp_path):
+def test_the_shipped_emulator_warms_the_arctic_most(tmp_path: Path) -> None:
     """The mean given two levels of warming, half a degree apart: the globe's own half degree, more of it in the north."""
     model = load_model("ccsm-forced")
     (given,) = model.conditioning.inputs
@@ -339,7 +339,7 @@ def test_the_shipped_emulator_warms_the_arctic_most(tmp_path):
     )
 
 
-def test_the_shipped_forecast_persists_and_knows_its_inputs():
+def test_the_shipped_forecast_persists_and_knows_its_inputs() -> None:
     """Anomalies persist from month to month, more in the last month than in the one before; land is left out."""
     model = load_model("ersst-forecast")
     assert [(given.name, given.kind, given.lag) for given in model.conditioning.inputs] == [

@@ -27,6 +27,9 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--model-batch", type=int, metavar="ROWS", help="largest number of rows of one network call")
+    command.add_argument(
+        "--observations", metavar="FILE", help="draw from the posterior given these observations: a CSV or NetCDF file"
+    )
     add_allow_code(command)
     add_set(command, "grid.steps=64")
 
@@ -62,6 +65,7 @@ def described_run(options: argparse.Namespace) -> RunConfig:
         "compute.model_batch": options.model_batch,
         "density.enabled": options.density or None,
         "allow_code": options.allow_code or None,
+        "observations.file": options.observations,
     }
     changes += [(key, value) for key, value in named.items() if value is not None]
     if options.config is None and "model" not in dict(changes):

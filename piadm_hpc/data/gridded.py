@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +25,7 @@ from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one
 from .normalise import Normalisation
 from .reading import RawFields, read_files, taken
 from .selection import Choice
+from .transforms import TransformConfig, transformed
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class DataConfig(BaseModel):
     `allow_outliers` may have values far from all others. With `anomaly` "mean" or "monthly" the model is one of deviations
     from the mean or from each calendar month's mean, with "none" of the fields themselves. Points missing in more than
     `max_missing` of the samples are masked. Files and samples held out are named by glob (`*_files`) or by last fraction.
+    Variables in `transforms` are mapped to something nearly normal first, and back in samples.
     `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
     """
 
@@ -58,6 +60,7 @@ class DataConfig(BaseModel):
     scale: Literal["pointwise", "global"] = "pointwise"
     scale_floor: float = Field(default=0.1, gt=0, le=1)
     area_weights: bool = False
+    transforms: dict[str, TransformConfig] = {}
     max_missing: float = Field(default=0.1, ge=0, lt=1)
     validation_files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
@@ -74,10 +77,15 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _names_are_used(self) -> DataConfig:
-        for key, names in (("allow_outliers", self.allow_outliers), ("attributes", tuple(self.attributes))):
+        listed = {"allow_outliers": self.allow_outliers, "attributes": self.attributes, "transforms": self.transforms}
+        for key, names in listed.items():
             unknown = [name for name in names if name not in self.variables]
             if unknown:
                 raise ValueError(f"{key} names {', '.join(unknown)}, not among the variables {', '.join(self.variables)}")
+        if self.transforms and self.anomaly != "none":
+            raise ValueError(
+                f"transforms are of the fields themselves, not of anomalies; give anomaly = 'none', not {self.anomaly!r}"
+            )
         return self
 
     def request(self) -> Request:
@@ -145,6 +153,8 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     parts = {name: np.flatnonzero((part == name) & whole) for name in PARTS}
     if len(parts["train"]) < 2:
         raise ValueError(f"{len(parts['train'])} samples are left to train on; at least 2 are needed, hold out fewer")
+    transforms, scores = transformed(config.variables, raw.values, config.transforms, parts["train"], mask)
+    raw = replace(raw, values=scores)
     monthly = config.anomaly == "monthly"
     season = _seasons(raw) if monthly else np.zeros(len(whole), dtype=np.int64)
     climatology = _climatology(raw.values, parts["train"], season, 12 if monthly else 1)
@@ -152,7 +162,7 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     scale = _scale(config, centred[parts["train"]], mask, raw)
     states = torch.from_numpy(np.where(mask, centred / scale, 0).astype(np.float32))
     added_back = climatology[0] if config.anomaly == "none" else np.zeros_like(scale)
-    normalisation = Normalisation(config.variables, np.where(mask, added_back, 0), np.where(mask, scale, 1), mask)
+    normalisation = Normalisation(config.variables, np.where(mask, added_back, 0), np.where(mask, scale, 1), mask, transforms)
     states = states.reshape(len(states), *normalisation.event_shape)
     train, validation, test = (states[torch.from_numpy(parts[name])] for name in PARTS)
     return GriddedData(

@@ -7,6 +7,7 @@ and represented by its eigenvectors; smaller scales keep one variance per degree
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..theory.bases import SphericalHarmonics
 from .reference import GaussianReference
 
-SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
+SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 
 
 class HarmonicEOF:
@@ -32,6 +33,7 @@ class HarmonicEOF:
         others = torch.ones(harmonics.num_coords, dtype=torch.bool, device=low.device)
         others[low] = False
         self.low, self.high = low, torch.nonzero(others).flatten()
+        self.rest = self.high[: len(self.high) - math.prod(self.event_shape)]  # without the tail, which comes last
         self.root = torch.sqrt(harmonics.weights[low].to(torch.float64)).to(rotation.dtype)
         self.rank = len(low)
         if rotation.shape != (self.rank, self.rank):
@@ -41,19 +43,23 @@ class HarmonicEOF:
         shells = harmonics.shells[self.high]
         # imaginary parts of zonal means are always zero; at low degrees they belong to no mode and are no degrees of freedom
         self.shells = self.rank + (shells - split).clamp(min=0)
+        self.places = torch.cat([torch.arange(self.rank, device=low.device), self.shells])
         self.degrees = torch.where(shells < split, torch.zeros_like(harmonics.degrees[self.high]), harmonics.degrees[self.high])
 
     def analyse(self, x: Tensor) -> Tensor:
-        z = self.harmonics.analyse(x)
-        return torch.cat([(z.index_select(-1, self.low) * self.root) @ self.rotation, z.index_select(-1, self.high)], dim=-1)
+        head = self.harmonics.head(x)
+        low = (head.index_select(-1, self.low) * self.root) @ self.rotation
+        return torch.cat([low, head.index_select(-1, self.rest), x - self.harmonics.field(head)], dim=-1)
 
     def synthesise(self, z: Tensor) -> Tensor:
+        tail = self.rank + len(self.rest)
         low = (z[..., : self.rank] @ self.rotation.T) / self.root
-        plain = torch.empty_like(z).index_copy(-1, self.low, low).index_copy(-1, self.high, z[..., self.rank :])
-        return self.harmonics.synthesise(plain)
+        head = z.new_empty(*z.shape[:-1], tail)
+        head.index_copy_(-1, self.low, low).index_copy_(-1, self.rest, z[..., self.rank : tail])
+        return self.harmonics.field(head) + z[..., tail:]
 
     def expand(self, gains: Tensor) -> Tensor:
-        return torch.cat([gains[..., : self.rank], gains.index_select(-1, self.shells)], dim=-1)
+        return gains.index_select(-1, self.places)
 
     def energy(self, z: Tensor) -> Tensor:
         zero = z.new_zeros(self.num_shells)
@@ -90,26 +96,32 @@ def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[floa
     held = harmonics.analyse(validation.flatten(1) - mean) if len(validation) else apart[:0]
     unbiased = len(apart) / max(1, len(apart) - 1)
     sample = (apart[:, low] * root).T @ (apart[:, low] * root) / len(apart) * unbiased
-    variances, modes = _regularised(sample, harmonics.shells[low], held[:, low] * root)
+    target = _degree_variances(sample, harmonics.shells[low])
+    variances, modes = shrunk(sample, target, best_shrinkage(sample, target, held[:, low] * root))
     energy = harmonics.energy(apart)[split:] * unbiased
     return GaussianReference(mean, HarmonicEOF(harmonics, modes, split), torch.cat([variances, energy]))
 
 
-def _regularised(sample: Tensor, degree: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues (descending) and eigenvectors of a covariance shrunk towards one variance per degree.
+def shrunk(sample: Tensor, target: Tensor, amount: float) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (descending) and eigenvectors of a covariance shrunk towards a target by the weight `amount`."""
+    variances, modes = torch.linalg.eigh((1 - amount) * sample + amount * target)
+    return variances.flip(0), modes.flip(1)
 
-    The weight of the target maximises the likelihood of the held-out coordinates [n, k]; without any it is 0.3.
-    """
-    count = int(degree.max()) + 1
-    mean = torch.zeros(count, dtype=sample.dtype).index_add(0, degree, sample.diagonal()) / torch.bincount(degree)
-    target = torch.diag(mean[degree])
 
-    def shrunk(amount: float) -> tuple[Tensor, Tensor]:
-        variances, modes = torch.linalg.eigh((1 - amount) * sample + amount * target)
-        return variances.flip(0), modes.flip(1)
+def best_shrinkage(sample: Tensor, target: Tensor, held: Tensor) -> float:
+    """Return the weight of the target that maximises the likelihood of held-out coordinates [n, k]; without any it is 0.3."""
 
     def surprise(amount: float) -> float:
-        variances, modes = shrunk(amount)
+        variances, modes = shrunk(sample, target, amount)
+        # data without any variance along a direction have none in the held-out part either
+        variances = variances.clamp(min=1e-12 * float(variances[0]))
         return float((torch.log(variances) + ((held @ modes) ** 2).mean(0) / variances).sum())
 
-    return shrunk(min(SHRINKAGES, key=surprise) if len(held) else 0.3)
+    return min(SHRINKAGES, key=surprise) if len(held) else 0.3
+
+
+def _degree_variances(sample: Tensor, degree: Tensor) -> Tensor:
+    """Return the covariance with one variance per degree, the mean of the sample's variances of that degree."""
+    count = int(degree.max()) + 1
+    mean = torch.zeros(count, dtype=sample.dtype).index_add(0, degree, sample.diagonal()) / torch.bincount(degree)
+    return torch.diag(mean[degree])

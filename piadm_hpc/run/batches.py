@@ -176,7 +176,7 @@ class _Work:
         self.note, samples = self.name, self.batch.samples
         sampler, comm = self.run.resolved.sampler, self.run.ranks.time
         try:
-            given = self.run.resolved.given(samples)
+            given = self.run.resolved.condition_of(samples)
             return sampler.draw(samples, condition=given, comm=comm, resume=self.batch.resume(), callback=self)
         except Stopped as stopped:
             if self.run.ranks.writer and stopped.solution is not None:
@@ -234,10 +234,10 @@ def _stop_asked(run: Run) -> StopReason:
 
 
 def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str, np.ndarray]) -> None:
-    resolved, given = run.resolved, run.resolved.given(samples)
+    resolved, given = run.resolved, run.resolved.condition_of(samples)
     run.store.write(
         samples,
-        resolved.model.decode(solution.x.cpu(), given if given is None else matched(given, torch.zeros(()))),
+        resolved.model.decode(resolved.finished(solution.x).cpu(), given if given is None else matched(given, torch.zeros(()))),
         _per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
         allow_nan=gaps,
     )

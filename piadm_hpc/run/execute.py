@@ -25,6 +25,7 @@ from ..host.launcher import LOCAL_RANKS, first_number, ranks_here
 from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
 from ..models.card import load_model
+from ..models.observations.record import FILE, write_table
 from ..store.errors import StoreError
 from ..store.folder import Store
 from ..store.provenance import global_attributes
@@ -184,7 +185,10 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
     }
     if not ranks.root:
         return Store.attach(config.out, **shape)
-    return Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
+    store = Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
+    if resolved.given is not None:
+        write_table(store.folder / FILE, resolved.given.table)
+    return store
 
 
 def _set_damaged_aside(run: Run) -> None:

@@ -15,15 +15,26 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
-from ..schema.conditions import Condition, rows_of
+from ..models.observations.reading import Given
+from ..schema.conditions import Condition
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..theory.grid import TimeGrid
-from .build import make_grid, make_options, make_reference, make_scheme, make_score, projection_of, time_range
+from .build import (
+    make_grid,
+    make_options,
+    make_posterior,
+    make_reference,
+    make_scheme,
+    make_score,
+    projection_of,
+    time_range,
+)
 from .conditions import completed, encoded_conditions, of_samples
 
-STEPS = 48  # of a chain, where the model's card does not say
+STEPS = 24  # of the default chain, where the model's card does not say
+GIVEN_STEPS = 48  # of a chain whose integrator the run names
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,7 @@ class ResolvedRun:
         reference: the Gaussian that chain and sweeps are built on; the model's own, or one from a file.
         grid: points in the model's own time.
         sampler: draws the samples.
+        given: the observations that samples are conditioned on, or None.
         condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
     """
 
@@ -44,23 +56,12 @@ class ResolvedRun:
     reference: GaussianReference
     grid: TimeGrid
     sampler: Sampler
+    given: Given | None = None
     condition: Condition | None = None
 
-    def given(self, samples: Sequence[int]) -> Condition | None:
+    def condition_of(self, samples: Sequence[int]) -> Condition | None:
         """The condition of every sample, by the samples' ids."""
         return of_samples(self.condition, self.config.condition.count, samples)
-
-    @property
-    def timed(self) -> Sampler:
-        """The sampler with a score of states and times alone, whose calls can be timed: that of the run's first condition."""
-        if self.condition is None:
-            return self.sampler
-        first, score = self.condition, self.sampler.score
-
-        def under_the_first(x: Tensor, t: Tensor) -> Tensor:
-            return score(x, t, rows_of(first, torch.zeros(len(x), dtype=torch.long)))
-
-        return replace(self.sampler, score=under_the_first)
 
     @property
     def scheme(self) -> Scheme:
@@ -71,6 +72,15 @@ class ResolvedRun:
         """The same run with some keys of the sections `solver`, `compute` and `output` changed; the scheme stays as it is."""
         config = self.config.replace(**settings)
         return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
+
+    def finished(self, states: Tensor) -> Tensor:
+        """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior."""
+        if self.given is None:
+            return states
+        step, last = self.given.posterior.last_step, self.scheme.t[-1]
+        rows = self.sampler.options.model_batch or len(states)
+        with torch.no_grad():
+            return torch.cat([step(part, last) for part in torch.split(states, rows)])
 
     def require_points(self, time_ranks: int) -> None:
         """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` ranks."""
@@ -94,7 +104,11 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
     config = with_defaults(completed(config), model, reference)
-    condition = encoded_conditions(config, model, device)
+    own, given = model, make_posterior(config, model, reference)
+    if given is not None:
+        config = config.replace(observations={"sha256": given.table.sha256})
+        model, reference = given.seen_by(model), given.posterior.reference
+    condition = encoded_conditions(config, own, device)
     grid = make_grid(config, model)
     scheme = make_scheme(config, model, grid, reference)
     sampler = Sampler(
@@ -110,7 +124,7 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
-    return ResolvedRun(config, model, reference, grid, sampler, condition)
+    return ResolvedRun(config, own, reference, grid, sampler, given, condition)
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
@@ -131,23 +145,28 @@ def count_time_ranks(config: RunConfig, size: int) -> int:
 def with_defaults(config: RunConfig, model: Model, reference: GaussianReference) -> RunConfig:
     """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps. Settings of sweeps mean sweeps.
 
+    The steps of the model's card suit the default integrator; where the run names another, they are GIVEN_STEPS.
+
     A network of position and momentum gets an integrator of phase space. Collocation of a probed model gets as many points,
     and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
+    left_open = config.chain.integrator == "auto"
     if config.density.enabled:
         config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":
-        config = config.replace(chain={"eta": suits.get("eta", 1.0) if config.chain.method.eta else 0.0})
-    if config.chain.integrator == "auto":
+        usual = suits.get("eta", 1.0) if config.observations is None else 0.0
+        random = config.chain.integrator == "auto" or config.chain.method.eta
+        config = config.replace(chain={"eta": usual if random else 0.0})
+    if config.chain.integrator == "auto" and config.chain.generator is None:
         config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
     spec = config.grid
     if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
         return config
     if config.chain.method.name != "collocation":
-        return config.replace(grid={"steps": suits.get("steps", STEPS)})
+        return config.replace(grid={"steps": suits.get("steps", STEPS) if left_open else GIVEN_STEPS})
     horizon, delta = time_range(config, model)
     if spec.teleport is not None:
         return config.replace(grid={"steps": _points(config.solver.tol)})
@@ -159,7 +178,7 @@ def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any
     """Choose the integrator: of phase space for a network of two fields, and for the flow what the card says."""
     if model.process.fields > 1:
         return "sscs" if config.chain.eta else "gddim-ab2"
-    return "auto" if config.chain.eta else suits.get("flow", "auto")
+    return str(config.chain.method.name if config.chain.eta else suits.get("flow", config.chain.method.name))
 
 
 def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:

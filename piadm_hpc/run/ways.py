@@ -21,9 +21,10 @@ from .resolve import ResolvedRun, count_time_ranks
 
 CAP = 3.0  # sweeps and the steps that take over from them end within this many times what steps alone take
 BESIDE = 1.1  # a sweep costs about a tenth more than its calls
+SWEEP = 0.005  # seconds of a sweep in which processors work outside the network, on one core a rank
 STORING = 0.02  # seconds in which a batch is compressed, written and renamed
-LONGEST = 60.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
-NEAR = 1.02  # predicted time, relative to the shortest, at which a batch is large enough
+LONGEST = 30.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
+MOST_ROWS = 4096  # of a timed call
 HELD = 1 / 4  # share of a rank's memory that the solver's arrays may take
 
 
@@ -52,11 +53,12 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Ways:
-    """The ways that are open to a run on `ranks` ranks."""
+    """The ways that are open to a run on `ranks` ranks, of which `turns` share a core."""
 
     resolved: ResolvedRun
     ranks: int
     network: Network
+    turns: float = 1.0
 
     def fastest(self, times: CallTimes) -> Predicted:
         """The way that is predicted to be the fastest."""
@@ -70,7 +72,7 @@ class Ways:
     def rows_of_a_call(self, times: CallTimes) -> int:
         """The most rows of a call: as given, else as many as pay."""
         given = self.resolved.config.compute.model_batch
-        return times.best_rows if given == "auto" else int(given)
+        return times.best_rows(untried=self.resolved.sampler.device.startswith("cuda")) if given == "auto" else int(given)
 
     def most_sweeps(self, chosen: Predicted, times: CallTimes) -> int | None:
         """The most sweeps after which steps can still end within CAP times what steps alone take; None without steps."""
@@ -96,7 +98,7 @@ class Ways:
     @cached_property
     def most_rows(self) -> int:
         """The most rows that a rank evaluates at once, in any way and batch."""
-        return max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all)
+        return min(MOST_ROWS, max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all))
 
     @cached_property
     def all(self) -> list[Way]:
@@ -111,11 +113,17 @@ class Ways:
         sweeps = [Way("picard", window, n) for n in shared for window in (None, *self._windows(n))]
         return [Way("sequential", None, 1)] * steps + sweeps
 
+    def _effort(self, way: Way) -> Effort:
+        """The network calls that a sample is expected to take."""
+        if way not in self._efforts:
+            sampler = self._sampler(way)
+            self._efforts[way] = expected_effort(sampler, expected_sweeps(sampler), way.time_ranks)
+        return self._efforts[way]
+
     @cached_property
     def _efforts(self) -> dict[Way, Effort]:
-        """The network calls that a sample is expected to take."""
-        samplers = {way: self._sampler(way) for way in self.all}
-        return {way: expected_effort(one, expected_sweeps(one), way.time_ranks) for way, one in samplers.items()}
+        """What `_effort` has found."""
+        return {}
 
     def _sampler(self, way: Way) -> Sampler:
         """The sampler of one way; options that are given stay as they are."""
@@ -157,20 +165,21 @@ class Ways:
         return HELD * (torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else memory_of_host(self.ranks))
 
     def _batched(self, way: Way, times: CallTimes) -> Predicted:
-        """One way, with the smallest batch that is about as fast as any."""
+        """One way, with its fastest batch: the largest, unless larger calls take longer than their rows."""
         found = [Predicted(way, batch, self._seconds(way, batch, times)) for batch in self._batches(way.time_ranks)]
         groups, samples = self.ranks // way.time_ranks, len(self.resolved.config.ids)
         short = [one for one in found if one.seconds * one.batch * groups <= LONGEST * samples] or found[:1]
-        least = min(one.seconds for one in short)
-        return next(one for one in short if one.seconds <= NEAR * least)
+        return min(short, key=lambda one: one.seconds)
 
     def _seconds(self, way: Way, batch: int, times: CallTimes) -> float:
         """The wall time of the group of ranks that has most samples."""
-        effort, known = self._efforts[way], Predicted(way, batch, 0.0)
+        effort, known = self._effort(way), Predicted(way, batch, 0.0)
         calls = self._rounds_of(known, effort.rounds, times, rows=self._rows(way))
-        calls *= BESIDE if way.kind == "picard" else 1.0
-        number = -(-self._share(way) // batch)
-        return calls + number * (self._messages(effort, way.time_ranks, batch) + STORING)
+        number, beside = -(-self._share(way) // batch), STORING
+        if way.kind == "picard":
+            calls *= BESIDE
+            beside += effort.rounds * SWEEP * self.turns + self._messages(effort, way.time_ranks, batch)
+        return calls + number * beside
 
     def _rounds_of(self, known: Predicted, rounds: int, times: CallTimes, rows: float = 1.0) -> float:
         """Seconds of `rounds` rounds of all samples of a group, batch after batch, with `rows` rows of each sample on a rank."""
@@ -190,7 +199,8 @@ class Ways:
 
     def _rows(self, way: Way) -> float:
         """Rows of a sample that the busiest rank evaluates at once, a mean over rounds."""
-        return self._efforts[way].busiest / self._efforts[way].rounds
+        effort = self._effort(way)
+        return effort.busiest / effort.rounds
 
     def _messages(self, effort: Effort, time_ranks: int, batch: int) -> float:
         """Seconds that a rank waits for messages while it solves a batch."""

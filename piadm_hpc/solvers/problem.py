@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
 from ..theory.bases import Basis, Identity
-from ..theory.chain import Chain, add_lifted, affine, apply, expand, expand_rows
+from ..theory.chain import Chain, add_lifted, affine, apply, expand
 from ..theory.noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
@@ -70,6 +71,16 @@ class Problem:
         """Return the score's input [rows, k, d] for coordinates z [rows, c, n], all at one point or each at its own."""
         return self.evaluator.project(self.basis.synthesise(self.chain.reading(points, z)))
 
+    def as_read(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return coordinates z [rows, c, n] with their read channels replaced by those of the score's input x [rows, k, d].
+
+        A basis with more coordinates than entries has combinations that stand for nothing. Rounding puts a little into them,
+        no score answers it, and P alone would make it grow from step to step.
+        """
+        if not self.chain.plain or self.basis.num_coords <= math.prod(self.basis.event_shape):
+            return z
+        return torch.cat([self.basis.analyse(x), z[:, x.shape[1] :]], dim=1)
+
     def state(self, z: Tensor) -> Tensor:
         """Return the states [samples, c, d] that coordinates z [samples, c, n] stand for."""
         return self.evaluator.project(self.basis.synthesise(z))
@@ -95,7 +106,7 @@ class Problem:
         total = torch.zeros_like(like)
         if self.chain.stochastic:
             assert self.noise is not None
-            xi = self.noise.at([j + self.step_offset], samples, self.chain.channels, self.stream)[0].to(like)
+            xi = self.noise.at([j + self.step_offset], samples, self.chain.drawn, self.stream)[0].to(like)
             xi = self.basis.analyse(self.evaluator.project(xi))
             affine(total, None, expand(self.basis, self.chain.noise[j], like), xi)
         if self.mean is not None:
@@ -107,10 +118,13 @@ class Problem:
         affine(out, draws, expand(self.basis, self.chain.P[j], z), z)
         return add_lifted(out, expand(self.basis, self.chain.Q[j], z), score)
 
-    def increment(self, draws: Tensor | None, points: Tensor, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the increments (P - A) z + Q s + draws, and Q s alone, of rows [rows, c, n], each at its own point."""
-        lifted = apply(expand_rows(self.basis, self.chain.Q[points], z), score)
-        b = affine(torch.empty_like(z), draws, expand_rows(self.basis, self.increments[points], z), z)
+    def increment(self, draws: Tensor | None, own: Tensor, lifting: Tensor, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the increments (P - A) z + Q s + draws, and Q s alone, of rows [rows, c, n].
+
+        `own` and `lifting` are P - A and Q at the point of each row, [rows, n or 1, ...].
+        """
+        lifted = apply(lifting, score)
+        b = affine(torch.empty_like(z), draws, own, z)
         return b.add_(lifted), lifted
 
     def size(self, z: Tensor, scale: float | Tensor) -> Tensor:
