@@ -30,7 +30,7 @@ CHAINS = {  # the defaults of version 0.1.0
 }
 FLOWS: dict[str, dict[str, Any]] = {"ccsm": {}, "alanine": {"chain.integrator": "gaussian-ab2", "grid.steps": 24}}
 RUNS: dict[str, dict[str, Any]] = {
-    "sde": {},
+    "sde": {"solver.kind": '"picard"'},
     "flow": {"chain.eta": 0.0},
     "window": {"solver.window": 12},
     "steps": {"solver.kind": '"sequential"'},

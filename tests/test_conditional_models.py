@@ -291,7 +291,7 @@ def test_inputs_that_the_data_lack_are_named_together(world: Any) -> None:
     assert "condition.inputs.co2: there is no co2; the file has forcing, kind" in str(caught.value)
 
 
-def test_a_conditional_model_is_not_probed(world: Path) -> None:
+def test_a_conditional_model_is_not_probed(world: Any) -> Any:
     """After training it is left out, and the command that is asked for it says why."""
     probe_trained(world / "network")
     assert not (world / "network" / "response.h5").exists()
@@ -299,7 +299,7 @@ def test_a_conditional_model_is_not_probed(world: Path) -> None:
     assert "makes fields given a condition, and a probe knows none" in words
 
 
-def test_runs_of_conditions_are_planned_reported_and_joined(world: Path, tmp_path: Path) -> None:
+def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path: Path) -> Any:
     """Every command that reads a run of several conditions, or estimates one."""
     run = ["--model", world / "network", "--condition", today(world, 2), "--samples", 2, "--set", "grid.steps=4"]
     assert "4 samples" in call("plan", *run)["out"]
@@ -311,7 +311,7 @@ def test_runs_of_conditions_are_planned_reported_and_joined(world: Path, tmp_pat
     assert done["code"] == 2 and "they have no condition" in done["err"]
 
 
-def test_the_shipped_emulator_warms_the_arctic_most(tmp_path: Path) -> None:
+def test_the_shipped_emulator_warms_the_arctic_most(tmp_path: Path) -> Any:
     """The mean given two levels of warming, half a degree apart: the globe's own half degree, more of it in the north."""
     model = load_model("ccsm-forced")
     (given,) = model.conditioning.inputs
@@ -339,7 +339,7 @@ def test_the_shipped_emulator_warms_the_arctic_most(tmp_path: Path) -> None:
     )
 
 
-def test_the_shipped_forecast_persists_and_knows_its_inputs() -> None:
+def test_the_shipped_forecast_persists_and_knows_its_inputs() -> Any:
     """Anomalies persist from month to month, more in the last month than in the one before; land is left out."""
     model = load_model("ersst-forecast")
     assert [(given.name, given.kind, given.lag) for given in model.conditioning.inputs] == [

@@ -111,6 +111,8 @@ def density(
         raise ValueError(
             f"{name}: makes conformers, and fields are asked for; `piadm sample --density` gives densities of samples"
         )
+    if model.conditioning is not None:
+        raise ValueError(f"{name}: is a conditional model; give its condition to piadm_hpc.encode, which the command cannot")
     states = states_like(folder, model, Path(data))
     found = densities(model, states, tol=tol, traces=traces, batch=batch, device=device, model_batch=model_batch)
     _write(Path(out), model, found, str(data))

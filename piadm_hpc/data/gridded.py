@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..schema.conditions import Condition
 from ..schema.layout import Coordinate, Variable
-from .dates import first_alike, text_of
 from .gridded_files import Request
 from .grids import geographic, why_not_global
-from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
+from .inputs import PARTS, expand, require_one_way_to_hold_out
 from .normalise import Normalisation
-from .reading import RawFields, read_files, taken
+from .reading import RawFields, read_files
 from .selection import Choice
+from .splitting import split
 from .transforms import TransformConfig, transformed
 
 log = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     Raises ValueError listing everything that is wrong with the data.
     """
     raw = read_files(expand(config.files, root, "files"), config.request())
-    raw, part = _split(config, raw)
+    raw, part = split(config, raw)
     mask, whole = static_mask(raw.values, config.max_missing)
     parts = {name: np.flatnonzero((part == name) & whole) for name in PARTS}
     if len(parts["train"]) < 2:
@@ -206,55 +206,6 @@ def static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np.
     if not whole.all():
         log.warning("%d of %d samples have gaps beyond the static mask and are left out", (~whole).sum(), len(whole))
     return mask, whole
-
-
-def _split(config: DataConfig, raw: RawFields) -> tuple[RawFields, np.ndarray]:
-    """Samples without repetitions, and the part of each [n]. Raises ValueError for samples in training and held-out files."""
-    by_file = bool(config.validation_files or config.test_files)
-    dated = not isinstance(raw.dates, str)
-    part = parts_by_file(config, raw.names, raw.file) if by_file else np.full(len(raw.file), "train", dtype=object)
-    first = first_alike(raw.values, None if isinstance(raw.dates, str) else raw.dates.key)
-    again = np.flatnonzero(first != np.arange(len(first)))
-    leaked = again[part[again] != part[first[again]]]
-    if len(leaked):
-        names = sorted({raw.names[raw.file[k]] for k in (*leaked, *first[leaked])})
-        raise ValueError(
-            f"{len(leaked)} samples{_span(raw, leaked)} stand both in {' and '.join(names)}, which are different parts of the "
-            "data (training, validation, test); hold out other files"
-        )
-    if len(again):
-        names = sorted({raw.names[raw.file[k]] for k in (*again, *first[again])})
-        log.warning("%d samples%s of %s occur twice; each is used once", len(again), _span(raw, again), " and ".join(names))
-        kept = np.flatnonzero(first == np.arange(len(first)))
-        raw, part = taken(raw, kept), part[kept]
-    if dated and by_file:
-        _name_shared_dates(raw, part)
-    if not by_file:
-        order = np.arange(len(raw.file)) if isinstance(raw.dates, str) else raw.dates.key
-        part = parts_by_fraction(config, order)
-    return raw, part
-
-
-def _name_shared_dates(raw: RawFields, part: np.ndarray) -> None:
-    """Log dates that stand in training and held-out files with different fields, as those of an ensemble do."""
-    if isinstance(raw.dates, str):
-        return
-    shared = np.isin(raw.dates.key, raw.dates.key[part == "train"]) & (part != "train")
-    if shared.any():
-        k = np.flatnonzero(shared)
-        log.warning(
-            "%d held-out samples%s have dates that are trained on too, with other fields: taken to be members of an ensemble",
-            len(k),
-            _span(raw, k),
-        )
-
-
-def _span(raw: RawFields, which: np.ndarray) -> str:
-    """The first and the last date of samples, where they have any."""
-    if isinstance(raw.dates, str):
-        return ""
-    keys = raw.dates.key[which]
-    return f" ({text_of(keys.min())} to {text_of(keys.max())})"
 
 
 def _seasons(raw: RawFields) -> np.ndarray:

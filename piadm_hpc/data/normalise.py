@@ -50,7 +50,10 @@ class Normalisation:
         return torch.from_numpy(states.astype(np.float32)).reshape(len(states), *self.event_shape)
 
     def log_scale(self, x: Tensor) -> Tensor:
-        """Return log |d field / d state| of every entry at states x [samples, *event], in their shape, float64."""
+        """Return log |d field / d state| of every entry at states x [samples, *event], in their shape, float64.
+
+        The field of a transformed variable is its scores here, because values at a bound, such as dry days, have no density.
+        """
         scale = torch.from_numpy(np.log(np.abs(self.scale))).to(torch.float64).reshape(self.event_shape)
         return scale.expand(len(x), *self.event_shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 
 from ..comm.communicator import Communicator
 from ..comm.failure import together
-from ..schema.conditions import Condition
 from ..solvers.sampler import Sampler
 from .build import ROWS
 
@@ -26,12 +25,6 @@ NEAR = 1.05  # time of a row, relative to the shortest, at which a call is as go
 
 # predicted seconds of the run, from what is known of a call
 Predict = Callable[["CallTimes"], float]
-# the condition of every row, by the ids of their samples
-ConditionOf = Callable[[Sequence[int]], "Condition | None"]
-
-
-def nothing(samples: Sequence[int]) -> None:
-    """No condition, whatever the samples."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +74,16 @@ class CallTimes:
         return float(np.interp(rows, self.rows, self.seconds))
 
 
-def time_calls(
-    sampler: Sampler, comm: Communicator, predict: Predict, useful: int, condition: ConditionOf = nothing
-) -> CallTimes:
+def time_calls(sampler: Sampler, comm: Communicator, predict: Predict, useful: int) -> CallTimes:
     """Time calls of 1, STEP, ... rows as far as `useful` and as long as more rows pay; collective over `comm`.
 
     Calls after the first are only made if one is expected to take at most TIMED of the predicted time of the run. The first rank
-    decides, and the slowest rank counts.
-    `condition` gives what samples are conditioned on. Raises what the score raises, on all ranks.
+    decides, and the slowest rank counts. Raises what the score raises, on all ranks.
     """
     times, rows = None, 1
     while rows:
         try:
-            measured = together(comm, partial(_timed, sampler, rows, 1 if times is None else REPEATS, condition([0] * rows)))
+            measured = together(comm, partial(_timed, sampler, rows, 1 if times is None else REPEATS))
         except torch.OutOfMemoryError:
             if times is None:
                 raise
@@ -118,7 +108,7 @@ def _following(times: CallTimes, predicted: float, useful: int) -> int:
     return more if more >= 2 * last else 0
 
 
-def _timed(sampler: Sampler, rows: int, repeats: int, condition: Condition | None = None) -> tuple[float, float]:
+def _timed(sampler: Sampler, rows: int, repeats: int) -> tuple[float, float]:
     """Seconds of the shortest of some calls on a processor of its own, and of the shortest as it was.
 
     Only calls that are short are repeated: they are what waiting for a processor disturbs most.
@@ -128,12 +118,11 @@ def _timed(sampler: Sampler, rows: int, repeats: int, condition: Condition | Non
     x = x if sampler.project is None else sampler.project(x.flatten(0, x.ndim - len(sampler.event_shape) - 1)).reshape(x.shape)
     x = x.expand(rows, *x.shape[1:]).clone()
     t = sampler.chain.t[:1].to(x).expand(rows).clone()
-    given = () if condition is None else (condition,)
     found: list[tuple[float, float]] = []
     while len(found) < repeats and sum(wall for _, wall in found) < SHORT:
         waited, began = _waited(), time.perf_counter()
         with torch.no_grad():
-            sampler.score(x, t, *given)
+            sampler.score(x, t)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         wall = time.perf_counter() - began

@@ -16,7 +16,7 @@ from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
 from ..models.observations.reading import Given
-from ..schema.conditions import Condition
+from ..schema.conditions import Condition, rows_of
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
@@ -62,6 +62,18 @@ class ResolvedRun:
     def condition_of(self, samples: Sequence[int]) -> Condition | None:
         """The condition of every sample, by the samples' ids."""
         return of_samples(self.condition, self.config.condition.count, samples)
+
+    @property
+    def timed(self) -> Sampler:
+        """The sampler with a score of states and times alone, whose calls can be timed: that of the run's first condition."""
+        if self.condition is None:
+            return self.sampler
+        first, score = self.condition, self.sampler.score
+
+        def under_the_first(x: Tensor, t: Tensor) -> Tensor:
+            return score(x, t, rows_of(first, torch.zeros(len(x), dtype=torch.long)))
+
+        return replace(self.sampler, score=under_the_first)
 
     @property
     def scheme(self) -> Scheme:

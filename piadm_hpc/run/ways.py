@@ -12,6 +12,7 @@ import torch
 
 from ..comm.timing import Network
 from ..solvers.sampler import Sampler
+from ..solvers.scheme import BlockSolver
 from .arrange import NARROWEST, memory_of_host
 from .build import ROWS
 from .calls import CallTimes
@@ -75,11 +76,14 @@ class Ways:
         return times.best_rows(untried=self.resolved.sampler.device.startswith("cuda")) if given == "auto" else int(given)
 
     def most_sweeps(self, chosen: Predicted, times: CallTimes) -> int | None:
-        """The most sweeps after which steps can still end within CAP times what steps alone take; None without steps."""
-        way, steps = chosen.way, self.resolved.scheme.num_steps
-        if way.kind == "sequential" or self.resolved.scheme.sequential_rounds is None:
+        """The most sweeps after which steps can still end within CAP times what steps alone take.
+
+        None where steps are not open: in a flow, and where more than one time rank is asked for.
+        """
+        way, steps, stepwise = chosen.way, self.resolved.scheme.num_steps, Way("sequential", None, 1)
+        if way.kind == "sequential" or stepwise not in self.all:
             return None
-        alone = self._batched(Way("sequential", None, 1), times)
+        alone = self._batched(stepwise, times)
         budget = CAP * self._rounds_of(alone, steps, times)
         spent = 0.0
         for sweeps in range(steps):
@@ -113,17 +117,11 @@ class Ways:
         sweeps = [Way("picard", window, n) for n in shared for window in (None, *self._windows(n))]
         return [Way("sequential", None, 1)] * steps + sweeps
 
-    def _effort(self, way: Way) -> Effort:
-        """The network calls that a sample is expected to take."""
-        if way not in self._efforts:
-            sampler = self._sampler(way)
-            self._efforts[way] = expected_effort(sampler, expected_sweeps(sampler), way.time_ranks)
-        return self._efforts[way]
-
     @cached_property
     def _efforts(self) -> dict[Way, Effort]:
-        """What `_effort` has found."""
-        return {}
+        """The network calls that a sample is expected to take."""
+        samplers = {way: self._sampler(way) for way in self.all}
+        return {way: expected_effort(one, expected_sweeps(one), way.time_ranks) for way, one in samplers.items()}
 
     def _sampler(self, way: Way) -> Sampler:
         """The sampler of one way; options that are given stay as they are."""
@@ -150,13 +148,18 @@ class Ways:
         share = -(-len(config.ids) // (self.ranks // time_ranks))
         if config.output.batch != "auto":
             return [min(int(config.output.batch), share)]
-        solver, points = solver_of(sampler), -(-max(sampler.step_counts) // time_ranks)
+        points = -(-max(sampler.step_counts) // time_ranks)
         sizes = [*(2**k for k in range(share.bit_length()) if 2**k < share), share]
 
         def held(n: int) -> int:
-            return solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
+            return self._solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
 
         return [n for n in sizes if n == 1 or held(n) <= self._room]
+
+    @cached_property
+    def _solver(self) -> BlockSolver:
+        """What knows the bytes that a run holds; to build its tables takes longer than to choose."""
+        return solver_of(self.resolved.sampler)
 
     @cached_property
     def _room(self) -> float:
@@ -173,7 +176,7 @@ class Ways:
 
     def _seconds(self, way: Way, batch: int, times: CallTimes) -> float:
         """The wall time of the group of ranks that has most samples."""
-        effort, known = self._effort(way), Predicted(way, batch, 0.0)
+        effort, known = self._efforts[way], Predicted(way, batch, 0.0)
         calls = self._rounds_of(known, effort.rounds, times, rows=self._rows(way))
         number, beside = -(-self._share(way) // batch), STORING
         if way.kind == "picard":
@@ -199,8 +202,7 @@ class Ways:
 
     def _rows(self, way: Way) -> float:
         """Rows of a sample that the busiest rank evaluates at once, a mean over rounds."""
-        effort = self._effort(way)
-        return effort.busiest / effort.rounds
+        return self._efforts[way].busiest / self._efforts[way].rounds
 
     def _messages(self, effort: Effort, time_ranks: int, batch: int) -> float:
         """Seconds that a rank waits for messages while it solves a batch."""
