@@ -134,8 +134,9 @@ def test_an_untrained_network_costs_at_most_three_times_its_steps(folder: Path, 
 
     options = replace(run.sampler.options, sweeps=limit, model_batch=None)
     found = replace(run.sampler, score=counted, options=options).draw([0])
-    # as many sweeps as steps make every point exact
-    assert int(found.sweeps) == limit and (limit == STEPS or int(found.status) == int(Status.FINISHED_SEQUENTIALLY))
+    # as many sweeps as steps make every point exact; sweeps without progress end earlier
+    assert limit is not None and int(found.sweeps) <= limit
+    assert int(found.sweeps) == STEPS or int(found.status) == int(Status.FINISHED_SEQUENTIALLY)
     assert sum(-(-n // ranks) for n in rows) <= CAP * STEPS
     exact = replace(run.sampler, options=replace(options, solver="sequential", sweeps=None)).draw([0])
     assert float((found.x - exact.x).abs().max()) < 1e-5

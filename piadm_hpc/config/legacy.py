@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# sections that 0.1.0 did not have, with the values that leave a run as it was
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "condition": {"guidance": 1.0, "count": 1, "sha256": ""},
+    "density": {"enabled": False, "traces": "auto"},
+}
+
 
 def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run of 0.1.0 in today's words; any other one as it is.
@@ -22,7 +28,7 @@ def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
     if integrator == "auto" and eta not in ("auto", 0):
         rest["integrator"] = "gaussian"
     solver = {"certify": True, **values.get("solver", {})}
-    return {**values, "chain": {**rest, "eta": eta, "score_time": chain.get("cond", "now")}, "solver": solver}
+    return {**LATER, **values, "chain": {**rest, "eta": eta, "score_time": chain.get("cond", "now")}, "solver": solver}
 
 
 def upgraded_card(values: Mapping[str, Any]) -> dict[str, Any]:
