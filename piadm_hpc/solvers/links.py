@@ -1,0 +1,84 @@
+"""Links of a rollout: which forecast a row is, its random numbers, and what is passed from lead to lead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..schema.conditions import Condition
+from ..theory.noise import CHAIN, Noise
+
+# of random numbers: kinds of them for a lead, leads of a start, starts; their product fits into a counter's word
+KINDS, MOST_LEADS, MOST_STARTS = 4, 2**20, 2**40
+
+
+class Link(NamedTuple):
+    """The forecast of one member from one start at one lead, counted from 1."""
+
+    start: int
+    member: int
+    lead: int
+
+
+# given(past [rows, order, *event], links): what the samples of links are conditioned on; the newest field comes last
+Given = Callable[[Tensor, Sequence[Link]], Condition]
+# field(x [rows, *event], condition): the fields that later leads are given, of a model's states
+Field = Callable[[Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class LeadEnded:
+    """A lead that is done for all samples.
+
+    Attributes:
+        lead: its number, from 1.
+        x: the fields, [samples, *event].
+        state: the model's states, [samples, *event].
+        rounds: network calls so far that had to wait for the one before them, over all leads, [samples].
+        calls: network calls for this lead, [samples].
+        status: how it ended, a `Status`, [samples].
+        residual: bound on its error given the lead before, in units of the data's scale, [samples].
+    """
+
+    lead: int
+    x: Tensor
+    state: Tensor
+    rounds: Tensor
+    calls: Tensor
+    status: Tensor
+    residual: Tensor
+
+
+class RolloutCallback(Protocol):
+    """Hooks that a rollout calls while it works; they are collective over the ranks that share it."""
+
+    def lead_ended(self, result: LeadEnded) -> None:
+        """Receive a lead once it is done for all samples, in the order of leads."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Return whether to end the work here, between two network calls."""
+        ...
+
+
+class LinkNoise:
+    """The random numbers of links, whose sample ids are their positions: their member's, in a stream of start and lead.
+
+    The first lead of start 0 has those that a sample with the member's number has outside a rollout.
+    """
+
+    def __init__(self, noise: Noise, links: Mapping[int, Link]):
+        self.noise, self.links, self.size = noise, links, noise.size
+
+    def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
+        """Return draws [steps, samples, channels, d]."""
+        steps = list(steps)
+        return torch.cat([self._of(self.links[sample], steps, channels, stream) for sample in samples], dim=1)
+
+    def _of(self, link: Link, steps: list[int], channels: int, stream: int) -> Tensor:
+        place = link.lead - 1 + MOST_LEADS * link.start
+        return self.noise.at(steps, [link.member], channels, stream + KINDS * place)
