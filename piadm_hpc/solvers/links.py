@@ -9,7 +9,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..schema.conditions import Condition
+from ..comm.communicator import Communicator
+from ..comm.failure import together
+from ..schema.conditions import Condition, matched
 from ..theory.noise import CHAIN, Noise
 
 # of random numbers: kinds of them for a lead, leads of a start, starts; their product fits into a counter's word
@@ -82,3 +84,21 @@ class LinkNoise:
     def _of(self, link: Link, steps: list[int], channels: int, stream: int) -> Tensor:
         place = link.lead - 1 + MOST_LEADS * link.start
         return self.noise.at(steps, [link.member], channels, stream + KINDS * place)
+
+
+@dataclass(frozen=True)
+class Succession:
+    """What leads from one link to the next: the functions of a rollout, which fail on all ranks together; collective."""
+
+    given: Given
+    field: Field | None
+    comm: Communicator
+
+    def condition(self, past: Tensor, links: Sequence[Link]) -> Condition:
+        """Return the condition of links whose last fields are `past` [rows, order, *event], in the precision of these."""
+        return together(self.comm, lambda: matched(self.given(past, links), past))
+
+    def fields(self, x: Tensor, condition: Condition) -> Tensor:
+        """Return the fields [rows, *event] of states that were drawn given a condition."""
+        field = self.field
+        return x if field is None else together(self.comm, lambda: field(x, condition))

@@ -13,13 +13,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..comm.communicator import Communicator
-from ..schema.conditions import apply_to_leaves, matched
+from ..schema.conditions import apply_to_leaves
 from .arguments import check_arguments
 from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Conditions, Evaluator
-from .links import Field, Given, LeadEnded, Link, LinkNoise, RolloutCallback
+from .links import LeadEnded, Link, LinkNoise, RolloutCallback, Succession
 from .pieces import Slot
 from .sampler import Sampler
 from .solution import Stopped
@@ -29,15 +28,15 @@ class Pipeline(CollocationSolver):
     """Solves the leads of many samples on one rank; the position of a link in the batch is sample * leads + lead."""
 
     def __init__(
-        self, sampler: Sampler, given: Given, field: Field, threshold: float, past: Tensor, links: Sequence[Sequence[Link]],
-        comm: Communicator, callback: RolloutCallback | None,
+        self, sampler: Sampler, succession: Succession, threshold: float, past: Tensor, links: Sequence[Sequence[Link]],
+        callback: RolloutCallback | None,
     ):  # fmt: skip
-        self.given, self.field, self.threshold, self.callback = given, field, threshold, callback
+        self.succession, self.threshold, self.callback, comm = succession, threshold, callback, succession.comm
         self.count, self.order = len(links), past.shape[1]
         self.links = [links[lead][sample] for sample in range(len(past)) for lead in range(self.count)]
         ids = list(range(len(self.links)))
         # every lead gets a condition of the right form, which is replaced before it is used
-        first = apply_to_leaves(matched(given(past, links[0]), past), lambda values: values.repeat_interleave(self.count, 0))
+        first = apply_to_leaves(succession.condition(past, links[0]), lambda values: values.repeat_interleave(self.count, 0))
         noise = LinkNoise(sampler.noise(), dict(enumerate(self.links)))
         x0 = sampler.prior_states(ids, noise)[:, 0]
         check_arguments(
@@ -103,7 +102,7 @@ class Pipeline(CollocationSolver):
         if not indices:
             return
         windows = torch.stack([self._window(index) for index in indices])
-        made = matched(self.given(windows, [self.links[index] for index in indices]), windows)
+        made = self.succession.condition(windows, [self.links[index] for index in indices])
         rows = torch.tensor(indices)
         apply_to_leaves(self.conditions.tree, lambda values, new: values.index_copy_(0, rows.to(values.device), new), made)
 
@@ -131,7 +130,7 @@ class Pipeline(CollocationSolver):
         """Store the fields of leads that end at the flat states `ends`, and return what that changed."""
         places = torch.tensor(indices, device=ends.device)
         sample, column = places // self.count, self.order + places % self.count
-        new = self.field(ends.reshape(-1, *self.fields.shape[2:]), self.conditions.of(indices))
+        new = self.succession.fields(ends.reshape(-1, *self.fields.shape[2:]), self.conditions.of(indices))
         change = new - self.fields[sample, column]
         self.fields[sample, column] = new
         return change

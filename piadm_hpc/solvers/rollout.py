@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator, SerialCommunicator
-from ..schema.conditions import Condition
 from ..theory.grid import Block
 from .collocation import Collocation
-from .links import MOST_LEADS, MOST_STARTS, Field, Given, LeadEnded, Link, LinkNoise, RolloutCallback
+from .links import MOST_LEADS, MOST_STARTS, Field, Given, LeadEnded, Link, LinkNoise, RolloutCallback, Succession
 from .pipeline import Pipeline
 from .sampler import Sampler
 from .solution import BlockSolution, Unfinished
@@ -121,11 +120,10 @@ class Rollout:
             raise ValueError("rollout: " + "; ".join(mistakes))
         past = past.to(self.sampler.device, self.sampler.dtype)
         links = [self.links(starts, members, lead) for lead in leads]
-        comm = comm or SerialCommunicator()
+        succession = Succession(self.given, self.field, comm or SerialCommunicator())
         if self.threshold is None:
-            return Forecast.of(self._lead_by_lead(past, links, comm, callback))
-        pipeline = Pipeline(self.sampler, self.given, self._field, self.threshold, past, links, comm, callback)
-        return Forecast.of(pipeline.leads())
+            return Forecast.of(self._lead_by_lead(succession, past, links, callback))
+        return Forecast.of(Pipeline(self.sampler, succession, self.threshold, past, links, callback).leads())
 
     @staticmethod
     def links(starts: Sequence[int], members: Sequence[int], lead: int) -> list[Link]:
@@ -136,19 +134,16 @@ class Rollout:
         """Return the random numbers of links, for sample ids that are their positions."""
         return LinkNoise(self.sampler.noise(), dict(enumerate(links)))
 
-    def _field(self, x: Tensor, condition: Condition) -> Tensor:
-        return x if self.field is None else self.field(x, condition)
-
     def _lead_by_lead(
-        self, past: Tensor, links: list[list[Link]], comm: Communicator, callback: RolloutCallback | None
+        self, succession: Succession, past: Tensor, links: list[list[Link]], callback: RolloutCallback | None
     ) -> list[LeadEnded]:
         ended: list[LeadEnded] = []
         rounds = torch.zeros(len(past), dtype=torch.long)
         ids, stop = list(range(len(past))), None if callback is None else _StopBetween(callback)
         for row in links:
-            condition = self.given(past, row)
-            found = self.sampler.draw(ids, condition=condition, noise=self.noise_of(row), comm=comm, callback=stop)
-            x = self._field(found.x, condition)
+            condition = succession.condition(past, row)
+            found = self.sampler.draw(ids, condition=condition, noise=self.noise_of(row), comm=succession.comm, callback=stop)
+            x = succession.fields(found.x, condition)
             past = torch.cat([past[:, 1:], x[:, None]], dim=1)
             rounds = rounds + found.rounds
             ended.append(LeadEnded(row[0].lead, x, found.x, rounds, found.calls, found.status.amax(1), found.residual[:, -1]))
