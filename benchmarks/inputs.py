@@ -14,10 +14,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import h5py
 import numpy as np
 import tomli_w
 import xarray as xr
+from harm import harm_folder, harmed
 
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.templates import KINDS, template
@@ -177,7 +177,7 @@ def files(dice: Random, place: Path, stock: Stock) -> Arguments:
     if kind == 0:
         path.write_bytes(dice.randbytes(dice.choice([0, 1, 7, 300, 5000])))
     elif kind == 1:
-        path.write_bytes(_harmed(dice, text.encode()))
+        path.write_bytes(harmed(dice, text.encode()))
     elif kind == 2:
         lines = text.splitlines()
         dice.shuffle(lines)
@@ -190,7 +190,7 @@ def files(dice: Random, place: Path, stock: Stock) -> Arguments:
         path.symlink_to(dice.choice([path, Path("/dev/null"), place, Path("nowhere")]))
     else:
         shutil.copy(stock.folder / "fields.nc", path)
-        path.write_bytes(_harmed(dice, path.read_bytes()))
+        path.write_bytes(harmed(dice, path.read_bytes()))
     return dice.choice(
         [
             ["check", path], ["check", path, "--deep"], ["sample", path], ["plan", path], ["join", path], ["status", path],
@@ -201,32 +201,7 @@ def files(dice: Random, place: Path, stock: Stock) -> Arguments:
     )  # fmt: skip
 
 
-def _harmed(dice: Random, content: bytes) -> bytes:
-    """Some bytes changed, cut off, doubled or left out."""
-    data = bytearray(content)
-    for _ in range(dice.choice([1, 1, 3, 20])):
-        if not data:
-            break
-        at = dice.randrange(len(data))
-        how = dice.randrange(4)
-        if how == 0:
-            data[at] = dice.randrange(256)
-        elif how == 1:
-            del data[at:]
-        elif how == 2:
-            del data[at : at + dice.randrange(40)]
-        else:
-            data[at:at] = data[at : at + dice.randrange(40)]
-    return bytes(data)
-
-
 # run folders
-
-TEXTS = ["", "{", "[]", "{}", "null", "3", '"x"', "\x00", "[" * 5000, '{"samples": [[0, 1e9]]}', "model = 3\n"]
-TEXTS += ['{"samples": {"a": 1}}', '{"time": "t", "event": "progress"}', '{"pid": 1, "host": 3}']
-TEXTS += ['{"folder": "x", "cluster": "slurm", "jobs": {"a": [1]}}']
-NOTES = ["run.toml", "requested.json", ".lock", "events.jsonl", "summary.json", "log.txt", "STOP", "job.toml"]
-NOTES += ["jobs/submissions.jsonl"]
 
 
 def folders(dice: Random, place: Path, stock: Stock) -> Arguments:
@@ -234,7 +209,7 @@ def folders(dice: Random, place: Path, stock: Stock) -> Arguments:
     out = place / "run"
     shutil.copytree(stock.run, out)
     for _ in range(dice.choice([1, 1, 2, 3])):
-        dice.choice([_harm_bytes, _harm_bytes, _harm_note, _harm_hdf5, _harm_hdf5, _exchange, _replace])(dice, out, stock)
+        harm_folder(dice, out, stock)
     config = place / "run.toml"
     config.write_text(tomli_w.dumps(stock.configuration(out, seed=dice.choice([0, 0, 0, 1]))))
     shard = out / "shards/samples_00000000_00000002.h5"
@@ -246,68 +221,6 @@ def folders(dice: Random, place: Path, stock: Stock) -> Arguments:
             ["submit", config, "--print", "--mpi=none"], ["sample", out / "run.toml"], ["check", out / "run.toml"],
         ]
     )  # fmt: skip
-
-
-def _files(out: Path) -> list[Path]:
-    return sorted(path for path in out.rglob("*") if path.is_file() and not path.is_symlink())
-
-
-def _harm_bytes(dice: Random, out: Path, stock: Stock) -> None:
-    if found := _files(out):
-        path = dice.choice(found)
-        path.write_bytes(_harmed(dice, path.read_bytes()))
-
-
-def _harm_note(dice: Random, out: Path, stock: Stock) -> None:
-    path = out / dice.choice(NOTES)
-    path.parent.mkdir(exist_ok=True)
-    if not path.is_dir():
-        path.write_text(dice.choice(TEXTS) + dice.choice(["", "\n"]) + dice.choice(["", *TEXTS]))
-
-
-def _harm_hdf5(dice: Random, out: Path, stock: Stock) -> None:
-    """A file of HDF5 that is sound, and says or holds something else."""
-    found = [path for path in _files(out) if path.suffix == ".h5"]
-    if not found:
-        return
-    with contextlib.suppress(OSError, KeyError, RuntimeError, ValueError, TypeError), h5py.File(dice.choice(found), "r+") as file:
-        name, attribute = dice.choice(sorted(file)), dice.choice(sorted(file.attrs))
-        how = dice.randrange(6)
-        if how in (0, 3):
-            del file[name]
-        if how == 1:
-            del file.attrs[attribute]
-        elif how == 2:
-            file.attrs[attribute] = dice.choice([*ODD_ATTRIBUTES, *TEXTS[:8]])
-        elif how == 3:
-            file[name] = dice.choice(ODD_DATA)
-        elif how == 4:
-            elsewhere = [h5py.ExternalLink(str(stock.run / "samples.h5"), "tas"), h5py.ExternalLink("/dev/null", "x")]
-            file[dice.choice(["more", "x"])] = dice.choice([h5py.SoftLink("/nowhere"), h5py.SoftLink("/"), *elsewhere])
-        elif how == 5:
-            file.attrs["complete"] = dice.choice([0, 1, "yes"])
-
-
-ODD_ATTRIBUTES = [0, -1, 3.5, "x y z", b"\xff", np.arange(3), np.array(["a", "b"], "S1"), "tas lat", h5py.Empty("f")]
-ODD_ATTRIBUTES += ['{"shards/x.h5": 3}']
-ODD_DATA = [3, np.zeros((2, 2)), "text", np.array([b"a", b"b"]), np.arange(7), np.zeros((0,)), np.array([np.nan])]
-
-
-def _exchange(dice: Random, out: Path, stock: Stock) -> None:
-    """One file in place of another, of this run or of the other one."""
-    target, source = dice.choice(_files(out) or [out / "x"]), dice.choice(_files(dice.choice([stock.run, stock.other])))
-    shutil.copy(source, dice.choice([target, target.parent / source.name]))
-
-
-def _replace(dice: Random, out: Path, stock: Stock) -> None:
-    """A file is gone, or a folder or a link stands in its place."""
-    path = dice.choice([*_files(out), out / "shards"])
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    kind = dice.randrange(4)
-    if kind == 0:
-        path.mkdir()
-    elif kind == 1:
-        path.symlink_to(dice.choice([path, out, Path("nowhere"), Path("/dev/null")]))
 
 
 GENERATORS: dict[str, Generator] = {"configurations": configurations, "files": files, "folders": folders}

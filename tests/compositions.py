@@ -20,6 +20,7 @@ Stir = Callable[[Tensor, Tensor], Tensor]
 
 
 def mul(matrix: Tensor, z: Tensor) -> Tensor:
+    """Apply a matrix to the leading dimension of z."""
     product: Tensor = torch.tensordot(matrix, z, dims=1)
     return product
 
@@ -33,6 +34,7 @@ def fine_rule(high: float, low: float, nodes: int = 160) -> tuple[Tensor, Tensor
 
 
 def diag(a: float, b: float) -> Tensor:
+    """Return the diagonal matrix of two numbers."""
     return torch.diag(torch.tensor([a, b], dtype=F64))
 
 

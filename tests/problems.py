@@ -57,6 +57,7 @@ def chains(process: Process, reference: GaussianReference, *, steps: int = 24, n
         "ddpm large": lambda: integrators.ddpm(process, made, large_variance=True),
         "gaussian sde": lambda: integrators.gaussian_exponential(process, made, reference),
         "gaussian ode": lambda: integrators.gaussian_exponential(process, made, reference, eta=0.0),
+        "gaussian-ab2 sde": lambda: integrators.gaussian_ab2(process, made, reference, eta=1.0),
         "dpmpp-2m": lambda: integrators.dpmpp_2m(process, made),
     }
     return {name: make() for name, make in build.items()}

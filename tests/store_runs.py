@@ -20,20 +20,24 @@ SIDE = 64
 
 
 def layout(side: int = SIDE) -> Layout:
+    """Return the layout of one variable u along x."""
     points = Coordinate(("x",), np.arange(side, dtype=np.float64), {"units": "m"})
     return Layout((Variable("u", ("x",), {"units": "m s-1"}),), {"x": points})
 
 
 def values(ids: Sequence[int], side: int = SIDE) -> dict[str, np.ndarray]:
+    """Return fields that follow from the samples' ids."""
     return {"u": np.stack([np.random.default_rng(sample).standard_normal(side).astype(np.float32) for sample in ids])}
 
 
 def create(folder: Path, samples: Sequence[int], shard_size: int = 3, *, side: int = SIDE, **options: Any) -> Store:
+    """Create the store of a run."""
     given: dict[str, Any] = {"config": {"seed": 1}, "attributes": {"model_sha256": "abc"}}
     return Store.create(folder, layout=layout(side), samples=samples, shard_size=shard_size, **(given | options))
 
 
 def fill(store: Store, side: int = SIDE) -> Path:
+    """Write all samples that are missing, and merge them."""
     for ids in store.missing():
         store.write(ids, values(ids, side), {"seed": np.ones(len(ids), int), "sweeps": np.ones((len(ids), 2), int)})
     return store.join()
@@ -47,6 +51,7 @@ def run(folder: Path, samples: Sequence[int] = range(9), side: int = SIDE) -> li
 
 
 def assert_holds(folder: Path, ids: Sequence[int], side: int = SIDE) -> None:
+    """Check that a run opens with these samples and their own values."""
     with open_run(folder) as dataset:
         assert dataset["realization"].values.tolist() == list(ids)
         np.testing.assert_array_equal(dataset["u"].values, values(ids, side)["u"])

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.training.fields import train
 from piadm_hpc.models.training.statistics import zonal_power
 from piadm_hpc.run.execute import execute
+from piadm_hpc.run.reporting import Progress
 from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.store.reading import open_run
 
@@ -77,7 +79,7 @@ def make_model(folder: Path, *, land: bool = False, extra: bool = False) -> Path
     return train(TrainConfig.model_validate(config), root=folder, report=lambda line: None)
 
 
-def make_run(folder: Path, name: str, samples: int = 3, **changes) -> Path:
+def make_run(folder: Path, name: str, samples: int = 3, **changes: Any) -> Path:
     config = RunConfig.model_validate(
         {
             "model": str(folder / "red"),
@@ -93,7 +95,7 @@ def make_run(folder: Path, name: str, samples: int = 3, **changes) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("plain")
     make_model(folder)
     make_run(folder, "run")
@@ -101,7 +103,7 @@ def plain(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def drawn(monkeypatch) -> list[str]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the figures a report asks for, which take seconds to draw."""
     names: list[str] = []
     monkeypatch.setattr("piadm_hpc.analysis.report.report.draw", lambda picture, path: names.append(Path(path).name))
@@ -111,7 +113,7 @@ def drawn(monkeypatch) -> list[str]:
 # --- scores of fields that are known ---------------------------------------------------------------------------------
 
 
-def test_area_means_weigh_rows_by_their_area_and_leave_out_gaps():
+def test_area_means_weigh_rows_by_their_area_and_leave_out_gaps() -> None:
     field = np.broadcast_to(np.sin(np.deg2rad(LAT))[:, None] ** 2, (18, 48)).copy()
     assert area_mean(field, WEIGHTS) == pytest.approx(1 / 3, abs=0.01)
     field[3, 5:9] = np.nan
@@ -120,11 +122,11 @@ def test_area_means_weigh_rows_by_their_area_and_leave_out_gaps():
     assert np.isnan(area_mean(np.full((18, 48), np.nan), WEIGHTS))
 
 
-def test_planes_have_equal_rows():
+def test_planes_have_equal_rows() -> None:
     assert np.allclose(area_weights(np.linspace(0, 1000, 5)), 0.2)
 
 
-def test_pattern_correlation_ignores_offset_and_factor():
+def test_pattern_correlation_ignores_offset_and_factor() -> None:
     field = red_fields(1)[0]
     assert pattern_correlation(3 * field + 7, field, WEIGHTS) == pytest.approx(1.0)
     assert pattern_correlation(-field, field, WEIGHTS) == pytest.approx(-1.0)
@@ -132,14 +134,14 @@ def test_pattern_correlation_ignores_offset_and_factor():
     assert amplitude_ratio(3 * field, field, WEIGHTS) == pytest.approx(3.0)
 
 
-def test_spectrum_of_a_wave_is_in_its_wavenumber():
+def test_spectrum_of_a_wave_is_in_its_wavenumber() -> None:
     wave = 3.0 * np.cos(np.deg2rad(4 * LON)) * np.ones((18, 1))
     reference = reference_of("flat", np.stack([wave, -wave]), WEIGHTS)
     assert reference.power.argmax() == 4 and reference.power[4] == pytest.approx(9 / 2)
     assert reference.power.sum() == pytest.approx(area_mean(wave**2, WEIGHTS))
 
 
-def test_bands_compare_spectra_by_their_geometric_mean():
+def test_bands_compare_spectra_by_their_geometric_mean() -> None:
     power = np.ones(25)
     ratios = band_ratios(np.where(np.arange(25) % 2, 4.0, 1.0)[None] * power, power)
     assert ratios["power_ratio_1_5"][0] == pytest.approx(4 ** (3 / 5))
@@ -147,7 +149,7 @@ def test_bands_compare_spectra_by_their_geometric_mean():
     assert list(band_ratios(power[:10], power[:10])) == ["power_ratio_1_5", "power_ratio_6_20"]
 
 
-def test_fields_score_perfectly_against_themselves():
+def test_fields_score_perfectly_against_themselves() -> None:
     fields = red_fields(40)
     reference = reference_of("itself", fields, WEIGHTS)
     found = {name: value[0] for name, value in scores(moments(ensemble(fields, reference)), reference).items()}
@@ -158,7 +160,7 @@ def test_fields_score_perfectly_against_themselves():
     assert all(found[name] == pytest.approx(1) for name in found if name.startswith("power_ratio"))
 
 
-def test_a_bias_and_a_wrong_amplitude_are_seen():
+def test_a_bias_and_a_wrong_amplitude_are_seen() -> None:
     reference = reference_of("truth", red_fields(400), WEIGHTS)
     fields = reference.mean + 1.5 * (red_fields(400, seed=1) - reference.mean) + 0.7
     found = {name: value[0] for name, value in scores(moments(ensemble(fields, reference)), reference).items()}
@@ -168,7 +170,7 @@ def test_a_bias_and_a_wrong_amplitude_are_seen():
     assert found["power_ratio_6_20"] == pytest.approx(1.5**2, rel=0.05)
 
 
-def test_gaps_are_left_out_of_patterns():
+def test_gaps_are_left_out_of_patterns() -> None:
     fields, gappy = red_fields(30), red_fields(30)
     gappy[:, 4:8, 3:9] = np.nan
     reference = reference_of("gaps", gappy, WEIGHTS)
@@ -177,7 +179,7 @@ def test_gaps_are_left_out_of_patterns():
     assert found["std_ratio"][0] == pytest.approx(1) and found["std_pattern_correlation"][0] == pytest.approx(1)
 
 
-def test_bootstrap_errors_are_those_of_the_mean():
+def test_bootstrap_errors_are_those_of_the_mean() -> None:
     reference = reference_of("truth", red_fields(50), WEIGHTS)
     fields = red_fields(60, seed=3)
     errors = standard_errors(ensemble(fields, reference), reference, resamples=400)
@@ -186,7 +188,7 @@ def test_bootstrap_errors_are_those_of_the_mean():
     assert standard_errors(ensemble(fields[:1], reference), reference) == {}
 
 
-def test_the_bootstrap_in_parts_is_the_bootstrap(monkeypatch):
+def test_the_bootstrap_in_parts_is_the_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     reference = reference_of("truth", red_fields(20), WEIGHTS)
     fields = ensemble(red_fields(10, seed=5), reference)
     whole = standard_errors(fields, reference, resamples=30)
@@ -194,7 +196,7 @@ def test_the_bootstrap_in_parts_is_the_bootstrap(monkeypatch):
     assert standard_errors(fields, reference, resamples=30) == pytest.approx(whole)
 
 
-def test_resamples_are_subsets_with_repetition():
+def test_resamples_are_subsets_with_repetition() -> None:
     reference = reference_of("truth", red_fields(20), WEIGHTS)
     fields = ensemble(red_fields(6, seed=2), reference)
     rows = [0, 0, 2, 2, 2, 5]
@@ -207,7 +209,7 @@ def test_resamples_are_subsets_with_repetition():
 # --- against what travels with a model --------------------------------------------------------------------------------
 
 
-def test_held_out_data_score_as_the_model_card_says(tmp_path: Path):
+def test_held_out_data_score_as_the_model_card_says(tmp_path: Path) -> None:
     """The training fields themselves, compared with the shipped statistics of those fields, are perfect: with gaps too."""
     model = make_model(tmp_path, land=True)
     with xr.open_dataset(tmp_path / "data.nc") as data:
@@ -220,7 +222,7 @@ def test_held_out_data_score_as_the_model_card_says(tmp_path: Path):
     assert found.reference.area_means.mean() == pytest.approx(float(np.mean(area_mean(fields.tas.values, WEIGHTS))), abs=1e-3)
 
 
-def test_as_many_held_out_fields_as_samples_are_scored(plain: Path):
+def test_as_many_held_out_fields_as_samples_are_scored(plain: Path) -> None:
     with open_run(plain / "run") as dataset:
         record = score_table(dataset, plain / "red")["tas"]
     assert record["held_out"] == "3 held-out fields" and record["num_samples"] == 3 and record["units"] == "K"
@@ -229,7 +231,7 @@ def test_as_many_held_out_fields_as_samples_are_scored(plain: Path):
     assert 0.7 < record["scores"]["std_ratio"]["samples"] < 1.3
 
 
-def test_samples_of_a_gaussian_model_have_its_mean_and_spread(plain: Path):
+def test_samples_of_a_gaussian_model_have_its_mean_and_spread(plain: Path) -> None:
     run = make_run(plain, "many", samples=60, output={"batch": 30})
     reference = load_model(plain / "red").reference
     # the fit to few fields is wider than they are, which the score has to see
@@ -240,7 +242,7 @@ def test_samples_of_a_gaussian_model_have_its_mean_and_spread(plain: Path):
     assert abs(found["global_mean"]["samples"] - found["global_mean"]["reference"]) < 4 * found["global_mean"]["standard_error"]
 
 
-def test_any_file_on_the_grid_is_a_reference(plain: Path):
+def test_any_file_on_the_grid_is_a_reference(plain: Path) -> None:
     with open_run(plain / "run") as dataset:
         upside_down = xr.open_dataset(plain / "data.nc").isel(lat=slice(None, None, -1))
         upside_down.to_netcdf(plain / "turned.nc")
@@ -250,7 +252,7 @@ def test_any_file_on_the_grid_is_a_reference(plain: Path):
     assert "held_out" not in straight["scores"]["std_ratio"]
 
 
-def test_stored_weights_are_used(plain: Path):
+def test_stored_weights_are_used(plain: Path) -> None:
     with open_run(plain / "run") as dataset:
         only = np.zeros(18)
         only[4] = 2.0
@@ -259,7 +261,7 @@ def test_stored_weights_are_used(plain: Path):
         assert found.own["global_mean"] == pytest.approx(float(dataset.tas[:, 4].mean()), abs=1e-3)
 
 
-def test_files_that_cannot_be_compared_are_refused(plain: Path):
+def test_files_that_cannot_be_compared_are_refused(plain: Path) -> None:
     coarse = xr.open_dataset(plain / "data.nc").isel(lon=slice(None, None, 2))
     coarse.to_netcdf(plain / "coarse.nc")
     coarse.rename(tas="other").to_netcdf(plain / "other.nc")
@@ -271,7 +273,7 @@ def test_files_that_cannot_be_compared_are_refused(plain: Path):
             compare(dataset.drop_vars("tas"), plain / "red")
 
 
-def test_large_runs_are_thinned_evenly(plain: Path, monkeypatch):
+def test_large_runs_are_thinned_evenly(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with xr.open_dataset(plain / "data.nc") as data:
         monkeypatch.setattr("piadm_hpc.analysis.comparison.MAX_BYTES", 8 * 18 * 48 * 10)
         (found,) = compare(data, plain / "red")
@@ -282,7 +284,7 @@ def test_large_runs_are_thinned_evenly(plain: Path, monkeypatch):
 # --- baselines -----------------------------------------------------------------------------------------------------------
 
 
-def baselines_of(folder: Path, run: str, count: int = 2):
+def baselines_of(folder: Path, run: str, count: int = 2) -> Any:
     with open_run(folder / run) as dataset:
         model = load_model(folder / "red")
         config = RunConfig.model_validate(json.loads(dataset.attrs["piadm_config"]))
@@ -290,7 +292,7 @@ def baselines_of(folder: Path, run: str, count: int = 2):
         return measure(make_sampler(config, model), model.process, own, range(count), tol=config.solver.tol)
 
 
-def test_a_stochastic_chain_is_held_against_itself(plain: Path):
+def test_a_stochastic_chain_is_held_against_itself(plain: Path) -> None:
     found = baselines_of(plain, "run")
     assert not found.deterministic and found.own_error == found.path_error < 1e-3
     assert found.step_by_step.error == 0 and found.step_by_step.rounds == 12
@@ -299,13 +301,13 @@ def test_a_stochastic_chain_is_held_against_itself(plain: Path):
     assert reached is not None and reached.error <= 0.01 and found.reaching(0.0) is None
 
 
-def test_dpm_solver_converges_with_second_order(plain: Path):
+def test_dpm_solver_converges_with_second_order(plain: Path) -> None:
     found = baselines_of(plain, "run")
     errors = {cost.rounds: cost.error for cost in found.ladder}
     assert errors[40] / errors[80] == pytest.approx(4, rel=0.5) and found.converged_error < 1e-3
 
 
-def test_a_deterministic_chain_is_held_against_the_converged_flow(plain: Path):
+def test_a_deterministic_chain_is_held_against_the_converged_flow(plain: Path) -> None:
     make_run(plain, "ode", chain={"integrator": "piadm", "eta": 0.0})
     found = baselines_of(plain, "ode")
     assert found.deterministic and found.path_error < 1e-2 < found.own_error
@@ -316,7 +318,7 @@ def test_a_deterministic_chain_is_held_against_the_converged_flow(plain: Path):
     assert exact.own_error < 10 * max(exact.converged_error, 1e-4)
 
 
-def test_gaps_do_not_dilute_errors(tmp_path: Path):
+def test_gaps_do_not_dilute_errors(tmp_path: Path) -> None:
     make_model(tmp_path, land=True)
     make_run(tmp_path, "run", samples=1)
     with open_run(tmp_path / "run") as dataset:
@@ -331,8 +333,16 @@ def test_gaps_do_not_dilute_errors(tmp_path: Path):
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def test_a_report_of_a_run(plain: Path):
+def test_a_report_of_a_run(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = list[tuple[float, str]]()
+    monkeypatch.setattr(Progress, "show", lambda self, done, note: shown.append((done, note)))
     text = report(plain / "run", baselines=1)
+    assert shown[:3] == [
+        (0, "DPM-Solver++(2M) with 400 steps"),
+        (1, "DPM-Solver++(2M) with 200 steps"),
+        (2, "the chain step by step"),
+    ]
+    assert [done for done, _ in shown] == list(range(len(shown)))
     words = ("this run", "same chain step by step", "DPM-Solver++(2M) within tol", "the chain is stochastic", "area mean [K]")
     assert all(word in text for word in words)
     assert (plain / "run" / "report.png").read_bytes()[:4] == b"\x89PNG"
@@ -342,7 +352,7 @@ def test_a_report_of_a_run(plain: Path):
     assert max(map(len, text.splitlines())) < 160
 
 
-def test_scores_go_into_the_card_and_the_model_stays_the_same(tmp_path: Path, drawn: list[str]):
+def test_scores_go_into_the_card_and_the_model_stays_the_same(tmp_path: Path, drawn: list[str]) -> None:
     make_model(tmp_path)
     run = make_run(tmp_path, "run")
     before = load_model(tmp_path / "red")
@@ -352,7 +362,7 @@ def test_scores_go_into_the_card_and_the_model_stays_the_same(tmp_path: Path, dr
     assert after.card["samples"]["tas"]["num_samples"] == 3 and after.card["samples"]["run"]["grid"]["steps"] == 12
 
 
-def test_the_summary_of_the_run_gives_seconds_and_shares(plain: Path, drawn: list[str]):
+def test_the_summary_of_the_run_gives_seconds_and_shares(plain: Path, drawn: list[str]) -> None:
     run = make_run(plain, "timed", samples=2)
     (run / "summary.json").unlink(missing_ok=True)
     assert "seconds are not known" in report(run)
@@ -378,7 +388,7 @@ def test_the_summary_of_the_run_gives_seconds_and_shares(plain: Path, drawn: lis
         report(run)
 
 
-def test_blocks_and_several_variables_and_land(tmp_path: Path, drawn: list[str]):
+def test_blocks_and_several_variables_and_land(tmp_path: Path, drawn: list[str]) -> None:
     make_model(tmp_path, land=True, extra=True)
     run = make_run(tmp_path, "run", samples=1, grid={"steps": 12, "blocks": 3}, chain={"integrator": "gaussian", "eta": 0.0})
     text = report(run)
@@ -386,7 +396,7 @@ def test_blocks_and_several_variables_and_land(tmp_path: Path, drawn: list[str])
     assert drawn == ["report.png", "report-pr.png"]
 
 
-def test_a_model_without_statistics_is_reported_without_scores(tmp_path: Path, drawn: list[str]):
+def test_a_model_without_statistics_is_reported_without_scores(tmp_path: Path, drawn: list[str]) -> None:
     make_model(tmp_path)
     run = make_run(tmp_path, "run")
     (tmp_path / "red" / "statistics.h5").unlink()
@@ -397,7 +407,9 @@ def test_a_model_without_statistics_is_reported_without_scores(tmp_path: Path, d
     assert "data.nc, 60 fields" in report(run, against=tmp_path / "data.nc")
 
 
-def test_the_model_is_found_beside_the_run_and_must_be_the_same(tmp_path: Path, monkeypatch, drawn: list[str]):
+def test_the_model_is_found_beside_the_run_and_must_be_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: list[str]
+) -> None:
     make_model(tmp_path)
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path, "run", model="red")
@@ -415,7 +427,7 @@ def test_the_model_is_found_beside_the_run_and_must_be_the_same(tmp_path: Path, 
         report(run)
 
 
-def test_without_matplotlib_the_table_is_still_there(plain: Path, monkeypatch):
+def test_without_matplotlib_the_table_is_still_there(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     text = report(plain / "run")
     assert "piadm_hpc[plot]" in text and "area mean" in text
@@ -424,7 +436,7 @@ def test_without_matplotlib_the_table_is_still_there(plain: Path, monkeypatch):
 # --- figures and tables -----------------------------------------------------------------------------------------------
 
 
-def picture(**changes) -> Picture:
+def picture(**changes: Any) -> Picture:
     fields = red_fields(5)
     reference = reference_of("data", red_fields(20, seed=1), WEIGHTS)
     made = Picture(
@@ -457,12 +469,12 @@ def picture(**changes) -> Picture:
         {"title": r"$\nothing$", "name": "t_{$_$}", "units": r"$\frac$ mm_day^-1"},
     ],
 )
-def test_figures_of_unusual_runs(tmp_path: Path, changes: dict):
+def test_figures_of_unusual_runs(tmp_path: Path, changes: dict) -> None:
     draw(picture(**changes), tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 20_000
 
 
-def test_figures_leave_the_users_matplotlib_alone(tmp_path: Path):
+def test_figures_leave_the_users_matplotlib_alone(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
@@ -470,22 +482,22 @@ def test_figures_leave_the_users_matplotlib_alone(tmp_path: Path):
     assert dict(mpl.rcParams) == before
 
 
-def test_without_matplotlib_drawing_names_the_extra(tmp_path: Path, monkeypatch):
+def test_without_matplotlib_drawing_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(PlotError, match=r"piadm_hpc\[plot\]"):
         draw(picture(), tmp_path / "a.png")
 
 
-def test_colour_scales_end_on_plain_numbers():
+def test_colour_scales_end_on_plain_numbers() -> None:
     assert [figures._round_up(value) for value in (0.0, 0.93, 3.4, 41.0, float("nan"))] == [1.0, 1.0, 4.0, 50.0, 1.0]
 
 
-def test_columns_are_aligned():
+def test_columns_are_aligned() -> None:
     lines = table(["a", "bb"], [["long name", "1"], ["x", "100"]])
     assert lines == ["a           bb", "--------------", "long name    1", "x          100"]
 
 
-def test_spectra_agree_with_those_shipped():
+def test_spectra_agree_with_those_shipped() -> None:
     fields = red_fields(7)
     reference = reference_of("x", fields, WEIGHTS)
     power = ensemble(fields, reference).power.mean(0)

@@ -63,7 +63,7 @@ CASES: list[tuple[str, int, dict[str, Any], list[tuple[str, Any]]]] = [
 )
 def test_what_is_proposed_fits_is_accepted_and_is_then_as_it_is_set(
     model: Model, words: str, time_ranks: int, settings: dict[str, Any], wanted: list[tuple[str, Any]]
-):
+) -> None:
     made, followed = arranged(model, time_ranks, **settings)
     assert words in made.why
     assert [pair for pair in wanted if pair not in made.settings] == []
@@ -76,7 +76,7 @@ def test_what_is_proposed_fits_is_accepted_and_is_then_as_it_is_set(
     assert again.settings == () and same == followed and "as it is set" in str(again)
 
 
-def test_blocks_are_as_few_as_fit_and_no_shorter_than_the_ranks(model: Model):
+def test_blocks_are_as_few_as_fit_and_no_shorter_than_the_ranks(model: Model) -> None:
     made, followed = arranged(model, 4, available=6)
     count = dict(made.settings)["grid.blocks"]
     lengths = [len(block) for block in make_sampler(followed, model).chain.grid.blocks()]
@@ -86,11 +86,11 @@ def test_blocks_are_as_few_as_fit_and_no_shorter_than_the_ranks(model: Model):
 
 
 @pytest.mark.parametrize("settings", [{}, {"chain": {"eta": 0.0}}], ids=["chain", "collocation"])
-def test_what_cannot_fit_is_said(model: Model, settings: dict[str, Any]):
+def test_what_cannot_fit_is_said(model: Model, settings: dict[str, Any]) -> None:
     made, _ = arranged(model, 4, available=0, **settings)
     assert made.settings == () and made.why.startswith("does not fit: one sample needs")
 
 
-def test_a_hosts_memory_is_shared_by_its_ranks():
+def test_a_hosts_memory_is_shared_by_its_ranks() -> None:
     assert 0 < memory_of_host(10**6) <= memory_of_host(1) < 10**14
     assert memory_of_host(10**6) > 10**6  # only as many ranks as there are cores share a host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ KNOWN = [(name, kind, True) for name, kind in product(METHODS, KINDS)]
 
 
 @pytest.mark.parametrize(("name", "kind", "known"), [*BLIND, *KNOWN])
-def test_a_baseline_run_to_convergence_is_the_sequential_chain(name, kind, known):
+def test_a_baseline_run_to_convergence_is_the_sequential_chain(name: str, kind: str, known: bool) -> None:
     chain = CHAINS[name]
     x0, noise = start(OU(), chain, NAMES)
     common = {"noise": noise, "samples": NAMES, "reference": REFERENCE if known else None}
@@ -50,7 +51,7 @@ def test_a_baseline_run_to_convergence_is_the_sequential_chain(name, kind, known
 
 
 @pytest.mark.parametrize("kind", ["paradigms", "anderson", "newton"])
-def test_members_do_not_depend_on_who_is_in_flight(kind):
+def test_members_do_not_depend_on_who_is_in_flight(kind: str) -> None:
     chain, names = WHOLE["ddpm"], list(range(5))
     x0, noise = start(OU(), chain, names)
     common = {"noise": noise, "solver": kind, "tol": 1e-3, "window": 6 if kind == "paradigms" else None}
@@ -60,7 +61,7 @@ def test_members_do_not_depend_on_who_is_in_flight(kind):
     assert float((few.x - together.x).abs().max()) < 1e-12
 
 
-def test_newton_needs_hardly_a_sweep_where_coordinates_do_not_interact():
+def test_newton_needs_hardly_a_sweep_where_coordinates_do_not_interact() -> None:
     """One product with a random vector is then the exact diagonal, and Newton's method converges quadratically."""
     target = target_a(OU(), 12)
     chain = chains(OU(), target.reference(), steps=40)["ddpm"]
@@ -71,7 +72,7 @@ def test_newton_needs_hardly_a_sweep_where_coordinates_do_not_interact():
     assert int(newton.rounds.max()) <= 8 < int(plain.rounds.min())
 
 
-def test_anderson_saves_rounds_where_the_linear_part_is_poor():
+def test_anderson_saves_rounds_where_the_linear_part_is_poor() -> None:
     chain = WHOLE["ddim"]
     x0, noise = start(OU(), chain, NAMES)
     common = {"noise": noise, "tol": 1e-6, "linear": "process"}
@@ -79,7 +80,7 @@ def test_anderson_saves_rounds_where_the_linear_part_is_poor():
     assert int(mixed.rounds.sum()) < int(solve(chain, TARGET.score, x0, **common).rounds.sum())
 
 
-def test_parareal_counts_its_coarse_and_fine_calls():
+def test_parareal_counts_its_coarse_and_fine_calls() -> None:
     """25 steps in 5 parts: a coarse sweep of 5 calls, then 5 fine rounds and what is left of the coarse sweep."""
     chain = chains(OU(), REFERENCE, steps=25)["ddim"]
     x0, noise = start(OU(), chain, [0])
@@ -100,7 +101,7 @@ def test_parareal_counts_its_coarse_and_fine_calls():
     assert free.rounds.tolist() == [10] and free.calls.tolist() == [45]
 
 
-def test_chords_counts_as_published():
+def test_chords_counts_as_published() -> None:
     """100 steps, 8 cores: ends after 27, 42, 57, .. rounds and 548 calls in all (Han et al. 2025, their 50 steps doubled)."""
     chain = chains(OU(), REFERENCE, steps=100)["ddim"]
     x0, _ = start(OU(), chain, [0])
@@ -112,7 +113,7 @@ def test_chords_counts_as_published():
     assert torch.allclose(last.x, oracle.x, rtol=1e-13, atol=1e-13)
 
 
-def test_what_a_limit_leaves_is_finished_step_by_step():
+def test_what_a_limit_leaves_is_finished_step_by_step() -> None:
     chain = WHOLE["ddpm"]
     x0, noise = start(OU(), chain, NAMES)
     common = {"noise": noise, "samples": NAMES}
@@ -135,7 +136,7 @@ def test_what_a_limit_leaves_is_finished_step_by_step():
         ({"solver": "paradigms", "tol": None, "sweeps": 3}, "needs a tolerance"),
     ],
 )
-def test_what_a_baseline_cannot_do_is_said(settings, words):
+def test_what_a_baseline_cannot_do_is_said(settings: dict[str, Any], words: str) -> None:
     chain = CHAINS["ddim"]
     x0, _ = start(OU(), chain, [0])
     with pytest.raises(ValueError, match=words):
@@ -143,7 +144,7 @@ def test_what_a_baseline_cannot_do_is_said(settings, words):
 
 
 @pytest.mark.parametrize("kind", BASELINES)
-def test_a_failing_score_is_told_with_sample_and_time(kind):
+def test_a_failing_score_is_told_with_sample_and_time(kind: str) -> None:
     chain = WHOLE["ddim"]
     x0, _ = start(OU(), chain, [7])
     with pytest.raises(ScoreError, match="not finite for sample 7"):

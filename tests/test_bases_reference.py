@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,14 +35,14 @@ BASES = {
 }
 
 
-def operator(basis, gains: torch.Tensor) -> torch.Tensor:
+def operator(basis: Any, gains: torch.Tensor) -> torch.Tensor:
     """The operator with the given gains per shell as a dense matrix."""
     unit = torch.eye(math.prod(basis.event_shape), dtype=F64)
     return basis.synthesise(basis.expand(gains) * basis.analyse(unit))
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_analysis_and_synthesis_are_inverse(name):
+def test_analysis_and_synthesis_are_inverse(name: str) -> None:
     basis = BASES[name]
     x = torch.randn(7, 2, math.prod(basis.event_shape), dtype=F64)
     z = basis.analyse(x)
@@ -50,7 +51,7 @@ def test_analysis_and_synthesis_are_inverse(name):
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_gains_act_as_symmetric_commuting_operators(name):
+def test_gains_act_as_symmetric_commuting_operators(name: str) -> None:
     basis = BASES[name]
     first, second = (torch.rand(basis.num_shells, dtype=F64) + 0.5 for _ in range(2))
     a, b = operator(basis, first), operator(basis, second)
@@ -60,14 +61,14 @@ def test_gains_act_as_symmetric_commuting_operators(name):
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_white_noise_has_energy_one_in_every_shell(name):
+def test_white_noise_has_energy_one_in_every_shell(name: str) -> None:
     basis = BASES[name]
     x = torch.randn(40_000, math.prod(basis.event_shape), dtype=F64, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(basis.energy(basis.analyse(x)), torch.ones(basis.num_shells, dtype=F64), atol=0.04)
 
 
 @pytest.mark.parametrize("degree, order", [(0, 0), (3, 2), (9, 0), (11, 7), (15, 15)])
-def test_spherical_harmonics_against_scipy(degree, order):
+def test_spherical_harmonics_against_scipy(degree: int, order: int) -> None:
     basis = SphericalHarmonics(16, 36, 16)
     nodes = np.polynomial.legendre.leggauss(16)[0][::-1]
     colatitude, longitude = np.arccos(nodes)[:, None], 2 * np.pi * np.arange(36)[None] / 36
@@ -77,7 +78,7 @@ def test_spherical_harmonics_against_scipy(degree, order):
     assert excited.sum() == 1 and basis.shells[excited].item() == degree
 
 
-def test_spherical_basis_of_model_latitudes_is_the_gaussian_one():
+def test_spherical_basis_of_model_latitudes_is_the_gaussian_one() -> None:
     nodes = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(10)[0]))
     x = torch.randn(3, 10, 20, dtype=F64)
     south, north = SphericalHarmonics(10, 20, 8, latitudes=nodes.tolist()), SphericalHarmonics(10, 20, 8)
@@ -93,7 +94,7 @@ def dense_reference() -> tuple[GaussianReference, torch.Tensor]:
 
 
 @pytest.mark.parametrize("process, t", [(OU(), 0.7), (EDM(), 1.3), (Flow(), 0.4)])
-def test_score_and_denoiser_against_automatic_differentiation(process, t):
+def test_score_and_denoiser_against_automatic_differentiation(process: Any, t: Any) -> None:
     reference, covariance = dense_reference()
     time = torch.tensor(t, dtype=F64)
     a, s = process.alpha(time), process.sigma(time)
@@ -105,7 +106,7 @@ def test_score_and_denoiser_against_automatic_differentiation(process, t):
     assert torch.allclose(reference.denoise(process, x.detach(), time.expand(5)), (x + s**2 * expected) / a, atol=1e-11)
 
 
-def test_closed_form_flow_solves_the_probability_flow_equation():
+def test_closed_form_flow_solves_the_probability_flow_equation() -> None:
     reference, _ = dense_reference()
     process, x = OU(), torch.randn(1, 9, dtype=F64)
 
@@ -118,7 +119,7 @@ def test_closed_form_flow_solves_the_probability_flow_equation():
     assert np.allclose(moved.numpy(), oracle, atol=1e-7)
 
 
-def test_fitted_references_recover_mean_and_covariance():
+def test_fitted_references_recover_mean_and_covariance() -> None:
     reference, covariance = dense_reference()
     level = torch.tensor(1.0, dtype=F64), torch.tensor(0.0, dtype=F64)
     draws = reference.draw(torch.randn(60_000, 9, dtype=F64, generator=torch.Generator().manual_seed(2)), *level)
@@ -139,6 +140,6 @@ def test_fitted_references_recover_mean_and_covariance():
         (lambda: SphericalHarmonics(8, 16, 4, latitudes=[0.0]), "1 latitudes for nlat = 8"),
     ],
 )
-def test_bad_references_are_refused_with_words(make, message):
+def test_bad_references_are_refused_with_words(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

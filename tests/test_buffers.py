@@ -22,11 +22,11 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
         (torch.device("mps"), True, "host"),
     ],
 )
-def test_a_gpu_is_reached_directly_only_by_an_mpi_that_can(device: torch.device, aware: bool, memory: Memory):
+def test_a_gpu_is_reached_directly_only_by_an_mpi_that_can(device: torch.device, aware: bool, memory: Memory) -> None:
     assert memory_for(device, aware=aware) == memory
 
 
-def test_host_tensors_travel_from_where_they_lie():
+def test_host_tensors_travel_from_where_they_lie() -> None:
     buffers, values = Buffers("host", CPU), torch.arange(6.0)
     sent = buffers.sent(values)
     (given,) = buffers.ready(sent)
@@ -35,7 +35,7 @@ def test_host_tensors_travel_from_where_they_lie():
     assert turned.is_contiguous() and turned.tolist() == values.reshape(2, 3).T.tolist()
 
 
-def test_pinned_memory_is_asked_for_and_filled(monkeypatch: pytest.MonkeyPatch):
+def test_pinned_memory_is_asked_for_and_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """This host may have no GPU, without which memory cannot be pinned: the request is seen, and granted as plain memory."""
     asked, plain = [], torch.empty
 
@@ -49,7 +49,7 @@ def test_pinned_memory_is_asked_for_and_filled(monkeypatch: pytest.MonkeyPatch):
     assert asked == [True, True] and sent.is_contiguous() and torch.equal(sent, values) and result.dtype == torch.float64
 
 
-def test_a_device_is_waited_for_before_mpi_reads_it(monkeypatch: pytest.MonkeyPatch):
+def test_a_device_is_waited_for_before_mpi_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
 
     class Stream:
@@ -62,12 +62,12 @@ def test_a_device_is_waited_for_before_mpi_reads_it(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int64])
-def test_numbers_without_mpi_arithmetic_are_refused(dtype: torch.dtype):
+def test_numbers_without_mpi_arithmetic_are_refused(dtype: torch.dtype) -> None:
     with pytest.raises(TypeError, match="float32 or float64"):
         Buffers("host", CPU).sent(torch.zeros(2, dtype=dtype))
     with pytest.raises(TypeError, match="float32 or float64"):
         Buffers("host", CPU).empty((2,), dtype)
 
 
-def test_a_library_without_the_query_is_not_cuda_aware():
+def test_a_library_without_the_query_is_not_cuda_aware() -> None:
     assert not cuda_aware(torch._C.__file__)

@@ -16,8 +16,9 @@ from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.run.build import make_reference
 from piadm_hpc.run.resolve import make_sampler, resolve, with_defaults
-from piadm_hpc.solvers.collocation import FEWEST, Collocation, chebyshev_nodes
+from piadm_hpc.solvers.collocation import FEWEST, Collocation
 from piadm_hpc.theory.bases import Identity
+from piadm_hpc.theory.chebyshev import chebyshev_nodes
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def completed(config: RunConfig, model: Model) -> RunConfig:
 
 
 @pytest.mark.parametrize("name", catalogue.INTEGRATORS)
-def test_catalogue_and_chains_agree(model: Model, name: str):
+def test_catalogue_and_chains_agree(model: Model, name: str) -> None:
     """Calls a step, channels, randomness and, for a budget of calls, the number of points."""
     method, config = catalogue.find(name), run(name, calls=60)
     chain = resolve(config, model).scheme
@@ -43,7 +44,7 @@ def test_catalogue_and_chains_agree(model: Model, name: str):
     assert chain.stochastic == (method.noise == "always" or (method.noise == "eta" and method.eta > 0))
 
 
-def test_teleport_leaves_out_points_of_the_same_grid(model: Model):
+def test_teleport_leaves_out_points_of_the_same_grid(model: Model) -> None:
     whole, part = (resolve(run("ddim", steps=20, teleport=t), model).grid for t in (None, 3.0))
     left = len(part.t)
     assert 2 < left < 21 and torch.equal(part.t, whole.t[-left:])
@@ -53,7 +54,7 @@ def test_teleport_leaves_out_points_of_the_same_grid(model: Model):
         resolve(run("ddim", steps=20, teleport=1e-6), model)
 
 
-def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_prior(model: Model):
+def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_prior(model: Model) -> None:
     """The same seed gives the same member, carried over the points left out in closed form."""
     whole, part = (make_sampler(run("ddim", steps=20, teleport=t), model) for t in (None, 3.0))
     first, later = whole.prior_states([5])[:, 0], part.prior_states([5])[:, 0]
@@ -64,7 +65,7 @@ def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_p
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
 @pytest.mark.parametrize("name", ["ddim", "rse"])
-def test_power_grids_run_on_the_integrators_own_clock(model: Model, name: str, exponent: float):
+def test_power_grids_run_on_the_integrators_own_clock(model: Model, name: str, exponent: float) -> None:
     from piadm_hpc.theory.grid import phase_clock, process_clock
     from piadm_hpc.theory.phase import PhaseSpace
     from piadm_hpc.theory.process import VP, forward_time
@@ -76,13 +77,13 @@ def test_power_grids_run_on_the_integrators_own_clock(model: Model, name: str, e
     assert torch.allclose(steps, torch.full((10,), -0.1, dtype=torch.float64), atol=1e-5)
 
 
-def test_unstable_chains_are_refused_with_a_way_out(model: Model):
+def test_unstable_chains_are_refused_with_a_way_out(model: Model) -> None:
     config = RunConfig(model="m", chain={"integrator": "cvv", "lam": 3.0}, grid={"calls": 8, "kind": "power"})
     with pytest.raises(ConfigError, match=r"'cvv' is unstable on this grid.*take more steps, or lam nearer to zero than 3\.0"):
         resolve(config, model)
 
 
-def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model):
+def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model) -> None:
     sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 0.0}, solver={"tol": 1e-3})
     assert (sde.chain.method.name, completed(sde, model).grid.steps) == ("gaussian", 48)
     assert (ode.chain.method.name, completed(ode, model).grid.steps) == ("collocation", 24)
@@ -92,7 +93,7 @@ def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model):
     assert resolve(ode.replace(grid={"calls": 31}), model).grid.num_steps == 31
 
 
-def test_a_card_says_what_suits_its_model(model: Model):
+def test_a_card_says_what_suits_its_model(model: Model) -> None:
     """Only where the run says nothing."""
     suited = replace(model, card={**model.card, "sampling": {"eta": 0.5, "steps": 24}})
     open_run, given = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 1.0}, grid={"steps": 10})
@@ -110,7 +111,7 @@ def test_a_card_says_what_suits_its_model(model: Model):
     assert (found.chain.integrator, found.grid.steps) == ("gaussian-ab2", 24)
 
 
-def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model):
+def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model) -> None:
     """A remainder that is a line needs the fewest points; one that is small at high noise begins late; both are written down."""
     low, high = scheme_of(model).span
     x = torch.from_numpy(chebyshev_nodes(24))
@@ -137,7 +138,7 @@ def scheme_of(model: Model) -> Collocation:
     return made
 
 
-def test_a_teleported_flow_begins_where_it_was_told(model: Model):
+def test_a_teleported_flow_begins_where_it_was_told(model: Model) -> None:
     config = RunConfig(model="m", chain={"eta": 0.0}, grid={"teleport": 3.0})
     made = make_sampler(config, model).chain
     assert float(made.ratio[0]) == pytest.approx(3.0) and made.num_steps == 16

@@ -45,7 +45,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_nothing_needs_mpi_without_a_launcher(work: Path):
+def test_nothing_needs_mpi_without_a_launcher(work: Path) -> None:
     broken = work / "broken"
     (broken / "mpi4py").mkdir(parents=True)
     (broken / "mpi4py" / "__init__.py").write_text('raise ImportError("libmpi.so.12: cannot open shared object file")\n')
@@ -57,7 +57,7 @@ def test_nothing_needs_mpi_without_a_launcher(work: Path):
         xr.testing.assert_allclose(serial["tas"], here["tas"], rtol=1e-6)
 
 
-def test_a_launcher_of_another_mpi_is_an_error(work: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_launcher_of_another_mpi_is_an_error(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMI_SIZE", "2")
     done = piadm(["sample", work / "run.toml", "--out", work / "mixed"])
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -65,7 +65,7 @@ def test_a_launcher_of_another_mpi_is_an_error(work: Path, monkeypatch: pytest.M
     assert "Use the mpiexec of the same MPI" in done.stderr and not (work / "mixed").exists()
 
 
-def test_help_lists_every_command_and_the_exit_codes():
+def test_help_lists_every_command_and_the_exit_codes() -> None:
     text = call("--help")["out"]
     assert all(re.search(rf"\n    {command}\s", text) for command in NAMES) and "75 stopped" in text.replace("\n", " ")
     for arguments in ([], ["sampel"], ["sample", "--samples", "x"], ["init", "clim"]):
@@ -73,7 +73,7 @@ def test_help_lists_every_command_and_the_exit_codes():
         assert report["code"] == 2 and "usage: piadm" in report["err"] and "error: " in report["err"]
 
 
-def test_from_a_run_to_one_file_in_xarray(work: Path):
+def test_from_a_run_to_one_file_in_xarray(work: Path) -> None:
     checked = call("check", work / "run", "--deep")
     assert checked["code"] == 0 and checked["out"].strip().endswith(": whole") and "6 samples in 3 shards" in checked["out"]
     copy = work / "one.h5"
@@ -88,7 +88,7 @@ def test_from_a_run_to_one_file_in_xarray(work: Path):
         assert other["tas"].shape == (6, 8, 16)
 
 
-def test_the_same_command_again_has_nothing_to_do_and_more_samples_are_added(work: Path):
+def test_the_same_command_again_has_nothing_to_do_and_more_samples_are_added(work: Path) -> None:
     config = write_config(work / "more.toml", work / "gaussian", work / "more", samples=2, **LOOSE)
     first = call("sample", config)
     assert first["code"] == 0 and f'open with:  xarray.open_dataset("{work}/more/samples.h5")' in first["out"]
@@ -101,7 +101,7 @@ def test_the_same_command_again_has_nothing_to_do_and_more_samples_are_added(wor
     assert "2 of 2 samples to make" in log and "3 of 5 samples to make" in log
 
 
-def test_overwrite_starts_again(work: Path):
+def test_overwrite_starts_again(work: Path) -> None:
     config = write_config(work / "over.toml", work / "gaussian", work / "over", samples=1)
     assert call("sample", config)["code"] == 0
     refused = call("sample", config, "--seed", 4)
@@ -112,7 +112,7 @@ def test_overwrite_starts_again(work: Path):
         assert over["seed"].values.tolist() == [4]
 
 
-def test_a_changed_configuration_names_every_key_that_differs(work: Path):
+def test_a_changed_configuration_names_every_key_that_differs(work: Path) -> None:
     report = call("sample", work / "run.toml", "--tol", "1e-4", "--set", "grid.steps=9", "--set", "solver.linear=process")
     assert report["code"] == 1 and "Traceback" not in report["err"]
     keys = [line.split(":")[0].strip() for line in report["err"].splitlines()[1:-1]]
@@ -147,14 +147,14 @@ def test_a_changed_configuration_names_every_key_that_differs(work: Path):
         (["train", "none.toml"], 2, "none.toml: cannot be read (No such file or directory)"),
     ],
 )
-def test_one_line_for_every_mistake(work: Path, arguments: list[str], code: int, message: str):
+def test_one_line_for_every_mistake(work: Path, arguments: list[str], code: int, message: str) -> None:
     places = {"RUN": str(work / "run.toml"), "HERE": str(work), "DONE": str(work / "run")}
     given = [places.get(argument, argument.replace("RUN/", f"{work}/run.toml/")) for argument in arguments]
     text = one_line(call(*given), code)
     assert message in text.replace(f"{work}/", ""), text
 
 
-def test_several_mistakes_in_a_configuration_are_one_message(work: Path):
+def test_several_mistakes_in_a_configuration_are_one_message(work: Path) -> None:
     path = work / "wrong.toml"
     path.write_text('model = "m"\nsampels = 3\nseed = -1\n[solver]\ntol = "small"\nkind = "picar"\n[grid]\nhorizon = "far"\n')
     for command in ("sample", "plan", "check"):
@@ -164,7 +164,7 @@ def test_several_mistakes_in_a_configuration_are_one_message(work: Path):
         assert {line.split(":")[0].strip() for line in lines} == {"sampels", "seed", "solver.tol", "solver.kind", "grid.horizon"}
 
 
-def test_check_reads_a_configuration_or_says_what_is_missing(work: Path):
+def test_check_reads_a_configuration_or_says_what_is_missing(work: Path) -> None:
     assert call("check", work / "run.toml")["out"] == f"{work}/run.toml: a valid configuration\n"
     for path in (work, work / "nowhere"):
         report = call("check", path)
@@ -172,7 +172,7 @@ def test_check_reads_a_configuration_or_says_what_is_missing(work: Path):
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_init_prints_what_the_other_commands_read(kind: str, tmp_path: Path):
+def test_init_prints_what_the_other_commands_read(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "made.toml"
     path.write_text(call("init", kind)["out"])
     if kind.startswith("train"):
@@ -181,7 +181,7 @@ def test_init_prints_what_the_other_commands_read(kind: str, tmp_path: Path):
         assert call("check", path)["code"] == 0
 
 
-def test_plan_counts_what_a_run_will_cost_and_writes_nothing(work: Path):
+def test_plan_counts_what_a_run_will_cost_and_writes_nothing(work: Path) -> None:
     before = sorted(path.name for path in work.iterdir())
     config = piadm_hpc.RunConfig(model=str(work / "gaussian"), out=str(work / "planned"), **(RUN | LOOSE))
     report = call("plan", work / "run.toml", "--ranks", 4, "--time-ranks", 2)
@@ -207,7 +207,7 @@ def test_plan_counts_what_a_run_will_cost_and_writes_nothing(work: Path):
     assert sorted(path.name for path in work.iterdir()) == before
 
 
-def test_doctor_names_what_fails_and_what_to_do(work: Path):
+def test_doctor_names_what_fails_and_what_to_do(work: Path) -> None:
     fine = call("doctor", "--folder", work)
     assert fine["code"] == 0 and "FAIL" not in fine["out"] and "`mpiexec -n 2 piadm doctor` tests MPI" in fine["out"]
     bad = call("doctor", "--folder", work / "nowhere")
@@ -216,7 +216,7 @@ def test_doctor_names_what_fails_and_what_to_do(work: Path):
     assert [line.split()[1] for line in failing] == ["HDF5", "locking", "write"]
 
 
-def test_weights_that_do_not_fit_or_are_not_finite_are_refused_by_name(work: Path):
+def test_weights_that_do_not_fit_or_are_not_finite_are_refused_by_name(work: Path) -> None:
     other = add_network(work / "gaussian", work / "other", width=8, card_width=16)
     text = one_line(call("sample", work / "run.toml", "--out", work / "bad", "--model", other), 2)
     assert f"{other}/weights.safetensors: " in text and "the card's network needs" in text
@@ -234,7 +234,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_refused_by_name(work: Pat
     assert not (work / "bad").exists(), "a run that cannot start leaves nothing behind"
 
 
-def test_integrators_are_listed():
+def test_integrators_are_listed() -> None:
     report = call("integrators")
     assert report["code"] == 0
     rows = [line.split() for line in report["out"].splitlines()]

@@ -17,12 +17,13 @@ from torch import Tensor
 from piadm_hpc.gaussian.reference import GaussianReference, Smoothness
 from piadm_hpc.models.analytic import GaussianMixture, target_b, target_c
 from piadm_hpc.run.probe import probe_smoothness
-from piadm_hpc.solvers.collocation import Collocation, chebyshev_nodes, choose
+from piadm_hpc.solvers.collocation import Collocation, choose
 from piadm_hpc.solvers.errors import ScoreError
 from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.solvers.solve import Solution, Status
 from piadm_hpc.theory.bases import Pixelwise
+from piadm_hpc.theory.chebyshev import chebyshev_nodes
 from piadm_hpc.theory.noise import Noise
 from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
 
@@ -58,7 +59,7 @@ def flow(target: GaussianMixture, process: Process, x0: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("process", [OU(), VP(), EDM(), Flow()], ids=lambda p: type(p).__name__)
-def test_a_gaussian_takes_one_sweep_and_is_exact(process: Process):
+def test_a_gaussian_takes_one_sweep_and_is_exact(process: Process) -> None:
     spectrum = torch.tensor([1e-3, 0.2, 1.0, 30.0], dtype=F64)
     reference = GaussianReference(torch.arange(4, dtype=F64), Pixelwise((4,)), spectrum)
     made = scheme(process, reference, 8)
@@ -71,7 +72,7 @@ def test_a_gaussian_takes_one_sweep_and_is_exact(process: Process):
 
 @pytest.mark.parametrize("process", [OU(), EDM()], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize(("tol", "points"), [(1e-2, 16), (1e-4, 32), (1e-6, 24)])
-def test_the_flow_of_an_independent_solver_is_met_to_the_tolerance(process: Process, tol: float, points: int):
+def test_the_flow_of_an_independent_solver_is_met_to_the_tolerance(process: Process, tol: float, points: int) -> None:
     target = mixture(process)
     made = scheme(process, target.reference(), points)
     x0 = prior(made, 4)
@@ -82,7 +83,7 @@ def test_the_flow_of_an_independent_solver_is_met_to_the_tolerance(process: Proc
 
 
 @given(st.integers(4, 40), st.integers(0, 2**32 - 1), st.floats(-8, 2), st.floats(0.1, 12))
-def test_weights_integrate_polynomials_exactly(points: int, seed: int, low: float, width: float):
+def test_weights_integrate_polynomials_exactly(points: int, seed: int, low: float, width: float) -> None:
     reference = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), torch.ones(1, dtype=F64))
     made = scheme(OU(), reference, points)
     piece = made.piece(low, low + width)
@@ -100,7 +101,7 @@ def test_weights_integrate_polynomials_exactly(points: int, seed: int, low: floa
     assert np.allclose(made.inherit(low, low + width, (low, half)).numpy() @ polynomial(nodes), polynomial(inner), atol=1e-9)
 
 
-def test_too_few_points_are_made_up_for_by_halving():
+def test_too_few_points_are_made_up_for_by_halving() -> None:
     target = target_b(OU(), 64)
     few, many = (Collocation(OU(), target.reference(), 8.0, 1e-3, points) for points in (6, 32))
     x0 = prior(few, 6)
@@ -114,7 +115,7 @@ def test_too_few_points_are_made_up_for_by_halving():
     assert int(found.rounds.min()) > int(solve(many, target.score, x0, tol=1e-3, **kwargs).rounds.max())
 
 
-def test_batches_orders_and_samples_in_flight_do_not_change_a_sample():
+def test_batches_orders_and_samples_in_flight_do_not_change_a_sample() -> None:
     target = target_c(OU(), 32)
     made = Collocation(OU(), target.reference(), 8.0, 1e-3, 12)
     x0 = prior(made, 9)
@@ -128,7 +129,7 @@ def test_batches_orders_and_samples_in_flight_do_not_change_a_sample():
         assert torch.equal(other.rounds, whole.rounds[rows]) and torch.equal(other.calls, whole.calls[rows])
 
 
-def test_a_full_batch_is_kept_full():
+def test_a_full_batch_is_kept_full() -> None:
     """Samples that are done make room at once: hardly more sweeps of the batch than the work divided by its width."""
     target = target_c(OU(), 32)
     made = Collocation(OU(), target.reference(), 8.0, 1e-3, 12)
@@ -143,7 +144,7 @@ def test_a_full_batch_is_kept_full():
     assert batches[0] <= 1.15 * float(found.rounds.sum()) / 8 + int(found.rounds.max())
 
 
-def test_a_fixed_depth_is_kept():
+def test_a_fixed_depth_is_kept() -> None:
     target = mixture(OU())
     made = scheme(OU(), target.reference())
     found = solve(made, target.score, prior(made, 2), tol=None, sweeps=3, reference=target.reference())
@@ -151,14 +152,14 @@ def test_a_fixed_depth_is_kept():
     assert bool((found.status == int(Status.DEPTH_REACHED)).all())
 
 
-def test_a_tolerance_below_rounding_ends_at_the_floor_and_says_so():
+def test_a_tolerance_below_rounding_ends_at_the_floor_and_says_so() -> None:
     target = mixture(OU())
     made = scheme(OU(), target.reference(), 24)
     found = solve(made, target.score, prior(made, 64).float(), tol=1e-12, reference=target.reference())
     assert bool((found.status == int(Status.ROUND_OFF_FLOOR)).all()) and float(found.residual.max()) < 1e-3
 
 
-def test_a_score_that_no_polynomial_resolves_is_marked():
+def test_a_score_that_no_polynomial_resolves_is_marked() -> None:
     target = mixture(OU())
     made = scheme(OU(), target.reference(), 6)
 
@@ -170,7 +171,7 @@ def test_a_score_that_no_polynomial_resolves_is_marked():
     assert found.status.tolist() == [[int(Status.NOT_RESOLVED)]] and not bool(found.converged.any())
 
 
-def test_failures_name_sample_and_time():
+def test_failures_name_sample_and_time() -> None:
     target = mixture(OU())
     made = scheme(OU(), target.reference())
     kwargs = {"reference": target.reference(), "samples": [7, 8]}
@@ -191,20 +192,20 @@ def test_failures_name_sample_and_time():
         ({"pipelined": True}, "no window, pipeline or corrector"),
     ],
 )
-def test_what_belongs_to_chains_is_refused(change: dict[str, object], words: str):
+def test_what_belongs_to_chains_is_refused(change: dict[str, object], words: str) -> None:
     target = mixture(OU())
     made = scheme(OU(), target.reference())
     with pytest.raises(ValueError, match=words):
         solve(made, target.score, prior(made, 1), reference=target.reference(), **change)  # type: ignore[arg-type]
 
 
-def test_a_scheme_that_cannot_be_is_refused():
+def test_a_scheme_that_cannot_be_is_refused() -> None:
     reference = mixture(OU()).reference()
     with pytest.raises(ValueError, match=r"must lie between.*at least 4"):
         Collocation(OU(), reference, 1.0, 2.0, 3)
 
 
-def test_projected_states_stay_in_their_subspace():
+def test_projected_states_stay_in_their_subspace() -> None:
     target = mixture(OU())
     made = scheme(OU(), target.reference())
     kept = torch.ones(12, dtype=F64)
@@ -217,7 +218,7 @@ def test_projected_states_stay_in_their_subspace():
 
 
 @pytest.mark.parametrize("tol", [1e-2, 1e-3])
-def test_chosen_points_solve_other_samples_to_the_tolerance(tol: float):
+def test_chosen_points_solve_other_samples_to_the_tolerance(tol: float) -> None:
     """The smoothness of four flows chooses points and start for twelve others, which need few pieces and no others."""
     process = OU()
     target = target_b(process, 64)
@@ -246,7 +247,7 @@ def error(x: Tensor, truth: Tensor, reference: GaussianReference) -> Tensor:
 
 
 @given(st.integers(4, 24), st.integers(0, 2**31))
-def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int):
+def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int) -> None:
     """The chosen start and points depend on sizes alone, and tighter tolerances never take fewer points or start later."""
     rows = torch.randn(3, nodes, generator=torch.Generator().manual_seed(seed), dtype=F64)
     known = Smoothness(-8.0, 7.0, rows.T @ rows / 3)
@@ -255,7 +256,7 @@ def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int):
     assert tight[1] >= loose[1] and choose(replace(known, gram=known.gram * 100), 1.0, -8.0, 7.0) == loose
 
 
-def test_draws_whose_changes_shrink_slowly_are_held_to_more():
+def test_draws_whose_changes_shrink_slowly_are_held_to_more() -> None:
     """Near a boundary between modes changes fall below the tolerance by a third a sweep, and what is left moves the end far."""
     target, draws = target_c(OU(), 256), [19, 23, 119]
     reference = target.reference()

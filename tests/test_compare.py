@@ -7,6 +7,8 @@ import json
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,11 +27,11 @@ TASK = make_task("target-c:16", samples=2)
 
 
 @pytest.mark.parametrize("process", [OU(), VP(), EDM(), Flow()], ids=lambda one: type(one).__name__)
-def test_the_two_step_method_is_exact_on_its_gaussian_and_of_second_order_beyond(process):
+def test_the_two_step_method_is_exact_on_its_gaussian_and_of_second_order_beyond(process: Any) -> None:
     target = mixture(process)
     reference = target.reference()
 
-    def end(score, steps):
+    def end(score: Any, steps: int) -> Any:
         made = grid.log_snr(process, steps, horizon=HORIZONS[type(process)], delta=0.02)
         chain = integrators.gaussian_ab2(process, made, reference)
         return chain, solve(chain, score, first, reference=reference, solver="sequential").x
@@ -45,7 +47,7 @@ def test_the_two_step_method_is_exact_on_its_gaussian_and_of_second_order_beyond
     assert all(3.2 < a / b < 5.5 for a, b in pairwise(errors)), errors
 
 
-def test_the_fewest_steps_are_just_enough():
+def test_the_fewest_steps_are_just_enough() -> None:
     benchmark = Benchmark(TASK, 1e-2, sde=False)
     for integrator in ("dpmpp-2m", "gaussian-ab2"):
         found = benchmark.fewest(integrator, 1e-2)
@@ -58,7 +60,7 @@ def test_the_fewest_steps_are_just_enough():
     assert Benchmark(TASK, 1e-2, sde=False, most=8).fewest("ddim", 1e-2) is None
 
 
-def test_a_method_that_needs_too_many_steps_is_named_and_left_out():
+def test_a_method_that_needs_too_many_steps_is_named_and_left_out() -> None:
     heard: list[str] = []
     entries = (Entry("DDIM", partial(step_by_step, "ddim", name="DDIM")), Entry("x", partial(in_parallel, "ddim", name="x")))
     short = Benchmark(TASK, 1e-2, False, most=8)
@@ -66,10 +68,10 @@ def test_a_method_that_needs_too_many_steps_is_named_and_left_out():
     assert heard == ["DDIM: not reached with 8 steps", "x: not reached with 8 steps"]
 
 
-def test_a_method_whose_iterates_overflow_is_left_out_and_the_others_go_on():
+def test_a_method_whose_iterates_overflow_is_left_out_and_the_others_go_on() -> None:
     """Plain increments may leave the range of numbers on the way, where steps one after the other do not."""
 
-    def score(x, t):
+    def score(x: torch.Tensor, t: Any) -> Any:
         found = TASK.score(x, t)
         return found if len(x) <= TASK.samples else found / 0
 
@@ -83,7 +85,7 @@ def test_a_method_whose_iterates_overflow_is_left_out_and_the_others_go_on():
     assert [row.method for row in rows] == ["DDPM"] and heard[0].startswith("sweeps: not reached")
 
 
-def test_projected_time_is_rounds_times_a_call_and_its_messages():
+def test_projected_time_is_rounds_times_a_call_and_its_messages() -> None:
     TASK.memory.update({("call", 1): 1.0, ("call", 4): 3.0})
     row = Row("x", "ddim", 16, "tol", rounds=5, most_rounds=5, fewest=4, calls=80, error=0.0, seconds=0.0)
     alone = Row("x", "ddim", 16, "-", rounds=16, most_rounds=16, fewest=16, calls=16, error=0.0, seconds=0.0)
@@ -94,7 +96,7 @@ def test_projected_time_is_rounds_times_a_call_and_its_messages():
 
 
 @pytest.mark.parametrize("kind", ["--ode", "--sde"])
-def test_the_command_compares_every_method_at_equal_error(kind, tmp_path):
+def test_the_command_compares_every_method_at_equal_error(kind: str, tmp_path: Path) -> None:
     out = tmp_path / "compare"
     report = call("compare", "target-c:16", kind, "--samples", 2, "--steps", 24, "--accelerators", "1,4", "--out", out)
     assert report["code"] == 0, report
@@ -113,7 +115,7 @@ def test_the_command_compares_every_method_at_equal_error(kind, tmp_path):
     assert "ours" in report["out"]
 
 
-def test_the_command_takes_a_model_folder_and_some_methods(tmp_path):
+def test_the_command_takes_a_model_folder_and_some_methods(tmp_path: Path) -> None:
     options = ("--samples", 2, "--accelerators", "1", "--methods", "two-step, Solver", "--out", tmp_path / "compare")
     report = call("compare", make_model(tmp_path), *options)
     assert report["code"] == 0, report
@@ -121,7 +123,7 @@ def test_the_command_takes_a_model_folder_and_some_methods(tmp_path):
     assert [row["method"] for row in record["rows"]] == ["Gaussian-aware two-step", "DPM-Solver++(2M)"]
 
 
-def test_rounds_with_hindsight_are_the_smallest_depth_that_reaches_the_error():
+def test_rounds_with_hindsight_are_the_smallest_depth_that_reaches_the_error() -> None:
     benchmark = Benchmark(TASK, 1e-3, sde=True, steps=24)
     row = in_parallel("gaussian", benchmark, name="x", fixed={})
     # one depth for all draws, while they stop one by one
@@ -135,7 +137,7 @@ def test_rounds_with_hindsight_are_the_smallest_depth_that_reaches_the_error():
     assert unasked is not None and unasked.fewest is None and unasked.rounds == row.rounds
 
 
-def test_the_command_leaves_out_the_rounds_with_hindsight(tmp_path):
+def test_the_command_leaves_out_the_rounds_with_hindsight(tmp_path: Path) -> None:
     options = ("--sde", "--samples", 2, "--steps", 16, "--methods", "ours", "--accelerators", "1", "--no-fewest")
     report = call("compare", "target-c:16", *options, "--out", tmp_path / "compare")
     assert report["code"] == 0, report
@@ -155,6 +157,6 @@ def test_the_command_leaves_out_the_rounds_with_hindsight(tmp_path):
         (["target-a:8", "--methods", "ddim", "--most-steps", "4"], "no method reaches 0.01 with 4 steps"),
     ],
 )
-def test_mistakes_are_said_in_words(options, words):
+def test_mistakes_are_said_in_words(options: Any, words: str) -> None:
     report = call("compare", *options)
     assert report["code"] == 2 and words in report["err"], report

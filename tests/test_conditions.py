@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def design(samples: int, inputs: int) -> torch.Tensor:
     return orthonormal * (samples - 1) ** 0.5
 
 
-def gaussian_scheme(name: str, steps: int):
+def gaussian_scheme(name: str, steps: int) -> Any:
     """A chain that is built on the residuals' reference, or the collocation of the flow."""
     if name == "collocation":
         return Collocation(PROCESS, WORLD.reference, 10.0, 1e-4, steps)
@@ -46,7 +47,7 @@ def gaussian_scheme(name: str, steps: int):
 @pytest.mark.parametrize(
     ("name", "steps", "of_mean"), [("stochastic", 40, 800), ("second order", 60, 120), ("collocation", 24, 24)]
 )
-def test_samples_of_a_gaussian_world_have_its_moments_given_the_condition(name, steps, of_mean):
+def test_samples_of_a_gaussian_world_have_its_moments_given_the_condition(name: str, steps: int, of_mean: Any) -> None:
     """In at most two rounds, for two conditions in one batch: the mean within 1 %, the covariance within 3 %.
 
     The noise is a design with exact sample moments, and none for the mean, so that nothing but solver and grid add an error.
@@ -82,7 +83,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_solver_hands_rows_the_condition_of_their_sample(case):
+def test_every_solver_hands_rows_the_condition_of_their_sample(case: str) -> None:
     """Against every sample solved alone, step by step, by a score that holds its one condition."""
     chain = chains(PROCESS, MIXTURE.target.reference(), steps=23, num_blocks=2)["ddpm"]
     x0, noise = start(PROCESS, chain, NAMES)
@@ -91,31 +92,31 @@ def test_every_solver_hands_rows_the_condition_of_their_sample(case):
     for k, name in enumerate(NAMES):
         mine = rows_of(TREE, slice(k, k + 1))
 
-        def score(x, t, mine=mine):
+        def score(x: torch.Tensor, t: Any, mine: Any = mine) -> Any:
             return MIXTURE.score(x, t, {key: _expanded(part, len(x)) for key, part in mine.items()})
 
         alone = solve(chain, score, x0[k : k + 1], samples=[name], solver="sequential", **given)
         assert float((found.state[k] - alone.state[0]).abs().max()) < 1e-10
 
 
-def _expanded(part, rows: int):
+def _expanded(part: Any, rows: int) -> Any:
     if isinstance(part, dict):
         return {key: _expanded(inner, rows) for key, inner in part.items()}
     return part.expand(rows, *part.shape[1:])
 
 
 @pytest.mark.parametrize("name", ["heun", "gddim-ab2", "dpmpp-2m"])
-def test_chains_of_several_channels_and_calls_take_conditions(name):
+def test_chains_of_several_channels_and_calls_take_conditions(name: str) -> None:
     chain = every_method(PROCESS, MIXTURE.target.reference(), steps=7)[name]
     sampler = Sampler(chain, MIXTURE.score, (SIZE,), 3, Options(tol=1e-12), reference=MIXTURE.target.reference(), dtype=F64)
     oracle = replace(sampler, options=Options(solver="sequential")).draw(NAMES, condition=TREE)
     assert float((sampler.draw(NAMES, condition=TREE).x - oracle.x).abs().max()) < 1e-10 * float(oracle.state.abs().max())
 
 
-def test_mixture_kernels_and_wrapped_networks_hand_conditions_on():
+def test_mixture_kernels_and_wrapped_networks_hand_conditions_on() -> None:
     """A kernel that calls the score three times a row, built on a network that predicts x_0 given the condition."""
 
-    def network(x, t, c):
+    def network(x: torch.Tensor, t: Any, c: Any) -> Any:
         alpha, sigma = (level(t)[:, None] for level in (PROCESS.alpha, PROCESS.sigma))
         return (x + sigma**2 * MIXTURE.score(x, t, c)) / alpha
 
@@ -132,7 +133,7 @@ def test_mixture_kernels_and_wrapped_networks_hand_conditions_on():
     assert torch.allclose(alone[0], ends[1][2], atol=1e-9)
 
 
-def test_a_member_is_its_seed_number_and_condition():
+def test_a_member_is_its_seed_number_and_condition() -> None:
     """Condition k made alone equals condition k of a large run; another condition is another sample."""
     reference = MIXTURE.target.reference()
     scheme = Collocation(PROCESS, reference, 6.0, 1e-2, 12)
@@ -146,7 +147,7 @@ def test_a_member_is_its_seed_number_and_condition():
         assert float((other.x[0] - large.x[0]).abs().max()) > 0.1
 
 
-def test_samples_continue_from_the_end_of_a_block_with_their_conditions():
+def test_samples_continue_from_the_end_of_a_block_with_their_conditions() -> None:
     """Stopped between two blocks and resumed, with the same conditions in another batch order of calls."""
     chain = chains(PROCESS, MIXTURE.target.reference(), steps=24, num_blocks=3)["ddpm"]
     given = {"reference": MIXTURE.target.reference(), "dtype": F64}
@@ -155,10 +156,10 @@ def test_samples_continue_from_the_end_of_a_block_with_their_conditions():
     class Interrupting:
         unfinished = None
 
-        def block_ended(self, block, result, unfinished):
+        def block_ended(self, block: Any, result: Any, unfinished: Any) -> None:
             self.unfinished = unfinished
 
-        def should_stop(self, done):
+        def should_stop(self, done: Any) -> Any:
             return self.unfinished is not None
 
     callback = Interrupting()
@@ -169,10 +170,10 @@ def test_samples_continue_from_the_end_of_a_block_with_their_conditions():
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
-def test_guidance_is_the_formula_of_two_models_in_one_call(weight):
+def test_guidance_is_the_formula_of_two_models_in_one_call(weight: float) -> None:
     calls = []
 
-    def score(x, t, c):
+    def score(x: torch.Tensor, t: Any, c: Any) -> Any:
         calls.append(len(x))
         return MIXTURE.score(x, t, c)
 
@@ -187,10 +188,10 @@ def test_guidance_is_the_formula_of_two_models_in_one_call(weight):
         guided(score, null, float("nan"))
 
 
-def test_real_numbers_take_the_precision_of_the_states_and_integers_keep_theirs():
+def test_real_numbers_take_the_precision_of_the_states_and_integers_keep_theirs() -> None:
     seen = []
 
-    def score(x, t, c):
+    def score(x: torch.Tensor, t: Any, c: Any) -> Any:
         seen.append((c["value"].dtype, c["class"].dtype))
         return -x
 
@@ -212,7 +213,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_conditions_are_refused_before_any_call_with_all_other_mistakes(case):
+def test_bad_conditions_are_refused_before_any_call_with_all_other_mistakes(case: str) -> None:
     condition, words = BAD[case]
     chain = chains(PROCESS, MIXTURE.target.reference())["ddim"]
     with pytest.raises(ValueError) as caught:

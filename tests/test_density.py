@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def exact(target: GaussianMixture, made: Collocation, x0: Tensor, found: Solutio
 
 
 @pytest.mark.parametrize("process", [OU(), VP(), EDM(), Flow()], ids=lambda p: type(p).__name__)
-def test_a_gaussian_has_its_closed_form(process: Process):
+def test_a_gaussian_has_its_closed_form(process: Process) -> None:
     spectrum = torch.tensor([1e-3, 0.2, 1.0, 30.0], dtype=F64)
     reference = GaussianReference(torch.arange(4, dtype=F64), Pixelwise((4,)), spectrum)
     made = Collocation(process, reference, 6.0, 1e-2, 8)
@@ -57,7 +58,7 @@ def test_a_gaussian_has_its_closed_form(process: Process):
 @pytest.mark.parametrize(
     ("make", "points", "sweeps", "most"), [(target_a, 24, 6, 0.02), (target_b, 24, 6, 0.02), (target_c, 24, 6, 0.02)]
 )
-def test_few_rounds_give_the_density_of_exact_targets(make, points: int, sweeps: int, most: float):
+def test_few_rounds_give_the_density_of_exact_targets(make: Any, points: int, sweeps: int, most: float) -> None:
     target = make(OU(), 64)
     made = flow_of(target, points)
     x0 = drawn(made, target.reference(), range(20), 0)
@@ -70,7 +71,7 @@ def test_few_rounds_give_the_density_of_exact_targets(make, points: int, sweeps:
 
 @pytest.mark.parametrize("make", [target_a, target_b, target_c])
 @pytest.mark.parametrize("traces", ["exact", 8])
-def test_the_error_bar_covers_the_truth(make, traces: str | int):
+def test_the_error_bar_covers_the_truth(make: Any, traces: str | int) -> None:
     target = make(OU(), 32)
     made = flow_of(target, 16)
     x0 = drawn(made, target.reference(), range(100), 1)
@@ -80,7 +81,7 @@ def test_the_error_bar_covers_the_truth(make, traces: str | int):
     assert int((error <= found.log_det.error).sum()) >= 95
 
 
-def test_pieces_add_up():
+def test_pieces_add_up() -> None:
     """A flow of few points, cut into pieces, has the log-determinant of many points in one piece."""
     target = mixture(OU())
     few, many = flow_of(target, 6), flow_of(target, 40)
@@ -93,7 +94,7 @@ def test_pieces_add_up():
     assert bool((error <= cut.log_det.error + whole.log_det.error).all()) and float(error.max()) < 0.1
 
 
-def test_it_is_the_determinant_of_the_map_that_was_computed():
+def test_it_is_the_determinant_of_the_map_that_was_computed() -> None:
     """Against the determinant of the Jacobian by central differences, with a projection to a subspace."""
     target = mixture(OU(), 5)
     kept = torch.tensor([1.0, 1, 0, 1, 1], dtype=F64)
@@ -129,7 +130,7 @@ def bases() -> list[tuple[str, GaussianReference]]:
 
 
 @pytest.mark.parametrize(("name", "reference"), bases(), ids=[name for name, _ in bases()])
-def test_probes_are_exact_on_the_gaussian_and_unbiased_elsewhere(name: str, reference: GaussianReference):
+def test_probes_are_exact_on_the_gaussian_and_unbiased_elsewhere(name: str, reference: GaussianReference) -> None:
     """In every basis: no variance where the score is the reference's own; elsewhere the mean of many is the exact trace."""
     valid = reference.basis.valid if isinstance(reference.basis, MaskedEOF) else torch.ones(48, dtype=torch.bool)
     kept = valid.to(F64).reshape(6, 8)
@@ -152,7 +153,7 @@ def test_probes_are_exact_on_the_gaussian_and_unbiased_elsewhere(name: str, refe
         assert (float(deviation.max()) < 1e-9) == (size == 0)
 
 
-def test_weights_from_probes_are_unbiased_once_half_the_variance_is_subtracted():
+def test_weights_from_probes_are_unbiased_once_half_the_variance_is_subtracted() -> None:
     """exp(log q exact - log q from probes) has mean one over many draws of a small target only after the correction."""
     target = target_c(OU(), 64)
     made = flow_of(target, 12)
@@ -167,7 +168,7 @@ def test_weights_from_probes_are_unbiased_once_half_the_variance_is_subtracted()
     assert float(torch.exp(logs).mean()) - 1 > 4 * error
 
 
-def test_batches_and_slots_do_not_change_a_density():
+def test_batches_and_slots_do_not_change_a_density() -> None:
     target = target_c(OU(), 16)
     made = flow_of(target, 12)
     x0 = drawn(made, target.reference(), range(7), 0)
@@ -182,7 +183,7 @@ def test_batches_and_slots_do_not_change_a_density():
                 assert torch.allclose(getattr(other.log_det, name), getattr(whole.log_det, name)[rows], rtol=1e-9, atol=1e-9)
 
 
-def test_there_and_back_again():
+def test_there_and_back_again() -> None:
     """Data encoded as first states and decoded again come back, and both ways have one log-determinant."""
     target = target_c(OU(), 16)
     made = flow_of(target, 24)
@@ -197,7 +198,7 @@ def test_there_and_back_again():
     assert torch.allclose(made_up, truth, atol=0.05)
 
 
-def test_what_cannot_be_is_refused():
+def test_what_cannot_be_is_refused() -> None:
     target = mixture(OU())
     made = flow_of(target, 8)
     x0 = drawn(made, target.reference(), range(1), 0)
@@ -213,7 +214,7 @@ def test_what_cannot_be_is_refused():
         degrees_within(target.reference().basis, lambda x: x @ mixing.to(x), x0)
 
 
-def test_degrees_of_a_subspace():
+def test_degrees_of_a_subspace() -> None:
     reference = dict(bases())["masked"]
     assert isinstance(reference.basis, MaskedEOF)
     valid = reference.basis.valid

@@ -31,7 +31,7 @@ def run_page(number: str, folder: Path, *arguments: str, ranks: int | None = Non
 
 
 def test_pages_are_short_and_say_how_to_run() -> None:
-    assert len(PAGES) == 6
+    assert len(PAGES) == 7
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         docstring = ast.get_docstring(ast.parse(text)) or ""
@@ -77,6 +77,12 @@ def test_climate_fields(tmp_path: Path) -> None:
     means = [float(value) for value in re.findall(r"area mean (\S+) K", printed)]
     assert len(means) == 2 and all(284 < mean < 291 for mean in means)
     assert (tmp_path / "climate-fields" / "members.png").stat().st_size > 10_000
+
+
+def test_observations(tmp_path: Path) -> None:
+    found = re.search(r"error of the mean (\S+) K, spread (\S+) K, rounds", run_page("07", tmp_path))
+    assert found is not None and all(0.1 < float(number) < 0.7 for number in found.groups())
+    assert (tmp_path / "observed" / "posterior.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(("page", "function"), [("configuration.md", "configuration"), ("integrators.md", "integrators")])

@@ -16,6 +16,7 @@ import sys
 import types
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -157,6 +158,50 @@ def test_networks_that_work_in_place_give_the_same_samples(tmp_path: Path, netwo
     for kind, x in right.items():
         found = drawn(tmp_path / "other", model=other, solver={"kind": kind, "tol": 1e-4}, compute={"model_batch": 3})
         assert float((found.x - x).abs().max()) < 1e-3 and bool(found.converged.all()), kind
+
+
+class Fickle(torch.nn.Module):
+    """A predictor of the noise that does what `fault` says: nothing at first."""
+
+    fault = ""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        clean = eps(x, t)
+        if self.fault == "chance":
+            return clean + 0.1 * torch.randn_like(clean)
+        return clean - 0.5 * clean.mean(0) if self.fault == "batch" else clean
+
+
+@pytest.mark.parametrize("kind", ["picard", "sequential"])
+@pytest.mark.parametrize(("fault", "words"), [("chance", "answers differently"), ("batch", "depends on the other states")])
+def test_a_network_that_changes_after_loading_is_noticed_when_a_run_begins(
+    tmp_path: Path, fault: str, words: str, kind: str
+) -> None:
+    network = Fickle()
+    model = load_model(adapter(tmp_path / "a", network, predicts="eps"), allow_code=True)
+    network.fault = fault
+    with pytest.raises(ScoreError, match=words):
+        drawn(tmp_path / "a", model=model, solver={"kind": kind})
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_state_that_is_tried_twice_changes_no_sample_and_costs_one_call(tmp_path: Path, rows: int) -> None:
+    calls = list[int]()
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        calls.append(len(x))
+        return denoised(x, t)
+
+    model = load_model(adapter(tmp_path / "a", counted), allow_code=True)
+    keys = {"solver": {"kind": "sequential"}, "compute": {"model_batch": rows}}
+    sampler = make_sampler(RunConfig.model_validate({"model": str(tmp_path / "a"), "grid": {"steps": 16}, **keys}), model)
+    plain = replace(sampler, score=sampler.score.score)  # type: ignore[attr-defined]
+    counts, samples = [], []
+    for one in (plain, sampler):
+        calls.clear()
+        samples.append(one.draw(range(3)).x)
+        counts.append(len(calls))
+    assert torch.equal(*samples) and counts[1] == counts[0] + 1
 
 
 def test_a_score_of_ones_own_that_works_in_place_gives_the_same_result() -> None:
@@ -563,6 +608,8 @@ def test_code_of_a_model_folder_does_not_run_unless_allowed(
 
 
 class Zero(nn.Module):
+    """A network that returns half of its input."""
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return 0.5 * x
 

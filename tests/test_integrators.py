@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def final_variance(chain: Chain, spectrum: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_piadm_weights_against_quadrature(eta):
+def test_piadm_weights_against_quadrature(eta: float) -> None:
     chain = integrators.piadm(OU(), grid.from_times(torch.tensor([1.3, 0.9], dtype=F64)), eta=eta)
     step, kappa = 0.4, (1 + eta**2) / 2
     drift = quad(lambda r: kappa * math.exp(r / 2), 0, step)[0]
@@ -50,7 +51,7 @@ def test_piadm_weights_against_quadrature(eta):
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_frozen_score_chains_are_of_first_order_in_the_variance(eta):
+def test_frozen_score_chains_are_of_first_order_in_the_variance(eta: float) -> None:
     for make in (integrators.piadm, integrators.euler_maruyama):
         errors = []
         for step in (0.04, 0.02):
@@ -63,7 +64,7 @@ def test_frozen_score_chains_are_of_first_order_in_the_variance(eta):
 
 @pytest.mark.parametrize("process, ends", [(OU(), (8.0, 1e-3)), (EDM(), (40.0, 0.02)), (Flow(), (0.98, 0.02))])
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_gaussian_aware_chain_is_exact_on_a_gaussian_in_one_step(process, ends, eta):
+def test_gaussian_aware_chain_is_exact_on_a_gaussian_in_one_step(process: Any, ends: Any, eta: float) -> None:
     t = torch.tensor(ends, dtype=F64)
     chain = integrators.gaussian_exponential(process, grid.from_times(t), reference(), eta=eta)
     exact = reference().variance(process.alpha(t[1]), process.sigma(t[1]))
@@ -75,7 +76,7 @@ def remainder_weight(chain: Chain) -> torch.Tensor:
     return chain.Q[0, :, 0, 0] * chain.alpha[0] / chain.sigma[0] ** 2
 
 
-def test_remainder_weights_against_closed_forms():
+def test_remainder_weights_against_closed_forms() -> None:
     made = grid.from_times(torch.tensor([5.0, 0.01], dtype=F64))
     a, s = OU().alpha(made.t), OU().sigma(made.t)
     v = reference().variance(a, s)
@@ -88,7 +89,7 @@ def test_remainder_weights_against_closed_forms():
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_small_and_large_spectra_reduce_to_data_and_noise_prediction(eta):
+def test_small_and_large_spectra_reduce_to_data_and_noise_prediction(eta: float) -> None:
     made = grid.from_times(torch.tensor([1.0, 0.7], dtype=F64))
     for variance, known in ((1e-9, integrators.ddim(OU(), made, eta=eta)), (1e7, integrators.piadm(OU(), made, eta=eta))):
         flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), torch.tensor([variance], dtype=F64))
@@ -100,7 +101,7 @@ def test_small_and_large_spectra_reduce_to_data_and_noise_prediction(eta):
             assert torch.allclose(chain.P.flatten(), known.P.flatten(), rtol=1e-5)
 
 
-def published_ddim(process, grid_, x, eps, xi, eta):
+def published_ddim(process: Any, grid_: Any, x: torch.Tensor, eps: Any, xi: torch.Tensor, eta: float) -> Any:
     """Song et al. 2021, eq. 12, with the cumulative product written out."""
     bar = process.alpha(grid_.t) ** 2
     for j in range(grid_.num_steps):
@@ -112,7 +113,7 @@ def published_ddim(process, grid_, x, eps, xi, eta):
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-def test_ddim_follows_the_published_recursion(eta):
+def test_ddim_follows_the_published_recursion(eta: float) -> None:
     made = grid.log_snr(VP(), 12, horizon=6.0, delta=1e-2)
     chain = integrators.ddim(VP(), made, eta=eta)
     x, eps, xi = torch.randn(4, dtype=F64), torch.randn(4, dtype=F64), torch.randn(12, 4, dtype=F64)
@@ -122,7 +123,7 @@ def test_ddim_follows_the_published_recursion(eta):
     assert torch.allclose(y, published_ddim(VP(), made, x, eps, xi, eta), rtol=1e-11)
 
 
-def test_ancestral_sampling_has_the_posterior_of_ho_et_al():
+def test_ancestral_sampling_has_the_posterior_of_ho_et_al() -> None:
     made = grid.log_snr(VP(), 8, horizon=6.0, delta=1e-2)
     chain = integrators.ddpm(VP(), made)
     bar = VP().alpha(made.t) ** 2
@@ -137,7 +138,7 @@ def test_ancestral_sampling_has_the_posterior_of_ho_et_al():
     assert torch.allclose(large.noise.flatten() ** 2, beta, rtol=1e-11)
 
 
-def test_multistep_solver_follows_the_published_algorithm():
+def test_multistep_solver_follows_the_published_algorithm() -> None:
     made = grid.log_snr(VP(), 9, horizon=6.0, delta=1e-2)
     chain = integrators.dpmpp_2m(VP(), made)
     a, s = VP().alpha(made.t), VP().sigma(made.t)
@@ -156,17 +157,17 @@ def test_multistep_solver_follows_the_published_algorithm():
     assert torch.allclose(state[0], y[0], rtol=1e-12)
 
 
-def quadrature(f, low: float, high: float) -> float:
+def quadrature(f: Any, low: float, high: float) -> float:
     return quad(lambda q: 2 * q * f(q * q), math.sqrt(low), math.sqrt(high), epsabs=0, epsrel=1e-13)[0]
 
 
 @pytest.mark.parametrize("lam", [0.0, -0.5, 1.0])
-def test_lambda_ddim_against_quadrature(lam):
+def test_lambda_ddim_against_quadrature(lam: float) -> None:
     """c and w of a step on the VP clock, with the integral of beta written out."""
     made = grid.from_times(torch.tensor([0.8, 0.3, 0.001], dtype=F64))
     chain = integrators.lambda_ddim(VP(), made, lam=lam)
 
-    def b(u):
+    def b(u: Any) -> Any:
         return 0.1 * u + 19.9 * u * u / 2
 
     for j, (u, v) in enumerate([(0.8, 0.3), (0.3, 0.001)]):
@@ -181,14 +182,14 @@ def test_lambda_ddim_against_quadrature(lam):
 
 
 @pytest.mark.parametrize("process", [VP(), OU(), EDM(), Flow()], ids=lambda p: type(p).__name__)
-def test_lambda_zero_is_ddim(process):
+def test_lambda_zero_is_ddim(process: Any) -> None:
     made = grid.log_snr(process, 12, horizon=6.0, delta=1e-2)
     ours, known = integrators.lambda_ddim(process, made), integrators.ddim(process, made)
     assert torch.allclose(ours.P, known.P, rtol=1e-14, atol=1e-14)
     assert torch.allclose(ours.Q, known.Q, rtol=1e-13, atol=1e-14)
 
 
-def test_two_step_lambda_ddim_follows_its_recursion():
+def test_two_step_lambda_ddim_follows_its_recursion() -> None:
     """Adams-Bashforth in the noise prediction, on a Gaussian, against scipy's quadrature; the network's process is EDM."""
     made = grid.log_snr(EDM(), 6, horizon=5.0, delta=0.02)
     chain, lam = integrators.lambda_ddim_ab2(EDM(), made, lam=-0.3), -0.3
@@ -216,7 +217,7 @@ def test_two_step_lambda_ddim_follows_its_recursion():
     assert torch.allclose(state[0], y[0] * torch.sqrt(1 + made.t[-1] ** 2), rtol=1e-10)
 
 
-def test_heun_follows_the_published_algorithm():
+def test_heun_follows_the_published_algorithm() -> None:
     made = grid.karras(EDM(), 7, horizon=7.0, delta=0.01)
     chain, gaussian = integrators.heun(EDM(), made), reference()
     x = torch.randn(1, 6, dtype=F64)
@@ -232,7 +233,7 @@ def test_heun_follows_the_published_algorithm():
     assert torch.allclose(state[0], x[0], rtol=1e-12)
 
 
-def test_best_lambda_cancels_the_second_order_error_at_high_noise():
+def test_best_lambda_cancels_the_second_order_error_at_high_noise() -> None:
     """Halving a step divides the local error by 8 where 4 is DDIM's; beyond D = 1/4 it reduces it by (D - 1/4) / D."""
     variance = torch.tensor([0.2], dtype=F64)
     flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), variance)
@@ -251,7 +252,7 @@ def test_best_lambda_cancels_the_second_order_error_at_high_noise():
     assert D > 1 and local(0.1, 1e-4, True) / local(0.1, 1e-4, False) == pytest.approx((D - 0.25) / D, abs=0.01)
 
 
-def test_best_lambda_per_shell_is_a_table_of_the_reference():
+def test_best_lambda_per_shell_is_a_table_of_the_reference() -> None:
     made = grid.log_snr(OU(), 8, horizon=6.0, delta=1e-2)
     chain = integrators.build("lambda-ddim", OU(), made, reference=reference(), options=integrators.Options(lam="best"))
     assert chain.P.shape == (8, 6, 1, 1)
@@ -264,7 +265,7 @@ def test_best_lambda_per_shell_is_a_table_of_the_reference():
 
 
 @pytest.mark.parametrize("friction, step", [(2.0, 0.3), (0.5, 0.02), (30.0, 1e-5), (2.0, 4.9e-3), (2.0, 5.1e-3)])
-def test_kinetic_step_against_the_matrix_exponential_and_quadrature(friction, step):
+def test_kinetic_step_against_the_matrix_exponential_and_quadrature(friction: float, step: float) -> None:
     generator = np.array([[0.0, 1.0], [0.0, -friction]])
     drift, weight, factor = step_tables(friction, step)
     assert np.allclose(drift.numpy(), expm(step * generator), rtol=1e-12)
@@ -278,7 +279,7 @@ def test_kinetic_step_against_the_matrix_exponential_and_quadrature(friction, st
     assert np.allclose((factor @ factor.T).numpy(), spread, rtol=1e-8)
 
 
-def test_two_half_kinetic_steps_are_one():
+def test_two_half_kinetic_steps_are_one() -> None:
     drift, weight, _ = step_tables(1.7, 0.2)
     half, push, _ = step_tables(1.7, 0.1)
     covariance = noise_covariance(1.7, 0.1)
@@ -289,11 +290,11 @@ def test_two_half_kinetic_steps_are_one():
 
 @pytest.mark.parametrize("process", [VP(), EDM(), Flow()], ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("make", [integrators.piadm, integrators.ddim], ids=["piadm", "ddim"])
-def test_chains_are_the_same_sampler_in_any_process(process, make):
+def test_chains_are_the_same_sampler_in_any_process(process: Any, make: Any) -> None:
     """On a Gaussian the map from first to last point, in units of r, does not depend on the process."""
     ends = {"horizon": 5.0, "delta": 1e-2}
 
-    def total(p) -> torch.Tensor:
+    def total(p: Any) -> torch.Tensor:
         chain = make(p, grid.log_snr(p, 10, **ends))
         A = reference_part(chain, reference()).A[:, :, 0, 0].prod(0)
         r = torch.sqrt(chain.alpha**2 + chain.sigma**2)
@@ -324,11 +325,11 @@ def test_chains_are_the_same_sampler_in_any_process(process, make):
         ),
     ],
 )
-def test_bad_tables_are_refused_with_words(tables, message):
+def test_bad_tables_are_refused_with_words(tables: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Chain(**{"N": None, **tables})
 
 
-def test_forward_time_of_edm_is_that_of_methods():
+def test_forward_time_of_edm_is_that_of_methods() -> None:
     sigma = torch.tensor([0.5, 3.0], dtype=F64)
     assert torch.allclose(forward_time(EDM(), sigma), torch.log(1 + sigma**2))

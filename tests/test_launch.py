@@ -60,7 +60,7 @@ def assert_equal(out: Path, whole: Path) -> None:
         assert float(abs(found["tas"] - expected["tas"]).max()) < 1e-3
 
 
-def test_what_a_job_asks_for():
+def test_what_a_job_asks_for() -> None:
     request = JobRequest(nodes=2, gpus_per_node=4, hours=1.5, cpus_per_rank=8, mpi="pmix")
     assert (request.tasks_per_node, request.ranks, request.minutes, request.queues_again) == (4, 8, 90, True)
     assert request.srun_arguments() == ["--mpi=pmix", "--cpus-per-task=8", "--kill-on-bad-exit=1"]
@@ -68,7 +68,7 @@ def test_what_a_job_asks_for():
     assert not JobRequest(chain=3).queues_again and JobRequest(hours=1 / 60, grace=20).minutes == 1
 
 
-def test_a_job_is_words_that_are_read_without_torch(work: Path):
+def test_a_job_is_words_that_are_read_without_torch(work: Path) -> None:
     """Signals are listened to once the job is read."""
     job = Job.of(read(RunConfig, work / "run.toml"), ranks=4)
     assert RunConfig.model_validate_json(job.config) == read(RunConfig, work / "run.toml")
@@ -88,14 +88,14 @@ def test_a_job_is_words_that_are_read_without_torch(work: Path):
         ({"nods": 2}, "nodes"),
     ],
 )
-def test_what_a_job_may_not_ask_for(numbers: dict[str, Any], words: str):
+def test_what_a_job_may_not_ask_for(numbers: dict[str, Any], words: str) -> None:
     from piadm_hpc.config.validation import build
 
     with pytest.raises(ConfigError, match=words):
         build(JobRequest, numbers, "the job")
 
 
-def test_the_kind_of_start_up_is_what_the_mpi_library_and_the_site_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_kind_of_start_up_is_what_the_mpi_library_and_the_site_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = "echo 'srun: MPI plugin types are...'; echo 'srun: none'; echo 'srun: pmi2'; echo 'srun: cray_shasta'"
     fake(tmp_path, monkeypatch, srun=listed)
     assert start_up_list() == ["none", "pmi2", "cray_shasta"]
@@ -119,17 +119,17 @@ def test_the_kind_of_start_up_is_what_the_mpi_library_and_the_site_share(tmp_pat
         (MPICH_WHEEL, {"PMIX_NAMESPACE": "n", "LOADEDMODULES": "gcc:openmpi/5"}, "module openmpi/5 is loaded: set MPI4PY_LIBMPI"),
     ],
 )
-def test_a_library_and_a_launcher_that_do_not_belong_together(library: str, environment: dict[str, str], words: str):
+def test_a_library_and_a_launcher_that_do_not_belong_together(library: str, environment: dict[str, str], words: str) -> None:
     found = start_up_problem(library, environment)
     assert words in found if words else not found
 
 
-def test_a_launcher_inside_another_is_told_from_one_alone():
+def test_a_launcher_inside_another_is_told_from_one_alone() -> None:
     assert nesting_problem([("7.0", 0, 2), ("7.0", 1, 2)]) == "" and nesting_problem([("", 0, 1), ("", 0, 1)]) == ""
     assert "a launcher was started inside another one" in nesting_problem([("7.0", 0, 2), ("7.0", 0, 2)])
 
 
-def test_the_memory_of_killed_ranks_is_removed_and_no_other(tmp_path: Path):
+def test_the_memory_of_killed_ranks_is_removed_and_no_other(tmp_path: Path) -> None:
     """What a living process has mapped stays, and what is new, and what is not MPI's."""
     shm, proc = tmp_path / "shm", tmp_path / "proc"
     (proc / "7").mkdir(parents=True)
@@ -145,7 +145,7 @@ def test_the_memory_of_killed_ranks_is_removed_and_no_other(tmp_path: Path):
     assert sorted(path.name for path in shm.iterdir()) == ["mpich_shm_alive_0", "sem.other"]
 
 
-def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_squeue_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = "17|17|RUNNING|None|n[1-2]|1-00:02:03|2026-01-01T00:00:00|/a b/jobs\n9_1|11|PENDING|Priority||1:00|N/A|/c"
     fake(tmp_path, monkeypatch, squeue=f"printf '{rows}'")
     states = job_states(["17", "9_1", "5"])
@@ -175,7 +175,9 @@ done
 """
 
 
-def test_the_printed_script_runs_stops_at_its_limit_and_goes_on(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_printed_script_runs_stops_at_its_limit_and_goes_on(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "fields"
     fake(tmp_path, monkeypatch, srun='while [[ "$1" == -* ]]; do shift; done; exec "$@"', scontrol='touch "$QUEUED"')
     printed = call("submit", work / "run.toml", "--out", out, "--print", "--nodes", 2, "--hours", 2, "--mpi", "pmix",
@@ -202,7 +204,7 @@ def test_the_printed_script_runs_stops_at_its_limit_and_goes_on(work: Path, tmp_
     assert_equal(out, work / "whole")
 
 
-def test_an_array_is_printed_as_one_script_with_every_configuration(work: Path, tmp_path: Path):
+def test_an_array_is_printed_as_one_script_with_every_configuration(work: Path, tmp_path: Path) -> None:
     printed = call("submit", work / "run.toml", "--out", tmp_path / "seeds", "--array", "seed=0-2", "--parallel", 2, "--print")
     assert "#SBATCH --array=0-2%2" in printed["out"] and printed["out"].count("seed = ") == 3
     assert f"RUN={tmp_path}/seeds/seed-2" in printed["out"]
@@ -212,7 +214,7 @@ def test_an_array_is_printed_as_one_script_with_every_configuration(work: Path, 
     assert "--array 'seed': write it as KEY=VALUES" in one_line(call("submit", work / "run.toml", "--array", "seed"), 2)
 
 
-def test_a_job_on_this_machine(work: Path, tmp_path: Path):
+def test_a_job_on_this_machine(work: Path, tmp_path: Path) -> None:
     """Two ranks in the background, told by a signal of a limit, started again by submitit, and whole in the end."""
     out = tmp_path / "here"
     arguments = ["submit", str(work / "run.toml"), "--out", str(out), "--cluster", "local", "--ranks-per-node", "2", "--wait"]
@@ -254,7 +256,7 @@ def tasks_of(out: Path) -> list[int]:
     return found
 
 
-def test_the_same_job_in_this_process(work: Path, tmp_path: Path):
+def test_the_same_job_in_this_process(work: Path, tmp_path: Path) -> None:
     done = call("submit", work / "run.toml", "--out", tmp_path / "debug", "--cluster", "debug", "--samples", 2)
     assert done["code"] == 0 and "2 of 2 samples drawn" in done["out"], done
     assert_equal(tmp_path / "debug", work / "whole")
@@ -279,7 +281,7 @@ def run_job(script: str, folder: Path, *arguments: str) -> str:
         ("many_seeds.py", ["seeds/seed-0", "seeds/seed-1", "seeds/seed-2", "seeds/seed-3"]),
     ],
 )
-def test_an_example_of_a_run_draws_its_samples_here(script: str, outs: list[str], work: Path, tmp_path: Path):
+def test_an_example_of_a_run_draws_its_samples_here(script: str, outs: list[str], work: Path, tmp_path: Path) -> None:
     like_the_run = ["--model", str(work / "network"), "--samples", "2", "--tol", "1e-5", "--set", "grid.steps=12"]
     said = run_job(script, tmp_path, *like_the_run)
     for out in outs:
@@ -288,7 +290,7 @@ def test_an_example_of_a_run_draws_its_samples_here(script: str, outs: list[str]
     assert_equal(tmp_path / outs[0], work / "whole")
 
 
-def test_the_example_of_a_training_trains_here(work: Path, tmp_path: Path):
+def test_the_example_of_a_training_trains_here(work: Path, tmp_path: Path) -> None:
     recipe = {
         "name": "trained",
         "output": "trained",
@@ -302,11 +304,11 @@ def test_the_example_of_a_training_trains_here(work: Path, tmp_path: Path):
     assert load_model(tmp_path / "trained").layout.variables[0].name == "tas"
 
 
-def test_every_example_of_a_job_is_run_here():
+def test_every_example_of_a_job_is_run_here() -> None:
     assert {path.name for path in JOBS.glob("*.py")} == {"climate_ensemble.py", "conformers.py", "many_seeds.py", "training.py"}
 
 
-def test_status_says_what_is_there_and_what_is_not(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_status_says_what_is_there_and_what_is_not(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no run has begun here, and none was submitted" in one_line(call("status", tmp_path), 2)
     (status,) = read_status(work / "whole")
     assert status.complete and not status.failed and str(status).endswith(f'xarray.open_dataset("{work}/whole/samples.h5")')
@@ -328,7 +330,7 @@ def test_status_says_what_is_there_and_what_is_not(work: Path, tmp_path: Path, m
     assert "nothing works on it any more: submit the same run again" in found["out"]
 
 
-def test_a_line_of_the_log_says_how_far_how_fast_and_until_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_line_of_the_log_says_how_far_how_fast_and_until_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging(root=True, file=tmp_path / "log.txt")
     events = EventLog(tmp_path, speaks=True)
     with Progress(8, unit="samples", interval=0.0, enabled=True, ends=time.monotonic() + 3600.4, events=events) as progress:
@@ -342,7 +344,7 @@ def test_a_line_of_the_log_says_how_far_how_fast_and_until_when(tmp_path: Path, 
     set_up_logging(root=True)
 
 
-def test_events_survive_a_line_that_was_cut(tmp_path: Path):
+def test_events_survive_a_line_that_was_cut(tmp_path: Path) -> None:
     EventLog(tmp_path, speaks=False).write("started")
     EventLog(tmp_path, speaks=True).write("started", samples=3)
     with open(tmp_path / "events.jsonl", "a") as file:
@@ -350,7 +352,7 @@ def test_events_survive_a_line_that_was_cut(tmp_path: Path):
     assert [event["samples"] for event in read_events(tmp_path)] == [3]
 
 
-def test_the_plan_of_a_job_compares_its_rank_grids(work: Path):
+def test_the_plan_of_a_job_compares_its_rank_grids(work: Path) -> None:
     slow = call("plan", work / "run.toml", "--nodes", 2, "--ranks-per-node", 2, "--latency", "10", "--bandwidth", "1e3")
     assert slow["code"] == 0 and "ways to arrange 4 ranks on 2 nodes:" in slow["out"]
     assert [line.split()[0] for line in slow["out"].splitlines() if " sample groups x " in line][1:] == ["4", "2", "1"]
@@ -361,7 +363,7 @@ def test_the_plan_of_a_job_compares_its_rank_grids(work: Path):
     assert "--latency -1: must be more than zero" in one_line(call("plan", work / "run.toml", "--latency", "-1"), 2)
 
 
-def test_numbers_in_jobs_are_options_of_submit(work: Path, tmp_path: Path):
+def test_numbers_in_jobs_are_options_of_submit(work: Path, tmp_path: Path) -> None:
     for name in ("climate_ensemble", "many_seeds", "conformers"):
         done = launch(
             [sys.executable, str(JOBS / f"{name}.py"), "--print", "--mpi", "pmi2"], ranks=None, cwd=tmp_path, timeout=60
@@ -371,7 +373,7 @@ def test_numbers_in_jobs_are_options_of_submit(work: Path, tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_eight_ranks_without_a_batch_system(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_eight_ranks_without_a_batch_system(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """jobs/mpirun.sh as it stands."""
     config = tomllib.loads((work / "run.toml").read_text())
     config["grid"] = {**config.get("grid", {}), "steps": 12, "blocks": 1}

@@ -117,6 +117,10 @@ def test_a_collocation_takes_as_many_bytes_as_planned(slots: int, ranks: int, pr
     scheme, options = Collocation(PROCESS, reference, 6.0, 1e-2, 9), Options(in_flight=slots)
     blocks, x = problem_of(scheme, reference, options, comm)
     solver = CollocationSolver(scheme, blocks.evaluator, x[:, 0], SAMPLES, options, comm, None)
+    for _ in scheme.point_counts[:-1]:
+        solver._evaluate()
+        solver._advance()
+        solver.slots = [slot for slot in map(solver._next, solver.slots) if slot is not None]
     solver._evaluate()
     solver._advance()
     solver._evaluate()

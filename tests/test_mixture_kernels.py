@@ -19,7 +19,7 @@ from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.process import EDM, OU, VP, Process, forward_time
 
 
-def test_the_fit_meets_three_moments_up_to_a_skewness_and_two_beyond():
+def test_the_fit_meets_three_moments_up_to_a_skewness_and_two_beyond() -> None:
     variance = torch.tensor([1.7, 1.0, 0.3, 2.0], dtype=F64)
     third = torch.tensor([0.9, -0.5, 0.0, 40.0], dtype=F64)
     first, second, within = fit(variance, third)
@@ -50,7 +50,7 @@ def posterior(x: Tensor, t: Tensor, target: GaussianMixture) -> tuple[Tensor, Te
 
 
 @pytest.mark.parametrize("process", [VP(), OU(), EDM()], ids=["vp", "ou", "edm"])
-def test_differences_of_a_score_give_the_moments(process):
+def test_differences_of_a_score_give_the_moments(process: Process) -> None:
     """On a line the probe has one entry, so products with it are exact derivatives times its powers."""
     target = line(process)
     reference = target.reference()
@@ -64,7 +64,7 @@ def test_differences_of_a_score_give_the_moments(process):
     assert torch.allclose(third, exact[1], rtol=1e-2, atol=1e-4)
 
 
-def test_probes_single_out_the_diagonal():
+def test_probes_single_out_the_diagonal() -> None:
     """On average over probes for coupled modes; for independent ones with every probe, the third cumulant too."""
     generator = torch.Generator().manual_seed(0)
     J, skew = torch.randn(3, 3, dtype=F64, generator=generator), torch.tensor([0.5, -2.0, 0.0], dtype=F64)
@@ -85,7 +85,7 @@ def test_probes_single_out_the_diagonal():
 
 
 @pytest.mark.parametrize("linear", ["identity", "reference"])
-def test_sweeps_end_at_the_sequential_chain(linear):
+def test_sweeps_end_at_the_sequential_chain(linear: str) -> None:
     target, process = mixture(VP()), VP()
     reference = target.reference()
     made = grid.log_snr(process, 8, horizon=6.0, delta=0.02)
@@ -96,7 +96,7 @@ def test_sweeps_end_at_the_sequential_chain(linear):
     assert torch.allclose(swept.x, oracle.x, atol=1e-9)
 
 
-def test_a_gaussian_is_exact_in_one_sweep_and_any_number_of_steps():
+def test_a_gaussian_is_exact_in_one_sweep_and_any_number_of_steps() -> None:
     reference = GaussianReference(torch.zeros(5, dtype=F64), Pixelwise((5,)), torch.tensor([0.01, 0.1, 0.5, 1, 3], dtype=F64))
     target, process = GaussianField(OU(), reference), OU()
     made = grid.log_snr(process, 3, horizon=8.0, delta=0.01)
@@ -110,7 +110,7 @@ def test_a_gaussian_is_exact_in_one_sweep_and_any_number_of_steps():
     assert torch.allclose(found.x.var(0), reference.variance(process.alpha(made.t[-1]), process.sigma(made.t[-1])), rtol=0.12)
 
 
-def test_few_steps_are_nearer_to_a_mixture_than_ancestral_sampling():
+def test_few_steps_are_nearer_to_a_mixture_than_ancestral_sampling() -> None:
     """Wasserstein-2 distance on a line with exact moments, 3 and 5 steps of the quadratic grid on the VP clock."""
     target, process, count = line(VP()), VP(), 20_000
     reference = target.reference()

@@ -3,6 +3,7 @@
 import math
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def make_reference(shape: tuple[int, int] = (8, 16), rank: int = 5) -> GaussianR
 # --- padding and network ---------------------------------------------------------------------------------------------
 
 
-def test_beyond_a_pole_lies_the_opposite_meridian():
+def test_beyond_a_pole_lies_the_opposite_meridian() -> None:
     x = torch.arange(4 * 8.0).reshape(1, 1, 4, 8)
     padded = GridPad(True)(x, 2)
     assert padded.shape == (1, 1, 8, 12)
@@ -60,19 +61,19 @@ def test_beyond_a_pole_lies_the_opposite_meridian():
     assert torch.equal(padded[0, 0, :, :2], inner[:, -2:]) and torch.equal(padded[0, 0, :, -2:], inner[:, :2])
 
 
-def test_a_regional_grid_repeats_its_edge():
+def test_a_regional_grid_repeats_its_edge() -> None:
     x = torch.arange(12.0).reshape(1, 1, 3, 4)
     padded = GridPad(False)(x)[0, 0]
     assert torch.equal(padded[0, 1:-1], x[0, 0, 0]) and torch.equal(padded[1:-1, -1], x[0, 0, :, -1])
 
 
-def test_rotating_the_earth_rotates_the_result():
+def test_rotating_the_earth_rotates_the_result() -> None:
     network, x, level = make_unet(16, 32), torch.randn(2, 2, 16, 32), torch.tensor([-2.0, 3.0])
     shift = network.stride
     assert torch.allclose(network(x.roll(shift, -1), level), network(x, level).roll(shift, -1), atol=1e-5)
 
 
-def test_a_regional_network_does_not_see_across_its_edge():
+def test_a_regional_network_does_not_see_across_its_edge() -> None:
     network = make_unet(8, 128, wrap=False)
     x = torch.randn(1, 2, 8, 128)
     changed = x.clone()
@@ -84,12 +85,12 @@ def test_a_regional_network_does_not_see_across_its_edge():
 
 
 @pytest.mark.parametrize("shape", [(9, 18), (16, 32), (11, 20)])
-def test_any_grid_size_fits(shape: tuple[int, int]):
+def test_any_grid_size_fits(shape: tuple[int, int]) -> None:
     network = make_unet(*shape, config=NetworkConfig(width=8, multipliers=(1, 1, 2), embedding=16))
     assert network(torch.randn(3, 2, *shape), torch.zeros(3)).shape == (3, 1, *shape)
 
 
-def test_default_network_is_small():
+def test_default_network_is_small() -> None:
     network = GridUNet(2, 1, torch.linspace(-87, 87, 64), 128, True, NetworkConfig())
     assert 5e5 < count_parameters(network) < 1e6
 
@@ -98,7 +99,7 @@ def test_default_network_is_small():
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_an_untrained_denoiser_is_the_wiener_filter(process: Process):
+def test_an_untrained_denoiser_is_the_wiener_filter(process: Process) -> None:
     reference = make_reference()
     denoiser = GaussianDenoiser(process, reference, GridUNet(2, 1, torch.linspace(-80, 80, 8), 16, True, SMALL).eval())
     x, t = torch.randn(4, 8, 16, dtype=torch.float64), torch.tensor([0.01, 0.2, 0.6, 0.95])
@@ -106,7 +107,7 @@ def test_an_untrained_denoiser_is_the_wiener_filter(process: Process):
     assert torch.allclose(DenoiserScore(denoiser)(x, t), reference.score(process, x, t), rtol=1e-9, atol=1e-9)
 
 
-def test_the_remainder_vanishes_at_both_ends_and_keeps_the_dtype():
+def test_the_remainder_vanishes_at_both_ends_and_keeps_the_dtype() -> None:
     denoiser = GaussianDenoiser(OU(), make_reference(), make_unet(8, 16))
     t = torch.tensor([1e-8, 0.3, 30.0], dtype=torch.float64)
     scale = denoiser.output_scale(t)
@@ -115,13 +116,13 @@ def test_the_remainder_vanishes_at_both_ends_and_keeps_the_dtype():
     assert denoiser(torch.randn(3, 8, 16).double(), t).dtype == torch.float64
 
 
-def test_single_and_double_precision_agree():
+def test_single_and_double_precision_agree() -> None:
     denoiser = GaussianDenoiser(OU(), make_reference(), make_unet(8, 16))
     x, t = torch.randn(3, 8, 16), torch.tensor([0.01, 0.5, 2.0])
     assert torch.allclose(denoiser(x, t).double(), denoiser(x.double(), t), atol=1e-4)
 
 
-def test_wiener_error_is_the_error_on_gaussian_data():
+def test_wiener_error_is_the_error_on_gaussian_data() -> None:
     reference, t = make_reference(), torch.tensor([0.05, 0.7])
     denoiser = GaussianDenoiser(OU(), reference)
     generator = torch.Generator().manual_seed(1)
@@ -133,7 +134,7 @@ def test_wiener_error_is_the_error_on_gaussian_data():
         assert float(((denoiser(noisy, times) - clean) ** 2).mean()) == pytest.approx(float(expected), rel=0.02)
 
 
-def test_points_without_data_stay_zero_and_cost_nothing():
+def test_points_without_data_stay_zero_and_cost_nothing() -> None:
     valid = torch.ones(8, 16, dtype=torch.bool)
     valid[2:5, 3:9] = False
     base = make_reference()
@@ -153,7 +154,7 @@ def test_points_without_data_stay_zero_and_cost_nothing():
 
 
 @pytest.mark.parametrize("split", [1, 4, 7])
-def test_rotated_harmonics_are_an_orthonormal_basis(split: int):
+def test_rotated_harmonics_are_an_orthonormal_basis(split: int) -> None:
     harmonics = SphericalHarmonics(8, 16, 8, np.linspace(78, -78, 8).tolist(), area_weighted=False)
     rotation = torch.linalg.qr(torch.randn(split**2, split**2, dtype=torch.float64)).Q
     basis = HarmonicEOF(harmonics, rotation, split)
@@ -168,7 +169,7 @@ def test_rotated_harmonics_are_an_orthonormal_basis(split: int):
     assert torch.allclose(single.synthesise(single.analyse(x[:3].float())), x[:3].float(), atol=1e-5)
 
 
-def test_large_scales_get_a_full_covariance():
+def test_large_scales_get_a_full_covariance() -> None:
     generator = torch.Generator().manual_seed(0)
     latitudes = np.linspace(78, -78, 8)
     pattern = torch.as_tensor(np.cos(np.deg2rad(latitudes))[:, None] * np.cos(np.deg2rad(np.arange(16) * 22.5)))
@@ -183,7 +184,7 @@ def test_large_scales_get_a_full_covariance():
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_all_predictions_give_the_same_score(process: Process):
+def test_all_predictions_give_the_same_score(process: Process) -> None:
     reference = make_reference()
     x, t = torch.randn(3, 8, 16, dtype=torch.float64), torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
     alpha, sigma = (level[:, None, None] for level in (process.alpha(t), process.sigma(t)))
@@ -204,7 +205,7 @@ def test_all_predictions_give_the_same_score(process: Process):
         assert torch.allclose(score, reference.score(process, x, t), rtol=1e-9), predicts
 
 
-def test_edm_preconditioning_recovers_the_denoiser():
+def test_edm_preconditioning_recovers_the_denoiser() -> None:
     reference, spread = make_reference(), 0.7
     x, t = torch.randn(3, 8, 16, dtype=torch.float64), torch.tensor([0.05, 1.0, 20.0], dtype=torch.float64)
     denoised = reference.denoise(EDM(), x, t)
@@ -215,14 +216,14 @@ def test_edm_preconditioning_recovers_the_denoiser():
     assert torch.allclose(wrap(model, predicts="x0", process=EDM())(x, t), reference.score(EDM(), x, t))
 
 
-def test_an_unknown_prediction_is_named():
+def test_an_unknown_prediction_is_named() -> None:
     with pytest.raises(ValueError, match=r"'noise'.*eps"):
         wrap(lambda x, t: x, predicts="noise", process=OU())
 
 
 @pytest.mark.parametrize("process", PROCESSES)
 @pytest.mark.parametrize("make", [target_a, target_b, target_c])
-def test_analytic_scores_are_gradients_of_log_density(process: Process, make):
+def test_analytic_scores_are_gradients_of_log_density(process: Process, make: Any) -> None:
     target = make(process, 12)
     t = torch.tensor([0.02, 0.3, 0.6, 0.97], dtype=torch.float64)
     x = torch.randn(4, 12, dtype=torch.float64, requires_grad=True)
@@ -231,7 +232,7 @@ def test_analytic_scores_are_gradients_of_log_density(process: Process, make):
 
 
 @pytest.mark.parametrize("basis", [SphericalHarmonics(8, 16, 5), Fourier((8, 16)), Pixelwise((8, 16)), make_reference().basis])
-def test_mixtures_in_a_basis(basis):
+def test_mixtures_in_a_basis(basis: Any) -> None:
     generator = torch.Generator().manual_seed(5)
     means = torch.randn(3, 128, generator=generator, dtype=torch.float64)
     variances = torch.rand(3, basis.num_shells, generator=generator, dtype=torch.float64) + 0.2
@@ -244,7 +245,7 @@ def test_mixtures_in_a_basis(basis):
 
 
 @pytest.mark.parametrize("target", [target_a(OU(), 20), target_b(OU(), 20), target_c(OU(), 20, seed=2)])
-def test_samples_have_the_stated_moments(target):
+def test_samples_have_the_stated_moments(target: Any) -> None:
     samples = target.sample(20_000, torch.Generator().manual_seed(0))
     reference = target.reference()
     assert samples.dtype == torch.float64
@@ -252,7 +253,7 @@ def test_samples_have_the_stated_moments(target):
     assert float(((samples.mean(0) - reference.mean) / torch.sqrt(reference.spectrum)).abs().max()) < 0.04
 
 
-def test_sphere_field_has_its_angular_spectrum():
+def test_sphere_field_has_its_angular_spectrum() -> None:
     power = 1 / (1 + torch.arange(6.0)) ** 2
     target = sphere_field(VP(), 8, 16, power)
     samples = target.sample(4000, torch.Generator().manual_seed(0)).flatten(1)
@@ -263,7 +264,7 @@ def test_sphere_field_has_its_angular_spectrum():
     assert torch.equal(target(x, t), target.reference().score(VP(), x, t))
 
 
-def test_analytic_targets_say_what_does_not_fit():
+def test_analytic_targets_say_what_does_not_fit() -> None:
     ones = torch.ones(3, dtype=torch.float64)
     with pytest.raises(ValueError, match="spectrum"):
         ScaleMixture(OU(), -ones, (0.5, 0.5), (1.0, 2.0))
@@ -301,7 +302,7 @@ def make_folder(folder: Path, *, gaps: bool = False, network: bool = True) -> Pa
     return save_model(folder, card, reference, normalisation, coordinates, weights)
 
 
-def test_a_model_comes_back_as_it_was(tmp_path: Path):
+def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
     model = load_model(make_folder(tmp_path / "small", gaps=True))
     assert (model.name, model.event_shape, model.process) == ("small", (8, 16), VP(beta_max=15.0))
     assert (model.horizon, model.delta) == (1.0, 1e-3) and len(model.sha256) == 64
@@ -316,7 +317,7 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path):
     assert model.mask is not None and torch.equal(model.mask, mask.flatten())
 
 
-def test_decoding_and_encoding_are_inverse(tmp_path: Path):
+def test_decoding_and_encoding_are_inverse(tmp_path: Path) -> None:
     model = load_model(make_folder(tmp_path / "small", gaps=True, network=False))
     x = torch.randn(2, 8, 16)
     fields = model.decode(x)
@@ -343,7 +344,7 @@ def test_decoding_and_encoding_are_inverse(tmp_path: Path):
         ),
     ],
 )
-def test_every_basis_can_be_stored(tmp_path: Path, reference: GaussianReference):
+def test_every_basis_can_be_stored(tmp_path: Path, reference: GaussianReference) -> None:
     folder = make_folder(tmp_path / "small", network=False)
     model = load_model(folder)
     card = Card.model_validate({**model.card, "reference": describe_reference(reference), "sha256": {}})
@@ -352,14 +353,14 @@ def test_every_basis_can_be_stored(tmp_path: Path, reference: GaussianReference)
     assert torch.allclose(loaded.score(x, t), reference.to("cpu", torch.float64).score(model.process, x, t), rtol=1e-6)
 
 
-def edit_card(folder: Path, **changes) -> None:
+def edit_card(folder: Path, **changes: Any) -> None:
     content = tomllib.loads((folder / "card.toml").read_text())
     for key, value in changes.items():
         content.pop(key) if value is None else content.update({key: value})
     (folder / "card.toml").write_text(tomli_w.dumps(content))
 
 
-def test_bad_folders_are_told_apart(tmp_path: Path):
+def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no-such: no such model folder"):
         load_model("no-such")
     with pytest.raises(ValueError, match=r"card\.toml: no such file"):
@@ -379,7 +380,7 @@ def test_bad_folders_are_told_apart(tmp_path: Path):
         load_model(folder)
 
 
-def rewrite_weights(folder: Path, change) -> None:
+def rewrite_weights(folder: Path, change: Any) -> None:
     """Change the weights and bring the card's checksum up to date, so that the next check is reached."""
     import hashlib
 
@@ -391,7 +392,7 @@ def rewrite_weights(folder: Path, change) -> None:
     edit_card(folder, sha256=sums | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
-def test_bad_weights_are_told_apart(tmp_path: Path):
+def test_bad_weights_are_told_apart(tmp_path: Path) -> None:
     name = "stem.conv.bias"
     for change, message in [
         (lambda w: w.update({name: torch.zeros(3)}), rf"{name} is \(3,\), the card's network needs \(8,\)"),
@@ -405,7 +406,7 @@ def test_bad_weights_are_told_apart(tmp_path: Path):
             load_model(folder)
 
 
-def test_changed_and_missing_files_are_named(tmp_path: Path):
+def test_changed_and_missing_files_are_named(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "small")
     with (folder / "weights.safetensors").open("ab") as file:
         file.write(b"x")
@@ -414,7 +415,7 @@ def test_changed_and_missing_files_are_named(tmp_path: Path):
         load_model(folder)
 
 
-def test_the_shipped_model_is_whole_and_better_than_gaussian():
+def test_the_shipped_model_is_whole_and_better_than_gaussian() -> None:
     assert "ccsm-temperature" in shipped_models()
     model = load_model("ccsm-temperature")
     assert model.event_shape == (64, 128) and model.mask is None and isinstance(model.process, OU)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,10 +42,10 @@ def options_of(name: str, **changes: object) -> Options:
 
 @pytest.mark.parametrize("phase", [PHASE, PhaseSpace(gamma=0.0), PhaseSpace(gamma=0.25, inverse_mass=2.0, beta=5.0)])
 @pytest.mark.parametrize("variance", [0.0, 0.7])
-def test_covariance_solves_the_lyapunov_equation(phase, variance):
+def test_covariance_solves_the_lyapunov_equation(phase: Any, variance: Any) -> None:
     F, GG = phase.drift.numpy(), phase.diffusion.numpy()
 
-    def rate(t, flat):
+    def rate(t: Any, flat: Any) -> Any:
         S = flat.reshape(2, 2)
         return (F @ S + S @ F.T + GG).ravel()
 
@@ -56,7 +57,7 @@ def test_covariance_solves_the_lyapunov_equation(phase, variance):
         assert np.allclose(phase.mean_map(time).numpy(), expm(F * tau), rtol=1e-12, atol=1e-15)
 
 
-def test_the_root_is_transported_by_the_flow_of_point_data():
+def test_the_root_is_transported_by_the_flow_of_point_data() -> None:
     hand = Hand(PHASE, None, None)
     low = torch.tensor([1e-3, 0.02, 0.3], dtype=F64)
     high = torch.tensor(0.9, dtype=F64)
@@ -66,14 +67,14 @@ def test_the_root_is_transported_by_the_flow_of_point_data():
     assert torch.allclose(roots @ roots.mT, PHASE.covariance(low), atol=1e-14)
 
 
-def test_gaussians_are_teleported_by_their_flow():
+def test_gaussians_are_teleported_by_their_flow() -> None:
     """Against scipy's integrator of the probability flow, both ways and in two parts."""
     variances = torch.tensor([1e-3, 0.3, 4.0], dtype=F64)
     start, middle, end = (torch.tensor(tau, dtype=F64) for tau in (0.8, 0.3, 0.02))
     whole = PHASE.flow(start, end, variances)
     for k, variance in enumerate(variances.tolist()):
 
-        def rate(t, z, variance=variance):
+        def rate(t: Any, z: torch.Tensor, variance: Any = variance) -> Any:
             inverse = torch.linalg.inv(PHASE.covariance(torch.tensor(t, dtype=F64), variance))
             return ((PHASE.drift + PHASE.diffusion @ inverse / 2) @ torch.from_numpy(z).reshape(2, 2)).numpy().ravel()
 
@@ -84,7 +85,7 @@ def test_gaussians_are_teleported_by_their_flow():
     assert torch.allclose(PHASE.flow(end, start, variances) @ whole, torch.eye(2, dtype=F64).expand(3, 2, 2), atol=1e-9)
 
 
-def test_effective_noise_increases_and_is_inverted():
+def test_effective_noise_increases_and_is_inverted() -> None:
     tau = torch.logspace(-4, 0, 200, dtype=F64)
     ratio = PHASE.ratio(tau)
     assert bool((ratio[1:] > ratio[:-1]).all()) and torch.allclose(PHASE.time(ratio), tau, rtol=1e-9)
@@ -95,7 +96,7 @@ def test_effective_noise_increases_and_is_inverted():
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_flows_equal_their_composition(name):
+def test_flows_equal_their_composition(name: str) -> None:
     """On a mixture, with the native two-field score and with the network's score lifted."""
     target = mixture(EDM())
     exact = PhaseMixture(PHASE, target)
@@ -114,18 +115,18 @@ def test_flows_equal_their_composition(name):
 
 @pytest.mark.parametrize("score_time", ["now", "middle", "next", "ahead"])
 @pytest.mark.parametrize("name", STIRRED)
-def test_stirred_methods_equal_their_composition(name, score_time):
+def test_stirred_methods_equal_their_composition(name: str, score_time: str) -> None:
     """Covariance on a Gaussian and, with the noise left out, end states on a mixture."""
     options, variance = options_of(name, score_time=score_time), 0.2
     precision = {}
 
-    def gaussian(z, tau):
+    def gaussian(z: torch.Tensor, tau: Any) -> Any:
         key = round(tau, 14)
         if key not in precision:
             precision[key] = torch.linalg.inv(PHASE.covariance(torch.tensor(tau, dtype=F64), variance))
         return -mul(precision[key], z)
 
-    def append(z, root):
+    def append(z: torch.Tensor, root: Any) -> Any:
         return torch.cat([z, root], dim=1)
 
     first = torch.linalg.cholesky(PHASE.covariance(TIMES[0], variance))
@@ -156,7 +157,7 @@ def _leading_map(name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("process", [OU(), VP(), EDM()], ids=["ou", "vp", "edm"])
-def test_any_network_can_be_lifted(process):
+def test_any_network_can_be_lifted(process: Any) -> None:
     """The same path in phase space whichever process the network belongs to."""
     made = grid.log_snr(process, 10, horizon=4.0, delta=0.02)
     target = mixture(process)
@@ -188,14 +189,14 @@ def weak_error(name: str, steps: int, phase: PhaseSpace, variance: float) -> flo
     "name",
     [one.name for one in catalogue.INTEGRATORS.values() if one.order and one.name not in ("gaussian", "gaussian-ab2", "gms")],
 )
-def test_weak_order_on_a_gaussian(name):
+def test_weak_order_on_a_gaussian(name: str) -> None:
     """Halving the step divides the error of the variance by 2^order. RVV-x is of second order without position noise."""
     phase = PhaseSpace(gamma=0.0) if name == "rvv-x" else PhaseSpace()
     errors = [abs(weak_error(name, steps, phase, 0.2)) for steps in (200, 400)]
     assert math.log2(errors[0] / errors[1]) == pytest.approx(catalogue.find(name).order, abs=0.16)
 
 
-def test_without_position_noise_the_position_has_neither_score_nor_noise():
+def test_without_position_noise_the_position_has_neither_score_nor_noise() -> None:
     """Gamma = 0 is critically damped Langevin diffusion; a small Gamma is near it."""
     still = PhaseGrid(PhaseSpace(gamma=0.0), TIMES, (0, 5))
     near = PhaseGrid(PhaseSpace(gamma=1e-9), TIMES, (0, 5))
@@ -208,7 +209,7 @@ def test_without_position_noise_the_position_has_neither_score_nor_noise():
     assert float(integrators.native("psld-em", still).noise[:, 0, 0].abs().max()) == 0
 
 
-def test_small_steps_of_every_flow_follow_the_probability_flow():
+def test_small_steps_of_every_flow_follow_the_probability_flow() -> None:
     """The first-order change of a state over a small step is -F z + G G^T s / 2, whatever the method."""
     tau = torch.tensor([0.3, 0.3 - 1e-5], dtype=F64)
     flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), torch.tensor([0.5], dtype=F64))
@@ -224,7 +225,7 @@ def test_small_steps_of_every_flow_follow_the_probability_flow():
         assert torch.allclose(moved / 1e-5, expected, rtol=1e-2, atol=1e-2), name
 
 
-def test_zero_lambda_is_gddim_and_its_quadrature_is_exact():
+def test_zero_lambda_is_gddim_and_its_quadrature_is_exact() -> None:
     closed = Hand(PHASE, lambda z, tau: z, None).gddim
     chain = integrators.native("gddim", GRID)
     z = torch.eye(2, dtype=F64)
@@ -238,7 +239,7 @@ ALL = every_method(VP(), mixture(VP()).reference(), steps=9, num_blocks=2)
 
 @pytest.mark.parametrize("linear", ["identity", "process", "reference"])
 @pytest.mark.parametrize("name", ALL)
-def test_sweeps_of_every_method_end_at_the_sequential_chain(name, linear):
+def test_sweeps_of_every_method_end_at_the_sequential_chain(name: str, linear: str) -> None:
     target, chain = mixture(VP()), ALL[name]
     reference = target.reference()
     gaussian = chain if chain.basis is None else replace(chain, basis=reference.basis)
@@ -249,7 +250,7 @@ def test_sweeps_of_every_method_end_at_the_sequential_chain(name, linear):
     assert float((swept.state - oracle.state).abs().max()) < 1e-10 * max(1.0, size)
 
 
-def test_a_sampler_starts_phase_space_from_the_gaussian_at_its_first_point():
+def test_a_sampler_starts_phase_space_from_the_gaussian_at_its_first_point() -> None:
     """Position and momentum of the prior have the covariance of the reference's marginal there."""
     target = mixture(VP())
     reference = target.reference()
@@ -263,7 +264,7 @@ def test_a_sampler_starts_phase_space_from_the_gaussian_at_its_first_point():
     assert torch.allclose(torch.einsum("nid,nkd->dik", away, away) / 4000, exact, atol=0.1)
 
 
-def test_grids_and_conditions_that_do_not_work_are_refused():
+def test_grids_and_conditions_that_do_not_work_are_refused() -> None:
     with pytest.raises(ValueError, match="before tau = 0"):
         PhaseGrid(PHASE, torch.tensor([0.5, 0.0], dtype=F64), (0, 1))
     ends = grid.from_times(torch.tensor([2.0, 1.0, 0.0], dtype=F64))

@@ -53,7 +53,7 @@ def states(t: torch.Tensor) -> torch.Tensor:
     return torch.randn(len(t), 2, *SHAPE, dtype=F64, generator=generator)
 
 
-def test_the_statistic_is_a_process_on_the_clock_of_phase_space():
+def test_the_statistic_is_a_process_on_the_clock_of_phase_space() -> None:
     process = by_name("psld", gamma=0.05)
     tau = torch.logspace(-3, -0.1, 30, dtype=F64)
     assert process == PSLD(SPACE) and torch.equal(process.sigma(tau), SPACE.ratio(tau))
@@ -63,7 +63,7 @@ def test_the_statistic_is_a_process_on_the_clock_of_phase_space():
         PhaseDenoiser(OU(), reference())
 
 
-def test_without_a_network_score_and_denoised_are_the_gaussians():
+def test_without_a_network_score_and_denoised_are_the_gaussians() -> None:
     """Against the inverse of the covariance of position and momentum, entry by entry."""
     gaussian, t = reference(), torch.tensor([1e-3, 0.05, 0.6], dtype=F64)
     denoiser, z = PhaseDenoiser(PSLD(SPACE), gaussian), states(t)
@@ -76,7 +76,7 @@ def test_without_a_network_score_and_denoised_are_the_gaussians():
     assert torch.allclose(denoiser(z, t).flatten(1), posterior, rtol=1e-8, atol=1e-8)
 
 
-def test_score_noise_and_denoised_of_a_network_say_the_same():
+def test_score_noise_and_denoised_of_a_network_say_the_same() -> None:
     """s = -L^-T eps, and Tweedie's formula for the sufficient statistic."""
     t = torch.tensor([2e-3, 0.1, 0.7], dtype=F64)
     denoiser, z = PhaseDenoiser(PSLD(SPACE), reference(), loud_network()), states(t)
@@ -89,7 +89,7 @@ def test_score_noise_and_denoised_of_a_network_say_the_same():
     assert float((denoiser(z, t) - silent(z, t)).abs().max()) > 1e-3
 
 
-def test_points_without_data_stay_without():
+def test_points_without_data_stay_without() -> None:
     mask = torch.ones(SHAPE, dtype=torch.bool)
     mask[2:4, 3:7] = False
     gaussian = GaussianReference(torch.zeros(128, dtype=F64), reference().basis, torch.where(mask.flatten(), 1.0, 0.0).to(F64))
@@ -101,7 +101,7 @@ def test_points_without_data_stay_without():
     assert torch.allclose(denoiser.noise(z, t)[..., ~mask], inverse @ z[..., ~mask], atol=1e-9)
 
 
-def test_the_loss_of_a_gaussian_on_its_own_data_is_one():
+def test_the_loss_of_a_gaussian_on_its_own_data_is_one() -> None:
     gaussian = reference()
     denoiser, generator = PhaseDenoiser(PSLD(SPACE), gaussian), torch.Generator().manual_seed(0)
     clean = gaussian.draw(torch.randn(400, *SHAPE, dtype=F64, generator=generator), torch.ones(()), torch.zeros(()))
@@ -112,7 +112,7 @@ def test_the_loss_of_a_gaussian_on_its_own_data_is_one():
 
 
 @pytest.mark.parametrize("name", ["rbaoab", "gddim-ab2", "rvv-x"])
-def test_a_native_score_and_a_lifted_one_give_the_same_samples(name: str):
+def test_a_native_score_and_a_lifted_one_give_the_same_samples(name: str) -> None:
     """On a Gaussian, where both scores are known; grids meet at equal noise over signal."""
     gaussian = reference()
     native = integrators.build(name, PSLD(SPACE), grid.log_snr(PSLD(SPACE), 12, horizon=6.0, delta=1e-3))
@@ -142,7 +142,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return load_model(train(config, root=folder, report=quiet))
 
 
-def test_training_beats_the_gaussian_and_the_card_says_what_it_is(trained: Model):
+def test_training_beats_the_gaussian_and_the_card_says_what_it_is(trained: Model) -> None:
     assert trained.card["process"]["name"] == "psld" and trained.card["process"]["parameters"]["gamma"] == 0.05
     assert trained.process == PSLD(SPACE) and "momentum" in trained.card["prediction"]
     scores = trained.card["scores"]["test"]
@@ -150,7 +150,7 @@ def test_training_beats_the_gaussian_and_the_card_says_what_it_is(trained: Model
 
 
 @pytest.mark.parametrize(("name", "calls"), [("rbaoab", 40), ("gddim", 24)])
-def test_samples_have_the_moments_of_the_data(trained: Model, name: str, calls: int):
+def test_samples_have_the_moments_of_the_data(trained: Model, name: str, calls: int) -> None:
     """Amplitudes of the pattern: standard deviation as in the data and kurtosis about one, where a Gaussian has three."""
     given = {"chain": {"integrator": name}, "grid": {"calls": calls, "kind": "power"}, "solver": {"kind": "sequential"}}
     sampler = make_sampler(RunConfig(model="m", **given), trained)
@@ -164,7 +164,7 @@ def test_samples_have_the_moments_of_the_data(trained: Model, name: str, calls: 
     assert float(z[:, 4:].square().mean().sqrt()) == pytest.approx(float(spectrum[-1].sqrt()), rel=0.2)
 
 
-def test_sweeps_of_a_trained_network_end_at_the_chain(trained: Model):
+def test_sweeps_of_a_trained_network_end_at_the_chain(trained: Model) -> None:
     given = {"chain": {"integrator": "rbaoab"}, "grid": {"steps": 12}, "compute": {"precision": "float64"}}
     ends = [
         make_sampler(RunConfig(model="m", solver=solver, **given), trained).draw([3]).state
@@ -181,7 +181,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_commands_run_such_a_model(folder: Path):
+def test_commands_run_such_a_model(folder: Path) -> None:
     path = write_config(folder / "run.toml", folder / "gaussian", folder / "run", chain={"integrator": "auto"})
     report = call("plan", path, "--pilot")
     assert report["code"] == 0, report
@@ -195,7 +195,7 @@ def test_commands_run_such_a_model(folder: Path):
     assert report["code"] == 0 and "best:" in report["out"], report
 
 
-def test_what_such_a_model_cannot_do_is_said(folder: Path):
+def test_what_such_a_model_cannot_do_is_said(folder: Path) -> None:
     path = write_config(folder / "run.toml", folder / "gaussian", folder / "other", chain={"integrator": "gaussian"})
     message = one_line(call("sample", path), 2)
     assert "gaussian moves the position alone" in message and "gddim-ab2 or rbaoab" in message
@@ -203,6 +203,6 @@ def test_what_such_a_model_cannot_do_is_said(folder: Path):
     assert "was trained in a phase space of its own" in one_line(call("sample", path, *arguments), 2)
 
 
-def test_a_phase_space_belongs_to_its_process(tmp_path: Path):
+def test_a_phase_space_belongs_to_its_process(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the section phase belongs to noise\.process = 'psld', not 'vp'; leave one out"):
         make_config(tmp_path / "model", noise={"process": "vp"}, phase={"gamma": 0.3})

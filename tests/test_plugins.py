@@ -76,7 +76,7 @@ def found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sys.modules.pop("own_sampling", None)
 
 
-def test_a_generator_makes_a_sample_in_one_call(model: Model):
+def test_a_generator_makes_a_sample_in_one_call(model: Model) -> None:
     config = RunConfig(model="m", chain={"generator": GENERATOR})
     sampler = make_sampler(config, model)
     solution = sampler.draw([0, 3])
@@ -86,7 +86,7 @@ def test_a_generator_makes_a_sample_in_one_call(model: Model):
     assert torch.allclose(solution.x, reference.flow(model.process, sampler.prior_states([0, 3])[:, 0], start, end), atol=1e-4)
 
 
-def test_a_generator_has_the_store_the_ids_and_the_plan_of_any_run(folder: Path):
+def test_a_generator_has_the_store_the_ids_and_the_plan_of_any_run(folder: Path) -> None:
     path = write_config(
         folder / "run.toml", folder / "network", folder / "run", chain={"generator": "own_sampling:gaussian_generator"}
     )
@@ -101,7 +101,7 @@ def test_a_generator_has_the_store_the_ids_and_the_plan_of_any_run(folder: Path)
 
 
 @pytest.mark.parametrize("name", ["gaussian_operator", "slow_operator"])
-def test_a_first_path_of_ones_own_changes_the_sweeps_alone(model: Model, name: str):
+def test_a_first_path_of_ones_own_changes_the_sweeps_alone(model: Model, name: str) -> None:
     given = {"chain": {"integrator": "ddim"}, "grid": {"steps": 16}, "compute": {"precision": "float64"}}
     usual = make_sampler(RunConfig(model="m", solver={"kind": "sequential"}, **given), model).draw([1, 2])
     solver = {"start": f"own_sampling:{name}", "tol": 1e-9}
@@ -109,7 +109,7 @@ def test_a_first_path_of_ones_own_changes_the_sweeps_alone(model: Model, name: s
     assert torch.allclose(own.x, usual.x, atol=1e-7) and bool(own.converged.all())
 
 
-def test_a_good_first_path_saves_sweeps(model: Model):
+def test_a_good_first_path_saves_sweeps(model: Model) -> None:
     given = {"chain": {"integrator": "ddim"}, "grid": {"steps": 16}}
     needed = {
         start: int(make_sampler(RunConfig(model="m", solver={"start": start}, **given), model).draw([1]).sweeps.max())
@@ -127,12 +127,12 @@ def test_a_good_first_path_saves_sweeps(model: Model):
         ("no_such_module:make", "no_such_module cannot be imported .* install it, or name its folder in PYTHONPATH"),
     ],
 )
-def test_names_that_cannot_be_imported_are_said(name: str, message: str):
+def test_names_that_cannot_be_imported_are_said(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         plugins.load("chain.generator", name)
 
 
-def test_settings_that_contradict_are_refused(folder: Path):
+def test_settings_that_contradict_are_refused(folder: Path) -> None:
     path = write_config(folder / "run.toml", folder / "network", folder / "other")
     generator = ("--set", f"chain.generator={GENERATOR}")
     message = one_line(call("plan", path, *generator, "--set", "chain.integrator=ddim"), 2)

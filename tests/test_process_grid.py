@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,30 +18,30 @@ PROCESSES = [OU(), VP(), EDM(), Flow(), LINEAR]
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
-def test_time_inverts_forward_time(process):
+def test_time_inverts_forward_time(process: Any) -> None:
     theta = torch.logspace(-3, 0.9, 40, dtype=torch.float64)
     assert torch.allclose(forward_time(process, process.time(theta)), theta, rtol=1e-9)
 
 
 @pytest.mark.parametrize("process", [OU(), VP(), LINEAR], ids=lambda p: type(p).__name__)
-def test_variance_preserving_processes_have_radius_one(process):
+def test_variance_preserving_processes_have_radius_one(process: Any) -> None:
     t = torch.linspace(0.01, 0.99, 20, dtype=torch.float64)
     assert torch.allclose(radius(process, t), torch.ones_like(t), rtol=1e-12)
 
 
-def test_any_beta_schedule_agrees_with_the_closed_form():
+def test_any_beta_schedule_agrees_with_the_closed_form() -> None:
     t = torch.linspace(0.01, 1, 20, dtype=torch.float64)
     assert torch.allclose(LINEAR.alpha(t), VP().alpha(t), rtol=1e-12)
     assert torch.allclose(LINEAR.sigma(t), VP().sigma(t), rtol=1e-12)
 
 
-def test_unknown_process_names_the_known_ones():
+def test_unknown_process_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="known are ou, vp, edm, flow"):
         by_name("ornstein")
 
 
 @given(total=st.integers(0, 300), parts=st.integers(1, 40))
-def test_partition_covers_everything_once_in_nearly_equal_slices(total, parts):
+def test_partition_covers_everything_once_in_nearly_equal_slices(total: int, parts: int) -> None:
     cut = Partition(total, parts)
     items = [item for part in range(parts) for item in range(cut.slice(part).start, cut.slice(part).stop)]
     lengths = [cut.length(part) for part in range(parts)]
@@ -49,7 +51,7 @@ def test_partition_covers_everything_once_in_nearly_equal_slices(total, parts):
 
 
 @given(horizon=st.floats(0.5, 12), delta=st.floats(1e-4, 0.1), step=st.floats(0.01, 0.5), block=st.floats(0.3, 3))
-def test_published_grid_obeys_the_step_rule(horizon, delta, step, block):
+def test_published_grid_obeys_the_step_rule(horizon: float, delta: float, step: float, block: Any) -> None:
     made = grid.piadm(OU(), horizon=horizon, delta=delta, step=step, block=block)
     theta = made.t
     assert theta[0] == horizon and abs(float(theta[-1]) - delta) < 1e-12
@@ -60,7 +62,7 @@ def test_published_grid_obeys_the_step_rule(horizon, delta, step, block):
     assert bool((sizes[last:] <= step * theta[last + 1 :] * (1 + 1e-9)).all())
 
 
-def test_blocks_are_consecutive_and_cover_the_grid():
+def test_blocks_are_consecutive_and_cover_the_grid() -> None:
     made = grid.log_snr(OU(), 20, horizon=8.0, delta=1e-3, num_blocks=3)
     blocks = list(made.blocks())
     assert [len(block) for block in blocks] == [7, 7, 6]
@@ -80,6 +82,6 @@ def test_blocks_are_consecutive_and_cover_the_grid():
         (lambda: Partition(3, 0), "cannot cut 3 items into 0 slices"),
     ],
 )
-def test_bad_grids_are_refused_with_words(make, message):
+def test_bad_grids_are_refused_with_words(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
+from typing import Any
 
 import netCDF4
 import numpy as np
@@ -73,7 +74,7 @@ def auxiliary(dataset: xr.Dataset) -> xr.Dataset:
         (auxiliary, "lat is given by latitude"),
     ],
 )
-def test_grids_that_can_be_put_right_in_one_way(tmp_path: Path, caplog, change, note: str):
+def test_grids_that_can_be_put_right_in_one_way(tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Any, note: str) -> None:
     change(temperatures()).to_netcdf(tmp_path / "a.nc")
     data = read(tmp_path)
     assert note in caplog.text
@@ -85,7 +86,7 @@ def test_grids_that_can_be_put_right_in_one_way(tmp_path: Path, caplog, change, 
     assert kind_of("lat", data.coordinates["lat"].attrs) == "latitude" and data.wrap
 
 
-def test_latitudes_a_little_past_the_pole_end_there(tmp_path: Path, caplog):
+def test_latitudes_a_little_past_the_pole_end_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     lat = np.linspace(-90.00001, 90.00001, 6)
     temperatures().assign_coords(lat=("lat", lat, {"units": "degrees_north"})).to_netcdf(tmp_path / "a.nc")
     assert np.abs(read(tmp_path).coordinates["lat"].values).max() == 90 and "reaches past the pole" in caplog.text
@@ -122,17 +123,17 @@ def other_cyclic(dataset: xr.Dataset) -> xr.Dataset:
         (other_cyclic, "lon has 0 twice, with different values of tas"),
     ],
 )
-def test_grids_that_cannot_be_put_right_are_refused(tmp_path: Path, change, words: str):
+def test_grids_that_cannot_be_put_right_are_refused(tmp_path: Path, change: Any, words: str) -> None:
     change(temperatures()).to_netcdf(tmp_path / "a.nc")
     refuse(tmp_path, words)
 
 
-def test_spatial_dims_that_are_swapped_are_refused(tmp_path: Path):
+def test_spatial_dims_that_are_swapped_are_refused(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     refuse(tmp_path, "'lat' is the latitude; give latitude first", spatial_dims=("lon", "lat"))
 
 
-def test_files_on_one_grid_may_write_it_differently(tmp_path: Path):
+def test_files_on_one_grid_may_write_it_differently(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     other = temperatures(seed=1, start="2003-01-01")
     west = (
@@ -147,7 +148,7 @@ def test_files_on_one_grid_may_write_it_differently(tmp_path: Path):
 
 
 @pytest.mark.parametrize("part", [{"lat": slice(3, 6)}, {"lon": slice(2, 9)}, {"lat": slice(1, 5)}])
-def test_a_regional_grid_is_not_wrapped(tmp_path: Path, caplog, part: dict):
+def test_a_regional_grid_is_not_wrapped(tmp_path: Path, caplog: pytest.LogCaptureFixture, part: dict) -> None:
     temperatures().isel(part).to_netcdf(tmp_path / "a.nc")
     assert not read(tmp_path).wrap and "wrap = false is used, since the grid is not global" in caplog.text
     model = load_model(gaussian_model(tmp_path))
@@ -156,7 +157,7 @@ def test_a_regional_grid_is_not_wrapped(tmp_path: Path, caplog, part: dict):
         gaussian_model(tmp_path, reference={"basis": "harmonic_eof", "split": 2})
 
 
-def test_what_is_global():
+def test_what_is_global() -> None:
     assert why_not_global(LAT, LON) is None and why_not_global(LAT[::-1], LON - 180) is None
     assert "latitudes reach from" in str(why_not_global(np.array([-91.0, 0, 91])))
     assert "not from pole to pole" in str(why_not_global(LAT[1:], LON))
@@ -164,7 +165,7 @@ def test_what_is_global():
     assert "not evenly once round" in str(why_not_global(LAT, np.append(LON, 360)))
 
 
-def test_a_plane_is_taken_as_it_is(tmp_path: Path):
+def test_a_plane_is_taken_as_it_is(tmp_path: Path) -> None:
     plane = temperatures().rename(lat="y", lon="x")
     plane.assign_coords(y=("y", 1e5 * np.arange(6), {"units": "m"}), x=("x", 1e5 * np.arange(12), {"units": "m"})).to_netcdf(
         tmp_path / "a.nc"
@@ -175,7 +176,7 @@ def test_a_plane_is_taken_as_it_is(tmp_path: Path):
         gaussian_model(tmp_path, data=data, reference={"basis": "harmonic_eof", "split": 2})
 
 
-def test_harmonic_modes_need_no_held_out_fields(tmp_path: Path):
+def test_harmonic_modes_need_no_held_out_fields(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     model = load_model(gaussian_model(tmp_path, reference={"basis": "harmonic_eof", "split": 3}))
     data = read(tmp_path)
@@ -208,7 +209,7 @@ def on_levels(path: Path, values: list, **attrs: str) -> None:
         (list(np.array(["1990-01-15", "1990-02-15", "1990-03-15"], "M8[ns]")), datetime.date(1990, 2, 15)),
     ],
 )
-def test_one_value_is_selected(tmp_path: Path, values: list, wanted: object):
+def test_one_value_is_selected(tmp_path: Path, values: list, wanted: object) -> None:
     on_levels(tmp_path / "a.nc", values)
     np.testing.assert_allclose(decoded(read(tmp_path, select={"lev": wanted})), TRUE + 10, atol=1e-3)
 
@@ -225,12 +226,12 @@ def test_one_value_is_selected(tmp_path: Path, values: list, wanted: object):
         (list(np.array(["1990-01-15", "1990-01-16"], "M8[ns]")), "1990-01", "lev has 1990-01 2 times"),
     ],
 )
-def test_selections_that_are_not_there_are_refused(tmp_path: Path, values: list, wanted: object, words: str):
+def test_selections_that_are_not_there_are_refused(tmp_path: Path, values: list, wanted: object, words: str) -> None:
     on_levels(tmp_path / "a.nc", values, **({} if isinstance(values[0], np.datetime64) else {"units": "Pa"}))
     refuse(tmp_path, words, select={"lev": wanted})
 
 
-def test_samples_are_not_selected_and_levels_are_not_mixed(tmp_path: Path):
+def test_samples_are_not_selected_and_levels_are_not_mixed(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     refuse(tmp_path, "select: 'time' counts samples", select={"time": 3})
     for name, level, seed in (("a.nc", 500.0, 0), ("b.nc", 850.0, 1)):
@@ -242,7 +243,7 @@ def test_samples_are_not_selected_and_levels_are_not_mixed(tmp_path: Path):
 # --- dates ---------------------------------------------------------------------------------------------------------------
 
 
-def test_samples_are_in_the_order_of_their_dates(tmp_path: Path):
+def test_samples_are_in_the_order_of_their_dates(tmp_path: Path) -> None:
     """The level rises with time, so the last quarter is the warmest, whatever the files are called or hold first."""
     whole = temperatures(120)
     whole = whole.assign(tas=(whole.tas.dims, whole.tas.values + np.arange(120)[:, None, None], whole.tas.attrs))
@@ -256,13 +257,13 @@ def test_samples_are_in_the_order_of_their_dates(tmp_path: Path):
         np.testing.assert_allclose(test, whole.tas.values[90:], atol=1e-2)
 
 
-def test_undated_files_are_in_the_order_of_their_numbers(tmp_path: Path):
+def test_undated_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for k in range(12):
         temperatures(4, seed=k).assign_coords(time=np.arange(4)).to_netcdf(tmp_path / f"part_{k}.nc")
     assert read(tmp_path, "part_*.nc").files == tuple(f"part_{k}.nc" for k in range(12))
 
 
-def test_samples_that_occur_twice_are_used_once(tmp_path: Path, caplog):
+def test_samples_that_occur_twice_are_used_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = temperatures(100)
     whole.isel(time=slice(0, 70)).to_netcdf(tmp_path / "a.nc")
     whole.isel(time=slice(60, 100)).to_netcdf(tmp_path / "b.nc")
@@ -271,7 +272,7 @@ def test_samples_that_occur_twice_are_used_once(tmp_path: Path, caplog):
 
 
 @pytest.mark.parametrize("dated", [True, False])
-def test_test_samples_that_are_trained_on_are_refused(tmp_path: Path, dated: bool):
+def test_test_samples_that_are_trained_on_are_refused(tmp_path: Path, dated: bool) -> None:
     whole = temperatures(40) if dated else temperatures(40).assign_coords(time=np.arange(40))
     whole.to_netcdf(tmp_path / "a.nc")
     whole.isel(time=slice(30, 40)).to_netcdf(tmp_path / "copy.nc")
@@ -279,7 +280,7 @@ def test_test_samples_that_are_trained_on_are_refused(tmp_path: Path, dated: boo
         read(tmp_path, "a.nc", "copy.nc", test_files=("copy.nc",))
 
 
-def test_members_of_an_ensemble_share_dates_and_are_named(tmp_path: Path, caplog):
+def test_members_of_an_ensemble_share_dates_and_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for k in range(3):
         temperatures(seed=k).to_netcdf(tmp_path / f"member{k}.nc")
     data = read(tmp_path, "member*.nc", test_files=("member2.nc",))
@@ -320,18 +321,20 @@ def months_read(folder: Path) -> np.ndarray:
         {"cell_methods": "area: mean time: maximum (interval: 1 hour)"},
     ],
 )
-def test_stamps_at_the_ends_of_months_stand_for_the_months_before(tmp_path: Path, caplog, more: dict):
+def test_stamps_at_the_ends_of_months_stand_for_the_months_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, more: dict
+) -> None:
     with_times(tmp_path / "a.nc", ENDS, "days since 1990-01-01", "noleap", **more)
     assert (months_read(tmp_path) == MONTHS).all() and "labelled by" in caplog.text
 
 
-def test_stamps_that_do_not_say_what_they_stand_for_are_named(tmp_path: Path, caplog):
+def test_stamps_that_do_not_say_what_they_stand_for_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with_times(tmp_path / "a.nc", ENDS, "days since 1990-01-01", "noleap")
     assert (months_read(tmp_path) == (MONTHS + 1) % 12).all()
     assert "add bounds or cell_methods = 'time: mean'" in caplog.text
 
 
-def test_stamps_at_the_beginnings_of_months_are_left_alone(tmp_path: Path, caplog):
+def test_stamps_at_the_beginnings_of_months_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     begins = np.append(0, ENDS[:-1])
     with_times(tmp_path / "a.nc", begins, "days since 1990-01-01", "noleap", cell_methods="time: mean")
     assert (months_read(tmp_path) == MONTHS).all() and not caplog.records
@@ -350,7 +353,7 @@ def test_stamps_at_the_beginnings_of_months_are_left_alone(tmp_path: Path, caplo
         (None, None, "time has no units"),
     ],
 )
-def test_dates_that_cannot_be_decoded_name_units_and_calendar(tmp_path: Path, units, calendar, reason: str):
+def test_dates_that_cannot_be_decoded_name_units_and_calendar(tmp_path: Path, units: str, calendar: str, reason: str) -> None:
     with_times(tmp_path / "a.nc", 30.0 * np.arange(36), units, calendar)
     with pytest.raises(ValueError, match="monthly") as refused:
         read(tmp_path, anomaly="monthly")
@@ -359,14 +362,14 @@ def test_dates_that_cannot_be_decoded_name_units_and_calendar(tmp_path: Path, un
 
 
 @pytest.mark.parametrize("calendar", ["standard", "noleap", "360_day"])
-def test_a_missing_date_is_refused_with_its_place(tmp_path: Path, calendar: str):
+def test_a_missing_date_is_refused_with_its_place(tmp_path: Path, calendar: str) -> None:
     times = 30.0 * np.arange(36)
     times[7] = np.nan
     with_times(tmp_path / "a.nc", times, "days since 1990-01-01", calendar)
     refuse(tmp_path, "a.nc: time is missing for 1 of 36 samples, at positions 7")
 
 
-def test_calendars_may_differ_between_files_and_years(tmp_path: Path):
+def test_calendars_may_differ_between_files_and_years(tmp_path: Path) -> None:
     with_times(tmp_path / "a.nc", 30.0 * np.arange(36) + 29, "days since 1850-01-01", "360_day")  # with 30 February
     temperatures(12, seed=5, start="1849-01-01").to_netcdf(tmp_path / "b.nc")
     data = read(tmp_path, "a.nc", "b.nc")
@@ -387,7 +390,9 @@ def test_calendars_may_differ_between_files_and_years(tmp_path: Path):
         ("lon", "variable", "'variable' is the name of an array in model folders"),
     ],
 )
-def test_names_that_samples_cannot_have_are_refused_by_train_and_can_be_changed(tmp_path: Path, old: str, new: str, words: str):
+def test_names_that_samples_cannot_have_are_refused_by_train_and_can_be_changed(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
     temperatures().rename({old: new}).to_netcdf(tmp_path / "a.nc", engine="netcdf4")
     names = {"tas": "tas", "lat": "lat", "lon": "lon"} | {old: new}
     keys = {"variables": [names["tas"]], "spatial_dims": [names["lat"], names["lon"]]}
@@ -400,13 +405,13 @@ def test_names_that_samples_cannot_have_are_refused_by_train_and_can_be_changed(
     assert call("report", tmp_path / "run", "--against", tmp_path / "a.nc")["code"] == 0
 
 
-def test_names_that_cannot_be_changed_are_told(tmp_path: Path):
+def test_names_that_cannot_be_changed_are_told(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     refuse(tmp_path, "rename: no file has a 't2m'", rename={"t2m": "tas"})
     refuse(tmp_path, "a.nc: rename: there is already a tas", rename={"lat": "tas"})
 
 
-def test_reserved_names_are_those_of_a_model_folder(tmp_path: Path):
+def test_reserved_names_are_those_of_a_model_folder(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     splits = {"validation_fraction": 0.2, "test_fraction": 0.2}
     for anomaly, basis in (("mean", "eof"), ("none", "harmonic_eof")):
@@ -417,7 +422,7 @@ def test_reserved_names_are_those_of_a_model_folder(tmp_path: Path):
             assert found - {"lat", "lon"} <= IN_THE_FOLDER
 
 
-def test_a_lone_mistake_is_one_line(tmp_path: Path):
+def test_a_lone_mistake_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.toml").write_text(
         f'name = "m"\noutput = "m"\nnetwork = "none"\n[data]\nfiles = ["{tmp_path}/a.nc"]\nvariables = ["tas"]\n'
     )

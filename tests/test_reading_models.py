@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def commands(models: Path, file: Path, out: Path) -> list[tuple[object, ...]]:
     ]
 
 
-def test_every_command_tells_the_same_mistakes(models: Path, tmp_path: Path):
+def test_every_command_tells_the_same_mistakes(models: Path, tmp_path: Path) -> None:
     values = OTHER.tas.values.copy()
     values[3, 2, 2] = -9999
     wrong = {
@@ -112,11 +113,11 @@ def members(dataset: xr.Dataset) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("change", [turned, west, cyclic, finer, celsius, members])
-def test_files_are_brought_to_the_models_grid_and_units(models: Path, tmp_path: Path, change):
+def test_files_are_brought_to_the_models_grid_and_units(models: Path, tmp_path: Path, change: Any) -> None:
     np.testing.assert_allclose(like(models, "none", change(OTHER), tmp_path), OTHER.tas.values, atol=1e-3)
 
 
-def test_gaps_are_left_out_as_in_training(models: Path, tmp_path: Path, caplog):
+def test_gaps_are_left_out_as_in_training(models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     values = OTHER.tas.values.copy()
     values[7, 3, 3] = np.nan
     assert len(like(models, "none", with_values(OTHER, values), tmp_path)) == 23
@@ -128,14 +129,14 @@ def test_gaps_are_left_out_as_in_training(models: Path, tmp_path: Path, caplog):
         states_like(models / "none", load_model(models / "none"), tmp_path / "real.nc")
 
 
-def test_a_glob_is_read_as_one(models: Path, tmp_path: Path):
+def test_a_glob_is_read_as_one(models: Path, tmp_path: Path) -> None:
     OTHER.isel(time=slice(12, 24)).to_netcdf(tmp_path / "year_1.nc")
     OTHER.isel(time=slice(0, 12)).to_netcdf(tmp_path / "year_2.nc")
     found = fields_like(models / "none", str(tmp_path / "year_*.nc")).fields["tas"]
     np.testing.assert_allclose(found, OTHER.tas.values, atol=1e-4)
 
 
-def test_of_many_fields_evenly_spaced_ones_are_read(models: Path, tmp_path: Path, monkeypatch):
+def test_of_many_fields_evenly_spaced_ones_are_read(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("piadm_hpc.analysis.comparison.MAX_BYTES", 8 * 72 * 6)
     found = like(models, "none", OTHER, tmp_path)
     np.testing.assert_allclose(found, OTHER.tas.values[[0, 5, 9, 14, 18, 23]], atol=1e-4)
@@ -146,7 +147,9 @@ def test_of_many_fields_evenly_spaced_ones_are_read(models: Path, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["mean", "monthly"])
 @pytest.mark.parametrize("change", [lambda dataset: dataset, celsius, turned])
-def test_the_models_climatology_is_removed_from_absolute_fields(models: Path, tmp_path: Path, caplog, kind: str, change):
+def test_the_models_climatology_is_removed_from_absolute_fields(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, change: Any
+) -> None:
     found = like(models, kind, change(OTHER), tmp_path)
     np.testing.assert_allclose(found, anomalies(kind)[1], atol=2e-3)
     assert "the model's climatology is subtracted from tas" in caplog.text
@@ -154,13 +157,13 @@ def test_the_models_climatology_is_removed_from_absolute_fields(models: Path, tm
 
 @pytest.mark.parametrize("kind", ["mean", "monthly"])
 @pytest.mark.parametrize("attrs", [{}, {"units": "degC"}, {"long_name": "temperature anomaly", "units": "degC"}])
-def test_anomalies_are_taken_as_they_are(models: Path, tmp_path: Path, kind: str, attrs: dict):
+def test_anomalies_are_taken_as_they_are(models: Path, tmp_path: Path, kind: str, attrs: dict) -> None:
     expected = anomalies(kind)[1]
     found = like(models, kind, with_values(OTHER, expected, **attrs), tmp_path)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_what_cannot_be_told_is_refused(models: Path, tmp_path: Path):
+def test_what_cannot_be_told_is_refused(models: Path, tmp_path: Path) -> None:
     undated = OTHER.assign_coords(time=np.arange(24))
     with pytest.raises(ValueError, match=r"holds absolute values, .*the file no months \(time has no units\)|time has no units"):
         like(models, "monthly", undated, tmp_path)
@@ -169,7 +172,7 @@ def test_what_cannot_be_told_is_refused(models: Path, tmp_path: Path):
         like(models, "mean", half, tmp_path)
 
 
-def test_models_that_did_not_keep_their_mean_refuse_absolute_fields(models: Path, tmp_path: Path):
+def test_models_that_did_not_keep_their_mean_refuse_absolute_fields(models: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     for path in (models / "mean").iterdir():
         (tmp_path / "old" / path.name).write_bytes(path.read_bytes())
@@ -181,7 +184,7 @@ def test_models_that_did_not_keep_their_mean_refuse_absolute_fields(models: Path
     np.testing.assert_allclose(like(tmp_path, "old", with_values(OTHER, expected), tmp_path), expected, atol=1e-4)
 
 
-def test_anomalies_and_absolute_fields_are_not_trained_on_together(models: Path, tmp_path: Path):
+def test_anomalies_and_absolute_fields_are_not_trained_on_together(models: Path, tmp_path: Path) -> None:
     OTHER.to_netcdf(tmp_path / "a.nc")
     for attrs in ({}, {"long_name": "temperature anomaly"}):
         bare(with_values(temperatures(seed=3), anomalies("monthly")[1][np.arange(36) % 24], **attrs), tmp_path / "b.nc")
@@ -189,7 +192,7 @@ def test_anomalies_and_absolute_fields_are_not_trained_on_together(models: Path,
             gaussian_model(tmp_path, data={"files": ["a.nc", "b.nc"]})
 
 
-def test_the_report_of_a_model_of_anomalies_is_one_of_anomalies(models: Path, tmp_path: Path):
+def test_the_report_of_a_model_of_anomalies_is_one_of_anomalies(models: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "run.toml", models / "monthly", tmp_path / "run", samples=4)
     assert call("sample", config)["code"] == 0
     assert call("report", tmp_path / "run", "--against", models / "a.nc")["code"] == 0
@@ -197,7 +200,7 @@ def test_the_report_of_a_model_of_anomalies_is_one_of_anomalies(models: Path, tm
     assert abs(scores["global_mean"]["reference"]) < 0.01, "the training fields' anomalies have no mean"
 
 
-def test_the_recipe_of_the_model_reads_files_like_its_own(tmp_path: Path):
+def test_the_recipe_of_the_model_reads_files_like_its_own(tmp_path: Path) -> None:
     """Levels are selected, sentinels masked and names changed as in training; files made like samples are read as well."""
     levels = xr.DataArray([850.0, 500.0], dims="lev", name="lev")
     raw = xr.concat([temperatures().tas, temperatures().tas + 30], levels).to_dataset(name="t")

@@ -44,7 +44,7 @@ def write(path: Path, lines: list[str]) -> str:
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2, 7])
-def test_bonds_that_a_file_leaves_out_are_guessed(folder: Path, caplog, kept: int):
+def test_bonds_that_a_file_leaves_out_are_guessed(folder: Path, caplog: pytest.LogCaptureFixture, kept: int) -> None:
     lines = [line for line in lines_of(folder) if line != "END"]
     atoms = [line for line in lines if line.startswith("ATOM")]
     records = [line for line in lines if line.startswith("CONECT")][:kept]
@@ -53,7 +53,7 @@ def test_bonds_that_a_file_leaves_out_are_guessed(folder: Path, caplog, kept: in
     assert ("bonds guessed from distances, beside" in caplog.text) == (kept > 0)
 
 
-def test_mirrored_frames_are_found_with_few_bonds_written(folder: Path):
+def test_mirrored_frames_are_found_with_few_bonds_written(folder: Path) -> None:
     lines = [line for line in lines_of(folder) if line != "END"]
     few = [line for line in lines if not line.startswith("CONECT")] + [line for line in lines if line.startswith("CONECT")][:2]
     real = load_conformers(folder / "walker_0.h5", "real")
@@ -66,7 +66,7 @@ def test_mirrored_frames_are_found_with_few_bonds_written(folder: Path):
     assert frames.excluded == {"not finite": 0, "other hand": 200}
 
 
-def test_atoms_that_stay_without_a_bond_are_named(folder: Path):
+def test_atoms_that_stay_without_a_bond_are_named(folder: Path) -> None:
     lines = lines_of(folder)
     far = [
         line[:30] + "  40.000" + line[38:] if line[12:16].strip() == "HB1" else line for line in lines if line.startswith("ATOM")
@@ -76,7 +76,7 @@ def test_atoms_that_stay_without_a_bond_are_named(folder: Path):
 
 
 @pytest.mark.parametrize(("name", "element"), [("ZN", "ZN"), ("FE", "FE"), ("NA", "NA"), ("CL", "CL"), ("XE", "")])
-def test_metals_and_ions_have_no_bonds(folder: Path, name: str, element: str):
+def test_metals_and_ions_have_no_bonds(folder: Path, name: str, element: str) -> None:
     atoms = [line for line in lines_of(folder) if line.startswith("ATOM")]
     pdb = write(folder / "ion.pdb", [*atoms, ION.format(name=name, element=element)])
     real = load_conformers(folder / "walker_0.h5", "real")
@@ -111,25 +111,25 @@ def test_metals_and_ions_have_no_bonds(folder: Path, name: str, element: str):
         ("X", "LIG", None),
     ],
 )
-def test_names_of_an_unknown_molecule(name: str, residue: str, expected: str | None):
+def test_names_of_an_unknown_molecule(name: str, residue: str, expected: str | None) -> None:
     assert element_of(name, residue) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "residue", "expected"), [("CA", "ALA", "C"), ("HG11", "VAL", "H"), ("NE", "ARG", "N"), ("SE", "MSE", "Se")]
 )
-def test_names_of_amino_acids(name: str, residue: str, expected: str):
+def test_names_of_amino_acids(name: str, residue: str, expected: str) -> None:
     assert element_of(name, residue, standard=True) == expected
 
 
 @pytest.mark.parametrize(
     ("name", "residue", "expected"), [("CA", "CA", "Ca"), ("SOD", "SOD", "Na"), ("CLA", "CLA", "Cl"), ("K", "K", "K")]
 )
-def test_names_of_ions(name: str, residue: str, expected: str):
+def test_names_of_ions(name: str, residue: str, expected: str) -> None:
     assert element_of(name, residue, alone=True) == expected
 
 
-def test_topologies_without_elements(folder: Path):
+def test_topologies_without_elements(folder: Path) -> None:
     atoms = [line[:76] for line in lines_of(folder) if line.startswith("ATOM")]
     frames, whole = frames_of(folder, topology=write(folder / "bare.pdb", atoms)), frames_of(folder)
     assert frames.topology == whole.topology
@@ -141,7 +141,7 @@ def test_topologies_without_elements(folder: Path):
 # --- mdtraj's HDF5 ------------------------------------------------------------------------------------------------------------
 
 
-def test_files_of_mdtraj_are_read_with_and_without_a_topology(folder: Path):
+def test_files_of_mdtraj_are_read_with_and_without_a_topology(folder: Path) -> None:
     real = load_conformers(folder / "walker_0.h5", "real")
     trajectory_of(real).save_hdf5(str(folder / "mdtraj.h5"))
     expected = frames_of(folder, start=3, stride=7)
@@ -154,7 +154,7 @@ def test_files_of_mdtraj_are_read_with_and_without_a_topology(folder: Path):
     assert load_conformers(folder / "mdtraj.h5", "mdtraj").positions.shape == real.positions.shape
 
 
-def test_the_box_of_such_a_file_makes_molecules_whole(folder: Path):
+def test_the_box_of_such_a_file_makes_molecules_whole(folder: Path) -> None:
     trajectory = trajectory_of(load_conformers(folder / "walker_0.h5", "real"))[:20]
     trajectory.unitcell_lengths, trajectory.unitcell_angles = np.full((20, 3), 2.0), np.full((20, 3), 90.0)
     trajectory.xyz = (trajectory.xyz % 2.0).astype(np.float32)
@@ -164,7 +164,7 @@ def test_the_box_of_such_a_file_makes_molecules_whole(folder: Path):
     assert np.linalg.norm(whole.positions[:, first] - whole.positions[:, second], axis=-1).max() < 0.18
 
 
-def test_a_file_of_another_molecule_is_refused(folder: Path):
+def test_a_file_of_another_molecule_is_refused(folder: Path) -> None:
     real = load_conformers(folder / "walker_0.h5", "real")
     trajectory_of(real).atom_slice(range(21)).save_hdf5(str(folder / "short.h5"))
     with pytest.raises(
@@ -173,7 +173,7 @@ def test_a_file_of_another_molecule_is_refused(folder: Path):
         frames_of(folder, trajectories=("short.h5",))
 
 
-def test_a_damaged_file_is_refused(folder: Path):
+def test_a_damaged_file_is_refused(folder: Path) -> None:
     content = bytearray((folder / "walker_0.h5").read_bytes())
     middle = len(content) // 2
     content[middle : middle + 2000] = bytes(2000)
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_refused(folder: Path):
 
 
 @pytest.mark.parametrize("count", [50, 200, 1000, 10**6])
-def test_few_samples_are_compared_with_as_few_of_the_reference(count: int):
+def test_few_samples_are_compared_with_as_few_of_the_reference(count: int) -> None:
     """Independent draws of the reference's own distribution are neither better nor worse than its baseline."""
     generator = np.random.default_rng(0)
     points, edges = generator.normal(size=(8000, 2)), (np.linspace(-4, 4, 37),) * 2
@@ -198,7 +198,7 @@ def test_few_samples_are_compared_with_as_few_of_the_reference(count: int):
     assert 0 < error < 0.1 * floor or count <= 50
 
 
-def test_the_baseline_draws_by_weight():
+def test_the_baseline_draws_by_weight() -> None:
     """Points of no weight are not drawn: those of the other kind alone agree with themselves."""
     points = np.repeat([[0.5, 0.5], [1.5, 1.5]], 400, axis=0)[np.random.default_rng(1).permutation(800)]
     weight = (points[:, 0] < 1).astype(float)

@@ -61,7 +61,9 @@ def packed(path: Path, kind: str, code: int, limits: dict[str, np.ndarray], unsi
         (1e4, {"valid_max": np.float64(400)}),
     ],
 )
-def test_values_outside_the_valid_range_are_missing(tmp_path: Path, caplog, value: float, limits: dict):
+def test_values_outside_the_valid_range_are_missing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, value: float, limits: dict
+) -> None:
     bare(land(value, **limits), tmp_path / "a.nc")
     data = read(tmp_path)
     assert int((~data.normalisation.mask).sum()) == 6 and "216 values of tas are outside its valid range" in caplog.text
@@ -77,20 +79,20 @@ def test_values_outside_the_valid_range_are_missing(tmp_path: Path, caplog, valu
         ("i4", -30000, {"valid_min": np.int32(-25000)}, False),
     ],
 )
-def test_limits_of_packed_data_are_packed(tmp_path: Path, kind: str, code: int, limits: dict, unsigned: bool):
+def test_limits_of_packed_data_are_packed(tmp_path: Path, kind: str, code: int, limits: dict, unsigned: bool) -> None:
     expected = packed(tmp_path / "a.nc", kind, code, limits, unsigned)
     data = read(tmp_path, missing_values=())
     assert int((~data.normalisation.mask).sum()) == 6
     np.testing.assert_allclose(decoded(data), expected, atol=1e-3)
 
 
-def test_the_limits_themselves_are_valid(tmp_path: Path):
+def test_the_limits_themselves_are_valid(tmp_path: Path) -> None:
     values = temperatures().tas.values
     bare(with_values(temperatures(), values, valid_range=np.array([values.min(), values.max()])), tmp_path / "a.nc")
     assert bool(read(tmp_path).normalisation.mask.all())
 
 
-def test_limits_that_are_no_limits_are_refused(tmp_path: Path):
+def test_limits_that_are_no_limits_are_refused(tmp_path: Path) -> None:
     bare(land(np.nan, valid_range=np.float32(3)), tmp_path / "a.nc")
     with pytest.raises(ValueError, match=r"a.nc: valid_range has 1 values; CF wants one for valid_min"):
         read(tmp_path)
@@ -103,7 +105,7 @@ def test_limits_that_are_no_limits_are_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("value", [1e20, -9999.0, -999.0, 9.96921e36, -32768.0, 1e35, 5e6])
-def test_undeclared_sentinels_stop_the_training_and_can_be_declared(tmp_path: Path, value: float):
+def test_undeclared_sentinels_stop_the_training_and_can_be_declared(tmp_path: Path, value: float) -> None:
     bare(land(value), tmp_path / "a.nc")
     with pytest.raises(ValueError, match=r"a\.nc: tas has 216 values of .*, first at time 0, lat 1, lon 2") as refused:
         read(tmp_path)
@@ -112,7 +114,7 @@ def test_undeclared_sentinels_stop_the_training_and_can_be_declared(tmp_path: Pa
     assert int((~data.normalisation.mask).sum()) == 6 and np.isfinite(data.train.numpy()).all()
 
 
-def test_sporadic_sentinels_and_infinities_are_found_beside_each_other(tmp_path: Path):
+def test_sporadic_sentinels_and_infinities_are_found_beside_each_other(tmp_path: Path) -> None:
     values = temperatures().tas.values.copy()
     values[5, 3:5, 3:5], values[17, 2, 2], values[20, 1, 1] = -999, 1e20, np.inf
     bare(with_values(temperatures(), values), tmp_path / "a.nc")
@@ -120,7 +122,7 @@ def test_sporadic_sentinels_and_infinities_are_found_beside_each_other(tmp_path:
         read(tmp_path)
 
 
-def test_real_outliers_are_allowed_by_name(tmp_path: Path):
+def test_real_outliers_are_allowed_by_name(tmp_path: Path) -> None:
     values = temperatures().tas.values.copy()
     values[0, 0, 0] = 5000
     bare(with_values(temperatures(), values), tmp_path / "a.nc")
@@ -132,7 +134,7 @@ def test_real_outliers_are_allowed_by_name(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["gamma", "lognormal", "normal", "zeros"])
-def test_skewed_fields_have_no_outliers(name: str):
+def test_skewed_fields_have_no_outliers(name: str) -> None:
     generator = np.random.default_rng(1)
     fields = {
         "gamma": generator.gamma(0.3, size=4000),
@@ -150,7 +152,7 @@ def celsius(dataset: xr.Dataset) -> xr.Dataset:
     return with_values(dataset, dataset.tas.values - 273.15, units="degC")
 
 
-def test_files_in_other_units_are_converted(tmp_path: Path, caplog):
+def test_files_in_other_units_are_converted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     temperatures(seed=1).to_netcdf(tmp_path / "a.nc")
     celsius(temperatures(seed=2, start="2003-01-01")).to_netcdf(tmp_path / "b.nc")
     data = read(tmp_path, "a.nc", "b.nc")
@@ -159,14 +161,14 @@ def test_files_in_other_units_are_converted(tmp_path: Path, caplog):
     assert data.variables[0].attrs["units"] == "K" and "b.nc: tas converted from 'degC' to 'K'" in caplog.text
 
 
-def test_the_recipe_can_ask_for_units(tmp_path: Path):
+def test_the_recipe_can_ask_for_units(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     data = read(tmp_path, attributes={"tas": {"units": "degC"}})
     np.testing.assert_allclose(decoded(data), temperatures().tas.values - 273.15, atol=1e-3)
     assert data.variables[0].attrs["units"] == "degC"
 
 
-def test_units_that_measure_other_things_are_refused_with_both_names(tmp_path: Path):
+def test_units_that_measure_other_things_are_refused_with_both_names(tmp_path: Path) -> None:
     with_values(temperatures(), temperatures().tas.values, units="kg m-2 s-1").to_netcdf(tmp_path / "a.nc")
     with_values(temperatures(seed=1), temperatures().tas.values, units="mm day-1").to_netcdf(tmp_path / "b.nc")
     with pytest.raises(ValueError, match=r"b\.nc: tas is in 'mm day-1', which cannot be converted to 'kg m-2 s-1'"):
@@ -176,7 +178,7 @@ def test_units_that_measure_other_things_are_refused_with_both_names(tmp_path: P
         read(tmp_path, "a.nc", "b.nc")
 
 
-def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog):
+def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     unnamed = temperatures(seed=1, start="2003-01-01")
     del unnamed.tas.attrs["units"]
@@ -192,7 +194,7 @@ def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog)
     ("given", "wanted", "expected"),
     [("degC", "K", 283.15), ("mm/day", "m s-1", 10 / 86.4e6), ("%", "1", 0.1), ("K", "Kelvin", 10.0), ("degF", "K", 260.9278)],
 )
-def test_conversions(given: str, wanted: str, expected: float):
+def test_conversions(given: str, wanted: str, expected: float) -> None:
     assert converted(np.array([10.0], np.float32), given, wanted)[0] == pytest.approx(expected, rel=1e-5)
     step = converted(np.array([10.0], np.float32), given, wanted, difference=True)[0]
     assert step == pytest.approx(float(np.diff(converted(np.array([0.0, 10.0], np.float32), given, wanted))[0]), rel=1e-4)
@@ -203,7 +205,7 @@ def test_conversions(given: str, wanted: str, expected: float):
 
 @pytest.mark.parametrize("form", ["NETCDF3_CLASSIC", "NETCDF3_64BIT", "NETCDF3_64BIT_DATA", "NETCDF4"])
 @pytest.mark.parametrize("unlimited", [(), ("time",)])
-def test_files_that_break_off_are_refused_with_both_sizes(tmp_path: Path, form: str, unlimited: tuple[str, ...]):
+def test_files_that_break_off_are_refused_with_both_sizes(tmp_path: Path, form: str, unlimited: tuple[str, ...]) -> None:
     dataset = temperatures()
     dataset["count"] = ("time", np.arange(36, dtype=np.int16))  # of records padded to four bytes
     dataset.to_netcdf(tmp_path / "a.nc", format=form, unlimited_dims=unlimited, engine="netcdf4")
@@ -216,7 +218,7 @@ def test_files_that_break_off_are_refused_with_both_sizes(tmp_path: Path, form: 
             read(tmp_path)
 
 
-def test_one_variable_of_records_is_not_padded(tmp_path: Path):
+def test_one_variable_of_records_is_not_padded(tmp_path: Path) -> None:
     with netCDF4.Dataset(tmp_path / "a.nc", "w", format="NETCDF3_CLASSIC") as file:
         file.createDimension("time", None)
         file.createDimension("lat", 3)
@@ -224,14 +226,14 @@ def test_one_variable_of_records_is_not_padded(tmp_path: Path):
     assert (tmp_path / "a.nc").stat().st_size - 4 < promised_bytes(tmp_path / "a.nc") <= (tmp_path / "a.nc").stat().st_size
 
 
-def test_a_file_that_ends_in_its_header_says_so(tmp_path: Path):
+def test_a_file_that_ends_in_its_header_says_so(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc", format="NETCDF3_CLASSIC")
     (tmp_path / "a.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:90])
     with pytest.raises(ValueError, match=r"a\.nc: breaks off within its header, after 90 bytes"):
         read(tmp_path)
 
 
-def test_damaged_chunks_are_told_from_other_mistakes(tmp_path: Path):
+def test_damaged_chunks_are_told_from_other_mistakes(tmp_path: Path) -> None:
     """Zeros over a compressed chunk: the header is whole, and the values no longer unpack."""
     temperatures().to_netcdf(tmp_path / "a.nc", encoding={"tas": {"zlib": True}})
     with h5py.File(tmp_path / "a.nc") as file:
@@ -243,14 +245,14 @@ def test_damaged_chunks_are_told_from_other_mistakes(tmp_path: Path):
         read(tmp_path)
 
 
-def test_what_is_mended_is_a_line_of_the_log_each(tmp_path: Path, caplog):
+def test_what_is_mended_is_a_line_of_the_log_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     celsius(land(-9999.0, valid_min=np.float32(-150))).to_netcdf(tmp_path / "a.nc")
     with caplog.at_level(logging.WARNING):
         read(tmp_path, attributes={"tas": {"units": "K"}})
     assert [record.message.partition(":")[0] for record in caplog.records] == ["a.nc", "a.nc"]
 
 
-def test_the_page_names_tests_that_there_are():
+def test_the_page_names_tests_that_there_are() -> None:
     folder = Path(__file__).parent
     page = (folder.parent / "docs" / "data.md").read_text(encoding="utf-8")
     named = {name for line in page.splitlines() if line.startswith("|") for name in re.findall(r"`(test_\w+)`", line)}

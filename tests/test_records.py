@@ -13,6 +13,8 @@ from piadm_hpc.config.validation import dotted as flat
 
 
 class Engine(Record):
+    """A section."""
+
     cylinders: int = Field(4, ge=1, le=16)
     fuel: Literal["petrol", "diesel", "hydrogen"] = "petrol"
     limit: float | Literal["auto"] = "auto"
@@ -20,6 +22,8 @@ class Engine(Record):
 
 
 class Car(Record):
+    """A record with a section, and one that may be left out."""
+
     name: str = Field(min_length=1)
     doors: tuple[int, ...] = ()
     seats: tuple[int, int] = (2, 3)
@@ -68,11 +72,11 @@ def mistakes(**values: Any) -> str:
         ({"name": [1] * 100}, f"name: must be text in quotes (given {'[' + '1, ' * 19 + '1,'} ...)"),
     ],
 )
-def test_one_mistake_is_one_line_that_says_what_would_be_right(values: dict[str, Any], message: str):
+def test_one_mistake_is_one_line_that_says_what_would_be_right(values: dict[str, Any], message: str) -> None:
     assert mistakes(**values) == f"car.toml: {message}"
 
 
-def test_all_mistakes_come_at_once_in_the_order_of_the_record():
+def test_all_mistakes_come_at_once_in_the_order_of_the_record() -> None:
     text = mistakes(colour="red", hybrid=3, engine={"cylinders": 0, "limit": "x", "fule": "petrol"}, spare={"fuel": "coal"})
     head, *lines = text.splitlines()
     assert head == "car.toml: 6 mistakes"
@@ -81,7 +85,7 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_record():
     assert "spare: must be" not in text, "a section with a mistake is not also said to be no section"
 
 
-def test_what_has_no_default_is_asked_for():
+def test_what_has_no_default_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"^car\.toml: name: missing; it has no default$"):
         build(Car, {}, "car.toml")
 
@@ -99,18 +103,18 @@ def test_what_has_no_default_is_asked_for():
         ("name=", ""),
     ],
 )
-def test_an_override_is_read_as_toml_or_else_as_text(text: str, value: object):
+def test_an_override_is_read_as_toml_or_else_as_text(text: str, value: object) -> None:
     key, read_value = override(text)
     assert key == text.partition("=")[0].strip() and read_value == value and type(read_value) is type(value)
 
 
 @pytest.mark.parametrize("text", ["engine.cylinders", "=4", " = 4", ""])
-def test_an_override_without_key_or_value_says_how_to_write_one(text: str):
+def test_an_override_without_key_or_value_says_how_to_write_one(text: str) -> None:
     with pytest.raises(ConfigError, match="write it as key=value, for example"):
         override(text)
 
 
-def test_overrides_win_over_the_file_and_the_last_one_over_the_others(tmp_path: Path):
+def test_overrides_win_over_the_file_and_the_last_one_over_the_others(tmp_path: Path) -> None:
     path = tmp_path / "car.toml"
     path.write_text('name = "a"\n[engine]\ncylinders = 8\nfuel = "diesel"\n')
     car = read(Car, path, [("engine.cylinders", 6), ("engine.boost", 1.5), ("engine.cylinders", 3)])
@@ -123,7 +127,7 @@ def test_overrides_win_over_the_file_and_the_last_one_over_the_others(tmp_path: 
         read(Car, path, [("name.first", 1)])
 
 
-def test_files_that_cannot_be_read_or_are_not_toml(tmp_path: Path):
+def test_files_that_cannot_be_read_or_are_not_toml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read \(No such file or directory\).*`piadm init` prints one"):
         read(Car, tmp_path / "none.toml")
     with pytest.raises(ConfigError, match=r"cannot be read \(Is a directory\)"):
@@ -135,14 +139,14 @@ def test_files_that_cannot_be_read_or_are_not_toml(tmp_path: Path):
         assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_record_is_frozen_compares_and_hashes():
+def test_a_record_is_frozen_compares_and_hashes() -> None:
     car = Car(name="a", doors=(1, 2))
     assert car == Car(name="a", doors=(1, 2)) and hash(car) == hash(Car(name="a", doors=(1, 2))) and car != Car(name="b")
     with pytest.raises(ValueError, match="frozen"):
         car.name = "b"
 
 
-def test_nested_values_without_none_and_as_dotted_keys():
+def test_nested_values_without_none_and_as_dotted_keys() -> None:
     values = {"a": 1, "b": {"c": None, "d": {"e": 2}}, "f": None}
     assert without_none(values) == {"a": 1, "b": {"d": {"e": 2}}}
     assert flat(values) == {"a": 1, "b.c": None, "b.d.e": 2, "f": None}

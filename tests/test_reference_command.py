@@ -45,7 +45,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("process", [OU(), EDM()], ids=["ou", "edm"])
-def test_a_response_of_the_references_own_gains_is_the_reference(process: Process):
+def test_a_response_of_the_references_own_gains_is_the_reference(process: Process) -> None:
     reference = mixture(process).reference()
     for name, chain in chains(process, reference).items():
         made, exact = response_part(chain, own_gains(chain, reference)), reference_part(chain, reference)
@@ -54,7 +54,7 @@ def test_a_response_of_the_references_own_gains_is_the_reference(process: Proces
 
 
 @pytest.mark.parametrize("space", ["data", "phase"])
-def test_so_it_is_for_every_integrator(space: str):
+def test_so_it_is_for_every_integrator(space: str) -> None:
     """Lifted chains of phase space read one field; the shells are those of the reference, all twelve."""
     reference = mixture(VP()).reference()
     for name, chain in every_method(VP(), reference, steps=7).items():
@@ -63,7 +63,7 @@ def test_so_it_is_for_every_integrator(space: str):
             assert relative(made.A, exact.A) < 1e-12, name
 
 
-def test_so_it_is_for_scores_of_position_and_momentum():
+def test_so_it_is_for_scores_of_position_and_momentum() -> None:
     reference = mixture(VP()).reference()
     grid = PhaseGrid(PhaseSpace(), 1e-3 + 0.7 * (1 - torch.linspace(0, 1, 8, dtype=F64)) ** 2, (0, 7))
     for one in catalogue.PHASE:
@@ -84,7 +84,7 @@ BASES = {"pixelwise": Pixelwise((8, 16)), "fourier": Fourier((8, 16)), "harmonic
 
 @pytest.mark.parametrize("basis", BASES.values(), ids=BASES)
 @pytest.mark.parametrize("process", [VP(), EDM()], ids=["vp", "edm"])
-def test_probing_a_gaussian_gives_its_gains(basis: Basis, process: Process):
+def test_probing_a_gaussian_gives_its_gains(basis: Basis, process: Process) -> None:
     """lambda / (lambda + ratio^2) for every shell, up to the average over adjacent levels."""
     spectrum = torch.logspace(1, -2, basis.num_shells, dtype=F64)
     reference = GaussianReference(torch.linspace(-1, 1, 128, dtype=F64), basis, spectrum)
@@ -109,7 +109,7 @@ def seen(basis: Basis) -> torch.Tensor:
     return unit > 1e-3
 
 
-def test_responses_are_kept_and_damaged_ones_refused(tmp_path: Path):
+def test_responses_are_kept_and_damaged_ones_refused(tmp_path: Path) -> None:
     kept = Response(torch.linspace(-4, 4, 5, dtype=F64), torch.rand(5, 3, dtype=F64, generator=torch.Generator().manual_seed(0)))
     path = save_response(tmp_path / "response.h5", kept, "for a test")
     found = load_response(path)
@@ -134,7 +134,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_is_probed_and_later_runs_use_it(folder: Path, tmp_path: Path):
+def test_a_model_is_probed_and_later_runs_use_it(folder: Path, tmp_path: Path) -> None:
     """The response goes into the model's folder; sweeps are built on it, and samples stay what they were."""
     path = write_config(tmp_path / "run.toml", folder / "network", tmp_path / "run", samples=2)
     refused = one_line(call("sample", path, "--set", "solver.linear=response"), 2)
@@ -161,7 +161,7 @@ def test_a_model_is_probed_and_later_runs_use_it(folder: Path, tmp_path: Path):
     (folder / "network" / RESPONSE).unlink()
 
 
-def test_a_reference_is_fitted_to_the_samples_of_a_run_and_used(folder: Path, tmp_path: Path):
+def test_a_reference_is_fitted_to_the_samples_of_a_run_and_used(folder: Path, tmp_path: Path) -> None:
     path = write_config(tmp_path / "run.toml", folder / "network", tmp_path / "run", chain={"integrator": "ddim"})
     assert call("sample", path)["code"] == 0
     report = call("reference", folder / "network", "--data", tmp_path / "run" / "samples.h5", "--out", tmp_path / "own.h5")
@@ -200,13 +200,13 @@ def bad_inputs(folder: Path, tmp_path: Path) -> list[tuple[tuple[object, ...], s
     ]
 
 
-def test_bad_inputs_of_the_command_are_said_in_one_line(folder: Path, tmp_path: Path):
+def test_bad_inputs_of_the_command_are_said_in_one_line(folder: Path, tmp_path: Path) -> None:
     write_config(folder / "run.toml", folder / "network", "run")
     for arguments, words in bad_inputs(folder, tmp_path):
         assert words in one_line(call("reference", *arguments), 2), arguments
 
 
-def test_references_of_other_models_are_refused_by_a_run(folder: Path, tmp_path: Path):
+def test_references_of_other_models_are_refused_by_a_run(folder: Path, tmp_path: Path) -> None:
     path = write_config(tmp_path / "run.toml", folder / "network", tmp_path / "run")
     message = one_line(call("plan", path, "--set", f"solver.reference={tmp_path / 'none.h5'}"), 2)
     assert "none.h5: no such file" in message
@@ -214,6 +214,6 @@ def test_references_of_other_models_are_refused_by_a_run(folder: Path, tmp_path:
     assert "no array mean or spectrum; make it with `piadm reference MODEL --data FILE`" in message
 
 
-def test_a_model_of_position_and_momentum_is_not_probed(tmp_path: Path):
+def test_a_model_of_position_and_momentum_is_not_probed(tmp_path: Path) -> None:
     model = make_model(tmp_path, noise={"process": "psld"})
     assert "probes move the position alone" in one_line(call("reference", model), 2)

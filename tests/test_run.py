@@ -117,7 +117,9 @@ def said_once(reports: Reports, ranks: int, command: int, code: int) -> str:
         (4, 1, "1x4", [7]),
     ],
 )
-def test_rank_grids_agree_with_the_serial_run(work: Work, reports: Reports, ranks: int, command: int, out: str, ids: list[int]):
+def test_rank_grids_agree_with_the_serial_run(
+    work: Work, reports: Reports, ranks: int, command: int, out: str, ids: list[int]
+) -> None:
     assert codes(reports, ranks, command) == {0}
     groups, time_ranks = out.split("x")
     assert f"{groups} sample group(s) x {time_ranks} time rank(s)" in reports[ranks][0][command]["out"]
@@ -125,12 +127,12 @@ def test_rank_grids_agree_with_the_serial_run(work: Work, reports: Reports, rank
     work.assert_same(out, ids)
 
 
-def test_a_member_made_alone_is_the_member_of_the_large_run(work: Work):
+def test_a_member_made_alone_is_the_member_of_the_large_run(work: Work) -> None:
     assert call("sample", work.config, "--only", "17", "--out", work.folder / "alone")["code"] == 0
     work.assert_same("alone", [17])
 
 
-def test_members_differ_and_follow_the_seed(work: Work):
+def test_members_differ_and_follow_the_seed(work: Work) -> None:
     fields = work.serial["tas"].values.reshape(NUM_SAMPLES, -1)
     distances = np.linalg.norm(fields[:, None] - fields[None], axis=-1)
     typical = float(np.median(distances))
@@ -141,7 +143,7 @@ def test_members_differ_and_follow_the_seed(work: Work):
     assert np.linalg.norm(other["tas"].values.ravel() - fields[0]) > 0.1 * typical
 
 
-def test_a_stop_file_ends_every_group_and_the_next_run_goes_on(work: Work, reports: Reports):
+def test_a_stop_file_ends_every_group_and_the_next_run_goes_on(work: Work, reports: Reports) -> None:
     text = said_once(reports, 2, 2, 75)
     assert text == f"{work.folder}/stopped/{STOP_FILE} was found: what is finished is kept, the same command goes on from there"
     assert codes(reports, 2, 3) == {0} and not (work.folder / "stopped" / STOP_FILE).exists()
@@ -150,7 +152,7 @@ def test_a_stop_file_ends_every_group_and_the_next_run_goes_on(work: Work, repor
     work.assert_same("stopped", list(range(6)))
 
 
-def test_a_stop_file_between_blocks_loses_no_block(work: Work):
+def test_a_stop_file_between_blocks_loses_no_block(work: Work) -> None:
     """The batch goes on from the block's end, with the costs of the blocks behind it; what it becomes does not change."""
     out, changes = work.folder / "blocks", ["--only", "0-3", "--set", "grid.blocks=3", "--set", "output.batch=4"]
     arguments = ["sample", work.config, *changes, "--out", out]
@@ -168,7 +170,7 @@ def test_a_stop_file_between_blocks_loses_no_block(work: Work):
 
 
 @pytest.mark.parametrize(("change", "after"), [("chain.eta=0", 40), ("solver.window=4", 12), ("solver.kind=sequential", 7)])
-def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytest.MonkeyPatch, change: str, after: int):
+def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytest.MonkeyPatch, change: str, after: int) -> None:
     """Where all points are solved at once no block's end is to be waited for: what is in flight is drawn again, nothing else."""
     monkeypatch.setattr("piadm_hpc.run.batches.PATIENCE", dict.fromkeys(StopReason, 0.0))
     out, one_by_one = work.folder / change, "sequential" not in change
@@ -183,7 +185,7 @@ def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytes
     np.testing.assert_allclose(found, expected, rtol=3e-7)  # a batch of other samples rounds otherwise
 
 
-def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work, monkeypatch: pytest.MonkeyPatch):
+def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     out, changes = work.folder / "long-block", ["--only", "0-1", "--set", "grid.blocks=3", "--tol", "1e-6"]
     arguments = ["sample", work.config, *changes, "--out", out]
     monkeypatch.setattr("piadm_hpc.run.batches.PATIENCE", dict.fromkeys(StopReason, 0.0))
@@ -197,7 +199,7 @@ def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work
         np.testing.assert_array_equal(work.members("long-block")[name].values, work.members("no-long-block")[name].values)
 
 
-def test_what_was_left_by_another_configuration_is_not_continued(work: Work):
+def test_what_was_left_by_another_configuration_is_not_continued(work: Work) -> None:
     out = work.folder / "other-left"
     arguments = ["sample", work.config, "--only", "0-1", "--out", out, "--set", "grid.blocks=3"]
     one_line(call(*arguments, fault={"kind": "touch", "call": 1, "file": str(out / STOP_FILE)}), 75)
@@ -207,7 +209,7 @@ def test_what_was_left_by_another_configuration_is_not_continued(work: Work):
     np.testing.assert_array_equal(other, work.members("other-whole")["tas"].values)
 
 
-def test_a_fixed_depth_is_done_and_a_limit_is_not_converged(work: Work, reports: Reports):
+def test_a_fixed_depth_is_done_and_a_limit_is_not_converged(work: Work, reports: Reports) -> None:
     assert codes(reports, 2, 4) == {0} and codes(reports, 2, 5) == {3}
     depth, limited = work.members("depth"), work.members("limited")
     assert depth["sweeps"].values.tolist() == [[2]] and depth["converged"].values.all() and depth["status"].values.all()
@@ -221,7 +223,7 @@ def test_a_fixed_depth_is_done_and_a_limit_is_not_converged(work: Work, reports:
     np.testing.assert_allclose(limited["tas"].values, work.members("sequential")["tas"].values, rtol=1e-6)
 
 
-def test_mistakes_on_several_ranks_are_said_once_before_any_work(work: Work, reports: Reports):
+def test_mistakes_on_several_ranks_are_said_once_before_any_work(work: Work, reports: Reports) -> None:
     changed = reports[2][0][6]
     assert codes(reports, 2, 6) == {1} and not reports[2][1][6]["err"]
     assert "  seed: 0 there, 3 here" in changed["err"].splitlines()
@@ -236,13 +238,13 @@ def test_mistakes_on_several_ranks_are_said_once_before_any_work(work: Work, rep
     assert not (work.folder / "none").exists()
 
 
-def test_plan_and_doctor_speak_once_on_two_ranks(reports: Reports):
+def test_plan_and_doctor_speak_once_on_two_ranks(reports: Reports) -> None:
     for command, words in ((8, "20 samples on 2 ranks: 1 sample groups x 2 time ranks"), (9, "2 ranks (")):
         assert codes(reports, 2, command) == {0}, reports
         assert words in reports[2][0][command]["out"] and not reports[2][1][command]["out"]
 
 
-def test_the_same_words_in_python(work: Work):
+def test_the_same_words_in_python(work: Work) -> None:
     config = piadm_hpc.RunConfig(model=str(work.folder / "gaussian"), out=str(work.folder / "python"), **RUN)
     with piadm_hpc.sample(config.replace(samples=2)) as dataset:
         assert dataset["tas"].shape == (2, 8, 16) and dataset.attrs["seed"] == 0
@@ -259,7 +261,7 @@ def test_the_same_words_in_python(work: Work):
     "integrator",
     ["piadm", "gaussian", "collocation", "ddim", "ddpm", "dpmpp-2m", "heun", "lambda-ddim-ab2", "gddim-ab2", "rbaoab"],
 )
-def test_every_chain_runs_from_a_configuration(work: Work, integrator: str):
+def test_every_chain_runs_from_a_configuration(work: Work, integrator: str) -> None:
     out = work.folder / integrator
     report = call("sample", work.config, "--only", "0", "--out", out, "--set", f"chain.integrator={integrator}", "--tol", "1e-3")
     assert report["code"] == 0, report

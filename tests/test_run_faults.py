@@ -60,7 +60,7 @@ def harmed(work: Path, ranks: int, out: str, fault: dict[str, Any], *more: objec
 
 
 @pytest.mark.parametrize("kind", ["nan", "raise"])
-def test_a_failing_score_of_a_serial_run(work: Path, kind: str):
+def test_a_failing_score_of_a_serial_run(work: Path, kind: str) -> None:
     arguments = ["sample", work / "run.toml", "--out", work / f"serial-{kind}"]
     text = one_line(call(*arguments, fault={"kind": kind, "call": 20}), 1)
     if kind == "nan":
@@ -74,19 +74,19 @@ def test_a_failing_score_of_a_serial_run(work: Path, kind: str):
     assert_same(work / f"serial-{kind}", work / "whole")
 
 
-def test_a_score_that_is_not_finite_on_one_of_two_ranks_ends_both(work: Path):
+def test_a_score_that_is_not_finite_on_one_of_two_ranks_ends_both(work: Path) -> None:
     text = harmed(work, 2, "nan-2", {"kind": "nan", "rank": 1, "call": 3}, "--time-ranks", 2)
     sample, rest = text.removeprefix("the score is not finite for sample ").split(" at time t = ")
     level, rank = rest.split(" on rank ")
     assert int(sample) in (0, 1) and 0 < float(level) < 10 and rank == "1"
 
 
-def test_an_exception_on_one_of_three_ranks_ends_all(work: Path):
+def test_an_exception_on_one_of_three_ranks_ends_all(work: Path) -> None:
     text = harmed(work, 3, "raise-3", {"kind": "raise", "rank": 2, "call": 2}, "--time-ranks", 3)
     assert text == "the score failed on rank 2: ZeroDivisionError: division by zero in the network"
 
 
-def test_a_failing_group_ends_the_groups_that_are_well(work: Path):
+def test_a_failing_group_ends_the_groups_that_are_well(work: Path) -> None:
     text = harmed(work, 2, "nan-group", {"kind": "nan", "rank": 1, "call": 1}, "--time-ranks", 1)
     assert text.startswith("the score is not finite for sample ") and text.endswith("on rank 1")
 
@@ -96,7 +96,7 @@ def test_a_failing_group_ends_the_groups_that_are_well(work: Path):
     ("kind", "words"),
     [("exit", "SystemExit the licence server does not answer"), ("interrupt", "KeyboardInterrupt")],
 )
-def test_a_rank_that_is_told_to_exit_ends_the_others(work: Path, kind: str, words: str, time_ranks: int):
+def test_a_rank_that_is_told_to_exit_ends_the_others(work: Path, kind: str, words: str, time_ranks: int) -> None:
     """These exceptions are no errors to catch, and yet the other ranks would wait for this one for ever."""
     fault = {"kind": kind, "rank": 1, "call": 3}
     assert harmed(work, 2, f"{kind}-{time_ranks}", fault, "--time-ranks", time_ranks) == f"rank 1 ended with {words}"
@@ -104,7 +104,7 @@ def test_a_rank_that_is_told_to_exit_ends_the_others(work: Path, kind: str, word
     assert event["message"] == f"rank 1 ended with {words}"
 
 
-def test_a_rank_that_is_told_to_exit_while_it_loads_ends_the_others(work: Path):
+def test_a_rank_that_is_told_to_exit_while_it_loads_ends_the_others(work: Path) -> None:
     """Before there is a folder to write to."""
     script = [
         {"args": ["sample", work / "run.toml", "--out", work / "none"], "fault": {"kind": "exit-load", "rank": 1}, "ends": True}
@@ -116,7 +116,7 @@ def test_a_rank_that_is_told_to_exit_while_it_loads_ends_the_others(work: Path):
     assert "Traceback" not in done.stderr and not (work / "none").exists()
 
 
-def test_a_killed_rank_loses_nothing_that_was_finished(work: Path):
+def test_a_killed_rank_loses_nothing_that_was_finished(work: Path) -> None:
     out = work / "killed"
     arguments = ["sample", work / "run.toml", "--out", out, "--time-ranks", 2]
     script = [
@@ -137,7 +137,7 @@ def test_a_killed_rank_loses_nothing_that_was_finished(work: Path):
 
 
 @pytest.mark.parametrize("harm", ["truncated", "deleted", "garbled"])
-def test_a_harmed_shard_is_noticed_and_drawn_again(work: Path, harm: str):
+def test_a_harmed_shard_is_noticed_and_drawn_again(work: Path, harm: str) -> None:
     out = work / harm
     assert call("sample", work / "run.toml", "--out", out)["code"] == 0
     victim = shards(out)[1]
@@ -157,7 +157,7 @@ def test_a_harmed_shard_is_noticed_and_drawn_again(work: Path, harm: str):
     assert_same(out, work / "whole")
 
 
-def test_a_folder_in_use_is_refused_and_left_alone(work: Path):
+def test_a_folder_in_use_is_refused_and_left_alone(work: Path) -> None:
     out = work / "used"
     assert call("sample", work / "run.toml", "--out", out, "--samples", 2)["code"] == 0
     with Store.existing(out):
@@ -167,7 +167,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(work: Path):
     assert call("sample", work / "run.toml", "--out", out)["code"] == 0
 
 
-def test_a_disk_that_fills_up_is_one_message_and_the_rest_is_drawn_later(work: Path):
+def test_a_disk_that_fills_up_is_one_message_and_the_rest_is_drawn_later(work: Path) -> None:
     out, report = work / "full", work / "full.json"
     arguments = ["sample", str(work / "run.toml"), "--out", str(out)]
     # files may not grow beyond a limit here: what a write to a full disk does, without being an administrator
@@ -193,14 +193,14 @@ open({str(report)!r}, "w").write(json.dumps(report))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_log_that_cannot_be_written_is_said_in_words(work: Path):
+def test_a_log_that_cannot_be_written_is_said_in_words(work: Path) -> None:
     out = work / "log"
     (out / "log.txt").mkdir(parents=True)
     text = one_line(call("sample", work / "run.toml", "--out", out), 1)
     assert "log.txt" in text and "Is a directory" in text
 
 
-def test_a_run_that_is_interrupted_by_hand_says_how_to_go_on(work: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_run_that_is_interrupted_by_hand_says_how_to_go_on(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
@@ -209,7 +209,7 @@ def test_a_run_that_is_interrupted_by_hand_says_how_to_go_on(work: Path, monkeyp
     assert text == "interrupted; finished shards are kept, the same command goes on from there"
 
 
-def test_a_stop_file_of_an_earlier_run_does_not_stay(work: Path):
+def test_a_stop_file_of_an_earlier_run_does_not_stay(work: Path) -> None:
     out = work / "left"
     assert call("sample", work / "run.toml", "--out", out, "--samples", 2)["code"] == 0
     (out / STOP_FILE).touch()
@@ -217,7 +217,7 @@ def test_a_stop_file_of_an_earlier_run_does_not_stay(work: Path):
     assert not (out / STOP_FILE).exists()
 
 
-def test_a_request_is_obeyed_from_the_moment_the_run_has_a_log(work: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_request_is_obeyed_from_the_moment_the_run_has_a_log(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for the log to ask for a stop must not find the request taken for that of an earlier run."""
     out = work / "asked-at-once"
 
@@ -231,7 +231,7 @@ def test_a_request_is_obeyed_from_the_moment_the_run_has_a_log(work: Path, monke
     assert_same(out, work / "whole")
 
 
-def test_the_message_of_a_failed_score_names_a_time_of_the_grid(work: Path):
+def test_the_message_of_a_failed_score_names_a_time_of_the_grid(work: Path) -> None:
     text = one_line(call("sample", work / "run.toml", "--out", work / "time", fault={"kind": "nan", "call": 1}), 1)
     level = float(text.split(" at time t = ")[1].split()[0])
     config = piadm_hpc.RunConfig(model=str(work / "network"), grid={"steps": STEPS})

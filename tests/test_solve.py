@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ NAMES = list(chains(OU(), mixture(OU()).reference()))
 @pytest.mark.parametrize("linear", ["identity", "process", "reference"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
-def test_fixed_point_is_the_sequential_chain(process, name, linear):
+def test_fixed_point_is_the_sequential_chain(process: Any, name: str, linear: str) -> None:
     target = mixture(process)
     reference = target.reference()
     chain = chains(process, reference, num_blocks=2)[name]
@@ -42,7 +43,7 @@ def test_fixed_point_is_the_sequential_chain(process, name, linear):
 
 @pytest.mark.parametrize("linear", ["identity", "process", "reference"])
 @pytest.mark.parametrize("name", ["piadm sde", "gaussian ode", "dpmpp-2m"])
-def test_points_up_to_k_are_exact_after_k_sweeps(name, linear):
+def test_points_up_to_k_are_exact_after_k_sweeps(name: str, linear: str) -> None:
     """A chain cut after k steps is a block whose end is exact after k sweeps, and not after k-1."""
     process = OU()
     target = mixture(process)
@@ -69,7 +70,7 @@ def _first_steps(chain: Chain, k: int) -> Chain:
     )  # fmt: skip
 
 
-def test_a_gaussian_is_solved_in_one_sweep():
+def test_a_gaussian_is_solved_in_one_sweep() -> None:
     process = OU()
     reference = GaussianReference(
         torch.linspace(-2, 2, 20, dtype=F64), Fourier((20,)), torch.linspace(0.1, 4, Fourier((20,)).num_shells, dtype=F64)
@@ -88,7 +89,7 @@ def test_a_gaussian_is_solved_in_one_sweep():
 
 
 @pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-3, 1e-5])
-def test_tolerance_bounds_the_error(tol):
+def test_tolerance_bounds_the_error(tol: float) -> None:
     """The error of the end state, in units of the data's deviation, stays below about the tolerance."""
     process = OU()
     target = mixture(process)
@@ -105,7 +106,7 @@ def test_tolerance_bounds_the_error(tol):
         assert bool((result.residual <= tol).all())
 
 
-def test_members_do_not_depend_on_their_batch():
+def test_members_do_not_depend_on_their_batch() -> None:
     process = OU()
     target = mixture(process)
     reference = target.reference()
@@ -120,7 +121,7 @@ def test_members_do_not_depend_on_their_batch():
         assert alone.calls[0] == together.calls[member]
 
 
-def test_sweeps_follow_the_lambda_law():
+def test_sweeps_follow_the_lambda_law() -> None:
     """Smallest k with Lambda^k / k! <= tol bounds the sweeps of A = P on a Gaussian (Lambda from its smallest mode).
 
     The stopping test sees the change, one sweep later than the error, and at every point, not at the end alone.
@@ -143,7 +144,7 @@ def test_sweeps_follow_the_lambda_law():
         assert 0.6 * predicted < float(result.rounds.max()) <= predicted + 3
 
 
-def test_counts_of_rounds_and_calls():
+def test_counts_of_rounds_and_calls() -> None:
     process, target = OU(), mixture(OU())
     chain = chains(process, target.reference(), steps=10)["ddim"]
     x0, _ = start(process, chain, [0, 1])
@@ -162,7 +163,7 @@ def test_counts_of_rounds_and_calls():
     assert max(rows) == 7
 
 
-def test_unconverged_samples_are_finished_sequentially_and_marked():
+def test_unconverged_samples_are_finished_sequentially_and_marked() -> None:
     process, target = OU(), mixture(OU())
     reference = target.reference()
     chain = chains(process, reference, num_blocks=2)["gaussian sde"]
@@ -175,7 +176,7 @@ def test_unconverged_samples_are_finished_sequentially_and_marked():
     assert result.sequential_steps.tolist() == [[10, 10]] * 3 and result.rounds.tolist() == [24] * 3
 
 
-def test_round_off_floor_is_detected_and_reported():
+def test_round_off_floor_is_detected_and_reported() -> None:
     process, target = OU(), mixture(OU())
     reference = target.reference()
     chain = chains(process, reference, steps=80)["gaussian sde"]
@@ -187,7 +188,7 @@ def test_round_off_floor_is_detected_and_reported():
     assert float(result.residual.max()) < 1e-4 and int(result.rounds.max()) < 40
 
 
-def test_a_network_of_low_precision_stops_at_its_own_floor():
+def test_a_network_of_low_precision_stops_at_its_own_floor() -> None:
     process, target = OU(), mixture(OU())
     reference = target.reference()
     chain = chains(process, reference, steps=80)["gaussian sde"]
@@ -202,7 +203,7 @@ def test_a_network_of_low_precision_stops_at_its_own_floor():
     assert bool((result.status == int(Status.ROUND_OFF_FLOOR)).any()) and int(result.rounds.max()) < 40
 
 
-def test_own_tables_own_noise_and_a_score_that_ignores_time():
+def test_own_tables_own_noise_and_a_score_that_ignores_time() -> None:
     """Anyone's coefficients, without noise levels: the change of the state is watched instead."""
     steps = 30
     P, Q, N = torch.full((steps,), 0.98), torch.full((steps,), 0.05), torch.full((steps,), 0.1)
@@ -230,7 +231,7 @@ def two_field_chain(steps: int) -> Chain:
     return Chain(P, Q, N, torch.linspace(1, 0, steps + 1), signal, factor, R=eye + 0.2 * normal(steps, 2, 2))
 
 
-def test_a_score_that_reads_two_combinations_of_the_channels():
+def test_a_score_that_reads_two_combinations_of_the_channels() -> None:
     """Step by step against a hand-written loop, in sweeps against that, and a Gaussian in one sweep."""
     chain, size = two_field_chain(20), 6
     x0, momentum = torch.randn(3, size, dtype=F64), torch.randn(3, size, dtype=F64)
@@ -267,7 +268,7 @@ def test_a_score_that_reads_two_combinations_of_the_channels():
 
 
 @pytest.mark.parametrize("in_flight", [None, 1])
-def test_an_operator_that_foretells_the_path_changes_the_sweeps_alone(in_flight):
+def test_an_operator_that_foretells_the_path_changes_the_sweeps_alone(in_flight: Any) -> None:
     process, target = OU(), mixture(OU())
     reference = target.reference()
     chain = chains(process, reference, num_blocks=2)["piadm sde"]
@@ -292,7 +293,7 @@ def test_an_operator_that_foretells_the_path_changes_the_sweeps_alone(in_flight)
         solve(chain, target.score, x0, operator=lambda states, points: states, **{**given, "in_flight": None})
 
 
-def test_a_generator_of_one_call_is_a_chain_of_one_step():
+def test_a_generator_of_one_call_is_a_chain_of_one_step() -> None:
     process = OU()
     chain = integrators.one_step(process, 6.0)
     x0, _ = start(process, chain, [0, 1])
@@ -301,7 +302,7 @@ def test_a_generator_of_one_call_is_a_chain_of_one_step():
 
 
 @pytest.mark.parametrize("horizon", [0.5, 10.0, 14.0])
-def test_short_and_long_horizons(horizon):
+def test_short_and_long_horizons(horizon: float) -> None:
     process, target = OU(), mixture(OU())
     reference = target.reference()
     made = grid.piadm(process, horizon=horizon, delta=1e-3, step=0.1).with_blocks(1)
@@ -313,7 +314,7 @@ def test_short_and_long_horizons(horizon):
         assert torch.allclose(result.x, oracle.x, atol=1e-9)
 
 
-def test_every_state_respects_a_projection():
+def test_every_state_respects_a_projection() -> None:
     """Masked entries stay zero in all states the score sees, with a reference whose basis does not respect the mask."""
     process, mask = OU(), torch.ones(16, dtype=F64)
     mask[3:7] = 0
@@ -334,7 +335,7 @@ def test_every_state_respects_a_projection():
     assert torch.allclose(result.x, oracle.x, atol=1e-10)
 
 
-def test_corrector_keeps_a_gaussian_and_has_the_sequential_fixed_point():
+def test_corrector_keeps_a_gaussian_and_has_the_sequential_fixed_point() -> None:
     process = OU()
     reference = GaussianReference(torch.zeros(4, dtype=F64), isotropic((4,)).basis, torch.tensor([0.6], dtype=F64))
 
@@ -358,7 +359,7 @@ def test_corrector_keeps_a_gaussian_and_has_the_sequential_fixed_point():
     assert float(result.x.var()) == pytest.approx(expected, rel=0.09)
 
 
-def test_out_of_memory_halves_the_rows_of_a_call(caplog):
+def test_out_of_memory_halves_the_rows_of_a_call(caplog: pytest.LogCaptureFixture) -> None:
     process, target = OU(), mixture(OU())
     chain = chains(process, target.reference(), steps=10)["ddim"]
     x0, _ = start(process, chain, [0, 1])
@@ -391,7 +392,7 @@ def _broken(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("solver", ["picard", "sequential"])
-def test_failing_scores_are_named(score, message, solver):
+def test_failing_scores_are_named(score: Any, message: str, solver: str) -> None:
     process = OU()
     chain = chains(process, mixture(process).reference())["ddim"]
     x0, _ = start(process, chain, [3, 5])
@@ -399,7 +400,7 @@ def test_failing_scores_are_named(score, message, solver):
         solve(chain, score, x0, samples=[3, 5], solver=solver)
 
 
-def test_bad_arguments_are_refused_all_at_once():
+def test_bad_arguments_are_refused_all_at_once() -> None:
     process, target = OU(), mixture(OU())
     chain = chains(process, target.reference())["piadm sde"]
     x0, noise = start(process, chain, [0, 1])
@@ -422,7 +423,7 @@ def test_bad_arguments_are_refused_all_at_once():
 
 
 @pytest.mark.parametrize(("rare", "published"), [(80, False), (355, True)])
-def test_a_sample_near_a_boundary_between_modes_keeps_its_tolerance_too(rare: int, published: bool):
+def test_a_sample_near_a_boundary_between_modes_keeps_its_tolerance_too(rare: int, published: bool) -> None:
     """Changes of these draws shrink, grow again and shrink; what is then left of them moves their ends a thousandfold."""
     target, span = target_c(OU(), 256), {"horizon": 8.0, "delta": 1e-3}
     reference = target.reference()

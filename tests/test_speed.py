@@ -25,11 +25,11 @@ def states(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, *model.event_shape, generator=torch.Generator().manual_seed(1)), torch.tensor([2.0, 0.05])
 
 
-def test_nothing_asked_is_the_model_itself(model: Model):
+def test_nothing_asked_is_the_model_itself(model: Model) -> None:
     assert with_compilation(model) is model
 
 
-def test_bfloat16_rounds_what_the_network_adds_and_nothing_else(model: Model):
+def test_bfloat16_rounds_what_the_network_adds_and_nothing_else(model: Model) -> None:
     x, t = states(model)
     lower = with_compilation(model, autocast="bfloat16")
     assert model.denoiser is not None and lower.denoiser is not None
@@ -40,12 +40,12 @@ def test_bfloat16_rounds_what_the_network_adds_and_nothing_else(model: Model):
     assert lower.denoiser(x, t).dtype == torch.float32 and torch.equal(lower.denoiser.without_network()(x, t), linear)
 
 
-def test_networks_of_other_packages_are_left_to_them(model: Model):
+def test_networks_of_other_packages_are_left_to_them(model: Model) -> None:
     with pytest.raises(ConfigError, match="network of another package"):
         with_compilation(replace(model, denoiser=None), autocast="bfloat16")
 
 
-def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: pytest.MonkeyPatch):
+def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling takes minutes on a processor, so the compiler is stood in for."""
     asked: list[dict[str, Any]] = []
 
@@ -59,7 +59,7 @@ def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: p
     assert asked == [{"mode": "reduce-overhead"}]
 
 
-def test_a_run_asks_for_it_by_its_settings(model: Model):
+def test_a_run_asks_for_it_by_its_settings(model: Model) -> None:
     x, t = states(model)
     sampler = make_sampler(RunConfig(model="ccsm-temperature", compute={"autocast": "bfloat16"}), model)
     assert torch.equal(sampler.score(x, t), with_compilation(model, autocast="bfloat16").score(x, t))

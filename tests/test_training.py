@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +19,9 @@ from piadm_hpc.models.config import OptimiserConfig, ReferenceConfig, TrainConfi
 from piadm_hpc.models.denoiser import GaussianDenoiser
 from piadm_hpc.models.training.clock import Clock
 from piadm_hpc.models.training.evaluation import denoising_table, even_levels, time_of
-from piadm_hpc.models.training.fields import NoiseLevels, _schedule, fit_network, make_network, train
+from piadm_hpc.models.training.fields import _schedule, fit_network, make_network, train
 from piadm_hpc.models.training.fitting import fit_reference
+from piadm_hpc.models.training.objective import NoiseLevels
 from piadm_hpc.models.training.statistics import zonal_power
 from piadm_hpc.store.arrays import read_arrays
 from piadm_hpc.theory.bases import EOF
@@ -41,7 +43,7 @@ def write_fields(path: Path, *, gaps: bool = False) -> None:
     xr.Dataset({"tas": variable}, {"time": np.arange(COUNT), "lat": lat, "lon": lon}).to_netcdf(path)
 
 
-def make_config(output: Path, **changes) -> TrainConfig:
+def make_config(output: Path, **changes: Any) -> TrainConfig:
     record = {
         "name": "small",
         "output": str(output),
@@ -66,7 +68,7 @@ def quiet(line: str) -> None:
     """Progress that nobody reads."""
 
 
-def test_the_command_probes_what_it_trained(folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_command_probes_what_it_trained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = make_config(folder / "small", optimiser={"steps": 2, "validate_every": 2})
     (folder / "train.toml").write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
     monkeypatch.chdir(folder)
@@ -77,7 +79,7 @@ def test_the_command_probes_what_it_trained(folder: Path, monkeypatch: pytest.Mo
     assert response is not None and response.gain.shape == (24, load_model(folder / "probed").reference.basis.num_shells)
 
 
-def test_training_beats_the_gaussian_and_is_published(folder: Path):
+def test_training_beats_the_gaussian_and_is_published(folder: Path) -> None:
     lines: list[str] = []
     output = train(make_config(folder / "small"), root=folder, report=lines.append)
     model = load_model(output)
@@ -95,7 +97,7 @@ def test_training_beats_the_gaussian_and_is_published(folder: Path):
     assert again.optimiser.steps == 60, "the card holds a configuration that can be run again"
 
 
-def test_an_interrupted_run_ends_where_it_would_have_ended(folder: Path):
+def test_an_interrupted_run_ends_where_it_would_have_ended(folder: Path) -> None:
     options = {"steps": 40, "validate_every": 10}
     whole = train(make_config(folder / "whole", optimiser=options), root=folder, report=quiet)
     config = make_config(folder / "parts", optimiser=options)
@@ -114,20 +116,20 @@ def test_an_interrupted_run_ends_where_it_would_have_ended(folder: Path):
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def test_another_configuration_does_not_continue(folder: Path):
+def test_another_configuration_does_not_continue(folder: Path) -> None:
     train(make_config(folder / "small", optimiser={"steps": 2, "validate_every": 1}), root=folder, report=quiet)
     with pytest.raises(ValueError, match=r"\.small\.training: was started with another .*differing: noise"):
         train(make_config(folder / "small", noise={"lowest": -5.0}), root=folder, report=quiet)
 
 
-def test_checkpoints_hold_no_pickles(folder: Path):
+def test_checkpoints_hold_no_pickles(folder: Path) -> None:
     train(make_config(folder / "small", optimiser={"steps": 2, "validate_every": 1}), root=folder, report=quiet)
     (step,) = (folder / ".small.training").iterdir()
     assert sorted(path.name for path in step.iterdir()) == ["state.json", "tensors.safetensors"]
     assert json.loads((step / "state.json").read_text())["step"] == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(folder: Path):
+def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
     config = make_config(folder / "small")
     data = read_fields(config.data, folder)
     network = make_network(config.network, data, True, 0)
@@ -137,7 +139,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path):
         fit_network(denoiser, data, config, folder / "checkpoints", quiet)
 
 
-def test_a_stale_run_stops_early(folder: Path):
+def test_a_stale_run_stops_early(folder: Path) -> None:
     slow = {"steps": 400, "rate": 1e-12, "validate_every": 2, "patience": 2, "warm_up": 0}
     config = make_config(folder / "small", optimiser=slow)
     output = train(config, root=folder, report=quiet)
@@ -167,7 +169,7 @@ def test_the_learning_rate_comes_down_with_the_steps_or_the_time() -> None:
 
 
 @pytest.mark.parametrize("gaps", [False, True])
-def test_gaussian_only_models(tmp_path: Path, gaps: bool):
+def test_gaussian_only_models(tmp_path: Path, gaps: bool) -> None:
     write_fields(tmp_path / "a.nc", gaps=gaps)
     model = load_model(train(make_config(tmp_path / "plain", network="none"), root=tmp_path, report=quiet))
     assert isinstance(model.reference.basis, MaskedEOF) == gaps and isinstance(model.reference.basis, EOF)
@@ -178,7 +180,7 @@ def test_gaussian_only_models(tmp_path: Path, gaps: bool):
     assert np.isnan(model.decode(x)["tas"]).any() == gaps
 
 
-def test_several_variables_with_gaps_on_a_regional_grid(tmp_path: Path):
+def test_several_variables_with_gaps_on_a_regional_grid(tmp_path: Path) -> None:
     write_fields(tmp_path / "a.nc", gaps=True)
     with xr.open_dataset(tmp_path / "a.nc") as dataset:
         both = dataset.load().assign(pr=dataset["tas"] ** 2)
@@ -193,7 +195,7 @@ def test_several_variables_with_gaps_on_a_regional_grid(tmp_path: Path):
 
 
 @pytest.mark.parametrize("basis", ["harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"])
-def test_other_bases_by_name(folder: Path, basis: str):
+def test_other_bases_by_name(folder: Path, basis: str) -> None:
     weighted = {"area_weights": basis == "spherical"}
     config = make_config(folder / basis, network="none", reference={"basis": basis, "split": 5}, data=weighted)
     model = load_model(train(config, root=folder, report=quiet))
@@ -206,7 +208,7 @@ def test_other_bases_by_name(folder: Path, basis: str):
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_rank_is_found_by_held_out_likelihood():
+def test_the_rank_is_found_by_held_out_likelihood() -> None:
     generator = torch.Generator().manual_seed(0)
     modes = torch.linalg.qr(torch.randn(128, 4, generator=generator)).Q
     states = torch.randn(200, 4, generator=generator) * 10 @ modes.T + torch.randn(200, 128, generator=generator)
@@ -218,7 +220,7 @@ def test_the_rank_is_found_by_held_out_likelihood():
     assert float(alone.spectrum[-1]) == pytest.approx(1.0, rel=0.1), "the tail is not understated"
 
 
-def test_references_that_do_not_fit_are_refused():
+def test_references_that_do_not_fit_are_refused() -> None:
     states, mask = torch.randn(20, 8, 16), torch.ones(8, 16, dtype=torch.bool)
     mask[0, 0] = False
     with pytest.raises(ValueError, match="rank 30 is too high for 16 training fields; use at most 14"):
@@ -232,13 +234,13 @@ def test_references_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("process", [OU(), VP(), EDM(), Flow()])
-def test_time_of_a_noise_level(process):
+def test_time_of_a_noise_level(process: Any) -> None:
     levels = torch.tensor([-6.0, 0.0, 5.0], dtype=torch.float64)
     t = time_of(process, levels)
     assert torch.allclose(2 * torch.log(process.alpha(t) / process.sigma(t)), levels, atol=1e-9)
 
 
-def test_noise_levels_stay_in_range_and_follow_the_remainder(folder: Path):
+def test_noise_levels_stay_in_range_and_follow_the_remainder(folder: Path) -> None:
     config = make_config(folder / "small")
     data = read_fields(config.data, folder)
     denoiser = GaussianDenoiser(OU(), fit_reference(data.train, data.validation, config.reference))
@@ -250,14 +252,14 @@ def test_noise_levels_stay_in_range_and_follow_the_remainder(folder: Path):
     assert even_levels(-6.0, 5.0) == (-4.0, -2.0, 0.0, 2.0, 4.0) and even_levels(0.5, 1.5) == (1.0,)
 
 
-def test_zonal_power_adds_up_to_the_mean_square():
+def test_zonal_power_adds_up_to_the_mean_square() -> None:
     fields, area = np.random.default_rng(0).normal(size=(5, 6, 8)), np.arange(1.0, 7)
     assert zonal_power(fields, area).sum() == pytest.approx(float((fields**2).mean((0, 2)) @ area / area.sum()))
     odd = fields[..., :7]
     assert zonal_power(odd, area).sum() == pytest.approx(float((odd**2).mean((0, 2)) @ area / area.sum()))
 
 
-def test_configurations_list_all_their_mistakes(tmp_path: Path):
+def test_configurations_list_all_their_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "train.toml"
     with pytest.raises(ValueError, match="No such file"):
         load_config(path)
@@ -269,7 +271,7 @@ def test_configurations_list_all_their_mistakes(tmp_path: Path):
         load_config(path)
 
 
-def test_bases_and_weights_go_together(tmp_path: Path):
+def test_bases_and_weights_go_together(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="area_weights = true go together"):
         make_config(tmp_path, reference={"basis": "spherical"})
     with pytest.raises(ValueError, match="takes one variable, got 2"):
@@ -278,6 +280,6 @@ def test_bases_and_weights_go_together(tmp_path: Path):
         make_config(tmp_path, noise={"lowest": 9.0})
 
 
-def test_the_shipped_recipes_are_valid():
+def test_the_shipped_recipes_are_valid() -> None:
     for recipe in (Path(__file__).parent.parent / "datasets").glob("*.toml"):
         assert load_config(recipe).name == recipe.stem

@@ -35,7 +35,7 @@ def config(**changes: dict[str, object]) -> RunConfig:
     return RunConfig(model="m", **{"grid": {"kind": "power", "calls": 6}, **changes})
 
 
-def test_discrepancy_is_zero_for_one_distribution_and_grows_with_a_difference(model: Model):
+def test_discrepancy_is_zero_for_one_distribution_and_grows_with_a_difference(model: Model) -> None:
     generator = torch.Generator().manual_seed(0)
     reference = model.reference.to("cpu", torch.float32)
     one, zero = torch.ones(()), torch.zeros(())
@@ -53,7 +53,7 @@ def test_discrepancy_is_zero_for_one_distribution_and_grows_with_a_difference(mo
         mmd(real[:1], real)
 
 
-def test_lambda_and_exponent_are_tuned_by_the_error(model: Model):
+def test_lambda_and_exponent_are_tuned_by_the_error(model: Model) -> None:
     run = config(chain={"integrator": "lambda-ddim"})
     made = tune(run, model, samples=2)
     assert made.by == "error" and made.calls == 6
@@ -65,7 +65,7 @@ def test_lambda_and_exponent_are_tuned_by_the_error(model: Model):
     assert f"best: {' '.join(f'--set {key}={value}' for key, value in settings.items())}" in str(made)
 
 
-def test_random_methods_are_tuned_by_features(model: Model):
+def test_random_methods_are_tuned_by_features(model: Model) -> None:
     run = config(chain={"integrator": "roba"}, grid={"kind": "log-snr", "calls": 8})
     made = tune(run, model, samples=3)
     assert made.by == "mmd" and {key for settings, _ in made.tried for key in settings} == {"chain.lam_s", "chain.score_time"}
@@ -73,14 +73,14 @@ def test_random_methods_are_tuned_by_features(model: Model):
         tune(run, model, samples=2, by="error")
 
 
-def test_the_gaussian_share_of_the_score_grows_with_noise(model: Model):
+def test_the_gaussian_share_of_the_score_grows_with_noise(model: Model) -> None:
     x = make_sampler(config(), model).draw([0, 1, 2]).x
     shares = gaussian_shares(model, x)
     ratios, left = zip(*shares, strict=True)
     assert list(ratios) == sorted(ratios) and left[-1] < 1e-3 and all(0 <= share for share in left)
 
 
-def test_the_command_prints_what_it_tried(folder: Path, gaussian: Path):
+def test_the_command_prints_what_it_tried(folder: Path, gaussian: Path) -> None:
     path = write_config(folder / "run.toml", gaussian, folder / "out", chain={"integrator": "lambda-ddim-i-r"})
     report = call("tune", path, "--batch", 2, "--set", "grid.steps=5")
     assert report["code"] == 0 and report["out"].startswith("5 network calls; distance to the converged flow")

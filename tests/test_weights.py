@@ -58,7 +58,7 @@ def _double() -> dict[str, dict[str, str]]:
     return {"compute": {"precision": "float64"}}
 
 
-def test_a_gaussian_has_the_effective_share_of_its_closed_form():
+def test_a_gaussian_has_the_effective_share_of_its_closed_form() -> None:
     """Proposal N(0, s^2), target N(0, 1) in d dimensions: E[w] = 1 and E[w^2] = (s^2 / sqrt(2 s^2 - 1))^d."""
     s, d, n = 1.2, 4, 200_000
     x = s * np.random.default_rng(0).normal(size=(n, d))
@@ -68,14 +68,14 @@ def test_a_gaussian_has_the_effective_share_of_its_closed_form():
     assert found.log_mean == pytest.approx(0, abs=0.01) and found.shape < 0.3 and not found.warnings
 
 
-def test_a_narrow_proposal_is_not_trusted():
+def test_a_narrow_proposal_is_not_trusted() -> None:
     """Proposal N(0, 0.5^2) for N(0, 1) has weights without variance."""
     x = 0.5 * np.random.default_rng(0).normal(size=2000)
     found = Importance.of(-0.5 * x**2 + 0.5 * x**2 / 0.25)
     assert found.shape > 0.7 and "do not trust" in found.warnings[0]
 
 
-def test_excluded_samples_weigh_nothing_and_wrong_ones_are_refused():
+def test_excluded_samples_weigh_nothing_and_wrong_ones_are_refused() -> None:
     logs = np.concatenate([np.random.default_rng(0).normal(size=50), [-np.inf]])
     found = Importance.of(logs)
     assert normalised(found.log_weight)[-1] == 0 and np.isneginf(found.smoothed[-1])
@@ -86,7 +86,7 @@ def test_excluded_samples_weigh_nothing_and_wrong_ones_are_refused():
         Importance.of(np.zeros(3))
 
 
-def test_resampling_keeps_expected_numbers_and_bootstrap_knows_a_mean():
+def test_resampling_keeps_expected_numbers_and_bootstrap_knows_a_mean() -> None:
     logs = np.random.default_rng(1).normal(size=40)
     copies = resampled(logs, 1000)
     assert copies.sum() == 1000 and (np.abs(copies - 1000 * normalised(logs)) < 1).all()
@@ -95,7 +95,7 @@ def test_resampling_keeps_expected_numbers_and_bootstrap_knows_a_mean():
     assert float(error) == pytest.approx(values.std() / 20, rel=0.15)
 
 
-def test_the_volume_of_turned_frames_is_a_jacobian():
+def test_the_volume_of_turned_frames_is_a_jacobian() -> None:
     """Against the determinant of (frame, rotation) -> positions by central differences, for a few frames of five atoms."""
     generator = np.random.default_rng(0)
     centre = centred(generator.normal(size=(5, 3)))
@@ -120,7 +120,7 @@ def test_the_volume_of_turned_frames_is_a_jacobian():
     assert np.isneginf(log_turns(frames * np.array([1, -1, -1]), centre)).all()
 
 
-def test_energies_in_closed_form_and_by_openmm():
+def test_energies_in_closed_form_and_by_openmm() -> None:
     pair = np.zeros((1, 2, 3))
     pair[0, 1, 0] = 1.0  # at the minimum of the pair potential: -2 kT, and 1/4 for the two atoms' distance from their mean
     assert lennard_jones(pair)[0] == pytest.approx(-2 + 0.25)
@@ -140,7 +140,7 @@ def test_energies_in_closed_form_and_by_openmm():
         energy_of("openmm", stored.topology, force_field=["none.xml"])
 
 
-def test_a_model_weighed_towards_its_own_density_has_equal_weights(drawn: Path):
+def test_a_model_weighed_towards_its_own_density_has_equal_weights(drawn: Path) -> None:
     """Density of the flow, volume of decoding and closed form of the reference agree in physical units."""
     text = weigh(drawn, energy="own_energy:energy", resample=16)
     arrays, facts = read_arrays(drawn / WEIGHTS)
@@ -158,7 +158,7 @@ def test_a_model_weighed_towards_its_own_density_has_equal_weights(drawn: Path):
         stored_weights(drawn, ids[:-1])
 
 
-def test_what_cannot_be_weighed_is_refused(drawn: Path, tmp_path: Path):
+def test_what_cannot_be_weighed_is_refused(drawn: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the samples are no conformers"):
         weigh(drawn, energy="openmm")
     with pytest.raises(ValueError, match="return one U/kT for each"):
@@ -174,13 +174,15 @@ def test_what_cannot_be_weighed_is_refused(drawn: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("chain", "words"), [({"integrator": "ddim"}, "integrator = 'ddim'"), ({"eta": 1.0}, "eta = 1")])
-def test_densities_of_another_chain_are_refused(tmp_path: Path, chain: dict[str, object], words: str, capsys):
+def test_densities_of_another_chain_are_refused(
+    tmp_path: Path, chain: dict[str, object], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = write_config(tmp_path / "run.toml", Path("ccsm-temperature"), tmp_path / "run", chain=chain)
     assert main(["sample", str(config), "--density"]) == 2
     assert words in capsys.readouterr().err
 
 
-def test_weights_enter_the_verification_of_conformers(tmp_path: Path):
+def test_weights_enter_the_verification_of_conformers(tmp_path: Path) -> None:
     """A few conformers of the shipped molecule: weights are written, and verify shows what they change."""
     run = tmp_path / "run"
     small = ["--set", "output.batch=12", "--set", "grid.steps=12", "--set", "solver.tol=0.1"]

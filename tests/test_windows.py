@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ MOVING["both"] = {"window": 9, "pipelined": True}
 @pytest.mark.parametrize("moving", MOVING.values(), ids=MOVING)
 @pytest.mark.parametrize("linear", ["identity", "denoised", "reference"])
 @pytest.mark.parametrize("name", ["piadm sde", "gaussian ode", "gaussian sde"])
-def test_moving_points_reach_the_sequential_chain(name, linear, moving):
+def test_moving_points_reach_the_sequential_chain(name: str, linear: str, moving: Any) -> None:
     chain, given_reference = CHAINS[name], REFERENCE if linear == "reference" or "gaussian" in name else None
     x0, noise = start(OU(), chain, [0, 3, 4])
     common = {"noise": noise, "samples": [0, 3, 4], "reference": given_reference}
@@ -39,7 +40,7 @@ def test_moving_points_reach_the_sequential_chain(name, linear, moving):
     assert moved.sweeps.shape == (3, 1)
 
 
-def test_a_window_of_one_point_is_the_sequential_solver():
+def test_a_window_of_one_point_is_the_sequential_solver() -> None:
     chain = CHAINS["gaussian sde"]
     x0, noise = start(OU(), chain, [0, 1])
     steps = solve(chain, TARGET.score, x0, noise=noise, reference=REFERENCE, window=1, tol=1e-9)
@@ -47,7 +48,7 @@ def test_a_window_of_one_point_is_the_sequential_solver():
 
 
 @pytest.mark.parametrize("method", [ddpm, ddim], ids=["noise", "flow"])
-def test_a_window_calls_the_network_little_more_than_once_a_step(method):
+def test_a_window_calls_the_network_little_more_than_once_a_step(method: str) -> None:
     chain = method(OU(), log_snr(OU(), 400, horizon=6.0, delta=0.01))
     x0, noise = start(OU(), chain, list(range(6)))
     common = {"noise": noise, "reference": REFERENCE}
@@ -58,7 +59,7 @@ def test_a_window_calls_the_network_little_more_than_once_a_step(method):
 
 
 @pytest.mark.parametrize("moving", [{}, *MOVING.values()], ids=["whole", *MOVING])
-def test_members_do_not_depend_on_who_is_in_flight(moving):
+def test_members_do_not_depend_on_who_is_in_flight(moving: Any) -> None:
     chain, names = CHAINS["gaussian sde"], list(range(7))
     x0, noise = start(OU(), chain, names)
     common = {"noise": noise, "reference": REFERENCE, "tol": 1e-2, **moving}
@@ -70,14 +71,14 @@ def test_members_do_not_depend_on_who_is_in_flight(moving):
         assert torch.allclose(few.residual, together.residual)
 
 
-def test_no_sample_waits_for_another():
+def test_no_sample_waits_for_another() -> None:
     """Easy and hard samples: one enters as soon as another leaves, so that hardly a slot is ever idle."""
     target, names, slots, num_calls = target_c(OU(), 64), list(range(64)), 8, 0
     grid = log_snr(OU(), 32, horizon=8.0, delta=1e-3)
     chain = gaussian_exponential(OU(), grid, target.reference())
     x0, noise = start(OU(), chain, names, size=64)
 
-    def score(x, t):
+    def score(x: torch.Tensor, t: Any) -> Any:
         nonlocal num_calls
         num_calls += 1
         return target.score(x, t)
@@ -91,7 +92,7 @@ def test_no_sample_waits_for_another():
     assert with_refill <= 1.15 * ideal < num_calls
 
 
-def test_pipelined_blocks_at_fixed_depth_count_as_published():
+def test_pipelined_blocks_at_fixed_depth_count_as_published() -> None:
     """N blocks of K sweeps in N + K - 1 rounds (Zhou and Sugiyama), each block seeing exactly K of them."""
     chain = CHAINS["piadm sde"]
     x0, noise = start(OU(), chain, [0, 1])
@@ -105,7 +106,7 @@ def test_pipelined_blocks_at_fixed_depth_count_as_published():
 
 @given(st.integers(1, 60), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 70)), st.integers(0, 9))
 @settings(deadline=None)
-def test_rows_share_out_every_step_once(steps, size, window, first):
+def test_rows_share_out_every_step_once(steps: int, size: int, window: Any, first: Any) -> None:
     """Also where there are more ranks than steps: some then own none."""
     block = Block(0, first, first + steps)
     ranks = [Rows.of(block, window=window, size=size, rank=rank) for rank in range(size)]
@@ -120,7 +121,7 @@ def test_rows_share_out_every_step_once(steps, size, window, first):
         assert max(counts) - min(counts) <= 1
 
 
-def test_the_bound_is_a_scan_of_growth_and_defects():
+def test_the_bound_is_a_scan_of_growth_and_defects() -> None:
     growth, defect = torch.tensor([[2.0], [0.5], [3.0]], dtype=F64), torch.tensor([[0.1], [0.2], [0.0]], dtype=F64)
     bounds = error_bounds(growth, defect, torch.tensor([1.0], dtype=F64))
     assert torch.allclose(bounds[:, 0], torch.tensor([1.0, 2.1, 1.25, 3.75], dtype=F64))
@@ -130,7 +131,7 @@ def test_the_bound_is_a_scan_of_growth_and_defects():
     assert bool(torch.isinf(endless[1:]).all())
 
 
-def test_a_window_that_is_not_certified_is_marked_and_costs_fewer_calls():
+def test_a_window_that_is_not_certified_is_marked_and_costs_fewer_calls() -> None:
     chain = CHAINS["gaussian sde"]
     x0, noise = start(OU(), chain, list(range(4)))
     common = {"noise": noise, "reference": REFERENCE, "window": 8, "tol": 1e-2}
@@ -140,7 +141,7 @@ def test_a_window_that_is_not_certified_is_marked_and_costs_fewer_calls():
     assert int(passed.calls.max()) < int(certified.calls.min())
 
 
-def test_what_cannot_move_is_refused_all_at_once():
+def test_what_cannot_move_is_refused_all_at_once() -> None:
     chain = replace(CHAINS["piadm sde"], alpha=None, sigma=None)
     x0, noise = start(OU(), CHAINS["piadm sde"], [0])
     with pytest.raises(ValueError, match=r"in_flight must be at least 1.*when points meet `tol`.*give alpha and sigma"):

@@ -22,7 +22,7 @@ def export(run: str | os.PathLike[str], form: str, to: str | os.PathLike[str] | 
     ValueError for a format of the other kind, for a path that exists, and for a package that is not installed.
     """
     folder = Path(run)
-    with open_run(folder) as dataset:
+    with open_run(folder, flat=True) as dataset:
         kind, forms = ("conformers", CONFORMERS) if "topology" in dataset else ("fields", FIELDS)
         if form not in forms:
             raise ValueError(f"--to {form}: {folder} holds {kind}, which are exported to {', '.join(forms)}")

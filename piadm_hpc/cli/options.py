@@ -17,12 +17,19 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="FOLDER", help="folder of the run")
     command.add_argument("--samples", type=int, metavar="N", help="number of samples")
     command.add_argument("--only", metavar="IDS", help="ids of the samples to draw, for example 17,42-47")
+    command.add_argument(
+        "--condition", metavar="FILE", help="what the samples are given: the model's inputs by name, one or many"
+    )
+    command.add_argument("--guidance", type=float, metavar="W", help="weight of the condition; 1 leaves the model as it is")
     command.add_argument("--seed", type=int, help="the number that all noise is derived from")
     command.add_argument("--tol", type=float, help="bound on a sample's error, in units of the data's standard deviation")
     command.add_argument("--density", action="store_true", help="compute log_density of every sample, from the probability flow")
     command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
     command.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--model-batch", type=int, metavar="ROWS", help="largest number of rows of one network call")
+    command.add_argument(
+        "--observations", metavar="FILE", help="draw from the posterior given these observations: a CSV or NetCDF file"
+    )
     add_allow_code(command)
     add_set(command, "grid.steps=64")
 
@@ -50,12 +57,15 @@ def described_run(options: argparse.Namespace) -> RunConfig:
         "samples": options.samples,
         "only": None if options.only is None else list(parse_ids(options.only)),
         "seed": options.seed,
+        "condition.file": options.condition,
+        "condition.guidance": options.guidance,
         "solver.tol": options.tol,
         "compute.time_ranks": int(options.time_ranks) if str(options.time_ranks).isdigit() else options.time_ranks,
         "compute.device": options.device,
         "compute.model_batch": options.model_batch,
         "density.enabled": options.density or None,
         "allow_code": options.allow_code or None,
+        "observations.file": options.observations,
     }
     changes += [(key, value) for key, value in named.items() if value is not None]
     if options.config is None and "model" not in dict(changes):

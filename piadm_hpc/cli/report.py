@@ -24,7 +24,10 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..analysis.report.report import report
+    from ..run.reporting import set_up_logging
 
+    if options.baselines:
+        set_up_logging(root=True)
     given = {name: getattr(options, name) for name in ("baselines", "against", "card", "allow_code")}
     print(report(options.folder, **given))
     return DONE

@@ -15,6 +15,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--against", metavar="FILE", help="real fields or conformers [those shipped with the model]")
     parser.add_argument("--truth", metavar="FILE", help="fields: observations, for the fair CRPS and the rank histogram")
     parser.add_argument("--training", metavar="FILE", help="fields: training data, for distances to its nearest members")
+    parser.add_argument("--withheld", metavar="FILE", help="fields: observations that a posterior was not given")
     parser.add_argument("--energy", metavar="MODULE:FUNCTION", help="conformers: energy of positions [n, atoms, 3] in nm")
     parser.set_defaults(run=_run)
 
@@ -22,6 +23,6 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..analysis.verify.verification import verify
 
-    given = {name: getattr(options, name) for name in ("against", "truth", "training", "energy")}
+    given = {name: getattr(options, name) for name in ("against", "truth", "training", "energy", "withheld")}
     print(verify(options.folder, **given))
     return DONE

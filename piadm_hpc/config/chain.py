@@ -24,7 +24,7 @@ class ChainConfig(Record):
         generator: "package.module:callable", a function of the model that returns a network G(x, t) distilled into one call;
             it replaces the integrator.
         eta: scale of the noise, 1 for the reverse SDE and 0 for the probability-flow ODE. "auto" takes the value that the
-            model's card recommends, else 1, or 0 for ddim.
+            model's card recommends, else 1, or 0 for ddim and for a run with observations.
         large_variance: use the larger of DDPM's two variances.
         lam: lambda of the conjugate integrators.
         lam_s: scale of the position's noise in splittings.

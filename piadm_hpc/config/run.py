@@ -8,9 +8,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
+from .condition import RunCondition
 from .density import DensityConfig
 from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
+from .observations import ObservationsConfig
 from .paths import PathName
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import parse_ids as parse_ids
@@ -122,7 +124,7 @@ class OutputConfig(Record):
 
     Attributes:
         batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
-            more than are made in a minute or have room in a quarter of the memory.
+            more than are made in half a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
         log_interval: seconds between two lines of progress.
     """
@@ -137,11 +139,12 @@ class RunConfig(Record):
 
     Attributes:
         model: name of a shipped model, or a model folder.
-        samples: number of samples; their ids are 0 .. samples-1.
+        samples: number of samples, for each condition where there are several; their ids are 0 .. samples-1.
         seed: the number that all noise is derived from.
         out: folder of the run.
         only: ids of the samples to draw, instead of 0 .. samples-1. A sample with the same id is the same in any run.
         allow_code: let a model folder run its own code, that is, import or unpickle a network.
+        observations: draw from the posterior given these observations.
     """
 
     model: PathName = Field(min_length=1)
@@ -150,6 +153,7 @@ class RunConfig(Record):
     out: PathName = Field("run", min_length=1)
     only: tuple[int, ...] | None = None
     allow_code: bool = False
+    condition: RunCondition = RunCondition()
     chain: ChainConfig = ChainConfig()
     phase: PhaseConfig = PhaseConfig()
     grid: GridConfig = GridConfig()
@@ -158,6 +162,7 @@ class RunConfig(Record):
     density: DensityConfig = DensityConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
+    observations: ObservationsConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -200,6 +205,8 @@ class RunConfig(Record):
             mistakes.append("compute.time_ranks: the sequential solver computes one step after the other, so use 1")
         if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):
             mistakes.append("corrector.enabled: it follows blocks that end one after the other; use no window and no pipeline")
+        if self.chain.generator is not None and self.observations is not None:
+            mistakes.append("observations: a generator makes a sample in one call and has no score; use a model's network")
         if self.corrector.blocks > self.corrector.steps:
             mistakes.append("corrector.blocks: cannot exceed corrector.steps")
         if mistakes:
@@ -222,8 +229,10 @@ class RunConfig(Record):
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Ids of the samples to draw, in increasing order."""
-        return tuple(range(self.samples)) if self.only is None else tuple(sorted(self.only))
+        """Ids of the samples to draw, in increasing order: member m of condition k of K is m K + k."""
+        members = range(self.samples) if self.only is None else sorted(self.only)
+        count = self.condition.count
+        return tuple(member * count + k for member in members for k in range(count))
 
     def replace(self, **changes: Any) -> RunConfig:
         """Return this configuration with some keys changed; sections are given as dictionaries of their changed keys."""

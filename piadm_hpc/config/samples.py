@@ -6,7 +6,17 @@ from .limits import LARGEST_ID, MOST_SAMPLES
 from .validation import ConfigError
 
 INDEPENDENT_KEYS = frozenset(
-    {"samples", "only", "out", "allow_code", "output.batch", "output.compression", "output.log_interval"}
+    {
+        "samples",
+        "only",
+        "out",
+        "allow_code",
+        "condition.file",
+        "observations.file",
+        "output.batch",
+        "output.compression",
+        "output.log_interval",
+    }
     | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
 )
 """Dotted names of the keys that change a sample by rounding at most; a run may be continued with other values of them."""

@@ -6,8 +6,8 @@ What is needed to go back to physical units stays with the states, as a `Normali
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
+from ..schema.conditions import Condition
 from ..schema.layout import Coordinate, Variable
 from .dates import first_alike, text_of
 from .gridded_files import Request
@@ -94,11 +95,28 @@ class DataConfig(BaseModel):
 
 
 @dataclass(frozen=True)
+class Stamps:
+    """When samples are [n]: `key` rises with time, None where they have no dates; `month` is 1-12; `file` numbers their files."""
+
+    key: np.ndarray | None
+    month: np.ndarray | None
+    file: np.ndarray
+
+    @classmethod
+    def of(cls, raw: RawFields, which: np.ndarray) -> Stamps:
+        """Take the stamps of some samples."""
+        if isinstance(raw.dates, str):
+            return cls(None, None, raw.file[which])
+        return cls(raw.dates.key[which], raw.dates.month[which], raw.file[which])
+
+
+@dataclass(frozen=True)
 class GriddedData:
     """Standardised states [n, *event] float32 for training, validation and test, and how to read them physically.
 
     `climatology` is what was removed: [12, variables, lat, lon] when the anomaly is monthly, [1, variables, lat, lon] when
-    it is from the mean, else None. `excluded` counts samples left out because they had gaps of their own. `wrap` says
+    it is from the mean, else None. `when` has the stamps and `conditions` the encoded
+    conditions of every part's samples. `excluded` counts samples left out because they had gaps of their own. `wrap` says
     whether the grid goes round the globe and over its poles.
     """
 
@@ -112,6 +130,8 @@ class GriddedData:
     excluded: int
     files: tuple[str, ...]
     wrap: bool
+    when: Mapping[str, Stamps] = field(default_factory=dict)
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
 def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
@@ -134,8 +154,11 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     added_back = climatology[0] if config.anomaly == "none" else np.zeros_like(scale)
     normalisation = Normalisation(config.variables, np.where(mask, added_back, 0), np.where(mask, scale, 1), mask)
     states = states.reshape(len(states), *normalisation.event_shape)
+    train, validation, test = (states[torch.from_numpy(parts[name])] for name in PARTS)
     return GriddedData(
-        **{name: states[torch.from_numpy(parts[name])] for name in PARTS},
+        train,
+        validation,
+        test,
         normalisation=normalisation,
         variables=tuple(_described(v, config) for v in raw.variables),
         coordinates=raw.coordinates,
@@ -143,6 +166,7 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
         excluded=int((~whole).sum()),
         files=tuple(raw.names),
         wrap=config.wrap and _wraps(raw.coordinates),
+        when={name: Stamps.of(raw, parts[name]) for name in PARTS},
     )
 
 

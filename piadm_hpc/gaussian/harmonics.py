@@ -7,6 +7,7 @@ and represented by its eigenvectors; smaller scales keep one variance per degree
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,7 @@ class HarmonicEOF:
         others = torch.ones(harmonics.num_coords, dtype=torch.bool, device=low.device)
         others[low] = False
         self.low, self.high = low, torch.nonzero(others).flatten()
+        self.rest = self.high[: len(self.high) - math.prod(self.event_shape)]  # without the tail, which comes last
         self.root = torch.sqrt(harmonics.weights[low].to(torch.float64)).to(rotation.dtype)
         self.rank = len(low)
         if rotation.shape != (self.rank, self.rank):
@@ -41,19 +43,23 @@ class HarmonicEOF:
         shells = harmonics.shells[self.high]
         # imaginary parts of zonal means are always zero; at low degrees they belong to no mode and are no degrees of freedom
         self.shells = self.rank + (shells - split).clamp(min=0)
+        self.places = torch.cat([torch.arange(self.rank, device=low.device), self.shells])
         self.degrees = torch.where(shells < split, torch.zeros_like(harmonics.degrees[self.high]), harmonics.degrees[self.high])
 
     def analyse(self, x: Tensor) -> Tensor:
-        z = self.harmonics.analyse(x)
-        return torch.cat([(z.index_select(-1, self.low) * self.root) @ self.rotation, z.index_select(-1, self.high)], dim=-1)
+        head = self.harmonics.head(x)
+        low = (head.index_select(-1, self.low) * self.root) @ self.rotation
+        return torch.cat([low, head.index_select(-1, self.rest), x - self.harmonics.field(head)], dim=-1)
 
     def synthesise(self, z: Tensor) -> Tensor:
+        tail = self.rank + len(self.rest)
         low = (z[..., : self.rank] @ self.rotation.T) / self.root
-        plain = torch.empty_like(z).index_copy(-1, self.low, low).index_copy(-1, self.high, z[..., self.rank :])
-        return self.harmonics.synthesise(plain)
+        head = z.new_empty(*z.shape[:-1], tail)
+        head.index_copy_(-1, self.low, low).index_copy_(-1, self.rest, z[..., self.rank : tail])
+        return self.harmonics.field(head) + z[..., tail:]
 
     def expand(self, gains: Tensor) -> Tensor:
-        return torch.cat([gains[..., : self.rank], gains.index_select(-1, self.shells)], dim=-1)
+        return gains.index_select(-1, self.places)
 
     def energy(self, z: Tensor) -> Tensor:
         zero = z.new_zeros(self.num_shells)

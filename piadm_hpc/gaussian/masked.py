@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..theory.bases import EOF, Basis, _Spectral
 from .harmonics import HarmonicEOF
+from .rotated import Rotated
 
 
 class MaskedEOF(EOF):
@@ -40,6 +41,8 @@ class MaskedEOF(EOF):
 def shell_degrees(basis: Basis) -> Tensor:
     """Return the number of real degrees of freedom in each shell, [num_shells] float64; they add up to the size of a state."""
     size = math.prod(basis.event_shape)
+    if isinstance(basis, Rotated):
+        return torch.cat([torch.ones(basis.rank, dtype=torch.float64), basis.left.to("cpu", torch.float64)])
     if isinstance(basis, MaskedEOF):
         valid = int(basis.valid.sum())
         return _with_head(basis.rank, [valid - basis.rank, size - valid])

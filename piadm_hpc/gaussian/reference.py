@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -91,10 +92,18 @@ class GaussianReference:
         return self.basis.event_shape
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> GaussianReference:
-        """Return the reference on another device, its mean and basis in another precision."""
+        """Return the reference on another device, its mean and basis in another precision; the same one every time."""
         device = torch.device(device)
-        basis = self.basis.to(device, dtype)
-        return GaussianReference(self.mean.to(device, dtype), basis, self.spectrum.to(device), self.response)
+        if (device, dtype) not in self._copies:
+            basis = self.basis.to(device, dtype)
+            copy = GaussianReference(self.mean.to(device, dtype), basis, self.spectrum.to(device), self.response)
+            self._copies[device, dtype] = copy
+        return self._copies[device, dtype]
+
+    @cached_property
+    def _copies(self) -> dict[tuple[torch.device, torch.dtype], GaussianReference]:
+        """What `to` has returned; to build a basis takes longer than a sweep."""
+        return {}
 
     def variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return the variance v = alpha^2 lambda + sigma^2 per shell, [*, num_shells] float64, for alpha, sigma [*]."""

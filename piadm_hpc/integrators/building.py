@@ -167,7 +167,7 @@ BUILDERS: dict[str, Callable[[Setting], Chain]] = {
     "piadm": lambda s: piadm(s.process, s.grid, eta=s.eta),
     "euler_maruyama": lambda s: euler_maruyama(s.process, s.grid, eta=s.eta),
     "gaussian": lambda s: gaussian_exponential(s.process, s.grid, _with_reference(s), eta=s.eta),
-    "gaussian_ab2": lambda s: gaussian_ab2(s.process, s.grid, _with_reference(s)),
+    "gaussian_ab2": lambda s: gaussian_ab2(s.process, s.grid, _with_reference(s), eta=s.eta),
     "euler": lambda s: euler(s.process, s.grid),
     "ddim": lambda s: ddim(s.process, s.grid, eta=s.eta),
     "ddpm": lambda s: ddpm(s.process, s.grid, large_variance=s.options.large_variance),

@@ -49,18 +49,24 @@ def gaussian_exponential(process: Process, grid: TimeGrid, reference: GaussianRe
     psi = kappa int Phi(b, theta) alpha/sigma^2 dtheta. The chain uses dD = (sigma^2/alpha) s + sigma^2/(alpha v) c.
     """
     theta = forward_time(process, grid.t)
-    alpha, sigma = torch.exp(-theta / 2), torch.sqrt(-torch.expm1(-theta))
-    step, kappa = (theta[:-1] - theta[1:])[:, None], (1 + eta**2) / 2
-    v = reference.variance(alpha, sigma)
-    ratio = v[1:] / v[:-1]
-    phi = torch.exp((0.5 - kappa) * step) * ratio**kappa
-    variance = -v[1:] * torch.expm1(eta**2 * (torch.log(ratio) - step))
-    psi = remainder_weight(theta, reference, kappa)
-    gain = psi * (sigma**2 / alpha)[:-1, None]
-    P, Q, N = rescaled(phi + gain / v[:-1], gain, torch.sqrt(variance.clamp(min=0)), process, grid.t)
+    phi, deviation, v = gaussian_flow(theta, reference, eta)
+    tweedie = torch.expm1(theta[:-1, None]) * torch.exp(-theta[:-1, None] / 2)
+    gain = remainder_weight(theta, reference, (1 + eta**2) / 2) * tweedie
+    P, Q, N = rescaled(phi + gain / v[:-1], gain, deviation, process, grid.t)
     levels = process.alpha(grid.t), process.sigma(grid.t)
     M = levels[0][1:, None] - P * levels[0][:-1, None]
     return Chain(P, Q, N, grid.t, *levels, grid.edges, reference.basis, reference.mean, M)
+
+
+def gaussian_flow(theta: Tensor, reference: GaussianReference, eta: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the exact steps on the reference in Ornstein-Uhlenbeck form, c_b = Phi c_a + sqrt(var) xi, at times theta [J+1].
+
+    They are Phi and sqrt(var) [J, K], with the variances v [J+1, K] of the reference's marginals.
+    """
+    v = reference.variance(torch.exp(-theta / 2), torch.sqrt(-torch.expm1(-theta)))
+    step, kappa, ratio = (theta[:-1] - theta[1:])[:, None], (1 + eta**2) / 2, v[1:] / v[:-1]
+    variance = -v[1:] * torch.expm1(eta**2 * (torch.log(ratio) - step))
+    return torch.exp((0.5 - kappa) * step) * ratio**kappa, torch.sqrt(variance.clamp(min=0)), v
 
 
 def remainder_weight(theta: Tensor, reference: GaussianReference, kappa: float, power: int = 0, nodes: int = 48) -> Tensor:

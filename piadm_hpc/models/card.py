@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..data.conditions import MAPS
 from ..data.normalise import Normalisation
 from ..data.superpose import rigid_motions
 from ..gaussian.reference import GaussianReference
@@ -24,6 +25,7 @@ from ..schema.topology import Topology
 from ..store.arrays import read_arrays, write_arrays
 from ..theory.process import by_name
 from .adapters import adapt
+from .conditioning import Conditioning
 from .config import ConformerNetworkConfig, NetworkConfig
 from .denoiser import DenoiserScore, GaussianDenoiser
 from .foreign import ADAPTER
@@ -32,7 +34,7 @@ from .model import Model
 from .networks.messages import MessageNetwork
 from .networks.pairs import ConformerNetwork, make_conformer_network
 from .networks.unet import GridUNet, latitudes_from
-from .packing import RESPONSE, pack_reference, unpack_reference, with_response
+from .packing import RESPONSE, pack_reference, unpack_reference, unpack_regression, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
 from .registry import CARD, find_model
@@ -97,12 +99,15 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     try:
         process = by_name(card.process.name, **card.process.parameters)
         reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
+        conditioning = _conditioning(card, arrays, normalisation)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
     topology = None if card.molecule is None else Topology.from_json((path / TOPOLOGY).read_text(encoding="utf-8"))
     kind, network = denoiser_kind(process), None
     if card.network is not None:
-        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology, kind)).to(device)
+        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology, kind, conditioning)).to(
+            device
+        )
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
@@ -123,7 +128,17 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
         delta=card.process.delta,
         card=card.model_dump(mode="json"),
         sha256=_joint_digest(card),
+        conditioning=conditioning,
     )
+
+
+def _conditioning(card: Card, arrays: Mapping[str, Coordinate], normalisation: Normalisation) -> Conditioning | None:
+    """Return what encodes the model's condition; ValueError for arrays that are missing."""
+    if card.condition is None:
+        return None
+    num_maps = sum(given.kind in MAPS for given in card.condition.inputs)
+    regression = unpack_regression(arrays, num_maps, normalisation.mean.shape)
+    return Conditioning(card.condition.inputs, regression, normalisation)
 
 
 def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
@@ -176,6 +191,7 @@ def _network(
     normalisation: Normalisation,
     topology: Topology | None,
     kind: type[GaussianDenoiser],
+    conditioning: Conditioning | None,
 ) -> GridUNet | ConformerNetwork | MessageNetwork:
     """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
@@ -186,7 +202,8 @@ def _network(
     lat, lon = coordinates.values()
     count = len(card.variables)
     sizes = kind.inputs * count, kind.outputs * count
-    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network)
+    given = None if conditioning is None else (conditioning.num_maps, conditioning.num_numbers)
+    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network, given)
 
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..config.chain import PhaseConfig
 from ..config.paths import PathName
 from ..config.validation import parse_toml, read
+from ..data.conditions import ConditionConfig
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
 from ..integrators.catalogue import find
@@ -127,7 +128,7 @@ class SamplingConfig(_Record):
 class TrainConfig(_Record):
     """A training run on gridded fields that writes the model folder `output`.
 
-    `network = "none"` fits the Gaussian reference alone.
+    `network = "none"` fits the Gaussian reference alone. With `condition` the model is one of the fields given its inputs.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -141,6 +142,7 @@ class TrainConfig(_Record):
     phase: PhaseConfig = PhaseConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     sampling: SamplingConfig = SamplingConfig()
+    condition: ConditionConfig | None = None
     horizon: float | None = Field(default=None, gt=0)
     delta: float | None = Field(default=None, gt=0)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..gaussian.masked import shell_degrees
 from ..gaussian.reference import GaussianReference
+from ..schema.conditions import Condition, matched
 from ..theory.bases import orthogonal
 from ..theory.process import Process, radius
 from .base import broadcast, score_from_denoised
@@ -26,9 +27,9 @@ class GaussianDenoiser:
     """The estimate E[x_0 | x_t] of states [rows, *event] at times [rows], in the precision of the states.
 
     `network` maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to [rows, variables, lat, lon] in its own precision;
-    None leaves the Wiener filter alone. `mask` [*event] is true where there are data, and the result is zero elsewhere. No state
-    has a component along the orthonormal directions `constraint` [d, k], such as shifts of a molecule. With `half` the network
-    multiplies matrices in bfloat16.
+    None leaves the Wiener filter alone. A condition is handed on to the network as third argument. `mask` [*event] is true where
+    there are data, and the result is zero elsewhere. No state has a component along the orthonormal directions `constraint`
+    [d, k], such as shifts of a molecule. With `half` the network multiplies matrices in bfloat16.
     """
 
     # fields per variable that the network takes and returns
@@ -47,17 +48,17 @@ class GaussianDenoiser:
         self.degrees = shell_degrees(self.reference.basis) * (self.reference.spectrum.cpu() > 0)
         self._references = {self.reference.mean.dtype: self.reference}
 
-    def __call__(self, x: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition, half: bool = False) -> Tensor:
         t = t.to(torch.float64)
         x = orthogonal(x, self.constraint)
         linear = self.reference_in(x.dtype).denoise(self.process, x, t)
-        denoised = linear if self.network is None else linear + self._remainder(self.network, x, linear, t, half)
+        denoised = linear if self.network is None else linear + self._remainder(self.network, x, linear, t, half, *condition)
         denoised = orthogonal(denoised, self.constraint)
         return denoised if self.mask is None else denoised * self.mask
 
-    def score(self, x: Tensor, t: Tensor) -> Tensor:
+    def score(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         """Return grad log p_t by Tweedie's formula, in the shape of x."""
-        return score_from_denoised(self.process, self(x, t), x, t)
+        return score_from_denoised(self.process, self(x, t, *condition), x, t)
 
     def white(self, x0: Tensor, generator: torch.Generator) -> Tensor:
         """Draw white noise for states x0 [rows, *event]."""
@@ -67,23 +68,27 @@ class GaussianDenoiser:
         """Return alpha x_0 + sigma eps for states x0 [rows, *event] and noise of `white`, at times t [rows]."""
         return broadcast(self.process.alpha(t), x0) * x0 + broadcast(self.process.sigma(t), x0) * noise
 
-    def loss(self, x0: Tensor, t: Tensor, noise: Tensor, *, half: bool = False) -> Tensor:
+    def loss(self, x0: Tensor, t: Tensor, noise: Tensor, *condition: Condition, half: bool = False) -> Tensor:
         """Return the training loss, |D - x_0|^2 per entry over the Wiener error; a Gaussian on Gaussian data has one."""
-        errors = ((self(self.noised(x0, t, noise), t, half=half) - x0) ** 2).flatten(1).mean(1)
+        errors = ((self(self.noised(x0, t, noise), t, *condition, half=half) - x0) ** 2).flatten(1).mean(1)
         return (errors / self.wiener_error(t).to(errors.dtype)).mean()
 
     def without_network(self) -> GaussianDenoiser:
         """Return the same denoiser with the Wiener filter alone."""
         return type(self)(self.process, self.reference, None, self.mask, self.constraint)
 
-    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool) -> Tensor:
+    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool, *condition: Condition) -> Tensor:
         """Return c_out F, which the network adds to the Wiener filter's estimate `linear`."""
         dtype = next(network.parameters()).dtype
         grid = x.shape[-2:]
         fields = torch.stack([x / broadcast(radius(self.process, t), x), linear], dim=1)
         # only the network is rounded: errors of the Wiener filter would exceed the noise of the last levels
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            raw: Tensor = network(fields.reshape(len(x), -1, *grid).to(dtype), self.log_snr(t).to(dtype))
+            raw: Tensor = network(
+                fields.reshape(len(x), -1, *grid).to(dtype),
+                self.log_snr(t).to(dtype),
+                *(matched(given, fields.to(dtype)) for given in condition),
+            )
         return broadcast(self.output_scale(t), x) * raw.reshape(x.shape).to(x.dtype)
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -122,6 +127,6 @@ class DenoiserScore:
     def __init__(self, denoiser: GaussianDenoiser):
         self.denoiser = denoiser
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and x.requires_grad):
-            return self.denoiser.score(x, t)
+            return self.denoiser.score(x, t, *condition)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..data.normalise import Normalisation
 from ..gaussian.harmonics import HarmonicEOF
 from ..gaussian.masked import MaskedEOF
 from ..gaussian.reference import GaussianReference, Response, Smoothness
+from ..gaussian.regression import Regression
 from ..schema.layout import Coordinate
 from ..store.arrays import read_arrays, write_arrays
 from ..theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
@@ -63,6 +65,43 @@ def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[
         attrs = {"long_name": "empirical orthogonal functions in coordinates of the spherical harmonics of low degree"}
         arrays["reference_modes"] = Coordinate(("mode", "harmonic"), rotation, attrs)
     return arrays
+
+
+def pack_regression(regression: Regression, grid: tuple[str, ...]) -> dict[str, Coordinate]:
+    """Return the arrays of a regression, in single precision."""
+    about = "features of a condition are projections of its maps on condition_modes, and its numbers"
+    persistence = {"long_name": "change of a variable for a map of one at the same point"}
+    arrays = {
+        "condition_centre": Coordinate(("feature",), _numpy(regression.centre), {"long_name": "mean features"}),
+        "condition_coefficients": Coordinate(
+            ("feature", "entry"), _numpy(regression.coefficients).astype(np.float32), {"long_name": f"change of a state; {about}"}
+        ),
+        "condition_mean": Coordinate(("entry",), _numpy(regression.mean).astype(np.float32), {"long_name": "mean state"}),
+    }
+    if regression.gains.numel():
+        gains = _numpy(regression.gains).astype(np.float32)
+        arrays["condition_gains"] = Coordinate(("condition_map", "variable", "point"), gains, persistence)
+    if regression.modes.numel():
+        modes = _numpy(regression.modes).astype(np.float32)
+        arrays["condition_modes"] = Coordinate(("condition_map", "condition_mode", "point"), modes, {"long_name": about})
+    return arrays
+
+
+def unpack_regression(arrays: Mapping[str, Coordinate], num_maps: int, shape: tuple[int, ...]) -> Regression:
+    """Return the regression that arrays describe, in float64, for so many maps and states of `shape` [variables, lat, lon].
+
+    Raises ValueError for arrays that are missing.
+    """
+    names = ("condition_centre", "condition_coefficients", "condition_mean")
+    absent = [name for name in names if name not in arrays]
+    if absent:
+        raise ValueError(f"no array {', '.join(absent)}, which the model's condition needs")
+    centre, coefficients, mean = (torch.from_numpy(np.array(arrays[name].values)).to(torch.float64) for name in names)
+    points = math.prod(shape[1:])
+    maps = {"condition_gains": torch.zeros(num_maps, shape[0], points), "condition_modes": torch.zeros(num_maps, 0, points)}
+    maps |= {name: torch.from_numpy(np.array(arrays[name].values)) for name in maps if name in arrays}
+    gains, modes = (values.to(torch.float64) for values in maps.values())
+    return Regression(gains, modes, centre, coefficients, mean)
 
 
 def unpack_reference(

@@ -13,6 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..schema.conditions import Condition, matched
 from ..theory.phase import PhaseSpace
 from ..theory.process import PSLD, Process
 from .base import broadcast
@@ -36,20 +37,20 @@ class PhaseDenoiser(GaussianDenoiser):
             raise ValueError(f"a network of position and momentum needs the process psld, not {type(self.process).__name__}")
         self.space: PhaseSpace = self.process.space
 
-    def __call__(self, z: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
+    def __call__(self, z: Tensor, t: Tensor, *condition: Condition, half: bool = False) -> Tensor:
         """Return E[x_0 | z], [rows, *event]: y - (L^-1 e) . eps / j for the sufficient statistic y of precision j."""
         tau = t.to("cpu", torch.float64)
         whitened = torch.linalg.solve_triangular(self.space.factor(tau), self.space.signal(tau)[..., None], upper=False)
         weights = whitened[..., 0] / self.space.statistic(tau)[1][:, None]
-        denoised = self._statistic(z, tau) - _dot(weights, self.noise(z, t, half=half))
+        denoised = self._statistic(z, tau) - _dot(weights, self.noise(z, t, *condition, half=half))
         return denoised if self.mask is None else denoised * self.mask
 
-    def score(self, z: Tensor, t: Tensor) -> Tensor:
+    def score(self, z: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         """Return grad log p(z) = - L^-T eps, [rows, 2, *event]."""
         factor = self.space.factor(t.to("cpu", torch.float64))
-        return _mix(-torch.linalg.inv(factor).mT, self.noise(z, t))
+        return _mix(-torch.linalg.inv(factor).mT, self.noise(z, t, *condition))
 
-    def noise(self, z: Tensor, t: Tensor, *, half: bool = False) -> Tensor:
+    def noise(self, z: Tensor, t: Tensor, *condition: Condition, half: bool = False) -> Tensor:
         """Return the predicted noise eps in z = e x_0 + L eps, [rows, 2, *event]."""
         tau = t.to("cpu", torch.float64)
         linear = self.reference_in(z.dtype).denoise(self.process, self._statistic(z, tau), t)
@@ -57,7 +58,7 @@ class PhaseDenoiser(GaussianDenoiser):
             linear = linear * self.mask
         signal, inverse = self.space.signal(tau), torch.linalg.inv(self.space.factor(tau))
         predicted = _mix(inverse, z - _lifted(signal, linear))
-        return predicted if self.network is None else predicted + self._remainder(self.network, z, linear, t, half)
+        return predicted if self.network is None else predicted + self._remainder(self.network, z, linear, t, half, *condition)
 
     def white(self, x0: Tensor, generator: torch.Generator) -> Tensor:
         return torch.randn((len(x0), 2, *x0.shape[1:]), generator=generator)
@@ -67,20 +68,24 @@ class PhaseDenoiser(GaussianDenoiser):
         tau = t.to("cpu", torch.float64)
         return _lifted(self.space.signal(tau), x0) + _mix(self.space.factor(tau), noise)
 
-    def loss(self, x0: Tensor, t: Tensor, noise: Tensor, *, half: bool = False) -> Tensor:
+    def loss(self, x0: Tensor, t: Tensor, noise: Tensor, *condition: Condition, half: bool = False) -> Tensor:
         """Return the loss of hybrid score matching, |eps(e x_0 + L n) - n|^2 per entry over that of the Wiener filter.
 
         The noise is known except for its component along L^-1 e, whose mean square error is that of (D - x_0) / ratio.
         """
-        errors = ((self.noise(self.noised(x0, t, noise), t, half=half) - noise) ** 2).sum(1).flatten(1).mean(1)
+        errors = ((self.noise(self.noised(x0, t, noise), t, *condition, half=half) - noise) ** 2).sum(1).flatten(1).mean(1)
         return (errors * (self.process.sigma(t) ** 2 / self.wiener_error(t)).to(errors.dtype)).mean()
 
-    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool) -> Tensor:
+    def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool, *condition: Condition) -> Tensor:
         dtype, tau = next(network.parameters()).dtype, t.to("cpu", torch.float64)
         sizes = torch.sqrt(self.space.covariance(tau, 1.0).diagonal(dim1=-2, dim2=-1))
         fields = torch.cat([_mix(torch.diag_embed(1 / sizes), x), linear[:, None]], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
-            raw: Tensor = network(fields.reshape(len(x), -1, *x.shape[-2:]).to(dtype), self.log_snr(t).to(dtype))
+            raw: Tensor = network(
+                fields.reshape(len(x), -1, *x.shape[-2:]).to(dtype),
+                self.log_snr(t).to(dtype),
+                *(matched(given, fields.to(dtype)) for given in condition),
+            )
         size = self.output_scale(t.to(torch.float64)) / self.process.sigma(t.to(torch.float64))
         remainder = broadcast(size, x) * raw.reshape(x.shape).to(x.dtype)
         return remainder if self.mask is None else remainder * self.mask

@@ -57,6 +57,35 @@ class MoleculeCard(_Record):
     atoms: int
 
 
+class InputCard(_Record):
+    """An input of the condition: its name in condition files, its kind (see `data.conditions`), units, and how it is scaled."""
+
+    name: str
+    kind: Literal["lag", "map", "scalar", "class", "month", "ensemble_mean"]
+    variable: str
+    units: str = "1"
+    dims: tuple[str, ...] = ()
+    lag: int = 0
+    classes: int = 0
+    mean: float = 0.0
+    scale: float = 1.0
+
+
+class ConditionCard(_Record):
+    """What a conditional model is given, and the regression of its states on that, see `gaussian.regression`.
+
+    `explained` is the share of the training states' variance that the mean given the condition has in cross-validation. With
+    `dropout` above 0 the network knows what it does without a condition.
+    """
+
+    inputs: tuple[InputCard, ...] = Field(min_length=1)
+    shrinkage: float
+    num_modes: int
+    penalty: float
+    explained: float
+    dropout: float = 0.0
+
+
 class ScoreCard(_Record):
     """Mean square denoising errors per entry by log-SNR on one set of states: the model's, the Gaussian's, and their ratio."""
 
@@ -109,6 +138,7 @@ class Card(_Record):
     variables: tuple[VariableCard, ...] = Field(min_length=1)
     reference: ReferenceCard
     molecule: MoleculeCard | None = None
+    condition: ConditionCard | None = None
     network: NetworkConfig | ConformerNetworkConfig | None = None
     sampling: SamplingConfig = SamplingConfig()
     data: DataCard = DataCard()

@@ -16,10 +16,12 @@ from ..config.run import INDEPENDENT_KEYS, RunConfig
 from ..config.validation import without_none
 from ..host.stop import StopReason, StopRequested, StopSignals, request_stop, stop_requested
 from ..models.card import Model
+from ..schema.conditions import matched
 from ..solvers.solution import BlockSolution, Solution, Stopped, Unfinished
 from ..store.folder import Store
 from ..store.unfinished import discard_draft, find_drafts, fingerprint, read_draft, write_draft
 from ..theory.grid import Block
+from .conditions import coordinates_of
 from .density import density_columns
 from .reporting import EventLog, Progress
 from .resolve import ResolvedRun
@@ -174,7 +176,8 @@ class _Work:
         self.note, samples = self.name, self.batch.samples
         sampler, comm = self.run.resolved.sampler, self.run.ranks.time
         try:
-            return sampler.draw(samples, comm=comm, resume=self.batch.resume(), callback=self)
+            given = self.run.resolved.condition_of(samples)
+            return sampler.draw(samples, condition=given, comm=comm, resume=self.batch.resume(), callback=self)
         except Stopped as stopped:
             if self.run.ranks.writer and stopped.solution is not None:
                 _store(self.run, [samples[k] for k in stopped.done], stopped.solution, gaps)
@@ -231,10 +234,10 @@ def _stop_asked(run: Run) -> StopReason:
 
 
 def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str, np.ndarray]) -> None:
-    resolved = run.resolved
+    resolved, given = run.resolved, run.resolved.condition_of(samples)
     run.store.write(
         samples,
-        resolved.model.decode(solution.x.cpu()),
+        resolved.model.decode(resolved.finished(solution.x).cpu(), given if given is None else matched(given, torch.zeros(()))),
         _per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
         allow_nan=gaps,
     )
@@ -247,13 +250,14 @@ def _keep(run: Run, batch: Batch, unfinished: Unfinished) -> None:
 
 def _gaps(model: Model) -> dict[str, np.ndarray]:
     """Where a variable has no value in any sample (land in an ocean model): the points that a zero state decodes to NaN."""
-    empty = model.decode(torch.zeros(1, *model.event_shape))
+    empty = model.normalisation.decode(torch.zeros(1, *model.event_shape))
     return {name: np.isnan(values[0]) for name, values in empty.items()}
 
 
 def _per_sample(config: RunConfig, samples: Sequence[int], solution: Solution) -> dict[str, np.ndarray]:
     """Cost and convergence of every sample, as stored beside the fields."""
     return {
+        **coordinates_of(config, samples),
         "seed": np.full(len(samples), config.seed, dtype=np.int64),
         "sweeps": solution.sweeps.numpy().astype(np.int32),
         "residual": solution.residual.numpy().astype(np.float32),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, cast, get_args
 
 import torch
@@ -16,6 +16,7 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
 from ..integrators.corrector import critical_corrector
+from ..models.guidance import guided
 from ..models.volume import num_directions
 from ..solvers.collocation import Collocation
 from ..solvers.evaluate import Score
@@ -29,9 +30,11 @@ from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.phase import PhaseSpace
 from ..theory.process import PSLD, Process, forward_time
+from .steady import SteadyScore
 
 if TYPE_CHECKING:
     from ..models.card import Model
+    from ..models.observations.reading import Given
 
 # samples of a chain that a coarse grid merely blurs stay well below this
 MAX_GROWTH = 10.0
@@ -126,6 +129,17 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
     return load_refitted(config.solver.reference, model.reference)
 
 
+def make_posterior(config: RunConfig, model: Model, reference: GaussianReference) -> Given | None:
+    """The posterior given the configured observations, by the run's Gaussian; None for a run without. Raises ConfigError."""
+    from ..models.observations.reading import read_given
+
+    if config.observations is None:
+        return None
+    if model.conditioning is not None:
+        raise ConfigError(f"observations: {model.name} is conditional; only models without conditions take observations")
+    return read_given(config.observations, replace(model, reference=reference), config.model)
+
+
 def make_scheme(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:
     """The chain of the configured integrator, the collocation with as many points, or one step for a generator of one call."""
     if config.chain.generator is not None:
@@ -162,7 +176,11 @@ def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
     """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call."""
     if config.chain.generator is not None:
         return cast(Score, plugins.call("chain.generator", config.chain.generator, model))
-    return integrators.score_of(config.chain.method.name, model.score, model.process, grid, model.reference)
+    # networks of this package cannot answer by chance, and compiled ones would be compiled for one more number of rows
+    score = SteadyScore(model.score) if model.denoiser is None else model.score
+    if model.conditioning is not None:
+        score = guided(score, model.conditioning.null, config.condition.guidance)
+    return integrators.score_of(config.chain.method.name, score, model.process, grid, model.reference)
 
 
 def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:

@@ -47,11 +47,13 @@ def choose(resolved: ResolvedRun, comm: Communicator, *, ranks: int, threads: in
     config = resolved.config
     if not (config.solver.free or "auto" in (config.compute.model_batch, config.output.batch)):
         return Choice(resolved, count_time_ranks(config, ranks))
-    ways = Ways(resolved, ranks, network or Network())
-    crowded = comm.size > 1 and ranks_here() * threads > len(os.sched_getaffinity(0))
+    turns = 1.0 if comm.size == 1 else max(1.0, ranks_here() * threads / len(os.sched_getaffinity(0)))
+    ways = Ways(resolved, ranks, network or Network(), turns)
     times = None
-    if comm.bcast_object(crowded or not _certain(ways)):
-        times = time_calls(resolved.sampler, comm, lambda known: ways.fastest(known).seconds, ways.most_rows)
+    if comm.bcast_object(turns > 1 or not _certain(ways)):
+        times = time_calls(
+            resolved.sampler, comm, lambda known: ways.fastest(known).seconds, ways.most_rows, resolved.condition_of
+        )
     # ranks on different processors may round differently, and must not choose differently
     settings, time_ranks, text = comm.bcast_object(_decided(ways, times))
     return Choice(resolved.with_settings(settings), time_ranks, text)

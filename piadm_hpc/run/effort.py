@@ -35,14 +35,15 @@ def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
     """Estimate the NFE of a sample that takes `sweeps` sweeps over a whole block, shared by `time_ranks` ranks.
 
     After k sweeps the first k points of a block are exact and are not evaluated again. All points of a collocation take part
-    in every sweep.
+    in every sweep but the first few.
     """
     chain, options, lengths = sampler.chain, sampler.options, sampler.step_counts
     if options.solver == "sequential":
         return Effort(0, sum(lengths), sum(lengths), sum(lengths))
     if chain.sequential_rounds is None:
-        points = chain.num_steps
-        return Effort(sweeps, sweeps, sweeps * points, sweeps * -(-points // time_ranks))
+        first = chain.point_counts[:sweeps] if options.tol is not None else ()
+        counts = [*first, *[chain.num_steps] * (sweeps - len(first))]
+        return Effort(sweeps, sweeps, sum(counts), sum(-(-points // time_ranks) for points in counts))
     if window_of(sampler).moves:
         return _moving(sampler, sweeps, time_ranks)
     left = [(length, length - done) for length in lengths for done in range(min(sweeps, length))]

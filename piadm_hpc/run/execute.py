@@ -25,6 +25,7 @@ from ..host.launcher import LOCAL_RANKS, first_number, ranks_here
 from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
 from ..models.card import load_model
+from ..models.observations.record import FILE, write_table
 from ..store.errors import StoreError
 from ..store.folder import Store
 from ..store.provenance import global_attributes
@@ -32,6 +33,7 @@ from ..store.reading import open_run
 from ..store.unfinished import clear_drafts
 from .batches import Batch, Drawn, Run, draw_batches, missing_batches
 from .choose import Choice, choose, solver_of_run
+from .conditions import completed, layout_of
 from .reporting import EventLog, Summary, set_up_logging
 from .resolve import ResolvedRun, resolve
 
@@ -55,6 +57,7 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
     """Draw the samples of a run that are missing; collective. Returns the same summary on every rank."""
+    config = completed(config)
     given = config.compute.time_ranks
     ranks = rank_grid(None if given == "auto" else int(given))
     torch.set_num_threads(threads(config))
@@ -174,7 +177,7 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
         command=command,
     )
     shape: dict[str, Any] = {
-        "layout": model.layout,
+        "layout": layout_of(config, model.layout),
         "samples": config.ids,
         "shard_size": int(config.output.batch),
         "attributes": attributes,
@@ -182,7 +185,10 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
     }
     if not ranks.root:
         return Store.attach(config.out, **shape)
-    return Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
+    store = Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
+    if resolved.given is not None:
+        write_table(store.folder / FILE, resolved.given.table)
+    return store
 
 
 def _set_damaged_aside(run: Run) -> None:

@@ -15,6 +15,7 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import launcher_size
 from ..models.card import load_model
+from ..schema.conditions import Condition, rows_of
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import BlockSolver
 from ..solvers.solution import Solution
@@ -54,6 +55,7 @@ class Plan:
     arrangement: Arrangement
     communication: float
     chosen: str = ""
+    observations: str = ""
 
     def __str__(self) -> str:
         chosen = f"  {self.chosen}\n" if self.chosen else ""
@@ -74,6 +76,7 @@ class Plan:
             f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
+            f"{self.observations}"
             f"  arrangement      {self.arrangement}\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
             f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages{in_sequence}{faster}"
@@ -141,8 +144,9 @@ def _chosen(config: RunConfig, ranks: int, network: Network) -> Choice:
 def _estimate(choice: Choice, groups: int, pilot: bool, memory: float | None) -> _Estimate:
     resolved, sampler, config = choice.resolved, choice.resolved.sampler, choice.resolved.config
     rows = min(int(config.compute.model_batch), _batch(config, groups) * _longest(sampler))
-    seconds, activations = _timed_call(sampler, rows)
-    measured = sampler.draw([config.ids[0]]) if pilot else None
+    seconds, activations = _timed_call(sampler, rows, resolved.condition_of([0] * rows))
+    first = config.ids[:1]
+    measured = sampler.draw(first, condition=resolved.condition_of(first)) if pilot else None
     return _Estimate(resolved, solver_of(sampler), seconds, activations, measured, memory, choice.text)
 
 
@@ -174,7 +178,8 @@ class _Estimate:
         in_sequence, even = sampler.sequential_rounds, -(-len(config.ids) // ranks)
 
         def memory(points: int, slots: int) -> int:
-            return memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
+            held = memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
+            return held + (0 if resolved.given is None else resolved.given.bytes_held(points))
 
         return Plan(
             ranks=ranks,
@@ -202,6 +207,7 @@ class _Estimate:
             ),
             communication=communication,
             chosen=self.chosen,
+            observations="" if resolved.given is None else f"  observations     {resolved.given.cost(_longest(sampler))}\n",
         )
 
     def _effort(self, time_ranks: int) -> Effort:
@@ -224,16 +230,17 @@ def _longest(sampler: Sampler) -> int:
     return sampler.chain.num_steps if window_of(sampler).moves else max(sampler.step_counts)
 
 
-def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
+def _timed_call(sampler: Sampler, rows: int, condition: Condition | None) -> tuple[float, int]:
     """Seconds per row of one call of the network, and the most bytes that it took beyond those in use before."""
     fields = () if sampler.chain.reads == 1 else (sampler.chain.reads,)
     x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
+    given = () if condition is None else (condition,)
     with torch.no_grad():
-        sampler.score(x[:1], t[:1])
+        sampler.score(x[:2], t[:2], *(rows_of(part, slice(2)) for part in given))
         before = _peak()
         start = time.perf_counter()
-        sampler.score(x, t)
+        sampler.score(x, t, *given)
         spent = time.perf_counter() - start
     return spent / rows, _peak() - before
 

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
+from ..models.observations.reading import Given
+from ..schema.conditions import Condition
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..theory.grid import TimeGrid
-from .build import make_grid, make_options, make_reference, make_scheme, make_score, projection_of, time_range
+from .build import (
+    make_grid,
+    make_options,
+    make_posterior,
+    make_reference,
+    make_scheme,
+    make_score,
+    projection_of,
+    time_range,
+)
+from .conditions import completed, encoded_conditions, of_samples
 
 STEPS = 48  # of a chain, where the model's card does not say
 
@@ -33,6 +46,8 @@ class ResolvedRun:
         reference: the Gaussian that chain and sweeps are built on; the model's own, or one from a file.
         grid: points in the model's own time.
         sampler: draws the samples.
+        given: the observations that samples are conditioned on, or None.
+        condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
     """
 
     config: RunConfig
@@ -40,6 +55,12 @@ class ResolvedRun:
     reference: GaussianReference
     grid: TimeGrid
     sampler: Sampler
+    given: Given | None = None
+    condition: Condition | None = None
+
+    def condition_of(self, samples: Sequence[int]) -> Condition | None:
+        """The condition of every sample, by the samples' ids."""
+        return of_samples(self.condition, self.config.condition.count, samples)
 
     @property
     def scheme(self) -> Scheme:
@@ -50,6 +71,15 @@ class ResolvedRun:
         """The same run with some keys of the sections `solver`, `compute` and `output` changed; the scheme stays as it is."""
         config = self.config.replace(**settings)
         return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
+
+    def finished(self, states: Tensor) -> Tensor:
+        """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior."""
+        if self.given is None:
+            return states
+        step, last = self.given.posterior.last_step, self.scheme.t[-1]
+        rows = self.sampler.options.model_batch or len(states)
+        with torch.no_grad():
+            return torch.cat([step(part, last) for part in torch.split(states, rows)])
 
     def require_points(self, time_ranks: int) -> None:
         """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` ranks."""
@@ -72,7 +102,12 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     """
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
-    config = with_defaults(config, model, reference)
+    config = with_defaults(completed(config), model, reference)
+    own, given = model, make_posterior(config, model, reference)
+    if given is not None:
+        config = config.replace(observations={"sha256": given.table.sha256})
+        model, reference = given.seen_by(model), given.posterior.reference
+    condition = encoded_conditions(config, own, device)
     grid = make_grid(config, model)
     scheme = make_scheme(config, model, grid, reference)
     sampler = Sampler(
@@ -84,10 +119,11 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
         reference=reference,
         prior=model.reference,
         project=projection_of(model, device),
+        stride=config.condition.count,
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
-    return ResolvedRun(config, model, reference, grid, sampler)
+    return ResolvedRun(config, own, reference, grid, sampler, given, condition)
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
@@ -117,7 +153,8 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":
-        config = config.replace(chain={"eta": suits.get("eta", 1.0) if config.chain.method.eta else 0.0})
+        usual = suits.get("eta", 1.0) if config.observations is None else 0.0
+        config = config.replace(chain={"eta": usual if config.chain.method.eta else 0.0})
     if config.chain.integrator == "auto":
         config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
     spec = config.grid

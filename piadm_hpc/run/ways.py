@@ -21,9 +21,9 @@ from .resolve import ResolvedRun, count_time_ranks
 
 CAP = 3.0  # sweeps and the steps that take over from them end within this many times what steps alone take
 BESIDE = 1.1  # a sweep costs about a tenth more than its calls
+SWEEP = 0.005  # seconds of a sweep in which processors work outside the network, on one core a rank
 STORING = 0.02  # seconds in which a batch is compressed, written and renamed
-LONGEST = 60.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
-NEAR = 1.02  # predicted time, relative to the shortest, at which a batch is large enough
+LONGEST = 30.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
 HELD = 1 / 4  # share of a rank's memory that the solver's arrays may take
 
 
@@ -52,11 +52,12 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Ways:
-    """The ways that are open to a run on `ranks` ranks."""
+    """The ways that are open to a run on `ranks` ranks, of which `turns` share a core."""
 
     resolved: ResolvedRun
     ranks: int
     network: Network
+    turns: float = 1.0
 
     def fastest(self, times: CallTimes) -> Predicted:
         """The way that is predicted to be the fastest."""
@@ -157,20 +158,21 @@ class Ways:
         return HELD * (torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else memory_of_host(self.ranks))
 
     def _batched(self, way: Way, times: CallTimes) -> Predicted:
-        """One way, with the smallest batch that is about as fast as any."""
+        """One way, with its fastest batch: the largest, unless larger calls take longer than their rows."""
         found = [Predicted(way, batch, self._seconds(way, batch, times)) for batch in self._batches(way.time_ranks)]
         groups, samples = self.ranks // way.time_ranks, len(self.resolved.config.ids)
         short = [one for one in found if one.seconds * one.batch * groups <= LONGEST * samples] or found[:1]
-        least = min(one.seconds for one in short)
-        return next(one for one in short if one.seconds <= NEAR * least)
+        return min(short, key=lambda one: one.seconds)
 
     def _seconds(self, way: Way, batch: int, times: CallTimes) -> float:
         """The wall time of the group of ranks that has most samples."""
         effort, known = self._efforts[way], Predicted(way, batch, 0.0)
         calls = self._rounds_of(known, effort.rounds, times, rows=self._rows(way))
-        calls *= BESIDE if way.kind == "picard" else 1.0
-        number = -(-self._share(way) // batch)
-        return calls + number * (self._messages(effort, way.time_ranks, batch) + STORING)
+        number, beside = -(-self._share(way) // batch), STORING
+        if way.kind == "picard":
+            calls *= BESIDE
+            beside += effort.rounds * SWEEP * self.turns + self._messages(effort, way.time_ranks, batch)
+        return calls + number * beside
 
     def _rounds_of(self, known: Predicted, rounds: int, times: CallTimes, rows: float = 1.0) -> float:
         """Seconds of `rounds` rounds of all samples of a group, batch after batch, with `rows` rows of each sample on a rank."""

@@ -62,8 +62,8 @@ def _of_noise(chain: Scheme, x0: Tensor, noise: NoiseSource | Tensor | None) -> 
     if isinstance(noise, Tensor):
         if noise.ndim < 2 or noise.shape[1] != len(x0):
             yield f"noise is {list(noise.shape)} for {len(x0)} samples; give [steps, samples, *event]"
-        elif len(noise) < chain.num_steps or noise[0, 0].numel() != chain.channels * size:
-            event = list(x0.shape[1:]) if chain.channels == 1 else [chain.channels, *x0.shape[1:]]
+        elif len(noise) < chain.num_steps or noise[0, 0].numel() != chain.drawn * size:
+            event = list(x0.shape[1:]) if chain.drawn == 1 else [chain.drawn, *x0.shape[1:]]
             yield f"noise is {list(noise.shape)}; this chain draws [{chain.num_steps}, {len(x0)}, {', '.join(map(str, event))}]"
     elif noise is not None and getattr(noise, "size", size) != size:
         yield f"noise draws fields of {noise.size} entries, but states have {size}; give Noise(seed, {size})"  # type: ignore[attr-defined]

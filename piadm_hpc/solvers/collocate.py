@@ -7,10 +7,12 @@ or its nodes do not resolve the remainder. Errors are bounded from node to node 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..comm.communicator import Communicator
 from ..theory.grid import Partition
@@ -18,8 +20,9 @@ from .collocation import Collocation
 from .evaluate import Evaluator
 from .options import Options
 from .pieces import PieceTables, Slot, Task, Visited
+from .remainders import remainders
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of, inherited
+from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of, inherited, shortfall
 from .whitening import Whitening
 
 SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
@@ -36,14 +39,15 @@ class CollocationSolver:
         self, scheme: Collocation, evaluator: Evaluator, first: Tensor, samples: Sequence[int], options: Options,
         comm: Communicator, should_stop: ShouldStop | None,
     ):  # fmt: skip
-        self.scheme, self.evaluator, self.samples, self.options, self.comm = scheme, evaluator, list(samples), options, comm
-        self.should_stop = should_stop
+        self.scheme, self.evaluator, self.samples, self.options = scheme, evaluator, list(samples), options
+        self.comm, self.should_stop = comm, should_stop
         self.whitening = Whitening.of(scheme, first)
         self.reference, self.first = self.whitening.reference, first
-        self.basis = self.reference.basis
-        self.tables: dict[tuple[float, float], PieceTables] = {}
+        self.tables: dict[tuple[float, float, int], PieceTables] = {}
+        self.counts = scheme.point_counts if options.tol is not None else (scheme.points,)
         self.result = BlockSolution.unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
+        self.length = scheme.span[1] - scheme.span[0]
         self.visited: list[list[Visited]] = [[] for _ in samples]
         self.waiting = list(range(len(samples)))
         self.slots: list[Slot] = []
@@ -68,6 +72,11 @@ class CollocationSolver:
         entering, self.waiting = self.waiting[:free], self.waiting[free:]
         self.slots += [self._enter(index) for index in entering]
 
+    @property
+    def precision(self) -> float:
+        """Relative rounding of states and of the scores so far."""
+        return max(self.evaluator.resolution, torch.finfo(self.first.dtype).eps)
+
     def _check_stop(self) -> None:
         """Raise Interrupted, with the samples that are done, if a stop was requested."""
         open_samples = {*self.waiting, *(slot.index for slot in self.slots)}
@@ -82,47 +91,30 @@ class CollocationSolver:
         return slot
 
     def _start(self, slot: Slot) -> None:
-        """Begin the next piece of a sample. Samples on the same piece share its tables."""
-        span = slot.todo[-1].low, slot.todo[-1].high
-        if span not in self.tables:
-            self.tables[span] = PieceTables.of(self.scheme, self.reference, *span, self.first)
-        slot.start(self.tables[span])
+        """Begin the next piece of a sample: the whole range with few nodes, its parts with all of them."""
+        task = slot.todo[-1]
+        whole = (task.low, task.high) == self.scheme.span
+        slot.start(self._tables(task.low, task.high, self.counts[0] if whole else self.scheme.points))
+
+    def _tables(self, low: float, high: float, nodes: int) -> PieceTables:
+        """The tables of a piece with so many nodes; samples on the same piece share them."""
+        key = low, high, nodes
+        if key not in self.tables:
+            self.tables[key] = PieceTables.of(replace(self.scheme, points=nodes), self.reference, low, high, self.first)
+        return self.tables[key]
 
     def _evaluate(self) -> None:
         """Evaluate the remainders at all nodes, an equal share on every rank, and gather them on all ranks."""
-        pairs = [(slot, node) for node in range(self.scheme.points) for slot in self.slots]
+        pairs = [(slot, node) for slot in self.slots for node in range(slot.tables.nodes)]
         cut = Partition(len(pairs), self.comm.size)
         own = pairs[cut.slice(self.comm.rank)]
-        mine = self.evaluator.together(self.comm, partial(self._remainders, own))
+        mine = self.evaluator.together(self.comm, partial(remainders, self.whitening, self.evaluator, own, self.samples))
         everyone = self.comm.allgather(mine, [cut.length(rank) for rank in range(self.comm.size)])
-        for number, slot in enumerate(self.slots):
-            slot.evaluated = everyone[number :: len(self.slots)]
-            slot.age += 1
-            self.result.calls[slot.index] += self.scheme.points
+        counts = [slot.tables.nodes for slot in self.slots]
+        for slot, evaluated in zip(self.slots, torch.split(everyone, counts), strict=True):
+            slot.evaluated, slot.age = evaluated, slot.age + 1
+            self.result.calls[slot.index] += slot.tables.nodes
             self.result.sweeps[slot.index] += 1
-
-    def _remainders(self, own: Sequence[tuple[Slot, int]]) -> Tensor:
-        """Compute g = sigma^2 (s / sqrt(v) + y / v) at this rank's pairs of slot and node, [pairs, n]; or ScoreError."""
-        remainders = self.first.new_empty(len(own), self.basis.num_coords)
-        rows = self.evaluator.max_rows or max(1, len(own))
-        for start in range(0, len(own), rows):
-            pairs = own[start : start + rows]
-            signal, sigma, times = self._levels_at(pairs)
-            y = torch.stack([slot.path[node] for slot, node in pairs])
-            root = torch.stack([slot.tables.root[node] for slot, node in pairs])
-            x = self.evaluator.project(self.basis.synthesise(root * y) + signal[:, None] * self.reference.mean)
-            ids = [self.samples[slot.index] for slot, _ in pairs]
-            score = self.evaluator(x[:, None], times, ids)
-            self.evaluator.check(score, times, ids)
-            whitened = self.basis.analyse(score[:, 0]).div_(root).add_(y / root**2)
-            remainders[start : start + rows] = whitened.mul_(sigma[:, None] ** 2)
-        return remainders
-
-    def _levels_at(self, pairs: Sequence[tuple[Slot, int]]) -> tuple[Tensor, ...]:
-        """Signal, noise and time [pairs] at some nodes."""
-        at = [(slot.tables.piece, node) for slot, node in pairs]
-        levels = [torch.stack([getattr(piece, name)[node] for piece, node in at]) for name in ("alpha", "sigma", "t")]
-        return tuple(level.to(self.first) for level in levels)
 
     def _advance(self) -> None:
         """Compute the new paths, bound the errors of the evaluated ones, and estimate the error that the nodes leave."""
@@ -136,18 +128,21 @@ class CollocationSolver:
             start = torch.cat([slot.y[None], slot.path[:-1]])
             sizes = [self.whitening.size(part, self.options.scale) for part in (defect, move, grown, start, doubt)]
             spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
-            measured.append(torch.stack([*sizes, spread.to(sizes[0])]))
+            found = torch.stack([*sizes, spread.to(sizes[0])])
+            measured.append(functional.pad(found, (0, self.scheme.points - tables.nodes)))
             slot.at, slot.remainder = slot.path[:-1], slot.evaluated
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
         shared = self.comm.max(torch.nan_to_num(torch.stack(measured, dim=-1), nan=float("inf"), posinf=float("inf")))
         motion = Motion(shared[:4])
-        growth = growth_of(motion, torch.zeros_like(motion.move), self._precision())
+        growth = growth_of(motion, torch.zeros_like(motion.move), self.precision)
+        limit = SAFETY * min(self.options.tol or SMALL, SMALL)
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
-        alone = error_bounds(growth, motion.defect, torch.zeros_like(carried))[-1]
-        bounds = alone, alone + inherited(growth, carried)
+        path = error_bounds(growth, motion.defect, torch.zeros_like(carried))
+        alone = limit * shortfall(path, limit, torch.ones(len(path), dtype=torch.float64))
+        bounds = alone, path[-1] + inherited(growth, carried)
         for number, slot in enumerate(self.slots):
-            slot.rounded = bool((motion.defect[:, number] <= ROUNDING * self._precision() * motion.size[:, number]).all())
+            slot.rounded = bool((motion.defect[:, number] <= ROUNDING * self.precision * motion.size[:, number]).all())
             own, slot.bound = (float(end[number]) if slot.age > 1 or slot.rounded else float("inf") for end in bounds)
             slot.doubt, slot.spread = (float(part.max()) for part in shared[4:, :, number])
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
@@ -158,11 +153,12 @@ class CollocationSolver:
         tol = self.options.tol
         if tol is None:
             return self._piece_done(slot, Status.DEPTH_REACHED) if slot.age >= (self.options.sweeps or 1) else slot
-        piece, (first, last) = slot.tables.piece, self.scheme.span
-        share = (piece.high - piece.low) / (last - first)
+        share = slot.tables.piece.length / self.length
         # the error of a short piece may still grow in all the pieces that follow it
         met = slot.best <= SAFETY * min(tol, SMALL) * share**2 or (slot.rounded and slot.best <= tol * share)
-        resolved = slot.doubt <= max(RESOLVED * tol, ROUNDING * self._precision())
+        resolved = slot.doubt <= max(RESOLVED * tol, ROUNDING * self.precision)
+        if slot.tables.nodes < self.scheme.points:
+            return self._grow(slot)
         if met and resolved:
             return self._piece_done(slot, Status.CONVERGED)
         if slot.rounded and slot.idle >= PATIENCE and resolved:
@@ -175,10 +171,15 @@ class CollocationSolver:
         self._halve(slot, keep=unresolved)
         return slot
 
+    def _grow(self, slot: Slot) -> Slot:
+        """Sweep over more nodes next, from the polynomials through the present ones."""
+        nodes = self.scheme.points if slot.rounded else next(count for count in self.counts if count > slot.tables.nodes)
+        slot.grow(self._tables(slot.tables.piece.low, slot.tables.piece.high, nodes))
+        return slot
+
     def _halve(self, slot: Slot, *, keep: bool) -> None:
         """Cut the present piece in two; with `keep` the halves start from its remainders, interpolated at their nodes."""
-        task = slot.todo.pop()
-        middle = (task.low + task.high) / 2
+        task, middle = slot.todo.pop(), slot.tables.piece.low + slot.tables.piece.length / 2
         for low, high in ((middle, task.high), (task.low, middle)):
             predicted = self.scheme.inherit(task.low, task.high, (low, high)).to(slot.y) @ slot.remainder if keep else None
             slot.todo.append(Task(low, high, predicted))
@@ -204,7 +205,3 @@ class CollocationSolver:
             return slot
         self.result.end[index, 0] = self.evaluator.project(self.whitening.leave(slot.y))
         return None
-
-    def _precision(self) -> float:
-        """Relative rounding of states and scores."""
-        return max(self.evaluator.resolution, torch.finfo(self.first.dtype).eps)

@@ -21,13 +21,14 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference, Smoothness
+from ..theory.chebyshev import chebyshev_nodes, integrals, interpolation, left_by_last
 from ..theory.grid import TimeGrid
 from ..theory.process import Process
 
 EDGE = 1 / 16  # share of the tolerance that the part of the range left to the Gaussian may cost
 SHARE = 1 / 4  # share of the tolerance that the interpolation at the chosen points may cost
 FEWEST, MOST = 5, 64  # limits of the number of points
-DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
+FIRST, MORE = 8, 4  # points of the first sweep, and of every further one: sweeps gain half a digit each, eight points a digit
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Collocation:
     points: int
     backward: bool = False
 
-    channels, reads, stochastic, basis, sequential_rounds, knows_levels = 1, 1, False, None, None, True
+    channels, reads, drawn, stochastic, basis, sequential_rounds, knows_levels = 1, 1, 1, False, None, None, True
     needs_reference = False
 
     def __post_init__(self) -> None:
@@ -75,6 +76,11 @@ class Collocation:
         times = (self.delta, self.horizon) if self.backward else (self.horizon, self.delta)
         ends = self.process.time(torch.tensor(times, dtype=torch.float64))
         return torch.cat([ends[:1], nodes, ends[1:]])
+
+    @cached_property
+    def point_counts(self) -> tuple[int, ...]:
+        """The numbers of points that the first sweeps over the whole range evaluate; the last one is all of them."""
+        return (*range(FIRST, self.points, MORE), self.points)
 
     @property
     def num_steps(self) -> int:
@@ -107,7 +113,7 @@ class Collocation:
         t = self.process.time(theta)
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         root = torch.sqrt(self.reference.variance(alpha, sigma).cpu())
-        weights, doubt = (torch.from_numpy(table) * (high - low) / 4 for table in (_integrals(x), _doubt(x)))
+        weights, doubt = (torch.from_numpy(table) * (high - low) / 4 for table in (integrals(x), left_by_last(x)))
         return Piece(low, high, t[:-1], alpha, sigma, root, weights, doubt)
 
     def remainder(self, piece: Piece, reference: GaussianReference, x: Tensor, score: Tensor) -> Tensor:
@@ -121,8 +127,7 @@ class Collocation:
         """Return the matrix [points, points] that interpolates from the nodes of low .. high to the nodes of a part of it."""
         x = chebyshev_nodes(self.points)
         inside = part[0] + (part[1] - part[0]) * (x + 1) / 2
-        there = chebyshev.chebvander(2 * (inside - low) / (high - low) - 1, self.points - 1)
-        return torch.from_numpy(there @ np.linalg.inv(chebyshev.chebvander(x, self.points - 1)))
+        return interpolation(x, 2 * (inside - low) / (high - low) - 1)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,11 @@ class Piece:
     weights: Tensor
     doubt: Tensor
 
+    @property
+    def length(self) -> float:
+        """Its part of the range of log-SNRs."""
+        return self.high - self.low
+
 
 def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple[float, int]:
     """Choose the log-SNR to begin at and the number of points, for an error of `tol` between log-SNRs low and high.
@@ -173,37 +183,11 @@ def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple
     for points in range(FEWEST, MOST + 1):
         x = chebyshev_nodes(points)
         at_nodes = chebyshev.chebvander(begin + scale * (x + 1), len(nodes) - 1) @ lagrange
-        doubt = _doubt(x) @ at_nodes * half * scale / 2
-        missed = _integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
+        doubt = left_by_last(x) @ at_nodes * half * scale / 2
+        missed = integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
         if max(size(doubt).max(), size(missed).max()) <= SHARE * tol:
             break
     return low + (high - low) * first / (len(places) - 1), points
-
-
-def chebyshev_nodes(points: int) -> np.ndarray:
-    """Return the zeros of the Chebyshev polynomial in increasing order; they leave out the ends, where the remainder vanishes."""
-    return -np.cos(math.pi * (np.arange(points) + 0.5) / points)
-
-
-def highest_coefficients(points: int) -> Tensor:
-    """Return the matrix [DROPPED, points] that gives the last Chebyshev coefficients of values at the nodes."""
-    x = chebyshev_nodes(points)
-    return torch.from_numpy(np.linalg.inv(chebyshev.chebvander(x, points - 1))[-DROPPED:].copy())
-
-
-def _integrals(x: np.ndarray) -> np.ndarray:
-    """Integrate the Lagrange polynomials of nodes x from -1 to every node and to 1, [M + 1, M]."""
-    lagrange = np.linalg.inv(chebyshev.chebvander(x, len(x) - 1))
-    summed = chebyshev.chebint(lagrange, lbnd=-1.0)
-    return np.asarray(chebyshev.chebvander(np.append(x, 1.0), len(x)) @ summed)
-
-
-def _doubt(x: np.ndarray) -> np.ndarray:
-    """Compute the share of the last Chebyshev coefficients in those integrals, [M + 1, M]."""
-    vandermonde = chebyshev.chebvander(x, len(x) - 1)
-    kept = vandermonde.copy()
-    kept[:, -DROPPED:] = 0
-    return np.asarray(_integrals(x) @ (np.eye(len(x)) - kept @ np.linalg.inv(vandermonde)))
 
 
 def _log_snr(theta: float) -> float:

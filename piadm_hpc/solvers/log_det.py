@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..gaussian.density import degrees_within
+from ..theory.chebyshev import highest_coefficients
 from ..theory.grid import Partition
 from ..theory.noise import GivenNoise, NoiseSource
-from .collocation import highest_coefficients
 from .evaluate import Evaluator
 from .pieces import Visited
 from .solution import LogDet

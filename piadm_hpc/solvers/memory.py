@@ -26,9 +26,10 @@ def collocation_bytes(scheme: Collocation, slots: int, itemsize: int, kept: int 
     Every slot keeps its state, two paths over the M nodes and the end, and the remainders of two sweeps; for log-determinants
     the paths of `kept` samples stay.
     """
-    basis, nodes = scheme.reference.basis, scheme.points
+    basis, nodes, tables = scheme.reference.basis, scheme.points, 0
     n, width = basis.num_coords, basis.expand(torch.zeros(1, basis.num_shells)).shape[-1]
-    tables = (nodes + 1) * width + 3 * (nodes + 1) * nodes
-    if scheme.reference.response is not None:
-        tables += (nodes + nodes**2) * width
+    for count in scheme.point_counts:
+        tables += (count + 1) * width + 3 * (count + 1) * count
+        if scheme.reference.response is not None:
+            tables += (count + count**2) * width
     return itemsize * (tables + slots * n * (1 + 2 * (nodes + 1) + 2 * nodes) + kept * n * (nodes + 1))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
+from ..theory.chebyshev import chebyshev_nodes, interpolation
 from .collocation import Collocation, Piece
 
 
@@ -32,6 +34,11 @@ class PieceTables:
     doubt: Tensor
     gain: Tensor | None
     inverse: Tensor | None
+
+    @property
+    def nodes(self) -> int:
+        """The number of nodes M."""
+        return len(self.piece.t)
 
     @classmethod
     def of(cls, scheme: Collocation, reference: GaussianReference, low: float, high: float, like: Tensor) -> PieceTables:
@@ -137,6 +144,18 @@ class Slot:
     spread: float = 0.0
     rounded: bool = False
     carried: float = 0.0
+
+    def grow(self, tables: PieceTables) -> None:
+        """Go on with the more nodes of other tables of the same piece, from the polynomials through what is known.
+
+        The remainders form one polynomial, and the states at which they were evaluated, with the first state, another.
+        """
+        old, new = chebyshev_nodes(len(self.at)), chebyshev_nodes(tables.nodes)
+        self.remainder = interpolation(old, new).to(self.y) @ self.remainder
+        self.at = interpolation(np.append(-1.0, old), new).to(self.y) @ torch.cat([self.y[None], self.at])
+        self.tables = tables
+        self.path = tables.path(self.y, self.remainder, self.at)
+        self.idle, self.bound, self.best = 0, float("inf"), float("inf")
 
     def start(self, tables: PieceTables) -> None:
         """Begin the present piece, on the reference's flow or with the remainders predicted from a larger piece."""

@@ -115,7 +115,9 @@ class Pipeline(CollocationSolver):
         """Advance all paths, and note the ends that they have now and how far these moved."""
         self.rounds[sorted({slot.index // self.count for slot in self.slots})] += 1
         super()._advance()
-        self._note_ends([slot for slot in self.slots if (slot.tables.piece.low, slot.tables.piece.high) == self.scheme.span])
+        self._note_ends(
+            [slot for slot in self.slots if len(slot.todo) == 1 and (slot.todo[0].low, slot.todo[0].high) == self.scheme.span]
+        )
 
     def _note_ends(self, slots: Sequence[Slot]) -> None:
         """Pass the present ends of leads on, and note how far they moved since they were last passed on."""

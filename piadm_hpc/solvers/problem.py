@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -70,6 +71,16 @@ class Problem:
         """Return the score's input [rows, k, d] for coordinates z [rows, c, n], all at one point or each at its own."""
         return self.evaluator.project(self.basis.synthesise(self.chain.reading(points, z)))
 
+    def as_read(self, z: Tensor, x: Tensor) -> Tensor:
+        """Return coordinates z [rows, c, n] with their read channels replaced by those of the score's input x [rows, k, d].
+
+        A basis with more coordinates than entries has combinations that stand for nothing. Rounding puts a little into them,
+        no score answers it, and P alone would make it grow from step to step.
+        """
+        if not self.chain.plain or self.basis.num_coords <= math.prod(self.basis.event_shape):
+            return z
+        return torch.cat([self.basis.analyse(x), z[:, x.shape[1] :]], dim=1)
+
     def state(self, z: Tensor) -> Tensor:
         """Return the states [samples, c, d] that coordinates z [samples, c, n] stand for."""
         return self.evaluator.project(self.basis.synthesise(z))
@@ -95,7 +106,7 @@ class Problem:
         total = torch.zeros_like(like)
         if self.chain.stochastic:
             assert self.noise is not None
-            xi = self.noise.at([j + self.step_offset], samples, self.chain.channels, self.stream)[0].to(like)
+            xi = self.noise.at([j + self.step_offset], samples, self.chain.drawn, self.stream)[0].to(like)
             xi = self.basis.analyse(self.evaluator.project(xi))
             affine(total, None, expand(self.basis, self.chain.noise[j], like), xi)
         if self.mean is not None:

@@ -38,6 +38,7 @@ class Sampler:
         prior: first states are drawn from its marginal at the chain's first point; by default from that of the reference,
             and without either from N(0, alpha^2 + sigma^2).
         project: maps states to the subspace that all of them lie in, as in `solve`.
+        stride: samples whose ids agree in id // stride have the same noise, as those of one member under several conditions.
         dtype: precision of the states.
         device: device of the states.
     """
@@ -50,6 +51,7 @@ class Sampler:
     reference: GaussianReference | None = None
     prior: GaussianReference | None = None
     project: Projection | None = None
+    stride: int = 1
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
@@ -131,4 +133,4 @@ class Sampler:
 
     def noise(self) -> Noise:
         """Return the random numbers that seed and sample ids select."""
-        return Noise(self.seed, math.prod(self.event_shape), dtype=self.dtype, device=self.device)
+        return Noise(self.seed, math.prod(self.event_shape), dtype=self.dtype, device=self.device, stride=self.stride)

@@ -27,6 +27,11 @@ class Scheme(Protocol):
         ...
 
     @property
+    def drawn(self) -> int:
+        """Number of fields that a step draws."""
+        ...
+
+    @property
     def stochastic(self) -> bool:
         """Whether the scheme draws noise on the way."""
         ...
@@ -49,6 +54,11 @@ class Scheme(Protocol):
     @property
     def num_steps(self) -> int:
         """Number of points at which a sweep evaluates the score."""
+        ...
+
+    @property
+    def point_counts(self) -> tuple[int, ...]:
+        """Numbers of points that the first sweeps to a tolerance evaluate; the last one is that of all further sweeps."""
         ...
 
     @property

@@ -19,7 +19,9 @@ def run_steps(problem: Problem, z: Tensor, start: int, stop: int, samples: Seque
     times = problem.chain.t.to(device=z.device, dtype=z.dtype)
     for j in range(start, stop):
         t = times[j].expand(len(z))
-        score = problem.evaluator(problem.read(j, z), t, samples)
+        x = problem.read(j, z)
+        score = problem.evaluator(x, t, samples)
         problem.evaluator.check(score, t, samples)
+        z = problem.as_read(z, x)
         z = problem.step(torch.empty_like(z), problem.draws(j, samples, z), j, z, problem.basis.analyse(score))
     return z

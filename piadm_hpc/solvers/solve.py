@@ -86,7 +86,7 @@ def solve(
     event_shape = tuple(x0.shape[1:])
     conditions = None if condition is None else Conditions(matched(condition, x0), {name: k for k, name in enumerate(names)})
     evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
-    source = GivenNoise(noise, names, chain.channels) if isinstance(noise, Tensor) else noise
+    source = GivenNoise(noise, names, chain.drawn) if isinstance(noise, Tensor) else noise
     if isinstance(options.scale, Tensor):
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
     solver = block_solver(chain, evaluator, source, reference, options, comm, like=x0.flatten(1))

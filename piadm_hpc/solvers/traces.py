@@ -7,7 +7,7 @@ has the same norm in every shell, so that what the Gaussian contributes is known
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -145,19 +145,21 @@ def _forms(evaluator: Evaluator, directions: Directions, x: Tensor, t: Tensor, k
     forms = []
     with torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        score = differentiable_score(evaluator, leaf, t)
+        score = differentiable_score(evaluator, leaf, t, [sample for sample, _ in keys])
         for direction in directions.of(x, keys):
             (product,) = torch.autograd.grad(score, leaf, direction, retain_graph=True)
             forms.append((product * direction).sum(-1, dtype=torch.float64).cpu())
     return torch.stack(forms)
 
 
-def differentiable_score(evaluator: Evaluator, x: Tensor, t: Tensor) -> Tensor:
+def differentiable_score(evaluator: Evaluator, x: Tensor, t: Tensor, samples: Sequence[int]) -> Tensor:
     """Return the score [rows, d] at flat states x [rows, d], which require gradients, with the graph of its computation.
 
-    Raises ScoreError for a score that torch cannot differentiate.
+    `samples` are the ids of the rows' samples, which select their conditions. Raises ScoreError for a score that torch cannot
+    differentiate.
     """
-    score = evaluator.score(x.clone().reshape(len(x), *evaluator.event_shape), t.clone())
+    condition = () if evaluator.conditions is None else (evaluator.conditions.of(samples),)
+    score = evaluator.score(x.clone().reshape(len(x), *evaluator.event_shape), t.clone(), *condition)
     if not score.requires_grad:
         raise ScoreError(
             "the score has no gradient with respect to its states, because it was computed under torch.no_grad or detached; "

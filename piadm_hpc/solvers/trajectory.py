@@ -99,7 +99,9 @@ class Trajectory:
             points = self.points[local]
             z, t = self.z[local, slot], self.times[points.to(self.times.device)]
             ids = [samples[s] for s in slot.tolist()]
-            output = evaluator(self.problem.read(points, z), t, ids)
+            x = self.problem.read(points, z)
+            output = evaluator(x, t, ids)
+            z = self.problem.as_read(z, x)
             score = self.problem.basis.analyse(output)
             measured = self._increments(local, slot, z, score)
             # a point that was never evaluated has no last move: what moved it before does not count

@@ -37,6 +37,8 @@ def _count(long_name: str, dtype: str = "i4") -> PerSample:
 
 PER_SAMPLE: dict[str, PerSample] = {
     "seed": _count("seed of the random numbers of the sample", "i8"),
+    "member": _count("number of the sample among those of its condition, which selects its noise"),
+    "condition_index": _count("position of the sample's condition in the file of conditions"),
     "sweeps": _count("parallel sweeps until the block was accepted"),
     "rounds": _count("sequential network calls needed by the sample"),
     "model_calls": _count("score evaluations spent on the sample"),

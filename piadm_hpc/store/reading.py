@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import xarray as xr
 
-from .conventions import DIALECTS
+from .conventions import DIALECTS, realization
 from .errors import StoreError
 from .integrity import check
 from .watching import ENGINES, WatchedStore, watch
@@ -23,12 +24,15 @@ def open_run(
     chunks: Mapping[str, int] | str | int | None = None,
     engine: str = "h5netcdf",
     dialect: str | None = None,
+    flat: bool = False,
 ) -> xr.Dataset:
     """Open the samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
 
     `chunks` makes dask arrays ({} means one sample each); `dialect` names the sample dimension as another tool does (one of
-    DIALECTS). Raises StoreError when anything is missing or damaged. So does every later read of samples whose files were
-    merged, overwritten or lost since then: a value that was not written never reads as NaN.
+    DIALECTS). Samples of several conditions have the dimensions `realization` and `condition`; they are dask arrays where dask
+    is installed, and are read at once without it. With `flat` they stay along one dimension. Raises StoreError when anything
+    is missing or damaged. So does every later read of samples whose files were merged, overwritten or lost since then: a value
+    that was not written never reads as NaN.
     """
     if dialect is not None and dialect not in DIALECTS:
         raise StoreError(f"dialect: {dialect!r} is not known; give one of {sorted(DIALECTS)}")
@@ -45,12 +49,27 @@ def open_run(
     for name in FILE_ATTRIBUTES:
         dataset.attrs.pop(name, None)
     dim = str(dataset.attrs["sample_dim"])
+    if "condition_index" in dataset and not flat:
+        dataset, dim = _by_condition(dataset, dim), "realization"
     if dialect is not None and DIALECTS[dialect] != dim:
         dataset = dataset.rename({dim: DIALECTS[dialect]})
         dim = DIALECTS[dialect]
     if chunks is None:
         return dataset
     return dataset.chunk(_by_sample(chunks, dim))
+
+
+def _by_condition(dataset: xr.Dataset, dim: str) -> xr.Dataset:
+    """The samples as members times conditions, in place of one dimension `dim` with a member and a condition each."""
+    count = dataset.sizes["condition"]
+    members = realization(dataset["member"].values[::count].tolist())
+    if find_spec("dask") is not None:
+        dataset = dataset.chunk({dim: count})
+    split = (
+        dataset.drop_vars([dim, "member", "condition_index"]).coarsen({dim: count}).construct({dim: ("realization", "condition")})
+    )
+    found = split.assign_coords(realization=("realization", members.values, members.attrs))
+    return found.assign_attrs(sample_dim="realization")
 
 
 def _by_sample(chunks: Mapping[str, int] | str | int, dim: str) -> Any:

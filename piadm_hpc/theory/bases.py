@@ -228,24 +228,26 @@ class SphericalHarmonics(_Spectral):
         self.degrees = torch.cat([weight / 2, tail])
 
     def analyse(self, x: Tensor) -> Tensor:
-        head = self._head(x)
-        return torch.cat([head, x - self._field(head)], dim=-1)
+        head = self.head(x)
+        return torch.cat([head, x - self.field(head)], dim=-1)
 
     def synthesise(self, z: Tensor) -> Tensor:
         size = math.prod(self.event_shape)
-        return self._field(z[..., :-size]) + z[..., -size:]
+        return self.field(z[..., :-size]) + z[..., -size:]
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SphericalHarmonics:
         nlat, nlon = self.event_shape
         return SphericalHarmonics(nlat, nlon, self.lmax, self.latitudes, device, dtype, area_weighted=self.area_weighted)
 
-    def _head(self, x: Tensor) -> Tensor:
+    def head(self, x: Tensor) -> Tensor:
+        """Return the coordinates of degrees below lmax alone, without the tail."""
         grid = x.reshape(*x.shape[:-1], *self.event_shape)
         waves = torch.view_as_real(torch.fft.rfft(grid, dim=-1, norm="ortho")[..., : self.lmax])
         modes = torch.einsum("...kmc,mlk->...mlc", waves, self.columns).flatten(-3, -2)
         return modes.index_select(-2, self._valid).flatten(-2)
 
-    def _field(self, head: Tensor) -> Tensor:
+    def field(self, head: Tensor) -> Tensor:
+        """Return the states of these coordinates, without the tail."""
         modes = head.new_zeros(*head.shape[:-1], self.lmax * self.lmax, 2)
         modes = modes.index_copy(-2, self._valid, head.reshape(*head.shape[:-1], -1, 2))
         waves = torch.einsum("...mlc,mlk->...kmc", modes.reshape(*modes.shape[:-2], self.lmax, self.lmax, 2), self.columns)

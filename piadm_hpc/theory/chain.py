@@ -132,6 +132,11 @@ class Chain:
         return len(self.t) - 1
 
     @property
+    def point_counts(self) -> tuple[int, ...]:
+        """Numbers of points of the first sweeps to a tolerance: all of them, from the first one on."""
+        return (self.num_steps,)
+
+    @property
     def sequential_rounds(self) -> int:
         """Calls of the score that follow one another when the chain is made step by step."""
         return self.num_steps
@@ -215,6 +220,12 @@ class Chain:
     def stochastic(self) -> bool:
         """Whether any step is random; computed once, since every step needs it."""
         return bool((self.noise != 0).any())
+
+    @cached_property
+    def drawn(self) -> int:
+        """Number of fields that a step draws: those up to the last channel of xi that enters some step, and at least one."""
+        entering = (self.noise != 0).flatten(0, 2).any(0).nonzero()
+        return int(entering.max()) + 1 if len(entering) else 1
 
     @property
     def grid(self) -> TimeGrid:

@@ -12,6 +12,7 @@ from torch import Tensor
 PRIOR = 0
 CHAIN = 1
 CORRECTOR = 2
+BUFFERED = 2**20  # numbers drawn in float64 before they are rounded
 
 
 class NoiseSource(Protocol):
@@ -26,27 +27,42 @@ class Noise:
     """Counter-based draws: Philox4x64 with key (seed, sample) and counter (0, channel, step, stream), float64 ziggurat.
 
     The numbers are the same on every machine, in any order and for any subset; `dtype` only rounds them. They are drawn on the
-    host, so that a device never changes a sample. Raises ValueError for a seed outside 0 .. 2^63 - 1.
+    host, so that a device never changes a sample. Samples whose ids agree in id // `stride` get the same draws, those of the
+    sample id // `stride`. Raises ValueError for a seed outside 0 .. 2^63 - 1.
     """
 
-    def __init__(self, seed: int, size: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        seed: int,
+        size: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        stride: int = 1,
+    ):
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed must be between 0 and 2**63 - 1, got {seed}")
-        self.seed, self.size, self.dtype, self.device = seed, size, dtype, torch.device(device)
+        self.seed, self.size, self.dtype, self.device, self.stride = seed, size, dtype, torch.device(device), stride
 
     def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
         steps = list(steps)
         drawn = torch.empty(len(steps), len(samples), channels, self.size, dtype=self.dtype, device=self.device)
+        # one generator takes every key and counter in turn, because to build one takes longer than short draws
+        source = np.random.Philox(key=0)
+        generator, state = np.random.Generator(source), source.state
+        rows = max(1, BUFFERED // (channels * self.size))
+        buffer = np.empty((min(rows, len(samples)), channels, self.size))
         for j, step in enumerate(steps):
-            for i, sample in enumerate(samples):
-                for channel in range(channels):
-                    drawn[j, i, channel] = torch.from_numpy(self._draw(sample, step, channel, stream))
+            for start in range(0, len(samples), rows):
+                part = samples[start : start + rows]
+                for i, sample in enumerate(part):
+                    for channel in range(channels):
+                        state["state"]["key"][:] = self.seed, sample // self.stride
+                        state["state"]["counter"][:] = 0, channel, step, stream
+                        source.state = state
+                        generator.standard_normal(out=buffer[i, channel])
+                drawn[j, start : start + rows] = torch.from_numpy(buffer[: len(part)])
         return drawn
-
-    def _draw(self, sample: int, step: int, channel: int, stream: int) -> np.ndarray:
-        key = np.array([self.seed, sample], dtype=np.uint64)
-        counter = np.array([0, channel, step, stream], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key, counter=counter)).standard_normal(self.size)
 
 
 class GivenNoise:

@@ -9,13 +9,14 @@ step, and the error of DPM-Solver++(2M) is the distance to its own converged sol
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...integrators import dpmpp_2m
+from ...run.reporting import Progress
 from ...solvers.options import Options
 from ...solvers.sampler import Sampler
 from ...theory.grid import log_snr
@@ -59,24 +60,40 @@ class Baselines:
         return next((cost for cost in self.ladder if cost.error is not None and cost.error <= error), None)
 
 
+Dpm = Callable[[int, int], tuple[Tensor, Cost]]  # DPM-Solver++(2M) by its steps, and how many solutions are done before
+
+
 @torch.no_grad()
 def measure(sampler: Sampler, process: Process, own: Tensor, samples: Sequence[int], *, tol: float) -> Baselines:
     """Solve the given samples again with the baselines; `own` [samples, *event] are the end states of the run.
 
-    The ladder ends when both `tol` and the run's own error are reached. This is not collective: every rank repeats the work.
+    The ladder ends when both `tol` and the run's own error are reached. Progress is logged. This is not
+    collective: every rank repeats the work.
     """
-    converged, rough = (_dpm(sampler, process, steps, samples)[0] for steps in (CONVERGED_STEPS, CONVERGED_STEPS // 2))
+    progress = Progress(3 + len(LADDER), unit="solutions", interval=10, enabled=True)
+
+    def dpm(steps: int, done: int) -> tuple[Tensor, Cost]:
+        progress.show(done, f"DPM-Solver++(2M) with {steps} steps")
+        return _dpm(sampler, process, steps, samples)
+
+    with progress:
+        return _measured(sampler, own, samples, dpm, progress, tol=tol)
+
+
+def _measured(sampler: Sampler, own: Tensor, samples: Sequence[int], dpm: Dpm, progress: Progress, *, tol: float) -> Baselines:
+    converged, rough = dpm(CONVERGED_STEPS, 0)[0], dpm(CONVERGED_STEPS // 2, 1)[0]
     distance = _Distance(sampler)
     deterministic = not sampler.chain.stochastic and sampler.options.corrector is None
     path_error, step_by_step = None, None
     if sampler.chain.sequential_rounds is not None:
+        progress.show(2, "the chain step by step")
         chain, cost = _solve(replace(sampler, options=replace(sampler.options, solver="sequential")), samples)
         path_error = distance(own, chain)
         step_by_step = replace(cost, error=distance(chain, converged) if deterministic else 0.0)
     own_error = distance(own, converged) if path_error is None or deterministic else path_error
     ladder: list[Cost] = []
-    for steps in LADDER:
-        x, cost = _dpm(sampler, process, steps, samples)
+    for done, steps in enumerate(LADDER, start=3):
+        x, cost = dpm(steps, done)
         ladder.append(replace(cost, error=distance(x, converged)))
         if float(ladder[-1].error or 0) <= min(tol, own_error):
             break

@@ -45,7 +45,7 @@ def report(
     StoreError for a run that is incomplete or damaged, and ValueError for a model that is missing or not the run's own.
     """
     folder = Path(folder)
-    with open_run(folder) as dataset:
+    with open_run(folder, flat=True) as dataset:
         config = stored_config(folder, dataset)
         path = run_model(folder, config)
         device = _device(config)

@@ -22,6 +22,7 @@ from ..weights.weighing import stored_weights
 from .conformers import load_conformers
 from .fields import sections_of as field_sections
 from .molecules import sections_of as conformer_sections
+from .posterior import sections_of as posterior_sections
 
 FOLDER, PAGE, RECORD = "report", "verify.html", "verify.json"
 
@@ -33,23 +34,28 @@ def verify(
     truth: str | None = None,
     training: str | None = None,
     energy: str | None = None,
+    withheld: str | None = None,
 ) -> str:
     """Write report/verify.html and report/verify.json into a run's folder and return the tables to print.
 
     Real fields or conformers come from the file `against`, or else from the folder of the run's model. For fields, `truth` is a
-    file with the true field and `training` a file of training fields; for conformers, `energy` names a function of positions
+    file with the true field and `training` a file of training fields, and `withheld` observations that a posterior was not given;
+    for conformers, `energy` names a function of positions
     [n, atoms, 3] in nm, as "module:function". Raises ValueError when there is nothing to compare with, and StoreError for a run
     that is incomplete or damaged.
     """
     folder = Path(run)
-    with open_run(folder) as dataset:
+    with open_run(folder, flat=True) as dataset:
         cost = _cost(dataset)
         if "topology" in dataset:
-            _only_for("fields", truth=truth, training=training)
+            _only_for("fields", truth=truth, training=training, withheld=withheld)
             sections, record = _conformers(folder, dataset, against, energy)
         else:
             _only_for("conformers", energy=energy)
-            sections, record = _fields(folder, dataset, against, truth, training)
+            sections, record = _given(folder, dataset, withheld)
+            if not sections or any(name is not None for name in (against, truth, training)):
+                more, numbers_of_fields = _fields(folder, dataset, against, truth, training)
+                sections, record = [*sections, *more], record | numbers_of_fields
     out = folder / FOLDER if folder.is_dir() else folder.parent / FOLDER
     sections = [*sections, cost]
     page = write_page(out / PAGE, f"Verification of {folder.name or folder.resolve().name}", sections)
@@ -75,6 +81,16 @@ def _conformers(
     ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
     weights = stored_weights(file.parent, ids)
     return conformer_sections(own, real, None if energy is None else plugins.load("--energy", energy), weights)
+
+
+def _given(folder: Path, dataset: xr.Dataset, withheld: str | None) -> tuple[list[Section], dict[str, Any]]:
+    """Sections of a posterior; none for a run without observations."""
+    config = stored_config(folder, dataset)
+    if config.observations is None:
+        if withheld is not None:
+            raise ValueError(f"--withheld: {folder} was drawn without observations; use --truth for a field")
+        return [], {}
+    return posterior_sections(folder, dataset, run_model(folder, config), config.observations, withheld)
 
 
 def _fields(

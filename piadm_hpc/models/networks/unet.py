@@ -7,6 +7,7 @@ adaptive group normalisation; latitude and a few learned maps tell the network w
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -111,13 +112,27 @@ class LevelEmbedding(nn.Module):
 class GridUNet(nn.Module):
     """A network of fields [rows, inputs, lat, lon] and log-SNR [rows], returning [rows, outputs, lat, lon], initially zero.
 
+    With `given` = (k, q) it also takes a condition {"maps": [rows, k, lat, lon], "numbers": [rows, q]}: maps join the fields, and
+    numbers the features of the noise level.
+
     `latitudes` [lat] are in degrees. Grids that the downsampling does not divide are padded inside and cropped again.
     """
 
     sphere: Tensor
 
-    def __init__(self, inputs: int, outputs: int, latitudes: Tensor, nlon: int, wrap: bool, config: NetworkConfig):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        latitudes: Tensor,
+        nlon: int,
+        wrap: bool,
+        config: NetworkConfig,
+        given: tuple[int, int] | None = None,
+    ):
         super().__init__()
+        num_maps, num_numbers = given or (0, 0)
+        self.given = None if given is None else nn.Linear(num_numbers, config.embedding)
         self.shape = (len(latitudes), nlon)
         self.pad = GridPad(wrap)
         self.stride = 2 ** len(config.multipliers)
@@ -127,7 +142,7 @@ class GridUNet(nn.Module):
         self.maps = nn.Parameter(torch.zeros(config.static_maps, *self.shape))
         self.level = LevelEmbedding(config.embedding)
         widths = [config.width * m for m in config.multipliers]
-        self.stem = GridConv(4 * (inputs + 2 + config.static_maps), widths[0], wrap)
+        self.stem = GridConv(4 * (inputs + num_maps + 2 + config.static_maps), widths[0], wrap)
         self.down = nn.ModuleList(Block(w, w, config, wrap) for w in widths)
         self.halve = nn.ModuleList(GridConv(a, b, wrap, stride=2) for a, b in pairwise(widths))
         self.middle = Block(widths[-1], widths[-1], config, wrap)
@@ -138,8 +153,13 @@ class GridUNet(nn.Module):
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, fields: Tensor, log_snr: Tensor) -> Tensor:
+    def forward(self, fields: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
         level = self.level(log_snr)
+        if self.given is not None:
+            if condition is None:
+                raise ValueError("the network was trained with conditions; give one")
+            level = level + self.given(condition["numbers"])
+            fields = torch.cat([fields, condition["maps"]], dim=1)
         static = torch.cat([self.sphere, self.maps]).expand(len(fields), -1, -1, -1)
         x, crop = self._fit(torch.cat([fields, static], dim=1))
         x = self.stem(functional.pixel_unshuffle(x, 2))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...schema.conditions import Condition, rows_of
 from ...theory.process import Process
 from ..denoiser import GaussianDenoiser
 
@@ -49,11 +50,18 @@ def time_of(process: Process, log_snr: Tensor) -> Tensor:
 
 
 def denoising_table(
-    denoiser: GaussianDenoiser, states: Tensor, levels: tuple[float, ...], *, seed: int = 0, batch: int | None = None
+    denoiser: GaussianDenoiser,
+    states: Tensor,
+    levels: tuple[float, ...],
+    *,
+    seed: int = 0,
+    batch: int | None = None,
+    condition: Condition | None = None,
 ) -> DenoisingTable:
     """Measure denoising errors on states [n, *event], with noise that depends on `seed` alone; masked entries do not count.
 
-    The network is evaluated on `batch` states at a time: by default 16 fields, or as many small states as fill 256 kB.
+    `condition` has an entry for every state of a conditional model. The network is evaluated on `batch` states at a time: by
+    default 16 fields, or as many small states as fill 256 kB.
     """
     batch = batch or max(16, SMALL_BATCH // max(1, states[:1].numel()))
     generator = torch.Generator().manual_seed(seed)
@@ -63,10 +71,13 @@ def denoising_table(
     sums = torch.zeros(2, len(levels), dtype=torch.float64)
     with torch.no_grad():
         for k, level in enumerate(levels):
-            for clean, white in zip(torch.split(states, batch), torch.split(noise, batch), strict=True):
+            for start in range(0, len(states), batch):
+                here = slice(start, start + batch)
+                clean, white = states[here], noise[here]
+                given = () if condition is None else (rows_of(condition, here),)
                 t = time_of(denoiser.process, torch.full((len(clean),), level))
                 x = denoiser.noised(clean, t, white)
                 for row, model in enumerate((denoiser, wiener)):
-                    sums[row, k] += ((model(x, t) - clean) ** 2).sum().to(torch.float64)
+                    sums[row, k] += ((model(x, t, *given) - clean) ** 2).sum().to(torch.float64)
     errors = sums / states.numel() / scale
     return DenoisingTable(levels, tuple(errors[0].tolist()), tuple(errors[1].tolist()))

@@ -6,8 +6,7 @@ Every random number of a step is a function of (seed, step), so an interrupted r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,17 +16,20 @@ from torch import Tensor, nn
 from ...data.gridded import GriddedData, read_fields
 from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
+from ...schema.conditions import Condition, rows_of
 from ...theory.process import by_name
-from ..config import ConformerTrainConfig, NetworkConfig, NoiseConfig, OptimiserConfig, TrainConfig
+from ..config import ConformerTrainConfig, NetworkConfig, OptimiserConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.unet import GridUNet, count_parameters, latitudes_from
 from ..phase_denoiser import denoiser_kind
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .clock import Clock
-from .evaluation import denoising_table, even_levels, time_of
+from .conditioned import condition_on
+from .evaluation import denoising_table, even_levels
 from .fitting import fit_reference
 from .model_folder import publish
 from .names import require_names
+from .objective import NoiseLevels, Objective
 
 Report = Callable[[str], None]
 Stop = Callable[[], StopReason]
@@ -47,47 +49,6 @@ def never() -> StopReason:
 FREE_TO_CHANGE = ("steps", "patience", "max_minutes")
 
 
-class NoiseLevels:
-    """Distribution of the log-SNR at which the network is trained.
-
-    A part is uniform; the rest is proportional to the share of the Wiener error that the network can explain, c_out^2 / error.
-    """
-
-    def __init__(self, denoiser: GaussianDenoiser, config: NoiseConfig, knots: int = 512):
-        self.knots = torch.linspace(config.lowest, config.highest, knots, dtype=torch.float64)
-        t = time_of(denoiser.process, self.knots)
-        share = denoiser.output_scale(t) ** 2 / denoiser.wiener_error(t)
-        density = config.spread / knots + (1 - config.spread) * share / share.sum()
-        self.cumulative = torch.cumsum(density, 0)
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw `count` values, float64, one from each of `count` equally likely strata, so that every batch covers all levels."""
-        strata = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-        index = torch.searchsorted(self.cumulative, strata.to(torch.float64) * self.cumulative[-1])
-        return self.knots[index.clamp(max=len(self.knots) - 1)]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The denoising loss of a denoiser at random noise levels."""
-
-    denoiser: GaussianDenoiser
-    levels: NoiseLevels
-    half: bool = False
-
-    def __call__(self, states: Tensor, batch: int, generator: torch.Generator) -> Tensor:
-        """The loss, a scalar, on a batch drawn from states [n, *event]."""
-        clean = states[_strata(min(batch, len(states)), len(states), generator)]
-        t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
-        return self.denoiser.loss(clean, t, self.denoiser.white(clean, generator), half=self.half)
-
-
-def _strata(batch: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw `batch` of `count` indices in random order, one from each of `batch` equally long strata."""
-    places = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
-    return (places * count).long().clamp(max=count - 1)
-
-
 def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, stop: Stop = never, afterwards: int = 0) -> Path:
     """Train a model of gridded fields and write it to the folder `config.output`; data files are found from `root`.
 
@@ -98,20 +59,26 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     require_names(config.data)
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
-    reference = fit_reference(data.train, data.validation, config.reference, mask=mask, **_angles(data))
-    counts = f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test states"
-    report(f"{counts}; {data.excluded} left out")
+    given = None if config.condition is None else condition_on(config.condition, config.data, data, root)
+    states = data if given is None else given.states
+    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, **_angles(data))
+    counts = f"{len(states.train)} training, {len(states.validation)} validation, {len(states.test)} test states"
+    report(f"{counts}; {states.excluded} left out" + ("" if given is None else f"; {given.words}"))
     process = by_name(config.noise.process, **config.process_parameters)
     kind = denoiser_kind(process)
-    network = None if config.network == "none" else make_network(config.network, data, data.wrap, config.seed, kind)
+    network = (
+        None
+        if config.network == "none"
+        else make_network(config.network, data, data.wrap, config.seed, kind, None if given is None else given.sizes)
+    )
     denoiser = kind(process, reference, network, mask)
     output = Path(config.output)
     state = None
     if network is not None:
         report(f"{count_parameters(network)} weights to train")
         checkpoints = output.with_name(f".{output.name}.training")
-        state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards)
-    return publish(output, config, data, denoiser, state)
+        state = fit_network(denoiser, states, config, checkpoints, report, stop, afterwards=afterwards)
+    return publish(output, config, states, denoiser, state, given)
 
 
 def _angles(data: GriddedData) -> dict[str, list[float]]:
@@ -123,25 +90,36 @@ def _angles(data: GriddedData) -> dict[str, list[float]]:
 
 
 def make_network(
-    config: NetworkConfig, data: GriddedData, wrap: bool, seed: int, kind: type[GaussianDenoiser] = GaussianDenoiser
+    config: NetworkConfig,
+    data: GriddedData,
+    wrap: bool,
+    seed: int,
+    kind: type[GaussianDenoiser] = GaussianDenoiser,
+    given: tuple[int, int] | None = None,
 ) -> GridUNet:
-    """Make a network for the data's grid and a kind of denoiser, with initial weights drawn from `seed`."""
+    """Make a network for the data's grid and a kind of denoiser, with initial weights drawn from `seed`.
+
+    `given` are the numbers of maps and of numbers of its condition, None without one.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         variables = len(data.variables)
         lat, lon = data.coordinates.values()
         inputs, outputs = kind.inputs * variables, kind.outputs * variables
-        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config)
+        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config, given)
 
 
 class States(Protocol):
-    """States [n, *event] for training and for validation."""
+    """States [n, *event] for training and for validation, and their conditions by part, if they have any."""
 
     @property
     def train(self) -> Tensor: ...
 
     @property
     def validation(self) -> Tensor: ...
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]: ...
 
 
 AnyConfig = TrainConfig | ConformerTrainConfig
@@ -171,7 +149,10 @@ def fit_network(
     identity = _identity(config)
     if load_checkpoint(checkpoints, state, identity):
         report(f"continuing from step {state.step}, best {state.best_score:+.4f} at step {state.best_step}")
-    objective = Objective(denoiser, NoiseLevels(denoiser, config.noise), options.precision == "bfloat16")
+    levels, half = NoiseLevels(denoiser, config.noise), options.precision == "bfloat16"
+    condition = getattr(config, "condition", None)
+    dropout = 0.0 if condition is None else condition.dropout
+    objective = Objective(denoiser, levels, half, data.conditions.get("train"), dropout)
     clock = Clock(options, state.minutes, report, afterwards=afterwards)
     with torch.random.fork_rng():
         while state.step < options.steps and not _finished(state, options, clock.spent):
@@ -232,12 +213,15 @@ def _schedule(step: int, options: OptimiserConfig, spent: float) -> float:
 def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, config: AnyConfig, report: Report) -> None:
     """Score the averaged weights on validation states, or on training states without any, and keep them if they are the best."""
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
-    states = data.validation if len(data.validation) else data.train
+    part = "validation" if len(data.validation) else "train"
+    held = getattr(data, part)
     put(state.network, state.average)
     state.network.eval()
     levels = even_levels(config.noise.lowest, config.noise.highest)
     # every third field: neighbours in time are alike, and validation should not cost more than training
-    table = denoising_table(denoiser, states[::3], levels, seed=config.seed)
+    some = slice(None, None, 3)
+    given = None if part not in data.conditions else rows_of(data.conditions[part], some)
+    table = denoising_table(denoiser, held[some], levels, seed=config.seed, condition=given)
     put(state.network, current)
     if table.score < state.best_score:
         state.best_score, state.best_step = table.score, state.step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ...data.gridded import GriddedData
+from ...schema.conditions import Condition
 from ...schema.layout import Coordinate, Variable
 from ...theory.process import Process
 from ..card import save_model
 from ..config import ConformerTrainConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.unet import count_parameters
-from ..packing import describe_reference
+from ..packing import describe_reference, pack_regression
 from ..record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
 from .checkpoint import TrainingState
+from .conditioned import Conditioned
 from .evaluation import DenoisingTable, denoising_table, even_levels
 from .statistics import data_statistics
 
@@ -40,11 +43,19 @@ class Parts(Protocol):
     def test(self) -> Tensor: ...
 
     @property
+    def conditions(self) -> Mapping[str, Condition]: ...
+
+    @property
     def files(self) -> tuple[str, ...]: ...
 
 
 def publish(
-    folder: Path, config: TrainConfig, data: GriddedData, denoiser: GaussianDenoiser, state: TrainingState | None
+    folder: Path,
+    config: TrainConfig,
+    data: GriddedData,
+    denoiser: GaussianDenoiser,
+    state: TrainingState | None,
+    given: Conditioned | None = None,
 ) -> Path:
     """Score the denoiser on held-out states, write the model folder and return it."""
     card = make_card(
@@ -57,9 +68,11 @@ def publish(
         anomaly=config.data.anomaly,
         wrap=data.wrap,
         variables=tuple(_variable_card(v) for v in data.variables),
+        condition=None if given is None else given.card,
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
-    statistics = data_statistics(data)
+    extra |= {} if given is None else pack_regression(given.conditioning.regression, tuple(data.coordinates))
+    statistics = data_statistics(data if given is None else given.original)
     return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, denoiser.network, extra, statistics)
 
 
@@ -151,7 +164,9 @@ def scores_of(config: AnyConfig, data: Parts, denoiser: GaussianDenoiser) -> dic
     levels = even_levels(config.noise.lowest, config.noise.highest)
     parts = {"validation": data.validation, "test": data.test}
     return {
-        name: _score_card(denoising_table(denoiser, states, levels, seed=config.seed), len(states))
+        name: _score_card(
+            denoising_table(denoiser, states, levels, seed=config.seed, condition=data.conditions.get(name)), len(states)
+        )
         for name, states in parts.items()
         if len(states)
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...data.normalise import Normalisation
 from ...data.superpose import centred, mean_structure, rigid_motions, superposed
 from ...data.trajectories import Frames, TrajectoryConfig, read_frames, relabelled, split, unweighted
 from ...gaussian.reference import GaussianReference
+from ...schema.conditions import Condition
 from ...schema.layout import conformer_layout
 from ...schema.topology import Topology
 from ...store.shard import write_samples
@@ -49,6 +50,7 @@ class ConformerData:
     held_out: Frames
     excluded: Mapping[str, int]
     files: tuple[str, ...]
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
 def train_conformers(
@@ -95,10 +97,14 @@ def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> Confo
     scale = np.sqrt((apart["train"] ** 2).sum((1, 2)).mean() / (centre.size - constraint.shape[1]))
     if not scale > 0:
         raise ValueError("the training frames are all the same conformer; there is nothing to learn")
-    states = {name: torch.from_numpy((values / scale).astype(np.float32)) for name, values in apart.items()}
+    train, validation, test = (
+        torch.from_numpy((apart[name] / scale).astype(np.float32)) for name in ("train", "validation", "test")
+    )
     ones = np.ones((1, *centre.shape))
     return ConformerData(
-        **states,
+        train,
+        validation,
+        test,
         normalisation=Normalisation(("coordinates",), centre[None], scale * ones, ones.astype(bool)),
         constraint=torch.from_numpy(constraint),
         topology=frames.topology,

@@ -1,0 +1,222 @@
+"""Conditions for runs, from any file that xarray opens: inputs found by name, in the model's units and on its grid."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+
+from ..schema.layout import Coordinate
+from .anomalies import named_anomaly
+from .conditions import MAPS
+from .gridded_files import open_fields
+from .grids import aligned
+from .mistakes import gathered, named, undamaged
+from .units import converted, same_units, units_of
+
+log = logging.getLogger(__name__)
+
+FARTHEST = 30.0  # deviations of the training data beyond which values are taken to be in other units, or no anomalies
+NUMBERED = "condition"
+
+
+class Input(Protocol):
+    """What is known of an input: see `models.record.InputCard`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def variable(self) -> str: ...
+
+    @property
+    def units(self) -> str: ...
+
+    @property
+    def lag(self) -> int: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def mean(self) -> float: ...
+
+    @property
+    def scale(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class GivenConditions:
+    """Values by input name, [K, lat, lon] or [K], in the model's units and on its grid; `labels` names the K conditions."""
+
+    values: dict[str, np.ndarray]
+    labels: Coordinate
+
+    def __len__(self) -> int:
+        return len(self.labels.values)
+
+
+def read_conditions(
+    path: Path, inputs: Sequence[Input], grid: Mapping[str, Coordinate], mask: np.ndarray, levels: Mapping[str, Any]
+) -> GivenConditions:
+    """The conditions in a file; ValueError listing everything that does not fit.
+
+    The file has a variable for every input, on the model's grid (`mask` [lat, lon] is true where the model has data) or a
+    number, along at most one further dimension, which counts conditions. A file that has fields of the model's variable with
+    dates in place of inputs of the kinds "lag" and "month" gives one condition for every date that has enough of them before
+    it. `levels` has the mean and the spread of the model's variables.
+    """
+    mistakes: list[str] = []
+    with named(f"{path}:"), undamaged(), open_fields(path) as raw:
+        dataset = _with_lags(xr.decode_cf(raw), inputs, tuple(grid))
+        absent = [given.name for given in inputs if given.name not in dataset.variables]
+        if absent:
+            raise ValueError("; ".join(_absent(name, inputs, dataset) for name in absent))
+        further = {str(dim) for given in inputs for dim in dataset[given.name].dims} - set(grid)
+        if len(further) > 1:
+            raise ValueError(
+                f"inputs have the dimensions {', '.join(sorted(further))} beside the grid; only one may count conditions"
+            )
+        dim = next(iter(further), NUMBERED)
+        values = {}
+        for given in inputs:
+            with gathered(mistakes), named(given.name):
+                values[given.name] = _values(dataset[[given.name]], given, dim, grid, mask, levels)
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        count = dataset.sizes.get(dim, 1)
+        filled = {name: np.broadcast_to(array, (count, *array.shape[1:])) for name, array in values.items()}
+        return GivenConditions(filled, _labels(dataset, dim, count))
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file, or of all files of a folder such as a Zarr store. ValueError where there is none."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    total = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file()):
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def _absent(name: str, inputs: Sequence[Input], dataset: xr.Dataset) -> str:
+    there = [str(other) for other in dataset.data_vars]
+    near = get_close_matches(name, there, n=1)
+    meant = f"; did you mean its {near[0]}?" if near else ""
+    wanted = ", ".join(f"{given.name} ({given.kind}, {given.units})" for given in inputs)
+    return f"there is no {name}; the model takes {wanted}, and the file has {', '.join(there) or 'no variables'}{meant}"
+
+
+def _values(
+    fields: xr.Dataset, given: Input, dim: str, grid: Mapping[str, Coordinate], mask: np.ndarray, levels: Mapping[str, Any]
+) -> np.ndarray:
+    """One input [K or 1, ...]; ValueError in words."""
+    array = fields[given.name]
+    is_map, dims = given.kind in MAPS, tuple(map(str, array.dims))
+    missing = [name for name in grid if name not in dims] if is_map else []
+    surplus = [] if is_map else [name for name in grid if name in dims]
+    if missing or surplus:
+        shape = f"a map over {', '.join(grid)}" if is_map else "one number a condition"
+        raise ValueError(f"has the dimensions ({', '.join(dims)}); it must be {shape}")
+    if given.kind == "month" and array.dtype.kind == "M":
+        array = array.dt.month
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"holds {array.dtype}, not numbers")
+    if is_map:
+        array = aligned(fields, grid, part=True)[0][given.name].transpose(..., *grid)
+    values = _in_units(array.values.astype(np.float64), array.attrs, given)
+    values = values if dim in dims else values[None]
+    _require_plausible(values[..., mask] if is_map else values, given, levels)
+    return values
+
+
+def _in_units(values: np.ndarray, attrs: Any, given: Input) -> np.ndarray:
+    own = units_of(attrs)
+    if given.kind in ("month", "class") or own is None or same_units(own, given.units):
+        if own is None and not same_units("", given.units):
+            log.warning("%s names no units; taken to be in %r", given.name, given.units)
+        return values
+    return np.asarray(converted(values, own, given.units, difference=named_anomaly(attrs)), dtype=np.float64)
+
+
+def _require_plausible(values: np.ndarray, given: Input, levels: Mapping[str, Any]) -> None:
+    bad = int((~np.isfinite(values)).sum())
+    if bad:
+        raise ValueError(f"is missing at {bad} places where the model needs it; fill them")
+    if given.kind in ("month", "class"):
+        low, high = (1, 12) if given.kind == "month" else (0, given.classes - 1)
+        wrong = np.unique(values[(values < low) | (values > high) | (values != np.round(values))])
+        if len(wrong):
+            raise ValueError(
+                f"holds {', '.join(f'{number:g}' for number in wrong[:5])}; accepted are whole numbers from {low} to {high}"
+            )
+        return
+    mean, scale = levels[given.variable] if given.kind == "lag" else (given.mean, given.scale)
+    distance = float(np.abs(values.mean(-1) - mean).max() if given.kind in MAPS else np.abs(values - mean).max())
+    if distance > FARTHEST * scale:
+        raise ValueError(
+            f"has the mean {values.mean():.4g} {given.units}, {distance / scale:.0f} standard deviations from that of training "
+            f"({mean:.4g}); it may be in other units, or not the anomaly that the model takes"
+        )
+
+
+def _labels(dataset: xr.Dataset, dim: str, count: int) -> Coordinate:
+    """What the conditions are called: the values of their dimension, dates as text, else their numbers."""
+    attrs = {"long_name": f"condition, by its {dim}" if dim != NUMBERED else "number of the condition"}
+    if dim not in dataset.coords or dataset[dim].ndim == 0:
+        return Coordinate((NUMBERED,), np.arange(count, dtype=np.int32), attrs)
+    values = dataset[dim].values
+    if values.dtype.kind in "MO":
+        values = np.array([str(value)[:19] for value in values], dtype=object)
+    return Coordinate((NUMBERED,), values, attrs)
+
+
+def _with_lags(dataset: xr.Dataset, inputs: Sequence[Input], grid: tuple[str, ...]) -> xr.Dataset:
+    """The dataset with inputs of the kinds "lag" and "month" made from dated fields of the model's variable, if it has those."""
+    lags = [given for given in inputs if given.kind == "lag" and given.name not in dataset.variables]
+    if not lags or any(given.variable not in dataset for given in lags):
+        return dataset
+    further = {str(dim) for given in lags for dim in dataset[given.variable].dims} - set(grid)
+    dim = next(iter(further), "")
+    longest = max(given.lag for given in lags)
+    if len(further) != 1 or dim not in dataset.coords or dataset.sizes[dim] < max(2, longest):
+        raise ValueError(
+            f"{lags[0].variable} needs one dimension with at least {max(2, longest)} dates, {longest} before each forecast"
+        )
+    times = dataset.sortby(dim)[dim]
+    fields = dataset.sortby(dim)
+    count = times.size - longest + 1
+    made = {
+        given.name: fields[given.variable]
+        .isel({dim: slice(longest - given.lag, longest - given.lag + count)})
+        .assign_coords({dim: times[longest - 1 :]})
+        for given in lags
+    }
+    for given in inputs:
+        if given.kind == "month" and given.name not in dataset.variables:
+            made[given.name] = _next_month(times)[longest - 1 :]
+    return xr.Dataset(made)
+
+
+def _next_month(times: xr.DataArray) -> xr.DataArray:
+    """The calendar month [n] that follows each time, one step of the series later."""
+    try:
+        months = times.dt.year * 12 + times.dt.month - 1
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"{times.name} holds no dates, so the month of the forecast is unknown; give the input of kind month"
+        ) from None
+    step = months.diff(str(times.name))
+    if bool((step != step[0]).any()) or int(step[0]) < 1:
+        raise ValueError(f"{times.name} has gaps, or steps shorter than a month: give the inputs by their names")
+    return (months + int(step[0])) % 12 + 1

@@ -1,0 +1,213 @@
+"""A Gaussian reference conditioned on observations, and the update of an estimate by them (the Kalman filter's analysis).
+
+    K = C H^T (H C H^T + R)^-1,    m' = m + K (y - H m),    C' = C - K H C
+
+With C the covariance of the reference, m' and C' are the conditioned reference. With C the covariance of x_0 given x_t, the
+same gain updates the denoised estimate of a noisy state.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..theory.bases import Basis
+from .masked import shell_degrees
+from .observed import LinearObservations, conjugate_gradients, projected
+from .reference import GaussianReference
+from .rotated import Rotated
+
+LARGEST = 1024  # modes of a conditioned reference; all directions of smaller states
+DENSE = 2000  # observations above which systems are solved by conjugate gradients instead of a factor
+KEPT = 80  # factors in memory at once
+
+
+def covariance(reference: GaussianReference, gains: Tensor, x: Tensor) -> Tensor:
+    """Apply the operator with `gains` [num_shells] in the reference's basis to flat states x [n, d]."""
+    basis = reference.basis
+    return basis.synthesise(basis.expand(gains.to(x)) * basis.analyse(x))
+
+
+def given_noisy(reference: GaussianReference, ratio: Tensor) -> Tensor:
+    """Return the variance of x_0 given x_t per shell, [num_shells] float64, at a ratio of noise to signal (a scalar).
+
+    For the Gaussian it is lambda ratio^2 / (lambda + ratio^2); where a model was probed, its mean gain times ratio^2.
+    """
+    square = ratio.to(torch.float64) ** 2
+    if reference.response is not None:
+        return reference.response.at(ratio[None])[0].to(reference.spectrum.device) * square
+    spectrum = reference.spectrum.to(torch.float64)
+    return spectrum * square / (spectrum + square)
+
+
+@dataclass
+class Update:
+    """The gain K of observations at any noise level, for the covariance that a reference has there.
+
+    Up to DENSE observations a level is one Cholesky factor of R + H C H^T, shared by all samples and kept for later calls;
+    above, its systems are solved by conjugate gradients. `reference` is in float64.
+    """
+
+    reference: GaussianReference
+    observations: LinearObservations
+    _factors: OrderedDict[float, Tensor] = field(default_factory=OrderedDict, repr=False)
+
+    @property
+    def dense(self) -> bool:
+        """Whether systems are solved by factors."""
+        return len(self.observations) <= DENSE
+
+    def factor_bytes(self, levels: int) -> int:
+        """Bytes of the factors of that many noise levels."""
+        return 8 * len(self.observations) ** 2 * min(levels, KEPT) if self.dense else 0
+
+    def increment(self, ratio: Tensor, innovation: Tensor) -> Tensor:
+        """Return K (y - H x), [n, d] float64, at a ratio of noise to signal (a scalar) from innovations y - H x [n, m]."""
+        gains = given_noisy(self.reference, ratio)
+        if self.dense:
+            weights = torch.cholesky_solve(innovation.T, self._factor(float(ratio), gains)).T
+        else:
+            weights = conjugate_gradients(lambda u: self._system(gains, u), innovation)
+        return covariance(self.reference, gains, self.observations.adjoint(weights))
+
+    def _system(self, gains: Tensor, u: Tensor) -> Tensor:
+        seen = self.observations.apply(covariance(self.reference, gains, self.observations.adjoint(u)))
+        return seen + self.observations.noise(u)
+
+    def _factor(self, level: float, gains: Tensor) -> Tensor:
+        if level not in self._factors:
+            seen = projected(self.observations, lambda x: covariance(self.reference, gains, x))
+            self._factors[level] = torch.linalg.cholesky(seen + self.observations.noise_matrix())
+            if len(self._factors) > KEPT:
+                self._factors.popitem(last=False)
+        return self._factors[level]
+
+
+def condition(reference: GaussianReference, observations: LinearObservations, *, largest: int = LARGEST) -> GaussianReference:
+    """Return the reference given the observations, in its own eigenvectors: again an ordinary reference, in float64.
+
+    The mean is exact. Variances are exact for states of at most `largest` entries, and wherever the shells with all their
+    directions, and the observations' parts in the others, come to no more than `largest` modes; else the shells of smallest
+    variance are left as they are, and count as errors of the observations. The probed response is left out.
+    """
+    reference = reference.to(reference.mean.device, torch.float64)
+    modes = _modes(reference, observations, largest)
+    prior = reference.spectrum.to(torch.float64)
+    inside = _symmetric(modes.T @ covariance(reference, prior, modes.T).T)
+    seen = observations.apply(modes.T).T
+    innovation = (observations.values - observations.apply(reference.mean[None])[0])[None]
+    if len(observations) <= DENSE:
+        everything = projected(observations, lambda x: covariance(reference, prior, x))
+        factor = torch.linalg.cholesky(everything + observations.noise_matrix())
+        weights = torch.cholesky_solve(innovation.T, factor).T
+        half = torch.linalg.solve_triangular(factor, seen @ inside, upper=False)
+        inside = inside - half.T @ half
+    else:
+        weights = conjugate_gradients(
+            lambda u: observations.apply(covariance(reference, prior, observations.adjoint(u))) + observations.noise(u),
+            innovation,
+        )
+        inside = _by_information(reference, observations, inside, seen, modes)
+    mean = reference.mean + covariance(reference, prior, observations.adjoint(weights))[0]
+    variances, vectors = torch.linalg.eigh(_symmetric(inside))
+    basis = Rotated(reference.basis, modes @ vectors.flip(1), shell_degrees(reference.basis))
+    return GaussianReference(mean, basis, torch.cat([variances.flip(0).clamp(min=0), prior]))
+
+
+def _by_information(
+    reference: GaussianReference, observations: LinearObservations, inside: Tensor, seen: Tensor, modes: Tensor
+) -> Tensor:
+    """Condition the covariance `inside` [k, k] of the modes, H V = `seen` [m, k], without a matrix over observations.
+
+    Errors, and what the modes leave of the reference at an observation, count as uncorrelated.
+    """
+    variances = reference.spectrum.to(torch.float64)
+    left = torch.empty_like(observations.std)
+    for start in range(0, len(left), CHUNK_ROWS):
+        keep = torch.arange(start, min(len(left), start + CHUNK_ROWS), device=left.device)
+        part = observations.part(keep)
+        rows = part.adjoint(torch.eye(len(part), dtype=torch.float64, device=left.device))
+        rows = rows - (rows @ modes) @ modes.T
+        left[keep] = (covariance(reference, variances, rows) * rows).sum(-1)
+    weight = 1 / (observations.std**2 + left.clamp(min=0))
+    root = torch.linalg.cholesky(inside + 1e-12 * inside.diagonal().max() * torch.eye(len(inside)).to(inside))
+    precision = torch.eye(len(inside)).to(inside) + root.T @ (seen.T * weight @ seen) @ root
+    half = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), root.T, upper=False)
+    conditioned: Tensor = half.T @ half
+    return conditioned
+
+
+CHUNK_ROWS = 512
+
+
+def _modes(reference: GaussianReference, observations: LinearObservations, largest: int) -> Tensor:
+    """Return orthonormal columns [d, k] that span whole shells and, as room allows, the observations' parts in others."""
+    basis, d = reference.basis, len(reference.mean)
+    if d <= largest:
+        return torch.eye(d, dtype=torch.float64, device=reference.mean.device)
+    degrees = shell_degrees(basis)
+    order = torch.argsort(reference.spectrum.cpu(), descending=True, stable=True).tolist()
+    whole: list[int] = []
+    rest: list[int] = []
+    room = largest
+    for shell in order:
+        fits = degrees[shell] <= room and not rest
+        (whole if fits else rest).append(shell)
+        room -= round(float(degrees[shell])) if fits else 0
+    columns = [_whole_shells(reference, whole)] if whole else []
+    m = len(observations)
+    for shell in rest:
+        if float(reference.spectrum[shell]) == 0 or min(m, float(degrees[shell])) > room:
+            continue
+        unit = torch.eye(m, dtype=torch.float64, device=reference.mean.device)
+        gains = torch.zeros(basis.num_shells, dtype=torch.float64, device=reference.mean.device)
+        gains[shell] = 1
+        columns.append(_orthonormal(covariance(reference, gains, observations.adjoint(unit)), m))
+        room -= columns[-1].shape[1]
+    if not columns:
+        raise ValueError(f"observations: none of the reference's shells fits into {largest} modes; thin the observations out")
+    return torch.cat(columns, dim=1)
+
+
+def _whole_shells(reference: GaussianReference, shells: list[int]) -> Tensor:
+    """Return orthonormal columns that span some shells; a shell of one coordinate is a column by itself."""
+    basis = reference.basis
+    coords = basis.expand(torch.arange(basis.num_shells, dtype=torch.float64, device=reference.mean.device))
+    coords = coords.expand(basis.num_coords).round().long()
+    counts = torch.bincount(coords, minlength=basis.num_shells)
+    chosen = torch.tensor(shells, device=coords.device)
+    single, several = chosen[counts[chosen] == 1], chosen[counts[chosen] > 1]
+    columns = []
+    if len(single):
+        columns.append(_fields(basis, torch.nonzero(torch.isin(coords, single)).flatten()).T)
+    if len(several):
+        count = round(float(shell_degrees(basis)[several.cpu()].sum()))
+        columns.append(_orthonormal(_fields(basis, torch.nonzero(torch.isin(coords, several)).flatten()), count))
+    return torch.cat(columns, dim=1)
+
+
+def _fields(basis: Basis, places: Tensor) -> Tensor:
+    """Return the states [n, d] of unit coordinates at `places` [n]."""
+    fields = []
+    for start in range(0, len(places), CHUNK_ROWS):
+        part = places[start : start + CHUNK_ROWS]
+        unit = torch.zeros(len(part), basis.num_coords, dtype=torch.float64, device=part.device)
+        unit[torch.arange(len(part)), part] = 1
+        fields.append(basis.synthesise(unit))
+    return torch.cat(fields)
+
+
+def _orthonormal(rows: Tensor, most: int) -> Tensor:
+    """Return orthonormal columns [d, k], k at most `most`, that span the rows [n, d]."""
+    values, vectors = torch.linalg.eigh(rows @ rows.T)
+    kept = (values > 1e-10 * values[-1]) & (torch.arange(len(values), device=values.device) >= len(values) - most)
+    columns = rows.T @ (vectors[:, kept] / torch.sqrt(values[kept]))
+    orthonormal: Tensor = torch.linalg.qr(columns)[0]
+    return orthonormal
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2

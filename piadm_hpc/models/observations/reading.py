@@ -1,0 +1,155 @@
+"""The observations that a configuration names, read and made ready for a loaded model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...config import plugins
+from ...config.observations import ObservationsConfig
+from ...config.validation import ConfigError
+from ...data.observations import ObservationTable, read_observations
+from ...store.arrays import read_arrays
+from ..model import Model
+from ..registry import find_model
+from .encode import encode
+from .function import FunctionObservations
+from .geometry import geometry_of, of_positions
+from .posterior import AnyObservations, Posterior, of_model
+
+Operator = Callable[[dict[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Observations as they were read, and the posterior that they give."""
+
+    table: ObservationTable
+    posterior: Posterior
+
+    def bytes_held(self, levels: int) -> int:
+        """Bytes of the factors of that many noise levels and of the last step, without the one that any call makes."""
+        update = self.posterior.update
+        return 0 if update is None else update.factor_bytes(levels + 1) - update.factor_bytes(1)
+
+    def cost(self, levels: int) -> str:
+        """Say how many observations there are, how their systems are solved, and the memory that this takes."""
+        update, count = self.posterior.update, f"{len(self.posterior.observations)} of {self.table.sha256[:12]}"
+        if update is None:
+            return f"{count}, guidance by derivatives of the network"
+        if not update.dense:
+            return f"{count}, conjugate gradients"
+        return f"{count}, factors of {levels + 1} noise levels, {update.factor_bytes(levels + 1) / 1e6:.1f} MB"
+
+    def seen_by(self, model: Model) -> Model:
+        """Return the model as chains and solvers see it: with the posterior's score and reference."""
+        return replace(model, score=self.posterior.score, reference=self.posterior.reference)
+
+
+def read_given(config: ObservationsConfig, model: Model, folder: str) -> Given:
+    """Read observations for the `model` in `folder` and build the posterior.
+
+    Raises ConfigError with all mistakes of the observations, and for observations that are not those of `config.sha256`.
+    """
+    try:
+        observations, table = read_for(config, model, folder)
+        made = of_model(model, observations, kind=config.score, gamma=config.gamma)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"observations: {error}") from None
+    if config.sha256 not in (None, table.sha256):
+        raise ConfigError(
+            f"observations: {config.file} holds other numbers than those that observations.sha256 names; leave the digest out "
+            "for a new run"
+        )
+    return Given(table, made)
+
+
+def read_for(config: ObservationsConfig, model: Model, folder: str) -> tuple[AnyObservations, ObservationTable]:
+    """Return observations of a model's states, and the rows of the table that they stand for. Raises ValueError."""
+    names = [variable.name for variable in model.layout.variables]
+    placed = config.operator is None and model.layout.topology is None
+    table = read_observations(config.file, names, select=config.select, std=config.std, placed=placed)
+    if config.operator is not None:
+        operator = plugins.call("observations.operator", config.operator, model)
+        return _of_function(table, operator, model), table
+    if model.layout.topology is not None:
+        return _of_molecule(table, model), table
+    removed = climatology(config, model, folder) if config.absolute else None
+    return encode(table, model, nearest=config.nearest, cells=config.cells, removed=removed)
+
+
+def _of_function(table: ObservationTable, operator: Operator, model: Model) -> FunctionObservations:
+    """Observations by a function of fields [n, ...] in physical units by variable."""
+    decode = differentiable_decoding(model)
+    shape = model.event_shape
+
+    def function(flat: Tensor) -> Tensor:
+        return operator(decode(flat.reshape(-1, *shape)))
+
+    return FunctionObservations(
+        torch.from_numpy(table["value"].copy()),
+        function,
+        torch.from_numpy(table["std"].copy()),
+        torch.from_numpy(table["group"].copy()),
+        torch.from_numpy(table["correlation"].copy()),
+    )
+
+
+def _of_molecule(table: ObservationTable, model: Model) -> FunctionObservations:
+    """Observations of the distances and angles that a table names by their atoms."""
+    assert model.layout.topology is not None
+    geometry, values, std = geometry_of(table, len(model.layout.topology))
+    return FunctionObservations(
+        torch.from_numpy(values),
+        of_positions(geometry, differentiable_decoding(model), model.event_shape),
+        torch.from_numpy(std),
+        torch.from_numpy(table["group"].copy()),
+        torch.from_numpy(table["correlation"].copy()),
+    )
+
+
+def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor]]:
+    """Return the model's decoding as a function of tensors, zero where there are no data.
+
+    Raises ValueError for a model whose decoding is no straight line in every entry.
+    """
+    zero, one, two = (model.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 1.0, 2.0))
+    offset = {name: torch.from_numpy(np.nan_to_num(values[0])).to(torch.float64) for name, values in zero.items()}
+    slope = {name: torch.from_numpy(np.nan_to_num(two[name][0] - zero[name][0])).to(torch.float64) / 2 for name in zero}
+    bent = [name for name in zero if not np.allclose(two[name] - one[name], one[name] - zero[name], 1e-3, 1e-6, equal_nan=True)]
+    sizes = {name: values.numel() for name, values in offset.items()}
+    if bent or sum(sizes.values()) != int(np.prod(model.event_shape)):
+        raise ValueError("observations.operator needs a model whose fields are straight lines of its states")
+    whole = len(offset) == 1
+
+    def decode(x: Tensor) -> dict[str, Tensor]:
+        fields = {next(iter(offset)): x} if whole else {name: x[:, k] for k, name in enumerate(offset)}
+        return {
+            name: slope[name].to(x.device) * field.reshape(len(x), *offset[name].shape) + offset[name].to(x.device)
+            for name, field in fields.items()
+        }
+
+    return decode
+
+
+def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:
+    """Return the climatology [variables, lat, lon] that a model of anomalies was trained without. Raises ValueError."""
+    if str(model.card.get("anomaly", "none")) == "none":
+        raise ValueError("observations.absolute: the model is not one of anomalies; leave it out")
+    arrays: dict[str, Any] = read_arrays(Path(find_model(folder)) / "reference.h5")[0]
+    if "climatology" not in arrays:
+        raise ValueError("observations.absolute: the model keeps no climatology; subtract it from the observations")
+    months = arrays["climatology"].values.astype(np.float64)
+    if len(months) == 1:
+        return np.asarray(months[0])
+    if config.month is None:
+        raise ValueError("observations.absolute: the model's climatology is monthly; give observations.month")
+    return np.asarray(months[config.month - 1])

@@ -1,0 +1,119 @@
+"""The conditions of a run: read and checked before any work, and handed to the samples of the run by their ids.
+
+A run of M members and K conditions has the ids m K + k, so that more members follow those that are there, and member m has
+the same noise for every condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config.run import RunConfig
+from ..config.validation import ConfigError
+from ..data.condition_files import GivenConditions, digest_of, read_conditions
+from ..models.card import REFERENCE, Model
+from ..models.record import Card, read_card
+from ..models.registry import CARD, find_model
+from ..schema.conditions import Condition, matched, rows_of
+from ..schema.layout import Coordinate, Layout
+from ..store.arrays import read_arrays
+
+SAMPLE_DIM = "sample"  # of a run of several conditions, whose samples are members times conditions
+
+
+def completed(config: RunConfig) -> RunConfig:
+    """Fill in how many conditions a run's file holds, and its checksum; the configuration itself where it has no condition.
+
+    Raises ConfigError for a file that does not fit the model, and for one that has changed.
+    """
+    if config.condition.file is None:
+        return config
+    found, checksum = given_conditions(config), _digest(config)
+    known = config.condition.sha256
+    if known and (known, config.condition.count) != (checksum, len(found)):
+        raise ConfigError(f"condition.file: {config.condition.file} is not the file that this configuration was written for")
+    return config.replace(condition={"count": len(found), "sha256": checksum})
+
+
+def given_conditions(config: RunConfig) -> GivenConditions:
+    """Read the conditions of a run, in the model's units and on its grid; ConfigError listing everything that does not fit."""
+    try:
+        folder = find_model(config.model)
+        card = read_card(folder / CARD) if (folder / CARD).is_file() else None
+        if card is None or card.condition is None:
+            raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
+        arrays, _ = read_arrays(folder / REFERENCE)
+        grid = {dim: arrays[dim] for dim in card.variables[0].dims}
+        mask = np.asarray(arrays["mask"].values.astype(bool).any(0))
+        path = Path(str(config.condition.file))
+        digest_of(path)
+        return read_conditions(path, card.condition.inputs, grid, mask, _levels(card, arrays))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def encoded_conditions(config: RunConfig, model: Model, device: str) -> Condition | None:
+    """The conditions of a run as the model's score takes them; None for a model without. ConfigError for what does not fit."""
+    weight = config.condition.guidance
+    if model.conditioning is None:
+        if config.condition.file is not None or weight != 1:
+            raise ConfigError(
+                f"condition: the model {model.name} takes no condition; leave condition.file and condition.guidance out"
+            )
+        return None
+    inputs = ", ".join(given.name for given in model.conditioning.inputs)
+    if config.condition.file is None:
+        raise ConfigError(
+            f"{model.name} makes fields given {inputs}: give condition.file (--condition FILE), which has them by these names"
+        )
+    if weight != 1 and not model.card["condition"]["dropout"]:
+        raise ConfigError(
+            f"condition.guidance = {weight:g}: {model.name} was trained without condition.dropout; leave guidance out"
+        )
+    values = given_conditions(config).values
+    return matched(model.conditioning.encode(values), torch.zeros((), device=device))
+
+
+def of_samples(condition: Condition | None, count: int, samples: Sequence[int]) -> Condition | None:
+    """The condition of every sample, by the samples' ids in a run of so many conditions."""
+    return None if condition is None else rows_of(condition, torch.tensor([sample % count for sample in samples]))
+
+
+def layout_of(config: RunConfig, layout: Layout) -> Layout:
+    """The layout of a run's files; several conditions are a coordinate of their own."""
+    if config.condition.count == 1:
+        return layout
+    labels = given_conditions(config).labels
+    return replace(layout, sample_dim=SAMPLE_DIM, coordinates={**layout.coordinates, labels.dims[0]: labels})
+
+
+def coordinates_of(config: RunConfig, samples: Sequence[int]) -> dict[str, np.ndarray]:
+    """Number of the member and of the condition of every sample, where there are several conditions."""
+    count = config.condition.count
+    if count == 1:
+        return {}
+    ids = np.asarray(samples, dtype=np.int32)
+    return {"member": ids // count, "condition_index": ids % count}
+
+
+def _digest(config: RunConfig) -> str:
+    try:
+        return digest_of(Path(str(config.condition.file)))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"condition.file: {error}") from None
+
+
+def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> dict[str, tuple[float, float]]:
+    """Mean and spread of the model's variables in physical units."""
+    mask, mean, scale = (arrays[name].values for name in ("mask", "mean_field", "scale_field"))
+    levels = {}
+    for k, variable in enumerate(card.variables):
+        here = mask[k].astype(bool)
+        spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
+        levels[variable.name] = (float(mean[k][here].mean()), spread)
+    return levels

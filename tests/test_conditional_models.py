@@ -1,0 +1,289 @@
+"""Conditional models of fields: trained, their closed form, runs of one and of many conditions, and files that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from helpers import call, one_line
+
+import piadm_hpc
+from piadm_hpc.gaussian.regression import fit_regression
+from piadm_hpc.models.card import load_model
+from piadm_hpc.models.config import TrainConfig
+from piadm_hpc.models.guidance import guided
+from piadm_hpc.models.training.fields import train
+
+LAT, LON, COUNT = np.linspace(70, -70, 8), np.arange(16) * 22.5, 160
+TIMES = np.arange(np.datetime64("2000-01"), np.datetime64("2000-01") + COUNT).astype("datetime64[ns]")
+WAVE = np.cos(np.deg2rad(2 * LON)) * np.cos(np.deg2rad(LAT))[:, None]
+STEADY = np.sin(np.deg2rad(LON)) * np.cos(np.deg2rad(LAT))[:, None]
+
+
+def write_world(folder: Path) -> None:
+    """x(t) = 0.8 x(t-1) + wave forcing(t) + white noise, with a number that forces it and a class, month by month."""
+    generator = np.random.default_rng(0)
+    forcing, kind = generator.normal(size=COUNT), generator.integers(0, 2, COUNT)
+    x = np.zeros((COUNT, len(LAT), len(LON)))
+    for t in range(1, COUNT):
+        x[t] = 0.8 * x[t - 1] + forcing[t] * WAVE + (kind[t] - 0.5) * STEADY + 0.3 * generator.normal(size=x[t].shape)
+    tas = (("time", "lat", "lon"), (280 + x).astype(np.float32), {"units": "K"})
+    extra = {"forcing": ("time", forcing, {"units": "W m-2"}), "kind": ("time", kind)}
+    xr.Dataset({"tas": tas}, {"time": TIMES, "lat": LAT, "lon": LON}).to_netcdf(folder / "fields.nc")
+    xr.Dataset(extra, {"time": TIMES}).to_netcdf(folder / "forcing.nc")
+
+
+INPUTS = {
+    "before": {"kind": "lag"},
+    "forcing": {"kind": "scalar", "files": ["forcing.nc"]},
+    "kind": {"kind": "class", "classes": 2, "files": ["forcing.nc"]},
+    "month": {"kind": "month"},
+}
+
+
+def make(folder: Path, name: str = "conditional", **sections: Any) -> Path:
+    data = {"files": ["fields.nc"], "variables": ["tas"], "scale": "global", "validation_fraction": 0.1, "test_fraction": 0.2}
+    record: dict[str, Any] = {"name": name, "output": str(folder / name), "network": "none", "data": data}
+    record |= {"reference": {"basis": "eof", "rank": 4}, "condition": {"inputs": INPUTS}} | sections
+    return train(TrainConfig.model_validate(record), root=folder, report=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder)
+    make(folder)
+    network = {"width": 8, "multipliers": [1], "embedding": 8, "static_maps": 0}
+    make(
+        folder, "network", network=network, optimiser={"steps": 3, "validate_every": 3, "batch": 4, "warm_up": 0},
+        condition={"inputs": INPUTS, "dropout": 0.2},
+    )  # fmt: skip
+    return folder
+
+
+def today(folder: Path, count: int = 3, **changes: Any) -> Path:
+    """Conditions taken from the last months of the world."""
+    fields, forcing = (xr.open_dataset(folder / f"{name}.nc").isel(time=slice(-count, None)) for name in ("fields", "forcing"))
+    found = xr.Dataset({"before": fields.tas, "forcing": forcing.forcing, "kind": forcing.kind, "month": forcing.time.dt.month})
+    path = folder / f"today-{count}-{len(list(folder.glob('today*')))}.nc"
+    found.assign(changes).to_netcdf(path)
+    return path
+
+
+def test_the_regression_finds_persistence_numbers_and_classes(world: Any) -> None:
+    """Gain 0.8, the forcing's wave and the classes' difference; most of the variance, as the world has it."""
+    model = load_model(world / "conditional")
+    explained, conditioning = model.card["condition"]["explained"], model.conditioning
+    assert explained > 0.8
+    base = {"before": np.full((1, 8, 16), 280.0), "forcing": np.zeros(1), "kind": np.zeros(1), "month": np.ones(1)}
+
+    def mean(**changes: Any) -> Any:
+        return model.normalisation.decode(conditioning.mean(conditioning.encode(base | changes)))["tas"][0]
+
+    rest = mean()
+    assert abs((mean(before=base["before"] + 1) - rest).mean() - 0.8) < 0.1
+    for change, pattern in ({"forcing": np.ones(1)}, WAVE), ({"kind": np.ones(1)}, STEADY):
+        found = mean(**change) - rest
+        assert (
+            abs((found * pattern).sum() / (pattern**2).sum() - 1) < 0.2
+            and np.corrcoef(found.ravel(), pattern.ravel())[0, 1] > 0.9
+        )
+    assert torch.count_nonzero(conditioning.null["maps"]) == torch.count_nonzero(conditioning.null["numbers"]) == 0
+
+
+def test_cross_validated_residuals_are_as_large_as_those_of_new_states() -> None:
+    """Noise that a regression on many numbers would fit: its own residuals are too small, those of the folds are not."""
+    generator = torch.Generator().manual_seed(1)
+    numbers, x = (torch.randn(96, n, dtype=torch.float64, generator=generator) for n in (20, 30))
+    maps = torch.zeros(96, 0, 5, 6)
+    fit = fit_regression(x.reshape(96, 5, 6), maps, numbers)
+    own = (x - fit.regression(maps, numbers)).square().mean()
+    assert float(own) < float(fit.residuals.square().mean()) and float(fit.residuals.square().mean()) > 0.98 * float(
+        x.square().mean()
+    )
+
+
+def test_encode_and_decode_are_inverse_and_need_the_condition(world: Any) -> None:
+    model = load_model(world / "network")
+    values = {"before": np.full((2, 8, 16), 281.0), "forcing": np.ones(2), "kind": np.array([0, 1]), "month": np.array([1, 7])}
+    c = model.conditioning.encode(values)
+    fields = {"tas": (280 + np.random.default_rng(0).normal(size=(2, 8, 16))).astype(np.float32)}
+    assert np.allclose(model.decode(model.encode(fields, c), c)["tas"], fields["tas"], atol=1e-4)
+    with pytest.raises(ValueError, match="give the condition of every field"):
+        model.encode(fields)
+    with pytest.raises(ValueError, match="trained with conditions; give one"):
+        model.score(torch.zeros(1, 8, 16), torch.ones(1))
+    x, t = torch.randn(2, 8, 16), torch.ones(2)
+    null = {name: part.expand(2, *part.shape[1:]) for name, part in model.conditioning.null.items()}
+    expected = model.score(x, t, null) + 3 * (model.score(x, t, c) - model.score(x, t, null))
+    assert torch.allclose(guided(model.score, model.conditioning.null, 3.0)(x, t, c), expected, atol=1e-5)
+
+
+def test_samples_have_the_mean_and_covariance_of_the_conditional_gaussian(world: Any, tmp_path: Path) -> None:
+    """Mean within 1 % of the fields' level over that of the data's spread, covariance within 3 %, in at most two rounds."""
+    run = piadm_hpc.RunConfig(
+        model=str(world / "conditional"), out=str(tmp_path / "run"), samples=1500, condition={"file": str(today(world, 1))},
+        output={"batch": 500}, compute={"model_batch": 10_000}, grid={"steps": 24}, chain={"eta": 0.0, "integrator": "gaussian"},
+    )  # fmt: skip
+    with piadm_hpc.sample(run) as dataset:
+        found, rounds = dataset.tas.values.reshape(1500, -1).astype(np.float64), dataset.rounds.values
+    model = load_model(world / "conditional")
+    assert rounds.max() <= 2
+    with xr.open_dataset(run.condition.file) as given:
+        c = model.conditioning.encode({name: given[name].values for name in INPUTS})
+    mean = model.normalisation.decode(model.conditioning.mean(c) + model.reference.mean.reshape(1, 8, 16))["tas"].ravel()
+    basis, scale = model.reference.basis, float(model.normalisation.scale.mean())
+    exact = basis.expand(model.reference.spectrum)
+    modes = basis.analyse(torch.from_numpy((found - mean) / scale))
+    assert float((modes.mean(0) / exact.sqrt()).abs().max()) < 4.5 / 1500**0.5
+    assert abs(float((modes.square().mean(0) / exact).mean()) - 1) < 0.03
+
+
+def test_one_condition_of_many_is_the_same_made_alone_and_members_are_appended(world: Any, tmp_path: Path) -> None:
+    path = today(world, 3)
+    run = piadm_hpc.RunConfig(
+        model=str(world / "network"), out=str(tmp_path / "many"), samples=2, condition={"file": str(path), "guidance": 1.5},
+        grid={"steps": 8}, solver={"tol": 1e-5}, output={"batch": 4},
+    )  # fmt: skip
+    with piadm_hpc.sample(run) as many:
+        assert dict(many.tas.sizes) == {"realization": 2, "condition": 3, "lat": 8, "lon": 16}
+        assert many.realization.values.tolist() == [0, 1] and [str(label)[:7] for label in many.condition.values] == [
+            "2013-02",
+            "2013-03",
+            "2013-04",
+        ]
+        first = many.tas.load()
+    with xr.open_dataset(path) as given:
+        given.isel(time=[1]).to_netcdf(tmp_path / "alone.nc")
+    alone = run.replace(out=str(tmp_path / "alone"), condition={"file": str(tmp_path / "alone.nc")})
+    with piadm_hpc.sample(alone) as single:
+        assert dict(single.tas.sizes) == {"realization": 2, "lat": 8, "lon": 16}
+        assert float(np.abs(single.tas.values - first.values[:, 1]).max()) < 1e-2
+    with piadm_hpc.sample(run.replace(samples=3)) as more:
+        assert np.array_equal(more.tas.values[:2], first.values) and more.sizes["realization"] == 3
+    only = run.replace(out=str(tmp_path / "only"), only=[1])
+    with piadm_hpc.sample(only) as one:
+        assert float(np.abs(one.tas.values[0] - first.values[1]).max()) < 1e-2 and one.realization.values.tolist() == [1]
+
+
+def test_fields_with_dates_are_conditions_of_the_months_after_them(world: Any, tmp_path: Path) -> None:
+    """The same samples from two dated months as from the inputs by name: before = the last one, month = the next."""
+    with xr.open_dataset(world / "fields.nc") as fields:
+        last = fields.tas.isel(time=slice(-2, None)).load()
+    lags = {"before": {"kind": "lag"}, "month": {"kind": "month"}}
+    make(world, "lags", condition={"inputs": lags})
+    last.to_dataset().to_netcdf(tmp_path / "dated.nc")
+    months = last.time.dt.month.values % 12 + 1
+    xr.Dataset({"before": last, "month": ("time", months)}).to_netcdf(tmp_path / "named.nc")
+    ends = []
+    for name in ("dated", "named"):
+        run = piadm_hpc.RunConfig(
+            model=str(world / "lags"), out=str(tmp_path / name), samples=1, condition={"file": str(tmp_path / f"{name}.nc")},
+            grid={"steps": 6},
+        )  # fmt: skip
+        with piadm_hpc.sample(run) as dataset:
+            ends.append(dataset.tas.values)
+    assert np.array_equal(*ends) and ends[0].shape == (1, 2, 8, 16)
+
+
+def test_a_changed_file_is_not_the_same_run(world: Any, tmp_path: Path) -> None:
+    path = today(world, 1)
+    arguments = ["sample", "--model", world / "conditional", "--condition", path, "--samples", 1, "--out", tmp_path / "run"]
+    assert call(*arguments)["code"] == 0
+    assert call(*arguments)["code"] == 0
+    with xr.open_dataset(path) as found:
+        changed = found.load().assign(forcing=found.forcing + 1)
+    changed.to_netcdf(path)
+    refused = call(*arguments)
+    assert refused["code"] == 1 and "condition.sha256" in refused["err"]
+
+
+def _changed(name: str, found: xr.Dataset) -> xr.Dataset:
+    """A file of conditions with one mistake."""
+    if name == "name":
+        return found.rename(forcing="forcings")
+    if name == "units":
+        found["forcing"].attrs["units"] = "kg"
+        return found
+    if name == "shape":
+        return found.assign(before=found.before.isel(lat=0, drop=True))
+    if name == "grid":
+        return found.assign_coords(lat=found.lat + 3)
+    if name == "month":
+        return found.assign(month=found.month + 12)
+    if name == "class":
+        return found.assign(kind=found.kind + 0.5)
+    if name == "level":
+        return found.assign(before=found.before - 273.15)
+    if name == "gaps":
+        return found.assign(before=found.before.where(found.lat > 0))
+    return found.assign(forcing=("other", np.zeros(2))).assign(month=found.month)
+
+
+MISTAKES = {
+    "name": "there is no forcing; the model takes before (lag, K), forcing (scalar, W m-2), kind (class, 1), month (month, 1)",
+    "units": "forcing is in 'kg', which cannot be converted to 'W m-2'",
+    "shape": "before has the dimensions (time, lon); it must be a map over lat, lon",
+    "grid": "its lat (8 values) differs from the grid's",
+    "month": "accepted are whole numbers from 1 to 12",
+    "class": "accepted are whole numbers from 0 to 1",
+    "level": "it may be in other units, or not the anomaly that the model takes",
+    "gaps": "is missing at",
+    "dimensions": "only one may count conditions",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_conditions_that_do_not_fit_are_refused_before_any_work(world: Any, tmp_path: Path, mistake: Any) -> None:
+    with xr.open_dataset(today(world, 2)) as found:
+        _changed(mistake, found.load()).to_netcdf(tmp_path / "bad.nc")
+    done = call(
+        "sample", "--model", world / "conditional", "--condition", tmp_path / "bad.nc", "--samples", 1, "--out", tmp_path / "run"
+    )
+    assert MISTAKES[mistake] in done["err"] and done["code"] == 2 and not (tmp_path / "run").exists()
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(world: Any, tmp_path: Path) -> None:
+    with xr.open_dataset(today(world, 2)) as found:
+        _changed("class", _changed("month", _changed("units", found.load()))).to_netcdf(tmp_path / "bad.nc")
+    done = call("sample", "--model", world / "conditional", "--condition", tmp_path / "bad.nc", "--out", tmp_path / "run")
+    assert all(MISTAKES[name] in done["err"] for name in ("units", "month", "class"))
+
+
+def test_models_and_conditions_that_do_not_go_together_are_refused(world: Any, tmp_path: Path) -> None:
+    out = ["--samples", 1, "--out", tmp_path / "run"]
+    words = one_line(call("sample", "--model", world / "conditional", *out), 2)
+    assert "makes fields given before, forcing, kind, month: give condition.file" in words
+    path = today(world, 1)
+    words = one_line(call("sample", "--model", "ccsm-temperature", "--condition", path, *out), 2)
+    assert "takes no condition" in words
+    words = one_line(call("sample", "--model", world / "conditional", "--condition", path, "--guidance", 2, *out), 2)
+    assert "was trained without condition.dropout" in words
+    words = one_line(call("sample", "--model", world / "conditional", "--condition", tmp_path / "none.nc", *out), 2)
+    assert "none.nc: no such file" in words
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"before": {"kind": "lag", "files": ["forcing.nc"]}}, 'kind = "lag" takes no `files`'),
+        ({"forcing": {"kind": "scalar"}}, 'kind = "scalar" needs `files`'),
+        ({"kind": {"kind": "class", "files": ["forcing.nc"]}}, "`classes`, how many there are"),
+        ({"month": {"kind": "month", "lag": 2}}, '`lag` belongs to kind = "lag"'),
+    ],
+)
+def test_recipes_with_inputs_that_cannot_be_are_refused(world: Any, change: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make(world, "refused", condition={"inputs": {**INPUTS, **change}})
+
+
+def test_inputs_that_the_data_lack_are_named_together(world: Any) -> None:
+    inputs = {"before": {"kind": "lag", "variable": "pr"}, "co2": {"kind": "scalar", "files": ["forcing.nc"]}}
+    with pytest.raises(ValueError) as caught:
+        make(world, "refused", condition={"inputs": inputs})
+    assert "condition.inputs.before: pr is not among the variables tas" in str(caught.value)
+    assert "condition.inputs.co2: there is no co2; the file has forcing, kind" in str(caught.value)
