@@ -23,6 +23,7 @@ _HOMES = {
     "OU": "theory.process",
     "Pixelwise": "theory.bases",
     "RankGrid": "comm.rank_grid",
+    "Rollout": "solvers.rollout",
     "RunConfig": "config.run",
     "Sampler": "solvers.sampler",
     "Solution": "solvers.solve",
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from .run.execute import sample as sample
     from .run.plan import plan as plan
     from .solvers.options import Options as Options
+    from .solvers.rollout import Rollout as Rollout
     from .solvers.sampler import Sampler as Sampler
     from .solvers.solve import Solution as Solution
     from .solvers.solve import solve as solve

@@ -26,6 +26,7 @@ from . import (
     plan,
     reference,
     report,
+    rollout,
     sample,
     status,
     submit,
@@ -42,6 +43,7 @@ from ..store.errors import StoreError
 
 COMMANDS = (
     sample,
+    rollout,
     submit,
     status,
     plan,

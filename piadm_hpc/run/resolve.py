@@ -60,7 +60,8 @@ class ResolvedRun:
 
     def condition_of(self, samples: Sequence[int]) -> Condition | None:
         """The condition of every sample, by the samples' ids."""
-        return of_samples(self.condition, self.config.condition.count, samples)
+        leads = self.config.rollout.leads or 1
+        return of_samples(self.condition, self.config.condition.count, [sample // leads for sample in samples])
 
     @property
     def scheme(self) -> Scheme:
@@ -148,7 +149,8 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
-    if config.density.enabled:
+    open_chain = (config.chain.integrator, config.chain.eta) == ("auto", "auto") and config.chain.generator is None
+    if config.density.enabled or (config.rollout.leads is not None and open_chain and model.process.fields == 1):
         config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})

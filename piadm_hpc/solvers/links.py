@@ -13,6 +13,7 @@ from ..comm.communicator import Communicator
 from ..comm.failure import together
 from ..schema.conditions import Condition, matched
 from ..theory.noise import CHAIN, Noise
+from .solution import Solution
 
 # of random numbers: kinds of them for a lead, leads of a start, starts; their product fits into a counter's word
 KINDS, MOST_LEADS, MOST_STARTS = 4, 2**20, 2**40
@@ -39,20 +40,12 @@ class LeadEnded:
     Attributes:
         lead: its number, from 1.
         x: the fields, [samples, *event].
-        state: the model's states, [samples, *event].
-        rounds: network calls so far that had to wait for the one before them, over all leads, [samples].
-        calls: network calls for this lead, [samples].
-        status: how it ended, a `Status`, [samples].
-        residual: bound on its error given the lead before, in units of the data's scale, [samples].
+        solution: the model's states and what they cost; its `rounds` are those that this lead added to the lead before.
     """
 
     lead: int
     x: Tensor
-    state: Tensor
-    rounds: Tensor
-    calls: Tensor
-    status: Tensor
-    residual: Tensor
+    solution: Solution
 
 
 class RolloutCallback(Protocol):

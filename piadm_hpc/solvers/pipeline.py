@@ -9,6 +9,7 @@ their final fields as its condition, meets the tolerance: a lead is as exact giv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from .evaluate import Conditions, Evaluator
 from .links import LeadEnded, Link, LinkNoise, RolloutCallback, Succession
 from .pieces import Slot
 from .sampler import Sampler
-from .solution import Stopped
+from .solution import Solution, Stopped
 
 
 class Pipeline(CollocationSolver):
@@ -54,6 +55,7 @@ class Pipeline(CollocationSolver):
         self.fields = torch.cat([past, past.new_zeros(len(past), self.count, *past.shape[2:])], dim=1)
         self.moved = torch.full((len(ids),), torch.inf, dtype=torch.float64)
         self.done: set[int] = set()
+        self.finished: dict[int, Tensor] = {}
         self.certain: set[int] = set()
         self.rounds = torch.zeros(len(past), dtype=torch.long)
         self.ended: list[LeadEnded] = []
@@ -147,6 +149,7 @@ class Pipeline(CollocationSolver):
         kept = super()._next(slot)
         if kept is None:
             self.done.add(slot.index)
+            self.finished[slot.index] = self.rounds[slot.index // self.count].clone()
             self._pass_on([slot.index], self.result.end[slot.index])
         elif len(slot.todo) > 1:
             # the end of a range that was cut is not known before its last piece is done
@@ -161,12 +164,12 @@ class Pipeline(CollocationSolver):
             indices = [sample * self.count + lead for sample in range(samples)]
             if not self.done.issuperset(indices):
                 return
-            result, event = self.result, self.fields.shape[2:]
-            ended = LeadEnded(
-                lead=self.links[lead].lead, x=self.fields[:, self.order + lead].clone(),
-                state=result.end[indices, 0].reshape(-1, *event), rounds=self.rounds.clone(), calls=result.calls[indices],
-                status=result.status[indices], residual=result.residual[indices],
-            )  # fmt: skip
+            extra, result = torch.zeros(2, samples, dtype=torch.long), self.result.of(indices)
+            solution = Solution.of(result.end, tuple(self.fields.shape[2:]), [result], extra)
+            spent = torch.stack([self.finished[index] for index in indices])
+            before = torch.zeros_like(spent) if lead == 0 else torch.stack([self.finished[index - 1] for index in indices])
+            x = self.fields[:, self.order + lead].clone()
+            ended = LeadEnded(self.links[lead].lead, x, replace(solution, rounds=spent - before))
             self.ended.append(ended)
             if self.callback is not None:
                 self.callback.lead_ended(ended)

@@ -45,9 +45,15 @@ class Forecast:
     @classmethod
     def of(cls, leads: Sequence[LeadEnded]) -> Forecast:
         """Join leads that ended one after the other."""
-        names = ("x", "state", "calls", "status", "residual")
-        joined = {name: torch.stack([getattr(lead, name) for lead in leads], dim=1) for name in names}
-        return cls(rounds=leads[-1].rounds, **joined)
+        found = [lead.solution for lead in leads]
+        return cls(
+            x=torch.stack([lead.x for lead in leads], dim=1),
+            state=torch.stack([each.x for each in found], dim=1),
+            rounds=torch.stack([each.rounds for each in found]).sum(0),
+            calls=torch.stack([each.calls for each in found], dim=1),
+            status=torch.stack([each.status.amax(1) for each in found], dim=1),
+            residual=torch.stack([each.residual[:, -1] for each in found], dim=1),
+        )
 
 
 @dataclass(frozen=True)
@@ -138,15 +144,13 @@ class Rollout:
         self, succession: Succession, past: Tensor, links: list[list[Link]], callback: RolloutCallback | None
     ) -> list[LeadEnded]:
         ended: list[LeadEnded] = []
-        rounds = torch.zeros(len(past), dtype=torch.long)
         ids, stop = list(range(len(past))), None if callback is None else _StopBetween(callback)
         for row in links:
             condition = succession.condition(past, row)
             found = self.sampler.draw(ids, condition=condition, noise=self.noise_of(row), comm=succession.comm, callback=stop)
             x = succession.fields(found.x, condition)
             past = torch.cat([past[:, 1:], x[:, None]], dim=1)
-            rounds = rounds + found.rounds
-            ended.append(LeadEnded(row[0].lead, x, found.x, rounds, found.calls, found.status.amax(1), found.residual[:, -1]))
+            ended.append(LeadEnded(row[0].lead, x, found))
             if callback is not None:
                 callback.lead_ended(ended[-1])
         return ended
