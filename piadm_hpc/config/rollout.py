@@ -24,7 +24,7 @@ class RolloutConfig(Record):
 
     leads: Many | None = None
     pipelined: Literal["auto", "on", "off"] = "auto"
-    threshold: float = Field(0.2, gt=0)
+    threshold: float = Field(0.3, gt=0)
     months: Count = 1
 
     def mistakes(self, *, file: str | None, integrator: str, eta: float | str, fixed_depth: bool) -> list[str]:

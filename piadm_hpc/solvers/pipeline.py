@@ -54,6 +54,7 @@ class Pipeline(CollocationSolver):
         super().__init__(scheme, evaluator, evaluator.project(x0.flatten(1)), ids, sampler.options, comm, None)
         self.fields = torch.cat([past, past.new_zeros(len(past), self.count, *past.shape[2:])], dim=1)
         self.moved = torch.full((len(ids),), torch.inf, dtype=torch.float64)
+        self.fresh: list[int] = []
         self.done: set[int] = set()
         self.finished: dict[int, Tensor] = {}
         self.certain: set[int] = set()
@@ -83,8 +84,7 @@ class Pipeline(CollocationSolver):
         self._condition([index for index in slots if index not in self.certain])
         self.certain |= {index for index in slots if self._is_first(index) or index - 1 in self.done}
         self.slots = list(slots.values())
-        self._note_ends([slots[index] for index in opened])
-        self.moved[opened] = torch.inf
+        self.fresh = opened
 
     def _is_first(self, index: int) -> bool:
         return index % self.count == 0
@@ -117,9 +117,12 @@ class Pipeline(CollocationSolver):
         """Advance all paths, and note the ends that they have now and how far these moved."""
         self.rounds[sorted({slot.index // self.count for slot in self.slots})] += 1
         super()._advance()
+        # the end of a range that was cut is not known before its last piece is done
         self._note_ends(
-            [slot for slot in self.slots if len(slot.todo) == 1 and (slot.todo[0].low, slot.todo[0].high) == self.scheme.span]
+            [slot for slot in self.slots if len(slot.todo) == 1 and slot.todo[0].high - slot.todo[0].low == self.length]
         )
+        # the first sweep measures the guess
+        self.moved[self.fresh] = torch.inf
 
     def _note_ends(self, slots: Sequence[Slot]) -> None:
         """Pass the present ends of leads on, and note how far they moved since they were last passed on."""
@@ -152,7 +155,6 @@ class Pipeline(CollocationSolver):
             self.finished[slot.index] = self.rounds[slot.index // self.count].clone()
             self._pass_on([slot.index], self.result.end[slot.index])
         elif len(slot.todo) > 1:
-            # the end of a range that was cut is not known before its last piece is done
             self.moved[slot.index] = torch.inf
         return kept
 
