@@ -47,8 +47,8 @@ def main() -> None:
     )
     run = piadm_hpc.RunConfig(
         model=options.model, samples=options.members, out=str(options.folder / "run"),
-        condition={"file": str(options.folder / "levels.nc")}, chain={"eta": 0.0, "integrator": "gaussian-ab2"},
-        grid={"steps": 12}, output={"batch": 30}, compute={"model_batch": 30}, solver={"kind": "sequential"},
+        condition={"file": str(options.folder / "levels.nc")}, chain={"integrator": "gaussian"},
+        grid={"steps": 32}, output={"batch": 30}, compute={"model_batch": 30}, solver={"kind": "sequential"},
     )  # fmt: skip
     with piadm_hpc.sample(run) as dataset:
         early, late = (dataset.TREFHT.isel(condition=k).values.astype(np.float64) for k in (0, 1))

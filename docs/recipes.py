@@ -34,6 +34,12 @@ def truth() -> xr.DataArray:
     return piadm_hpc.sample(run).TREFHT[0].load().drop_vars("realization")
 
 
+def coarse(field: xr.DataArray) -> xr.DataArray:
+    """Means by area over 8 x 8 points."""
+    area = np.cos(np.deg2rad(field.lat)) * xr.ones_like(field)
+    return (area * field).coarsen(lat=8, lon=8).sum() / area.coarsen(lat=8, lon=8).sum()
+
+
 def observed(name: str, field: xr.DataArray, std: float) -> dict[str, float]:
     """Draw the posterior given a field, draw its picture, and return errors and spread in K."""
     path = RUNS / f"{name}.nc"
@@ -49,9 +55,9 @@ def observed(name: str, field: xr.DataArray, std: float) -> dict[str, float]:
     model, real = load_model(MODEL), truth()
     usual = real.copy(data=model.decode(model.reference.mean.reshape(1, *model.event_shape).float())["TREFHT"][0])
     mean, spread = members.mean("realization"), members.std("realization", ddof=1)
-    coarse = usual if field.shape == usual.shape else usual.coarsen(lat=8, lon=8).mean()
+    before = usual if field.shape == usual.shape else coarse(usual)
     figure, axes = plt.subplots(1, 4, figsize=(11, 1.75), constrained_layout=True)
-    shown = {"observed": field - coarse.values, "mean": mean - usual.values, "truth": real - usual.values}
+    shown = {"observed": field - before.values, "mean": mean - usual.values, "truth": real - usual.values}
     for axis, (title, one) in zip(axes, shown.items(), strict=False):
         drawn = one.plot(ax=axis, vmin=-EXTENT, vmax=EXTENT, cmap="RdBu_r", add_colorbar=False)
         axis.set(title=title, xticks=[], yticks=[], xlabel="", ylabel="")
@@ -82,7 +88,7 @@ def main() -> None:
     swaths = ((real.lon // 5.625) % 4 == 0) & (abs(real.lat) < 75) & ((real.lat // 2.8) % 2 == 0)
     results = {
         "infilling": observed("infilling", (real + 0.3 * noise).where(swaths), 0.3),
-        "downscaling": observed("downscaling", real.coarsen(lat=8, lon=8).mean() + 0.1 * noise[::8, ::8].values, 0.1),
+        "downscaling": observed("downscaling", coarse(real) + 0.1 * noise[::8, ::8].values, 0.1),
         "denoising": observed("denoising", real + 1.0 * noise, 1.0),
     }
     print(json.dumps(results, indent=1))

@@ -33,6 +33,7 @@ _HOMES = {
     "check": "store.integrity",
     "eof": "gaussian.reference",
     "from_fields": "gaussian.reference",
+    "gradient": "solvers.adjoint",
     "guided": "models.guidance",
     "isotropic": "gaussian.reference",
     "load_model": "models.card",
@@ -40,7 +41,10 @@ _HOMES = {
     "plan": "run.plan",
     "rank_grid": "comm.rank_grid",
     "sample": "run.execute",
+    "decode": "solvers.encode",
+    "encode": "solvers.encode",
     "solve": "solvers.solve",
+    "train": "models.training.command",
     "wrap": "models.base",
 }
 _MODULES = {"grid": "theory.grid", "integrators": "integrators", "process": "theory.process"}
@@ -58,8 +62,12 @@ if TYPE_CHECKING:
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
     from .models.guidance import guided as guided
+    from .models.training.command import train as train
     from .run.execute import sample as sample
     from .run.plan import plan as plan
+    from .solvers.adjoint import gradient as gradient
+    from .solvers.encode import decode as decode
+    from .solvers.encode import encode as encode
     from .solvers.options import Options as Options
     from .solvers.rollout import Rollout as Rollout
     from .solvers.sampler import Sampler as Sampler

@@ -20,6 +20,7 @@ from piadm_hpc import Noise, grid, integrators
 from piadm_hpc.comm.communicator import MPICommunicator
 from piadm_hpc.comm.rank_grid import RankGrid, world
 from piadm_hpc.schema.conditions import rows_of
+from piadm_hpc.solvers.adjoint import gradient
 from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.errors import ScoreError
@@ -270,7 +271,7 @@ def pipelined_leads_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
 
 
 def densities_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
-    """Exact traces and probes, which belong to sample and node, whichever rank computes them. Failures reach everyone."""
+    """Exact traces, probes, which belong to sample and node, and gradients. Failures reach everyone."""
     target = mixture(PROCESS)
     scheme = Collocation(PROCESS, target.reference(), 6.0, 1e-2, max(12, comm.size + 1))
     x0 = target.reference().draw_state(Noise(11, 12, dtype=F64).at([0], [0, 1, 2])[0], *scheme.entry())[:, 0]
@@ -280,6 +281,14 @@ def densities_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
         assert alone is not None and shared is not None
         assert torch.allclose(alone.value, shared.value, rtol=1e-6, atol=0)
         assert torch.allclose(alone.error, shared.error, rtol=1e-6, atol=1e-9)
+
+    def objective(x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(x).sum(1)
+
+    slopes = [
+        gradient(scheme, target.score, x0, objective, Options(tol=1e-6), comm=c).first for c in (None, MPICommunicator(comm))
+    ]
+    assert torch.allclose(slopes[0], slopes[1], rtol=1e-6, atol=1e-9)
 
     def undifferentiable(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         score = target.score(x, t)

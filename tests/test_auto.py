@@ -77,6 +77,12 @@ def test_settings_that_only_sweeps_read_mean_sweeps(folder: Path, settings: dict
     assert {way.kind for way in Ways(made, 4, Network()).all} == {"picard"}
 
 
+def test_time_ranks_that_are_given_are_kept_without_a_cap(folder: Path) -> None:
+    shared = ways(folder, 4, samples=1, compute={"time_ranks": 4})
+    assert {(way.kind, way.time_ranks) for way in shared.all} == {("picard", 4)}
+    assert shared.most_sweeps(shared.fastest(LINEAR), LINEAR) is None
+
+
 def test_a_flow_keeps_its_collocation(folder: Path) -> None:
     assert {(way.kind, way.window) for way in ways(folder, 4, chain={"eta": 0.0}).all} == {("picard", None)}
 
@@ -90,9 +96,10 @@ def test_a_batch_is_as_large_as_pays(folder: Path) -> None:
 
 
 def test_rows_of_a_call_are_as_many_as_pay() -> None:
-    assert CallTimes((1, 8, 64), (1.0, 2.0, 16.0)).best_rows == 8
-    assert CallTimes((1, 8), (1.0, 2.0)).best_rows == 64  # more may pay still
-    assert CallTimes((1, 8, 64), (1.0, 8.0, 64.0)).best_rows == 1
+    assert CallTimes((1, 8, 64), (1.0, 2.0, 24.0)).best_rows(untried=True) == 8
+    assert CallTimes((1, 8), (1.0, 2.0)).best_rows(untried=True) == 64  # more may pay still
+    assert CallTimes((1, 8), (1.0, 2.0)).best_rows(untried=False) == 8
+    assert CallTimes((1, 8), (1.0, 8.0)).best_rows(untried=True) == 8  # fewer calls for the same rows
     assert CallTimes((1, 8), (1.0, 2.0)).of(12, 8) == pytest.approx(2.0 + 1 + 3 / 7)
 
 

@@ -85,11 +85,11 @@ def test_unstable_chains_are_refused_with_a_way_out(model: Model) -> None:
 
 def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model) -> None:
     sde, ode = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 0.0}, solver={"tol": 1e-3})
-    assert (sde.chain.method.name, completed(sde, model).grid.steps) == ("gaussian", 48)
+    assert (sde.chain.method.name, completed(sde, model).grid.steps) == ("gaussian-ab2", 24)
     assert (ode.chain.method.name, completed(ode, model).grid.steps) == ("collocation", 24)
     for given in ({"calls": 31}, {"steps": 9}, {"kind": "piadm"}):
         config = ode.replace(grid=given)
-        assert completed(config, model) == config
+        assert completed(config, model) == config.replace(chain={"integrator": "collocation"})
     assert resolve(ode.replace(grid={"calls": 31}), model).grid.num_steps == 31
 
 
@@ -99,14 +99,16 @@ def test_a_card_says_what_suits_its_model(model: Model) -> None:
     open_run, given = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 1.0}, grid={"steps": 10})
     found = completed(open_run, suited)
     assert (found.chain.eta, found.grid.steps) == (0.5, 24) and completed(found, suited) == found
-    assert completed(given, suited) == given
+    assert completed(given, suited) == given.replace(chain={"integrator": "gaussian-ab2"})
     assert completed(open_run, model).chain.eta == 1.0
     assert make_sampler(open_run, suited).chain.num_steps == 24
     flow = replace(model, card={**model.card, "sampling": {"eta": 0.0, "steps": None}})
     assert completed(open_run, flow).chain.method.name == "collocation"
     assert isinstance(make_sampler(open_run, flow).chain, Collocation)
     two_step = replace(model, card={**model.card, "sampling": {"eta": 0.5, "flow": "gaussian-ab2", "steps": 24}})
-    assert completed(open_run, two_step).chain.method.name == "gaussian"
+    assert completed(open_run, two_step).chain.method.name == "gaussian-ab2"
+    named = completed(RunConfig(model="m", chain={"integrator": "gaussian"}), two_step)
+    assert (named.chain.eta, named.grid.steps) == (0.5, 48)  # the card's steps suit the default integrator
     found = completed(RunConfig(model="m", chain={"eta": 0.0}), two_step)
     assert (found.chain.integrator, found.grid.steps) == ("gaussian-ab2", 24)
 

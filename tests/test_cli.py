@@ -17,7 +17,7 @@ from piadm_hpc.config.templates import KINDS
 from piadm_hpc.models.config import load_config
 
 # far above rounding, so that a Gaussian takes one sweep everywhere
-LOOSE = {"solver": {"tol": 1e-2}}
+LOOSE = {"solver": {"kind": "picard", "tol": 1e-2}}
 
 WITHOUT_MPI = """
 import sys

@@ -24,8 +24,13 @@ OLD = Path(__file__).parent / "data" / "version-0.1.0"
 MODELS = {"ccsm": "ccsm-temperature", "alanine": "alanine-dipeptide"}
 TOL = 1e-2  # the default tolerance
 FIELDS = {"ccsm": "TREFHT", "alanine": "coordinates"}
+CHAINS = {  # the defaults of version 0.1.0
+    "ccsm": {"chain.integrator": "gaussian", "grid.steps": 48},
+    "alanine": {"chain.integrator": "gaussian", "grid.steps": 24},
+}
+FLOWS: dict[str, dict[str, Any]] = {"ccsm": {}, "alanine": {"chain.integrator": "gaussian-ab2", "grid.steps": 24}}
 RUNS: dict[str, dict[str, Any]] = {
-    "sde": {},
+    "sde": {"solver.kind": '"picard"'},
     "flow": {"chain.eta": 0.0},
     "window": {"solver.window": 12},
     "steps": {"solver.kind": '"sequential"'},
@@ -40,7 +45,8 @@ def stored() -> dict[str, np.ndarray]:
 
 def drawn(model: str, run: str, folder: Path, ranks: int | None = None) -> np.ndarray:
     """The two samples as they are drawn today."""
-    settings = [word for key, value in RUNS[run].items() for word in ("--set", f"{key}={value}")]
+    chosen = RUNS[run] | (FLOWS[model] if run == "flow" else CHAINS[model])
+    settings = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
     command = [PIADM, "sample", "--model", MODELS[model], "--samples", "2", "--seed", "7", "--out", "run", *settings]
     done = launch(command + (["--time-ranks", str(ranks)] if ranks else []), ranks=ranks, cwd=folder, timeout=200)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.guidance import guided
 from piadm_hpc.models.training.fields import train
+from piadm_hpc.run.probe import probe_trained
 
 LAT, LON, COUNT = np.linspace(70, -70, 8), np.arange(16) * 22.5, 160
 TIMES = np.arange(np.datetime64("2000-01"), np.datetime64("2000-01") + COUNT).astype("datetime64[ns]")
@@ -127,7 +128,8 @@ def test_samples_have_the_mean_and_covariance_of_the_conditional_gaussian(world:
     """Mean within 1 % of the fields' level over that of the data's spread, covariance within 3 %, in at most two rounds."""
     run = piadm_hpc.RunConfig(
         model=str(world / "conditional"), out=str(tmp_path / "run"), samples=1500, condition={"file": str(today(world, 1))},
-        output={"batch": 500}, compute={"model_batch": 10_000}, grid={"steps": 24}, chain={"eta": 0.0, "integrator": "gaussian"},
+        output={"batch": 500}, compute={"model_batch": 10_000}, grid={"steps": 24}, solver={"kind": "picard"},
+        chain={"eta": 0.0, "integrator": "gaussian"},
     )  # fmt: skip
     with piadm_hpc.sample(run) as dataset:
         found, rounds = dataset.tas.values.reshape(1500, -1).astype(np.float64), dataset.rounds.values
@@ -147,7 +149,7 @@ def test_one_condition_of_many_is_the_same_made_alone_and_members_are_appended(w
     path = today(world, 3)
     run = piadm_hpc.RunConfig(
         model=str(world / "network"), out=str(tmp_path / "many"), samples=2, condition={"file": str(path), "guidance": 1.5},
-        grid={"steps": 8}, solver={"tol": 1e-5}, output={"batch": 4},
+        grid={"steps": 8}, solver={"kind": "picard", "tol": 1e-5}, output={"batch": 4},
     )  # fmt: skip
     with piadm_hpc.sample(run) as many:
         assert dict(many.tas.sizes) == {"realization": 2, "condition": 3, "lat": 8, "lon": 16}
@@ -287,3 +289,73 @@ def test_inputs_that_the_data_lack_are_named_together(world: Any) -> None:
         make(world, "refused", condition={"inputs": inputs})
     assert "condition.inputs.before: pr is not among the variables tas" in str(caught.value)
     assert "condition.inputs.co2: there is no co2; the file has forcing, kind" in str(caught.value)
+
+
+def test_a_conditional_model_is_not_probed(world: Any) -> Any:
+    """After training it is left out, and the command that is asked for it says why."""
+    probe_trained(world / "network")
+    assert not (world / "network" / "response.h5").exists()
+    words = one_line(call("reference", world / "network"), 2)
+    assert "makes fields given a condition, and a probe knows none" in words
+
+
+def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path: Path) -> Any:
+    """Every command that reads a run of several conditions, or estimates one."""
+    run = ["--model", world / "network", "--condition", today(world, 2), "--samples", 2, "--set", "grid.steps=4"]
+    assert "4 samples" in call("plan", *run)["out"]
+    assert call("sample", *run, "--out", tmp_path / "run")["code"] == 0
+    for command in ("check", "report", "status", "join"):
+        done = call(command, tmp_path / "run")
+        assert done["code"] == 0, done
+    done = call("report", tmp_path / "run", "--baselines", 1)
+    assert done["code"] == 2 and "they have no condition" in done["err"]
+
+
+def test_the_shipped_emulator_warms_the_arctic_most(tmp_path: Path) -> Any:
+    """The mean given two levels of warming, half a degree apart: the globe's own half degree, more of it in the north."""
+    model = load_model("ccsm-forced")
+    (given,) = model.conditioning.inputs
+    assert (given.name, given.kind, given.units) == ("warming", "ensemble_mean", "K") and model.card["condition"]["dropout"] > 0
+    levels = given.mean + np.array([-0.25, 0.25])
+    cold, warm = model.normalisation.decode(model.conditioning.mean(model.conditioning.encode({"warming": levels})))["TREFHT"]
+    latitudes = model.layout.coordinates["lat"].values
+    weights = np.cos(np.deg2rad(latitudes))
+    zonal = (warm - cold).mean(1)
+    assert abs(float((zonal * weights).sum() / weights.sum()) - 0.5) < 0.1
+    assert zonal[latitudes > 60] @ weights[latitudes > 60] / weights[latitudes > 60].sum() > 0.75
+    xr.Dataset({"warming": ("level", levels, {"units": "K"})}).to_netcdf(tmp_path / "levels.nc")
+    run = piadm_hpc.RunConfig(
+        model="ccsm-forced",
+        samples=1,
+        out=str(tmp_path / "run"),
+        condition={"file": str(tmp_path / "levels.nc")},
+        grid={"steps": 6},
+    )
+    with piadm_hpc.sample(run) as dataset:
+        fields = dataset.TREFHT.isel(realization=0).values
+    assert (
+        fields.shape == (2, 64, 128)
+        and abs(float(((fields[1] - fields[0]).mean(1) * weights).sum() / weights.sum()) - 0.5) < 0.25
+    )
+
+
+def test_the_shipped_forecast_persists_and_knows_its_inputs() -> Any:
+    """Anomalies persist from month to month, more in the last month than in the one before; land is left out."""
+    model = load_model("ersst-forecast")
+    assert [(given.name, given.kind, given.lag) for given in model.conditioning.inputs] == [
+        ("sst_1", "lag", 1), ("sst_2", "lag", 2), ("month", "month", 0),
+    ]  # fmt: skip
+    ocean = model.normalisation.mask[0]
+    one, zero = np.where(ocean, 1.0, np.nan)[None], np.where(ocean, 0.0, np.nan)[None]
+    rest, last, before = (
+        model.normalisation.decode(model.conditioning.mean(model.conditioning.encode(values)))["sst"][0]
+        for values in (
+            {"sst_1": zero, "sst_2": zero, "month": np.ones(1)},
+            {"sst_1": one, "sst_2": zero, "month": np.ones(1)},
+            {"sst_1": zero, "sst_2": one, "month": np.ones(1)},
+        )
+    )
+    assert np.isnan(rest[~ocean]).all() and 0.5 < (last - rest)[ocean].mean() < 1.2
+    assert (last - rest)[ocean].mean() > (before - rest)[ocean].mean()
+    table = model.card["scores"]["test"]
+    assert np.mean(np.log(table["ratio"])) < 0

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
+from helpers import make_model
 from problems import F64, drawn, mixture, solve
 from torch import Tensor
 
+from piadm_hpc.cli.main import main
+from piadm_hpc.config.run import RunConfig
 from piadm_hpc.gaussian.density import degrees_within, log_density
 from piadm_hpc.gaussian.masked import MaskedEOF
 from piadm_hpc.gaussian.reference import GaussianReference, from_fields
 from piadm_hpc.models.analytic import GaussianMixture, target_a, target_b, target_c
+from piadm_hpc.models.card import load_model
+from piadm_hpc.models.target import states_like
+from piadm_hpc.models.volume import log_volume
+from piadm_hpc.run.resolve import resolve
 from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.encode import decode, encode
 from piadm_hpc.solvers.errors import ScoreError
 from piadm_hpc.solvers.solve import Solution
+from piadm_hpc.store.arrays import read_arrays
 from piadm_hpc.theory.bases import EOF, Fourier, Identity, Pixelwise, SphericalHarmonics
 from piadm_hpc.theory.noise import Noise
 from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process
@@ -198,6 +210,26 @@ def test_there_and_back_again() -> None:
     assert torch.allclose(made_up, truth, atol=0.05)
 
 
+def test_a_condition_reaches_the_traces() -> None:
+    """The mean of a Gaussian as its condition: densities given it are those of the Gaussian moved there."""
+    reference = GaussianReference(torch.zeros(4, dtype=F64), Pixelwise((4,)), torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=F64))
+    made = Collocation(OU(), reference, 6.0, 1e-2, 24)
+
+    def score(x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return reference.score(OU(), x - OU().alpha(t)[:, None] * c, t) * (
+            1 + 0.1 * torch.tanh(c[:, :1]) * torch.exp(-t)[:, None]
+        )
+
+    x0 = drawn(made, reference, range(3), 0)
+    means = torch.tensor([[0.0], [1.0], [-2.0]], dtype=F64).expand(3, 4)
+    found = solve(made, score, x0, tol=1e-8, traces="exact", condition=means)
+    for k in range(3):
+        alone = solve(made, lambda x, t: score(x, t, means[k : k + 1].expand_as(x)), x0[k : k + 1], tol=1e-8, traces="exact")  # noqa: B023
+        assert alone.log_det is not None and found.log_det is not None
+        assert torch.allclose(alone.log_det.value, found.log_det.value[k : k + 1], atol=1e-6)
+    assert float(found.log_det.value.std()) > 1e-3  # type: ignore[union-attr]
+
+
 def test_what_cannot_be_is_refused() -> None:
     target = mixture(OU())
     made = flow_of(target, 8)
@@ -227,3 +259,69 @@ def test_degrees_of_a_subspace() -> None:
     away = (x - math.exp(-0.25) * reference.mean)[:, valid]
     normal = torch.distributions.MultivariateNormal(torch.zeros(39, dtype=F64), matrix[valid][:, valid])
     assert torch.allclose(within, normal.log_prob(away), atol=1e-8)
+
+
+@pytest.fixture(scope="module")
+def gaussian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Gaussian model of 8 x 16 fields, beside the fields that it was fitted to."""
+    return make_model(tmp_path_factory.mktemp("density"))
+
+
+def test_data_under_a_gaussian_model_have_the_closed_form_in_physical_units(gaussian: Path) -> None:
+    """To 1e-6: the flow of a Gaussian is the Gaussian's, whichever way the traces are taken."""
+    model = load_model(gaussian)
+    x = states_like(gaussian, model, gaussian.parent / "fields.nc")[:6].double()
+    reference, at = model.reference, torch.tensor(model.delta, dtype=F64)
+    variance = reference.variance(model.process.alpha(at[None]), model.process.sigma(at[None]))[0]
+    identity = torch.eye(128, dtype=F64)
+    matrix = reference.basis.synthesise(reference.basis.expand(variance) * reference.basis.analyse(identity))
+    normal = torch.distributions.MultivariateNormal(model.process.alpha(at) * reference.mean, matrix)
+    scale = torch.as_tensor(model.normalisation.scale, dtype=F64)  # type: ignore[union-attr]
+    truth = normal.log_prob(x.flatten(1)) - torch.log(scale).sum()
+    for traces in ("exact", 2):
+        config = RunConfig(
+            model=str(gaussian), density={"enabled": True, "traces": traces},
+            solver={"tol": 1e-8}, compute={"precision": "float64"}, grid={"steps": 8},
+        )  # fmt: skip
+        sampler = resolve(config, model).sampler
+        encoded = encode(sampler, x)
+        assert encoded.log_density is not None
+        assert torch.allclose(encoded.log_density - log_volume(model, x), truth, rtol=1e-6, atol=0)
+        back = decode(sampler, encoded.first)
+        assert torch.allclose(back.x, x, atol=1e-6)
+        # the encoded noise of data has as many degrees of freedom as the state
+        assert torch.allclose(encoded.white.flatten(1).square().sum(1) / 2, -normal.log_prob(x.flatten(1)) + _constant(matrix))
+
+
+def _constant(matrix: Tensor) -> Tensor:
+    return -64 * math.log(2 * math.pi) - torch.linalg.slogdet(matrix)[1] / 2
+
+
+def test_a_corrupted_field_is_found(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command on a file in which one region of one field is shifted by three standard deviations."""
+    with xr.open_dataset(gaussian.parent / "fields.nc") as dataset:
+        fields = dataset.load()
+    fields["tas"][7, 2:5, 4:9] += 3 * float(fields["tas"].std())
+    fields.isel(time=slice(0, 12)).to_netcdf(tmp_path / "data.nc")
+    out = tmp_path / "density.h5"
+    assert main(["density", "--model", str(gaussian), "--data", str(tmp_path / "data.nc"), "--out", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split()[0] == "7"
+    arrays, _ = read_arrays(out)
+    assert int(arrays["bits_per_dimension"].values.argmax()) == 7 == int(arrays["anomaly"].values.argmax())
+    surprise = arrays["surprise_tas"].values
+    assert surprise.shape == (12, 8, 16)
+    inside = surprise[7, 2:5, 4:9].mean()
+    assert inside > 3 * (surprise[7].sum() - 15 * inside) / 113
+    assert np.allclose(arrays["log_density_gaussian"].values, arrays["log_density"].values, atol=1e-2)
+
+
+def test_what_has_no_density_is_refused(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--data", str(gaussian.parent / "fields.nc"), "--out", str(tmp_path / "density.h5")]
+    assert main(["density", "--model", "alanine-dipeptide", *data]) == 2
+    assert "makes conformers" in capsys.readouterr().err
+    assert main(["density", "--model", str(gaussian), *data, "--traces", "1"]) == 2
+    assert "a number of probes from 2" in capsys.readouterr().err
+    model = load_model(gaussian)
+    sampler = resolve(RunConfig(model=str(gaussian), chain={"integrator": "ddim"}), model).sampler
+    with pytest.raises(ValueError, match="solved by collocation goes back"):
+        encode(sampler, torch.zeros(1, 8, 16))

@@ -153,7 +153,7 @@ def test_a_regional_grid_is_not_wrapped(tmp_path: Path, caplog: pytest.LogCaptur
     assert not read(tmp_path).wrap and "wrap = false is used, since the grid is not global" in caplog.text
     model = load_model(gaussian_model(tmp_path))
     assert model.card["wrap"] is False
-    with pytest.raises(ValueError, match=r"'harmonic_eof' needs a global grid with latitudes in degrees, and .* use 'eof'"):
+    with pytest.raises(ValueError, match=r"'harmonic_eof' needs a global grid with latitudes in degrees, and .* use 'smooth'"):
         gaussian_model(tmp_path, reference={"basis": "harmonic_eof", "split": 2})
 
 

@@ -171,7 +171,8 @@ def test_the_learning_rate_comes_down_with_the_steps_or_the_time() -> None:
 @pytest.mark.parametrize("gaps", [False, True])
 def test_gaussian_only_models(tmp_path: Path, gaps: bool) -> None:
     write_fields(tmp_path / "a.nc", gaps=gaps)
-    model = load_model(train(make_config(tmp_path / "plain", network="none"), root=tmp_path, report=quiet))
+    config = make_config(tmp_path / "plain", network="none", reference={"basis": "eof"})
+    model = load_model(train(config, root=tmp_path, report=quiet))
     assert isinstance(model.reference.basis, MaskedEOF) == gaps and isinstance(model.reference.basis, EOF)
     assert not (tmp_path / "plain" / "weights.safetensors").exists()
     x, t = torch.randn(3, *SHAPE, dtype=torch.float64), torch.tensor([0.01, 1.0, 8.0])

@@ -31,13 +31,13 @@ from piadm_hpc.gaussian.density import log_density
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.volume import log_volume
 
-def energy(fields):
+def energy(fields) -> None:
     model = load_model({model!r})
     x = model.encode({{"tas": fields}}).double()
     own = log_density(model.reference, model.process, x, torch.tensor(model.delta, dtype=torch.float64))
     return (log_volume(model, x) - own).numpy()
 
-def short(fields):
+def short(fields) -> None:
     return np.zeros(1)
 """
 
@@ -60,12 +60,12 @@ def _double() -> dict[str, dict[str, str]]:
 
 def test_a_gaussian_has_the_effective_share_of_its_closed_form() -> None:
     """Proposal N(0, s^2), target N(0, 1) in d dimensions: E[w] = 1 and E[w^2] = (s^2 / sqrt(2 s^2 - 1))^d."""
-    s, d, n = 1.2, 4, 200_000
+    s, d, n = 1.2, 4, 20_000
     x = s * np.random.default_rng(0).normal(size=(n, d))
     logs = -0.5 * (x**2).sum(1) + 0.5 * (x**2).sum(1) / s**2 + d * math.log(s)
     found = Importance.of(logs)
-    assert found.effective == pytest.approx((math.sqrt(2 * s**2 - 1) / s**2) ** d, rel=0.01)
-    assert found.log_mean == pytest.approx(0, abs=0.01) and found.shape < 0.3 and not found.warnings
+    assert found.effective == pytest.approx((math.sqrt(2 * s**2 - 1) / s**2) ** d, rel=0.03)
+    assert found.log_mean == pytest.approx(0, abs=0.03) and found.shape < 0.3 and not found.warnings
 
 
 def test_a_narrow_proposal_is_not_trusted() -> None:

@@ -16,7 +16,7 @@ from piadm_hpc.host.launcher import local_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-MODELS = ["alanine-dipeptide", "ccsm-temperature"]
+MODELS = ["alanine-dipeptide", "ccsm-forced", "ccsm-temperature", "ersst-forecast"]
 LISTING = """
 import piadm_hpc
 from piadm_hpc.models.registry import shipped_models

@@ -18,6 +18,7 @@ from .exit_codes import BAD_CONFIGURATION, EXIT_CODES, FAILED, STOPPED
 from . import (
     check,
     compare,
+    density,
     doctor,
     export,
     init,
@@ -54,6 +55,7 @@ COMMANDS = (
     report,
     verify,
     weigh,
+    density,
     export,
     check,
     join,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..config.validation import override
 from .exit_codes import DONE
 from .options import add_set
 
@@ -22,17 +21,10 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..models.config import ConformerTrainConfig, load_config
-    from ..models.training.fields import train
-    from ..models.training.molecules import train_conformers
+    from ..models.training.command import train
     from ..run.probe import PROBED_ROWS, probe_trained
 
-    config = load_config(options.config, [override(text) for text in options.set])
-    afterwards = 0 if options.no_probe else PROBED_ROWS
-    if isinstance(config, ConformerTrainConfig):
-        folder = train_conformers(config, afterwards=afterwards)
-    else:
-        folder = train(config, afterwards=afterwards)
+    folder = train(options.config, changes=options.set, afterwards=0 if options.no_probe else PROBED_ROWS)
     if not options.no_probe:
         probe_trained(folder)
     print(f"model: {folder}")

@@ -19,12 +19,12 @@ class ChainConfig(Record):
     An integrator refuses `lam`, `lam_s` and `score_time` if it does not read them.
 
     Attributes:
-        integrator: name of the integrator. "auto" takes the Gaussian-aware exponential integrator for the SDE and
+        integrator: name of the integrator. "auto" takes the Gaussian-aware two-step integrator for the SDE and
             collocation for the ODE (eta 0); for a network of position and momentum it takes "sscs" and "gddim-ab2".
         generator: "package.module:callable", a function of the model that returns a network G(x, t) distilled into one call;
             it replaces the integrator.
         eta: scale of the noise, 1 for the reverse SDE and 0 for the probability-flow ODE. "auto" takes the value that the
-            model's card recommends, else 1, or 0 for ddim and for a run with observations.
+            model's card recommends, else 1, or 0 for ddim, for gaussian-ab2 and for a run with observations.
         large_variance: use the larger of DDPM's two variances.
         lam: lambda of the conjugate integrators.
         lam_s: scale of the position's noise in splittings.
@@ -60,7 +60,7 @@ class ChainConfig(Record):
     @property
     def method(self) -> Integrator:
         """The record of the integrator."""
-        return find(("gaussian" if self.eta else "collocation") if self.integrator == "auto" else self.integrator)
+        return find(("gaussian-ab2" if self.eta else "collocation") if self.integrator == "auto" else self.integrator)
 
 
 class PhaseConfig(Record):

@@ -10,13 +10,17 @@ def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run of 0.1.0 in today's words; any other one as it is.
 
     Version 0.1.0 wrote every key of a run, so its files are recognised by `churn` and `eta` side by side: one key now, `eta`,
-    which was `eta` for `ddim` and `churn` for the rest.
+    which was `eta` for `ddim` and `churn` for the rest; its `gaussian-ab2` was never random. The integrator "auto" of a run with
+    noise was `gaussian`.
     """
     chain = values.get("chain")
     if not isinstance(chain, Mapping) or not {"churn", "eta"} <= chain.keys():
         return dict(values)
     rest = {key: value for key, value in chain.items() if key not in ("churn", "cond")}
-    eta = chain["eta"] if chain.get("integrator") == "ddim" else chain["churn"]
+    integrator = chain.get("integrator")
+    eta = chain["eta"] if integrator == "ddim" else 0.0 if integrator == "gaussian-ab2" else chain["churn"]
+    if integrator == "auto" and eta not in ("auto", 0):
+        rest["integrator"] = "gaussian"
     solver = {"certify": True, **values.get("solver", {})}
     return {**values, "chain": {**rest, "eta": eta, "score_time": chain.get("cond", "now")}, "solver": solver}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,13 +18,14 @@ from torch import Tensor
 
 from ..schema.conditions import Condition
 from ..schema.layout import Coordinate, Variable
-from .dates import first_alike, text_of
 from .gridded_files import Request
 from .grids import geographic, why_not_global
-from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
+from .inputs import PARTS, expand, require_one_way_to_hold_out
 from .normalise import Normalisation
-from .reading import RawFields, read_files, taken
+from .reading import RawFields, read_files
 from .selection import Choice
+from .splitting import split
+from .transforms import TransformConfig, transformed
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class DataConfig(BaseModel):
     `allow_outliers` may have values far from all others. With `anomaly` "mean" or "monthly" the model is one of deviations
     from the mean or from each calendar month's mean, with "none" of the fields themselves. Points missing in more than
     `max_missing` of the samples are masked. Files and samples held out are named by glob (`*_files`) or by last fraction.
+    Variables in `transforms` are mapped to something nearly normal first, and back in samples.
     `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
     """
 
@@ -58,6 +60,7 @@ class DataConfig(BaseModel):
     scale: Literal["pointwise", "global"] = "pointwise"
     scale_floor: float = Field(default=0.1, gt=0, le=1)
     area_weights: bool = False
+    transforms: dict[str, TransformConfig] = {}
     max_missing: float = Field(default=0.1, ge=0, lt=1)
     validation_files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
@@ -74,10 +77,15 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _names_are_used(self) -> DataConfig:
-        for key, names in (("allow_outliers", self.allow_outliers), ("attributes", tuple(self.attributes))):
+        listed = {"allow_outliers": self.allow_outliers, "attributes": self.attributes, "transforms": self.transforms}
+        for key, names in listed.items():
             unknown = [name for name in names if name not in self.variables]
             if unknown:
                 raise ValueError(f"{key} names {', '.join(unknown)}, not among the variables {', '.join(self.variables)}")
+        if self.transforms and self.anomaly != "none":
+            raise ValueError(
+                f"transforms are of the fields themselves, not of anomalies; give anomaly = 'none', not {self.anomaly!r}"
+            )
         return self
 
     def request(self) -> Request:
@@ -140,11 +148,13 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     Raises ValueError listing everything that is wrong with the data.
     """
     raw = read_files(expand(config.files, root, "files"), config.request())
-    raw, part = _split(config, raw)
+    raw, part = split(config, raw)
     mask, whole = static_mask(raw.values, config.max_missing)
     parts = {name: np.flatnonzero((part == name) & whole) for name in PARTS}
     if len(parts["train"]) < 2:
         raise ValueError(f"{len(parts['train'])} samples are left to train on; at least 2 are needed, hold out fewer")
+    transforms, scores = transformed(config.variables, raw.values, config.transforms, parts["train"], mask)
+    raw = replace(raw, values=scores)
     monthly = config.anomaly == "monthly"
     season = _seasons(raw) if monthly else np.zeros(len(whole), dtype=np.int64)
     climatology = _climatology(raw.values, parts["train"], season, 12 if monthly else 1)
@@ -152,7 +162,7 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     scale = _scale(config, centred[parts["train"]], mask, raw)
     states = torch.from_numpy(np.where(mask, centred / scale, 0).astype(np.float32))
     added_back = climatology[0] if config.anomaly == "none" else np.zeros_like(scale)
-    normalisation = Normalisation(config.variables, np.where(mask, added_back, 0), np.where(mask, scale, 1), mask)
+    normalisation = Normalisation(config.variables, np.where(mask, added_back, 0), np.where(mask, scale, 1), mask, transforms)
     states = states.reshape(len(states), *normalisation.event_shape)
     train, validation, test = (states[torch.from_numpy(parts[name])] for name in PARTS)
     return GriddedData(
@@ -196,55 +206,6 @@ def static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np.
     if not whole.all():
         log.warning("%d of %d samples have gaps beyond the static mask and are left out", (~whole).sum(), len(whole))
     return mask, whole
-
-
-def _split(config: DataConfig, raw: RawFields) -> tuple[RawFields, np.ndarray]:
-    """Samples without repetitions, and the part of each [n]. Raises ValueError for samples in training and held-out files."""
-    by_file = bool(config.validation_files or config.test_files)
-    dated = not isinstance(raw.dates, str)
-    part = parts_by_file(config, raw.names, raw.file) if by_file else np.full(len(raw.file), "train", dtype=object)
-    first = first_alike(raw.values, None if isinstance(raw.dates, str) else raw.dates.key)
-    again = np.flatnonzero(first != np.arange(len(first)))
-    leaked = again[part[again] != part[first[again]]]
-    if len(leaked):
-        names = sorted({raw.names[raw.file[k]] for k in (*leaked, *first[leaked])})
-        raise ValueError(
-            f"{len(leaked)} samples{_span(raw, leaked)} stand both in {' and '.join(names)}, which are different parts of the "
-            "data (training, validation, test); hold out other files"
-        )
-    if len(again):
-        names = sorted({raw.names[raw.file[k]] for k in (*again, *first[again])})
-        log.warning("%d samples%s of %s occur twice; each is used once", len(again), _span(raw, again), " and ".join(names))
-        kept = np.flatnonzero(first == np.arange(len(first)))
-        raw, part = taken(raw, kept), part[kept]
-    if dated and by_file:
-        _name_shared_dates(raw, part)
-    if not by_file:
-        order = np.arange(len(raw.file)) if isinstance(raw.dates, str) else raw.dates.key
-        part = parts_by_fraction(config, order)
-    return raw, part
-
-
-def _name_shared_dates(raw: RawFields, part: np.ndarray) -> None:
-    """Log dates that stand in training and held-out files with different fields, as those of an ensemble do."""
-    if isinstance(raw.dates, str):
-        return
-    shared = np.isin(raw.dates.key, raw.dates.key[part == "train"]) & (part != "train")
-    if shared.any():
-        k = np.flatnonzero(shared)
-        log.warning(
-            "%d held-out samples%s have dates that are trained on too, with other fields: taken to be members of an ensemble",
-            len(k),
-            _span(raw, k),
-        )
-
-
-def _span(raw: RawFields, which: np.ndarray) -> str:
-    """The first and the last date of samples, where they have any."""
-    if isinstance(raw.dates, str):
-        return ""
-    keys = raw.dates.key[which]
-    return f" ({text_of(keys.min())} to {text_of(keys.max())})"
 
 
 def _seasons(raw: RawFields) -> np.ndarray:

@@ -193,7 +193,10 @@ def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = 
         found = _positions(own, coordinate.values, round_the_globe)
         if found is None or (len(own) != len(found) and not part):
             wanted = f"{len(coordinate.values)} values, {coordinate.values[0]:g} to {coordinate.values[-1]:g}"
-            mistakes.append(f"its {dim} ({len(own)} values) differs from the grid's ({wanted}); use fields on one grid")
+            mistakes.append(
+                f"its {dim} ({len(own)} values) differs from the grid's ({wanted}); nothing is regridded here: bring the file to "
+                "that grid first (cdo remapbil, xESMF)"
+            )
         elif not np.array_equal(found, np.arange(len(own))):
             places[dim] = found
             notes.append(f"{dim} put into the order of the grid" + (f", {len(found)} of {len(own)}" * (len(own) != len(found))))

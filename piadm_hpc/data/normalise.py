@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .transforms import Transform
 
 
 @dataclass(frozen=True)
@@ -15,13 +17,15 @@ class Normalisation:
     """Convert between physical fields and states: x = (field - mean) / scale where `mask` is true, zero elsewhere.
 
     `mean`, `scale` (physical units) and `mask` (bool) are [variables, lat, lon]. States are [samples, lat, lon] for one
-    variable and [samples, variables, lat, lon] for several.
+    variable and [samples, variables, lat, lon] for several. A variable in `transforms` is mapped to scores before that, and
+    its mean and scale are those of the scores.
     """
 
     names: tuple[str, ...]
     mean: np.ndarray
     scale: np.ndarray
     mask: np.ndarray
+    transforms: Mapping[str, Transform] = field(default_factory=dict)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -41,12 +45,15 @@ class Normalisation:
             given = {name: np.shape(values) for name, values in fields.items()}
             needed = ", ".join(self.names)
             raise ValueError(f"fields {given} do not fit; needed are {needed}, each [samples, *{self.mean.shape[1:]}]")
-        stacked = np.stack([np.asarray(fields[name], dtype=np.float64) for name in self.names], axis=1)
+        stacked = np.stack([self._scores(name, np.asarray(fields[name], dtype=np.float64)) for name in self.names], axis=1)
         states = np.where(self.mask, (stacked - self.mean) / self.scale, 0.0)
         return torch.from_numpy(states.astype(np.float32)).reshape(len(states), *self.event_shape)
 
     def log_scale(self, x: Tensor) -> Tensor:
-        """Return log |d field / d state| of every entry at states x [samples, *event], in their shape, float64."""
+        """Return log |d field / d state| of every entry at states x [samples, *event], in their shape, float64.
+
+        The field of a transformed variable is its scores here, because values at a bound, such as dry days, have no density.
+        """
         scale = torch.from_numpy(np.log(np.abs(self.scale))).to(torch.float64).reshape(self.event_shape)
         return scale.expand(len(x), *self.event_shape)
 
@@ -59,5 +66,11 @@ class Normalisation:
             accepted = ", ".join(map(str, self.event_shape))
             raise ValueError(f"states have shape {tuple(x.shape)}; accepted is [samples, {accepted}]")
         states = x.detach().cpu().to(torch.float64).numpy().reshape(len(x), *self.mean.shape)
-        fields = np.where(self.mask, states * self.scale + self.mean, np.nan).astype(np.float32)
-        return {name: fields[:, i] for i, name in enumerate(self.names)}
+        fields = np.where(self.mask, states * self.scale + self.mean, np.nan)
+        return {name: self._values(name, fields[:, i]).astype(np.float32) for i, name in enumerate(self.names)}
+
+    def _scores(self, name: str, values: np.ndarray) -> np.ndarray:
+        return self.transforms[name].scores(values) if name in self.transforms else values
+
+    def _values(self, name: str, scores: np.ndarray) -> np.ndarray:
+        return self.transforms[name].values(scores) if name in self.transforms else scores

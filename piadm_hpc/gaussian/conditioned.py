@@ -23,6 +23,7 @@ from .rotated import Rotated
 LARGEST = 1024  # modes of a conditioned reference; all directions of smaller states
 DENSE = 2000  # observations above which systems are solved by conjugate gradients instead of a factor
 KEPT = 80  # factors in memory at once
+CHUNK_ROWS = 512  # states at once
 
 
 def covariance(reference: GaussianReference, gains: Tensor, x: Tensor) -> Tensor:
@@ -110,37 +111,38 @@ def condition(reference: GaussianReference, observations: LinearObservations, *,
             lambda u: observations.apply(covariance(reference, prior, observations.adjoint(u))) + observations.noise(u),
             innovation,
         )
-        inside = _by_information(reference, observations, inside, seen, modes)
+        inside = _by_information(reference, observations, inside, seen)
     mean = reference.mean + covariance(reference, prior, observations.adjoint(weights))[0]
     variances, vectors = torch.linalg.eigh(_symmetric(inside))
     basis = Rotated(reference.basis, modes @ vectors.flip(1), shell_degrees(reference.basis))
     return GaussianReference(mean, basis, torch.cat([variances.flip(0).clamp(min=0), prior]))
 
 
-def _by_information(
-    reference: GaussianReference, observations: LinearObservations, inside: Tensor, seen: Tensor, modes: Tensor
-) -> Tensor:
+def _by_information(reference: GaussianReference, observations: LinearObservations, inside: Tensor, seen: Tensor) -> Tensor:
     """Condition the covariance `inside` [k, k] of the modes, H V = `seen` [m, k], without a matrix over observations.
 
     Errors, and what the modes leave of the reference at an observation, count as uncorrelated.
     """
-    variances = reference.spectrum.to(torch.float64)
-    left = torch.empty_like(observations.std)
-    for start in range(0, len(left), CHUNK_ROWS):
-        keep = torch.arange(start, min(len(left), start + CHUNK_ROWS), device=left.device)
-        part = observations.part(keep)
-        rows = part.adjoint(torch.eye(len(part), dtype=torch.float64, device=left.device))
-        rows = rows - (rows @ modes) @ modes.T
-        left[keep] = (covariance(reference, variances, rows) * rows).sum(-1)
+    left = seen_variance(reference, observations) - ((seen @ inside) * seen).sum(-1)
     weight = 1 / (observations.std**2 + left.clamp(min=0))
-    root = torch.linalg.cholesky(inside + 1e-12 * inside.diagonal().max() * torch.eye(len(inside)).to(inside))
-    precision = torch.eye(len(inside)).to(inside) + root.T @ (seen.T * weight @ seen) @ root
+    unit = torch.eye(len(inside), dtype=inside.dtype, device=inside.device)
+    root = torch.linalg.cholesky(inside + 1e-12 * inside.diagonal().max() * unit)
+    precision = unit + root.T @ (seen.T * weight @ seen) @ root
     half = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), root.T, upper=False)
     conditioned: Tensor = half.T @ half
     return conditioned
 
 
-CHUNK_ROWS = 512
+def seen_variance(reference: GaussianReference, observations: LinearObservations) -> Tensor:
+    """Return the diagonal of H Lambda H^T, [m]: the variances of exact observations under the reference."""
+    basis, parts = reference.basis, []
+    root = basis.expand(torch.sqrt(reference.spectrum.to(torch.float64)))
+    for start in range(0, len(observations), CHUNK_ROWS):
+        keep = torch.arange(start, min(len(observations), start + CHUNK_ROWS), device=observations.std.device)
+        part = observations.part(keep)
+        rows = part.adjoint(torch.eye(len(part), dtype=torch.float64, device=keep.device))
+        parts.append((basis.synthesise(root * basis.analyse(rows)) ** 2).sum(-1))
+    return torch.cat(parts)
 
 
 def _modes(reference: GaussianReference, observations: LinearObservations, largest: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..theory.bases import SphericalHarmonics
 from .reference import GaussianReference
 
-SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
+SHRINKAGES = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0)
 
 
 class HarmonicEOF:
@@ -96,26 +96,32 @@ def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[floa
     held = harmonics.analyse(validation.flatten(1) - mean) if len(validation) else apart[:0]
     unbiased = len(apart) / max(1, len(apart) - 1)
     sample = (apart[:, low] * root).T @ (apart[:, low] * root) / len(apart) * unbiased
-    variances, modes = _regularised(sample, harmonics.shells[low], held[:, low] * root)
+    target = _degree_variances(sample, harmonics.shells[low])
+    variances, modes = shrunk(sample, target, best_shrinkage(sample, target, held[:, low] * root))
     energy = harmonics.energy(apart)[split:] * unbiased
     return GaussianReference(mean, HarmonicEOF(harmonics, modes, split), torch.cat([variances, energy]))
 
 
-def _regularised(sample: Tensor, degree: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues (descending) and eigenvectors of a covariance shrunk towards one variance per degree.
+def shrunk(sample: Tensor, target: Tensor, amount: float) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (descending) and eigenvectors of a covariance shrunk towards a target by the weight `amount`."""
+    variances, modes = torch.linalg.eigh((1 - amount) * sample + amount * target)
+    return variances.flip(0), modes.flip(1)
 
-    The weight of the target maximises the likelihood of the held-out coordinates [n, k]; without any it is 0.3.
-    """
-    count = int(degree.max()) + 1
-    mean = torch.zeros(count, dtype=sample.dtype).index_add(0, degree, sample.diagonal()) / torch.bincount(degree)
-    target = torch.diag(mean[degree])
 
-    def shrunk(amount: float) -> tuple[Tensor, Tensor]:
-        variances, modes = torch.linalg.eigh((1 - amount) * sample + amount * target)
-        return variances.flip(0), modes.flip(1)
+def best_shrinkage(sample: Tensor, target: Tensor, held: Tensor) -> float:
+    """Return the weight of the target that maximises the likelihood of held-out coordinates [n, k]; without any it is 0.3."""
 
     def surprise(amount: float) -> float:
-        variances, modes = shrunk(amount)
+        variances, modes = shrunk(sample, target, amount)
+        # data without any variance along a direction have none in the held-out part either
+        variances = variances.clamp(min=1e-12 * float(variances[0]))
         return float((torch.log(variances) + ((held @ modes) ** 2).mean(0) / variances).sum())
 
-    return shrunk(min(SHRINKAGES, key=surprise) if len(held) else 0.3)
+    return min(SHRINKAGES, key=surprise) if len(held) else 0.3
+
+
+def _degree_variances(sample: Tensor, degree: Tensor) -> Tensor:
+    """Return the covariance with one variance per degree, the mean of the sample's variances of that degree."""
+    count = int(degree.max()) + 1
+    mean = torch.zeros(count, dtype=sample.dtype).index_add(0, degree, sample.diagonal()) / torch.bincount(degree)
+    return torch.diag(mean[degree])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..theory.bases import EOF, Basis, _Spectral
 from .harmonics import HarmonicEOF
+from .reference import GaussianReference
 from .rotated import Rotated
 
 
@@ -56,6 +57,16 @@ def shell_degrees(basis: Basis) -> Tensor:
         zero = torch.zeros(basis.num_shells, dtype=torch.float64)
         return zero.index_add(0, basis.shells.cpu(), basis.degrees.cpu().to(torch.float64))
     return torch.full((basis.num_shells,), size / basis.num_shells, dtype=torch.float64)
+
+
+def log_likelihood(reference: GaussianReference, states: Tensor) -> float:
+    """Return the mean logarithm of a reference's density at states [n, *event], over the directions that have variance."""
+    degrees = shell_degrees(reference.basis) * (reference.spectrum.cpu() > 0)
+    kept = degrees > 0
+    variance = reference.spectrum.cpu().to(torch.float64)[kept]
+    energy = reference.basis.energy(reference.basis.analyse(states.flatten(1) - reference.mean)).cpu()[kept]
+    surprise = degrees[kept] * (torch.log(2 * math.pi * variance) + energy / variance)
+    return float(-surprise.sum() / 2)
 
 
 def _with_head(rank: int, rest: Sequence[int]) -> Tensor:

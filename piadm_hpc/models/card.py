@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ..data.conditions import MAPS
 from ..data.normalise import Normalisation
 from ..data.superpose import rigid_motions
+from ..data.transforms import pack_transform, unpack_transform
 from ..gaussian.reference import GaussianReference
 from ..schema.layout import Coordinate, Layout, Variable, conformer_layout
 from ..schema.topology import Topology
@@ -182,7 +183,10 @@ def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dic
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}")
     names = tuple(v.name for v in card.variables)
-    return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], fields["mask"].astype(bool))
+    found = {name: unpack_transform(name, arrays) for name in names}
+    transforms = {name: transform for name, transform in found.items() if transform is not None}
+    mask = fields["mask"].astype(bool)
+    return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], mask, transforms)
 
 
 def _network(
@@ -218,7 +222,9 @@ def _latitudes(coordinates: Mapping[str, Coordinate]) -> list[float]:
 
 def _normalisation_arrays(normalisation: Normalisation, grid: tuple[str, ...]) -> dict[str, Coordinate]:
     dims = ("variable", *grid)
-    return {
+    packed = [pack_transform(name, transform) for name, transform in normalisation.transforms.items()]
+    transforms = {key: array for arrays in packed for key, array in arrays.items()}
+    return transforms | {
         "mean_field": Coordinate(dims, normalisation.mean, {"long_name": "added when decoding, in physical units"}),
         "scale_field": Coordinate(dims, normalisation.scale, {"long_name": "physical units of a state of one"}),
         "mask": Coordinate(dims, normalisation.mask, {"long_name": "one where there are data"}),

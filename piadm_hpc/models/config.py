@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..config.chain import PhaseConfig
 from ..config.paths import PathName
-from ..config.validation import parse_toml, read
+from ..config.validation import build, parse_toml, read
 from ..data.conditions import ConditionConfig
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
@@ -59,13 +59,16 @@ class ConformerNetworkConfig(_Record):
 class ReferenceConfig(_Record):
     """Basis of the Gaussian reference and its sizes.
 
-    "eof" has `rank` modes ("auto": the rank of the best held-out likelihood up to `max_rank`) and one variance for all other
-    directions, on any grid and for fields with gaps. "harmonic_eof" is for global fields: modes of the spherical harmonics
-    below degree `split`, and one variance per degree from there to `lmax` (default: all degrees that the grid resolves). The
-    others are "spherical", "fourier", "pixelwise" and "isotropic".
+    "smooth" is for any grid, with gaps and of any number of variables: as many as `modes` EOFs of a covariance that is
+    regularised by distance, so that there are more of them than samples. "harmonic_eof" is for global fields of one
+    variable: modes of the spherical harmonics below degree `split`, and one variance per degree from there to `lmax`
+    (default: all degrees that the grid resolves). "auto" takes that on global grids without gaps, "eof" where a rank is
+    given, and "smooth" elsewhere. "eof" has `rank` modes ("auto": the rank of the best held-out likelihood up to `max_rank`)
+    and one variance for all other directions. The others are "spherical", "fourier", "pixelwise" and "isotropic".
     """
 
-    basis: Literal["eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"] = "eof"
+    basis: Literal["auto", "smooth", "eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"] = "auto"
+    modes: int = Field(default=1000, ge=1)
     rank: int | Literal["auto"] = "auto"
     max_rank: int = Field(default=128, ge=1)
     lmax: int | None = Field(default=None, ge=1)
@@ -150,7 +153,7 @@ class TrainConfig(_Record):
     def _bases_fit(self) -> TrainConfig:
         several = len(self.data.variables) > 1
         if several and self.reference.basis in ("spherical", "fourier", "harmonic_eof"):
-            raise ValueError(f"basis {self.reference.basis!r} takes one variable, got {len(self.data.variables)}; use 'eof'")
+            raise ValueError(f"basis {self.reference.basis!r} takes one variable, got {len(self.data.variables)}; use 'smooth'")
         if (self.reference.basis == "spherical") != self.data.area_weights:
             raise ValueError("basis 'spherical' and data.area_weights = true go together: set both or neither")
         return self
@@ -210,9 +213,20 @@ def load_config(path: str | Path, changes: Iterable[tuple[str, Any]] = ()) -> Tr
     return read(TrainConfig, path, changes)
 
 
+def parsed(values: Mapping[str, Any]) -> TrainConfig | ConformerTrainConfig:
+    """Return the training configuration with these keys; ConfigError lists every mistake."""
+    if _of_trajectories(values):
+        return build(ConformerTrainConfig, dict(values))
+    return build(TrainConfig, dict(values))
+
+
 def _names_trajectories(path: Path) -> bool:
     try:
-        data = parse_toml(path.read_text(encoding="utf-8")).get("data", {})
+        return _of_trajectories(parse_toml(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False  # the reader of the configuration reports the mistake
-    return isinstance(data, dict) and ("trajectories" in data or "topology" in data)
+
+
+def _of_trajectories(values: Mapping[str, Any]) -> bool:
+    data = values.get("data", {})
+    return isinstance(data, Mapping) and ("trajectories" in data or "topology" in data)

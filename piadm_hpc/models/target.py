@@ -46,14 +46,16 @@ def target_of(folder: Path, card: Mapping[str, Any], layout: Layout) -> Target:
     def masked(name: str) -> np.ndarray | None:
         return np.where(mask, arrays[name].values.astype(np.float64), np.nan) if name in arrays else None
 
-    scale = masked("scale_field")
+    # statistics of scores say nothing about values
+    scores = any(name.startswith("transform_") for name in arrays)
+    scale = None if scores else masked("scale_field")
     return Target(
         variables=layout.variables,
         grid={dim: layout.coordinates[dim] for dim in dims},
         mask=mask,
         spread=np.full(shape[0], np.inf) if scale is None else np.sqrt(np.nanmean(scale**2, axis=(1, 2))),
         anomaly=anomaly,
-        mean=None if anomaly else masked("mean_field"),
+        mean=None if anomaly or scores else masked("mean_field"),
         removed=masked("climatology") if anomaly else None,
         sample_dims=(*recipe.get("sample_dims", ()), *SAMPLE_DIMS),
         **{key: recipe[key] for key in FROM_THE_RECIPE if key in recipe},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,25 +13,18 @@ import torch
 
 from ..comm.communicator import Communicator
 from ..comm.failure import together
-from ..schema.conditions import Condition
 from ..solvers.sampler import Sampler
 from .build import ROWS
 
-TIMED = 1 / 32  # share of the predicted time of a run that further timed calls may take
+TIMED = 1 / 48  # share of the predicted time of a run that further timed calls may take
 STEP = 8  # ratio of one timed number of rows to the one before it
 GAIN = 0.9  # time of a row, relative to that with fewer rows, at which more rows still pay
 REPEATS, SHORT = 3, 0.02  # of a call, as long as they have taken fewer seconds
 SHORTEST = 1e-6  # seconds of a call, below which clocks tell nothing
-NEAR = 1.05  # time of a row, relative to the shortest, at which a call is large enough
+NEAR = 1.05  # time of a row, relative to the shortest, at which a call is as good
 
 # predicted seconds of the run, from what is known of a call
 Predict = Callable[["CallTimes"], float]
-# the condition of every row, by the ids of their samples
-ConditionOf = Callable[[Sequence[int]], "Condition | None"]
-
-
-def nothing(samples: Sequence[int]) -> None:
-    """No condition, whatever the samples."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +52,18 @@ class CallTimes:
         calls, rest = divmod(rows, most)
         return calls * self._one(most) + self._one(rest)
 
-    @property
-    def best_rows(self) -> int:
-        """The fewest rows of a call whose time per row is near the shortest; more than were timed while more rows still pay."""
+    def best_rows(self, *, untried: bool) -> int:
+        """The most timed rows of a call whose time per row is near the shortest.
+
+        With `untried` they are more than were timed while more rows still pay: a GPU that runs out of memory says so, and calls
+        are halved; a process that runs out of the host's memory is killed.
+        """
         each = [seconds / rows for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         if len(each) == 1:
             return ROWS
-        if each[-1] <= GAIN * each[-2]:
+        if untried and each[-1] <= GAIN * each[-2]:
             return STEP * self.rows[-1]
-        return next(rows for rows, one in zip(self.rows, each, strict=True) if one <= NEAR * min(each))
+        return max(rows for rows, one in zip(self.rows, each, strict=True) if one <= NEAR * min(each))
 
     def _one(self, rows: float) -> float:
         """One call; a call of less than a row, where some sweeps have none, is that share of a call of one row."""
@@ -78,19 +74,16 @@ class CallTimes:
         return float(np.interp(rows, self.rows, self.seconds))
 
 
-def time_calls(
-    sampler: Sampler, comm: Communicator, predict: Predict, useful: int, condition: ConditionOf = nothing
-) -> CallTimes:
+def time_calls(sampler: Sampler, comm: Communicator, predict: Predict, useful: int) -> CallTimes:
     """Time calls of 1, STEP, ... rows as far as `useful` and as long as more rows pay; collective over `comm`.
 
     Calls after the first are only made if one is expected to take at most TIMED of the predicted time of the run. The first rank
-    decides, and the slowest rank counts.
-    `condition` gives what samples are conditioned on. Raises what the score raises, on all ranks.
+    decides, and the slowest rank counts. Raises what the score raises, on all ranks.
     """
     times, rows = None, 1
     while rows:
         try:
-            measured = together(comm, partial(_timed, sampler, rows, 1 if times is None else REPEATS, condition([0] * rows)))
+            measured = together(comm, partial(_timed, sampler, rows, 1 if times is None else REPEATS))
         except torch.OutOfMemoryError:
             if times is None:
                 raise
@@ -115,7 +108,7 @@ def _following(times: CallTimes, predicted: float, useful: int) -> int:
     return more if more >= 2 * last else 0
 
 
-def _timed(sampler: Sampler, rows: int, repeats: int, condition: Condition | None = None) -> tuple[float, float]:
+def _timed(sampler: Sampler, rows: int, repeats: int) -> tuple[float, float]:
     """Seconds of the shortest of some calls on a processor of its own, and of the shortest as it was.
 
     Only calls that are short are repeated: they are what waiting for a processor disturbs most.
@@ -125,12 +118,11 @@ def _timed(sampler: Sampler, rows: int, repeats: int, condition: Condition | Non
     x = x if sampler.project is None else sampler.project(x.flatten(0, x.ndim - len(sampler.event_shape) - 1)).reshape(x.shape)
     x = x.expand(rows, *x.shape[1:]).clone()
     t = sampler.chain.t[:1].to(x).expand(rows).clone()
-    given = () if condition is None else (condition,)
     found: list[tuple[float, float]] = []
     while len(found) < repeats and sum(wall for _, wall in found) < SHORT:
         waited, began = _waited(), time.perf_counter()
         with torch.no_grad():
-            sampler.score(x, t, *given)
+            sampler.score(x, t)
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         wall = time.perf_counter() - began

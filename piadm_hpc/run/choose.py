@@ -51,9 +51,7 @@ def choose(resolved: ResolvedRun, comm: Communicator, *, ranks: int, threads: in
     ways = Ways(resolved, ranks, network or Network(), turns)
     times = None
     if comm.bcast_object(turns > 1 or not _certain(ways)):
-        times = time_calls(
-            resolved.sampler, comm, lambda known: ways.fastest(known).seconds, ways.most_rows, resolved.condition_of
-        )
+        times = time_calls(resolved.timed, comm, lambda known: ways.fastest(known).seconds, ways.most_rows)
     # ranks on different processors may round differently, and must not choose differently
     settings, time_ranks, text = comm.bcast_object(_decided(ways, times))
     return Choice(resolved.with_settings(settings), time_ranks, text)

@@ -15,7 +15,6 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import launcher_size
 from ..models.card import load_model
-from ..schema.conditions import Condition, rows_of
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import BlockSolver
 from ..solvers.solution import Solution
@@ -144,7 +143,7 @@ def _chosen(config: RunConfig, ranks: int, network: Network) -> Choice:
 def _estimate(choice: Choice, groups: int, pilot: bool, memory: float | None) -> _Estimate:
     resolved, sampler, config = choice.resolved, choice.resolved.sampler, choice.resolved.config
     rows = min(int(config.compute.model_batch), _batch(config, groups) * _longest(sampler))
-    seconds, activations = _timed_call(sampler, rows, resolved.condition_of([0] * rows))
+    seconds, activations = _timed_call(resolved.timed, rows)
     first = config.ids[:1]
     measured = sampler.draw(first, condition=resolved.condition_of(first)) if pilot else None
     return _Estimate(resolved, solver_of(sampler), seconds, activations, measured, memory, choice.text)
@@ -230,17 +229,16 @@ def _longest(sampler: Sampler) -> int:
     return sampler.chain.num_steps if window_of(sampler).moves else max(sampler.step_counts)
 
 
-def _timed_call(sampler: Sampler, rows: int, condition: Condition | None) -> tuple[float, int]:
+def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
     """Seconds per row of one call of the network, and the most bytes that it took beyond those in use before."""
     fields = () if sampler.chain.reads == 1 else (sampler.chain.reads,)
     x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
-    given = () if condition is None else (condition,)
     with torch.no_grad():
-        sampler.score(x[:2], t[:2], *(rows_of(part, slice(2)) for part in given))
+        sampler.score(x[:2], t[:2])
         before = _peak()
         start = time.perf_counter()
-        sampler.score(x, t, *given)
+        sampler.score(x, t)
         spent = time.perf_counter() - start
     return spent / rows, _peak() - before
 

@@ -31,10 +31,10 @@ NODES = 40  # of the flows whose variation along time is measured
 
 
 def probe_trained(folder: str | Path) -> None:
-    """Probe a model that has just been trained, unless it has no network, or one of position and momentum."""
+    """Probe a model that has just been trained, unless it has no network, one of position and momentum, or a condition."""
     model = load_model(folder)
     trained = model.denoiser is not None and model.denoiser.network is not None
-    if trained and model.process.fields == 1:
+    if trained and model.process.fields == 1 and model.conditioning is None:
         probe_model(folder)
 
 
@@ -59,6 +59,11 @@ def probe_model(
         raise ValueError(
             f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
             "its sweeps use the Gaussian"
+        )
+    if model.conditioning is not None:
+        raise ValueError(
+            f"model {model.name!r} makes fields given a condition, and a probe knows none; "
+            "its sweeps use the Gaussian of what the condition leaves"
         )
     pilot = make_sampler(RunConfig(model=str(folder), samples=samples, seed=seed), model, device).draw(range(samples)).x
     # the samples still carry the noise of early stopping, like the states of any run

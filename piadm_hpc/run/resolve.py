@@ -16,7 +16,7 @@ from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
 from ..models.observations.reading import Given
-from ..schema.conditions import Condition
+from ..schema.conditions import Condition, rows_of
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
@@ -33,7 +33,8 @@ from .build import (
 )
 from .conditions import completed, encoded_conditions, of_samples
 
-STEPS = 48  # of a chain, where the model's card does not say
+STEPS = 24  # of the default chain, where the model's card does not say
+GIVEN_STEPS = 48  # of a chain whose integrator the run names
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,18 @@ class ResolvedRun:
         """The condition of every sample, by the samples' ids."""
         leads = self.config.rollout.leads or 1
         return of_samples(self.condition, self.config.condition.count, [sample // leads for sample in samples])
+
+    @property
+    def timed(self) -> Sampler:
+        """The sampler with a score of states and times alone, whose calls can be timed: that of the run's first condition."""
+        if self.condition is None:
+            return self.sampler
+        first, score = self.condition, self.sampler.score
+
+        def under_the_first(x: Tensor, t: Tensor) -> Tensor:
+            return score(x, t, rows_of(first, torch.zeros(len(x), dtype=torch.long)))
+
+        return replace(self.sampler, score=under_the_first)
 
     @property
     def scheme(self) -> Scheme:
@@ -145,25 +158,29 @@ def count_time_ranks(config: RunConfig, size: int) -> int:
 def with_defaults(config: RunConfig, model: Model, reference: GaussianReference) -> RunConfig:
     """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps. Settings of sweeps mean sweeps.
 
+    The steps of the model's card suit the default integrator; where the run names another, they are GIVEN_STEPS.
+
     A network of position and momentum gets an integrator of phase space. Collocation of a probed model gets as many points,
     and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
-    open_chain = (config.chain.integrator, config.chain.eta) == ("auto", "auto") and config.chain.generator is None
+    left_open = config.chain.integrator == "auto"
+    open_chain = left_open and config.chain.eta == "auto" and config.chain.generator is None
     if config.density.enabled or (config.rollout.leads is not None and open_chain and model.process.fields == 1):
         config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":
         usual = suits.get("eta", 1.0) if config.observations is None else 0.0
-        config = config.replace(chain={"eta": usual if config.chain.method.eta else 0.0})
-    if config.chain.integrator == "auto":
+        random = config.chain.integrator == "auto" or config.chain.method.eta
+        config = config.replace(chain={"eta": usual if random else 0.0})
+    if config.chain.integrator == "auto" and config.chain.generator is None:
         config = config.replace(chain={"integrator": _default_integrator(config, model, suits)})
     spec = config.grid
     if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
         return config
     if config.chain.method.name != "collocation":
-        return config.replace(grid={"steps": suits.get("steps", STEPS)})
+        return config.replace(grid={"steps": suits.get("steps", STEPS) if left_open else GIVEN_STEPS})
     horizon, delta = time_range(config, model)
     if spec.teleport is not None:
         return config.replace(grid={"steps": _points(config.solver.tol)})
@@ -175,7 +192,7 @@ def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any
     """Choose the integrator: of phase space for a network of two fields, and for the flow what the card says."""
     if model.process.fields > 1:
         return "sscs" if config.chain.eta else "gddim-ab2"
-    return "auto" if config.chain.eta else suits.get("flow", "auto")
+    return str(config.chain.method.name if config.chain.eta else suits.get("flow", config.chain.method.name))
 
 
 def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:

@@ -12,6 +12,7 @@ import torch
 
 from ..comm.timing import Network
 from ..solvers.sampler import Sampler
+from ..solvers.scheme import BlockSolver
 from .arrange import NARROWEST, memory_of_host
 from .build import ROWS
 from .calls import CallTimes
@@ -24,6 +25,7 @@ BESIDE = 1.1  # a sweep costs about a tenth more than its calls
 SWEEP = 0.005  # seconds of a sweep in which processors work outside the network, on one core a rank
 STORING = 0.02  # seconds in which a batch is compressed, written and renamed
 LONGEST = 30.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
+MOST_ROWS = 4096  # of a timed call
 HELD = 1 / 4  # share of a rank's memory that the solver's arrays may take
 
 
@@ -71,14 +73,17 @@ class Ways:
     def rows_of_a_call(self, times: CallTimes) -> int:
         """The most rows of a call: as given, else as many as pay."""
         given = self.resolved.config.compute.model_batch
-        return times.best_rows if given == "auto" else int(given)
+        return times.best_rows(untried=self.resolved.sampler.device.startswith("cuda")) if given == "auto" else int(given)
 
     def most_sweeps(self, chosen: Predicted, times: CallTimes) -> int | None:
-        """The most sweeps after which steps can still end within CAP times what steps alone take; None without steps."""
-        way, steps = chosen.way, self.resolved.scheme.num_steps
-        if way.kind == "sequential" or self.resolved.scheme.sequential_rounds is None:
+        """The most sweeps after which steps can still end within CAP times what steps alone take.
+
+        None where steps are not open: in a flow, and where more than one time rank is asked for.
+        """
+        way, steps, stepwise = chosen.way, self.resolved.scheme.num_steps, Way("sequential", None, 1)
+        if way.kind == "sequential" or stepwise not in self.all:
             return None
-        alone = self._batched(Way("sequential", None, 1), times)
+        alone = self._batched(stepwise, times)
         budget = CAP * self._rounds_of(alone, steps, times)
         spent = 0.0
         for sweeps in range(steps):
@@ -97,7 +102,7 @@ class Ways:
     @cached_property
     def most_rows(self) -> int:
         """The most rows that a rank evaluates at once, in any way and batch."""
-        return max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all)
+        return min(MOST_ROWS, max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all))
 
     @cached_property
     def all(self) -> list[Way]:
@@ -143,13 +148,18 @@ class Ways:
         share = -(-len(config.ids) // (self.ranks // time_ranks))
         if config.output.batch != "auto":
             return [min(int(config.output.batch), share)]
-        solver, points = solver_of(sampler), -(-max(sampler.step_counts) // time_ranks)
+        points = -(-max(sampler.step_counts) // time_ranks)
         sizes = [*(2**k for k in range(share.bit_length()) if 2**k < share), share]
 
         def held(n: int) -> int:
-            return solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
+            return self._solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
 
         return [n for n in sizes if n == 1 or held(n) <= self._room]
+
+    @cached_property
+    def _solver(self) -> BlockSolver:
+        """What knows the bytes that a run holds; to build its tables takes longer than to choose."""
+        return solver_of(self.resolved.sampler)
 
     @cached_property
     def _room(self) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..gaussian.reference import GaussianReference
 from ..theory.bases import Basis, Identity
-from ..theory.chain import Chain, add_lifted, affine, apply, expand, expand_rows
+from ..theory.chain import Chain, add_lifted, affine, apply, expand
 from ..theory.noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
@@ -118,10 +118,13 @@ class Problem:
         affine(out, draws, expand(self.basis, self.chain.P[j], z), z)
         return add_lifted(out, expand(self.basis, self.chain.Q[j], z), score)
 
-    def increment(self, draws: Tensor | None, points: Tensor, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the increments (P - A) z + Q s + draws, and Q s alone, of rows [rows, c, n], each at its own point."""
-        lifted = apply(expand_rows(self.basis, self.chain.Q[points], z), score)
-        b = affine(torch.empty_like(z), draws, expand_rows(self.basis, self.increments[points], z), z)
+    def increment(self, draws: Tensor | None, own: Tensor, lifting: Tensor, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the increments (P - A) z + Q s + draws, and Q s alone, of rows [rows, c, n].
+
+        `own` and `lifting` are P - A and Q at the point of each row, [rows, n or 1, ...].
+        """
+        lifted = apply(lifting, score)
+        b = affine(torch.empty_like(z), draws, own, z)
         return b.add_(lifted), lifted
 
     def size(self, z: Tensor, scale: float | Tensor) -> Tensor:

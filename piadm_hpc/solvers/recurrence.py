@@ -13,13 +13,15 @@ from ..theory.bases import Basis
 from ..theory.chain import affine, apply, expand
 from .distribution import Rows
 from .linear import LinearPart
+from .tables import Tables
 
 
 class Recurrence:
     """The recurrence of one linear part over rows of steps; products of its matrices are computed once and kept."""
 
-    def __init__(self, linear: LinearPart, basis: Basis, rows: Rows, comm: Communicator):
+    def __init__(self, linear: LinearPart, basis: Basis, rows: Rows, comm: Communicator, like: Tensor):
         self.linear, self.basis, self.rows, self.comm = linear, basis, rows, comm
+        self.blocks = Tables(basis, linear.A, rows.points, like)
         self.tables: dict[tuple[int, int, int], Tensor] = {}
 
     def __call__(self, first: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range) -> list[Tensor]:
@@ -67,9 +69,8 @@ class Recurrence:
             z[own[0]] = state
             state = z[own[0]]
         for index in own:
-            block = expand(self.basis, self.linear.A[self.rows.points[index]], state)
             out = z[index + 1] if z is not None and index + 1 in own else torch.empty_like(state)
-            state = affine(out, b[index], block, state)
+            state = affine(out, b[index], self.blocks.at(index), state)
         return state
 
     def _act(self, span: range, low: int, high: int, states: Tensor) -> Tensor:

@@ -75,9 +75,8 @@ class Sampler:
         """Draw states [samples, c, *event] at the chain's first point, from `noise` or the sampler's own."""
         signal, spread = self.chain.entry()
         white = (noise or self.noise()).at([0], samples, channels=len(signal), stream=PRIOR)[0]
-        prior = self.prior or self.reference or isotropic(self.event_shape)
         white = white.reshape(len(samples), len(signal), *self.event_shape)
-        return prior.to(self.device, self.dtype).draw_state(white, signal, spread)
+        return self.measure.draw_state(white, signal, spread)
 
     def log_density(self, samples: Sequence[int], solution: Solution) -> Tensor:
         """Return the log-density [samples], float64, of the states of samples that were drawn with `options.traces`.
@@ -87,16 +86,23 @@ class Sampler:
         """
         if solution.log_det is None:
             raise ValueError("the samples have no log-determinants; set options.traces to 'exact' or a number of probes")
-        first = self.prior_states(samples)[:, 0].flatten(1)
-        prior = self.prior or self.reference or isotropic(self.event_shape)
+        return self.first_log_density(self.prior_states(samples)[:, 0]) - solution.log_det.value
 
-        def flat(states: Tensor) -> Tensor:
-            return states if self.project is None else self.project(states.reshape(-1, *self.event_shape)).reshape(states.shape)
+    def first_log_density(self, first: Tensor) -> Tensor:
+        """Return the log-density [samples], float64, of first states [samples, *event] of a flow under the prior."""
+        prior, flow = self.measure, cast(Collocation, self.chain)
+        degrees = degrees_within(prior.basis, None if self.project is None else self.projected, prior.mean)
+        at = torch.tensor(flow.horizon, dtype=torch.float64)
+        return log_density(prior, flow.process, first, flow.process.time(at), degrees=degrees, project=self.projected)
 
-        degrees = degrees_within(prior.basis, None if self.project is None else flat, prior.mean)
-        collocation = cast(Collocation, self.chain)
-        start = log_density(prior, collocation.process, first, self.chain.t[0], degrees=degrees, project=flat)
-        return start - solution.log_det.value
+    def projected(self, flat: Tensor) -> Tensor:
+        """Project flat states [rows, d] to the subspace that all of them lie in."""
+        return flat if self.project is None else self.project(flat.reshape(-1, *self.event_shape)).reshape(flat.shape)
+
+    @property
+    def measure(self) -> GaussianReference:
+        """The Gaussian whose marginal at the chain's first point the first states are drawn from."""
+        return (self.prior or self.reference or isotropic(self.event_shape)).to(self.device, self.dtype)
 
     def draw(
         self,

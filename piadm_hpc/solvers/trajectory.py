@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator
-from ..theory.chain import affine, expand_rows
+from ..theory.chain import affine
 from .distribution import Rows
 from .first_path import operator_path, reference_path
 from .flight import Flight
@@ -16,6 +16,7 @@ from .options import Options
 from .prediction import Predictor
 from .problem import Problem
 from .recurrence import Recurrence
+from .tables import Tables
 from .tolerance import Motion
 
 Slots = slice | Tensor
@@ -50,7 +51,10 @@ class Trajectory:
         self.scores = like.new_zeros(*shape[:2], problem.chain.reads, shape[-1]) if keep_scores else None
         self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
         self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
-        self.scan = Recurrence(problem.linear, problem.basis, rows, comm)
+        self.scan = Recurrence(problem.linear, problem.basis, rows, comm, like)
+        self.own, self.lifting = (
+            Tables(problem.basis, table, rows.points, like) for table in (problem.increments, problem.chain.Q)
+        )
         self.base: tuple[int, Tensor] = (0, self.first)
 
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
@@ -76,7 +80,7 @@ class Trajectory:
         problem, predictor = self.problem, self.predictor
         assert predictor is not None
         same = predictor.linear is problem.linear
-        scan = self.scan if same else Recurrence(predictor.linear, problem.basis, self.rows, self.comm)
+        scan = self.scan if same else Recurrence(predictor.linear, problem.basis, self.rows, self.comm, first)
         draws = None if self.draws is None else self.draws[:, own]
         remainder = None if self.remainder is None else self.remainder[own]
         z, b, end = self.z[:, own], self.b[:, own], self.end[own]
@@ -115,14 +119,14 @@ class Trajectory:
     def _increments(self, local: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> Tensor:
         """Update the increments of some steps; returns the parts of Motion there, [4, rows]."""
         problem, scale = self.problem, self.options.scale
-        points, before, move = self.points[local], self.b[local, slot], self.move[local, slot]
+        before, move = self.b[local, slot], self.move[local, slot]
         draws = None if self.draws is None else self.draws[local, slot]
-        b, lifted = problem.increment(draws, points, z, score)
+        b, lifted = problem.increment(draws, self.own.rows(local), self.lifting.rows(local), z, score)
         self.b[local, slot] = b
         if self.scores is not None:
             self.scores[local, slot] = score
         change = b - before
-        carried = affine(torch.empty_like(move), None, expand_rows(problem.basis, problem.linear.A[points], move), move)
+        carried = affine(torch.empty_like(move), None, self.scan.blocks.rows(local), move)
         defect, moved, grown = (problem.size(part, scale) for part in (change, move, carried.add_(change)))
         return torch.stack([defect, moved, grown, problem.size(z, scale) + problem.size(lifted, scale)])
 
@@ -150,7 +154,9 @@ class Trajectory:
                 z = self.z[local, slots]
                 draws = None if self.draws is None else self.draws[local, slots]
                 score = self.predictor.score(j, z, self.remainder[slots])
-                self.b[local, slots], _ = self.problem.increment(draws, torch.full((len(slots),), j), z, score)
+                here = torch.full((len(slots),), local)
+                tables = self.own.rows(here), self.lifting.rows(here)
+                self.b[local, slots], _ = self.problem.increment(draws, *tables, z, score)
 
     def propagate(self, high: int, next_low: int) -> None:
         """Run the recurrence up to point `high`; the next one changes nothing before `next_low`. Collective."""

@@ -131,6 +131,8 @@ def _baselines(dataset: xr.Dataset, run: ResolvedRun, count: int) -> Baselines:
     model = run.model
     if model.process.fields > 1:
         raise ValueError(f"--baselines: DPM-Solver++ moves the position alone; {model.name!r} has momentum too")
+    if model.conditioning is not None:
+        raise ValueError(f"--baselines: they have no condition, and {model.name!r} makes fields given one; leave --baselines out")
     dim = str(dataset.attrs["sample_dim"])
     first = dataset.isel({dim: slice(0, count)})
     variables = model.layout.variables

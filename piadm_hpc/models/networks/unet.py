@@ -37,12 +37,10 @@ class GridPad(nn.Module):
         west, east, top, bottom = widths
         if not self.wrap:
             return functional.pad(x, widths, mode="replicate")
-        half, last = x.shape[-1] // 2, x.shape[-2]
-        if top:
-            x = torch.cat([x[..., :top, :].flip(-2).roll(half, -1), x], dim=-2)
-        if bottom:
-            x = torch.cat([x, x[..., top + last - bottom :, :].flip(-2).roll(half, -1)], dim=-2)
-        return functional.pad(x, (west, east, 0, 0), mode="circular")
+        rows, columns = x.shape[-2:]
+        north, south = (x[..., edge, :].flip(-2).roll(columns // 2, -1) for edge in (slice(top), slice(rows - bottom, rows)))
+        tall = torch.cat([north, x, south], dim=-2)
+        return torch.cat([tall[..., columns - west :], tall, tall[..., :east]], dim=-1)
 
 
 class GridConv(nn.Module):
@@ -160,9 +158,7 @@ class GridUNet(nn.Module):
                 raise ValueError("the network was trained with conditions; give one")
             level = level + self.given(condition["numbers"])
             fields = torch.cat([fields, condition["maps"]], dim=1)
-        static = torch.cat([self.sphere, self.maps]).expand(len(fields), -1, -1, -1)
-        x, crop = self._fit(torch.cat([fields, static], dim=1))
-        x = self.stem(functional.pixel_unshuffle(x, 2))
+        x, crop = self._begin(fields)
         kept = []
         for depth, block in enumerate(self.down):
             x = block(x, level)
@@ -176,6 +172,14 @@ class GridUNet(nn.Module):
             x = self.up[depth](x, level)
         x = functional.pixel_shuffle(self.head(functional.silu(self.norm(x, level))), 2)
         return x[..., crop[0] : crop[0] + self.shape[0], crop[1] : crop[1] + self.shape[1]]
+
+    def _begin(self, fields: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Convolve fields and static maps to half resolution, the maps once for all rows; also returns the place of the crop."""
+        fitted, crop = self._fit(fields)
+        static, _ = self._fit(torch.cat([self.sphere, self.maps])[None])
+        own, shared = (self.stem.pad(functional.pixel_unshuffle(part, 2)) for part in (fitted, static))
+        weights = torch.split(self.stem.conv.weight, [own.shape[1], shared.shape[1]], dim=1)
+        return functional.conv2d(own, weights[0], self.stem.conv.bias) + functional.conv2d(shared, weights[1]), crop
 
     def _fit(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Pad the grid on all sides to a multiple of the stride; returns it and the place at which the original begins."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...gaussian.conditioned import Update, condition
+from ...gaussian.conditioned import Update, condition, seen_variance
 from ...gaussian.observed import LinearObservations
 from ...gaussian.reference import GaussianReference
 from ...theory.process import Process
@@ -105,15 +105,7 @@ def require_likely(reference: GaussianReference, observations: LinearObservation
 
 def expected_variance(reference: GaussianReference, observations: LinearObservations) -> Tensor:
     """Return the variances of the observations under the reference, errors included, [m]."""
-    basis, parts = reference.basis, []
-    root = basis.expand(torch.sqrt(reference.spectrum.to(torch.float64)))
-    for start in range(0, len(observations), 512):
-        keep = torch.arange(start, min(len(observations), start + 512), device=observations.std.device)
-        part = observations.part(keep)
-        rows = part.adjoint(torch.eye(len(part), dtype=torch.float64, device=keep.device))
-        half = basis.synthesise(root * basis.analyse(rows))
-        parts.append((half**2).sum(-1))
-    return torch.cat(parts) + observations.std**2
+    return seen_variance(reference, observations) + observations.std**2
 
 
 def of_model(model: Model, observations: AnyObservations, *, kind: str = "auto", gamma: float = 0.01) -> Posterior:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...data.geometry import places_of
 from ...data.gridded import GriddedData, read_fields
 from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
@@ -60,8 +61,8 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
     given = None if config.condition is None else condition_on(config.condition, config.data, data, root)
-    states = data if given is None else given.states
-    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, **_angles(data))
+    states, places = data if given is None else given.states, places_of(data.coordinates, {}, wrap=data.wrap)
+    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, places=places, **angles_of(data))
     counts = f"{len(states.train)} training, {len(states.validation)} validation, {len(states.test)} test states"
     report(f"{counts}; {states.excluded} left out" + ("" if given is None else f"; {given.words}"))
     process = by_name(config.noise.process, **config.process_parameters)
@@ -81,7 +82,7 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     return publish(output, config, states, denoiser, state, given)
 
 
-def _angles(data: GriddedData) -> dict[str, list[float]]:
+def angles_of(data: GriddedData) -> dict[str, list[float]]:
     """Latitudes and longitudes in degrees of the data's grid, where it has any."""
     if not geographic(data.coordinates):
         return {}

@@ -6,12 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.geometry import rectangular
 from ...data.grids import why_not_global
 from ...gaussian.harmonics import fit_harmonic_eof
 from ...gaussian.masked import MaskedEOF
 from ...gaussian.reference import GaussianReference, from_fields
 from ...theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from ..config import ReferenceConfig
+from .localised import fit_localised_eof
 
 
 def fit_reference(
@@ -22,29 +24,67 @@ def fit_reference(
     mask: Tensor | None = None,
     latitudes: list[float] | None = None,
     longitudes: list[float] | None = None,
+    places: np.ndarray | None = None,
 ) -> GaussianReference:
     """Fit the Gaussian reference of states [n, *event], in float64.
 
     `mask` [*event] is true where there are data. `latitudes` and `longitudes` in degrees are those of the grid, None where
-    it has none. Held-out states `validation` choose the rank of EOFs and the variance outside them, and how far the
-    covariance of "harmonic_eof" is regularised; without them EOFs use the last fifth of the training states. Raises
-    ValueError if the basis does not suit the mask or the grid, or the rank the number of states.
+    it has none, and `places` are those of its points, by default of rows and columns one apart. Held-out states `validation`
+    choose the rank of EOFs and the variance outside them, and how far covariances of "smooth" and "harmonic_eof" are
+    regularised; without them EOFs and "smooth" use the last fifth of the training states. Raises ValueError if the basis
+    does not suit the mask or the grid, or the rank the number of states.
     """
     fields = train.to(torch.float64)
+    config = _settled(config, fields, mask, latitudes, longitudes)
+    if config.basis == "smooth":
+        rows, columns = train.shape[-2:]
+        return fit_localised_eof(
+            fields, validation.to(torch.float64), rectangular(rows, columns) if places is None else places, mask, config.modes
+        )
     if config.basis == "eof":
         return _fit_eof(fields, validation.to(torch.float64), config, mask)
     if mask is not None and config.basis != "pixelwise":
         gaps = int((~mask).sum())
-        raise ValueError(f"basis {config.basis!r} needs fields without gaps, these have {gaps}; use 'eof' or 'pixelwise'")
+        raise ValueError(
+            f"basis {config.basis!r} needs fields without gaps, these have {gaps}; use 'smooth', 'eof' or 'pixelwise'"
+        )
     if config.basis in ("harmonic_eof", "spherical"):
-        columns = None if longitudes is None else np.array(longitudes)
-        reason = "it has no latitudes" if latitudes is None else why_not_global(np.array(latitudes), columns)
+        reason = _why_not_global(latitudes, longitudes)
         if reason is not None:
-            raise ValueError(f"basis {config.basis!r} needs a global grid with latitudes in degrees, and {reason}; use 'eof'")
+            raise ValueError(f"basis {config.basis!r} needs a global grid with latitudes in degrees, and {reason}; use 'smooth'")
     if config.basis == "harmonic_eof" and latitudes is not None:
         lmax = config.lmax or min(train.shape[1], train.shape[2] // 2)
         return fit_harmonic_eof(fields, validation.to(torch.float64), latitudes, lmax, config.split)
     return from_fields(fields, _plain_basis(config, tuple(train.shape[1:]), latitudes))
+
+
+def _why_not_global(latitudes: list[float] | None, longitudes: list[float] | None) -> str | None:
+    """Why a grid is not global; None if it is, or if it has latitudes alone that are."""
+    if latitudes is None:
+        return "it has no latitudes"
+    return why_not_global(np.array(latitudes), None if longitudes is None else np.array(longitudes))
+
+
+def _settled(
+    config: ReferenceConfig,
+    fields: Tensor,
+    mask: Tensor | None,
+    latitudes: list[float] | None,
+    longitudes: list[float] | None,
+) -> ReferenceConfig:
+    """The configuration with the basis that "auto" stands for: harmonics for one variable on the whole globe, else "smooth".
+
+    Where a rank is given, or there are too few fields to hold any out, EOFs are meant.
+    """
+    if config.basis != "auto":
+        return config
+    if {"rank", "max_rank"} & config.model_fields_set or len(fields) < 5:
+        return config.model_copy(update={"basis": "eof"})
+    lmax = min(fields.shape[-2], fields.shape[-1] // 2) if fields.ndim == 3 else 0
+    if mask is not None or lmax < 2 or _why_not_global(latitudes, longitudes) is not None:
+        return config.model_copy(update={"basis": "smooth"})
+    lmax = config.lmax or lmax
+    return config.model_copy(update={"basis": "harmonic_eof", "lmax": lmax, "split": min(config.split, lmax - 1)})
 
 
 def _plain_basis(config: ReferenceConfig, event_shape: tuple[int, ...], latitudes: list[float] | None) -> Basis:

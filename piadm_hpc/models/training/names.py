@@ -10,7 +10,7 @@ from ...store.validate import layout_problems
 
 IN_THE_FOLDER = frozenset(
     {
-        *("variable", "month", "all_times", "mode", "shell", "harmonic", "zonal_wavenumber", "example"),
+        *("quantile_and_score", "variable", "month", "all_times", "mode", "shell", "harmonic", "zonal_wavenumber", "example"),
         *("mean_field", "scale_field", "mask", "climatology", "held_out_examples"),
         *(f"reference_{what}" for what in ("mean", "spectrum", "modes")),
         *(

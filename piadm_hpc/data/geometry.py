@@ -1,0 +1,59 @@
+"""Where the points of a grid lie: from its coordinates, whatever kind they are of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..schema.layout import Coordinate
+from .grids import kind_of
+
+STRETCHED = 6.0
+"""How many times a distance from north to south counts; covariances along circles of latitude, on which the zonal spectrum
+depends, are then kept over further distances."""
+
+
+def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate], *, wrap: bool) -> np.ndarray:
+    """The places [points, k] between which distances are taken, of rows and columns, or of cells along one dimension.
+
+    Angles are laid on a sphere of radius one, stretched along its axis, lengths are taken as they are, and along other
+    coordinates points are one apart, round a circle with `wrap`. Cells need their latitudes and longitudes among the
+    `auxiliary` coordinates. Raises ValueError without these.
+    """
+    if len(grid) == 1:
+        return _on_sphere(*_angles(next(iter(grid)), auxiliary))
+    kinds = [kind_of(name, coordinate.attrs) for name, coordinate in grid.items()]
+    rows, columns = (coordinate.values.astype(np.float64) for coordinate in grid.values())
+    if kinds == ["latitude", "longitude"]:
+        lat, lon = np.broadcast_arrays(rows[:, None], columns)
+        return _on_sphere(lat.ravel(), lon.ravel())
+    if kinds == ["length", "length"]:
+        y, x = np.broadcast_arrays(rows[:, None], columns)
+        return np.column_stack([x.ravel(), y.ravel()])
+    return rectangular(len(rows), len(columns), periodic=wrap)
+
+
+def rectangular(rows: int, columns: int, *, periodic: bool = False) -> np.ndarray:
+    """Return the places [points, k] of rows and columns one apart; `periodic` lays rows round a circle."""
+    x = np.arange(columns, dtype=np.float64)
+    turn = 2 * math.pi * x / columns
+    across = np.column_stack([np.cos(turn), np.sin(turn)]) * columns / (2 * math.pi) if periodic else x[:, None]
+    return np.column_stack([np.tile(across, (rows, 1)), np.repeat(np.arange(rows, dtype=np.float64), columns)])
+
+
+def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    y, x = np.deg2rad(lat), np.deg2rad(lon)
+    return np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), STRETCHED * y])
+
+
+def _angles(dim: str, auxiliary: Mapping[str, Coordinate]) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes in degrees of the cells along a dimension."""
+    found = {kind_of(name, c.attrs): c.values for name, c in auxiliary.items() if c.dims == (dim,)}
+    if absent := [kind for kind in ("latitude", "longitude") if kind not in found]:
+        raise ValueError(
+            f"cells along {dim!r} need coordinates with their {' and '.join(absent)} in degrees, which the files lack; add them, "
+            "for HEALPix by healpy.pix2ang(nside, cells, lonlat=True)"
+        )
+    return found["latitude"], found["longitude"]

@@ -1,0 +1,131 @@
+"""The reference for any grid: variances, correlations and scales that it keeps, on grids with gaps and of several variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+import xarray as xr
+from torch import Tensor
+
+import piadm_hpc
+from piadm_hpc.config.validation import ConfigError
+from piadm_hpc.data.geometry import rectangular
+from piadm_hpc.gaussian.masked import MaskedEOF, log_likelihood
+from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.models.config import ReferenceConfig
+from piadm_hpc.models.training.fitting import fit_reference
+from piadm_hpc.models.training.localised import fit_localised_eof, gaspari_cohn
+
+ROWS, COLUMNS = 16, 24
+
+
+def smooth_fields(count: int, variables: int, seed: int) -> Tensor:
+    """Stationary fields [count, variables, 16, 24] whose spectrum falls as a power law, variables correlated by 0.8."""
+    generator = torch.Generator().manual_seed(seed)
+    y, x = np.meshgrid(np.fft.fftfreq(ROWS), np.fft.fftfreq(COLUMNS), indexing="ij")
+    spectrum = torch.from_numpy((1 + (x**2 + y**2) / 0.08**2) ** -2.0)
+    white = torch.randn(count, variables, ROWS, COLUMNS, generator=generator, dtype=torch.float64)
+    common = white[:, :1]
+    white = torch.sqrt(torch.tensor(0.8)) * common + torch.sqrt(torch.tensor(0.2)) * white.roll(1, 0)
+    fields = torch.fft.ifft2(torch.fft.fft2(white) * torch.sqrt(spectrum)).real
+    return fields / fields.std() + 0.1 * torch.randn(fields.shape, generator=generator, dtype=torch.float64)
+
+
+def covariance(reference: GaussianReference) -> Tensor:
+    """The covariance [d, d] of a reference."""
+    unit = torch.eye(len(reference.mean), dtype=torch.float64)
+    basis = reference.basis
+    return basis.synthesise(basis.expand(reference.spectrum) * basis.analyse(unit))
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_variances_and_correlations_are_those_of_the_fields(gaps: bool) -> None:
+    fields = smooth_fields(60, 2, 0)
+    mask = torch.ones(2, ROWS, COLUMNS, dtype=torch.bool)
+    if gaps:
+        mask[:, 3:7, 5:12] = False
+        fields = fields * mask
+    reference = fit_localised_eof(fields, fields[:0], rectangular(ROWS, COLUMNS), mask if gaps else None)
+    found, wanted = covariance(reference), torch.cov(fields.flatten(1).T)
+    assert isinstance(reference.basis, MaskedEOF) == gaps
+    assert torch.allclose(found.diagonal(), wanted.diagonal(), atol=1e-3)
+    points = ROWS * COLUMNS
+    between = lambda c: float(c.diagonal(points).sum() / c.diagonal().sum())  # noqa: E731
+    assert between(found) == pytest.approx(between(wanted), abs=0.01)
+
+
+def test_held_out_fields_are_likelier_than_under_plain_modes() -> None:
+    train, held, test = (smooth_fields(n, 1, seed)[:, 0] for n, seed in ((60, 0), (20, 1), (40, 2)))
+    mask = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
+    mask[4:8, 6:12] = False
+    for gaps in (None, mask):
+        parts = [part if gaps is None else part * gaps for part in (train, held, test)]
+        scores = {
+            basis: log_likelihood(fit_reference(parts[0], parts[1], ReferenceConfig(basis=basis), mask=gaps), parts[2])
+            for basis in ("smooth", "eof")
+        }
+        assert scores["smooth"] > scores["eof"] + 10
+
+
+def test_scales_keep_their_power_with_few_modes() -> None:
+    fields = smooth_fields(60, 1, 3)[:, 0]
+    reference = fit_localised_eof(fields, fields[:0], rectangular(ROWS, COLUMNS), count=200)
+    white = torch.randn(400, ROWS, COLUMNS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    drawn = reference.draw(white, torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
+    power = [torch.fft.rfft(f - f.mean(0)).abs().square().mean((0, 1)) for f in (drawn, fields)]
+    for band in (slice(1, 3), slice(3, 6), slice(6, 13)):
+        assert 0.7 < float(power[0][band].sum() / power[1][band].sum()) < 1.4
+
+
+def test_variables_with_data_at_different_points() -> None:
+    fields = smooth_fields(40, 2, 1)
+    mask = torch.ones(2, ROWS, COLUMNS, dtype=torch.bool)
+    mask[0, :6] = False
+    reference = fit_localised_eof(fields * mask, fields[:0], rectangular(ROWS, COLUMNS), mask)
+    found = covariance(reference)
+    assert float(found[~mask.flatten()].abs().max()) == 0
+    wanted = torch.cov((fields * mask).flatten(1).T)
+    assert torch.allclose(found.diagonal(), wanted.diagonal(), atol=1e-3)
+
+
+def test_auto_takes_the_basis_that_the_grid_asks_for() -> None:
+    fields, mask = smooth_fields(20, 1, 0)[:, 0], torch.ones(ROWS, COLUMNS, dtype=torch.bool)
+    whole = {"latitudes": np.linspace(-84, 84, ROWS).tolist(), "longitudes": (np.arange(COLUMNS) * 15.0).tolist()}
+    part = {"latitudes": np.linspace(10, 40, ROWS).tolist(), "longitudes": np.arange(COLUMNS).tolist()}
+    kinds = [type(fit_reference(fields, fields[:0], ReferenceConfig(), **grid).basis).__name__ for grid in (whole, part)]
+    assert kinds == ["HarmonicEOF", "EOF"]
+    mask[0, 0] = False
+    assert fit_reference(fields * mask, fields[:0], ReferenceConfig(), mask=mask, **whole).basis.rank > 19
+    assert fit_reference(fields, fields[:0], ReferenceConfig(rank=4), **whole).basis.rank == 4
+
+
+def test_fields_off_the_grid_and_too_few_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 or more fields on a grid of 6 points, got 4 of 6 values"):
+        fit_localised_eof(torch.randn(4, 2, 3), torch.zeros(0, 2, 3), rectangular(2, 3))
+
+
+def test_the_localising_correlation_falls_to_zero() -> None:
+    ratio = np.linspace(0, 2.5, 26)
+    values = gaspari_cohn(ratio)
+    assert values[0] == 1 and values[10] == pytest.approx(5 / 24) and (values[20:] < 1e-15).all()
+    assert (np.diff(values) <= 1e-15).all()
+
+
+def test_train_is_public_and_takes_a_file_or_a_mapping(tmp_path: Path) -> None:
+    fields = smooth_fields(20, 1, 0)[:, 0].numpy().astype(np.float32)
+    xr.Dataset({"t": (("time", "y", "x"), fields)}).to_netcdf(tmp_path / "a.nc")
+    data = {"files": ["a.nc"], "variables": ["t"], "spatial_dims": ["y", "x"], "wrap": False}
+    config = {"name": "m", "output": str(tmp_path / "m"), "network": "none", "data": data}
+    lines: list[str] = []
+    folder = piadm_hpc.train(config, root=tmp_path, report=lines.append)
+    model = piadm_hpc.load_model(folder)
+    assert model.reference.basis.rank > 20 and "20 training" in lines[0]
+    (tmp_path / "train.toml").write_text(tomli_w.dumps(config))
+    again = piadm_hpc.train(tmp_path / "train.toml", changes=["reference.rank=3"], root=tmp_path, report=lines.append)
+    assert piadm_hpc.load_model(again).reference.basis.rank == 3
+    with pytest.raises(ConfigError, match="network"):
+        piadm_hpc.train({**config, "network": "nothing"}, root=tmp_path)
