@@ -23,6 +23,7 @@ _HOMES = {
     "OU": "theory.process",
     "Pixelwise": "theory.bases",
     "RankGrid": "comm.rank_grid",
+    "Rollout": "solvers.rollout",
     "RunConfig": "config.run",
     "Sampler": "solvers.sampler",
     "Solution": "solvers.solve",
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .solvers.encode import decode as decode
     from .solvers.encode import encode as encode
     from .solvers.options import Options as Options
+    from .solvers.rollout import Rollout as Rollout
     from .solvers.sampler import Sampler as Sampler
     from .solvers.solve import Solution as Solution
     from .solvers.solve import solve as solve

@@ -25,6 +25,7 @@ from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.errors import ScoreError
 from piadm_hpc.solvers.options import Options
+from piadm_hpc.solvers.rollout import Rollout
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import Partition
@@ -241,6 +242,34 @@ def conditions_reach_their_samples_on_every_rank_grid(comm: Any) -> None:
     assert float((alone.x - shared.x).abs().max()) < 1e-10
 
 
+def pipelined_leads_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
+    """Ranks share pairs of lead and point. A condition that fails on one rank alone ends them all."""
+    world = ShiftedMixture(PROCESS)
+    reference = world.target.reference()
+    scheme = Collocation(PROCESS, reference, 6.0, 1e-2, 20)
+    sampler = Sampler(scheme, world.score, (12,), 3, Options(tol=1e-3), reference=reference, dtype=F64)
+
+    def given(past: torch.Tensor, links: Any) -> Any:
+        return {"map": {"shift": torch.tanh(past[:, -1])}, "sign": torch.zeros(len(past), dtype=torch.long)}
+
+    rollout, past = Rollout(sampler, given, threshold=0.3), reference.draw_state(torch.ones(2, 1, 12), *scheme.entry())
+    alone, shared = (rollout.draw(past, 3, members=[0, 4], comm=c) for c in (None, MPICommunicator(comm)))
+    assert float((alone.x - shared.x).abs().max()) < 1e-8 and torch.equal(alone.rounds, shared.rounds)
+
+    def broken(past: torch.Tensor, links: Any) -> Any:
+        if comm.rank == comm.size - 1:
+            raise OSError("no field here")
+        return given(past, links)
+
+    for threshold in (None, 0.3):
+        try:
+            replace(rollout, given=broken, threshold=threshold).draw(past, 3, members=[0, 4], comm=MPICommunicator(comm))
+        except OSError as error:
+            assert "no field here" in str(error)
+        else:
+            raise AssertionError("the failure of one rank was not seen by another")
+
+
 def densities_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
     """Exact traces, probes, which belong to sample and node, and gradients. Failures reach everyone."""
     target = mixture(PROCESS)
@@ -292,6 +321,7 @@ CHECKS = [
     a_failing_score_ends_every_rank_with_the_same_words,
     collocation_is_the_same_on_every_number_of_ranks,
     conditions_reach_their_samples_on_every_rank_grid,
+    pipelined_leads_are_the_same_on_every_number_of_ranks,
     densities_are_the_same_on_every_number_of_ranks,
     members_differ_between_ranks,
 ]

@@ -27,6 +27,7 @@ from . import (
     plan,
     reference,
     report,
+    rollout,
     sample,
     status,
     submit,
@@ -43,6 +44,7 @@ from ..store.errors import StoreError
 
 COMMANDS = (
     sample,
+    rollout,
     submit,
     status,
     plan,

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..config.validation import ConfigError
 from . import plan
 from .exit_codes import DONE, EXIT_CODES, NOT_CONVERGED
 from .options import add_run_options, described_run
@@ -24,12 +25,17 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    if options.plan:
-        return plan.run(options)
+    return plan.run(options) if options.plan else draw(options)
+
+
+def draw(options: argparse.Namespace, *, forecasts: bool = False) -> int:
+    """Draw the run that a command line describes, and log what it cost. ConfigError for forecasts without a number of leads."""
     from ..run.execute import execute
     from ..run.reporting import logger
 
     config = described_run(options)
+    if forecasts and config.rollout.leads is None:
+        raise ConfigError("rollout.leads: say how many leads to forecast, with --leads N or in the section [rollout]")
     summary = execute(config, overwrite=options.overwrite, command=" ".join(["piadm", *sys.argv[1:]]))
     for line in summary.lines(config.solver.tol):
         logger.info(line)

@@ -14,6 +14,7 @@ from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
 from .observations import ObservationsConfig
 from .paths import PathName
+from .rollout import RolloutConfig
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import parse_ids as parse_ids
 from .solver import SolverConfig
@@ -154,6 +155,7 @@ class RunConfig(Record):
     only: tuple[int, ...] | None = None
     allow_code: bool = False
     condition: RunCondition = RunCondition()
+    rollout: RolloutConfig = RolloutConfig()
     chain: ChainConfig = ChainConfig()
     phase: PhaseConfig = PhaseConfig()
     grid: GridConfig = GridConfig()
@@ -186,6 +188,11 @@ class RunConfig(Record):
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
         mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
+        mistakes += self.rollout.mistakes(
+            file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth
+        )
+        if self.rollout.leads is not None and (self.density.enabled or self.observations is not None):
+            mistakes.append("rollout.leads: forecasts have no densities and no observations; leave density and observations out")
         if self.corrector.enabled and self.chain.method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:
@@ -231,9 +238,12 @@ class RunConfig(Record):
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Ids of the samples to draw, in increasing order: member m of condition k of K is m K + k."""
+        """Ids of the samples to draw, in increasing order: member m of condition k of K is m K + k.
+
+        Forecasts of L leads have the ids (m K + k) L + l - 1 for lead l.
+        """
         members = range(self.samples) if self.only is None else sorted(self.only)
-        count = self.condition.count
+        count = self.condition.count * (self.rollout.leads or 1)
         return tuple(member * count + k for member in members for k in range(count))
 
     def replace(self, **changes: Any) -> RunConfig:

@@ -108,7 +108,7 @@ def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
 
     Ends early when somebody asks to stop.
     """
-    gaps, before = _gaps(run.resolved.model), 0
+    gaps, before = gaps_of(run.resolved.model), 0
     batches = missing[run.ranks.group :: run.ranks.num_groups]
     wanted = {sample for batch in missing for sample in batch.samples}
     group = f"group 1/{run.ranks.num_groups} " if run.ranks.num_groups > 1 else ""
@@ -124,9 +124,9 @@ def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
     ) as progress:
         try:
             for number, batch in enumerate(batches):
-                work = _Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
+                work = Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
                 solution = work.solve(gaps)
-                drawn.costs.append(_without_states(solution))
+                drawn.costs.append(without_states(solution))
                 drawn.writing += _write(run, batch, solution, gaps)
                 if number + 1 < len(batches):
                     work.leave_if_asked()
@@ -148,13 +148,13 @@ def _write(run: Run, batch: Batch, solution: Solution, gaps: dict[str, np.ndarra
     return time.perf_counter() - start
 
 
-def _without_states(solution: Solution) -> Solution:
+def without_states(solution: Solution) -> Solution:
     """The costs alone, so that an ensemble of any size fits into memory."""
     return replace(solution, x=solution.x[:0], state=solution.state[:0])
 
 
 @dataclass
-class _Work:
+class Work:
     """A batch being solved, as the callback of the solver: it reports progress and passes requests to stop on.
 
     After a request the block being solved may come to its end, if that does not take beyond `patient_until`.
@@ -183,7 +183,7 @@ class _Work:
                 _store(self.run, [samples[k] for k in stopped.done], stopped.solution, gaps)
             elif self.run.ranks.writer and self.latest is not None:
                 _keep(self.run, self.batch, self.latest)
-            raise self.run.request(_stop_asked(self.run)) from None
+            raise self.run.request(stop_asked(self.run)) from None
 
     def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
         """Report a block and stop there if somebody asks for it; collective over the group."""
@@ -197,7 +197,7 @@ class _Work:
 
     def leave_if_asked(self, *, keep: bool = False) -> None:
         """Raise StopRequested when somebody asks to stop, after writing down the finished blocks if they are to be kept."""
-        if stop := _stop_asked(self.run):
+        if stop := stop_asked(self.run):
             if keep and self.run.ranks.writer and self.latest is not None:
                 _keep(self.run, self.batch, self.latest)
             raise self.run.request(stop)
@@ -212,7 +212,7 @@ class _Work:
         if run.ranks.root and time.monotonic() - self.beat > HEARTBEAT:
             run.store.heartbeat()
             self.beat = time.monotonic()
-        stop = _stop_asked(run)
+        stop = stop_asked(run)
         if not stop:
             return False
         now = time.monotonic()
@@ -224,7 +224,7 @@ class _Work:
         self.progress.show(self.before + done, self.note + more)
 
 
-def _stop_asked(run: Run) -> StopReason:
+def stop_asked(run: Run) -> StopReason:
     """Who asks to stop, by a signal to a rank of the group or by the stop file; collective over the group."""
     found = stop_requested(run.store.folder) if run.ranks.writer else StopReason.NONE
     stop = StopReason(int(run.ranks.time.max(torch.tensor([float(max(found, run.signals.reason))]))))
@@ -238,7 +238,7 @@ def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str,
     run.store.write(
         samples,
         resolved.model.decode(resolved.finished(solution.x).cpu(), given if given is None else matched(given, torch.zeros(()))),
-        _per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
+        per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
         allow_nan=gaps,
     )
 
@@ -248,13 +248,13 @@ def _keep(run: Run, batch: Batch, unfinished: Unfinished) -> None:
     write_draft(run.store.folder, batch.samples, {name: tensor.cpu().numpy() for name, tensor in arrays.items()}, run.mark)
 
 
-def _gaps(model: Model) -> dict[str, np.ndarray]:
+def gaps_of(model: Model) -> dict[str, np.ndarray]:
     """Where a variable has no value in any sample (land in an ocean model): the points that a zero state decodes to NaN."""
     empty = model.normalisation.decode(torch.zeros(1, *model.event_shape))
     return {name: np.isnan(values[0]) for name, values in empty.items()}
 
 
-def _per_sample(config: RunConfig, samples: Sequence[int], solution: Solution) -> dict[str, np.ndarray]:
+def per_sample(config: RunConfig, samples: Sequence[int], solution: Solution) -> dict[str, np.ndarray]:
     """Cost and convergence of every sample, as stored beside the fields."""
     return {
         **coordinates_of(config, samples),

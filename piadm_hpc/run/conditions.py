@@ -86,16 +86,30 @@ def of_samples(condition: Condition | None, count: int, samples: Sequence[int]) 
 
 def layout_of(config: RunConfig, layout: Layout) -> Layout:
     """The layout of a run's files; several conditions are a coordinate of their own."""
-    if config.condition.count == 1:
+    leads = config.rollout.leads
+    if config.condition.count == 1 and leads is None:
         return layout
     labels = given_conditions(config).labels
+    if leads is not None:
+        return replace(layout, sample_dim=SAMPLE_DIM, coordinates={**layout.coordinates, **_of_leads(labels, leads)})
     return replace(layout, sample_dim=SAMPLE_DIM, coordinates={**layout.coordinates, labels.dims[0]: labels})
+
+
+def _of_leads(labels: Coordinate, leads: int) -> dict[str, Coordinate]:
+    """The starts and leads of the forecasts of a member, along one dimension."""
+    dims, numbers = labels.dims, np.arange(1, leads + 1, dtype=np.int32)
+    count = len(labels.values)
+    return {
+        dims[0]: Coordinate(dims, np.arange(count * leads, dtype=np.int32), {"long_name": "number of the forecast"}),
+        "init_time": Coordinate(dims, np.repeat(labels.values, leads), {"long_name": "start of the forecast"}),
+        "lead_time": Coordinate(dims, np.tile(numbers, count), {"long_name": "number of the lead", "units": "1"}),
+    }
 
 
 def coordinates_of(config: RunConfig, samples: Sequence[int]) -> dict[str, np.ndarray]:
     """Number of the member and of the condition of every sample, where there are several conditions."""
-    count = config.condition.count
-    if count == 1:
+    count = config.condition.count * (config.rollout.leads or 1)
+    if count == 1 and config.rollout.leads is None:
         return {}
     ids = np.asarray(samples, dtype=np.int32)
     return {"member": ids // count, "condition_index": ids % count}

@@ -34,6 +34,7 @@ from ..store.unfinished import clear_drafts
 from .batches import Batch, Drawn, Run, draw_batches, missing_batches
 from .choose import Choice, choose, solver_of_run
 from .conditions import completed, layout_of
+from .leads import draw_leads, missing_leads
 from .reporting import EventLog, Summary, set_up_logging
 from .resolve import ResolvedRun, resolve
 
@@ -202,13 +203,15 @@ def _set_damaged_aside(run: Run) -> None:
 def _draw_missing(run: Run) -> Drawn:
     """Draw what is missing, and what a purge of the file system takes meanwhile; collective. All groups stop together."""
     drawn, ranks = Drawn(), run.ranks
+    forecasts = run.resolved.config.rollout.leads is not None
+    list_missing, draw = (missing_leads, draw_leads) if forecasts else (missing_batches, draw_batches)
     for attempt in range(ATTEMPTS):
-        missing = ranks.world.bcast_object(missing_batches(run) if ranks.root else None)
+        missing = ranks.world.bcast_object(list_missing(run) if ranks.root else None)
         if attempt == 0:
             _announce(run, missing)
         if not missing:
             break
-        draw_batches(run, missing, drawn)
+        draw(run, missing, drawn)
         # groups come here at different batches; all of them stop when one of them was asked to
         drawn.stop = StopReason(int(ranks.world.max(torch.tensor([float(drawn.stop)]))))
         if drawn.stop:

@@ -61,7 +61,8 @@ class ResolvedRun:
 
     def condition_of(self, samples: Sequence[int]) -> Condition | None:
         """The condition of every sample, by the samples' ids."""
-        return of_samples(self.condition, self.config.condition.count, samples)
+        leads = self.config.rollout.leads or 1
+        return of_samples(self.condition, self.config.condition.count, [sample // leads for sample in samples])
 
     @property
     def timed(self) -> Sampler:
@@ -164,7 +165,8 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
     left_open = config.chain.integrator == "auto"
-    if config.density.enabled:
+    open_chain = left_open and config.chain.eta == "auto" and config.chain.generator is None
+    if config.density.enabled or (config.rollout.leads is not None and open_chain and model.process.fields == 1):
         config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})

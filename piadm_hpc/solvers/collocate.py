@@ -51,19 +51,27 @@ class CollocationSolver:
         self.length = scheme.span[1] - scheme.span[0]
         self.visited: list[list[Visited]] = [[] for _ in samples]
         self.waiting = list(range(len(samples)))
-        self.slots = [self._enter() for _ in range(min(options.in_flight or len(samples), len(samples)))]
+        self.slots: list[Slot] = []
 
     def run(self) -> BlockSolution:
         """Sweep until every sample is done; the ends are flat states [samples, 1, d]. Collective.
 
         Raises ScoreError on every rank when the score fails on any, and Interrupted when `should_stop` ends the work.
         """
+        self._fill()
         while self.slots:
             self._check_stop()
             self._evaluate()
             self._advance()
             self.slots = [kept for slot in self.slots if (kept := self._next(slot)) is not None]
+            self._fill()
         return self.result
+
+    def _fill(self) -> None:
+        """Give the room that is free to samples that wait."""
+        free = (self.options.in_flight or len(self.samples)) - len(self.slots)
+        entering, self.waiting = self.waiting[:free], self.waiting[free:]
+        self.slots += [self._enter(index) for index in entering]
 
     @property
     def precision(self) -> float:
@@ -77,9 +85,8 @@ class CollocationSolver:
         if self.should_stop is not None and self.should_stop(len(done)):
             raise Interrupted(done, self.result.of(done))
 
-    def _enter(self) -> Slot:
-        """Put the next waiting sample at the start of the whole range."""
-        index = self.waiting.pop(0)
+    def _enter(self, index: int) -> Slot:
+        """Put a sample at the start of the whole range."""
         slot = Slot(index, self.whitening.enter(self.first[index]), [Task(*self.scheme.span)])
         self._start(slot)
         return slot
@@ -142,7 +149,7 @@ class CollocationSolver:
             slot.best = min(slot.best, own)
 
     def _next(self, slot: Slot) -> Slot | None:
-        """Decide what the slot does next: another sweep, another piece, another sample, or None to close it."""
+        """Decide what the slot does next: another sweep, another piece, or None when its sample is done."""
         tol = self.options.tol
         if tol is None:
             return self._piece_done(slot, Status.DEPTH_REACHED) if slot.age >= (self.options.sweeps or 1) else slot
@@ -179,7 +186,7 @@ class CollocationSolver:
         self._start(slot)
 
     def _piece_done(self, slot: Slot, status: Status) -> Slot | None:
-        """Record a finished piece, and go on with the next piece of this sample or with another sample."""
+        """Record a finished piece, and go on with the next piece of this sample; None after the last."""
         index, tol, slot.carried = slot.index, self.options.tol, slot.bound
         self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
         # a state far outside the reference is not resolved by nodes that were chosen for it
@@ -197,4 +204,4 @@ class CollocationSolver:
             self._start(slot)
             return slot
         self.result.end[index, 0] = self.evaluator.project(self.whitening.leave(slot.y))
-        return self._enter() if self.waiting else None
+        return None

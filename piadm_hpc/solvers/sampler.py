@@ -15,7 +15,7 @@ from ..comm.communicator import Communicator
 from ..gaussian.density import degrees_within, log_density
 from ..gaussian.reference import GaussianReference, isotropic
 from ..schema.conditions import Condition
-from ..theory.noise import PRIOR, Noise
+from ..theory.noise import PRIOR, Noise, NoiseSource
 from .collocation import Collocation
 from .evaluate import Score
 from .options import Options
@@ -71,10 +71,10 @@ class Sampler:
         """Network calls of a sample solved step by step, corrector included; None for a scheme without steps."""
         return None if self.chain.sequential_rounds is None else sum(self.step_counts)
 
-    def prior_states(self, samples: Sequence[int]) -> Tensor:
-        """Draw states [samples, c, *event] at the chain's first point."""
+    def prior_states(self, samples: Sequence[int], noise: NoiseSource | None = None) -> Tensor:
+        """Draw states [samples, c, *event] at the chain's first point, from `noise` or the sampler's own."""
         signal, spread = self.chain.entry()
-        white = self.noise().at([0], samples, channels=len(signal), stream=PRIOR)[0]
+        white = (noise or self.noise()).at([0], samples, channels=len(signal), stream=PRIOR)[0]
         white = white.reshape(len(samples), len(signal), *self.event_shape)
         return self.measure.draw_state(white, signal, spread)
 
@@ -109,23 +109,25 @@ class Sampler:
         samples: Sequence[int],
         *,
         condition: Condition | None = None,
+        noise: NoiseSource | None = None,
         comm: Communicator | None = None,
         resume: Unfinished | None = None,
         callback: Callback | None = None,
     ) -> Solution:
         """Draw the samples with the given ids, or continue them from `resume`; collective over `comm`.
 
-        `condition` is a tensor, or a dictionary of tensors, whose first dimension counts the samples. The ranks of `comm` share
-        the time axis. Raises ScoreError on every rank when the score fails on any, and Stopped when
-        the callback ends the work.
+        `condition` is a tensor, or a dictionary of tensors, whose first dimension counts the samples. `noise`
+        replaces the sampler's own, which `seed` and the ids select. The ranks of `comm` share the time axis. Raises ScoreError
+        on every rank when the score fails on any, and Stopped when the callback ends the work.
         """
-        first = self.prior_states(samples)
+        noise = noise or self.noise()
+        first = self.prior_states(samples, noise)
         return solve(
             self.chain,
             self.score,
             (first[:, 0], first[:, 1:]),
             self.options,
-            noise=self.noise(),
+            noise=noise,
             reference=self.reference,
             condition=condition,
             comm=comm,
@@ -136,5 +138,5 @@ class Sampler:
         )
 
     def noise(self) -> Noise:
-        """Return the random numbers of the samples."""
+        """Return the random numbers that seed and sample ids select."""
         return Noise(self.seed, math.prod(self.event_shape), dtype=self.dtype, device=self.device, stride=self.stride)

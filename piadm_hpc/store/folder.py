@@ -169,6 +169,19 @@ class Store:
         left = [tuple(sample for sample in batch if sample not in present) for batch in self.batches()]
         return [batch for batch in left if batch]
 
+    def read(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
+        """Read the fields of some samples by variable, [samples, *shape]. Raises StoreError when one is absent."""
+        places = {sample: (shard, row) for shard in scan(self.folder)[0] for row, sample in enumerate(shard.ids)}
+        if gone := [sample for sample in samples if sample not in places]:
+            raise StoreError(f"{self.folder} does not hold the samples {_shown(tuple(gone))}; run the same command again")
+        found: dict[str, list[np.ndarray]] = {variable.name: [] for variable in self.layout.variables}
+        for sample in samples:
+            shard, row = places[sample]
+            with reading(shard) as file:
+                for name, rows in found.items():
+                    rows.append(file[name][row])
+        return {name: np.stack(rows) for name, rows in found.items()}
+
     def absent(self) -> tuple[int, ...]:
         """The ids among `samples` that no whole shard holds."""
         return absent(self.samples, (sample for shard in scan(self.folder)[0] for sample in shard.ids))

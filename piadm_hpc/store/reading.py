@@ -29,7 +29,8 @@ def open_run(
     """Open the samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
 
     `chunks` makes dask arrays ({} means one sample each); `dialect` names the sample dimension as another tool does (one of
-    DIALECTS). Samples of several conditions have the dimensions `realization` and `condition`; they are dask arrays where dask
+    DIALECTS). Samples of several conditions have the dimensions `realization` and `condition`, forecasts
+    `init_time`, `realization` and `lead_time`; they are dask arrays where dask
     is installed, and are read at once without it. With `flat` they stay along one dimension. Raises StoreError when anything
     is missing or damaged. So does every later read of samples whose files were merged, overwritten or lost since then: a value
     that was not written never reads as NaN.
@@ -51,6 +52,8 @@ def open_run(
     dim = str(dataset.attrs["sample_dim"])
     if "condition_index" in dataset and not flat:
         dataset, dim = _by_condition(dataset, dim), "realization"
+        if "lead_time" in dataset:
+            dataset = _by_lead(dataset)
     if dialect is not None and DIALECTS[dialect] != dim:
         dataset = dataset.rename({dim: DIALECTS[dialect]})
         dim = DIALECTS[dialect]
@@ -70,6 +73,23 @@ def _by_condition(dataset: xr.Dataset, dim: str) -> xr.Dataset:
     )
     found = split.assign_coords(realization=("realization", members.values, members.attrs))
     return found.assign_attrs(sample_dim="realization")
+
+
+def _by_lead(dataset: xr.Dataset) -> xr.Dataset:
+    """Forecasts by start, member and lead, in place of one dimension of starts and leads."""
+    dims = ("init_time", "lead_time")
+    labels = {name: dataset[name].variable for name in dims}
+    leads = int(labels["lead_time"].values.max())
+    split = dataset.drop_vars([*dims, "condition"]).coarsen(condition=leads).construct(condition=dims)
+    starts, numbers = labels["init_time"].values[::leads], labels["lead_time"].values[:leads]
+    try:
+        starts = starts.astype(str).astype("datetime64[ns]") if starts.dtype.kind in "OUS" else starts
+    except ValueError:  # dates of a calendar that numpy does not know stay as they are written
+        pass
+    found = split.assign_coords(
+        init_time=("init_time", starts, labels["init_time"].attrs), lead_time=("lead_time", numbers, labels["lead_time"].attrs)
+    )
+    return found.transpose("init_time", "realization", "lead_time", ...)
 
 
 def _by_sample(chunks: Mapping[str, int] | str | int, dim: str) -> Any:

@@ -1,0 +1,30 @@
+"""piadm rollout: forecasts of many members and leads from the starts in a file, here or on the ranks of a launcher."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from . import sample
+from .exit_codes import EXIT_CODES
+from .options import add_run_options
+
+
+def add(commands: Any) -> None:
+    """Register the command."""
+    parser = commands.add_parser(
+        "rollout",
+        help="forecasts: samples given the ones before them; goes on with what is missing",
+        epilog=EXIT_CODES,
+    )
+    add_run_options(parser)
+    parser.add_argument("--init", metavar="FILE", help="the starts: fields with dates, or the model's inputs by name")
+    parser.add_argument("--leads", type=int, metavar="N", help="number of leads from every start")
+    parser.add_argument("--overwrite", action="store_true", help="start again; without it finished leads are kept")
+    parser.set_defaults(run=_run, plan=False)
+
+
+def _run(options: argparse.Namespace) -> int:
+    options.condition = options.init or options.condition
+    options.set = [*options.set, *([] if options.leads is None else [f"rollout.leads={options.leads}"])]
+    return sample.draw(options, forecasts=True)

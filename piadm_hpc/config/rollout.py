@@ -1,0 +1,42 @@
+"""The section of a run's configuration that makes its samples forecasts, each given the ones before it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .limits import Count, Many
+from .validation import Record
+
+
+class RolloutConfig(Record):
+    """Forecasts: every condition of `condition.file` is a start, and every lead a sample given the leads before it.
+
+    Attributes:
+        leads: number of leads of every start. None draws samples given the conditions and no more.
+        pipelined: begin a lead on the unconverged estimate of the one before it; "auto" does so where the chain is the flow,
+            solved by collocation, which is what a rollout solves unless `chain` says otherwise.
+        threshold: a lead is open while the end of the one before it moved in the last sweep by at most this many standard
+            deviations of the data.
+        months: months from one lead to the next, for an input of the kind "month".
+    """
+
+    leads: Many | None = None
+    pipelined: Literal["auto", "on", "off"] = "auto"
+    threshold: float = Field(0.3, gt=0)
+    months: Count = 1
+
+    def mistakes(self, *, file: str | None, integrator: str, eta: float | str, fixed_depth: bool) -> list[str]:
+        """List what of a run's other settings does not go with forecasts."""
+        if self.leads is None:
+            return []
+        wrong = ["rollout.leads: forecasts begin at fields; give condition.file (--init FILE)"] if file is None else []
+        if self.pipelined == "on" and (integrator not in ("auto", "collocation") or eta not in ("auto", 0)):
+            wrong.append(
+                f"rollout.pipelined with chain.integrator = {integrator!r}, chain.eta = {eta}: leads are pipelined along the "
+                'flow alone; use collocation and eta 0, or pipelined = "auto"'
+            )
+        if self.pipelined == "on" and fixed_depth:
+            wrong.append("rollout.pipelined with solver.fixed_depth: leads end by their error bounds; leave one of the two out")
+        return wrong

@@ -1,0 +1,118 @@
+"""Drawing the forecasts that are missing: members of starts batch by batch, every lead stored as soon as it is done."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..host.stop import StopReason, StopRequested
+from ..solvers.links import LeadEnded
+from ..solvers.solution import Stopped
+from .batches import Batch, Drawn, Run, Work, gaps_of, per_sample, stop_asked, without_states
+from .reporting import Progress
+from .rollout import Starts, rollout_of
+
+
+def missing_leads(run: Run) -> list[Batch]:
+    """List what is missing as batches of members of starts that go on at the same lead, each with all its ids from there on."""
+    leads = _leads(run)
+    first: dict[int, int] = {}
+    for sample in (sample for batch in run.store.missing() for sample in batch):
+        path, lead = divmod(sample, leads)
+        first[path] = min(lead, first.get(path, leads))
+    alike = defaultdict(list)
+    for path, lead in sorted(first.items()):
+        alike[lead].append(path)
+    size = max(1, min(int(run.resolved.config.output.batch), -(-len(first) // run.ranks.num_groups)))
+    return [
+        Batch(tuple(path * leads + later for path in paths[at : at + size] for later in range(lead, leads)))
+        for lead, paths in sorted(alike.items())
+        for at in range(0, len(paths), size)
+    ]
+
+
+def draw_leads(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
+    """Forecast and store this group's share of the missing batches, and add what they cost to `drawn`; collective over the group.
+
+    Ends early when somebody asks to stop; what is done of a batch is kept, lead by lead.
+    """
+    starts, before = Starts.of(run.resolved.config, run.resolved.model), 0
+    batches = missing[run.ranks.group :: run.ranks.num_groups]
+    wanted = {sample for batch in missing for sample in batch.samples}
+    with Progress(
+        len(wanted), unit="forecasts", interval=run.resolved.config.output.log_interval, enabled=run.ranks.root, ends=run.ends,
+        events=run.events,
+        elsewhere=(lambda: run.store.num_drawn(wanted) - before) if run.ranks.num_groups > 1 else None,
+    ) as progress:  # fmt: skip
+        try:
+            for number, batch in enumerate(batches):
+                work = Work(run, progress, batch, before, f"batch {number + 1}/{len(batches)}")
+                _Forecasts(run, starts, work, drawn).draw()
+                if number + 1 < len(batches):
+                    work.leave_if_asked()
+                before += len(batch.samples)
+        except StopRequested as request:
+            drawn.stop = StopReason.LIMIT if request.limit else StopReason.PERSON
+
+
+@dataclass
+class _Forecasts:
+    """A batch of members being forecast, as the callback of the rollout: it stores leads and passes requests to stop on."""
+
+    run: Run
+    starts: Starts
+    work: Work
+    drawn: Drawn
+    done: int = 0
+
+    def draw(self) -> None:
+        """Forecast the whole batch. Raises StopRequested when somebody asks to stop."""
+        run, leads, count = self.run, _leads(self.run), self.run.resolved.config.condition.count
+        self.paths = sorted({sample // leads for sample in self.work.batch.samples})
+        first = min(self.work.batch.samples) % leads
+        places = [path % count for path in self.paths]
+        rollout = rollout_of(run.resolved, self.starts)
+        try:
+            rollout.draw(
+                self._past(places, first), range(first + 1, leads + 1), members=[path // count for path in self.paths],
+                starts=[self.starts.numbers[place] for place in places], comm=run.ranks.time, callback=self,
+            )  # fmt: skip
+        except Stopped:
+            raise run.request(stop_asked(run)) from None
+
+    def _past(self, places: Sequence[int], first: int) -> Tensor:
+        """The states before lead `first`, counted from 0: those of the starts, and of leads that are stored."""
+        past, leads, normalisation = self.starts.past(places), _leads(self.run), self.run.resolved.model.normalisation
+        for lead in range(max(0, first - self.starts.order), first):
+            stored = normalisation.encode(self.run.store.read([path * leads + lead for path in self.paths]))
+            past = torch.cat([past[:, 1:], stored[:, None]], dim=1)
+        return past
+
+    def lead_ended(self, result: LeadEnded) -> None:
+        """Store a lead, from the rank that writes."""
+        run, begun = self.run, time.perf_counter()
+        samples = [path * _leads(run) + result.lead - 1 for path in self.paths]
+        if run.ranks.writer:
+            model = run.resolved.model
+            columns = per_sample(run.resolved.config, samples, result.solution)
+            run.store.write(samples, model.normalisation.decode(result.x.cpu()), columns, allow_nan=gaps_of(model))
+        if run.ranks.root:
+            run.store.compact()
+        self.drawn.costs.append(without_states(result.solution))
+        self.drawn.writing += time.perf_counter() - begun
+        self.done += len(samples)
+        self.work.note = f"{self.work.name} lead {result.lead}"
+        self.work.progress.show(self.work.before + self.done, self.work.note)
+
+    def should_stop(self) -> bool:
+        """Whether to stop between two sweeps; collective over the group."""
+        return self.work.should_stop(self.done)
+
+
+def _leads(run: Run) -> int:
+    return int(run.resolved.config.rollout.leads or 1)

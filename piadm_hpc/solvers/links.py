@@ -1,0 +1,97 @@
+"""Links of a rollout: which forecast a row is, its random numbers, and what is passed from lead to lead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..comm.communicator import Communicator
+from ..comm.failure import together
+from ..schema.conditions import Condition, matched
+from ..theory.noise import CHAIN, Noise
+from .solution import Solution
+
+# of random numbers: kinds of them for a lead, leads of a start, starts; their product fits into a counter's word
+KINDS, MOST_LEADS, MOST_STARTS = 4, 2**20, 2**40
+
+
+class Link(NamedTuple):
+    """The forecast of one member from one start at one lead, counted from 1."""
+
+    start: int
+    member: int
+    lead: int
+
+
+# given(past [rows, order, *event], links): what the samples of links are conditioned on; the newest field comes last
+Given = Callable[[Tensor, Sequence[Link]], Condition]
+# field(x [rows, *event], condition): the fields that later leads are given, of a model's states
+Field = Callable[[Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True)
+class LeadEnded:
+    """A lead that is done for all samples.
+
+    Attributes:
+        lead: its number, from 1.
+        x: the fields, [samples, *event].
+        solution: the model's states and what they cost; its `rounds` are those that this lead added to the lead before.
+    """
+
+    lead: int
+    x: Tensor
+    solution: Solution
+
+
+class RolloutCallback(Protocol):
+    """Hooks that a rollout calls while it works; they are collective over the ranks that share it."""
+
+    def lead_ended(self, result: LeadEnded) -> None:
+        """Receive a lead once it is done for all samples, in the order of leads."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Return whether to end the work here, between two network calls."""
+        ...
+
+
+class LinkNoise:
+    """The random numbers of links, whose sample ids are their positions: their member's, in a stream of start and lead.
+
+    The first lead of start 0 has those that a sample with the member's number has outside a rollout.
+    """
+
+    def __init__(self, noise: Noise, links: Mapping[int, Link]):
+        self.noise, self.links, self.size = noise, links, noise.size
+
+    def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
+        """Return draws [steps, samples, channels, d]."""
+        steps = list(steps)
+        return torch.cat([self._of(self.links[sample], steps, channels, stream) for sample in samples], dim=1)
+
+    def _of(self, link: Link, steps: list[int], channels: int, stream: int) -> Tensor:
+        place = link.lead - 1 + MOST_LEADS * link.start
+        return self.noise.at(steps, [link.member], channels, stream + KINDS * place)
+
+
+@dataclass(frozen=True)
+class Succession:
+    """What leads from one link to the next: the functions of a rollout, which fail on all ranks together; collective."""
+
+    given: Given
+    field: Field | None
+    comm: Communicator
+
+    def condition(self, past: Tensor, links: Sequence[Link]) -> Condition:
+        """Return the condition of links whose last fields are `past` [rows, order, *event], in the precision of these."""
+        return together(self.comm, lambda: matched(self.given(past, links), past))
+
+    def fields(self, x: Tensor, condition: Condition) -> Tensor:
+        """Return the fields [rows, *event] of states that were drawn given a condition."""
+        field = self.field
+        return x if field is None else together(self.comm, lambda: field(x, condition))

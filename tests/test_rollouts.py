@@ -1,0 +1,291 @@
+"""Rollouts: closed forms at every lead, pipelined and lead by lead, members alone and together, restarts, bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from conditional import KNOWN, ConditionalGaussian, ShiftedMixture
+from helpers import call, one_line
+from problems import F64, SIZE, chains
+from test_conditional_models import make, write_world
+
+import piadm_hpc
+from piadm_hpc.models.card import load_model
+from piadm_hpc.schema.conditions import Condition
+from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.links import LeadEnded, Link
+from piadm_hpc.solvers.options import Options
+from piadm_hpc.solvers.rollout import Rollout
+from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.solvers.solution import Stopped
+from piadm_hpc.theory.process import OU
+
+PROCESS = OU()
+WORLD, MIXTURE = ConditionalGaussian(PROCESS, size=6), ShiftedMixture(PROCESS)
+EARLY = 0.5  # threshold of the leads that are pipelined
+
+
+def linear(threshold: float | None, tol: float = 1e-8) -> Rollout:
+    """x[l+1] = mean + B (the first numbers of x[l]) + noise, solved along the flow."""
+    chain = Collocation(PROCESS, WORLD.reference, 10.0, 1e-4, 16)
+    sampler = Sampler(chain, WORLD.score, (6,), 7, Options(tol=tol), reference=WORLD.reference, dtype=F64)
+    return Rollout(sampler, lambda past, links: past[:, -1, :KNOWN], threshold=threshold)
+
+
+def given(past: torch.Tensor, links: Sequence[Link]) -> Condition:
+    """A shift that depends on the last two fields and on the lead, and the parity of the start: not linear in anything."""
+    season = torch.tensor([[0.3 * (link.lead % 3)] for link in links], dtype=past.dtype)
+    shift = 0.7 * torch.tanh(past[:, -1].roll(1, -1) - 0.4 * past[:, -2]) + season
+    return {"map": {"shift": shift}, "sign": torch.tensor([link.start % 2 for link in links])}
+
+
+def mixed(threshold: float | None, *, tol: float = 1e-3, **options: object) -> Rollout:
+    """Samples of a mixture around a function of the two fields before them."""
+    reference = MIXTURE.target.reference()
+    chain = Collocation(PROCESS, reference, 6.0, 1e-2, 28)
+    sampler = Sampler(chain, MIXTURE.score, (SIZE,), 3, Options(tol=tol, **options), reference=reference, dtype=F64)
+    return Rollout(sampler, given, threshold=threshold)
+
+
+def fields(samples: int, order: int = 2, size: int = SIZE) -> torch.Tensor:
+    return torch.randn(samples, order, size, dtype=F64, generator=torch.Generator().manual_seed(4))
+
+
+STARTS, MEMBERS = [0, 0, 1, 5], [0, 3, 0, 2]
+
+
+@pytest.mark.parametrize("threshold", [None, EARLY])
+def test_every_member_and_lead_of_a_linear_gaussian_world_is_the_closed_form(threshold: float | None) -> None:
+    """The flow keeps (x - alpha m) / sqrt(v), so that each lead is a line in its predecessor and its own noise."""
+    rollout, leads, past = linear(threshold), 5, fields(4, 1, 6)
+    found = rollout.draw(past, leads, members=MEMBERS, starts=STARTS)
+    times = rollout.sampler.chain.t[[0, -1]]
+    alpha, sigma = PROCESS.alpha(times)[:, None], PROCESS.sigma(times)[:, None]
+    root = torch.sqrt(alpha**2 * WORLD.variances + sigma**2)
+    x = past[:, -1]
+    for lead in range(leads):
+        noise = rollout.noise_of(rollout.links(STARTS, MEMBERS, lead + 1))
+        first = rollout.sampler.prior_states(range(4), noise)[:, 0]
+        mean = WORLD.expected(x[:, :KNOWN])
+        x = alpha[1] * mean + root[1] / root[0] * (first - alpha[0] * mean)
+        assert float((found.x[:, lead] - x).abs().max()) < 1e-6
+
+
+def test_moments_at_every_lead_are_the_closed_form() -> None:
+    """Mean and covariance of 400 members from one start, each within five standard errors."""
+    members, leads = 400, 3
+    past = fields(1, 1, 6).expand(members, -1, -1)
+    found = linear(EARLY, tol=1e-3).draw(past, leads, members=range(members)).x
+    mean, cov, B = past[0, -1], torch.zeros(6, 6, dtype=F64), torch.nn.functional.pad(WORLD.B, (0, 6 - KNOWN))
+    for lead in range(leads):
+        mean = WORLD.mean + B @ mean
+        cov = B @ cov @ B.T + torch.diag(WORLD.variances)
+        spread = cov.diag().sqrt()
+        assert bool(((found[:, lead].mean(0) - mean).abs() < 5 * spread / members**0.5).all())
+        error = (torch.cov(found[:, lead].T) - cov).abs() / (spread[:, None] * spread)
+        assert float(error.max()) < 5 * (2 / members) ** 0.5
+
+
+@pytest.mark.parametrize("options", [{}, {"in_flight": 3}, {"model_batch": 5}])
+def test_pipelined_leads_are_those_of_the_solve_from_their_own_predecessor(options: dict[str, Any]) -> None:
+    """On a mixture, with conditions that depend on two leads: within tol, in 43 % of the rounds of one made lead by lead."""
+    past, leads, tol = fields(4), 6, 1e-3
+    found = mixed(EARLY, tol=tol, **options).draw(past, leads, members=MEMBERS, starts=STARTS)
+    tight = mixed(None, tol=1e-6)
+    known = torch.cat([past, found.x], dim=1)
+    for lead in range(leads):
+        exact = tight.draw(known[:, lead : lead + 2], range(lead + 1, lead + 2), members=MEMBERS, starts=STARTS)
+        assert float((found.x[:, lead] - exact.x[:, 0]).square().mean(1).sqrt().max()) < tol
+    alone = mixed(None, tol=tol, **options).draw(past, leads, members=MEMBERS, starts=STARTS)
+    if options.get("in_flight") is None:
+        assert int(found.rounds.sum()) < 0.6 * int(alone.rounds.sum())
+    assert bool((found.status <= 2).all()) and bool((found.residual <= tol).all())
+
+
+@pytest.mark.parametrize("threshold", [None, EARLY])
+def test_a_member_alone_and_after_a_restart_is_that_of_the_large_rollout(threshold: float | None) -> None:
+    rollout, past = mixed(threshold, tol=1e-5), fields(4)
+    large = rollout.draw(past, 5, members=MEMBERS, starts=STARTS)
+    alone = rollout.draw(past[2:3], 5, members=MEMBERS[2:3], starts=STARTS[2:3])
+    assert float((alone.x[0] - large.x[2]).abs().max()) < 1e-4
+    later = rollout.draw(large.x[:, 1:3], range(4, 6), members=MEMBERS, starts=STARTS)
+    assert float((later.x - large.x[:, 3:]).abs().max()) < 1e-4
+    assert float((large.x[0] - large.x[1]).abs().max()) > 0.1
+
+
+def test_chains_with_noise_make_rollouts_lead_by_lead() -> None:
+    """Against each lead solved step by step; the first lead of start 0 is what the sampler draws with that condition."""
+    chain = chains(PROCESS, MIXTURE.target.reference(), steps=12)["ddpm"]
+    sampler = Sampler(chain, MIXTURE.score, (SIZE,), 3, Options(tol=1e-11), reference=MIXTURE.target.reference(), dtype=F64)
+    past = fields(4)
+    found = Rollout(sampler, given).draw(past, 3, members=MEMBERS, starts=STARTS)
+    steps = Rollout(replace(sampler, options=Options(solver="sequential")), given)
+    assert float((steps.draw(past, 3, members=MEMBERS, starts=STARTS).x - found.x).abs().max()) < 1e-8
+    first = Rollout(sampler, given).links([0, 0], [0, 3], 1)
+    plain = sampler.draw([0, 3], condition=given(past[:2], first))
+    assert float((plain.x - found.x[:2, 0]).abs().max()) < 1e-9
+
+
+def test_fields_of_a_model_of_residuals_are_what_later_leads_are_given() -> None:
+    """x = m(c) + residual: the same forecasts as of the model of x itself."""
+    plain = linear(None)
+
+    def score(x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = PROCESS.alpha(t.to(F64))[:, None], PROCESS.sigma(t.to(F64))[:, None]
+        return -x / (alpha**2 * WORLD.variances + sigma**2)
+
+    for threshold in (None, EARLY):
+        residuals = Rollout(replace(plain.sampler, score=score), plain.given, lambda x, c: x + WORLD.expected(c), threshold)
+        found = residuals.draw(fields(4, 1, 6), 4, members=MEMBERS, starts=STARTS)
+        last = torch.cat([fields(4, 1, 6), found.x], dim=1)[:, :-1, :KNOWN]
+        assert float((found.x - found.state - WORLD.mean - last @ WORLD.B.T).abs().max()) < 1e-10
+
+
+@pytest.mark.parametrize("threshold", [None, EARLY])
+def test_a_rollout_hands_out_its_leads_and_goes_on_after_a_stop(threshold: float | None) -> None:
+    class Stopping:
+        def __init__(self) -> None:
+            self.leads: list[LeadEnded] = []
+
+        def lead_ended(self, result: LeadEnded) -> None:
+            self.leads.append(result)
+
+        def should_stop(self) -> bool:
+            return len(self.leads) == 2
+
+    rollout, past, callback = mixed(threshold, tol=1e-5), fields(4), Stopping()
+    with pytest.raises(Stopped):
+        rollout.draw(past, 5, members=MEMBERS, starts=STARTS, callback=callback)
+    assert [result.lead for result in callback.leads] == [1, 2]
+    known = torch.stack([result.x for result in callback.leads], dim=1)
+    rest = rollout.draw(known, range(3, 6), members=MEMBERS, starts=STARTS)
+    whole = rollout.draw(past, 5, members=MEMBERS, starts=STARTS)
+    assert float((torch.cat([known, rest.x], dim=1) - whole.x).abs().max()) < 1e-4
+
+
+def test_leads_that_cannot_begin_early_wait() -> None:
+    """With a threshold that no unconverged lead meets, a rollout takes the calls of one made lead by lead, and no more."""
+    past = fields(4)
+    waiting = mixed(1e-30).draw(past, 3, members=MEMBERS, starts=STARTS)
+    alone = mixed(None).draw(past, 3, members=MEMBERS, starts=STARTS)
+    assert torch.equal(waiting.calls, alone.calls) and torch.equal(waiting.rounds, alone.rounds)
+
+
+def test_rollouts_that_do_not_fit_are_refused_with_all_mistakes() -> None:
+    chain = chains(PROCESS, MIXTURE.target.reference())["ddim"]
+    with pytest.raises(ValueError) as caught:
+        Rollout(Sampler(chain, MIXTURE.score, (SIZE,), 0, Options(tol=None, sweeps=3)), given, threshold=-1.0)
+    for words in ("threshold = -1 must be positive", "give a Collocation", "give options.tol"):
+        assert words in str(caught.value)
+    bad = torch.full((3, 1, SIZE), float("nan"), dtype=F64)
+    with pytest.raises(ValueError) as caught:
+        mixed(None).draw(bad, range(3, 3), members=[0, 0], starts=[-1, -1])
+    for words in (
+        "past is [3, 1, 12] for 2 samples; give their last fields [2, order, 12]",
+        "past contains numbers that are not finite",
+        "leads = range(3, 3): give a number of leads from 1",
+        "starts are whole numbers from 0",
+        "two samples are the same member of the same start",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def forecasts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of months given the two before them and the month of the year, and a file of four starts."""
+    folder = tmp_path_factory.mktemp("forecasts")
+    write_world(folder)
+    inputs = {"tas_1": {"kind": "lag"}, "tas_2": {"kind": "lag", "lag": 2}, "month": {"kind": "month"}}
+    make(folder, "months", condition={"inputs": inputs})
+    make(folder, "gap", condition={"inputs": {"tas_1": {"kind": "lag"}, "tas_3": {"kind": "lag", "lag": 3}}})
+    with xr.open_dataset(folder / "fields.nc") as fields:
+        fields.isel(time=slice(-5, None)).to_netcdf(folder / "starts.nc")
+    return folder
+
+
+def forecast(folder: Path, out: Path, **changes: Any) -> piadm_hpc.RunConfig:
+    keys: dict[str, Any] = {"model": str(folder / "months"), "condition": {"file": str(folder / "starts.nc")}, "samples": 2}
+    keys |= {"rollout": {"leads": 3}, "solver": {"tol": 1e-3}, "output": {"batch": 3}, "out": str(out)}
+    return piadm_hpc.RunConfig(**{**keys, **changes})
+
+
+def test_a_run_of_forecasts_is_starts_by_members_by_leads(forecasts: Path, tmp_path: Path) -> None:
+    """From the command line; a start and a member alone are those of the large run, pipelined or lead by lead."""
+    arguments = ["rollout", "--model", forecasts / "months", "--init", forecasts / "starts.nc", "--leads", 3, "--samples", 2]
+    made = call(*arguments, "--tol", 1e-3, "--out", tmp_path / "large", "--set", "output.batch=3")
+    assert made["code"] == 0, made
+    with piadm_hpc.open(tmp_path / "large") as large:
+        assert dict(large.tas.sizes) == {"init_time": 4, "realization": 2, "lead_time": 3, "lat": 8, "lon": 16}
+        assert large.lead_time.values.tolist() == [1, 2, 3] and large.init_time.dtype.kind == "M"
+        assert str(large.init_time.values[-1])[:7] == "2013-04"
+        found = large.tas.load().values
+    with xr.open_dataset(forecasts / "starts.nc") as starts:
+        starts.isel(time=slice(1, 3)).to_netcdf(tmp_path / "one.nc")
+    alone = forecast(
+        forecasts, tmp_path / "alone", only=[1], condition={"file": str(tmp_path / "one.nc")},
+        rollout={"leads": 3, "pipelined": "off"},
+    )  # fmt: skip
+    with piadm_hpc.sample(alone) as one:
+        assert dict(one.tas.sizes) == {"init_time": 1, "realization": 1, "lead_time": 3, "lat": 8, "lon": 16}
+        assert float(np.abs(one.tas.values[0, 0] - found[1, 1]).max()) < 1e-2
+    assert float(np.abs(found[:, 0] - found[:, 1]).mean()) > 0.1
+
+
+def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts: Path, tmp_path: Path) -> None:
+    run = forecast(forecasts, tmp_path / "run")
+    with piadm_hpc.sample(run) as dataset:
+        whole = dataset.tas.load().values
+    shards = sorted((tmp_path / "run" / "shards").glob("*.h5"))
+    assert len(shards) == 9  # three batches of members, lead by lead
+    for shard in shards[1::2]:
+        shard.unlink()
+    with piadm_hpc.sample(run.replace(samples=3)) as again:
+        assert again.sizes["realization"] == 3
+        assert float(np.abs(again.tas.values[:, :2] - whole).max()) < 1e-2
+
+
+def test_leads_are_given_their_month_and_the_fields_before_them(forecasts: Path, tmp_path: Path) -> None:
+    """Every lead less the mean given the two fields before it and its month is a draw of the residuals' Gaussian."""
+    with piadm_hpc.sample(forecast(forecasts, tmp_path / "run", samples=1)) as dataset:
+        found = dataset.tas.values[0, 0].astype(np.float64)
+    model = load_model(forecasts / "months")
+    with xr.open_dataset(forecasts / "starts.nc") as starts:
+        fields, month = [*starts.tas.values[:2].astype(np.float64), *found], int(starts.time.dt.month[1])
+    assert model.conditioning is not None
+    scale = model.reference.basis.expand(model.reference.spectrum.sqrt())
+    for lead in range(3):
+        inputs = {"tas_1": fields[lead + 1][None], "tas_2": fields[lead][None], "month": np.array([(month + lead) % 12 + 1])}
+        left = model.encode({"tas": found[lead][None]}, model.conditioning.encode(inputs)).flatten(1).double()
+        modes = model.reference.basis.analyse(left - model.reference.mean) / scale
+        assert 0.6 < float(modes.square().mean()) < 1.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"condition": {}}, "rollout.leads: forecasts begin at fields; give condition.file (--init FILE)"),
+        ({"rollout": {"leads": 3, "pipelined": "on"}, "chain": {"eta": 1.0}}, "leads are pipelined along the flow alone"),
+        ({"density": {"enabled": True}}, "rollout.leads: forecasts have no densities"),
+    ],
+)
+def test_settings_that_forecasts_cannot_have_are_refused(
+    forecasts: Path, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        forecast(forecasts, tmp_path, **changes)
+    assert words in str(caught.value)
+
+
+def test_models_that_leads_cannot_be_passed_on_to_are_refused(forecasts: Path, tmp_path: Path) -> None:
+    arguments = ["rollout", "--init", forecasts / "starts.nc", "--out", tmp_path / "run"]
+    lacking = one_line(call(*arguments, "--model", forecasts / "gap", "--leads", 2), 2)
+    assert "at the lags 1, 3; leads after the first need all lags from 1 to 3" in lacking
+    unsaid = one_line(call(*arguments, "--model", forecasts / "months"), 2)
+    assert "say how many leads to forecast, with --leads N" in unsaid
