@@ -95,7 +95,7 @@ def test_it_follows_its_recursion(eta: float, variance: float) -> None:
             centred += weight(a, b, 1) * (remainder - before) / (log_snr(a) - log_snr(theta[j - 1]))
         y, before = centred + math.exp(-b / 2) * mean, remainder
     given = {"reference": gaussian, "noise": xi, "solver": "sequential"}
-    end = solve(chain, score, x, momentum=torch.ones_like(x), **given).x
+    end = solve(chain, score, (x, torch.ones_like(x)), **given).x
     assert float(end) == pytest.approx(y * math.exp(theta[-1] / 2), rel=1e-9)
 
 
@@ -157,7 +157,7 @@ def test_sweeps_find_its_steps(eta: float, how: dict[str, object]) -> None:
     chain, noise = integrators.gaussian_ab2(EDM(), made, gaussian, eta=eta), Noise(1, SIZE, dtype=F64)
     x0 = drawn(chain, gaussian, samples, 1)
     given = {"noise": noise, "samples": samples, "reference": gaussian}
-    found = solve(chain, target.score, x0, tol=1e-6, momentum=torch.randn_like(x0), **given, **how)
+    found = solve(chain, target.score, (x0, torch.randn_like(x0)), tol=1e-6, **given, **how)
     steps = solve(chain, target.score, x0, solver="sequential", **given)
     assert bool(found.converged.all()) and float((found.x - steps.x).abs().max()) < 1e-5
     assert int(found.rounds.max()) <= 18 + 3 * bool(how)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..comm.communicator import Communicator
+from ..theory.chebyshev import rest_of_series
 from ..theory.grid import Partition
 from .collocation import Collocation
 from .evaluate import Evaluator
@@ -71,8 +72,8 @@ class CollocationSolver:
 
     def _check_stop(self) -> None:
         """Raise Interrupted, with the samples that are done, if a stop was requested."""
-        open_samples = {*self.waiting, *(slot.index for slot in self.slots)}
-        done = [index for index in range(len(self.samples)) if index not in open_samples]
+        unsolved = {*self.waiting, *(slot.index for slot in self.slots)}
+        done = [index for index in range(len(self.samples)) if index not in unsolved]
         if self.should_stop is not None and self.should_stop(len(done)):
             raise Interrupted(done, self.result.of(done))
 
@@ -85,9 +86,8 @@ class CollocationSolver:
 
     def _start(self, slot: Slot) -> None:
         """Begin the next piece of a sample: the whole range with few nodes, its parts with all of them."""
-        task = slot.todo[-1]
-        whole = (task.low, task.high) == self.scheme.span
-        slot.start(self._tables(task.low, task.high, self.counts[0] if whole else self.scheme.points))
+        span = slot.todo[-1].low, slot.todo[-1].high
+        slot.start(self._tables(*span, self.counts[0] if span == self.scheme.span else self.scheme.points))
 
     def _tables(self, low: float, high: float, nodes: int) -> PieceTables:
         """The tables of a piece with so many nodes; samples on the same piece share them."""
@@ -103,8 +103,8 @@ class CollocationSolver:
         own = pairs[cut.slice(self.comm.rank)]
         mine = self.evaluator.together(self.comm, partial(remainders, self.whitening, self.evaluator, own, self.samples))
         everyone = self.comm.allgather(mine, [cut.length(rank) for rank in range(self.comm.size)])
-        counts = [slot.tables.nodes for slot in self.slots]
-        for slot, evaluated in zip(self.slots, torch.split(everyone, counts), strict=True):
+        split = torch.split(everyone, [slot.tables.nodes for slot in self.slots])
+        for slot, evaluated in zip(self.slots, split, strict=True):
             slot.evaluated, slot.age = evaluated, slot.age + 1
             self.result.calls[slot.index] += slot.tables.nodes
             self.result.sweeps[slot.index] += 1
@@ -117,12 +117,11 @@ class CollocationSolver:
             defect = tables.steps @ (slot.evaluated - tables.predicted(slot.remainder, slot.at, slot.path))
             move = torch.cat([torch.zeros_like(slot.path[:1]), slot.path[:-1] - slot.at])
             grown = move + tables.steps @ (slot.evaluated - slot.remainder)
-            doubt = tables.doubt @ slot.evaluated
             start = torch.cat([slot.y[None], slot.path[:-1]])
-            sizes = [self.whitening.size(part, self.options.scale) for part in (defect, move, grown, start, doubt)]
+            parts = (defect, move, grown, start, *(tables.doubt @ slot.evaluated))
+            sizes = [self.whitening.size(part, self.options.scale) for part in parts]
             spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
-            found = torch.stack([*sizes, spread.to(sizes[0])])
-            measured.append(functional.pad(found, (0, self.scheme.points - tables.nodes)))
+            measured.append(functional.pad(torch.stack([*sizes, spread.to(sizes[0])]), (0, self.scheme.points - tables.nodes)))
             slot.at, slot.remainder = slot.path[:-1], slot.evaluated
             slot.path = tables.path(slot.y, slot.remainder, slot.at)
         # ranks on different processors may round differently, and must not decide differently
@@ -137,7 +136,8 @@ class CollocationSolver:
         for number, slot in enumerate(self.slots):
             slot.rounded = bool((motion.defect[:, number] <= ROUNDING * self.precision * motion.size[:, number]).all())
             own, slot.bound = (float(end[number]) if slot.age > 1 or slot.rounded else float("inf") for end in bounds)
-            slot.doubt, slot.spread = (float(part.max()) for part in shared[4:, :, number])
+            *doubt, slot.spread = (float(part.max()) for part in shared[4:, :, number])
+            slot.doubt = rest_of_series(*doubt)
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)
 

@@ -142,7 +142,7 @@ class Piece:
         sigma: noise levels, [M + 1].
         root: sqrt(v) per shell, [M + 1, K].
         weights: sum the remainders at the nodes to the whitened states at nodes and end, [M + 1, M].
-        doubt: the share of the highest Chebyshev coefficients in those sums, [M + 1, M].
+        doubt: the shares of the last Chebyshev coefficients in those sums, and of those before them, [2, M + 1, M].
     """
 
     low: float
@@ -183,7 +183,7 @@ def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple
     for points in range(FEWEST, MOST + 1):
         x = chebyshev_nodes(points)
         at_nodes = chebyshev.chebvander(begin + scale * (x + 1), len(nodes) - 1) @ lagrange
-        doubt = left_by_last(x) @ at_nodes * half * scale / 2
+        doubt = left_by_last(x)[0] @ at_nodes * half * scale / 2
         missed = integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
         if max(size(doubt).max(), size(missed).max()) <= SHARE * tol:
             break

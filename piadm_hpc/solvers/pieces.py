@@ -22,7 +22,7 @@ class PieceTables:
         root: whitens the states at the nodes and the end, [M + 1, n or 1].
         weights: sum remainders at the nodes to whitened states, [M + 1, M].
         steps: differences of `weights` from node to node.
-        doubt: the share of the highest Chebyshev coefficients in those sums, [M + 1, M].
+        doubt: the shares of the last Chebyshev coefficients in those sums, and of those before them, [2, M + 1, M].
         gain: the slope of the remainder that sweeps treat exactly, [M, n or 1]; None where the model was not probed.
         inverse: solves for the states at the nodes with that slope, [n or 1, M, M].
     """

@@ -10,6 +10,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
+STEEPEST = 0.95  # largest ratio of successive contributions of which the rest of the series is summed
 
 
 def chebyshev_nodes(points: int) -> np.ndarray:
@@ -37,8 +38,21 @@ def integrals(x: np.ndarray) -> np.ndarray:
 
 
 def left_by_last(x: np.ndarray) -> np.ndarray:
-    """Compute the share of the last Chebyshev coefficients in those integrals, [M + 1, M]."""
+    """Compute the shares of the last DROPPED Chebyshev coefficients in those integrals, and of the DROPPED before them.
+
+    Returns [2, M + 1, M].
+    """
     vandermonde = chebyshev.chebvander(x, len(x) - 1)
-    kept = vandermonde.copy()
-    kept[:, -DROPPED:] = 0
-    return np.asarray(integrals(x) @ (np.eye(len(x)) - kept @ np.linalg.inv(vandermonde)))
+    coefficients, summed = np.linalg.inv(vandermonde), integrals(x) @ vandermonde
+    pairs = (slice(-DROPPED, None), slice(-2 * DROPPED, -DROPPED))
+    return np.stack([summed[:, pair] @ coefficients[pair] for pair in pairs])
+
+
+def rest_of_series(last: float, before: float) -> float:
+    """Estimate what the polynomial leaves out, from the contributions of its last coefficients and of those before them.
+
+    Coefficients of a smooth function fall fast, and the last ones exceed what follows. Where they fall slowly, at a kink or a
+    jump, what follows is the sum of a geometric series.
+    """
+    ratio = min(last / before, STEEPEST) if before > 0 else 0.0
+    return last * max(1.0, ratio / (1 - ratio))

@@ -20,8 +20,8 @@ from ...gaussian.masked import MaskedEOF
 from ...gaussian.reference import GaussianReference
 from ...theory.bases import EOF
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""Shares of the localised covariance that are tried; the sample's own keeps at least half, and with it the large scales."""
+SHARES = (0.4, 0.45, 0.5)
+"""Shares of the localised covariance that are tried: above them large scales lose power, below them small ones are overfitted."""
 
 NEIGHBOURS = (200, 500)
 """The fewest and the most points, in the mean, within reach of another; between them it is a twentieth of all."""
