@@ -2,8 +2,8 @@
 
     python docs/tutorial/06_climate_fields.py [FOLDER]
 
-The model was trained on an ensemble of a climate model of the 20th century; each sample is one possible year. The grid
-is short here, 16 steps instead of the usual 48, so that the page runs in seconds on one core.
+The model was trained on an ensemble of a climate model of the 20th century; each sample is one possible year. The model's
+card names 16 steps; on one core they are taken one after the other, in seconds.
 
 What one sees: the area mean of both members, in kelvin, and a figure with their maps and the difference between them.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import piadm_hpc as piadm
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "climate-fields")
-run = piadm.RunConfig(model="ccsm-temperature", samples=2, seed=0, out=str(folder), grid={"steps": 16})
+run = piadm.RunConfig(model="ccsm-temperature", samples=2, seed=0, out=str(folder))
 print(piadm.plan(run))
 
 samples = piadm.sample(run, overwrite=True)
@@ -25,7 +25,7 @@ temperature = samples.TREFHT
 area = np.cos(np.deg2rad(temperature.lat))
 for member in temperature:
     print(f"member {int(member.realization)}: area mean {float(member.weighted(area).mean()):.2f} K")
-print(f"sweeps {samples.sweeps.values.ravel().tolist()}, converged {samples.converged.values.tolist()}")
+print(f"rounds {samples.rounds.values.tolist()}, converged {samples.converged.values.tolist()}")
 
 figure, axes = plt.subplots(1, 3, figsize=(15, 3), constrained_layout=True)
 for axis, member in zip(axes, temperature, strict=False):
