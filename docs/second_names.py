@@ -1,4 +1,4 @@
-"""Extension of griffe for the API page: `open = open_run` in the package is documented as the function that it names."""
+"""Extension of griffe for the API page: `open = open_dataset` in the package is documented as the function that it names."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _HOMES = {
     "guided": "models.guidance",
     "isotropic": "gaussian.reference",
     "load_model": "models.card",
-    "open": "store.reading",
+    "open": "analysis.opening",
     "plan": "run.plan",
     "rank_grid": "comm.rank_grid",
     "sample": "run.execute",
@@ -48,10 +48,11 @@ _HOMES = {
     "wrap": "models.base",
 }
 _MODULES = {"grid": "theory.grid", "integrators": "integrators", "process": "theory.process"}
-_ALIASES = {"open": "open_run"}
+_ALIASES = {"open": "open_dataset"}
 
 if TYPE_CHECKING:
     from . import integrators as integrators
+    from .analysis.opening import open_dataset
     from .comm.rank_grid import RankGrid as RankGrid
     from .comm.rank_grid import rank_grid as rank_grid
     from .config.run import RunConfig as RunConfig
@@ -74,7 +75,6 @@ if TYPE_CHECKING:
     from .solvers.solve import Solution as Solution
     from .solvers.solve import solve as solve
     from .store.integrity import check as check
-    from .store.reading import open_run
     from .theory import grid as grid
     from .theory import process as process
     from .theory.bases import EOF as EOF
@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     from .theory.process import VP as VP
     from .theory.process import Flow as Flow
 
-    open = open_run
+    open = open_dataset
 
 __all__ = sorted([*_HOMES, *_MODULES])
 __getattr__ = loader(__name__, _HOMES, modules=_MODULES, aliases=_ALIASES)

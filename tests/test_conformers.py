@@ -255,6 +255,7 @@ def test_export(run: Path, tmp_path: Path, form: str) -> None:
         np.testing.assert_allclose(found.xyz, dataset["coordinates"].values, atol=6e-4)
     assert "there already" in one_line(call("export", run, "--to", form, "--out", target), 2)
     assert "holds conformers" in one_line(call("export", run, "--to", "zarr"), 2)
+    assert "conformers, which have no climatology" in one_line(call("export", run, "--to", form, "--absolute"), 2)
 
 
 def test_verification_against_what_travels_with_the_model(run: Path) -> None:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from ..store.reading import open_run
+from .opening import open_dataset
 from .verify.conformers import load_conformers, trajectory_of
 
 CONFORMERS, FIELDS = ("xtc", "dcd", "pdb"), ("netcdf", "zarr")
 SUFFIX = {"netcdf": ".nc", "zarr": ".zarr"}
 
 
-def export(run: str | os.PathLike[str], form: str, to: str | os.PathLike[str] | None = None) -> Path:
+def export(
+    run: str | os.PathLike[str],
+    form: str,
+    to: str | os.PathLike[str] | None = None,
+    *,
+    absolute: bool = False,
+    month: int | Sequence[int] | None = None,
+) -> Path:
     """Write the samples of a run in the format `form`; returns the path, by default `samples.*` beside samples.h5.
 
-    Conformers are exported to xtc (rounded to 1e-3 nm), dcd or pdb (rounded to 1e-4 nm), fields to netcdf or zarr. Raises
-    ValueError for a format of the other kind, for a path that exists, and for a package that is not installed.
+    Conformers are exported to xtc (rounded to 1e-3 nm), dcd or pdb (rounded to 1e-4 nm), fields to netcdf or zarr. `absolute`
+    adds the climatology of a model of anomalies, of `month` if it is monthly, as `piadm_hpc.open` does. Raises ValueError for a
+    format of the other kind, for a path that exists, for a package that is not installed, and for months that are wrong.
     """
     folder = Path(run)
-    with open_run(folder, flat=True) as dataset:
+    with open_dataset(folder, absolute=absolute, month=month, flat=True) as dataset:
         kind, forms = ("conformers", CONFORMERS) if "topology" in dataset else ("fields", FIELDS)
         if form not in forms:
             raise ValueError(f"--to {form}: {folder} holds {kind}, which are exported to {', '.join(forms)}")

@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+REMOVED = {"mean": "anomaly from the time mean", "monthly": "anomaly from the monthly climatology"}
+"""What the long name of an anomaly ends in, by the kind of mean that was removed."""
+
+NAMES = ("standard_name", "long_name")
+
 DECISIVE = 3.0
 """One of two distances decides if the other is this many times as long."""
 
@@ -33,7 +38,21 @@ class Level:
 
 def named_anomaly(attrs: Mapping[str, Any]) -> bool:
     """Whether a variable's names say that it is an anomaly."""
-    return any("anomal" in str(attrs.get(name, "")).lower() for name in ("standard_name", "long_name"))
+    return any("anomal" in str(attrs.get(name, "")).lower() for name in NAMES)
+
+
+def anomaly_names(attrs: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
+    """Attributes of the variable `name` as an anomaly: a long name that tells what was removed, and no standard name."""
+    kept = {key: value for key, value in attrs.items() if key != "standard_name"}
+    return kept | {"long_name": f"{attrs.get('long_name', name)}, {REMOVED[kind]}"}
+
+
+def absolute_names(attrs: Mapping[str, Any]) -> dict[str, str]:
+    """The standard and long name of a field, those that it has, without what a long name says of an anomaly."""
+    found = {key: str(attrs[key]) for key in NAMES if attrs.get(key) is not None}
+    for ending in REMOVED.values():
+        found = {key: name.removesuffix(f", {ending}") for key, name in found.items()}
+    return found
 
 
 def require_alike(variable: str, own: Level, first: Level) -> None:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..schema.conditions import Condition
 from ..schema.layout import Coordinate, Variable
+from .anomalies import absolute_names, anomaly_names
 from .gridded_files import Request
 from .grids import geographic, why_not_global
 from .inputs import PARTS, expand, require_one_way_to_hold_out
@@ -123,7 +124,8 @@ class GriddedData:
     """Standardised states [n, *event] float32 for training, validation and test, and how to read them physically.
 
     `climatology` is what was removed: [12, variables, lat, lon] when the anomaly is monthly, [1, variables, lat, lon] when
-    it is from the mean, else None. `when` has the stamps and `conditions` the encoded
+    it is from the mean, else None; `absolute_names` has the standard and long names of the fields from which nothing is
+    removed. `when` has the stamps and `conditions` the encoded
     conditions of every part's samples. `excluded` counts samples left out because they had gaps of their own. `wrap` says
     whether the grid goes round the globe and over its poles.
     """
@@ -135,6 +137,7 @@ class GriddedData:
     variables: tuple[Variable, ...]
     coordinates: dict[str, Coordinate]
     climatology: np.ndarray | None
+    absolute_names: Mapping[str, Mapping[str, str]]
     excluded: int
     files: tuple[str, ...]
     wrap: bool
@@ -173,6 +176,7 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
         variables=tuple(_described(v, config) for v in raw.variables),
         coordinates=raw.coordinates,
         climatology=None if config.anomaly == "none" else climatology,
+        absolute_names={v.name: absolute_names(_configured(v, config)) for v in raw.variables},
         excluded=int((~whole).sum()),
         files=tuple(raw.names),
         wrap=config.wrap and _wraps(raw.coordinates),
@@ -250,11 +254,14 @@ def _scale(config: DataConfig, centred: np.ndarray, mask: np.ndarray, raw: RawFi
     return scale
 
 
+def _configured(variable: Variable, config: DataConfig) -> dict[str, Any]:
+    """The attributes of the variable in its file, and those of the recipe in their place."""
+    return {**variable.attrs, **config.attributes.get(variable.name, {})}
+
+
 def _described(variable: Variable, config: DataConfig) -> Variable:
     """The variable with the configured attributes, and a long name that tells what was removed."""
-    attrs = {**variable.attrs, **config.attributes.get(variable.name, {})}
+    attrs = _configured(variable, config)
     if config.anomaly != "none":
-        removed = {"mean": "anomaly from the time mean", "monthly": "anomaly from the monthly climatology"}[config.anomaly]
-        attrs = {k: v for k, v in attrs.items() if k != "standard_name"}
-        attrs["long_name"] = f"{attrs.get('long_name', variable.name)}, {removed}"
+        attrs = anomaly_names(attrs, variable.name, config.anomaly)
     return Variable(variable.name, variable.dims, attrs)

@@ -94,7 +94,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     if (path / ADAPTER).is_file():
         return adapt(path, device, allow_code=allow_code)
     card = read_card(path / CARD)
-    _verify(path, card)
+    verify_files(path, card)
     arrays, _ = read_arrays(path / REFERENCE)
     coordinates, normalisation = _grid(path / REFERENCE, card, arrays)
     try:
@@ -128,7 +128,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
         horizon=card.process.horizon,
         delta=card.process.delta,
         card=card.model_dump(mode="json"),
-        sha256=_joint_digest(card),
+        sha256=joint_digest(card),
         conditioning=conditioning,
     )
 
@@ -154,8 +154,8 @@ def note_samples(folder: Path, scores: Mapping[str, Any]) -> Path:
     return folder / CARD
 
 
-def _verify(path: Path, card: Card) -> None:
-    """Compare files with the checksums of the card; ValueError with all mistakes at once."""
+def verify_files(path: Path, card: Card) -> None:
+    """Compare the files of a model's folder with the checksums of its card. Raises ValueError with all mistakes at once."""
     needed = [REFERENCE] + [WEIGHTS] * (card.network is not None) + [TOPOLOGY] * (card.molecule is not None)
     mistakes = []
     for name in needed:
@@ -239,7 +239,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _joint_digest(card: Card) -> str:
+def joint_digest(card: Card) -> str:
+    """Return the digest of all files of a model, which runs store as model_sha256."""
     return hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(card.sha256.items())).encode()).hexdigest()
 
 
@@ -251,7 +252,9 @@ __all__ = [
     "TOPOLOGY",
     "WEIGHTS",
     "Model",
+    "joint_digest",
     "load_model",
     "note_samples",
     "save_model",
+    "verify_files",
 ]

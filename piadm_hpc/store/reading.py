@@ -35,8 +35,18 @@ def open_run(
     is missing or damaged. So does every later read of samples whose files were merged, overwritten or lost since then: a value
     that was not written never reads as NaN.
     """
+    require_dialect(dialect)
+    return arranged(open_samples(path, engine=engine), chunks=chunks, dialect=dialect, flat=flat)
+
+
+def require_dialect(dialect: str | None) -> None:
+    """Raise StoreError for a dialect that is not known."""
     if dialect is not None and dialect not in DIALECTS:
         raise StoreError(f"dialect: {dialect!r} is not known; give one of {sorted(DIALECTS)}")
+
+
+def open_samples(path: str | os.PathLike[str], *, engine: str = "h5netcdf") -> xr.Dataset:
+    """Open the samples of a run along one dimension, as they are stored; raises StoreError as `open_run` does."""
     if engine not in ENGINES:
         raise StoreError(f"engine: {engine!r} is not known; give one of {sorted(ENGINES)}")
     report = check(path, extra=False)
@@ -49,6 +59,11 @@ def open_run(
         raise StoreError(f"cannot open {report.path} with engine {engine!r}: {error}; try 'h5netcdf' or 'netcdf4'") from error
     for name in FILE_ATTRIBUTES:
         dataset.attrs.pop(name, None)
+    return dataset
+
+
+def arranged(dataset: xr.Dataset, *, chunks: Mapping[str, int] | str | int | None, dialect: str | None, flat: bool) -> xr.Dataset:
+    """Give samples along one dimension the dimensions, names and chunks that `open_run` is asked for."""
     dim = str(dataset.attrs["sample_dim"])
     if "condition_index" in dataset and not flat:
         dataset, dim = _by_condition(dataset, dim), "realization"

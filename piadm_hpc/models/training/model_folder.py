@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from ...schema.conditions import Condition
 from ...schema.layout import Coordinate, Variable
 from ...theory.process import Process
 from ..card import save_model
+from ..climatology import CLIMATOLOGY, NAMES
 from ..config import ConformerTrainConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.unet import count_parameters
@@ -70,7 +72,7 @@ def publish(
         variables=tuple(_variable_card(v) for v in data.variables),
         condition=None if given is None else given.card,
     )
-    extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates))
+    extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates), data.absolute_names)
     extra |= {} if given is None else pack_regression(given.conditioning.regression, tuple(data.coordinates))
     statistics = data_statistics(data if given is None else given.original)
     return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, denoiser.network, extra, statistics)
@@ -185,8 +187,8 @@ def _score_card(table: DenoisingTable, states: int) -> ScoreCard:
     )
 
 
-def _climatology(removed: np.ndarray, grid: tuple[str, ...]) -> dict[str, Coordinate]:
-    """The mean [1 or 12, variables, lat, lon] that anomalies are deviations from."""
+def _climatology(removed: np.ndarray, grid: tuple[str, ...], names: Mapping[str, Mapping[str, str]]) -> dict[str, Coordinate]:
+    """The mean [1 or 12, variables, lat, lon] that anomalies are deviations from, with the names of the absolute fields."""
     what, dim = ("mean of each calendar month", "month") if len(removed) == 12 else ("mean over time", "all_times")
-    attrs = {"long_name": f"{what}, removed from the fields and not added back"}
-    return {"climatology": Coordinate((dim, "variable", *grid), removed, attrs)}
+    attrs = {"long_name": f"{what}, removed from the fields and not added back", NAMES: json.dumps(names)}
+    return {CLIMATOLOGY: Coordinate((dim, "variable", *grid), removed, attrs)}

@@ -1,0 +1,78 @@
+"""The climatology that a model of anomalies was trained without, and the names of the absolute fields; no model is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.anomalies import absolute_names
+from ..store.arrays import read_arrays
+from .card import REFERENCE, joint_digest, verify_files
+from .foreign import ADAPTER
+from .record import Card, read_card
+from .registry import CARD
+
+CLIMATOLOGY, NAMES = "climatology", "absolute_names"
+
+
+@dataclass(frozen=True)
+class Climatology:
+    """Mean fields by variable in physical units, of each calendar month [12, lat, lon] or over time [1, lat, lon].
+
+    `names` holds the standard_name and long_name of the absolute field of every variable, as far as they are known.
+    """
+
+    fields: Mapping[str, np.ndarray]
+    names: Mapping[str, Mapping[str, str]]
+
+    @property
+    def monthly(self) -> bool:
+        """Whether there is a mean field of each calendar month."""
+        return all(len(fields) == 12 for fields in self.fields.values())
+
+    @property
+    def months(self) -> list[int]:
+        """The calendar months, 1 to 12, of which there were training data."""
+        known = [~np.isnan(fields).all(axis=(1, 2)) for fields in self.fields.values()]
+        return [int(month) + 1 for month in np.flatnonzero(np.all(known, axis=0))]
+
+
+def climatology_of(folder: Path, sha256: str | None = None) -> Climatology | None:
+    """Read the climatology in a model's folder; None for a model whose fields are absolute, or whose data nobody described.
+
+    With `sha256`, that of the model that samples were made with, the folder must hold that model. Raises ValueError for another
+    model, for files that were changed, and for a model of anomalies that keeps no climatology.
+    """
+    if (folder / ADAPTER).is_file():
+        return None
+    card = read_card(folder / CARD)
+    if sha256 not in (None, joint_digest(card)):
+        differ = f"sha256 {joint_digest(card)[:12]}, theirs {str(sha256)[:12]}"
+        raise ValueError(f"{folder} is not the model the samples were made with ({differ}); put the run's own model there")
+    if card.anomaly == "none":
+        return None
+    verify_files(folder, card)
+    arrays, _ = read_arrays(folder / REFERENCE)
+    if CLIMATOLOGY not in arrays:
+        raise ValueError(f"{folder} is a model of anomalies and keeps no climatology; add it to the samples yourself")
+    stored = arrays[CLIMATOLOGY]
+    grid = (len(arrays[dim].values) for dim in card.variables[0].dims)
+    shape = (12 if card.anomaly == "monthly" else 1, len(card.variables), *grid)
+    if stored.values.shape != shape:
+        raise ValueError(f"{folder / REFERENCE}: {CLIMATOLOGY} is {stored.values.shape}, not {shape}")
+    fields = {variable.name: stored.values[:, k].astype(np.float64) for k, variable in enumerate(card.variables)}
+    return Climatology(fields, _names(card, stored.attrs))
+
+
+def _names(card: Card, stored: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Names as they were stored; for a model without them, those that its recipe and the long names of its anomalies tell."""
+    if NAMES in stored:
+        found: dict[str, dict[str, str]] = json.loads(str(stored[NAMES]))
+        return found
+    recipe: Mapping[str, Any] = card.training.config.get("data", {}).get("attributes", {})
+    return {v.name: absolute_names({"long_name": v.long_name, **recipe.get(v.name, {})}) for v in card.variables}
