@@ -25,6 +25,7 @@ def arranged(
     model: Model, time_ranks: int, *, available: int = AMPLE, batch: int = 4, **settings: Any
 ) -> tuple[Arrangement, RunConfig]:
     """What is proposed where a point of a sample takes one byte, and the run that follows it."""
+    settings.setdefault("chain", {"integrator": "gaussian"})  # which has 48 steps
     config = RunConfig(model="ccsm-temperature", **settings)
     made = arrange(
         resolve(config, model),

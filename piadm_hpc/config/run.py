@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ..integrators.catalogue import Integrator, find
 from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
 from .condition import RunCondition
@@ -183,8 +184,8 @@ class RunConfig(Record):
     @model_validator(mode="after")
     def _together(self) -> Self:
         mistakes = []
-        per_step, calls = self.chain.method.calls, self.grid.calls
-        name = self.chain.method.name
+        method, calls = self.method, self.grid.calls
+        per_step, name = method.calls, method.name
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
         mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
@@ -193,7 +194,7 @@ class RunConfig(Record):
         )
         if self.rollout.leads is not None and (self.density.enabled or self.observations is not None):
             mistakes.append("rollout.leads: forecasts have no densities and no observations; leave density and observations out")
-        if self.corrector.enabled and self.chain.method.channels > 1:
+        if self.corrector.enabled and method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:
             mistakes.append(f"grid.calls = {calls}: a generator makes one call; leave calls out")
@@ -204,7 +205,7 @@ class RunConfig(Record):
             fits = dict.fromkeys((least, calls - calls % per_step + per_step))
             words = f"{name} makes {per_step} calls a step; use {' or '.join(map(str, fits))}"
             mistakes.append(f"grid.calls = {calls}: {words}")
-        if self.solver.kind in POSITION_ONLY and (self.corrector.enabled or self.chain.method.channels > 1):
+        if self.solver.kind in POSITION_ONLY and (self.corrector.enabled or method.channels > 1):
             away = "corrector.enabled" if self.corrector.enabled else f"chain.integrator = {name!r}"
             words = "this baseline solves chains of the position alone; use picard or sequential"
             mistakes.append(f"solver.kind = {self.solver.kind!r} with {away}: {words}")
@@ -235,6 +236,12 @@ class RunConfig(Record):
         }
         advice = "collocation solves all its points at once; for a chain of steps give chain.integrator, for example 'gaussian'"
         return [f"{', '.join(key for key, wrong in given.items() if wrong)}: {advice}"] if any(given.values()) else []
+
+    @property
+    def method(self) -> Integrator:
+        """The record of the integrator; one that is left open takes one step at a time where others read the position alone."""
+        alone = self.corrector.enabled or self.solver.kind in POSITION_ONLY
+        return find("gaussian") if alone and self.chain.integrator == "auto" and self.chain.eta else self.chain.method
 
     @property
     def ids(self) -> tuple[int, ...]:

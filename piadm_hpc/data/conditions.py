@@ -48,7 +48,7 @@ class InputConfig(BaseModel):
             raise ValueError(f'kind = "{self.kind}" {"needs `files`" if from_files else "takes no `files`"}')
         if (self.kind == "class") != (self.classes is not None):
             raise ValueError('`classes`, how many there are, belongs to kind = "class" and is needed there')
-        if self.kind != "lag" and "lag" in self.model_fields_set:
+        if self.kind != "lag" and self.lag != 1:
             raise ValueError(f'`lag` belongs to kind = "lag", not "{self.kind}"')
         return self
 

@@ -122,7 +122,7 @@ def _timed(sampler: Sampler, rows: int, repeats: int) -> tuple[float, float]:
     while len(found) < repeats and sum(wall for _, wall in found) < SHORT:
         waited, began = _waited(), time.perf_counter()
         with torch.no_grad():
-            sampler.score(x, t)
+            sampler.score(x.clone(), t.clone())
         if x.is_cuda:
             torch.cuda.synchronize(x.device)
         wall = time.perf_counter() - began

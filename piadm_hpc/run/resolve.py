@@ -34,7 +34,7 @@ from .build import (
 from .conditions import completed, encoded_conditions, of_samples
 
 STEPS = 24  # of the default chain, where the model's card does not say
-GIVEN_STEPS = 48  # of a chain whose integrator the run names
+GIVEN_STEPS = 48  # of a chain with another integrator
 
 
 @dataclass(frozen=True)
@@ -158,13 +158,14 @@ def count_time_ranks(config: RunConfig, size: int) -> int:
 def with_defaults(config: RunConfig, model: Model, reference: GaussianReference) -> RunConfig:
     """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps. Settings of sweeps mean sweeps.
 
-    The steps of the model's card suit the default integrator; where the run names another, they are GIVEN_STEPS.
+    The steps of the model's card suit the default integrator; another one takes GIVEN_STEPS.
 
     A network of position and momentum gets an integrator of phase space. Collocation of a probed model gets as many points,
     and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
     left_open = config.chain.integrator == "auto"
+    two_steps = left_open and config.method.name != "gaussian"
     open_chain = left_open and config.chain.eta == "auto" and config.chain.generator is None
     if config.density.enabled or (config.rollout.leads is not None and open_chain and model.process.fields == 1):
         config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
@@ -180,7 +181,7 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     if spec.steps != "auto" or spec.calls is not None or spec.kind == "piadm":
         return config
     if config.chain.method.name != "collocation":
-        return config.replace(grid={"steps": suits.get("steps", STEPS) if left_open else GIVEN_STEPS})
+        return config.replace(grid={"steps": suits.get("steps", STEPS) if two_steps else GIVEN_STEPS})
     horizon, delta = time_range(config, model)
     if spec.teleport is not None:
         return config.replace(grid={"steps": _points(config.solver.tol)})
@@ -192,7 +193,7 @@ def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any
     """Choose the integrator: of phase space for a network of two fields, and for the flow what the card says."""
     if model.process.fields > 1:
         return "sscs" if config.chain.eta else "gddim-ab2"
-    return str(config.chain.method.name if config.chain.eta else suits.get("flow", config.chain.method.name))
+    return str(config.method.name if config.chain.eta else suits.get("flow", config.method.name))
 
 
 def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:

@@ -48,7 +48,7 @@ class Posterior:
         """
         times = t.to(x).expand(len(x))
         alpha, sigma = levels(self.process, times)
-        noisy, score = x.flatten(1).to(torch.float64), self.score(x, times).flatten(1).to(torch.float64)
+        noisy, score = x.flatten(1).to(torch.float64), self.score(x.clone(), times.clone()).flatten(1).to(torch.float64)
         estimate = (noisy + sigma[:, None] ** 2 * score) / alpha[:, None]
         spectrum, basis = self.reference.spectrum.to(torch.float64), self.reference.basis
         root = basis.expand(torch.sqrt(spectrum / (spectrum + (sigma[0] / alpha[0]) ** 2)))

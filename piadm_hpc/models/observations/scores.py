@@ -60,7 +60,7 @@ class KalmanScore:
     def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
         """Return the posterior's score at states x [rows, *event] and times t [rows], in the precision of the states."""
         alpha, sigma = levels(self.process, t)
-        prior = self.score(x, t)
+        prior = self.score(x.clone(), t.clone())
         s, flat, observations = prior.flatten(1).to(torch.float64), x.flatten(1).to(torch.float64), self.update.observations
         innovation = observations.values - observations.apply((flat + sigma[:, None] ** 2 * s) / alpha[:, None])
         guide = torch.empty_like(s)
