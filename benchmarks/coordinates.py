@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -43,6 +43,7 @@ from piadm_hpc.models.training.evaluation import denoising_table
 from piadm_hpc.models.training.fields import fit_network
 from piadm_hpc.models.training.molecules import fit_conformer_reference
 from piadm_hpc.run.probe import probe_response
+from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.schema.topology import Topology
 from piadm_hpc.solvers.options import SolverName
 from piadm_hpc.solvers.solution import Solution
@@ -67,6 +68,7 @@ class States:
     constraint: Tensor | None
     rank: int
     read: Callable[[np.ndarray], np.ndarray]
+    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
 class Perceptron(nn.Module):

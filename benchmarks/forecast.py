@@ -1,21 +1,23 @@
 """Scores of a one-month forecast of sea-surface temperature beside its baselines, on the years that no model has seen.
 
-    python benchmarks/forecast.py MODEL DATA.nc FOLDER [--members 32]
+    python benchmarks/forecast.py --model ersst-forecast --data sst.mnmean.nc --out forecast
 
-MODEL is a model of datasets/ersst-forecast.toml, DATA.nc its file. For every held-out month the condition is the two months
-before it; `piadm sample` draws the members, with FOLDER/conditions.nc as --condition. Beside them stand the linear inverse model,
-which is the conditional Gaussian alone, persistence of the last month, and climatology. CRPS is the fair one (Ferro 2014), means
-are over the area of the ocean; spread over skill is one for members that scatter as far as they err.
+The model is one of datasets/ersst-forecast.toml, the data its file. For every held-out month the condition is the two months
+before it; `piadm sample` draws the members, with conditions.nc in the folder --out as --condition. Beside them stand the linear
+inverse model, which is the conditional Gaussian alone, persistence of the last month, and climatology. CRPS is the fair one
+(Ferro 2014), means are over the area of the ocean; spread over skill is one for members that scatter as far as they err.
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
+from common import Report, at_most, between, parser
 
 import piadm_hpc
 from piadm_hpc.models.card import REFERENCE
@@ -40,52 +42,95 @@ def crps(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return np.asarray(np.abs(members - truth).mean(0) - apart)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("data")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--members", type=int, default=32)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    model = piadm_hpc.load_model(options.model)
-    removed = read_arrays(find_model(options.model) / REFERENCE)[0]["climatology"].values[:, 0]
-    with xr.open_dataset(options.data) as data:
+def synthetic(folder: Path) -> tuple[str, Path]:
+    """Twenty years of months that persist, with a season and land, and the linear inverse model of them, for a quick run."""
+    generator = np.random.default_rng(0)
+    latitudes, longitudes, count = np.linspace(-60, 60, 6), np.arange(12) * 30.0, 240
+    waves = np.cos(np.deg2rad(np.arange(1, 4)[:, None] * longitudes))[:, None] * np.cos(np.deg2rad(latitudes))[:, None]
+    weights = np.zeros((count, 3))
+    for month in range(1, count):
+        weights[month] = 0.9 * weights[month - 1] + generator.normal(size=3)
+    season = 5 * np.cos(2 * np.pi * np.arange(count) / 12)[:, None, None]
+    values = 15 + season + np.tensordot(weights, waves, 1) + 0.1 * generator.normal(size=(count, 6, 12))
+    values[:, :2, :2] = np.nan
+    times = (np.datetime64("2000-01") + np.arange(count)).astype("datetime64[ns]")
+    sst = xr.DataArray(
+        values, {"time": times, "lat": latitudes, "lon": longitudes}, ("time", "lat", "lon"), "sst", {"units": "degC"}
+    )
+    sst.to_netcdf(folder / "sst.nc")
+    recipe = Path(__file__).resolve().parents[1] / "datasets" / "ersst-forecast.toml"
+    changes = [f'output="{folder}/model"', 'network="none"', f'data.files=["{folder}/sst.nc"]']
+    return str(piadm_hpc.train(recipe, changes=changes)), folder / "sst.nc"
+
+
+def main() -> int:
+    options_parser = parser("Scores of a one-month forecast beside its baselines, on held-out months.")
+    options_parser.add_argument("--model", default="ersst-forecast", help="a shipped model, or a model folder")
+    options_parser.add_argument("--data", type=Path, help="the file that the model was trained on")
+    options_parser.add_argument("--out", type=Path, default=Path("forecast"), help="folder of the conditions and the run")
+    options_parser.add_argument("--members", type=int, default=32, help="members of every forecast")
+    options = options_parser.parse_args()
+    if options.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            report = Report("forecast, quick")
+            model, data = synthetic(Path(folder))
+            scored(report, model, data, Path(folder), members=8)
+            return report.finish(options.json)
+    if options.data is None:
+        options_parser.error("give the file of monthly fields with --data")
+    report = Report("forecast")
+    scored(report, options.model, options.data, options.out, options.members)
+    return report.finish(options.json)
+
+
+def scored(report: Report, name: str, data_file: Path, folder: Path, members: int) -> None:
+    """Draw the forecasts, and add a table of scores and its limits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = piadm_hpc.load_model(name)
+    removed = read_arrays(find_model(name) / REFERENCE)[0]["climatology"].values[:, 0]
+    with xr.open_dataset(data_file) as data:
         sst = data.sst.load()
     anomalies = (sst - removed[sst.time.dt.month.values - 1]).assign_attrs(units=sst.units, long_name="anomaly")
     held_out = model.card["data"]["test"]
     given = conditions(anomalies, held_out)
-    given.to_netcdf(options.folder / "conditions.nc")
+    given.to_netcdf(folder / "conditions.nc")
     run = piadm_hpc.RunConfig(
-        model=options.model, samples=options.members, out=str(options.folder / "run"),
-        condition={"file": str(options.folder / "conditions.nc")}, chain={"eta": 0.0, "integrator": "gaussian-ab2"},
+        model=name, samples=members, out=str(folder / "run"),
+        condition={"file": str(folder / "conditions.nc")}, chain={"eta": 0.0, "integrator": "gaussian-ab2"},
         grid={"steps": 12}, output={"batch": 64}, compute={"model_batch": 64}, solver={"kind": "sequential"},
     )  # fmt: skip
     with piadm_hpc.sample(run) as dataset:
         drawn = dataset.sst.values.astype(np.float64)
     truth = anomalies.values[-held_out:]
     encoded = model.conditioning.encode({name: given[name].values for name in given})
-    white = Noise(1, truth[0].size).at([0], range(options.members), stream=PRIOR)[0, :, 0]
+    white = Noise(1, truth[0].size).at([0], range(members), stream=PRIOR)[0, :, 0]
     spread = model.reference.draw_state(white[:, None].double(), torch.ones(1).double(), torch.zeros(1, 1).double())[:, 0]
     linear = np.stack([model.decode(x.expand(held_out, -1, -1), encoded)["sst"] for x in spread.reshape(-1, *truth[0].shape)])
     past = anomalies.values[: -held_out - model.card["data"]["validation"]]
-    picked = np.random.default_rng(0).choice(len(past), options.members)
-    climatology = np.broadcast_to(past[picked][:, None], (options.members, *truth.shape))
+    picked = np.random.default_rng(0).choice(len(past), members)
+    climatology = np.broadcast_to(past[picked][:, None], (members, *truth.shape))
     area = np.where(np.isfinite(truth[0]), np.cos(np.deg2rad(sst.lat.values))[:, None], 0)
-    print(f"{'':24}{'CRPS':>8}{'RMSE':>8}{'spread/skill':>14}")
     entries = {
-        "network": drawn,
+        "model": drawn,
         "linear inverse model": linear,
         "persistence": given.sst_1.values[None],
         "climatology": climatology,
     }
-    for name, members in entries.items():
-        error, count = ((members.mean(0) - truth) ** 2), len(members)
-        means = [np.average(np.nan_to_num(values.mean(0)), weights=area) for values in (crps(members, truth), error)]
-        scatter = np.average(np.nan_to_num(members.var(0, ddof=1).mean(0)), weights=area) if count > 1 else np.nan
-        ratio = np.sqrt(scatter * (count + 1) / count / means[1])
-        print(f"{name:24}{means[0]:8.4f}{np.sqrt(means[1]):8.4f}{ratio:14.3f}")
+    rows: list[list[str | float]] = []
+    for title, ensemble in entries.items():
+        error, count = ((ensemble.mean(0) - truth) ** 2), len(ensemble)
+        means = [np.average(np.nan_to_num(values.mean(0)), weights=area) for values in (crps(ensemble, truth), error)]
+        scatter = np.average(np.nan_to_num(ensemble.var(0, ddof=1).mean(0)), weights=area) if count > 1 else np.nan
+        rows.append([title, float(means[0]), float(np.sqrt(means[1])), float(np.sqrt(scatter * (count + 1) / count / means[1]))])
+    report.add(f"{held_out} held-out months, {members} members", ("forecast", "CRPS", "RMSE", "spread / skill"), rows)
+    ours = float(rows[0][1])
+    report.aims += [at_most(f"CRPS over that of {row[0]}", ours / float(row[1]), 1.0) for row in rows[2:]]
+    if report.name == "forecast":
+        report.aims += [
+            at_most("CRPS over that of the linear inverse model", ours / float(rows[1][1]), 1.0),
+            between("spread over skill", float(rows[0][3]), 0.85, 1.15),
+        ]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

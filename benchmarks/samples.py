@@ -89,7 +89,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         model, count = options.model, options.samples
         if options.quick:
-            model, count = make_synthetic(Path(folder)), 64
+            model, count = make_synthetic(Path(folder)), 512
         fresh = options.out is None or not Path(options.out).exists()
         start = time.perf_counter()
         dataset = piadm_hpc.sample(RunConfig(model=model, samples=count, out=options.out or f"{folder}/run"))
