@@ -46,6 +46,8 @@ INTEGRATORS = {
     "gaussian": 1.0,
     "gaussian, eta 0.5": 0.5,
     "gaussian-ab2": 0.0,
+    "gaussian-ab2, eta 1": 1.0,
+    "gaussian-ab2, eta 0.5": 0.5,
     "piadm": 1.0,
     "ddpm": 1.0,
     "ddim": 0.0,

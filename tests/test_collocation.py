@@ -95,7 +95,11 @@ def test_weights_integrate_polynomials_exactly(points: int, seed: int, low: floa
     assert np.allclose(piece.weights.numpy() @ polynomial(nodes), exact, atol=1e-10 * points)
     # a polynomial without the highest coefficients leaves nothing in doubt, and all pieces see the same polynomial
     short = np.polynomial.Chebyshev(coefficients[:-2], domain=[low, low + width])
-    assert np.allclose(piece.doubt.numpy() @ short(nodes), 0, atol=1e-9 * points)
+    last, before = piece.doubt.numpy()
+    assert np.allclose(last @ short(nodes), 0, atol=1e-9 * points)
+    shorter = np.polynomial.Chebyshev([*coefficients[:-4], 0], domain=[low, low + width])
+    assert np.allclose(before @ shorter(nodes), 0, atol=1e-9 * points)
+    assert np.allclose((last + before) @ polynomial(nodes), exact - (piece.weights.numpy() @ shorter(nodes)), atol=1e-9 * points)
     half = low + width / 2
     inner = low + width / 2 * (chebyshev_nodes(points) + 1) / 2
     assert np.allclose(made.inherit(low, low + width, (low, half)).numpy() @ polynomial(nodes), polynomial(inner), atol=1e-9)

@@ -12,7 +12,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..comm.communicator import Communicator
 from ..theory.chebyshev import rest_of_series
@@ -118,19 +117,8 @@ class CollocationSolver:
 
     def _advance(self) -> None:
         """Compute the new paths, bound the errors of the evaluated ones, and estimate the error that the nodes leave."""
-        measured = []
-        for slot in self.slots:
-            tables = slot.tables
-            defect = tables.steps @ (slot.evaluated - tables.predicted(slot.remainder, slot.at, slot.path))
-            move = torch.cat([torch.zeros_like(slot.path[:1]), slot.path[:-1] - slot.at])
-            grown = move + tables.steps @ (slot.evaluated - slot.remainder)
-            start = torch.cat([slot.y[None], slot.path[:-1]])
-            parts = (defect, move, grown, start, *(tables.doubt @ slot.evaluated))
-            sizes = [self.whitening.size(part, self.options.scale) for part in parts]
-            spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
-            measured.append(functional.pad(torch.stack([*sizes, spread.to(sizes[0])]), (0, self.scheme.points - tables.nodes)))
-            slot.at, slot.remainder = slot.path[:-1], slot.evaluated
-            slot.path = tables.path(slot.y, slot.remainder, slot.at)
+        scale, points = self.options.scale, self.scheme.points
+        measured = [slot.advance(self.whitening, scale, points) for slot in self.slots]
         # ranks on different processors may round differently, and must not decide differently
         shared = self.comm.max(torch.nan_to_num(torch.stack(measured, dim=-1), nan=float("inf"), posinf=float("inf")))
         motion = Motion(shared[:4])

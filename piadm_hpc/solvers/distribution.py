@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from torch import Tensor
+
 from ..theory.grid import Block, Partition
+
+Slots = slice | Tensor
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,9 @@ class Rows:
     def spanning(self, low: int, high: int) -> range:
         """Return the rows that contain any of the points low .. high-1."""
         return range((low - self.start) // self.length, (high - 1 - self.start) // self.length + 1)
+
+
+def contiguous(slots: Tensor) -> Slots:
+    """Return consecutive slots as a slice, so that arrays are viewed instead of copied; other slots unchanged."""
+    low, high = int(slots[0]), int(slots[-1]) + 1
+    return slice(low, high) if high - low == len(slots) else slots

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..gaussian.reference import GaussianReference
 from ..theory.chebyshev import chebyshev_nodes, interpolation
 from .collocation import Collocation, Piece
+from .whitening import Whitening
 
 
 @dataclass(frozen=True)
@@ -165,3 +167,20 @@ class Slot:
         self.path = torch.addmm(self.y, tables.weights, self.remainder)
         self.at = self.path[:-1]
         self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")
+
+    def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
+        """Compute the next path from the remainders along the present one; return what the sweep measured, [7, points].
+
+        These are the parts of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
+        them, and the root mean square of the whitened states; zero beyond the nodes.
+        """
+        tables = self.tables
+        defect = tables.steps @ (self.evaluated - tables.predicted(self.remainder, self.at, self.path))
+        move = torch.cat([torch.zeros_like(self.path[:1]), self.path[:-1] - self.at])
+        grown = move + tables.steps @ (self.evaluated - self.remainder)
+        start = torch.cat([self.y[None], self.path[:-1]])
+        sizes = [whitening.size(part, scale) for part in (defect, move, grown, start, *(tables.doubt @ self.evaluated))]
+        spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
+        self.at, self.remainder = self.path[:-1], self.evaluated
+        self.path = tables.path(self.y, self.remainder, self.at)
+        return functional.pad(torch.stack([*sizes, spread.to(sizes[0])]), (0, points - tables.nodes))

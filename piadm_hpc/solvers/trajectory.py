@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..comm.communicator import Communicator
 from ..theory.chain import affine
-from .distribution import Rows
+from .distribution import Rows, Slots, contiguous
 from .first_path import operator_path, reference_path
 from .flight import Flight
 from .options import Options
@@ -18,8 +18,6 @@ from .problem import Problem
 from .recurrence import Recurrence
 from .tables import Tables
 from .tolerance import Motion
-
-Slots = slice | Tensor
 
 
 class Trajectory:
@@ -198,9 +196,3 @@ class Trajectory:
         self.draws = None if self.draws is None else self.draws[:, kept]
         self.remainder = None if self.remainder is None else self.remainder[kept]
         self.scores = None if self.scores is None else self.scores[:, kept]
-
-
-def contiguous(slots: Tensor) -> Slots:
-    """Return consecutive slots as a slice, so that arrays are viewed instead of copied; other slots unchanged."""
-    low, high = int(slots[0]), int(slots[-1]) + 1
-    return slice(low, high) if high - low == len(slots) else slots
