@@ -35,9 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import piadm_hpc as piadm
 
     folder = tmp_path_factory.mktemp("pages")
-    fields = piadm.RunConfig(
-        model="ccsm-temperature", samples=8, out=str(folder / "fields"), grid={"steps": 48}, solver={"tol": 1e-2}
-    )
+    fields = piadm.RunConfig(model="ccsm-temperature", samples=8, out=str(folder / "fields"), solver={"tol": 1e-2})
     piadm.sample(fields).close()
     for name in FIELDS[1:]:
         shutil.copytree(folder / "fields", folder / name)

@@ -221,7 +221,7 @@ def test_a_job_on_this_machine(work: Path, tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": f"{Path(__file__).parent / 'slow_scores'}:{Path(__file__).parents[1]}",
-        "PIADM_TEST_DELAY": "0.8",
+        "PIADM_TEST_DELAY": "1.0",
         "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
     }
     waiting = subprocess.Popen(

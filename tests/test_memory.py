@@ -117,6 +117,7 @@ def test_a_collocation_takes_as_many_bytes_as_planned(slots: int, ranks: int, pr
     scheme, options = Collocation(PROCESS, reference, 6.0, 1e-2, 9), Options(in_flight=slots)
     blocks, x = problem_of(scheme, reference, options, comm)
     solver = CollocationSolver(scheme, blocks.evaluator, x[:, 0], SAMPLES, options, comm, None)
+    solver._fill()
     for _ in scheme.point_counts[:-1]:
         solver._evaluate()
         solver._advance()
