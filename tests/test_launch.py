@@ -218,10 +218,11 @@ def test_a_job_on_this_machine(work: Path, tmp_path: Path) -> None:
     """Two ranks in the background, told by a signal of a limit, started again by submitit, and whole in the end."""
     out = tmp_path / "here"
     arguments = ["submit", str(work / "run.toml"), "--out", str(out), "--cluster", "local", "--ranks-per-node", "2", "--wait"]
+    arguments += ["--set", "compute.time_ranks=2"]  # one group, for which three samples are left after the first
     environment = {
         **os.environ,
         "PYTHONPATH": f"{Path(__file__).parent / 'slow_scores'}:{Path(__file__).parents[1]}",
-        "PIADM_TEST_DELAY": "1.0",
+        "PIADM_TEST_DELAY": "0.2",
         "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
     }
     waiting = subprocess.Popen(
