@@ -32,7 +32,6 @@ from piadm_hpc.analysis.verify.conformers import Conformers, divergence, load_co
 from piadm_hpc.data.superpose import centred, mean_structure, rigid_motions, superposed
 from piadm_hpc.data.trajectories import TrajectoryConfig
 from piadm_hpc.gaussian.reference import GaussianReference
-from piadm_hpc.integrators import Options
 from piadm_hpc.models.card import HELD_OUT
 from piadm_hpc.models.config import ConformerTrainConfig, OptimiserConfig
 from piadm_hpc.models.denoiser import DenoiserScore, GaussianDenoiser
@@ -229,7 +228,7 @@ def solved(denoiser: GaussianDenoiser, reference: GaussianReference, eta: float,
     """`count` samples of the Gaussian-aware chain."""
     process = OU()
     grid = log_snr(process, STEPS, horizon=HORIZON, delta=DELTA).with_blocks(1)
-    chain = integrators.build("gaussian", process, grid, reference=reference, options=Options(eta=eta))
+    chain = integrators.build("gaussian", process, grid, reference=reference, options=integrators.Options(eta=eta))
     size = len(reference.mean)
     white = Noise(0, size, dtype=torch.float32).at([0], range(count), stream=PRIOR)[0, :, 0]
     start = reference.to("cpu", torch.float32).draw(white, process.alpha(grid.t[0]), process.sigma(grid.t[0]))

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class RankEnded(LauncherError):
-    """Another rank was told to exit, by SystemExit or KeyboardInterrupt; the message names it."""
+    """Another rank exited by SystemExit or KeyboardInterrupt; the message names it."""
 
 
 def together(comm: Communicator, action: Callable[[], T], rename: Callable[[Exception], Exception] | None = None) -> T:
@@ -42,5 +42,5 @@ def together(comm: Communicator, action: Callable[[], T], rename: Callable[[Exce
 
 
 def describe(failure: BaseException, rank: int) -> str:
-    """Say that a rank was told to exit, and by what."""
+    """Say which rank was asked to exit, and by what."""
     return f"rank {rank} ended with {type(failure).__name__}{f' {failure}' if str(failure) else ''}"

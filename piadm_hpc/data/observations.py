@@ -49,7 +49,7 @@ class ObservationTable:
 
     @property
     def sha256(self) -> str:
-        """Digest of all rows, by which other observations are told from these."""
+        """Digest of all rows, which tells other observations from these."""
         digest = hashlib.sha256()
         for name in sorted(self.columns):
             values = self.columns[name]

@@ -173,7 +173,7 @@ def _outliers(array: xr.DataArray, values: np.ndarray, group: Outliers) -> str:
 
 
 def _other_values(own: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
-    """Dimensions of one value that have another one in the first file, which cannot be told apart later."""
+    """Dimensions of one value that have another one in the first file, which cannot be distinguished later."""
     differing = [dim for dim in own.keys() & first.keys() if not _equal(own[dim], first[dim])]
     return [
         f"its {dim} is {own[dim]}, and {first[dim]} in the first file; name {dim} in sample_dims, or use files of one"

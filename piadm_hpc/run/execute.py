@@ -83,7 +83,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
 
 @contextmanager
 def _exiting_together(ranks: RankGrid) -> Iterator[None]:
-    """End all ranks when one of them is told to exit, which the others would not notice."""
+    """End all ranks when one of them exits by request, which the others would not notice."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt, RankEnded) as error:

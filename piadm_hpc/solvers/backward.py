@@ -12,6 +12,7 @@ from ..comm.communicator import Communicator
 from ..schema.conditions import Condition, leaves
 from ..theory.grid import Partition
 from .evaluate import Evaluator
+from .nodes import node_rows
 from .pieces import Visited
 from .traces import differentiable_score
 from .whitening import Whitening
@@ -102,12 +103,8 @@ class Backward:
 
     def _remainder(self, y: Tensor, part: Sequence[tuple[int, int]], pieces: Sequence[Visited]) -> Tensor:
         """Compute g = sigma^2 (s / sqrt(v) + y / v) [rows, n] at whitened states y [rows, n], with its graph."""
-        reference = self.whitening.reference
-        alpha, sigma, t = (
-            torch.stack([getattr(piece.tables.piece, name)[node] for piece, (_, node) in zip(pieces, part, strict=True)]).to(y)
-            for name in ("alpha", "sigma", "t")
-        )
-        root = torch.stack([piece.tables.root[node] for piece, (_, node) in zip(pieces, part, strict=True)])
-        x = self.evaluator.project(reference.basis.synthesise(root * y) + alpha[:, None] * reference.mean)
-        score = differentiable_score(self.evaluator, x, t, [self.names[k] for k, _ in part])
-        return sigma[:, None] ** 2 * (reference.basis.analyse(self.evaluator.project(score)) / root + y / root**2)
+        basis = self.whitening.reference.basis
+        at = [(piece.tables, node) for piece, (_, node) in zip(pieces, part, strict=True)]
+        rows = node_rows(self.whitening, self.evaluator, at, y)
+        score = self.evaluator.project(differentiable_score(self.evaluator, rows.x, rows.t, [self.names[k] for k, _ in part]))
+        return rows.sigma.to(y)[:, None] ** 2 * (basis.analyse(score) / rows.root + y / rows.root**2)

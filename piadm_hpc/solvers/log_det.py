@@ -23,6 +23,7 @@ from ..theory.chebyshev import highest_coefficients
 from ..theory.grid import Partition
 from ..theory.noise import GivenNoise, NoiseSource
 from .evaluate import Evaluator
+from .nodes import node_rows
 from .pieces import Visited
 from .solution import LogDet
 from .traces import PROBES, Directions, Exact, Probes, divergences, subspace
@@ -102,24 +103,18 @@ def _divergences(
     own: Sequence[Node],
 ) -> Tensor:
     """Compute the divergence and the variance of its estimate at some nodes, [nodes, 2] float64 on the host."""
-    reference = whitening.reference
     found = torch.zeros(len(own), 2, dtype=torch.float64)
     rows = evaluator.max_rows or max(1, len(own))
     for start in range(0, len(own), rows):
         part = own[start : start + rows]
         pieces = [visited[position][number] for position, number, _ in part]
         at = [(piece.tables, node) for piece, (_, _, node) in zip(pieces, part, strict=True)]
-        like = pieces[0].path
-        alpha, sigma, t = (
-            torch.stack([getattr(tables.piece, name)[node] for tables, node in at]) for name in ("alpha", "sigma", "t")
-        )
-        root = torch.stack([tables.root[node] for tables, node in at])
         y = torch.stack([piece.path[node] for piece, (_, _, node) in zip(pieces, part, strict=True)])
-        x = evaluator.project(reference.basis.synthesise(root * y) + alpha.to(like)[:, None] * reference.mean)
+        at_nodes = node_rows(whitening, evaluator, at, y)
         inverse = torch.stack([tables.piece.root[node] for tables, node in at]).to(torch.float64) ** -2
         before = [sum(len(piece.path) - 1 for piece in visited[position][:number]) for position, number, _ in part]
         keys = [(samples[position], earlier + node) for earlier, (position, _, node) in zip(before, part, strict=True)]
-        found[start : start + rows] = divergences(evaluator, directions, x, t.to(like), sigma, inverse, keys)
+        found[start : start + rows] = divergences(evaluator, directions, at_nodes.x, at_nodes.t, at_nodes.sigma, inverse, keys)
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .evaluate import Evaluator
+from .nodes import node_rows
 from .pieces import Slot
 from .whitening import Whitening
 
@@ -17,26 +18,16 @@ def remainders(whitening: Whitening, evaluator: Evaluator, own: Sequence[tuple[S
 
     Raises ScoreError for scores that are not finite.
     """
-    reference = whitening.reference
-    basis, mean = reference.basis, reference.mean
-    found = mean.new_empty(len(own), basis.num_coords)
-    rows = evaluator.max_rows or max(1, len(own))
-    for start in range(0, len(own), rows):
-        pairs = own[start : start + rows]
-        signal, sigma, times = _levels_at(pairs, mean)
+    basis = whitening.reference.basis
+    found = whitening.reference.mean.new_empty(len(own), basis.num_coords)
+    size = evaluator.max_rows or max(1, len(own))
+    for start in range(0, len(own), size):
+        pairs = own[start : start + size]
         y = torch.stack([slot.path[node] for slot, node in pairs])
-        root = torch.stack([slot.tables.root[node] for slot, node in pairs])
-        x = evaluator.project(basis.synthesise(root * y) + signal[:, None] * mean)
+        rows = node_rows(whitening, evaluator, [(slot.tables, node) for slot, node in pairs], y)
         ids = [samples[slot.index] for slot, _ in pairs]
-        score = evaluator(x[:, None], times, ids)
-        evaluator.check(score, times, ids)
-        whitened = basis.analyse(score[:, 0]).div_(root).add_(y / root**2)
-        found[start : start + rows] = whitened.mul_(sigma[:, None] ** 2)
+        score = evaluator(rows.x[:, None], rows.t, ids)
+        evaluator.check(score, rows.t, ids)
+        whitened = basis.analyse(score[:, 0]).div_(rows.root).add_(y / rows.root**2)
+        found[start : start + size] = whitened.mul_(rows.sigma.to(y)[:, None] ** 2)
     return found
-
-
-def _levels_at(pairs: Sequence[tuple[Slot, int]], like: Tensor) -> tuple[Tensor, ...]:
-    """Signal, noise and time [pairs] at some nodes."""
-    at = [(slot.tables.piece, node) for slot, node in pairs]
-    levels = [torch.stack([getattr(piece, name)[node] for piece, node in at]) for name in ("alpha", "sigma", "t")]
-    return tuple(level.to(like) for level in levels)

@@ -16,6 +16,8 @@ from ...config.observations import ObservationsConfig
 from ...config.validation import ConfigError
 from ...data.observations import ObservationTable, read_observations
 from ...store.arrays import read_arrays
+from ..card import REFERENCE
+from ..climatology import CLIMATOLOGY
 from ..model import Model
 from ..registry import find_model
 from .encode import encode
@@ -144,10 +146,10 @@ def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.nda
     """Return the climatology [variables, lat, lon] that a model of anomalies was trained without. Raises ValueError."""
     if str(model.card.get("anomaly", "none")) == "none":
         raise ValueError("observations.absolute: the model is not one of anomalies; leave it out")
-    arrays: dict[str, Any] = read_arrays(Path(find_model(folder)) / "reference.h5")[0]
-    if "climatology" not in arrays:
+    arrays: dict[str, Any] = read_arrays(Path(find_model(folder)) / REFERENCE)[0]
+    if CLIMATOLOGY not in arrays:
         raise ValueError("observations.absolute: the model keeps no climatology; subtract it from the observations")
-    months = arrays["climatology"].values.astype(np.float64)
+    months = arrays[CLIMATOLOGY].values.astype(np.float64)
     if len(months) == 1:
         return np.asarray(months[0])
     if config.month is None:
