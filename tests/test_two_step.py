@@ -13,10 +13,11 @@ from scipy.integrate import quad
 from piadm_hpc import grid, integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.integrators.exponential import gaussian_flow
-from piadm_hpc.models.analytic import GaussianField
+from piadm_hpc.models.analytic import GaussianField, GaussianMixture
 from piadm_hpc.solvers.linear import reference_part
+from piadm_hpc.solvers.solution import Status
 from piadm_hpc.theory.bases import Pixelwise
-from piadm_hpc.theory.noise import Noise
+from piadm_hpc.theory.noise import PRIOR, Noise
 from piadm_hpc.theory.process import EDM, OU, VP, Flow, Process, forward_time
 
 PROCESSES = [OU(), VP(), EDM(), Flow()]
@@ -161,3 +162,21 @@ def test_sweeps_find_its_steps(eta: float, how: dict[str, object]) -> None:
     steps = solve(chain, target.score, x0, solver="sequential", **given)
     assert bool(found.converged.all()) and float((found.x - steps.x).abs().max()) < 1e-5
     assert int(found.rounds.max()) <= 18 + 3 * bool(how)
+
+
+def test_a_path_that_sweeps_make_worse_is_not_passed_on() -> None:
+    """Without a preconditioner a sweep can turn a path within the tolerance into one far outside of it."""
+    means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)
+    target = GaussianMixture(OU(), means, torch.full_like(means, 4e-4), torch.ones(2, dtype=F64))
+    reference, tol, samples = target.reference(), 1e-2, list(range(64))
+    chain = integrators.gaussian_ab2(OU(), grid.log_snr(OU(), 48, horizon=8.0, delta=2e-4), reference, eta=0.5)
+    noise = Noise(0, 2, dtype=F64)
+    x0 = reference.draw_state(noise.at([0], samples, 2, PRIOR)[0], *chain.entry())
+    x0 = (x0[:, 0], x0[:, 1:])
+    common = {"noise": noise, "samples": samples, "reference": reference}
+    truth = solve(chain, target.score, x0, solver="sequential", **common)
+    for window in (32, None):
+        found = solve(chain, target.score, x0, tol=tol, linear="identity", window=window, **common)
+        error = (found.x - truth.x).square().mean(1).sqrt()
+        assert float(torch.where(found.converged, error, 0.0).max()) <= 2 * tol
+        assert float(error[~found.converged].max()) < 1e-9 and int(found.status.max()) == Status.FINISHED_SEQUENTIALLY

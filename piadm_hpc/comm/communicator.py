@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from .buffers import Buffers, cuda_aware, memory_for
@@ -43,7 +44,7 @@ class Communicator(Protocol):
         ...
 
     def max(self, values: Tensor) -> Tensor:
-        """Return the elementwise maximum over ranks; replace NaN by inf first, since MPI does not define its order."""
+        """Return the elementwise maximum over ranks of values without NaN, whose order MPI does not define (see `largest`)."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -174,6 +175,11 @@ class MPICommunicator:
 
     def barrier(self) -> None:
         self.comm.Barrier()
+
+
+def largest(comm: Communicator, sizes: Tensor) -> Tensor:
+    """Return the elementwise maximum of sizes over ranks, with NaN as infinity."""
+    return comm.max(torch.nan_to_num(sizes, nan=float("inf"), posinf=float("inf")))
 
 
 @cache

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..comm.communicator import Communicator
+from ..comm.communicator import Communicator, largest
 from ..theory.chebyshev import rest_of_series
 from ..theory.grid import Partition
 from .collocation import Collocation
@@ -22,7 +22,7 @@ from .options import Options
 from .pieces import PieceTables, Slot, Task, Visited
 from .remainders import remainders
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, growth_of, inherited, shortfall
+from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
 from .whitening import Whitening
 
 SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
@@ -120,18 +120,19 @@ class CollocationSolver:
         scale, points = self.options.scale, self.scheme.points
         measured = [slot.advance(self.whitening, scale, points) for slot in self.slots]
         # ranks on different processors may round differently, and must not decide differently
-        shared = self.comm.max(torch.nan_to_num(torch.stack(measured, dim=-1), nan=float("inf"), posinf=float("inf")))
-        motion = Motion(shared[:4])
-        growth = growth_of(motion, torch.zeros_like(motion.move), self.precision)
+        shared = largest(self.comm, torch.stack(measured, dim=-1))
+        motion, missing = Motion(*shared[:4]), shared[7]
+        growth = motion.over_move(motion.grown, torch.zeros_like(motion.move), self.precision)
         limit = SAFETY * min(self.options.tol or SMALL, SMALL)
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
-        path = error_bounds(growth, motion.defect, torch.zeros_like(carried))
-        alone = limit * shortfall(path, limit, torch.ones(len(path), dtype=torch.float64))
-        bounds = alone, path[-1] + inherited(growth, carried)
+        path, after = (error_bounds(growth, missed, torch.zeros_like(carried)) for missed in (motion.defect, missing))
+        alone = limit * shortfall(path, after, limit, torch.ones(len(path), dtype=torch.float64))
+        bounds = alone, after[-1] + inherited(growth, carried)
+        rounded = motion.is_rounding(self.precision)
         for number, slot in enumerate(self.slots):
-            slot.rounded = bool((motion.defect[:, number] <= ROUNDING * self.precision * motion.size[:, number]).all())
+            slot.rounded = bool(rounded[number])
             own, slot.bound = (float(end[number]) if slot.age > 1 or slot.rounded else float("inf") for end in bounds)
-            *doubt, slot.spread = (float(part.max()) for part in shared[4:, :, number])
+            *doubt, slot.spread = (float(part.max()) for part in shared[4:7, :, number])
             slot.doubt = rest_of_series(*doubt)
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..theory.grid import Block
+
 
 @dataclass
 class Flight:
@@ -26,8 +28,9 @@ class Flight:
         best: smallest `shortfall` of the bounds so far.
         front: point up to which the bounds are within the limit.
         idle: number of sweeps since `best` or the front last improved.
-        growth: largest factor by which each step was measured to grow an error, [points, slots].
-        last_growth: the latest of these factors, [points, slots].
+        moved: how far the last update moved the state at each point, [points, slots], in units of the data's scale.
+        growth: the last factor by which each step was measured to grow an error, and the largest that counts, [2, points, slots].
+        answer: the same of the factors between a move of the state and the change of the increment, [2, points, slots].
     """
 
     index: Tensor
@@ -42,8 +45,9 @@ class Flight:
     best: Tensor
     front: Tensor
     idle: Tensor
+    moved: Tensor
     growth: Tensor
-    last_growth: Tensor
+    answer: Tensor
 
     @classmethod
     def of(cls, index: list[int], start: int, high: Tensor, num_points: int, *, whole: bool) -> Flight:
@@ -63,8 +67,9 @@ class Flight:
             best=unknown.clone(),
             front=torch.full_like(zero, start),
             idle=zero.clone(),
-            growth=torch.zeros(num_points, len(index), dtype=torch.float64),
-            last_growth=torch.zeros(num_points, len(index), dtype=torch.float64),
+            moved=torch.zeros(num_points, len(index), dtype=torch.float64),
+            growth=torch.zeros(2, num_points, len(index), dtype=torch.float64),
+            answer=torch.zeros(2, num_points, len(index), dtype=torch.float64),
         )
 
     def put(self, slots: Tensor, other: Flight) -> None:
@@ -76,6 +81,15 @@ class Flight:
         """Keep only the slots of the mask `kept`."""
         for name, values in vars(self).items():
             setattr(self, name, values[..., kept])
+
+    def span(self) -> tuple[int, int]:
+        """The first open point of any sample, and the end of the open points."""
+        return int(self.low.min()), int(self.high.max())
+
+    def open_again(self, block: Block) -> Tensor:
+        """Mask [points, slots] of the open points of a block that were evaluated before."""
+        points = torch.arange(block.start, block.stop)[:, None]
+        return (points >= self.low) & (points < torch.minimum(self.high, self.reached))
 
     def count_sweep(self) -> None:
         """Record that all open points were evaluated once more."""

@@ -72,6 +72,16 @@ class PieceTables:
         end = right[-1] + self.weights[-1] @ (self.gain * nodes)
         return torch.cat([nodes, end[None]])
 
+    def next_defect(self, defect: Tensor, missed: Tensor, moved: Tensor, move: Tensor) -> Tensor:
+        """Predict the defects [M] of the next path, which moves by `move` [M].
+
+        The present path has defects `defect` [M], made of what the remainders missed after moves of `moved`, `missed` [M].
+        """
+        shares = self.steps.abs().to(missed) * missed
+        ratio = torch.where(moved > 0, move / torch.where(moved > 0, moved, 1.0), 1.0)
+        total = shares.sum(1)
+        return defect * torch.where(total > 0, shares @ ratio / torch.where(total > 0, total, 1.0), 0.0)
+
     def predicted(self, remainder: Tensor, at: Tensor, path: Tensor) -> Tensor:
         """Predict the remainders [M, n] along a path from the remainders at the states `at`."""
         return remainder if self.gain is None else remainder + self.gain * (path[:-1] - at)
@@ -169,18 +179,19 @@ class Slot:
         self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")
 
     def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
-        """Compute the next path from the remainders along the present one; return what the sweep measured, [7, points].
+        """Compute the next path from the remainders along the present one; return what the sweep measured, [8, points].
 
-        These are the parts of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
-        them, and the root mean square of the whitened states; zero beyond the nodes.
+        These are the fields of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
+        them, the root mean square of the whitened states, and the defect to be expected of the next path; zero beyond the nodes.
         """
-        tables = self.tables
-        defect = tables.steps @ (self.evaluated - tables.predicted(self.remainder, self.at, self.path))
-        move = torch.cat([torch.zeros_like(self.path[:1]), self.path[:-1] - self.at])
+        tables, before = self.tables, self.path[:-1]
+        missed, moved = self.evaluated - tables.predicted(self.remainder, self.at, self.path), before - self.at
+        defect, move = tables.steps @ missed, torch.cat([torch.zeros_like(self.path[:1]), moved])
         grown = move + tables.steps @ (self.evaluated - self.remainder)
         start = torch.cat([self.y[None], self.path[:-1]])
-        sizes = [whitening.size(part, scale) for part in (defect, move, grown, start, *(tables.doubt @ self.evaluated))]
+        sizes = [whitening.size(part, scale) for part in (defect, grown, start, move, *(tables.doubt @ self.evaluated))]
         spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
         self.at, self.remainder = self.path[:-1], self.evaluated
         self.path = tables.path(self.y, self.remainder, self.at)
-        return functional.pad(torch.stack([*sizes, spread.to(sizes[0])]), (0, points - tables.nodes))
+        left = tables.next_defect(sizes[0], *(whitening.size(part, scale) for part in (missed, moved, self.path[:-1] - before)))
+        return functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))

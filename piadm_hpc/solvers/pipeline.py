@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..comm.communicator import largest
 from ..schema.conditions import apply_to_leaves
 from .arguments import check_arguments
 from .collocate import CollocationSolver
@@ -131,7 +132,7 @@ class Pipeline(CollocationSolver):
         ends = self.evaluator.project(torch.stack([self.whitening.leave(slot.path[-1]) for slot in slots]))
         indices = [slot.index for slot in slots]
         change = (self._pass_on(indices, ends).flatten(1) / self.options.scale).square().mean(1).sqrt().to("cpu", torch.float64)
-        self.moved[indices] = self.comm.max(torch.nan_to_num(change, nan=torch.inf, posinf=torch.inf))
+        self.moved[indices] = largest(self.comm, change)
 
     def _pass_on(self, indices: Sequence[int], ends: Tensor) -> Tensor:
         """Store the fields of leads that end at the flat states `ends`, and return what that changed."""

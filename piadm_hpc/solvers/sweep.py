@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..comm.communicator import Communicator
+from ..comm.communicator import Communicator, largest
 from ..theory.grid import Block
 from .distribution import Rows
 from .finish import SequentialFinish
@@ -78,6 +78,7 @@ class PicardSolver:
             self._check_stop()
             motion = self._evaluate()
             self._update()
+            self._share_moves()
             self._move()
             self._retire(self._judge(motion))
         self.finish.run(self.result, self.carried, self._check_stop)
@@ -108,15 +109,15 @@ class PicardSolver:
         """Evaluate the score at the open points of all ranks; returns what the sweep measured there."""
         flight, evaluator = self.flight, self.problem.evaluator
         samples = [self.samples[i] for i in flight.index]
-        motion = Motion.empty(len(self.block), len(samples))
-        evaluator.together(self.comm, partial(self.trajectory.evaluate, flight, samples, motion, self.block.start))
+        parts = torch.zeros(3, len(self.block), len(samples), dtype=torch.float64)
+        evaluator.together(self.comm, partial(self.trajectory.evaluate, flight, samples, parts, self.block.start))
+        again = flight.open_again(self.block)
         flight.count_sweep()
         self.result.calls[flight.index] += flight.high - flight.low
         self.result.sweeps[flight.index] = flight.age
-        low, high = int(flight.low.min()) - self.block.start, int(flight.high.max()) - self.block.start
-        measured = motion.parts[:, low:high]
-        measured.copy_(self.comm.max(torch.nan_to_num(measured, nan=float("inf"), posinf=float("inf"))))
-        return motion
+        low, high = (end - self.block.start for end in flight.span())
+        parts[:, low:high] = largest(self.comm, parts[:, low:high])
+        return Motion(parts[0], parts[1], parts[2], torch.where(again, flight.moved, 0.0))
 
     def _update(self) -> None:
         """Propagate the path with the new increments."""
@@ -125,7 +126,13 @@ class PicardSolver:
         if trajectory.remainder is not None:
             trajectory.share_remainder(flight.high)
             trajectory.extend(flight.reached, ahead)
-        trajectory.propagate(int(ahead.max()), min(int(flight.low.min()), self.block.stop - 1))
+        trajectory.propagate(int(ahead.max()), flight.low)
+
+    def _share_moves(self) -> None:
+        """Let all ranks know how far the path has moved at the open points."""
+        low, high = self.flight.span()
+        here = slice(low - self.block.start, high - self.block.start)
+        self.flight.moved[here] = largest(self.comm, self.trajectory.moves(low, high))
 
     def _move(self) -> None:
         """Choose the points that the next sweep evaluates: those not exact yet, or those of the window or fixed depth."""
@@ -136,22 +143,7 @@ class PicardSolver:
             flight.high = self.window.reach(block, flight.low, flight.age)
             return
         flight.low = torch.where(flight.whole, flight.exact, flight.low)
-        if not bool(flight.whole.all()):
-            self._slide()
-
-    def _slide(self) -> None:
-        """Move windows over the points whose states have settled; a window that passes the last point opens all again."""
-        flight, block = self.flight, self.block
-        low, high = int(flight.low[~flight.whole].min()), int(flight.high[~flight.whole].max())
-        moved = self.comm.max(torch.nan_to_num(self.trajectory.moves(low, high), nan=float("inf")))
-        points = torch.arange(low, high)[:, None]
-        unsettled = (points >= flight.low) & (points < flight.high) & (moved > SAFETY * float(self.options.tol or 0.0))
-        passed = torch.where(unsettled, points, flight.high).min(0).values
-        through = ~flight.whole & (passed >= block.stop)
-        flight.low = torch.where(flight.whole, flight.low, torch.where(through, flight.exact, passed))
-        flight.whole |= through
-        flight.high = torch.where(flight.whole, block.stop, self.window.reach(block, flight.low, flight.age))
-        if bool(through.any()):
+        if self.window.slide(flight, block, SAFETY * self.options.tol):
             self.trajectory.rewind()
 
     def _judge(self, motion: Motion) -> Verdict:

@@ -1,17 +1,18 @@
 """When a sample is done: a bound on the error of its end, from quantities that a sweep leaves in memory.
 
 A sweep evaluates the step F of every point j at the current path z. The path was made from increments taken earlier, so it
-misses F by the change of the increment, the *defect* d[j] = z[j+1] - F(z[j]); and the last move m of the path gives the
-*growth* g[j] = |F(z) - F(z - m)| / |m| of what a step does to an error, the larger of the last two. With e the error of
-the path,
+misses F by the change of the increment, the *defect* d[j] = z[j+1] - F(z[j]). The last move m of the path gives the *growth*
+g[j] = |F(z) - F(z - m)| / |m| of what a step does to an error, and the *answer* a[j] = |d[j]| / |m[j]| of the increment to a
+move, each the larger of the last two. With e the error of the path,
 
-    |e[j+1]| <= g[j] |e[j]| + |d[j]|                                                                    (bound)
+    |e[j+1]| <= g[j] |e[j]| + |d[j]|.                                                                   (bound)
 
-The path that the sweep makes next is better than the one that is bounded. Nothing is assumed of the linear part A or of the
-score, but that a step grows an error not much more than it grew the last move; SAFETY allows for that. The growth is that
-of a linear map, so it tells nothing of errors that are not small where they are: a path that crosses to another mode of the data
-has a large bound at the crossing, and a small one again after many steps that contract to the modes. The bounds of all points
-count, not those of the last one alone.
+The path that the sweep makes next is the one that a sample leaves with. It moves by n, which is known, so its own defect is
+a[j] |n[j]|, and the same scan bounds its error. Sweeps that contract make it better than the path they evaluated; sweeps that
+do not, worse. Nothing is assumed of the preconditioner or of the score, but that a step grows an error, and answers a move, not
+much more than it did the last; SAFETY allows for that. Growth is that of a linear map, so it tells nothing of errors that are
+not small where they are: a path that crosses to another mode of the data has a large bound at the crossing, and a small one
+again after many steps that contract to the modes. The bounds of all points, of both paths, must be small.
 """
 
 from __future__ import annotations
@@ -37,38 +38,28 @@ MOVING = 2  # points a sweep by which a front of certified points beats steps
 
 @dataclass(frozen=True)
 class Motion:
-    """What a sweep measured at the steps of a block, root mean squares in units of the data's scale.
+    """What a sweep measured at the steps of a block, root mean squares [points, samples] in units of the data's scale.
 
-    The parts [4, points, samples] are the defect of the path at the step, the move of the state since the step was last
-    evaluated, what the step makes of that move, and the size of what it adds up, by which rounding is measured.
+    Attributes:
+        defect: change of the increment since it was last evaluated.
+        grown: what the step makes of the last move.
+        size: size of what the step adds up, by which rounding is measured.
+        move: last move of the state, zero where the step was not evaluated before.
     """
 
-    parts: Tensor
+    defect: Tensor
+    grown: Tensor
+    size: Tensor
+    move: Tensor
 
-    @classmethod
-    def empty(cls, points: int, samples: int) -> Motion:
-        """Nothing measured yet."""
-        return cls(torch.zeros(4, points, samples, dtype=torch.float64))
+    def over_move(self, part: Tensor, before: Tensor, precision: float) -> Tensor:
+        """Return `part` [points, samples] over the last move; as `before` where a move within rounding tells nothing."""
+        measured = self.move > ROUNDING * precision * self.size
+        return torch.where(measured, part / torch.where(measured, self.move, 1.0), before)
 
-    @property
-    def defect(self) -> Tensor:
-        """Change of the increment since it was last evaluated, [points, samples]."""
-        return self.parts[0]
-
-    @property
-    def move(self) -> Tensor:
-        """Last move of the state, [points, samples]."""
-        return self.parts[1]
-
-    @property
-    def grown(self) -> Tensor:
-        """What the step makes of the last move, [points, samples]."""
-        return self.parts[2]
-
-    @property
-    def size(self) -> Tensor:
-        """Size of what the step adds up, [points, samples]."""
-        return self.parts[3]
+    def is_rounding(self, precision: float) -> Tensor:
+        """Whether the path of each sample [samples] reproduces its own increments to rounding."""
+        return (self.defect <= ROUNDING * precision * self.size).all(0)
 
 
 @dataclass(frozen=True)
@@ -93,33 +84,31 @@ def judge(
     staircase: float,
     extent: Tensor,
 ) -> Verdict:
-    """Who is done after a sweep, by the bound on the error of the path it was made from.
+    """Who is done after a sweep, by the bounds on the errors of the path that it evaluated and of the one that it made.
 
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
     `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
     [points + 1] is the deviation of states in units of the data's, against which errors on the way are small. Points that
-    a window has passed move little in the sweeps that certify them (`windowed`), so that their growth must be seen once
-    more, and the largest ever seen counts.
+    a window has passed move little in the sweeps that certify them (`windowed`), so that growth and answer must be seen once
+    more, and the largest ever seen count.
     """
     exact = flight.exact >= block.stop
-    last = growth_of(motion, flight.last_growth, precision)
-    growth = torch.maximum(last, flight.growth)
-    # a step in a window may be measured once; where all points are swept over, the last two measurements are enough
-    flight.last_growth, flight.growth = last, growth if windowed else last
+    growth, answer = _measured(motion, flight, precision, largest=windowed)
     # a score of lower precision than the states is a staircase, on which small errors show no growth
-    defect = torch.where(exact, 0.0, motion.defect + staircase * motion.size)
-    own = error_bounds(growth, defect, torch.zeros_like(carried))
+    stairs = staircase * motion.size
+    missed = motion.defect + stairs, _next_defect(motion, flight, answer, block, precision) + stairs
+    path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
     # a path that its own scores reproduce to rounding is the chain's, whatever growth would do to an error
-    rounded = (motion.defect <= ROUNDING * precision * motion.size).all(0)
+    rounded = motion.is_rounding(precision)
     known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
-    flight.bound = torch.where(known | exact, own[-1] + inherited(growth, carried), torch.inf)
+    flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
     limit = SAFETY * min(options.tol, SMALL) * share
-    left = torch.where(known, shortfall(own, limit, extent), torch.inf)
-    met = exact | (known & ((left <= 1) | (rounded & (own[-1] <= options.tol * share))))
-    _note_progress(flight, block, torch.where(known, own, torch.inf), left, limit)
+    left = torch.where(known, shortfall(path, after, limit, extent), torch.inf)
+    met = exact | (known & ((left <= 1) | (rounded & (after[-1] <= options.tol * share))))
+    _note_progress(flight, block, torch.where(known, path, torch.inf), left, limit)
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
     stalled = flight.idle >= max(PATIENCE[0], PATIENCE[1] * len(block))
     floor = known & ~met & rounded & (flight.idle >= STALLED)
@@ -132,15 +121,27 @@ def judge(
     return Verdict(met | floor | passed | hopeless, status, flight.bound)
 
 
-def growth_of(motion: Motion, before: Tensor, precision: float) -> Tensor:
-    """What steps did to the last move, [points, samples]; as `before` where a move within rounding tells nothing."""
-    measured = motion.move > ROUNDING * precision * motion.size
-    return torch.where(measured, motion.grown / torch.where(measured, motion.move, 1.0), before)
+def _measured(motion: Motion, flight: Flight, precision: float, *, largest: bool) -> tuple[Tensor, Tensor]:
+    """Growth and answer of every step [points, samples]: the larger of the last two, or of all that were ever measured."""
+    found = []
+    for part, kept in ((motion.grown, flight.growth), (motion.defect, flight.answer)):
+        last = motion.over_move(part, kept[0], precision)
+        found.append(torch.maximum(last, kept[1]))
+        # a step in a window may be measured once; where all points are swept over, the last two measurements are enough
+        kept[0], kept[1] = last, found[-1] if largest else last
+    return found[0], found[1]
+
+
+def _next_defect(motion: Motion, flight: Flight, answer: Tensor, block: Block, precision: float) -> Tensor:
+    """The defect [points, samples] of the path that the sweep made: the answer to its moves, not below a step's rounding."""
+    points = torch.arange(block.start, block.stop)[:, None]
+    rounding = torch.minimum(motion.defect, precision * motion.size)
+    return torch.where(points < flight.exact, 0.0, torch.maximum(_ratios(answer) * flight.moved, rounding))
 
 
 def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
     """The scan (bound) from errors `carried` [samples] of the first states: [points + 1, samples]."""
-    steps, defects = _steps(growth).numpy(), defect.numpy()
+    steps, defects = _ratios(growth).numpy(), defect.numpy()
     found = np.empty((len(steps) + 1, steps.shape[1]))
     found[0] = carried.numpy()
     with np.errstate(over="ignore", invalid="ignore"):
@@ -149,19 +150,22 @@ def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
     return torch.from_numpy(np.nan_to_num(found, nan=np.inf, posinf=np.inf))
 
 
-def shortfall(bounds: Tensor, limit: float, extent: Tensor) -> Tensor:
-    """How many times too large the bounds [points + 1, samples] are: at most 1 where the end meets `limit` and all are small."""
-    return torch.maximum(bounds[-1] / limit, (bounds / extent[:, None]).amax(0) / SMALL)
+def shortfall(path: Tensor, after: Tensor, limit: float, extent: Tensor) -> Tensor:
+    """How many times too large the bounds [points + 1, samples] of the evaluated path and of the one after it are.
+
+    At most 1 where the end of the later one meets `limit`, and all bounds of both are small.
+    """
+    return torch.maximum(after[-1] / limit, (torch.maximum(path, after) / extent[:, None]).amax(0) / SMALL)
 
 
 def inherited(growth: Tensor, carried: Tensor) -> Tensor:
     """What errors `carried` [samples] of the first states become at the end: [samples]."""
-    return torch.where(carried > 0, carried * _steps(growth).prod(0), 0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return torch.where(carried > 0, carried * _ratios(growth).prod(0), 0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def _steps(growth: Tensor) -> Tensor:
-    """The growth of every step; where no move was measured, an error stays as it is."""
-    return torch.where(growth > 0, growth, 1.0)
+def _ratios(measured: Tensor) -> Tensor:
+    """Growth or answer of every step; where no move was measured, an error stays as it is."""
+    return torch.where(measured > 0, measured, 1.0)
 
 
 def _note_progress(flight: Flight, block: Block, bounds: Tensor, left: Tensor, limit: float) -> None:

@@ -17,7 +17,6 @@ from .prediction import Predictor
 from .problem import Problem
 from .recurrence import Recurrence
 from .tables import Tables
-from .tolerance import Motion
 
 
 class Trajectory:
@@ -50,9 +49,8 @@ class Trajectory:
         self.first, self.end = like.new_zeros(shape[1:]), like.new_zeros(shape[1:])
         self.times = problem.chain.t.to(device=like.device, dtype=like.dtype)
         self.scan = Recurrence(problem.linear, problem.basis, rows, comm, like)
-        self.own, self.lifting = (
-            Tables(problem.basis, table, rows.points, like) for table in (problem.increments, problem.chain.Q)
-        )
+        self.own = Tables(problem.basis, problem.increments, rows.points, like)
+        self.lifting = Tables(problem.basis, problem.chain.Q, rows.points, like)
         self.base: tuple[int, Tensor] = (0, self.first)
 
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
@@ -87,11 +85,12 @@ class Trajectory:
         # sweeps can use these increments only if they belong to the same linear part
         self.b[:, own] = b if same else 0
 
-    def evaluate(self, flight: Flight, samples: Sequence[int], motion: Motion, start: int) -> None:
+    def evaluate(self, flight: Flight, samples: Sequence[int], parts: Tensor, start: int) -> None:
         """Evaluate the score at the open points, at most `max_rows` rows a call, and update the increments there.
 
-        `samples` are the ids of the slots' samples. What the sweep measured at each step is written into `motion`, whose first
-        point is `start`. Raises ScoreError for scores that are not finite.
+        `samples` are the ids of the slots' samples. The defect, what the step makes of the last move, and the size of what it
+        adds up are written into `parts` [3, points, slots], whose first point is `start`. Raises ScoreError for scores that
+        are not finite.
         """
         evaluator = self.problem.evaluator
         pairs = ((self.points[:, None] >= flight.low) & (self.points[:, None] < flight.high)).nonzero()
@@ -107,15 +106,15 @@ class Trajectory:
             score = self.problem.basis.analyse(output)
             measured = self._increments(local, slot, z, score)
             # a point that was never evaluated has no last move: what moved it before does not count
-            measured[1:3, points >= flight.reached[slot]] = 0
+            measured[1, points >= flight.reached[slot]] = 0
             if not bool(torch.isfinite(measured).all()):
                 evaluator.check(output, t, ids)
-            motion.parts[:, points - start, slot] = measured
+            parts[:, points - start, slot] = measured
             if self.remainder is not None:
                 self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, score)
 
     def _increments(self, local: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> Tensor:
-        """Update the increments of some steps; returns the parts of Motion there, [4, rows]."""
+        """Update the increments of some steps; returns what was measured there, [3, rows]."""
         problem, scale = self.problem, self.options.scale
         before, move = self.b[local, slot], self.move[local, slot]
         draws = None if self.draws is None else self.draws[local, slot]
@@ -125,8 +124,8 @@ class Trajectory:
             self.scores[local, slot] = score
         change = b - before
         carried = affine(torch.empty_like(move), None, self.scan.blocks.rows(local), move)
-        defect, moved, grown = (problem.size(part, scale) for part in (change, move, carried.add_(change)))
-        return torch.stack([defect, moved, grown, problem.size(z, scale) + problem.size(lifted, scale)])
+        defect, grown = (problem.size(part, scale) for part in (change, carried.add_(change)))
+        return torch.stack([defect, grown, problem.size(z, scale) + problem.size(lifted, scale)])
 
     def _keep_remainder(self, last: Tensor, points: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> None:
         """Keep the remainder of the network at the last open points, for the closed points behind them."""
@@ -156,14 +155,20 @@ class Trajectory:
                 tables = self.own.rows(here), self.lifting.rows(here)
                 self.b[local, slots], _ = self.problem.increment(draws, *tables, z, score)
 
-    def propagate(self, high: int, next_low: int) -> None:
-        """Run the recurrence up to point `high`; the next one changes nothing before `next_low`. Collective."""
+    def propagate(self, high: int, low: Tensor) -> None:
+        """Run the recurrence up to point `high`; the next one changes nothing before the least of `low` [slots]. Collective.
+
+        A passed point, before its slot's `low`, stays where it is, and keeps the move that it made after its last evaluation.
+        """
         row, state = self.base
+        next_low = min(int(low.min()), self.rows.stop - 1)
         span = range(row, self.rows.spanning(next_low, high).stop)
         here = slice(self.rows.local(span[0]).start, self.rows.local(span[-1]).stop)
-        torch.neg(self.z[here], out=self.move[here])
+        move, passed = self.move[here], self.points[here, None] < low
+        kept = move[passed]
+        torch.neg(self.z[here], out=move)
         starts = self.scan(state, self.b, self.z, self.end, span)
-        self.move[here] += self.z[here]
+        move.add_(self.z[here])[passed] = kept
         ahead = min((next_low - self.rows.start) // self.rows.length - row, len(starts) - 1)
         self.base = (row + ahead, starts[ahead])
 
@@ -181,18 +186,15 @@ class Trajectory:
 
     def state(self, point: int, slot: int) -> Tensor:
         """The state [c, n] of one slot at a point, from the rank that owns the point; collective."""
-        owner, state = self.rows.owner(point), self.first[slot].clone()
-        if owner == self.comm.rank:
-            state = self.z[self.rows.points.index(point), slot].clone()
-        return self.comm.bcast(state, owner)
+        owner = self.rows.owner(point)
+        own = self.z[self.rows.points.index(point), slot] if owner == self.comm.rank else self.first[slot]
+        return self.comm.bcast(own.clone(), owner)
 
     def keep(self, kept: Tensor) -> None:
         """Keep only the slots of the mask `kept`. Each old array is freed before the next one is copied."""
         self.first, self.end = self.first[kept], self.end[kept]
         self.base = (self.base[0], self.base[1][kept])
-        self.z = self.z[:, kept]
-        self.move = self.move[:, kept]
-        self.b = self.b[:, kept]
-        self.draws = None if self.draws is None else self.draws[:, kept]
         self.remainder = None if self.remainder is None else self.remainder[kept]
-        self.scores = None if self.scores is None else self.scores[:, kept]
+        for name in ("z", "move", "b", "draws", "scores"):
+            values = getattr(self, name)
+            setattr(self, name, None if values is None else values[:, kept])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..theory.grid import Block
+from .flight import Flight
 from .options import Options
 
 
@@ -57,3 +58,17 @@ class Window:
         """Return the first open point [samples] after `age` sweeps when every block gets exactly `depth` sweeps."""
         edges = torch.tensor(self.edges or (block.start, block.stop))
         return edges[(age - depth + 1).clamp(min=0, max=len(edges) - 1)]
+
+    def slide(self, flight: Flight, block: Block, settled: float) -> bool:
+        """Move windows over the points whose states moved by at most `settled`; return whether one passed the last point.
+
+        All points of such a sample are open again.
+        """
+        points = torch.arange(block.start, block.stop)[:, None]
+        unsettled = (points >= flight.low) & (points < flight.high) & (flight.moved > settled)
+        passed = torch.where(unsettled, points, flight.high).min(0).values
+        through = ~flight.whole & (passed >= block.stop)
+        flight.low = torch.where(flight.whole, flight.low, torch.where(through, flight.exact, passed))
+        flight.whole |= through
+        flight.high = torch.where(flight.whole, block.stop, self.reach(block, flight.low, flight.age))
+        return bool(through.any())

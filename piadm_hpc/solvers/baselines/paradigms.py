@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...comm.communicator import largest
 from ...theory.grid import Block
 from ..linear import identity_part
 from ..options import Options
@@ -46,7 +47,7 @@ class ParaDiGMS(PicardSolver):
         before = torch.cat([points.z, points.end[None]])
         # closed points have no increments yet: the recurrence copies the window's last state to them
         ahead = block.stop if self.window.size is None else int(flight.high.max()) + self.window.size
-        points.propagate(min(ahead, block.stop), min(int(flight.low.min()), block.stop - 1))
+        points.propagate(min(ahead, block.stop), flight.low)
         moved = self._moved(torch.cat([points.z, points.end[None]]) - before)
         states = torch.arange(block.start + 1, block.stop + 1)[:, None]
         inside = (states > flight.low) & (states <= flight.high)
@@ -70,7 +71,7 @@ class ParaDiGMS(PicardSolver):
         change_sizes[torch.tensor(self.rows.points, dtype=torch.long) - self.block.start] = norm[:-1]
         if self.comm.rank + 1 == self.comm.size:
             change_sizes[-1] = norm[-1]
-        change_sizes = self.comm.max(torch.nan_to_num(change_sizes, nan=float("inf"), posinf=float("inf")))
+        change_sizes = largest(self.comm, change_sizes)
         return change_sizes[1:] / self._deviation()[:, None]
 
     def _deviation(self) -> Tensor:
