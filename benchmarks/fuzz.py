@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 from common import Report, at_least, at_most, parser
-from inputs import GENERATORS, Stock, make_stock
+from inputs import GENERATORS
+from stock import Stock, make_stock
 
 from piadm_hpc.cli.exit_codes import BAD_CONFIGURATION, DONE, FAILED, NOT_CONVERGED, STOPPED
 from piadm_hpc.cli.main import main as piadm
