@@ -21,6 +21,7 @@ from .options import Options
 from .problem import Problem
 from .scheme import BlockSolver, Scheme
 from .solution import BlockSolution, Interrupted, ShouldStop, Solution, Status, Stopped, Unfinished, costs_of
+from .steady import SteadyScore
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -74,7 +75,8 @@ def solve(
 
     Raises:
         ValueError: for arguments that do not fit together; all mistakes at once, before any call of the score.
-        ScoreError: on every rank, when the score fails on any.
+        ScoreError: on every rank, when the score fails on any, and where `options.check_score` finds that its answer to a state
+            depends on chance or on the other states of a call.
         Stopped: when the callback ends the work.
     """
     comm, options = comm or SerialCommunicator(), options or Options()
@@ -84,6 +86,8 @@ def solve(
         chain, x0, names, options, momentum=momentum, condition=condition, noise=noise, reference=reference, comm=comm
     )
     event_shape = tuple(x0.shape[1:])
+    if options.check_score and not isinstance(score, SteadyScore):
+        score = SteadyScore(score)
     conditions = None if condition is None else Conditions(matched(condition, x0), {name: k for k, name in enumerate(names)})
     evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
     source = GivenNoise(noise, names, chain.drawn) if isinstance(noise, Tensor) else noise

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..schema.conditions import Condition, rows_of
-from ..solvers.errors import ScoreError
-from ..solvers.evaluate import Score
+from .errors import ScoreError
+from .evaluate import Score
 
 LIMIT = 1e-2  # relative difference of two answers for one state: above rounding in bfloat16, far below what dropout does
 
