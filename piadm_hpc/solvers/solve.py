@@ -20,7 +20,7 @@ from .evaluate import Conditions, Evaluator, Score
 from .options import Options
 from .scheme import BlockSolver, Scheme
 from .solution import BlockSolution, Interrupted, ShouldStop, Solution, Status, Stopped, Unfinished, costs_of
-from .steady import SteadyScore
+from .steady import checked
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -85,10 +85,9 @@ def solve(
         chain, x0, names, options, momentum=momentum, condition=condition, noise=noise, reference=reference, comm=comm
     )
     event_shape = tuple(x0.shape[1:])
-    if options.check_score and not isinstance(score, SteadyScore):
-        score = SteadyScore(score)
     conditions = None if condition is None else Conditions(matched(condition, x0), {name: k for k, name in enumerate(names)})
-    evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
+    tried = checked(score, options)
+    evaluator = Evaluator(tried, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
     source = GivenNoise(noise, names, chain.drawn) if isinstance(noise, Tensor) else noise
     if isinstance(options.scale, Tensor):
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
