@@ -27,13 +27,15 @@ from typing import Any
 
 import torch
 from common import Report, at_least, at_most, parser
-from inputs import GENERATORS, Stock, make_stock
+from inputs import GENERATORS
+from stock import Stock, make_stock
 
 from piadm_hpc.cli.exit_codes import BAD_CONFIGURATION, DONE, FAILED, NOT_CONVERGED, STOPPED
 from piadm_hpc.cli.main import main as piadm
 
 CODES = (DONE, FAILED, BAD_CONFIGURATION, NOT_CONVERGED, STOPPED)
-INTERRUPTED, TOO_LONG = 8, 30  # seconds after which a command is interrupted, and after which it hangs
+INTERRUPTED = 8  # seconds of processor time after which a command is interrupted
+TOO_LONG = 120  # seconds after which it hangs
 ROOM = 8 * 2**30  # bytes of memory beyond those of the process as it begins
 TRIES, QUICK_TRIES = 2000, 90
 COLUMNS = ("input", "tries", *(f"exit {code}" for code in CODES), "failed", "seconds")
@@ -60,11 +62,11 @@ def one_try(name: str, number: int, stock: Stock) -> dict[str, Any]:
         arguments = GENERATORS[name](dice, place, stock)
         os.chdir(place)
         os.environ["HOME"] = folder
-        signal.signal(signal.SIGALRM, signal.default_int_handler)
-        signal.alarm(INTERRUPTED)
+        signal.signal(signal.SIGPROF, signal.default_int_handler)
+        signal.setitimer(signal.ITIMER_PROF, INTERRUPTED)
         began = time.monotonic()
         code, text = _call(arguments)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         os.chdir("/")
     # Python prints what an interruption met inside a callback, and goes on
     told = "Traceback" not in text or "Exception ignored in" in text

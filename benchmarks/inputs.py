@@ -9,63 +9,21 @@ import contextlib
 import math
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 import tomli_w
-import xarray as xr
+from given import analyses, conditions, fields, observations
 from harm import harm_folder, harmed
+from stock import Stock
 
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.config.templates import KINDS, template
 from piadm_hpc.integrators.catalogue import INTEGRATORS
-from piadm_hpc.models.config import TrainConfig
-from piadm_hpc.models.training.fields import train
-from piadm_hpc.run.execute import sample
 
 Arguments = list[object]
-Generator = Callable[[Random, Path, "Stock"], Arguments]
-
-
-@dataclass(frozen=True)
-class Stock:
-    """What generators start from: a small model, its configuration, a finished run of it, and another run."""
-
-    folder: Path
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def run(self) -> Path:
-        return self.folder / "run"
-
-    @property
-    def other(self) -> Path:
-        return self.folder / "other"
-
-    def configuration(self, out: Path | str, **changes: Any) -> dict[str, Any]:
-        """A run that takes a moment."""
-        short = {"samples": 4, "grid": {"steps": 4}, "solver": {"tol": 0.1}, "output": {"batch": 2}}
-        return {"model": str(self.model), "out": str(out), **short, **changes}
-
-
-def make_stock(folder: Path) -> Stock:
-    """Train a Gaussian of 6 x 8 fields and sample two runs of it."""
-    stock = Stock(folder)
-    dice = np.random.default_rng(0)
-    fields = (("time", "lat", "lon"), 280 + dice.standard_normal((20, 6, 8)).astype("f4"), {"units": "K"})
-    xr.Dataset({"tas": fields}, {"lat": np.linspace(75, -75, 6), "lon": np.arange(8) * 45.0}).to_netcdf(folder / "fields.nc")
-    data = {"files": ["fields.nc"], "variables": ["tas"]}
-    record = {"name": "model", "output": str(stock.model), "network": "none", "data": data, "reference": {"rank": 2}}
-    train(TrainConfig.model_validate(record), root=folder, report=lambda line: None)
-    for out, seed in ((stock.run, 0), (stock.other, 1)):
-        sample(RunConfig.model_validate(stock.configuration(out, seed=seed))).close()
-    return stock
+Generator = Callable[[Random, Path, Stock], Arguments]
 
 
 # configurations
@@ -110,6 +68,10 @@ PLAUSIBLE: list[tuple[str, Any]] = [
     *(("samples", value) for value in (1, 5)),
     *(("only", value) for value in ([0], [3, 1], [2**31 - 1], list(range(9)))),
     *(("phase.gamma", value) for value in (0.0, 1.0)),
+    *(("density.enabled", value) for value in (True, False)),
+    *(("density.traces", value) for value in ("exact", 2, 1)),
+    *(("rollout.leads", value) for value in (1, 2)),
+    *(("condition.guidance", value) for value in (0.0, 2.0)),
 ]
 """Values that may well belong together."""
 
@@ -223,4 +185,12 @@ def folders(dice: Random, place: Path, stock: Stock) -> Arguments:
     )  # fmt: skip
 
 
-GENERATORS: dict[str, Generator] = {"configurations": configurations, "files": files, "folders": folders}
+GENERATORS: dict[str, Generator] = {
+    "configurations": configurations,
+    "files": files,
+    "folders": folders,
+    "fields": fields,
+    "conditions": conditions,
+    "observations": observations,
+    "analyses": analyses,
+}

@@ -130,7 +130,7 @@ def test_a_model_of_anomalies_without_its_climatology_is_refused(world: Path, tm
     config = write_config(tmp_path / "run.toml", old, tmp_path / "run", **RUN)
     assert call("sample", config)["code"] == 0
     words = one_line(call("export", tmp_path / "run", "--absolute"), 2)
-    assert "is a model of anomalies and keeps no climatology; add it to the samples yourself" in words
+    assert "is a model of anomalies and keeps no climatology; add or subtract it yourself" in words
 
 
 # --- which samples, and how they are opened ------------------------------------------------------------------------------------

@@ -133,6 +133,8 @@ def test_a_changed_configuration_names_every_key_that_differs(work: Path) -> Non
         (["sample", "RUN", "--time-ranks", "2"], 2, "--time-ranks 2 needs a launcher: mpiexec -n 2 piadm sample"),
         (["sample", "RUN", "--device", "gpu"], 2, "compute.device: no 'gpu' on this host; give auto or cpu"),
         (["sample", "RUN", "--device", "cuda:64"], 2, "compute.device: no 'cuda:64' on this host; give auto or cpu"),
+        (["density", "--model", "alanine-dipeptide", "--data", "x", "--device", "1e+30"], 2, "--device: no '1e+30' on this host"),
+        (["compare", "target-a", "--device", "gpu"], 2, "--device: no 'gpu' on this host; give cpu"),
         (["sample", "RUN", "--set", "grid.delta=100"], 2, "grid.delta = 100 must lie between 0 and grid.horizon = 10"),
         (["sample", "RUN", "--set", "grid.blocks=99"], 2, f"grid.blocks = 99 exceeds the {STEPS} steps of the grid"),
         (["sample", "RUN", "--model", "unheard-of"], 2, "unheard-of: no such model folder; models shipped with the package are"),

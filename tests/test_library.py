@@ -13,6 +13,7 @@ from torch import Tensor
 import piadm_hpc as piadm
 from piadm_hpc.models.analytic import target_a
 from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.errors import ScoreError
 
 F64 = torch.float64
 STEPS, SIZE, SAMPLES = 20, 6, 3
@@ -170,3 +171,34 @@ def test_one_variance_helps_near_the_geometric_mean_of_the_spectrum() -> None:
     assert rounds(piadm.isotropic((64,), typical)) < 0.6 * none
     assert rounds(piadm.isotropic((64,), 300 * typical)) > none
     assert math.isclose(float(spectrum.mean()), 1.0)
+
+
+def test_a_score_that_answers_by_chance_or_by_its_batch_is_refused() -> None:
+    """Also where it draws from a generator of its own, and only where somebody asks for the check."""
+    chain, _ = exponential(torch.ones(SIZE, dtype=F64))
+    x0, noise = draws()
+    own = torch.Generator().manual_seed(1)
+    counts = list[int]()
+
+    def by_chance(x: Tensor, t: Tensor) -> Tensor:
+        return score(x, t) + 0.1 * torch.randn(x.shape, dtype=x.dtype, generator=own)
+
+    def by_batch(x: Tensor, t: Tensor) -> Tensor:
+        return score(x, t) - 0.3 * x.mean(0)
+
+    def counted(x: Tensor, t: Tensor) -> Tensor:
+        counts.append(len(x))
+        return score(x, t)
+
+    for solver in ("picard", "sequential"):
+        for wrong, words in ((by_chance, "answers differently"), (by_batch, "depends on the other states")):
+            with pytest.raises(ScoreError, match=words):
+                piadm.solve(chain, wrong, x0, piadm.Options(solver=solver), noise=noise)
+            unchecked = piadm.solve(chain, wrong, x0, piadm.Options(solver=solver, check_score=False), noise=noise)
+            assert torch.isfinite(unchecked.x).all()
+        calls, found = [], []
+        for check in (False, True):
+            counts.clear()
+            found.append(piadm.solve(chain, counted, x0, piadm.Options(solver=solver, check_score=check), noise=noise).x)
+            calls.append((len(counts), sum(counts)))
+        assert torch.equal(*found) and calls[1] == (calls[0][0] + 1, calls[0][1] + 1)

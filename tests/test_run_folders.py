@@ -202,6 +202,11 @@ def test_files_beside_a_run_that_hold_anything(work: Path) -> None:
         (["--set", "compute.in_flight=1e12"], "compute.in_flight: must be at most"),
         (["--time-ranks", 10**12], "compute.time_ranks: must be at most 1000000 or 'auto'"),
         (["--seed", 10**40], "seed: must be less than"),
+        (
+            ["--set", f"rollout.leads={10**7}", "--set", f"samples={10**7}", "--condition", "x.nc"],
+            "10000000 lead(s) are 10000000000",
+        ),
+        (["--set", "rollout.leads=4", "--only", "2147483646", "--condition", "x.nc"], "with ids up to 2147483647"),
     ],
 )
 def test_numbers_beyond_reason_are_refused(work: Path, arguments: list[object], words: str) -> None:

@@ -32,10 +32,10 @@ def open_dataset(
     """Open the samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
 
     `chunks` makes dask arrays ({} means one sample each); `dialect` names the sample dimension as another tool does (one of
-    DIALECTS). Samples of several conditions have the dimensions `realization` and `condition`; they are dask arrays where dask
-    is installed, and are read at once without it. With `flat` they stay along one dimension. Raises StoreError when anything
-    is missing or damaged. So does every later read of samples whose files were merged, overwritten or lost since then: a value
-    that was not written never reads as NaN.
+    DIALECTS). Samples of several conditions have the dimensions `realization` and `condition`, forecasts `init_time`,
+    `realization` and `lead_time`; they are dask arrays where dask is installed, and are read at once without it. With `flat`
+    they stay along one dimension. Raises StoreError when anything is missing or damaged. So does every later read of samples
+    whose files were merged, overwritten or lost since then: a value that was not written never reads as NaN.
 
     With `absolute`, samples of a model of anomalies are given the climatology back that the model was trained without, and the
     names of the absolute field; they too are dask arrays where dask is installed. If the climatology is monthly, `month` (1 to

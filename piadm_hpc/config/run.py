@@ -219,9 +219,20 @@ class RunConfig(Record):
             mistakes.append("observations: a generator makes a sample in one call and has no score; use a model's network")
         if self.corrector.blocks > self.corrector.steps:
             mistakes.append("corrector.blocks: cannot exceed corrector.steps")
+        mistakes += self._too_many()
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
+
+    def _too_many(self) -> list[str]:
+        """List what makes members of conditions and leads too many for the ids of samples."""
+        conditions, leads = self.condition.count, self.rollout.leads or 1
+        members = self.samples if self.only is None else len(self.only)
+        last = (members if self.only is None else max(self.only) + 1) * conditions * leads - 1
+        if members * conditions * leads <= MOST_SAMPLES and last <= LARGEST_ID:
+            return []
+        product = f"{members} member(s), {conditions} condition(s) and {leads} lead(s) are {members * conditions * leads} samples"
+        return [f"{product}; a run has at most {MOST_SAMPLES}, with ids up to {LARGEST_ID}: give fewer, or several runs"]
 
     def _not_collocated(self) -> list[str]:
         """List the settings that collocation cannot have, because they belong to chains of steps."""

@@ -59,7 +59,7 @@ def climatology_of(folder: Path, sha256: str | None = None) -> Climatology | Non
     verify_files(folder, card)
     arrays, _ = read_arrays(folder / REFERENCE)
     if CLIMATOLOGY not in arrays:
-        raise ValueError(f"{folder} is a model of anomalies and keeps no climatology; add it to the samples yourself")
+        raise ValueError(f"{folder} is a model of anomalies and keeps no climatology; add or subtract it yourself")
     stored = arrays[CLIMATOLOGY]
     grid = (len(arrays[dim].values) for dim in card.variables[0].dims)
     shape = (12 if card.anomaly == "monthly" else 1, len(card.variables), *grid)

@@ -24,13 +24,13 @@ from ..solvers.moments import deviation_growth
 from ..solvers.options import Corrector, Options, Start
 from ..solvers.scheme import Scheme
 from ..solvers.solve import Projection
+from ..solvers.steady import SteadyScore
 from ..theory import grid as grids
 from ..theory.bases import orthogonal
 from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.phase import PhaseSpace
 from ..theory.process import PSLD, Process, forward_time
-from .steady import SteadyScore
 
 if TYPE_CHECKING:
     from ..models.card import Model
@@ -195,6 +195,7 @@ def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
         operator=plugins.call("solver.start", given.start, model, scheme) if own_start else None,
         corrector=_corrector(config, model),
         in_flight=config.compute.in_flight,
+        check_score=False,  # a run checks the score once, not in every batch
         model_batch=ROWS if batch == "auto" else int(batch),
         traces=config.density.chosen(num_directions(model)),
         **{name: getattr(given, name) for name in names},

@@ -29,7 +29,7 @@ Predict = Callable[["CallTimes"], float]
 
 @dataclass(frozen=True)
 class CallTimes:
-    """Seconds of a call with `rows` rows, rising from 1, on a processor of its own; between them a call's time is linear.
+    """Seconds of a call with `rows` rows, rising from 1, on an idle processor; between them a call's time is linear.
 
     While all ranks call, each call takes `crowding` times as long, because ranks take turns on the processors of a host. The
     first call of a network is slow, so times are `warm` only from the second one on.
@@ -41,7 +41,7 @@ class CallTimes:
     warm: bool = False
 
     def after(self, rows: int, seconds: float, crowding: float) -> CallTimes:
-        """With the times of more calls, of one row again or of more rows."""
+        """Return the times with those of further calls, of one row again or of more rows."""
         crowding = min(self.crowding, crowding) if self.warm else crowding
         if rows == self.rows[-1]:
             return CallTimes(self.rows, (min(seconds, self.seconds[0]),), crowding, warm=True)
@@ -109,9 +109,9 @@ def _following(times: CallTimes, predicted: float, useful: int) -> int:
 
 
 def _timed(sampler: Sampler, rows: int, repeats: int) -> tuple[float, float]:
-    """Seconds of the shortest of some calls on a processor of its own, and of the shortest as it was.
+    """Seconds of the shortest of some calls, without the time spent waiting for a processor, and with it.
 
-    Only calls that are short are repeated: they are what waiting for a processor disturbs most.
+    Only short calls are repeated, because waiting disturbs them most.
     """
     first = sampler.prior_states([0])
     x = first[:, 0] if sampler.chain.reads == 1 else first[:, : sampler.chain.reads]

@@ -41,8 +41,8 @@ class Choice:
 def choose(resolved: ResolvedRun, comm: Communicator, *, ranks: int, threads: int, network: Network | None = None) -> Choice:
     """Choose what the configuration of a run leaves open, for `ranks` ranks of `threads` threads; collective over `comm`.
 
-    Calls are timed on all ranks of `comm`, and the first one decides for all. No call is timed where calls of any duration lead
-    to the same choice.
+    Calls are timed on all ranks of `comm`, and the first rank decides for all. No call is timed where the choice would be the
+    same for calls of any duration.
     """
     config = resolved.config
     if not (config.solver.free or "auto" in (config.compute.model_batch, config.output.batch)):

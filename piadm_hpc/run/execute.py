@@ -21,6 +21,7 @@ from ..comm.rank_grid import RankGrid, abort, rank_grid
 from ..config.limits import MOST_THREADS
 from ..config.run import INDEPENDENT_KEYS, RunConfig
 from ..config.validation import ConfigError, without_none
+from ..host.devices import device_names
 from ..host.launcher import LOCAL_RANKS, first_number, ranks_here
 from ..host.slurm import seconds_left
 from ..host.stop import STOP_FILE, StopReason, StopRequested, stop_signals
@@ -154,15 +155,13 @@ def threads(config: RunConfig) -> int:
 
 def _device(config: RunConfig) -> str:
     """The device that is given, if this host has it, else the GPU that falls to this rank, else the CPU."""
-    given, seen = config.compute.device, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    given, there = config.compute.device, device_names()
     if given != "auto":
-        there = ["cpu", *["cuda"] * (seen > 0), *(f"cuda:{index}" for index in range(seen))]
         if given not in there:
             raise ConfigError(f"compute.device: no {given!r} on this host; give auto or {', '.join(there)}")
         return given
-    if seen == 0:
-        return "cpu"
-    return f"cuda:{first_number(LOCAL_RANKS)[1] % seen}"
+    numbered = [name for name in there if ":" in name]
+    return numbered[first_number(LOCAL_RANKS)[1] % len(numbered)] if numbered else "cpu"
 
 
 def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command: str) -> Store:

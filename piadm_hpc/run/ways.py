@@ -54,7 +54,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Ways:
-    """The ways that are open to a run on `ranks` ranks, of which `turns` share a core."""
+    """The ways that are open to a run on `ranks` ranks, `turns` of which take turns on a core."""
 
     resolved: ResolvedRun
     ranks: int
@@ -158,7 +158,7 @@ class Ways:
 
     @cached_property
     def _solver(self) -> BlockSolver:
-        """What knows the bytes that a run holds; to build its tables takes longer than to choose."""
+        """The solver, which counts the bytes that it holds; its tables take longer to make than choosing takes."""
         return solver_of(self.resolved.sampler)
 
     @cached_property
@@ -175,7 +175,7 @@ class Ways:
         return min(short, key=lambda one: one.seconds)
 
     def _seconds(self, way: Way, batch: int, times: CallTimes) -> float:
-        """The wall time of the group of ranks that has most samples."""
+        """The wall time of the group of ranks that has the most samples."""
         effort, known = self._efforts[way], Predicted(way, batch, 0.0)
         calls = self._rounds_of(known, effort.rounds, times, rows=self._rows(way))
         number, beside = -(-self._share(way) // batch), STORING
@@ -192,12 +192,12 @@ class Ways:
         return rounds * seconds * self._slowed(way, times)
 
     def _slowed(self, way: Way, times: CallTimes) -> float:
-        """The time of a call, relative to that on a processor of its own; ranks without samples leave theirs to others."""
+        """The time of a call relative to one on an idle processor; ranks without samples leave theirs to the others."""
         busy = way.time_ranks * min(self.ranks // way.time_ranks, len(self.resolved.config.ids))
         return 1.0 if self.ranks == 1 else 1 + (times.crowding - 1) * (busy - 1) / (self.ranks - 1)
 
     def _share(self, way: Way) -> int:
-        """Samples of the group that has most."""
+        """Number of samples of the group that has the most."""
         return -(-len(self.resolved.config.ids) // (self.ranks // way.time_ranks))
 
     def _rows(self, way: Way) -> float:

@@ -26,6 +26,7 @@ from .collocation import Collocation
 from .evaluate import Conditions, Evaluator, Score
 from .options import Options
 from .solve import Projection
+from .steady import checked
 from .whitening import Whitening
 
 Objective = Callable[[Tensor], Tensor]
@@ -90,7 +91,8 @@ def gradient(
     )
     given = None if condition is None else apply_to_leaves(matched(condition, x0), _leaf)
     conditions = None if given is None else Conditions(given, {name: k for k, name in enumerate(names)})
-    evaluator = Evaluator(score, tuple(x0.shape[1:]), project, options.model_batch, comm.world_rank, 1, conditions)
+    tried = checked(score, options)
+    evaluator = Evaluator(tried, tuple(x0.shape[1:]), project, options.model_batch, comm.world_rank, 1, conditions)
     with torch.no_grad():
         first = evaluator.project(x0.flatten(1))
         solver = CollocationSolver(chain, evaluator, first, names, replace(options, traces="exact"), comm, None)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,14 +14,14 @@ from ..comm.communicator import Communicator
 from ..gaussian.reference import GaussianReference
 from ..theory.chain import Chain
 from ..theory.grid import Block
-from ..theory.noise import NoiseSource
+from ..theory.noise import CORRECTOR, NoiseSource
 from .baselines.dispatch import BASELINES, SWEEPING, solve_with
 from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Evaluator
 from .log_det import log_determinants, make_directions
 from .memory import collocation_bytes, trajectory_bytes
-from .options import Options
+from .options import Corrector, Options
 from .problem import Problem
 from .scheme import BlockSolver, Scheme
 from .sequential import run_steps
@@ -92,9 +91,34 @@ class ChainBlocks:
         """Return the states [samples, c, d] that end coordinates [samples, c, n] stand for."""
         return self.problem.state(end)
 
-    def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> ChainBlocks:
-        """Return the solver of another chain with the same score; it draws its noise from another stream."""
-        return ChainBlocks(self.problem.along(chain, options, stream=stream, step_offset=step_offset), options, self.comm)
+    def correct(
+        self,
+        corrector: Corrector,
+        block: Block,
+        state: Tensor,
+        samples: list[int],
+        carried: Tensor,
+        should_stop: ShouldStop | None,
+    ) -> tuple[Tensor, BlockSolution]:
+        """Take kinetic Langevin steps at the block's last time, from freshly drawn velocities.
+
+        Returns the new states [samples, 1, d] and the joint solution of all sub-blocks.
+        """
+        problem = self.problem
+        if problem.noise is None:
+            raise ValueError("the corrector is stochastic: give `noise`, a Noise(seed, size)")
+        chain = corrector(float(problem.chain.t[block.stop]))
+        offset = block.index * (chain.num_steps + 1)
+        plain = replace(self.options, window=None, pipelined=False, operator=None)
+        inner = ChainBlocks(problem.along(chain, plain, stream=CORRECTOR, step_offset=offset + 1), plain, self.comm)
+        velocity = problem.noise.at([offset], samples, 1, CORRECTOR)[0, :, 0].to(state)
+        moving = problem.evaluator.project(torch.stack([state[:, 0], velocity], dim=1))
+        total: BlockSolution | None = None
+        for sub in chain.grid.blocks():
+            moving, result = inner.solve(sub, moving, samples, carried, should_stop)
+            carried, total = result.residual, result if total is None else result.after(total)
+        assert total is not None
+        return moving[:, :1], total
 
 
 @dataclass(frozen=True)
@@ -142,7 +166,7 @@ class CollocationBlocks:
         """Return the ends unchanged: they are states already."""
         return end
 
-    def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> BlockSolver:
+    def correct(self, *_: object) -> tuple[Tensor, BlockSolution]:
         """Raise ValueError: no corrector follows a flow that is solved at once."""
         raise ValueError("collocation has no blocks that a corrector could follow; use a chain of steps, for example 'gaussian'")
 
@@ -153,6 +177,6 @@ def block_solver(
 ) -> BlockSolver:  # fmt: skip
     """Build the solver for the blocks of a scheme, for states like `like` [samples, d]."""
     if isinstance(scheme, Collocation):
-        return cast(BlockSolver, CollocationBlocks(scheme, evaluator, noise, options, comm))
-    problem = Problem.of(cast(Chain, scheme), evaluator, noise, reference, options, like)
-    return cast(BlockSolver, ChainBlocks(problem, options, comm))
+        return CollocationBlocks(scheme, evaluator, noise, options, comm)
+    assert isinstance(scheme, Chain)
+    return ChainBlocks(Problem.of(scheme, evaluator, noise, reference, options, like), options, comm)

@@ -15,7 +15,7 @@ from ..schema.conditions import Condition, matched
 from ..theory.noise import CHAIN, Noise
 from .solution import Solution
 
-# of random numbers: kinds of them for a lead, leads of a start, starts; their product fits into a counter's word
+# streams of random numbers: kinds for each lead, leads of each start, starts; their product fits into one word of the counter
 KINDS, MOST_LEADS, MOST_STARTS = 4, 2**20, 2**40
 
 
@@ -61,9 +61,9 @@ class RolloutCallback(Protocol):
 
 
 class LinkNoise:
-    """The random numbers of links, whose sample ids are their positions: their member's, in a stream of start and lead.
+    """The random numbers of links, which are named by their positions: those of the member, in the stream of start and lead.
 
-    The first lead of start 0 has those that a sample with the member's number has outside a rollout.
+    At the first lead of start 0 they are those of the sample that has the member's number outside a rollout.
     """
 
     def __init__(self, noise: Noise, links: Mapping[int, Link]):

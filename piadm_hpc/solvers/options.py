@@ -36,6 +36,8 @@ class Options:
             of a window are marked as not certified.
         in_flight: number of samples solved at once; a sample that is done makes room for the next. None solves all at once.
         model_batch: the most rows of one call of the score.
+        check_score: give the score one state of its first call once more, alone, and refuse one whose answer depends on chance
+            or on the other states of a call.
         scale: standard deviation of the data, a number or a field [d].
         operator: predicts the first path instead of `start`; it maps states [samples, c, d] and the later points to the
             states [points, samples, c, d] there.
@@ -58,6 +60,7 @@ class Options:
     certify: bool = True
     in_flight: int | None = None
     model_batch: int | None = None
+    check_score: bool = True
     scale: float | Tensor = 1.0
     operator: Operator | None = None
     corrector: Corrector | None = None

@@ -24,6 +24,7 @@ from .links import LeadEnded, Link, LinkNoise, RolloutCallback, Succession
 from .pieces import Slot
 from .sampler import Sampler
 from .solution import Solution, Stopped
+from .steady import checked
 
 
 class Pipeline(CollocationSolver):
@@ -47,8 +48,8 @@ class Pipeline(CollocationSolver):
         )  # fmt: skip
         self.conditions = Conditions(first, {index: index for index in ids})
         evaluator = Evaluator(
-            sampler.score, sampler.event_shape, sampler.project, sampler.options.model_batch, comm.world_rank,
-            conditions=self.conditions,
+            checked(sampler.score, sampler.options), sampler.event_shape, sampler.project, sampler.options.model_batch,
+            comm.world_rank, conditions=self.conditions,
         )  # fmt: skip
         scheme = sampler.chain
         assert isinstance(scheme, Collocation)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from ..theory.bases import Basis
-from ..theory.chain import Chain
 from ..theory.grid import Block, TimeGrid
-from .options import Options
+from .options import Corrector
 from .solution import BlockSolution, ShouldStop
 
 
@@ -94,8 +93,6 @@ class Scheme(Protocol):
 class BlockSolver(Protocol):
     """Solves the blocks of one scheme with one score."""
 
-    problem: Any
-
     def blocks(self) -> list[Block]:
         """Return the blocks, in order."""
         ...
@@ -121,6 +118,14 @@ class BlockSolver(Protocol):
         """Return the states [samples, c, d] that the `end` of a block's solution stands for."""
         ...
 
-    def along(self, chain: Chain, options: Options, *, stream: int, step_offset: int) -> BlockSolver:
-        """Return the solver of another chain with the same score; it draws its noise from another stream."""
+    def correct(
+        self,
+        corrector: Corrector,
+        block: Block,
+        state: Tensor,
+        samples: list[int],
+        carried: Tensor,
+        should_stop: ShouldStop | None,
+    ) -> tuple[Tensor, BlockSolution]:
+        """Take the corrector's steps at a block's last time, from states [samples, c, d] whose errors `carried` bounds."""
         ...

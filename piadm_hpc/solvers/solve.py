@@ -13,14 +13,14 @@ from ..comm.communicator import Communicator, SerialCommunicator
 from ..gaussian.reference import GaussianReference
 from ..schema.conditions import Condition, matched
 from ..theory.grid import Block
-from ..theory.noise import CORRECTOR, GivenNoise, NoiseSource
+from ..theory.noise import GivenNoise, NoiseSource
 from .arguments import check_arguments
 from .blocks import block_solver
 from .evaluate import Conditions, Evaluator, Score
 from .options import Options
-from .problem import Problem
 from .scheme import BlockSolver, Scheme
 from .solution import BlockSolution, Interrupted, ShouldStop, Solution, Status, Stopped, Unfinished, costs_of
+from .steady import checked
 
 Projection = Callable[[Tensor], Tensor]
 
@@ -74,7 +74,8 @@ def solve(
 
     Raises:
         ValueError: for arguments that do not fit together; all mistakes at once, before any call of the score.
-        ScoreError: on every rank, when the score fails on any.
+        ScoreError: on every rank, when the score fails on any, and where `options.check_score` finds that its answer to a state
+            depends on chance or on the other states of a call.
         Stopped: when the callback ends the work.
     """
     comm, options = comm or SerialCommunicator(), options or Options()
@@ -85,7 +86,8 @@ def solve(
     )
     event_shape = tuple(x0.shape[1:])
     conditions = None if condition is None else Conditions(matched(condition, x0), {name: k for k, name in enumerate(names)})
-    evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
+    tried = checked(score, options)
+    evaluator = Evaluator(tried, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
     source = GivenNoise(noise, names, chain.drawn) if isinstance(noise, Tensor) else noise
     if isinstance(options.scale, Tensor):
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
@@ -106,7 +108,7 @@ def solve(
             carried = results[-1].residual if results else torch.zeros(len(names), dtype=torch.float64)
             state, result = solver.solve(block, state, names, carried, should_stop)
             if options.corrector is not None:
-                state, corrected = _corrected(options, block, solver, state, names, result.residual, should_stop)
+                state, corrected = solver.correct(options.corrector, block, state, names, result.residual, should_stop)
                 extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
                 worse = torch.maximum(result.status, corrected.status)
                 result = replace(result, status=worse, residual=corrected.residual)
@@ -141,37 +143,6 @@ def _state(x0: Tensor, momentum: Tensor | None, channels: int) -> Tensor:
     if momentum is None:
         return torch.cat([position, torch.zeros_like(position).expand(-1, channels - 1, -1)], dim=1)
     return torch.cat([position, momentum.reshape(len(x0), channels - 1, position.shape[-1]).to(position)], dim=1)
-
-
-def _corrected(
-    options: Options,
-    block: Block,
-    solver: BlockSolver,
-    state: Tensor,
-    names: list[int],
-    carried: Tensor,
-    should_stop: ShouldStop | None,
-) -> tuple[Tensor, BlockSolution]:
-    """Take kinetic Langevin steps at the block's last time, from freshly drawn velocities.
-
-    Returns the new states [samples, 1, d] and the joint solution of all sub-blocks.
-    """
-    problem: Problem = solver.problem
-    assert options.corrector is not None
-    if problem.noise is None:
-        raise ValueError("the corrector is stochastic: give `noise`, a Noise(seed, size)")
-    chain = options.corrector(float(problem.chain.t[block.stop]))
-    offset = block.index * (chain.num_steps + 1)
-    plain = replace(options, window=None, pipelined=False, operator=None)
-    inner = solver.along(chain, plain, stream=CORRECTOR, step_offset=offset + 1)
-    velocity = problem.noise.at([offset], names, 1, CORRECTOR)[0, :, 0].to(state)
-    moving = problem.evaluator.project(torch.stack([state[:, 0], velocity], dim=1))
-    total: BlockSolution | None = None
-    for sub in chain.grid.blocks():
-        moving, result = inner.solve(sub, moving, names, carried, should_stop)
-        carried, total = result.residual, result if total is None else result.after(total)
-    assert total is not None
-    return moving[:, :1], total
 
 
 __all__ = ["Callback", "Solution", "Status", "Stopped", "Unfinished", "solve"]

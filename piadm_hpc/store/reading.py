@@ -26,14 +26,9 @@ def open_run(
     dialect: str | None = None,
     flat: bool = False,
 ) -> xr.Dataset:
-    """Open the samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
+    """Open the samples of a run as they are stored; `piadm_hpc.open` has the same arguments, and more.
 
-    `chunks` makes dask arrays ({} means one sample each); `dialect` names the sample dimension as another tool does (one of
-    DIALECTS). Samples of several conditions have the dimensions `realization` and `condition`, forecasts
-    `init_time`, `realization` and `lead_time`; they are dask arrays where dask
-    is installed, and are read at once without it. With `flat` they stay along one dimension. Raises StoreError when anything
-    is missing or damaged. So does every later read of samples whose files were merged, overwritten or lost since then: a value
-    that was not written never reads as NaN.
+    Raises StoreError when anything is missing or damaged, at once or at a later read.
     """
     require_dialect(dialect)
     return arranged(open_samples(path, engine=engine), chunks=chunks, dialect=dialect, flat=flat)

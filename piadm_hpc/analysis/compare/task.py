@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import integrators
 from ...gaussian.reference import GaussianReference
+from ...host.devices import require_device
 from ...models.analytic import target_a, target_b, target_c
 from ...models.base import ScoreModel
 from ...models.card import load_model
@@ -107,9 +108,10 @@ class Task:
 def make_task(name: str, *, samples: int, device: str = "cpu", model_batch: int | None = None, allow_code: bool = False) -> Task:
     """The task of a model folder or shipped model, or of a target with exact scores: `target-a`, `target-b:256` for d = 256.
 
-    Raises ValueError for any other name.
+    Raises ValueError for any other name, and for a device that this host does not have.
     """
     word, _, size = name.partition(":")
+    require_device(device, "--device")
     if word not in ANALYTIC:
         model = load_model(name, device, allow_code=allow_code)
         ends = forward_time(model.process, torch.tensor([model.horizon, model.delta], dtype=torch.float64))

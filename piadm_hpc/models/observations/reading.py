@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +13,7 @@ from ...config import plugins
 from ...config.observations import ObservationsConfig
 from ...config.validation import ConfigError
 from ...data.observations import ObservationTable, read_observations
-from ...store.arrays import read_arrays
-from ..card import REFERENCE
-from ..climatology import CLIMATOLOGY
+from ..climatology import climatology_of
 from ..model import Model
 from ..registry import find_model
 from .encode import encode
@@ -144,14 +140,10 @@ def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor
 
 def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:
     """Return the climatology [variables, lat, lon] that a model of anomalies was trained without. Raises ValueError."""
-    if str(model.card.get("anomaly", "none")) == "none":
+    found = climatology_of(find_model(folder), model.sha256)
+    if found is None:
         raise ValueError("observations.absolute: the model is not one of anomalies; leave it out")
-    arrays: dict[str, Any] = read_arrays(Path(find_model(folder)) / REFERENCE)[0]
-    if CLIMATOLOGY not in arrays:
-        raise ValueError("observations.absolute: the model keeps no climatology; subtract it from the observations")
-    months = arrays[CLIMATOLOGY].values.astype(np.float64)
-    if len(months) == 1:
-        return np.asarray(months[0])
-    if config.month is None:
+    if found.monthly and config.month is None:
         raise ValueError("observations.absolute: the model's climatology is monthly; give observations.month")
-    return np.asarray(months[config.month - 1])
+    month = 0 if config.month is None or not found.monthly else config.month - 1
+    return np.stack([fields[month] for fields in found.fields.values()])

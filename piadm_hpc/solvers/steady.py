@@ -1,4 +1,4 @@
-"""A score that is watched while a run begins: sweeps need the same answer for the same state, whatever stands beside it."""
+"""A check of the score: sweeps need the same answer for the same state, whatever stands beside it in a call."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import torch
 from torch import Tensor
 
 from ..schema.conditions import Condition, rows_of
-from ..solvers.errors import ScoreError
-from ..solvers.evaluate import Score
+from .errors import ScoreError
+from .evaluate import Score
+from .options import Options
 
 LIMIT = 1e-2  # relative difference of two answers for one state: above rounding in bfloat16, far below what dropout does
 
 
 class SteadyScore:
-    """A score that gets one state of its first call once more, alone, and one of its first call with several states.
+    """A score that is given one state of its first call once more, alone, and one of its first call with several states.
 
-    It is the one in the middle: among the points of a sweep, those at the ends depend least on the network. The answers to
-    the run's own calls are passed on unchanged. Raises ScoreError for a score whose second answer differs, and says whether
-    chance or the other states of the call made the difference.
+    The state is the one in the middle, because the points at the ends of a sweep depend least on the network. The answers to
+    the solver's own calls are passed on unchanged. Raises ScoreError where the second answer differs, and says whether chance
+    or the other states of the call made the difference. What becomes random after these calls, or changes an answer by less
+    than LIMIT, is not noticed.
     """
 
     def __init__(self, score: Score):
@@ -50,6 +52,11 @@ class SteadyScore:
             "the score's answer for a state depends on the other states of the call (a normalisation over the batch in training "
             "mode?), so that samples would depend on their batch"
         )
+
+
+def checked(score: Score, options: Options) -> Score:
+    """Return the score as `options.check_score` asks for it: one that is checked already stays as it is."""
+    return SteadyScore(score) if options.check_score and not isinstance(score, SteadyScore) else score
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
