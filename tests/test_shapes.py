@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,16 @@ def test_sequences_are_verified_reported_and_refitted(world: Path) -> None:
     other.to_netcdf(world / "pascal.nc")
     report = call("verify", world / "verified", "--against", world / "pascal.nc")
     assert report["code"] == 0 and "ta_plev850: mean" in report["out"] and "ps: extremes" in report["out"], report
+    record = json.loads((world / "verified" / "report" / "verify.json").read_text())["ta"]
+    fields = profiles().ta.transpose("time", "plev", "lat", "lon").values.astype(np.float64)
+    direct = correlations(fields.reshape(30, 12, 5, 3, 4))
+    data = record["correlation_plev"]["data"]
+    # the file's anomalies are those from the model's climatology, of other years
+    assert data[0] == pytest.approx(1) and np.abs(np.array(data) - direct[1][0]).max() < 0.1
+    assert len(record["correlation_step"]["samples"]) == 12 and "ta: correlations between steps" in report["out"]
+    call("verify", world / "verified")
+    record = json.loads((world / "verified" / "report" / "verify.json").read_text())["ta"]
+    assert np.abs(np.array(record["correlation_plev"]["data"]) - data).max() < 0.1
     report = call("reference", world / "year", "--data", world / "pascal.nc", "--out", world / "refitted.h5")
     assert report["code"] == 0 and (world / "refitted.h5").is_file(), report
 

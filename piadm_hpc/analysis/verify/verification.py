@@ -22,6 +22,7 @@ from ..report.tables import table
 from ..slices import plain_fields
 from ..weights.weighing import stored_weights
 from .conformers import load_conformers
+from .coupling import coupling_sections
 from .fields import sections_of as field_sections
 from .molecules import sections_of as conformer_sections
 from .posterior import sections_of as posterior_sections
@@ -105,7 +106,9 @@ def _fields(
     read = [None if name is None else fields_like(find_model(model), name).fields for name in (against, truth, training)]
     layout = described(model)[1]
     plain, _ = plain_fields(dataset, variables_of(model), layout)
-    return field_sections(plain, _variables(plain, layout.leading), compared, *read)
+    sections, record = field_sections(plain, _variables(plain, layout.leading), compared, *read)
+    more, numbers = coupling_sections(dataset, find_model(model), against)
+    return [*more, *sections], record | numbers
 
 
 def _variables(dataset: xr.Dataset, leading: tuple[str, ...]) -> tuple[Any, ...]:

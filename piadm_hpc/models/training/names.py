@@ -19,6 +19,8 @@ IN_THE_FOLDER = frozenset(
             "quantile_and_score",
             "variable",
             "channel_of_a_time",
+            "channel",
+            "other_channel",
             "month",
             "all_times",
             "mode",
@@ -27,7 +29,7 @@ IN_THE_FOLDER = frozenset(
             "zonal_wavenumber",
             "example",
         ),
-        *("mean_field", "scale_field", "mask", "climatology", "held_out_examples"),
+        *("mean_field", "scale_field", "mask", "climatology", "held_out_examples", "train_correlation"),
         *(f"reference_{what}" for what in ("mean", "spectrum", "modes")),
         *(
             f"{part}_{what}"

@@ -24,13 +24,26 @@ def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
     return weighted
 
 
+def channel_correlations(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Mean over area of the correlations between the channels of fields [n, channels, rows, columns], [channels, channels].
+
+    Rows count by `area`, and points that are missing in any channel not at all.
+    """
+    apart = fields - fields.mean(0)
+    spread = apart.std(0)
+    weight = np.where((spread > 0).all(0), area[:, None], 0.0)
+    scaled = np.where(weight > 0, apart / np.where(spread > 0, spread, 1), 0) * np.sqrt(weight / weight.sum() / len(fields))
+    rows = scaled.transpose(1, 0, 2, 3).reshape(fields.shape[1], -1)
+    return np.asarray(rows @ rows.T)
+
+
 def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordinate]:
     """The arrays of a model's statistics.h5, in physical units, for each part of the data.
 
     They are fields of the mean and the standard deviation, zonal power of the deviations from the training mean, area means
-    of every field, and evenly spaced held-out fields. A variable counts once for each of its levels, and every time of a
-    sequence is a field of its own. Points without data count as zero deviation in power and area means; cells count as rows of
-    one column.
+    of every field, evenly spaced held-out fields, and correlations between levels and steps. A variable counts once for each of
+    its levels, and every time of a sequence is a field of its own. Points without data count as zero deviation in power and area
+    means; cells count as rows of one column.
     """
     area = row_areas(data.coordinates)
     arrays: dict[str, Coordinate] = dict(data.coordinates)
@@ -53,6 +66,13 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
             f"{part}_zonal_power": Coordinate(("variable", "zonal_wavenumber"), power, about),
             f"{part}_area_mean": Coordinate((f"{part}_sample", "variable"), area_mean),
         }
+    if data.leading:
+        whole = data.normalisation.decode(data.train)
+        channels = np.concatenate(
+            [whole[v.name].reshape(len(data.train), -1, len(area), columns) for v in data.variables], axis=1
+        )
+        about = {"long_name": "mean over area of the correlations between all levels and steps"}
+        arrays["train_correlation"] = Coordinate(("channel", "other_channel"), channel_correlations(channels, area), about)
     return arrays | _examples(data, dims, examples)
 
 
