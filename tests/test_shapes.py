@@ -368,3 +368,30 @@ def test_grids_are_interpolated_only_on_request(tmp_path: Path) -> None:
     small.to_netcdf(tmp_path / "b.nc")
     with pytest.raises(ValueError, match="its lon reaches from 0 to 150"):
         read_fields(DataConfig.model_validate(recipe | {"regrid": "linear"}))
+
+
+def test_a_network_of_levels_and_steps_with_gaps_is_trained_and_sampled(tmp_path: Path) -> None:
+    """Channels of a U-Net are levels and steps; masked points stay missing, at their own level alone."""
+    given = profiles(60)
+    given["ta"] = given.ta.where((given.plev < 1000) | (given.lat < 0))
+    given.to_netcdf(tmp_path / "a.nc")
+    data = {"files": ["a.nc"], "variables": ["ta", "ps"], "levels": "plev", "anomaly": "monthly", "sequence": 2}
+    network, optimiser = {"width": 4, "multipliers": [1], "embedding": 8}, {"steps": 2, "validate_every": 1, "batch": 4}
+    condition = {"inputs": {"season": {"kind": "month"}}}
+    model = made(tmp_path, data=data, network=network, optimiser=optimiser, reference={"modes": 20}, condition=condition)
+    loaded = load_model(model)
+    assert loaded.event_shape == (12, 3, 4) and loaded.denoiser is not None and loaded.denoiser.network is not None
+    xr.Dataset({"season": ("case", [7])}).to_netcdf(tmp_path / "given.nc")
+    record = {"model": str(model), "out": str(tmp_path / "run"), "samples": 2, "grid": {"steps": 4}}
+    config = piadm_hpc.RunConfig.model_validate(record | {"condition": {"file": str(tmp_path / "given.nc")}})
+    missing = np.isnan(piadm_hpc.sample(config).ta).all(("realization", "step")).transpose("plev", "lat", "lon")
+    assert missing.values[0].sum() == 8 and not missing.values[1:].any()
+
+
+def test_observations_of_fields_with_levels_are_refused_in_words(world: Path) -> None:
+    """Places do not tell the level; a function of the fields does, and the refusal names it."""
+    (world / "stations.csv").write_text("variable,lat,lon,value,std\nps,0,0,1,1\n")
+    message = one_line(
+        call("sample", "--model", world / "profile", "--observations", world / "stations.csv", "--out", world / "o"), 2
+    )
+    assert "fields over two dimensions; give observations.operator" in message
