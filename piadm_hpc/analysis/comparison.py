@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from .scores import (
     scores,
     standard_errors,
 )
+from .slices import COLUMN, plain_arrays, plain_fields
 
 MAX_BYTES = 2**30
 """Bytes of the fields of one variable; of larger runs, evenly spaced samples are scored."""
@@ -93,10 +94,11 @@ def compare(
 ) -> list[Comparison]:
     """One comparison per variable of the model; raises ValueError if there is nothing to compare with."""
     folder = find_model(Path(model))
-    variables = variables_of(folder)
-    absent = [v.name for v in variables if v.name not in dataset]
+    cards = variables_of(folder)
+    absent = [v.name for v in cards if v.name not in dataset]
     if absent:
         raise ValueError(f"the samples have no {', '.join(absent)}, which model {folder.name} makes; give the run's own model")
+    dataset, variables = plain_fields(dataset, cards, described(folder)[1])
     if against is not None:
         real = fields_like(folder, against).fields
         label = Path(against).name
@@ -105,18 +107,28 @@ def compare(
         ]
         return [_compare(dataset, v, reference, None) for v, reference in zip(variables, references, strict=True)]
     statistics, _ = read_arrays(_statistics_file(folder))
+    statistics = _with_columns(statistics, variables[0].dims)
     return [_compare(dataset, v, _shipped(statistics, k, v), (statistics, k)) for k, v in enumerate(variables)]
 
 
+def _with_columns(statistics: Mapping[str, Coordinate], dims: tuple[str, ...]) -> dict[str, Coordinate]:
+    """Statistics of fields on cells as those of rows of one column."""
+    if dims[-1] != COLUMN:
+        return dict(statistics)
+    fields = {name: c for name, c in statistics.items() if c.dims[-1:] == dims[:1] and len(c.dims) > 1}
+    return {**statistics, **{name: Coordinate((*c.dims, COLUMN), c.values[..., None], c.attrs) for name, c in fields.items()}}
+
+
 def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
-    """Fields of a file, or of all files that match a glob, in the variables and on the grid of the model in `folder`.
+    """Fields of a file, or of all files that match a glob, in the slices (`slices`) and on the grid of the model in `folder`.
 
     Of too many fields, evenly spaced ones. Raises ValueError for fields that cannot be converted.
     """
     card, layout = described(folder)
     target = target_of(folder, card, layout)
     try:
-        return read_like(Path(file), target, most=_most(target.mask.shape[1:]))
+        found = read_like(Path(file), target, most=_most(target.mask.shape[1:]))
+        return replace(found, fields=plain_arrays(found.fields, layout))
     except ValueError as error:
         wanted = ", ".join(v.name for v in layout.variables)
         raise ValueError(f"{error}; it cannot be compared with the samples, give {wanted} on their grid") from None
@@ -195,7 +207,8 @@ def _statistics_file(folder: Path) -> Path:
 
 def _shipped(statistics: Mapping[str, Coordinate], k: int, variable: VariableCard) -> Reference:
     """The training data of variable number `k` as a reference."""
-    weights = area_weights(statistics[variable.dims[0]].values)
+    rows = statistics[variable.dims[0]].values
+    weights = np.full(len(rows), 1 / len(rows)) if variable.dims[1] == COLUMN else area_weights(rows)
     mean = statistics["train_mean"].values[k]
     area_means = _area_means(statistics, "train", k, mean, weights)
     std = statistics["train_std"].values[k] * _unbiased(len(area_means))

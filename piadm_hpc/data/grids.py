@@ -195,7 +195,7 @@ def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = 
             wanted = f"{len(coordinate.values)} values, {coordinate.values[0]:g} to {coordinate.values[-1]:g}"
             mistakes.append(
                 f"its {dim} ({len(own)} values) differs from the grid's ({wanted}); nothing is regridded here: bring the file to "
-                "that grid first (cdo remapbil, xESMF)"
+                'that grid first (cdo remapbil, xESMF), or have a recipe interpolate its files (data.regrid = "linear")'
             )
         elif not np.array_equal(found, np.arange(len(own))):
             places[dim] = found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ...store.settings import RUN_FILE
 from ..comparison import Comparison, as_record, compare, has_statistics, load_fields
 from ..figures import Picture, PlotError, draw
 from ..scores import counted
+from ..slices import COLUMN, plain_fields, raster_of
 from .baselines import Baselines, measure
 from .tables import cost_lines, score_lines
 
@@ -180,7 +181,7 @@ def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model,
         return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
     by_name = {c.variable.name: c for c in compared}
     written = []
-    fields = field_variables(model.layout)
+    dataset, fields = plain_fields(dataset, field_variables(model.layout), model.layout)
     try:
         for number, variable in enumerate(fields):
             path = folder / (FIGURE if number == 0 else f"report-{variable.name}.png")
@@ -188,7 +189,7 @@ def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model,
             written.append(f"figure: {path}")
     except PlotError as error:
         written.append(str(error))
-    if others := [v.name for v in model.layout.variables if v.name not in {field.name for field in fields}]:
+    if others := [v.name for v in model.layout.variables if not any(one.name.startswith(v.name) for one in fields)]:
         written.append(f"no figure of {', '.join(others)}: not fields over two dimensions")
     return [*written, f"numbers: {folder / RECORD}"]
 
@@ -198,6 +199,11 @@ def _picture(
 ) -> Picture:
     fields = load_fields(dataset, variable) if compared is None else compared.fields
     rows, columns = (dataset[dim].values for dim in variable.dims)
+    reference = None if compared is None else compared.reference
+    if variable.dims[1] == COLUMN:
+        rows, columns, cell = raster_of(dataset.coords, variable.dims[0])
+        fields = fields[:, cell, 0]
+        reference = reference and replace(reference, mean=reference.mean[cell, 0], std=reference.std[cell, 0])
     dim = str(dataset.attrs["sample_dim"])
     names = dataset[dim].values
     spread = np.linspace(0, len(names) - 1, len(fields)).round().astype(int)
@@ -210,8 +216,8 @@ def _picture(
         globe=bool(np.abs(rows).max() <= 90 and np.ptp(columns) > 180),
         fields=fields,
         names=[int(names[k]) for k in spread],
-        power=None if compared is None else compared.samples.power,
-        reference=None if compared is None else compared.reference,
+        power=None if compared is None or variable.dims[1] == COLUMN else compared.samples.power,
+        reference=reference,
         sweeps=(dataset["sweeps"] + dataset["sequential_steps"]).values,
         residual=dataset["residual"].values,
         tol=config.solver.tol,

@@ -11,15 +11,18 @@ import xarray as xr
 
 from ...models.card import HELD_OUT
 from ...models.registry import find_model
+from ...models.variables import described, variables_of
 from ...store.conformers import TOPOLOGY
 from ...store.reading import open_run
 from ..comparison import compare, fields_like, has_statistics
 from ..pages import Section, number, write_page, write_record
 from ..report.report import run_model, stored_config
 from ..report.tables import table
+from ..slices import plain_fields
 from ..weights.energies import energy_of_user
 from ..weights.weighing import stored_weights
 from .conformers import load_conformers
+from .coupling import coupling_sections
 from .fields import sections_of as field_sections
 from .molecules import sections_of as conformer_sections
 from .posterior import sections_of as posterior_sections
@@ -97,20 +100,23 @@ def _fields(
     folder: Path, dataset: xr.Dataset, against: str | None, truth: str | None, training: str | None
 ) -> tuple[list[Section], dict[str, Any]]:
     model = run_model(folder, stored_config(folder, dataset))
-    layout = _variables(dataset)
     compared = compare(dataset, model, against=against) if against is not None or has_statistics(model) else []
     if not compared and truth is None and training is None:
         raise ValueError(f"model {find_model(model).name} has no statistics; give --against, --truth or --training FILE")
     read = [None if name is None else fields_like(find_model(model), name).fields for name in (against, truth, training)]
-    return field_sections(dataset, layout, compared, *read)
+    layout = described(model)[1]
+    plain, _ = plain_fields(dataset, variables_of(model), layout)
+    sections, record = field_sections(plain, _variables(plain, layout.leading), compared, *read)
+    more, numbers = coupling_sections(dataset, find_model(model), against)
+    return [*more, *sections], record | numbers
 
 
-def _variables(dataset: xr.Dataset) -> tuple[Any, ...]:
+def _variables(dataset: xr.Dataset, leading: tuple[str, ...]) -> tuple[Any, ...]:
     from ...schema.layout import Variable
 
-    sample_dim = str(dataset.attrs["sample_dim"])
+    others = (str(dataset.attrs["sample_dim"]), *leading)
     names = str(dataset.attrs["variables"]).split()
-    variables = [Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names]
+    variables = [Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim not in others)) for name in names]
     fields = tuple(variable for variable in variables if len(variable.dims) == 2 and "atom" not in variable.dims)
     if not fields:
         listed = ", ".join(f"{variable.name} over {' x '.join(variable.dims)}" for variable in variables)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
 from ...data.gridded import GriddedData
-from ...schema.layout import Coordinate
+from ...schema.layout import STEP, Coordinate
 
 
 def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -21,26 +24,41 @@ def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
     return weighted
 
 
+def channel_correlations(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Mean over area of the correlations between the channels of fields [n, channels, rows, columns], [channels, channels].
+
+    Rows count by `area`, and points that are missing in any channel not at all.
+    """
+    apart = fields - fields.mean(0)
+    spread = apart.std(0)
+    weight = np.where((spread > 0).all(0), area[:, None], 0.0)
+    scaled = np.where(weight > 0, apart / np.where(spread > 0, spread, 1), 0) * np.sqrt(weight / weight.sum() / len(fields))
+    rows = scaled.transpose(1, 0, 2, 3).reshape(fields.shape[1], -1)
+    return np.asarray(rows @ rows.T)
+
+
 def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordinate]:
     """The arrays of a model's statistics.h5, in physical units, for each part of the data.
 
     They are fields of the mean and the standard deviation, zonal power of the deviations from the training mean, area means
-    of every field, and evenly spaced held-out fields. Points without data count as zero deviation in power and area means.
+    of every field, evenly spaced held-out fields, and correlations between levels and steps. A variable counts once for each of
+    its levels, and every time of a sequence is a field of its own. Points without data count as zero deviation in power and area
+    means; cells count as rows of one column.
     """
-    lat, lon = data.coordinates.values()
-    area = np.cos(np.deg2rad(lat.values)).clip(min=0) if np.abs(lat.values).max() <= 90 else np.ones(len(lat.values))
+    area = row_areas(data.coordinates)
+    arrays: dict[str, Coordinate] = dict(data.coordinates)
     dims = tuple(data.coordinates)
     centre = _physical(data, data.train).mean(0)
-    arrays: dict[str, Coordinate] = dict(data.coordinates)
-    arrays["zonal_wavenumber"] = Coordinate(("zonal_wavenumber",), np.arange(len(lon.values) // 2 + 1))
+    columns = 1 if len(dims) == 1 else len(data.coordinates[dims[1]].values)
+    arrays["zonal_wavenumber"] = Coordinate(("zonal_wavenumber",), np.arange(columns // 2 + 1))
     for part in ("train", "validation", "test"):
         states: torch.Tensor = getattr(data, part)
         if not len(states):
             continue
         fields = _physical(data, states)
-        apart = np.nan_to_num(fields - centre)
+        apart = np.nan_to_num(fields - centre).reshape(*fields.shape[:2], len(area), columns)
         power = np.stack([zonal_power(apart[:, v], area) for v in range(fields.shape[1])])
-        area_mean = np.einsum("nvyx,y->nv", apart, area) / area.sum() / len(lon.values)
+        area_mean = np.einsum("nvyx,y->nv", apart, area) / area.sum() / columns
         about = {"long_name": "one-sided power of deviations from the training mean"}
         arrays |= {
             f"{part}_mean": Coordinate(("variable", *dims), fields.mean(0)),
@@ -48,19 +66,43 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
             f"{part}_zonal_power": Coordinate(("variable", "zonal_wavenumber"), power, about),
             f"{part}_area_mean": Coordinate((f"{part}_sample", "variable"), area_mean),
         }
+    if data.leading:
+        whole = data.normalisation.decode(data.train)
+        channels = np.concatenate(
+            [whole[v.name].reshape(len(data.train), -1, len(area), columns) for v in data.variables], axis=1
+        )
+        about = {"long_name": "mean over area of the correlations between all levels and steps"}
+        arrays["train_correlation"] = Coordinate(("channel", "other_channel"), channel_correlations(channels, area), about)
     return arrays | _examples(data, dims, examples)
+
+
+def row_areas(grid: Mapping[str, Coordinate]) -> np.ndarray:
+    """What each row of a grid counts in means [rows]: the cosine of its latitude in degrees, else one, as each cell does."""
+    rows = next(iter(grid.values())).values
+    if len(grid) == 1 or np.abs(rows).max() > 90:
+        return np.ones(len(rows))
+    return np.asarray(np.cos(np.deg2rad(rows)).clip(min=0))
 
 
 def _examples(data: GriddedData, dims: tuple[str, ...], count: int) -> dict[str, Coordinate]:
     states = data.test if len(data.test) else data.validation
     if not len(states):
         return {}
-    chosen = np.unique(np.linspace(0, len(states) - 1, count).round().astype(int))
-    fields = _physical(data, states[torch.from_numpy(chosen)])
-    return {"held_out_examples": Coordinate(("example", "variable", *dims), fields.astype(np.float32))}
+    fields = _physical(data, states)
+    chosen = np.unique(np.linspace(0, len(fields) - 1, count).round().astype(int))
+    return {"held_out_examples": Coordinate(("example", "variable", *dims), fields[chosen].astype(np.float32))}
 
 
 def _physical(data: GriddedData, states: torch.Tensor) -> np.ndarray:
-    """[samples, variables, lat, lon] float64."""
-    fields = data.normalisation.decode(states)
-    return np.stack([fields[v.name] for v in data.variables], axis=1).astype(np.float64)
+    """Fields of single times [times, slices, *grid] float64, of so few sequences that hardly a time occurs twice."""
+    fields = data.normalisation.decode(states[:: data.overlap])
+    grid = tuple(len(c.values) for c in data.coordinates.values())
+    steps = len(data.leading[STEP].values) if STEP in data.leading else 1
+    return np.concatenate(
+        [fields[v.name].reshape(-1, *_levels(fields[v.name], steps, grid), *grid) for v in data.variables], axis=1
+    ).astype(np.float64)
+
+
+def _levels(values: np.ndarray, steps: int, grid: tuple[int, ...]) -> tuple[int]:
+    """The number of levels of a variable's samples [n, steps, *levels, *grid]."""
+    return (math.prod(values.shape[1:]) // (steps * math.prod(grid)),)
