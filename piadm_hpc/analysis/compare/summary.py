@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..figures import FAINT, OWN, SECOND, STYLE, PlotError, literal
+from ..drawing.style import FAINT, OWN, SECOND, STYLE, PlotError, literal
 from .benchmark import Benchmark, Row
 
 HEAD = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error", "seconds")

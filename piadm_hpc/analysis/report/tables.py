@@ -20,9 +20,9 @@ DESCRIPTIONS = {
     "mean_field_rms_difference": "mean field, RMS difference [{units}]",
     "std_pattern_correlation": "standard deviation, pattern correlation",
     "std_ratio": "standard deviation, ratio",
-    "power_ratio_1_5": "zonal power ratio, wavenumbers 1-5",
-    "power_ratio_6_20": "zonal power ratio, wavenumbers 6-20",
-    "power_ratio_21_up": "zonal power ratio, wavenumbers 21 up",
+    "power_ratio_1_5": "{transform} power ratio, wavenumbers 1-5",
+    "power_ratio_6_20": "{transform} power ratio, wavenumbers 6-20",
+    "power_ratio_21_up": "{transform} power ratio, wavenumbers 21 up",
 }
 
 
@@ -134,13 +134,13 @@ def _shares_of_time(summary: dict[str, Any] | None) -> list[str]:
 
 
 def _scores(comparison: Comparison) -> list[str]:
-    units = comparison.variable.units
+    units = comparison.plane.units
     count = len(comparison.fields)
     kept = f"{count} of {comparison.available} samples" if count < comparison.available else counted(count, "sample")
-    head = [comparison.variable.name, kept, "", comparison.reference.label]
+    head = [comparison.plane.name, kept, "", comparison.reference.label]
     rows = [
         [
-            DESCRIPTIONS[name].format(units=units),
+            DESCRIPTIONS[name].format(units=units, transform=comparison.reference.transform),
             _number(row.get("samples")),
             _error(row.get("standard_error")),
             _number(row.get("reference")),

@@ -36,7 +36,7 @@ def sections_of(
     training: Fields | None,
 ) -> tuple[list[Section], dict[str, Any]]:
     """Sections and numbers for every variable; a note names the inputs that were not given."""
-    sections, record = [_scores(one) for one in compared], {one.variable.name: as_record(one) for one in compared}
+    sections, record = [_scores(one) for one in compared], {one.plane.name: as_record(one) for one in compared}
     for variable in variables:
         fields = stacked(samples, variable)
         weights = row_weights(samples, variable.dims[0])
@@ -86,7 +86,7 @@ def _scores(one: Comparison) -> Section:
     columns = ("samples", "standard_error", "reference", "held_out")
     rows = [[name, *(number(row.get(c, float("nan"))) for c in columns)] for name, row in one.rows().items()]
     notes = [f"Reference: {one.reference.label}. {one.real_label and f'Held out: {one.real_label}.'}"]
-    return Section(f"{one.variable.name}: mean, spread, zonal spectra", ("score", *columns), rows, notes)
+    return Section(f"{one.plane.name}: mean, spread, zonal spectra", ("score", *columns), rows, notes)
 
 
 def _extremes(name: str, fields: np.ndarray, real: np.ndarray, table: dict[str, Any]) -> Section:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.fft import dctn
 
 from ...data.gridded import GriddedData
+from ...data.grids import kind_of, row_areas, why_not_global
 from ...schema.layout import Coordinate
 
 
@@ -21,18 +23,40 @@ def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
     return weighted
 
 
+def cosine_power(fields: np.ndarray) -> np.ndarray:
+    """Mean power per wavenumber, [k + 1] with k the shorter side, of fields [samples, rows, columns] of a region.
+
+    Fields are developed into cosines, which end with no slope at the edges, so that a trend across the region does not leak
+    into small scales as in a Fourier series (Denis, Cote and Laprise 2002, doi:10.1175/1520-0493(2002)130<1812:SDOTDA>2.0.CO;2).
+    A mode of m and n half waves along rows and columns counts for the wavenumber k of the ellipse k / min(rows, columns)
+    <= sqrt((m / rows)^2 + (n / columns)^2), and the last wavenumber has all beyond. The powers add up to the mean square.
+    """
+    rows, columns = fields.shape[-2:]
+    power = dctn(fields, axes=(-2, -1), norm="ortho") ** 2 / (rows * columns)
+    shorter = min(rows, columns)
+    ellipse = np.hypot(np.arange(rows)[:, None] / rows, np.arange(columns) / columns) * shorter
+    number = np.floor(ellipse + 1e-9).astype(int).clip(max=shorter)  # rounding must not move a wave into the ellipse before
+    found: np.ndarray = np.bincount(number.ravel(), weights=power.mean(0).ravel(), minlength=shorter + 1)
+    return found
+
+
 def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordinate]:
     """The arrays of a model's statistics.h5, in physical units, for each part of the data.
 
-    They are fields of the mean and the standard deviation, zonal power of the deviations from the training mean, area means
-    of every field, and evenly spaced held-out fields. Points without data count as zero deviation in power and area means.
+    They are fields of the mean and the standard deviation, power of the deviations from the training mean, area means
+    of every field, and evenly spaced held-out fields. Power is zonal, and that of cosines too on grids that are not global.
+    Points without data count as zero deviation in power and area means.
     """
     lat, lon = data.coordinates.values()
-    area = np.cos(np.deg2rad(lat.values)).clip(min=0) if np.abs(lat.values).max() <= 90 else np.ones(len(lat.values))
     dims = tuple(data.coordinates)
+    area = row_areas(dims[0], lat.values, lat.attrs)
+    angles = [kind_of(dim, coordinate.attrs) for dim, coordinate in data.coordinates.items()] == ["latitude", "longitude"]
+    regional = not angles or why_not_global(lat.values, lon.values) is not None
     centre = _physical(data, data.train).mean(0)
     arrays: dict[str, Coordinate] = dict(data.coordinates)
     arrays["zonal_wavenumber"] = Coordinate(("zonal_wavenumber",), np.arange(len(lon.values) // 2 + 1))
+    if regional:
+        arrays["cosine_wavenumber"] = Coordinate(("cosine_wavenumber",), np.arange(min(len(lat.values), len(lon.values)) + 1))
     for part in ("train", "validation", "test"):
         states: torch.Tensor = getattr(data, part)
         if not len(states):
@@ -48,6 +72,9 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
             f"{part}_zonal_power": Coordinate(("variable", "zonal_wavenumber"), power, about),
             f"{part}_area_mean": Coordinate((f"{part}_sample", "variable"), area_mean),
         }
+        if regional:
+            power = np.stack([cosine_power(apart[:, v]) for v in range(fields.shape[1])])
+            arrays[f"{part}_cosine_power"] = Coordinate(("variable", "cosine_wavenumber"), power, about)
     return arrays | _examples(data, dims, examples)
 
 
