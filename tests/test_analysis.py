@@ -447,17 +447,17 @@ def picture(**changes: Any) -> Picture:
     fields = red_fields(5)
     reference = reference_of("data", red_fields(20, seed=1), WEIGHTS)
     made = Picture(
-        "title",
-        "tas",
-        {"units": "K", "standard_name": "air_temperature"},
-        GLOBE,
-        fields,
-        range(5),
-        ensemble(fields, reference).power,
-        reference,
-        np.array([[3], [4], [4], [4], [5]]),
-        np.full((5, 1), 1e-3),
-        1e-2,
+        title="title",
+        name="tas",
+        attrs={"units": "K", "standard_name": "air_temperature"},
+        grid=GLOBE,
+        fields=fields,
+        names=range(5),
+        power=ensemble(fields, reference).power,
+        reference=reference,
+        sweeps=np.array([[3], [4], [4], [4], [5]]),
+        residual=np.full((5, 1), 1e-3),
+        tol=1e-2,
     )
     return replace(made, **changes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,31 +24,23 @@ WIDTH = 13.33
 """Inches, the width of a slide."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """The content of the figure of one map, in the units of the samples.
+@dataclass(frozen=True, kw_only=True)
+class MapData:
+    """Samples of one map beside real fields, in the units of the samples.
 
-    `attrs` are the variable's, units among them. `fields` [n, rows, columns] are samples with the ids `names` [n], and `power`
-    [n, k] is their power per wavenumber of the reference's transform. `sweeps` and `residual`, the bound on the error, are [all
-    samples, blocks]. `reference` describes real fields, and is None without them; `examples` [m, rows, columns] are some of
-    them. `rounds` is the label of `sweeps`, and `note` stands below the figure.
+    `attrs` are the variable's, units among them. `fields` [n, rows, columns] are samples, and `power` [n, k] is their power per
+    wavenumber of the reference's transform. `reference` describes real fields, and is None without them; `examples` [m, rows,
+    columns] are some of them, as `examples_label` says.
     """
 
-    title: str
     name: str
-    attrs: dict[str, Any]
+    attrs: Mapping[Any, Any]
     grid: MapGrid
     fields: np.ndarray
-    names: Sequence[int]
     power: np.ndarray | None
     reference: Reference | None
-    sweeps: np.ndarray
-    residual: np.ndarray
-    tol: float
-    rounds: str = "sweeps"
     examples: np.ndarray | None = None
     examples_label: str = ""
-    note: str = ""
 
     @property
     def factor(self) -> float:
@@ -59,6 +51,28 @@ class Picture:
     def units(self) -> str:
         """The units that are shown."""
         return shown_units(self.attrs)[1]
+
+    @property
+    def label(self) -> str:
+        """Name and units for an axis or a colour bar."""
+        return literal(self.name) + bracketed(self.units)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture(MapData):
+    """The content of the figure of one map of a run.
+
+    `names` [n] are the ids of the samples. `sweeps` and `residual`, the bound on the error, are [all samples, blocks],
+    `rounds` is the label of `sweeps`, and `note` stands below the figure.
+    """
+
+    title: str
+    names: Sequence[int]
+    sweeps: np.ndarray
+    residual: np.ndarray
+    tol: float
+    rounds: str = "sweeps"
+    note: str = ""
 
 
 def draw(picture: Picture, *paths: str | os.PathLike[str]) -> None:
@@ -72,10 +86,10 @@ def draw(picture: Picture, *paths: str | os.PathLike[str]) -> None:
         figure.suptitle(literal(picture.title), x=0.01, ha="left", fontsize=13, fontweight="bold")
         parts: Any = figure.subfigures(3, 1, height_ratios=heights)
         _members(parts[0].subplots(1, 4), picture)
-        _ensemble(parts[1].subplots(1, 4), picture)
+        ensemble_maps(parts[1].subplots(1, 4), picture)
         left, middle, right = parts[2].subplots(1, 3)
-        _spectrum(left, picture)
-        _values(middle, picture)
+        spectrum_panel(left, picture)
+        values_panel(middle, picture)
         _bounds(right, picture)
         if picture.note:
             figure.supxlabel(literal(picture.note), x=0.01, ha="left", fontsize=7.5, color=FAINT)
@@ -97,12 +111,11 @@ def _members(axes: Sequence[Axes], picture: Picture) -> None:
     colour_bar(image, axes[: len(shown)], literal(f"{picture.name} minus {whose}") + bracketed(picture.units), extend="both")
 
 
-def _ensemble(axes: Sequence[Axes], picture: Picture) -> None:
+def ensemble_maps(axes: Sequence[Axes], picture: MapData) -> None:
     """Ensemble mean, its difference from that of the real fields, ensemble spread, and that of the real fields."""
     mean = picture.fields.mean(0, dtype=np.float64) * picture.factor
-    units = literal(picture.name) + bracketed(picture.units)
     image = draw_map(axes[0], picture.grid, mean, colours.amount(mean, picture.attrs), f"mean of {_samples(picture)}")
-    colour_bar(image, axes[:1], units)
+    colour_bar(image, axes[:1], picture.label)
     stds = []
     if len(picture.fields) > 1:
         own = picture.fields.std(0, ddof=1, dtype=np.float64) * picture.factor
@@ -111,7 +124,7 @@ def _ensemble(axes: Sequence[Axes], picture: Picture) -> None:
         real = picture.reference
         apart = mean - real.mean * picture.factor
         image = draw_map(axes[1], picture.grid, apart, colours.difference(apart, picture.attrs), "minus mean of the data")
-        colour_bar(image, axes[1:2], units, extend="both")
+        colour_bar(image, axes[1:2], picture.label, extend="both")
         stds.append(("standard deviation of the data", real.std * picture.factor))
     used = [axes[0], *(axes[1:2] if picture.reference is not None else ())]
     rest = axes[len(used) : len(used) + len(stds)]
@@ -119,12 +132,13 @@ def _ensemble(axes: Sequence[Axes], picture: Picture) -> None:
         scale = colours.spread(np.stack([std for _, std in stds]), picture.attrs)
         for axis, (title, std) in zip(rest, stds, strict=True):
             image = draw_map(axis, picture.grid, std, scale, title)
-        colour_bar(image, rest, units, extend="max")
+        colour_bar(image, rest, picture.label, extend="max")
     for axis in axes[len(used) + len(stds) :]:
         axis.set_visible(False)
 
 
-def _spectrum(axis: Axes, picture: Picture) -> None:
+def spectrum_panel(axis: Axes, picture: MapData) -> None:
+    """Spectra of samples and real fields, or why there are none."""
     if picture.power is None or picture.reference is None or picture.reference.transform is None:
         why = "no spectrum of scattered points" if picture.grid.transform is None else "no statistics of the data to compare with"
         curves.empty(axis, why)
@@ -135,7 +149,7 @@ def _spectrum(axis: Axes, picture: Picture) -> None:
     curves.spectrum(axis, power, picture.grid, _samples(picture), real.label)
 
 
-def _values(axis: Axes, picture: Picture) -> None:
+def values_panel(axis: Axes, picture: MapData) -> None:
     """Distribution of anomalies, or of the values themselves for water, with a logarithmic axis that shows its tail."""
     water = kind_of_quantity(picture.attrs) == "water"
     centre = picture.reference.mean if picture.reference is not None and not water else 0.0
@@ -196,5 +210,5 @@ def _blocks(axis: Axes, picture: Picture, residual: np.ndarray) -> None:
         one.set_major_locator(MaxNLocator(integer=True))
 
 
-def _samples(picture: Picture) -> str:
+def _samples(picture: MapData) -> str:
     return counted(len(picture.fields), "sample")

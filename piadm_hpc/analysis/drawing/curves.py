@@ -38,12 +38,12 @@ def empty(axis: Axes, words: str) -> None:
 def spectrum(axis: Axes, power: Power, grid: MapGrid, own_label: str, real_label: str) -> None:
     """Power by wavenumber of samples and real fields on logarithmic axes, with wavelengths along the top in a region."""
     zonal, cosine = power.transform == "zonal", power.transform == "cosine"
-    title = "zonal power spectrum" if zonal else "cosine power spectrum" if cosine else "power by degree on the sphere"
-    axis.set_title(f"{title} of anomalies")
+    title = "zonal power spectrum" if zonal else "cosine power spectrum" if cosine else "spectrum on the sphere"
+    axis.set_title(title)
     axis.set_xlabel(
         "zonal wavenumber" if zonal else "wavenumber: half waves across the region" if cosine else "degree of spherical harmonics"
     )
-    axis.set_ylabel(f"power [{power.units}]")
+    axis.set_ylabel(f"power of anomalies [{power.units}]")
     # the last wavenumber of an even number of columns has one coefficient instead of two, that of cosines collects the corners
     last = (grid.shape[1] - 1) // 2 if zonal else min(grid.shape) - 1 if cosine else len(power.reference) - 1
     k = np.arange(1, last + 1)
@@ -115,7 +115,7 @@ def quantiles(axis: Axes, own: np.ndarray, real: np.ndarray, units: str) -> None
     axis.plot(x, y, ".", color=OWN, markersize=4)
     marked = [0.001, 0.5, 0.999]
     axis.plot(np.nanquantile(real, marked), np.nanquantile(own, marked), "o", color=SECOND, markersize=5, label="0.1, 50, 99.9 %")
-    axis.set(title="quantiles of values at all points", xlabel=f"reference{units}", ylabel=f"samples{units}")
+    axis.set(title="quantiles over all points", xlabel=f"reference{units}", ylabel=f"samples{units}")
     axis.legend(fontsize=8.5, loc="upper left")
 
 

@@ -223,7 +223,7 @@ def _picture(dataset: xr.Dataset, config: RunConfig, model: Model, plane: Plane,
     return Picture(
         title=f"{counted(len(names), 'sample')} of {model.name}: {plane.title}",
         name=plane.name,
-        attrs=dict(plane.attrs),
+        attrs=plane.attrs,
         grid=plane.grid,
         fields=fields,
         names=[int(names[k]) for k in evenly_spaced(len(names), len(fields))],
