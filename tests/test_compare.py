@@ -113,6 +113,10 @@ def test_the_command_compares_every_method_at_equal_error(kind: str, tmp_path: P
     assert len(lines) == len(rows) + 1 and lines[0][-1] == "projected_seconds_4"
     assert (out / "compare.svg").stat().st_size > 10_000
     assert "piadm_hpc" in report["out"]
+    drawn = (out / "compare.svg").read_text()
+    for words in ("piadm_hpc, parallel", "other parallel methods", "step by step", "calls of the network", "4 accelerators"):
+        assert f">{words}<" in drawn, words
+    assert "ours" not in drawn + report["out"]
 
 
 def test_the_command_takes_a_model_folder_and_some_methods(tmp_path: Path) -> None:

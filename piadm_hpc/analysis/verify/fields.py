@@ -44,7 +44,7 @@ def sections_of(
     truth: Fields | None,
     training: Fields | None,
 ) -> tuple[list[Section], dict[str, Any]]:
-    """Sections and numbers for every map; a note names the inputs that were not given."""
+    """Sections and numbers for every map, and for the maps together."""
     by_name = {one.plane.name: one for one in compared}
     sections: list[Section] = []
     record: dict[str, Any] = {}
@@ -68,11 +68,7 @@ def sections_of(
         if training is not None:
             sections.append(_nearest(plane, fields, plane.of(training[plane.variable]), reference, table))
         record.setdefault(plane.name, {}).update(table)
-    together = correlation_section(planes, drawn, record)
-    left_out = [what for what, given in (("--against", real), ("--truth", truth), ("--training", training)) if given is None]
-    if left_out:
-        together.append(Section("Not compared", notes=[f"For more, give files of fields: {', '.join(left_out)}."]))
-    return [*sections, *together], record
+    return [*sections, *correlation_section(planes, drawn, record)], record
 
 
 def stacked(dataset: xr.Dataset, variable: Variable) -> np.ndarray:

@@ -112,14 +112,17 @@ def _fields(
     compared = compare(dataset, model, against=against, maps=names) if against is not None or has_statistics(model) else []
     if not compared and truth is None and training is None:
         raise ValueError(f"model {model.name} has no statistics; give --against, --truth or --training FILE")
-    forecasts = truth is not None and "lead_time" in dataset.coords
+    forecasts = truth is not None and "lead_time" in dataset
     files = (against, None if forecasts else truth, training)
     read = [None if name is None else fields_like(model, name).fields for name in files]
     sections, record = field_sections(dataset, planes, compared, *read)
     if forecasts and truth is not None:
         more, record["forecasts"] = forecast_sections(folder, planes, model, truth)
         sections = [*more, *sections]
-    return [*sections, *([Section("Maps left out", notes=notes)] if notes else [])], record
+    given = {"--against": against, "--truth": truth, "--training": training}
+    if left_out := [name for name, file in given.items() if file is None]:
+        notes = [*notes, f"For more, give files of fields: {', '.join(left_out)}."]
+    return [*sections, *([Section("Not compared", notes=notes)] if notes else [])], record
 
 
 def _planes(dataset: xr.Dataset, select: Mapping[str, str]) -> tuple[list[Plane], list[str]]:
