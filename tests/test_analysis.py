@@ -34,7 +34,7 @@ from piadm_hpc.analysis.scores import (
 )
 from piadm_hpc.analysis.spectra import band_ratios
 from piadm_hpc.config.run import RunConfig
-from piadm_hpc.data.grids import row_areas
+from piadm_hpc.data.grids import row_shares
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.training.fields import train
@@ -45,7 +45,7 @@ from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.store.reading import open_run
 
 LAT, LON = np.linspace(85, -85, 18), np.arange(48) * 7.5
-WEIGHTS = row_areas("lat", LAT, {})
+WEIGHTS = row_shares("lat", LAT, {})
 GLOBE = MapGrid(("lat", "lon"), LAT, LON, WEIGHTS, True, ("latitude", "longitude"))
 
 
@@ -130,7 +130,7 @@ def test_area_means_weigh_rows_by_their_area_and_leave_out_gaps() -> None:
 
 
 def test_planes_have_equal_rows() -> None:
-    assert np.allclose(row_areas("y", np.linspace(0, 80, 5), {"units": "km"}), 0.2)
+    assert np.allclose(row_shares("y", np.linspace(0, 80, 5), {"units": "km"}), 0.2)
 
 
 def test_pattern_correlation_ignores_offset_and_factor() -> None:

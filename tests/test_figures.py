@@ -20,7 +20,7 @@ from piadm_hpc.analysis.planes import chosen, planes_of, variables_in
 from piadm_hpc.analysis.scores import area_mean
 from piadm_hpc.analysis.spectra import power_of
 from piadm_hpc.analysis.verify.joint import correlation_matrix
-from piadm_hpc.data.grids import row_areas
+from piadm_hpc.data.grids import row_shares
 from piadm_hpc.models.training.statistics import cosine_power
 
 RAIN = {"standard_name": "precipitation_flux", "units": "kg m-2 s-1"}
@@ -155,28 +155,28 @@ def dataset_of(array: xr.DataArray, name: str = "ta") -> xr.Dataset:
 
 def levels() -> xr.DataArray:
     """Samples over steps, levels and a map, with the map's dimensions apart from each other."""
-    values = np.random.default_rng(0).normal(size=(6, 4, 2, 3, 8)) + 250
-    coords = {"lat": [-60.0, -20.0, 20.0, 60.0], "lon": np.arange(8) * 45.0, "plev": [85000.0, 50000.0, 10000.0], "step": [1, 2]}
-    dims = ("realization", "lat", "step", "plev", "lon")
+    values = np.random.default_rng(0).normal(size=(6, 2, 4, 3, 8)) + 250
+    coords = {"lat": [-60.0, -20.0, 20.0, 60.0], "lon": np.arange(8) * 45.0, "step": [1, 2]}
+    coords |= {"plev": ("plev", [850.0, 500.0, 100.0], {"units": "hPa"})}
+    dims = ("realization", "step", "lat", "plev", "lon")
     return xr.DataArray(values, dims=dims, coords=coords, attrs={"units": "K", "long_name": "air temperature"})
 
 
-def test_levels_and_steps_are_planes_of_their_own() -> None:
+def test_levels_are_maps_of_their_own_and_steps_are_further_samples() -> None:
     dataset = dataset_of(levels())
     planes, without = planes_of(dataset, variables_in(dataset))
-    assert len(planes) == 6 and not without and [plane.number for plane in planes] == list(range(6))
-    assert planes[0].name == "ta step=1 plev=85000" and planes[0].title == "air temperature, step=1 plev=85000"
-    assert planes[0].grid.whole and len({plane.file_name for plane in planes}) == 6
+    assert [plane.name for plane in planes] == ["ta_plev850", "ta_plev500", "ta_plev100"] and not without
+    assert planes[1].title == "air temperature, plev 500 hPa" and [plane.number for plane in planes] == [0, 1, 2]
+    assert planes[0].grid.whole and len({plane.file_name for plane in planes}) == 3
     for plane in planes:
-        expected = dataset.ta.sel(plane.where).transpose("realization", "lat", "lon").values
+        expected = dataset.ta.sel(plane.where).transpose("realization", "step", "lat", "lon").values.reshape(12, 4, 8)
         np.testing.assert_array_equal(plane.samples(dataset), expected)
-        np.testing.assert_array_equal(plane.of(dataset.ta.values), expected)
-    assert len(planes[0].samples(dataset, most=2)) == 2
-    kept, notes = chosen(planes, {"plev": "48000"}, most=4)
-    assert [plane.where for plane in kept] == [{"step": 1, "plev": 50000.0}, {"step": 2, "plev": 50000.0}] and not notes
+    np.testing.assert_array_equal(planes[0].samples(dataset, most=2), planes[0].samples(dataset)[[0, -1]])
+    kept, notes = chosen(planes, {"plev": "480"}, most=4)
+    assert [plane.where for plane in kept] == [{"plev": 500.0}] and not notes
     kept, notes = chosen(planes, {}, most=2)
-    assert [plane.number for plane in kept] == [0, 5] and "2 of the 6 maps of ta" in notes[0]
-    for select, words in (({"height": "2"}, "no such dimension"), ({"plev": "high"}, "no such value; there are 85000")):
+    assert [plane.number for plane in kept] == [0, 2] and "2 of the 3 maps of ta" in notes[0]
+    for select, words in (({"height": "2"}, "no such dimension"), ({"plev": "high"}, "no such value; there are 850")):
         with pytest.raises(ValueError, match=words):
             chosen(planes, select, most=4)
 
@@ -262,7 +262,7 @@ def test_every_map_names_its_degrees_and_has_coasts() -> None:
     from matplotlib.figure import Figure
 
     lat, lon = np.linspace(-87.5, 87.5, 36), np.arange(72) * 5.0
-    grid = MapGrid(("lat", "lon"), lat, lon, row_areas("lat", lat, {}), True, ("latitude", "longitude"))
+    grid = MapGrid(("lat", "lon"), lat, lon, row_shares("lat", lat, {}), True, ("latitude", "longitude"))
     figure = Figure(figsize=(8, 3))
     axes = figure.subplots(1, 2)
     for axis in axes:

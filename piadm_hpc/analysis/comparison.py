@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ..data.grids import row_areas
+from ..data.grids import row_shares
 from ..data.matching import MatchedFields, read_like
 from ..models.card import STATISTICS
 from ..models.registry import find_model
@@ -31,6 +31,7 @@ from .scores import (
     scores,
     standard_errors,
 )
+from .slices import plain_arrays
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def compare(
     planes = [plane for plane in planes_of(dataset, variables)[0] if maps is None or plane.name in maps]
     if against is not None:
         real = fields_like(folder, against).fields
-        return [_with_file(dataset, plane, plane.of(real[plane.variable]), Path(against).name) for plane in planes]
+        return [_with_file(dataset, plane, real[plane.name], Path(against).name) for plane in planes]
     statistics, _ = read_arrays(_statistics_file(folder))
     return [_with_statistics(dataset, plane, statistics) for plane in planes]
 
@@ -128,14 +129,15 @@ def _map_of(statistics: Mapping[str, Coordinate], name: str, plane: Plane, axis:
 
 
 def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
-    """Fields of a file, or of all files that match a glob, in the variables and on the grid of the model in `folder`.
+    """Fields of a file, or of all files that match a glob, in the slices (`slices`) and on the grid of the model in `folder`.
 
     Of too many fields, evenly spaced ones. Raises ValueError for fields that cannot be converted.
     """
     card, layout = described(folder)
     target = target_of(folder, card, layout)
     try:
-        return read_like(Path(file), target, most=max(2, MAX_BYTES // (8 * int(np.prod(target.mask.shape[1:])))))
+        found = read_like(Path(file), target, most=max(2, MAX_BYTES // (8 * int(np.prod(target.mask.shape[1:])))))
+        return replace(found, fields=plain_arrays(found.fields, layout))
     except ValueError as error:
         wanted = ", ".join(v.name for v in layout.variables)
         raise ValueError(f"{error}; it cannot be compared with the samples, give {wanted} on their grid") from None
@@ -202,7 +204,7 @@ def _shipped(statistics: Mapping[str, Coordinate], plane: Plane) -> Reference:
     """The training data of a map as a reference; without a spectrum where the file has none of the grid's transform."""
     rows, mean = plane.grid.dims[0], _map_of(statistics, "train_mean", plane)
     # the area means in the file were taken with these weights
-    stored = row_areas(rows, statistics[rows].values, statistics[rows].attrs) if plane.grid.rectangular else plane.grid.weights
+    stored = row_shares(rows, statistics[rows].values, statistics[rows].attrs) if plane.grid.rectangular else plane.grid.weights
     area_means = _area_means(statistics, "train", plane.number, mean, stored)
     std = _map_of(statistics, "train_std", plane) * _unbiased(len(area_means))
     label = f"training data, {counted(len(area_means), 'field')}"

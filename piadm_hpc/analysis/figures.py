@@ -67,7 +67,7 @@ class Picture(MapData):
     """
 
     title: str
-    names: Sequence[int]
+    names: Sequence[int | str]
     sweeps: np.ndarray
     residual: np.ndarray
     tol: float

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ..data.anomalies import NAMES, named_anomaly
+from ..schema.layout import STEP
 from ..store.reading import arranged, open_run, open_samples, require_dialect
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _made_absolute(dataset: xr.Dataset, path: Path, month: int | Sequence[int] |
         _require_absolute(dataset, path)
     elif climatology.monthly:
         ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
-        return _with_climatology(dataset, climatology, _months(ids, config, month, climatology.months))
+        return _with_climatology(dataset, climatology, _months(ids, config, month, climatology.months, _first_month(dataset)))
     if month is not None:
         what = "the samples are absolute already" if climatology is None else "the model's climatology is one mean for all months"
         raise ValueError(f"month: {what}; leave it out")
@@ -93,9 +94,22 @@ def _require_absolute(dataset: xr.Dataset, path: Path) -> None:
         )
 
 
-def _months(ids: np.ndarray, config: RunConfig, month: int | Sequence[int] | None, known: Sequence[int]) -> np.ndarray:
+def _first_month(dataset: xr.Dataset) -> np.ndarray | None:
+    """The month that all sequences of the training data began in, if there is one."""
+    first = dataset[STEP].attrs.get("first_month") if STEP in dataset.coords else None
+    return None if first is None else np.array([int(first)], dtype=np.int32)
+
+
+def _months(
+    ids: np.ndarray,
+    config: RunConfig,
+    month: int | Sequence[int] | None,
+    known: Sequence[int],
+    of_sequences: np.ndarray | None,
+) -> np.ndarray:
     """The month of every sample, 1 to 12: those that the run knows, or else those that are given, in turn. Raises ValueError."""
     own, given = _months_of_run(config), None if month is None else _checked(month)
+    own = of_sequences if own is None else own
     months = own if own is not None else given
     if months is None:
         raise ValueError(
@@ -139,15 +153,17 @@ def _months_of_run(config: RunConfig) -> np.ndarray | None:
 def _with_climatology(dataset: xr.Dataset, climatology: Climatology, months: np.ndarray | None) -> xr.Dataset:
     """Add the climatology of every sample's month (of all times, without `months`), lazily where dask is installed."""
     dim = str(dataset.attrs["sample_dim"])
+    months = None if months is None else _of_steps(months, dataset)
     rows = np.zeros(dataset.sizes[dim], dtype=np.int64) if months is None else months.astype(np.int64) - 1
+    axes = (dim, STEP)[: rows.ndim]
     found = {}
     for name, fields in climatology.fields.items():
         array = dataset[name]
         if find_spec("dask") is not None:
             array = array.chunk({dim: dataset.sizes.get("condition", 1)})
-        grid = [str(one) for one in array.dims if one != dim]
+        grid = [str(one) for one in array.dims if one not in (dim, STEP)]
         added = xr.apply_ufunc(
-            _added, array, xr.DataArray(rows, dims=dim), kwargs={"climatology": fields}, input_core_dims=[grid, []],
+            _added, array, xr.DataArray(rows, dims=axes), kwargs={"climatology": fields}, input_core_dims=[grid, []],
             output_core_dims=[grid], dask="parallelized", output_dtypes=[array.dtype],
         )  # fmt: skip
         kept = {key: value for key, value in array.attrs.items() if key not in NAMES}
@@ -158,7 +174,20 @@ def _with_climatology(dataset: xr.Dataset, climatology: Climatology, months: np.
     if months is None:
         return made
     attrs = {"long_name": "calendar month of the climatology that was added", "units": "1"}
-    return made.assign_coords(month=(dim, months.astype(np.int32), attrs))
+    return made.assign_coords(month=(axes, months.astype(np.int32), attrs))
+
+
+def _of_steps(months: np.ndarray, dataset: xr.Dataset) -> np.ndarray:
+    """The months [samples, steps] of sequences by those of their first steps; months [samples] of single times as they are."""
+    if STEP not in dataset.coords:
+        return months
+    step = dataset[STEP]
+    if "months_per_step" not in step.attrs:
+        raise ValueError(
+            "absolute: the steps of the sequences are no whole calendar months apart, so the months of most are unknown; add the "
+            "climatology (array climatology of the model's reference.h5) yourself"
+        )
+    return np.asarray((months[:, None] - 1 + np.arange(step.size) * int(step.attrs["months_per_step"])) % 12 + 1)
 
 
 def _added(fields: np.ndarray, rows: np.ndarray, *, climatology: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from ..schema.layout import Variable
+from ..schema.layout import STEP, Variable
 from .grids import MapGrid, grid_of
+from .slices import short
 
 MAX_BYTES = 2**30
 """Bytes of the fields of one map; of larger runs, evenly spaced samples are scored."""
@@ -32,10 +33,12 @@ class Plane:
     """One map of a variable over the dimensions `dims` of a sample, at the positions `at` along those beyond the map.
 
     `where` has the coordinates of these positions. `name` is unique: the variable's own, or for one of several maps also
-    where it is, `ta plev=85000`. `number` counts the maps of all variables, in the order of the variables and their dimensions.
+    where it is, `ta_plev850`, as `slices` has it. `number` counts the maps of all variables, in the order of the variables and
+    their dimensions. The steps of a sequence are no part of `dims`: they are further samples.
     """
 
     name: str
+    title: str
     variable: str
     dims: tuple[str, ...]
     at: Mapping[str, int]
@@ -49,14 +52,9 @@ class Plane:
         return str(self.attrs.get("units", "1"))
 
     @property
-    def title(self) -> str:
-        """The long name, with the place of the map."""
-        return str(self.attrs.get("long_name") or self.variable) + self.name.removeprefix(self.variable).replace(" ", ", ", 1)
-
-    @property
     def file_name(self) -> str:
         """The name in a form that every file system takes."""
-        return "".join(c if c.isalnum() or c in "._-" else "-" for c in self.name.replace("=", "-").replace(" ", "-"))
+        return "".join(c if c.isalnum() or c in "._-" else "-" for c in self.name)
 
     def samples(self, dataset: xr.Dataset, most: int | None = None) -> np.ndarray:
         """Fields [n, rows, columns] of all samples, or evenly spaced ones where there are more than `most`.
@@ -81,13 +79,6 @@ class Plane:
         """The largest number of fields that are scored."""
         return max(2, MAX_BYTES // (8 * int(np.prod(self.grid.shape))))
 
-    def of(self, fields: np.ndarray) -> np.ndarray:
-        """The map [n, rows, columns] of fields [n, *sizes of `dims`]."""
-        order = [dim for dim in self.dims if dim not in self.at]
-        picked = fields[(slice(None), *(self.at.get(dim, slice(None)) for dim in self.dims))]
-        picked = np.moveaxis(picked, [1 + order.index(dim) for dim in self.grid.dims], range(1, picked.ndim))
-        return np.asarray(picked.reshape(len(picked), *self.grid.shape))
-
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
     """Positions of at most `most` of `count` things, the first and the last among them."""
@@ -104,25 +95,25 @@ def variables_in(dataset: xr.Dataset) -> tuple[Variable, ...]:
 
 
 def planes_of(dataset: xr.Dataset, variables: Sequence[Described]) -> tuple[list[Plane], list[str]]:
-    """All maps of some variables, and a line for each variable that has none."""
+    """All maps of some variables, and a line for each variable that has none; the steps of sequences are further samples."""
     planes: list[Plane] = []
     without: list[str] = []
-    number = 0
     for variable in variables:
-        array = dataset[variable.name]
-        samples = [str(dim) for dim in array.dims if dim not in variable.dims]
+        array, dims = dataset[variable.name], tuple(dim for dim in variable.dims if dim != STEP)
+        samples = [str(dim) for dim in array.dims if dim not in dims]
         try:
             grid = grid_of(dataset, variable.name, samples)
         except ValueError as error:
             without.append(str(error))
             continue
-        further = [dim for dim in variable.dims if dim not in grid.dims]
+        further = [dim for dim in dims if dim not in grid.dims]
         for place in product(*(range(array.sizes[dim]) for dim in further)):
             at = dict(zip(further, place, strict=True))
             where = {dim: array[dim].values[k] if dim in array.coords else k for dim, k in at.items()}
-            name = " ".join([variable.name, *(f"{dim}={_short(value)}" for dim, value in where.items())])
-            planes.append(Plane(name, variable.name, tuple(variable.dims), at, where, grid, array.attrs, number))
-            number += 1
+            name = "_".join([variable.name, *(f"{dim}{short(value)}" for dim, value in where.items())])
+            words = [f"{dim} {short(value)} {_units(array, dim)}".strip() for dim, value in where.items()]
+            title = ", ".join([str(array.attrs.get("long_name") or variable.name), *words])
+            planes.append(Plane(name, title, variable.name, dims, at, where, grid, array.attrs, len(planes)))
     return planes, without
 
 
@@ -151,18 +142,15 @@ def chosen(planes: Sequence[Plane], select: Mapping[str, str], most: int) -> tup
 def _nearest(planes: Sequence[Plane], dim: str, text: str) -> list[Plane]:
     """The maps nearest to a value along a dimension; raises ValueError for text where the coordinate has numbers."""
     values = [plane.where[dim] for plane in planes]
-    if any(_short(value) == text for value in values):
-        return [plane for plane, value in zip(planes, values, strict=True) if _short(value) == text]
+    if any(short(value) == text for value in values):
+        return [plane for plane, value in zip(planes, values, strict=True) if short(value) == text]
     try:
         apart = [abs(float(value) - float(text)) for value in values]
     except (TypeError, ValueError):
-        listed = ", ".join(dict.fromkeys(map(_short, values)))
+        listed = ", ".join(dict.fromkeys(map(short, values)))
         raise ValueError(f"--select {dim}={text}: no such value; there are {listed}") from None
     return [plane for plane, distance in zip(planes, apart, strict=True) if distance == min(apart)]
 
 
-def _short(value: Any) -> str:
-    """A coordinate in few characters; of a date the day."""
-    if isinstance(value, float | np.floating):
-        return f"{value:g}"
-    return str(value)[:10] if isinstance(value, np.datetime64) or hasattr(value, "calendar") else str(value)
+def _units(array: xr.DataArray, dim: str) -> str:
+    return str(array[dim].attrs.get("units", "")) if dim in array.coords else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from ..data.grids import row_areas
+from ..data.grids import row_shares
 from .spectra import band_ratios, power_of
 
 CHUNK_BYTES = 2**27
@@ -68,7 +68,7 @@ def row_weights(dataset: xr.Dataset, dim: str) -> np.ndarray:
         stored = dataset["cell_weight"].values.astype(np.float64)
         share: np.ndarray = stored / stored.sum()
         return share
-    return row_areas(dim, dataset[dim].values, dataset[dim].attrs)
+    return row_shares(dim, dataset[dim].values, dataset[dim].attrs)
 
 
 def area_mean(fields: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -102,7 +102,9 @@ seed = 0
 files = ["data/*.nc"]        # several files are joined, as members or as years
 variables = ["TREFHT"]
 sample_dims = ["time"]
-spatial_dims = ["lat", "lon"]
+spatial_dims = ["lat", "lon"]  # ["cell"] for HEALPix and other cells, with network = "none"
+# levels = { plev = [850, 500] }  # keep these values of a further dimension in every sample
+# sequence = 12              # twelve consecutive times as one sample; stride = 1 lets sequences overlap
 # rename = { tas = "TREFHT" }  # names in the files = names used here and in the samples
 # missing_values = [-9999]   # numbers that stand for missing ones, where the files do not declare them
 # allow_outliers = ["TREFHT"]  # variables whose values far from all others are real

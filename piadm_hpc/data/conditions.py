@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ..schema.layout import Variable
 from .dates import Dates, dates_of
 from .gridded import DataConfig, GriddedData, Stamps
 from .gridded_files import Request, open_fields, renamed
@@ -96,12 +97,23 @@ def _read(name: str, given: InputConfig, recipe: DataConfig, data: GriddedData, 
     if given.kind in ("lag", "ensemble_mean"):
         if variable not in recipe.variables:
             raise ValueError(f"{variable} is not among the variables {', '.join(recipe.variables)}")
+        _require_single(given.kind, data.variables[recipe.variables.index(variable)], data)
         units = str(data.variables[recipe.variables.index(variable)].attrs.get("units", "1"))
         fields = {part: data.normalisation.decode(getattr(data, part))[variable] for part in PARTS}
         parts = _lagged(given.lag, fields, data.when) if given.kind == "lag" else _ensemble_mean(fields, data)
         return _values(given, variable, units, parts)
     values, stamps, units = _from_files(given, variable, recipe, data, root)
     return _values(given, variable, units, {part: _matched(values, stamps, data, part) for part in PARTS})
+
+
+def _require_single(kind: str, variable: Variable, data: GriddedData) -> None:
+    """Raise ValueError for a variable that has levels or steps, whose earlier fields and means are no single maps and numbers."""
+    leading = [f"{len(data.leading[dim].values)} values of {dim}" for dim in variable.dims if dim in data.leading]
+    if leading:
+        raise ValueError(
+            f"a sample of {variable.name} has {' and '.join(leading)}, and kind = {kind!r} takes a variable that is one field a "
+            'sample; give what the samples follow from as files (kind = "map" or "scalar", matched by the date of the first step)'
+        )
 
 
 def _values(given: InputConfig, variable: str, units: str, parts: Mapping[str, np.ndarray]) -> InputValues:
@@ -116,19 +128,19 @@ def _month(when: Stamps) -> np.ndarray:
 
 def _lagged(lag: int, fields: Mapping[str, np.ndarray], when: Mapping[str, Stamps]) -> dict[str, np.ndarray]:
     """The field `lag` samples before each sample: of the same file where dates repeat, and across no gap."""
-    keys = [stamps.key for stamps in when.values() if stamps.key is not None]
-    if len(keys) != len(when):
+    days = [stamps.day for stamps in when.values() if stamps.day is not None]
+    if len(days) != len(when):
         raise ValueError("the samples have no dates, so what came before them is unknown")
-    key, file = np.concatenate(keys), np.concatenate([stamps.file for stamps in when.values()])
-    if len(np.unique(key)) == len(key):
-        file = np.zeros_like(file)
+    day, series = np.concatenate(days), np.concatenate([stamps.series for stamps in when.values()])
+    if len(np.unique(day)) == len(day):
+        series = np.zeros_like(series)
     everything = np.concatenate([fields[part] for part in when])
-    order = np.lexsort((key, file))
-    gap = np.diff(key[order])[np.diff(file[order]) == 0]
+    order = np.lexsort((day, series))
+    gap = np.diff(day[order])[np.diff(series[order]) == 0]
     usual = float(np.median(gap)) if len(gap) else 0.0
     before = np.full(everything.shape, np.nan, dtype=np.float32)
     here, there = order[lag:], order[:-lag] if lag < len(order) else order[:0]
-    near = (file[here] == file[there]) & (key[here] - key[there] <= (lag + 0.5) * usual)
+    near = (series[here] == series[there]) & (day[here] - day[there] <= (lag + 0.5) * usual)
     before[here[near]] = everything[there[near]]
     counts = np.cumsum([len(fields[part]) for part in when])[:-1]
     return dict(zip(when, np.split(before, counts), strict=True))
@@ -152,11 +164,12 @@ def _ensemble_mean(fields: Mapping[str, np.ndarray], data: GriddedData) -> dict[
 
 
 def area_mean(fields: np.ndarray, data: GriddedData) -> np.ndarray:
-    """The mean [n] of fields [n, lat, lon] over the points with data, by area on a geographic grid."""
+    """The mean [n] of fields [n, *grid] over the points with data, by area on a geographic grid."""
     latitudes = next(iter(data.coordinates.values())).values
     weights = np.cos(np.deg2rad(latitudes)) if geographic(data.coordinates) else np.ones(len(latitudes))
-    full = np.where(np.isfinite(fields), weights[:, None], 0.0)
-    return np.asarray((np.nan_to_num(fields) * full).sum((1, 2)) / full.sum((1, 2)))
+    rows = np.nan_to_num(fields).reshape(*fields.shape[:2], -1)
+    full = np.where(np.isfinite(fields).reshape(rows.shape), weights[:, None], 0.0)
+    return np.asarray((rows * full).sum((1, 2)) / full.sum((1, 2)))
 
 
 def _from_files(
@@ -165,7 +178,7 @@ def _from_files(
     paths = expand(given.files, root, "files")
     if given.kind == "map":
         request = Request((variable,), recipe.spatial_dims, recipe.sample_dims, rename=recipe.rename)
-        raw = read_files(paths, request, data.coordinates)
+        raw = read_files(paths, request, {**data.auxiliary, **data.coordinates})
         stamps = Stamps.of(raw, np.arange(len(raw.values)))
         return raw.values[:, 0], stamps, str(raw.variables[0].attrs.get("units", "1"))
     series = [_series(renamed(open_fields(path), recipe.rename), variable, recipe.sample_dims) for path in paths]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import prod
 
 import numpy as np
 import xarray as xr
@@ -14,12 +15,28 @@ import xarray as xr
 class Dates:
     """Dates of samples [n]: `key` rises with time in any calendar, `month` is the calendar month 1-12.
 
-    `notes` says what was read into the stamps, one line each.
+    `day` counts days, with their fractions, and `series` numbers the members of an ensemble whose samples these are, both from
+    0 on. `calendar` is CF's name of the calendar. `notes` says what was read into the stamps, one line each.
     """
 
     key: np.ndarray
     month: np.ndarray
+    day: np.ndarray
+    series: np.ndarray
+    calendar: str
     notes: tuple[str, ...] = ()
+
+    def taken(self, which: np.ndarray) -> Dates:
+        """Return the dates of some samples, by index."""
+        return Dates(self.key[which], self.month[which], self.day[which], self.series[which], self.calendar)
+
+    @classmethod
+    def joined(cls, dates: Sequence[Dates]) -> Dates:
+        """Return the dates of several files, one after the other."""
+        key, month, day, series = (
+            np.concatenate([getattr(d, name) for d in dates]) for name in ("key", "month", "day", "series")
+        )
+        return cls(key, month, day, series, dates[0].calendar)
 
 
 def dates_of(dataset: xr.Dataset, sample_dims: Sequence[str], variable: str) -> Dates | str:
@@ -41,9 +58,11 @@ def dates_of(dataset: xr.Dataset, sample_dims: Sequence[str], variable: str) -> 
             month = (month - 2) % 12 + 1
         shape = [dataset.sizes[d] for d in sample_dims]
         along = [-1 if d == dim else 1 for d in sample_dims]
-        return Dates(
-            np.broadcast_to(key.reshape(along), shape).ravel(), np.broadcast_to(month.reshape(along), shape).ravel(), tuple(notes)
-        )
+        across = [1 if d == dim else dataset.sizes[d] for d in sample_dims]
+        series = np.arange(prod(across)).reshape(across)
+        parts = (*(values.reshape(along) for values in (key, month, _days(stamps))), series)
+        key, month, day, series = (np.broadcast_to(part, shape).ravel() for part in parts)
+        return Dates(key, month, day, series, str(dataset[dim].attrs.get("calendar", stamps.dt.calendar)), tuple(notes))
     return "; ".join(reasons)
 
 
@@ -108,6 +127,16 @@ def _first_instants(stamps: xr.DataArray) -> bool:
 def _mean_over(cell_methods: str, dim: str) -> bool:
     words = cell_methods.replace(":", " ").split()
     return dim in words and any(method in words for method in ("mean", "sum", "maximum", "minimum", "mid_range"))
+
+
+def _days(stamps: xr.DataArray) -> np.ndarray:
+    """Days since 1970, with their fractions, in the stamps' own calendar."""
+    if stamps.dtype.kind == "M":
+        seconds: np.ndarray = stamps.values.astype("datetime64[s]").astype(np.int64)
+        return seconds / 86400
+    from cftime import date2num  # only xarray's own dates of other calendars need it, and then it is there
+
+    return np.asarray(date2num(stamps.values, "days since 1970-01-01", calendar=stamps.dt.calendar), dtype=np.float64)
 
 
 def _key(stamps: xr.DataArray) -> np.ndarray:

@@ -6,26 +6,29 @@ What is needed to go back to physical units stays with the states, as a `Normali
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
 
 from ..schema.conditions import Condition
-from ..schema.layout import Coordinate, Variable
+from ..schema.layout import STEP, Coordinate, Variable
 from .anomalies import absolute_names, anomaly_names
 from .gridded_files import Request
 from .grids import geographic, why_not_global
 from .inputs import PARTS, expand, require_one_way_to_hold_out
-from .normalise import Normalisation
+from .normalise import Normalisation, channel_labels
 from .reading import RawFields, read_files
+from .regrid import Method
 from .selection import Choice
+from .sequences import joined, repeated, require_sequences, starts_of, step_coordinate
 from .splitting import split
+from .standard import area_weighted, climatology_of, scale_of, seasons_of, static_mask
 from .transforms import TransformConfig, transformed
 
 log = logging.getLogger(__name__)
@@ -37,12 +40,15 @@ class DataConfig(BaseModel):
     """What to read and how to standardise it.
 
     `files` are paths or globs. `rename` maps names of variables and dimensions in the files to the names that all other
-    keys, and the samples, use. `sample_dims` together count samples; `spatial_dims` are (latitude, longitude); `select`
-    chooses one value along any other dimension. `missing_values` are numbers that stand for missing ones, and variables in
-    `allow_outliers` may have values far from all others. With `anomaly` "mean" or "monthly" the model is one of deviations
-    from the mean or from each calendar month's mean, with "none" of the fields themselves. Points missing in more than
-    `max_missing` of the samples are masked. Files and samples held out are named by glob (`*_files`) or by last fraction.
-    Variables in `transforms` are mapped to something nearly normal first, and back in samples.
+    keys, and the samples, use. `sample_dims` together count samples; `spatial_dims` are (latitude, longitude), or the cells of
+    an unstructured grid; `select` chooses one value along any other dimension, and `levels` keeps some, or "all", in every
+    sample. With `sequence` n a sample is n consecutive times, beginning `stride` times apart (default n: without overlap).
+    With `regrid` "linear" or "nearest" files on other rows and columns are interpolated to those of the first.
+    `missing_values` are numbers that stand for missing ones, and variables in `allow_outliers` may have values far from all
+    others. With `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's mean,
+    with "none" of the fields themselves. Points missing in more than `max_missing` of the samples are masked. Files and samples
+    held out are named by glob (`*_files`) or by last fraction. Variables in `transforms` are mapped to something nearly normal
+    first, and back in samples.
     `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
     """
 
@@ -52,11 +58,15 @@ class DataConfig(BaseModel):
     variables: tuple[str, ...] = Field(min_length=1)
     rename: dict[str, str] = {}
     sample_dims: tuple[str, ...] = ("time",)
-    spatial_dims: tuple[str, str] = ("lat", "lon")
+    spatial_dims: tuple[str, ...] = Field(default=("lat", "lon"), min_length=1, max_length=2)
     select: dict[str, Choice] = {}
+    levels: dict[str, Literal["all"] | tuple[Choice, ...]] = {}
+    sequence: int = Field(default=1, ge=1)
+    stride: int | None = Field(default=None, ge=1)
     missing_values: tuple[float, ...] = ()
     allow_outliers: tuple[str, ...] = ()
     anomaly: Anomaly = "none"
+    regrid: Method | None = None
     wrap: bool = True
     scale: Literal["pointwise", "global"] = "pointwise"
     scale_floor: float = Field(default=0.1, gt=0, le=1)
@@ -70,6 +80,11 @@ class DataConfig(BaseModel):
     attributes: dict[str, dict[str, str]] = {}
     source: str = ""
     licence: str = ""
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        return {value: "all"} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> DataConfig:
@@ -96,7 +111,9 @@ class DataConfig(BaseModel):
             spatial_dims=self.spatial_dims,
             sample_dims=self.sample_dims,
             select=self.select,
+            levels={dim: () if values == "all" else tuple(values) for dim, values in self.levels.items()},
             rename=self.rename,
+            regrid=self.regrid,
             missing_values=self.missing_values,
             allow_outliers=self.allow_outliers,
             units={name: attrs["units"] for name, attrs in self.attributes.items() if "units" in attrs},
@@ -105,29 +122,37 @@ class DataConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Stamps:
-    """When samples are [n]: `key` rises with time, None where they have no dates; `month` is 1-12; `file` numbers their files."""
+    """When samples are [n]: `key` rises with time, None where they have no dates; `month` is 1-12; `file` numbers their files.
+
+    `day` counts days, and `series` numbers what follows each other in time: each file's members of an ensemble.
+    """
 
     key: np.ndarray | None
     month: np.ndarray | None
     file: np.ndarray
+    day: np.ndarray | None = None
+    series: np.ndarray | None = None
 
     @classmethod
     def of(cls, raw: RawFields, which: np.ndarray) -> Stamps:
         """Take the stamps of some samples."""
         if isinstance(raw.dates, str):
             return cls(None, None, raw.file[which])
-        return cls(raw.dates.key[which], raw.dates.month[which], raw.file[which])
+        dates, file = raw.dates.taken(which), raw.file[which]
+        series = file * (int(raw.dates.series.max()) + 1) + dates.series
+        return cls(dates.key, dates.month, file, dates.day, series)
 
 
 @dataclass(frozen=True)
 class GriddedData:
     """Standardised states [n, *event] float32 for training, validation and test, and how to read them physically.
 
-    `climatology` is what was removed: [12, variables, lat, lon] when the anomaly is monthly, [1, variables, lat, lon] when
-    it is from the mean, else None; `absolute_names` has the standard and long names of the fields from which nothing is
-    removed. `when` has the stamps and `conditions` the encoded
-    conditions of every part's samples. `excluded` counts samples left out because they had gaps of their own. `wrap` says
-    whether the grid goes round the globe and over its poles.
+    `coordinates` are those of the grid, `leading` those of the levels and steps before it, `auxiliary` all others of the fields.
+    `climatology` is what was removed from single times: [12, channels, *grid] when the anomaly is monthly, [1, channels, *grid]
+    when it is from the mean, else None; `absolute_names` has the standard and long names of the fields from which nothing is
+    removed. `when` has the stamps (of a sequence those of its first time) and `conditions` the encoded conditions of every part's
+    samples. `excluded` counts samples left out because they had gaps of their own. `wrap` says whether the grid goes round the
+    globe and over its poles. Of `overlap` consecutive sequences all but one repeat times of the others.
     """
 
     train: Tensor
@@ -136,6 +161,8 @@ class GriddedData:
     normalisation: Normalisation
     variables: tuple[Variable, ...]
     coordinates: dict[str, Coordinate]
+    leading: dict[str, Coordinate]
+    auxiliary: dict[str, Coordinate]
     climatology: np.ndarray | None
     absolute_names: Mapping[str, Mapping[str, str]]
     excluded: int
@@ -143,6 +170,8 @@ class GriddedData:
     wrap: bool
     when: Mapping[str, Stamps] = field(default_factory=dict)
     conditions: Mapping[str, Condition] = field(default_factory=dict)
+    overlap: int = 1
+    calendar: str = ""
 
 
 def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
@@ -150,24 +179,24 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
 
     Raises ValueError listing everything that is wrong with the data.
     """
-    raw = read_files(expand(config.files, root, "files"), config.request())
-    raw, part = split(config, raw)
+    raw, part = split(config, read_files(expand(config.files, root, "files"), config.request()))
     mask, whole = static_mask(raw.values, config.max_missing)
     parts = {name: np.flatnonzero((part == name) & whole) for name in PARTS}
     if len(parts["train"]) < 2:
         raise ValueError(f"{len(parts['train'])} samples are left to train on; at least 2 are needed, hold out fewer")
-    transforms, scores = transformed(config.variables, raw.values, config.transforms, parts["train"], mask)
-    raw = replace(raw, values=scores)
-    monthly = config.anomaly == "monthly"
-    season = _seasons(raw) if monthly else np.zeros(len(whole), dtype=np.int64)
-    climatology = _climatology(raw.values, parts["train"], season, 12 if monthly else 1)
-    centred = raw.values - climatology[season]
-    scale = _scale(config, centred[parts["train"]], mask, raw)
-    states = torch.from_numpy(np.where(mask, centred / scale, 0).astype(np.float32))
-    added_back = climatology[0] if config.anomaly == "none" else np.zeros_like(scale)
-    normalisation = Normalisation(config.variables, np.where(mask, added_back, 0), np.where(mask, scale, 1), mask, transforms)
-    states = states.reshape(len(states), *normalisation.event_shape)
-    train, validation, test = (states[torch.from_numpy(parts[name])] for name in PARTS)
+    states, normalisation, climatology = _standardised(config, raw, parts["train"], mask)
+    leading, when = raw.levels, {name: Stamps.of(raw, parts[name]) for name in PARTS}
+    if config.sequence == 1:
+        split_states = {name: states[torch.from_numpy(parts[name])] for name in PARTS}
+    else:
+        stride = config.stride or config.sequence
+        windows = {name: starts_of(raw.dates, raw.file, parts[name], config.sequence, stride) for name in PARTS}
+        require_sequences(windows["train"], parts["train"], config.sequence)
+        split_states = {name: joined(states, windows[name], normalisation.channels) for name in PARTS}
+        normalisation = repeated(normalisation, config.sequence)
+        leading = {STEP: step_coordinate(raw.dates, np.concatenate(list(windows.values()))), **raw.levels}
+        when = {name: Stamps.of(raw, windows[name][:, 0]) for name in PARTS}
+    train, validation, test = (split_states[name].reshape(-1, *normalisation.event_shape) for name in PARTS)
     return GriddedData(
         train,
         validation,
@@ -175,13 +204,39 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
         normalisation=normalisation,
         variables=tuple(_described(v, config) for v in raw.variables),
         coordinates=raw.coordinates,
+        leading=leading,
+        auxiliary=raw.auxiliary,
         climatology=None if config.anomaly == "none" else climatology,
         absolute_names={v.name: absolute_names(_configured(v, config)) for v in raw.variables},
         excluded=int((~whole).sum()),
         files=tuple(raw.names),
         wrap=config.wrap and _wraps(raw.coordinates),
-        when={name: Stamps.of(raw, parts[name]) for name in PARTS},
+        when=when,
+        overlap=-(-config.sequence // (config.stride or config.sequence)),
+        calendar="" if isinstance(raw.dates, str) else raw.dates.calendar,
     )
+
+
+def _standardised(
+    config: DataConfig, raw: RawFields, train: np.ndarray, mask: np.ndarray
+) -> tuple[Tensor, Normalisation, np.ndarray]:
+    """States of single times [n, channels, *grid] float32, how to read them, and the climatology [12 or 1, channels, *grid]."""
+    labels = channel_labels({name: part.stop - part.start for name, part in raw.channels.items()})
+    owner = dict(zip(labels, (name for name, part in raw.channels.items() for _ in range(part.start, part.stop)), strict=True))
+    wanted = {label: config.transforms[name] for label, name in owner.items() if name in config.transforms}
+    transforms, scores = transformed(labels, raw.values, wanted, train, mask)
+    monthly = config.anomaly == "monthly"
+    season = seasons_of(raw) if monthly else np.zeros(len(scores), dtype=np.int64)
+    climatology = climatology_of(scores, train, season, 12 if monthly else 1)
+    centred = scores - climatology[season]
+    scale = scale_of(centred[train], mask, labels, config.scale, config.scale_floor)
+    if config.area_weights:
+        scale = area_weighted(scale, raw.coordinates[config.spatial_dims[0]].values.tolist())
+    states = torch.from_numpy(np.where(mask, centred / scale, 0).astype(np.float32))
+    added_back = climatology[0] if config.anomaly == "none" else np.zeros_like(scale)
+    shapes = {v.name: tuple(len(raw.levels[dim].values) for dim in v.dims if dim in raw.levels) for v in raw.variables}
+    mean, scale = np.where(mask, added_back, 0), np.where(mask, scale, 1)
+    return states, Normalisation(config.variables, mean, scale, mask, transforms, shapes), climatology
 
 
 def _wraps(coordinates: dict[str, Coordinate]) -> bool:
@@ -190,68 +245,6 @@ def _wraps(coordinates: dict[str, Coordinate]) -> bool:
     if reason is not None:
         log.warning("wrap = false is used, since the grid is not global: %s", reason)
     return reason is None
-
-
-def static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where there are data [variables, lat, lon], and which samples have all of them [samples].
-
-    Raises ValueError if nothing is left of the grid or of the samples.
-    """
-    missing = ~np.isfinite(values)
-    mask = missing.mean(0) <= max_missing
-    if not mask.any():
-        raise ValueError("every grid point is missing in too many samples; nothing is left to train on (see max_missing)")
-    whole = ~(missing & mask).any(axis=(1, 2, 3))
-    if not whole.any():
-        raise ValueError(
-            f"every sample has gaps of its own beyond the {int((~mask).sum())} points that are always missing; "
-            "lower max_missing so that such points are masked"
-        )
-    if not whole.all():
-        log.warning("%d of %d samples have gaps beyond the static mask and are left out", (~whole).sum(), len(whole))
-    return mask, whole
-
-
-def _seasons(raw: RawFields) -> np.ndarray:
-    """Which climatology each sample is compared with: 0 for January to 11 for December."""
-    if isinstance(raw.dates, str):
-        raise ValueError(
-            f'anomaly = "monthly" needs a sample dimension with calendar dates, and {raw.dates}; write times as '
-            '"days since 2000-01-01" with a CF calendar, or use anomaly = "mean"'
-        )
-    return raw.dates.month - 1
-
-
-def _climatology(values: np.ndarray, train: np.ndarray, season: np.ndarray, seasons: int) -> np.ndarray:
-    """Mean training field of every season [seasons, variables, lat, lon], NaN for seasons without data."""
-    absent = sorted(set(season.tolist()) - set(season[train].tolist()))
-    if absent:
-        months = [k + 1 for k in absent]
-        raise ValueError(f"no training samples in month(s) {months}, so their climatology is unknown; hold out fewer")
-    means = np.full((seasons, *values.shape[1:]), np.nan)
-    for k in np.unique(season[train]):
-        means[k] = values[train[season[train] == k]].mean(0, dtype=np.float64)
-    return means
-
-
-def _scale(config: DataConfig, centred: np.ndarray, mask: np.ndarray, raw: RawFields) -> np.ndarray:
-    """Standard deviation field, floored at a fraction of its global rms: what a state of one stands for."""
-    spread = np.sqrt((centred**2).mean(0, dtype=np.float64))
-    rms = np.array([np.sqrt((s[m] ** 2).mean()) if m.any() else 0.0 for s, m in zip(spread, mask, strict=True)])
-    flat = [v.name for v, r in zip(raw.variables, rms, strict=True) if not r > 0]
-    if flat:
-        raise ValueError(f"{', '.join(flat)} does not vary between the training samples; there is nothing to learn")
-    level = np.broadcast_to(rms[:, None, None], spread.shape)
-    scale = level.copy() if config.scale == "global" else np.maximum(spread, config.scale_floor * level)
-    if config.area_weights:
-        # imported here because only this branch needs the sphere's quadrature
-        from ..theory.bases import SphericalHarmonics
-
-        latitudes: Sequence[float] = raw.coordinates[config.spatial_dims[0]].values.tolist()
-        nlat, nlon = mask.shape[1:]
-        weights = SphericalHarmonics(nlat, nlon, 1, latitudes).sqrt_weights.numpy()
-        scale = scale / weights[:, None]
-    return scale
 
 
 def _configured(variable: Variable, config: DataConfig) -> dict[str, Any]:
@@ -264,4 +257,4 @@ def _described(variable: Variable, config: DataConfig) -> Variable:
     attrs = _configured(variable, config)
     if config.anomaly != "none":
         attrs = anomaly_names(attrs, variable.name, config.anomaly)
-    return Variable(variable.name, variable.dims, attrs)
+    return Variable(variable.name, (STEP, *variable.dims) if config.sequence > 1 else variable.dims, attrs)

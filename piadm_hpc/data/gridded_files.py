@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
@@ -14,30 +14,39 @@ import xarray as xr
 
 from .dates import decoded
 from .headers import require_whole
-from .selection import Choice, nearest_names, selected
+from .regrid import Method
+from .selection import Choice, levelled, nearest_names, selected
+from .units import converted, same_units, units_of
 
 
 @dataclass(frozen=True)
 class Request:
     """Which fields to read from files.
 
-    `variables`, `sample_dims` and `spatial_dims` are names after `rename`, which maps names of the files to names used
-    here. `select` chooses one value along any other dimension. `missing_values` are numbers that stand for missing ones;
+    `variables`, `sample_dims` and `spatial_dims` (rows and columns, or cells alone) are names after `rename`, which maps names
+    of the files to names used here. `select` chooses one value along any other dimension, and `levels` keeps some of its values,
+    or all where none are given, in every sample of the variables that have it; their coordinates are converted to `level_units`.
+    `missing_values` are numbers that stand for missing ones;
     variables in `allow_outliers` may hold values far outside all others. `units` converts a variable's units. Of a file of
     more than `most` samples evenly spaced ones are read.
+
+    Fields on other rows and columns than the first file's are interpolated by the method `regrid`, and refused without one.
 
     A recipe is `exact`: every dimension it names must be there. Files that are compared with a model need not be: what
     it renames or selects is applied where it is found, and dimensions in `sample_dims`, or with dates, count samples.
     """
 
     variables: tuple[str, ...]
-    spatial_dims: tuple[str, str]
+    spatial_dims: tuple[str, ...]
     sample_dims: tuple[str, ...] = ("time",)
     select: Mapping[str, Choice] = field(default_factory=dict)
+    levels: Mapping[str, tuple[Choice, ...]] = field(default_factory=dict)
+    level_units: Mapping[str, str] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
     missing_values: tuple[float, ...] = ()
     allow_outliers: tuple[str, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
+    regrid: Method | None = None
     exact: bool = True
     most: int | None = None
 
@@ -72,7 +81,7 @@ def renamed(dataset: xr.Dataset, rename: Mapping[str, str]) -> xr.Dataset:
 
 
 def chosen(dataset: xr.Dataset, request: Request) -> tuple[xr.Dataset, tuple[str, ...]]:
-    """The variables with dimensions in order (samples, lat, lon), and which dimensions count samples.
+    """The variables with dimensions in order (samples, levels, lat, lon), and which dimensions count samples.
 
     Raises ValueError listing absent variables and dimensions, selections that do not work, and further dimensions.
     """
@@ -89,12 +98,27 @@ def chosen(dataset: xr.Dataset, request: Request) -> tuple[xr.Dataset, tuple[str
         select, sample_dims = dict(request.select), request.sample_dims
     found, wrong = selected(_with_dates(dataset, select), select, sample_dims)
     mistakes += wrong
-    mistakes += _dimension_mistakes(found, present, (*sample_dims, *request.spatial_dims), select)
+    found, wrong = levelled(_in_level_units(found, request.level_units), request.levels, sample_dims)
+    mistakes += wrong
+    mistakes += (
+        [] if wrong else _dimension_mistakes(found, present, (*sample_dims, *request.spatial_dims), select, request.levels)
+    )
     if mistakes:
         raise ValueError("; ".join(mistakes))
-    wanted = [*sample_dims, *request.spatial_dims]
-    fields = found[present].squeeze([dim for dim in found[present].dims if dim not in wanted]).transpose(*wanted)
-    return fields, sample_dims
+    wanted = [*sample_dims, *request.levels, *request.spatial_dims]
+    fields = found[present].squeeze([dim for dim in found[present].dims if dim not in wanted])
+    return fields.transpose(*wanted), sample_dims
+
+
+def _in_level_units(dataset: xr.Dataset, units: Mapping[str, str]) -> xr.Dataset:
+    """The dataset with the coordinates of levels in these units, where they name others that can be converted."""
+    for dim, wanted in units.items():
+        given = units_of(dataset[dim].attrs) if dim in dataset.coords else None
+        if given is not None and not same_units(given, wanted):
+            with suppress(ValueError):  # then no level is found, which says what there is
+                values = converted(dataset[dim].values.astype(np.float64), given, wanted)
+                dataset = dataset.assign_coords({dim: (dim, values, dataset[dim].attrs | {"units": wanted})})
+    return dataset
 
 
 def thinning(fields: xr.Dataset, sample_dims: Sequence[str], most: int | None) -> dict[str, np.ndarray]:
@@ -111,7 +135,7 @@ def thinning(fields: xr.Dataset, sample_dims: Sequence[str], most: int | None) -
 def _samples(dataset: xr.Dataset, present: Sequence[str], request: Request, select: Mapping[str, Choice]) -> tuple[str, ...]:
     """The dimensions that count samples in a file which no recipe describes."""
     dims = dict.fromkeys(str(dim) for name in present for dim in dataset[name].dims)
-    others = [dim for dim in dims if dim not in request.spatial_dims and dim not in select]
+    others = [dim for dim in dims if dim not in request.spatial_dims and dim not in select and dim not in request.levels]
     return tuple(dim for dim in others if dim in request.sample_dims or _has_dates(dataset, dim))
 
 
@@ -132,16 +156,18 @@ def _with_dates(dataset: xr.Dataset, select: Mapping[str, Choice]) -> xr.Dataset
 
 
 def _dimension_mistakes(
-    dataset: xr.Dataset, present: Sequence[str], wanted: Sequence[str], select: Mapping[str, Choice]
+    dataset: xr.Dataset, present: Sequence[str], wanted: Sequence[str], select: Mapping[str, Choice], levels: Iterable[str]
 ) -> list[str]:
-    mistakes = []
+    has_any = {str(dim) for name in present for dim in dataset[name].dims}
+    mistakes = [f"levels: none of {', '.join(present)} has the dimension {dim!r}" for dim in levels if dim not in has_any]
     for name in present:
         has = [str(dim) for dim in dataset[name].dims]
         mistakes += [f"{name} has no dimension {dim!r}; it has {', '.join(has)}" for dim in wanted if dim not in has]
-        further = [dim for dim in has if dim not in wanted and dataset.sizes[dim] > 1 and dim not in select]
+        known = {*wanted, *select, *levels}
+        further = [dim for dim in has if dim not in known and dataset.sizes[dim] > 1]
         mistakes += [
-            f"{name} has a further dimension {dim!r} of {dataset.sizes[dim]} values; "
-            "name it in sample_dims or choose from it with select"
+            f"{name} has a further dimension {dim!r} of {dataset.sizes[dim]} values; name it in sample_dims, "
+            f'choose one value with select, or keep them in every sample with levels (levels = "{dim}")'
             for dim in further
         ]
     return mistakes

@@ -195,7 +195,7 @@ def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = 
             wanted = f"{len(coordinate.values)} values, {coordinate.values[0]:g} to {coordinate.values[-1]:g}"
             mistakes.append(
                 f"its {dim} ({len(own)} values) differs from the grid's ({wanted}); nothing is regridded here: bring the file to "
-                "that grid first (cdo remapbil, xESMF)"
+                'that grid first (cdo remapbil, xESMF), or have a recipe interpolate its files (data.regrid = "linear")'
             )
         elif not np.array_equal(found, np.arange(len(own))):
             places[dim] = found
@@ -239,7 +239,7 @@ def why_not_global(latitudes: np.ndarray, longitudes: np.ndarray | None = None) 
     return None
 
 
-def row_areas(dim: str, values: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:
+def row_shares(dim: str, values: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:
     """The share of the area in each row of a grid, summing to one: cos(latitude) for latitudes, equal for anything else."""
     latitude = kind_of(dim, attrs) == "latitude"
     area = np.cos(np.deg2rad(values)).clip(min=0) if latitude else np.ones(len(values))

@@ -11,12 +11,13 @@ import numpy as np
 
 from ..schema.layout import Coordinate, Variable
 from .anomalies import DECISIVE, Level, named_anomaly, nearer_zero, require_alike
-from .gridded import static_mask
 from .gridded_files import Request
 from .inputs import expand
 from .mistakes import gathered, named
 from .reading import RawFields, read_files
 from .selection import Choice
+from .sequences import starts_of
+from .standard import static_mask
 from .units import converted, same_units, units_of
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,12 @@ log = logging.getLogger(__name__)
 class Target:
     """What fields have to be like to be compared with a model's.
 
-    `variables` carry the model's units, `grid` its coordinates in order (latitude, longitude). `removed` [1 or 12,
-    variables, lat, lon] is the climatology that a model of anomalies (`anomaly`) was trained without, `mean` [variables,
-    lat, lon] the mean of a model of the fields themselves, both NaN where the model has no data; `spread` [variables] is the
-    standard deviation about them. The other entries come from the model's recipe, see `Request`.
+    `variables` carry the model's units, `grid` its coordinates in order (latitude, longitude), or those of its cells, whose
+    latitudes and longitudes are in `cells`; `levels` are the coordinates of further dimensions of each field, and `sequence` is
+    the number of times of a sample. `mask` [channels, *grid] has a channel for each level. `removed` [1 or 12, channels, *grid]
+    is the climatology that a model of anomalies (`anomaly`) was trained without, `mean` [channels, *grid] the mean of a model of
+    the fields themselves, both NaN where the model has no data; `spread` [channels] is the standard deviation about them. The
+    other entries come from the model's recipe, see `Request`.
     """
 
     variables: tuple[Variable, ...]
@@ -39,6 +42,9 @@ class Target:
     anomaly: bool = False
     mean: np.ndarray | None = None
     removed: np.ndarray | None = None
+    levels: Mapping[str, Coordinate] = field(default_factory=dict)
+    cells: Mapping[str, Coordinate] = field(default_factory=dict)
+    sequence: int = 1
     sample_dims: tuple[str, ...] = ("time",)
     select: Mapping[str, Choice] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -48,10 +54,11 @@ class Target:
 
     def request(self, most: int | None) -> Request:
         """What the reader of files is asked for."""
-        latitude, longitude = self.grid
         return Request(
             variables=tuple(variable.name for variable in self.variables),
-            spatial_dims=(latitude, longitude),
+            spatial_dims=tuple(self.grid),
+            levels={dim: tuple(coordinate.values.tolist()) for dim, coordinate in self.levels.items()},
+            level_units={dim: str(c.attrs["units"]) for dim, c in self.levels.items() if "units" in c.attrs},
             sample_dims=self.sample_dims,
             select=self.select,
             rename=self.rename,
@@ -64,7 +71,10 @@ class Target:
 
 @dataclass(frozen=True)
 class MatchedFields:
-    """Fields [n, lat, lon] float32 by variable, and how many points of the model's, `gaps`, the file has no data at."""
+    """Fields [n, *levels, *grid] float32 by variable, and how many points of the model's, `gaps`, the file has no data at.
+
+    Of sequences they are [n, steps, *levels, *grid].
+    """
 
     fields: dict[str, np.ndarray]
     gaps: int
@@ -73,38 +83,50 @@ class MatchedFields:
         return len(next(iter(self.fields.values())))
 
 
-def read_like(files: str | Path, target: Target, *, most: int | None = None) -> MatchedFields:
+def read_like(files: str | Path, target: Target, *, most: int | None = None, sequences: bool = False) -> MatchedFields:
     """Fields of a file, or of all files that match a glob, as the target has them; evenly spaced ones if there are over `most`.
 
+    They are fields of single times, or all the `sequences` that the target has, which follow each other without overlap.
     Samples with gaps of their own are left out, with a line in the log. Raises ValueError listing what does not fit.
     """
     paths = [Path(files)] if Path(files).exists() else expand([str(files)], Path(), str(files)) if "*" in str(files) else []
     if not paths:
         raise ValueError(f"{files}: no such file")
-    raw = read_files(paths, target.request(most), target.grid)
+    length = target.sequence if sequences else 1
+    raw = read_files(paths, target.request(most if length == 1 else None), {**target.grid, **target.cells})
     mistakes: list[str] = []
     values = np.full(raw.values.shape, np.nan, dtype=np.float32)
-    for k in range(len(target.variables)):
+    for number, part in enumerate(raw.channels.values()):
         with gathered(mistakes):
-            values[:, k] = _as_modelled(raw, k, target)
+            values[:, part] = _as_modelled(raw, number, part, target)
     if mistakes:
         raise ValueError(f"{', '.join(raw.names)}: {'; '.join(mistakes)}")
     values[:, ~target.mask] = np.nan
     there, whole = static_mask(np.where(target.mask, values, 0), target.max_missing)
     values[:, ~there] = np.nan
-    fields = {variable.name: values[whole, k] for k, variable in enumerate(target.variables)}
-    return MatchedFields(fields, int((target.mask & ~there).sum()))
+    gaps = int((target.mask & ~there).sum())
+    members = np.flatnonzero(whole)[:, None]
+    if length > 1:
+        members = starts_of(raw.dates, raw.file, members[:, 0], length, length)
+        if not len(members):
+            raise ValueError(f"{', '.join(raw.names)}: no {length} samples follow each other without a gap in time")
+    fields = {}
+    for variable, part in zip(target.variables, raw.channels.values(), strict=True):
+        leading = tuple(len(target.levels[dim].values) for dim in variable.dims if dim in target.levels)
+        steps = (length,) if length > 1 else ()
+        fields[variable.name] = values[:, part][members].reshape(len(members), *steps, *leading, *values.shape[2:])
+    return MatchedFields(fields, gaps)
 
 
-def _as_modelled(raw: RawFields, k: int, target: Target) -> np.ndarray:
-    """Variable number `k` in the model's units, less the climatology that the model was trained without."""
-    variable, attrs = target.variables[k], raw.variables[k].attrs
+def _as_modelled(raw: RawFields, number: int, part: slice, target: Target) -> np.ndarray:
+    """A variable, its channels `part`, in the model's units, less the climatology that the model was trained without."""
+    variable, attrs = target.variables[number], raw.variables[number].attrs
     given, wanted = units_of(attrs), units_of(variable.attrs) or "1"
     if given is None and not same_units("", wanted):
         log.warning("%s: %s names no units; taken to be in %r, as the model's", raw.names[0], variable.name, wanted)
     with named(variable.name):
         absolute, apart = (
-            raw.values[:, k] if given is None else converted(raw.values[:, k], given, wanted, difference=difference)
+            raw.values[:, part] if given is None else converted(raw.values[:, part], given, wanted, difference=difference)
             for difference in (named_anomaly(attrs), True)
         )
     if given is not None and not same_units(given, wanted):
@@ -112,21 +134,21 @@ def _as_modelled(raw: RawFields, k: int, target: Target) -> np.ndarray:
     own = Level.of(absolute, attrs)
     if not target.anomaly:
         if target.mean is not None:
-            mean = target.mean[k]
-            spread = float(np.hypot(np.nanstd(mean), target.spread[k]))
+            mean = target.mean[part]
+            spread = float(np.hypot(np.nanstd(mean), np.sqrt(np.mean(target.spread[part] ** 2))))
             require_alike(variable.name, own, Level(float(np.nanmean(mean)), spread, anomaly=False))
         return absolute
     if target.removed is None:  # models of 0.1.0 did not keep the mean that they were trained without
-        if abs(own.mean) > DECISIVE * max(own.std, float(target.spread[k])):
+        if abs(own.mean) > DECISIVE * max(own.std, float(target.spread[part].max())):
             raise ValueError(f"{variable.name} holds absolute values, and the model anomalies; subtract the mean first")
         return apart
-    return _anomalies(raw, variable.name, absolute, apart, target.removed[:, k], anomaly=own.anomaly)
+    return _anomalies(raw, variable.name, absolute, apart, target.removed[:, part], anomaly=own.anomaly)
 
 
 def _anomalies(
     raw: RawFields, name: str, absolute: np.ndarray, apart: np.ndarray, removed: np.ndarray, *, anomaly: bool
 ) -> np.ndarray:
-    """Anomalies as they are in the file, or absolute values less the climatology `removed` [1 or 12, lat, lon]."""
+    """Anomalies as they are in the file, or absolute values less the climatology `removed` [1 or 12, levels, *grid]."""
     dated = not isinstance(raw.dates, str)
     months = raw.dates.month - 1 if not isinstance(raw.dates, str) and len(removed) == 12 else None
     climatology = removed[months] if months is not None else removed.mean(0, keepdims=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 
 import numpy as np
 import torch
@@ -16,9 +18,10 @@ from .transforms import Transform
 class Normalisation:
     """Convert between physical fields and states: x = (field - mean) / scale where `mask` is true, zero elsewhere.
 
-    `mean`, `scale` (physical units) and `mask` (bool) are [variables, lat, lon]. States are [samples, lat, lon] for one
-    variable and [samples, variables, lat, lon] for several. A variable in `transforms` is mapped to scores before that, and
-    its mean and scale are those of the scores.
+    `mean`, `scale` (physical units) and `mask` (bool) are [channels, *grid]. A variable has one channel, or one for each of the
+    levels and steps in `shapes`, the sizes of the dimensions that it has before those of the grid. States are [samples, *grid]
+    for one channel and [samples, channels, *grid] for several. A channel whose label is in `transforms` is mapped to scores
+    before that, and its mean and scale are those of the scores.
     """
 
     names: tuple[str, ...]
@@ -26,26 +29,46 @@ class Normalisation:
     scale: np.ndarray
     mask: np.ndarray
     transforms: Mapping[str, Transform] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        return self.mean.shape[1:] if len(self.names) == 1 else self.mean.shape
+        return self.mean.shape[1:] if len(self.mean) == 1 else self.mean.shape
+
+    @cached_property
+    def channels(self) -> dict[str, slice]:
+        """Which channels are those of each variable."""
+        counts = [prod(self.shapes.get(name, ())) for name in self.names]
+        ends = np.cumsum(counts)
+        return {name: slice(int(end - k), int(end)) for name, end, k in zip(self.names, ends, counts, strict=True)}
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """A name for each channel: the variable's, with a number where it has several."""
+        return channel_labels({name: part.stop - part.start for name, part in self.channels.items()})
 
     def state_mask(self) -> Tensor | None:
         """The mask in the shape of a state, [*event], or None if there are data everywhere."""
         return None if bool(self.mask.all()) else torch.from_numpy(self.mask).reshape(self.event_shape)
 
     def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:
-        """Convert physical fields by name, each [samples, lat, lon], to states, float32.
+        """Convert physical fields by name, each [samples, *levels, *grid], to states, float32.
 
         Raises ValueError for absent variables, and for shapes that are not those of the grid.
         """
-        wrong = [name for name in self.names if name not in fields or np.shape(fields[name])[1:] != self.mean.shape[1:]]
+        grid = self.mean.shape[1:]
+        shapes = {name: (*self.shapes.get(name, ()), *grid) for name in self.names}
+        wrong = [name for name in self.names if name not in fields or np.shape(fields[name])[1:] != shapes[name]]
         if wrong or len({len(fields[name]) for name in self.names}) != 1:
             given = {name: np.shape(values) for name, values in fields.items()}
-            needed = ", ".join(self.names)
-            raise ValueError(f"fields {given} do not fit; needed are {needed}, each [samples, *{self.mean.shape[1:]}]")
-        stacked = np.stack([self._scores(name, np.asarray(fields[name], dtype=np.float64)) for name in self.names], axis=1)
+            needed = ", ".join(f"{name} [samples, {', '.join(map(str, shape))}]" for name, shape in shapes.items())
+            raise ValueError(f"fields {given} do not fit; needed are {needed}")
+        count = len(fields[self.names[0]])
+        parts = [np.asarray(fields[name], dtype=np.float64).reshape(count, -1, *grid) for name in self.names]
+        stacked = np.concatenate(parts, axis=1)
+        for k, label in enumerate(self.labels):
+            if label in self.transforms:
+                stacked[:, k] = self.transforms[label].scores(stacked[:, k])
         states = np.where(self.mask, (stacked - self.mean) / self.scale, 0.0)
         return torch.from_numpy(states.astype(np.float32)).reshape(len(states), *self.event_shape)
 
@@ -58,7 +81,7 @@ class Normalisation:
         return scale.expand(len(x), *self.event_shape)
 
     def decode(self, x: Tensor) -> dict[str, np.ndarray]:
-        """Convert states [samples, *event] to physical fields by name, [samples, lat, lon] float32, NaN where masked.
+        """Convert states [samples, *event] to physical fields by name, [samples, *levels, *grid] float32, NaN where masked.
 
         Raises ValueError for states of another shape.
         """
@@ -67,10 +90,16 @@ class Normalisation:
             raise ValueError(f"states have shape {tuple(x.shape)}; accepted is [samples, {accepted}]")
         states = x.detach().cpu().to(torch.float64).numpy().reshape(len(x), *self.mean.shape)
         fields = np.where(self.mask, states * self.scale + self.mean, np.nan)
-        return {name: self._values(name, fields[:, i]).astype(np.float32) for i, name in enumerate(self.names)}
+        for k, label in enumerate(self.labels):
+            if label in self.transforms:
+                fields[:, k] = self.transforms[label].values(fields[:, k])
+        grid = self.mean.shape[1:]
+        return {
+            name: fields[:, part].astype(np.float32).reshape(len(fields), *self.shapes.get(name, ()), *grid)
+            for name, part in self.channels.items()
+        }
 
-    def _scores(self, name: str, values: np.ndarray) -> np.ndarray:
-        return self.transforms[name].scores(values) if name in self.transforms else values
 
-    def _values(self, name: str, scores: np.ndarray) -> np.ndarray:
-        return self.transforms[name].values(scores) if name in self.transforms else scores
+def channel_labels(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Return a name for each channel of variables with so many channels: the variable's, numbered where it has several."""
+    return tuple(name if count == 1 else f"{name}[{k}]" for name, count in counts.items() for k in range(count))

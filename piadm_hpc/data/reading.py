@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,24 @@ import numpy as np
 import xarray as xr
 
 from ..schema.layout import Coordinate, Variable
+from .alignment import Coordinates, channels_of, common, kept_attributes, placed
 from .anomalies import Level, named_anomaly, require_alike
 from .dates import Dates, dates_of
 from .gridded_files import Request, chosen, open_fields, renamed, thinning
-from .grids import DEGREES, aligned, settled
 from .missing import Outliers, equal_to, outliers, outside_valid, where
 from .mistakes import gathered, named, undamaged
 from .units import converted, same_units, units_of
 
 log = logging.getLogger(__name__)
 
-CF_KEYS = ("units", "standard_name", "long_name", "positive", "cell_methods")
-
 
 @dataclass(frozen=True)
 class RawFields:
-    """Fields as they are in the files: `values` [samples, variables, lat, lon] float32, NaN where missing.
+    """Fields as they are in the files: `values` [samples, channels, *grid] float32, NaN where missing.
 
-    `file` [samples] numbers the file each sample came from, `names` are those files' names. `dates` has the date of every
-    sample, in order, or is a text that says why there are none.
+    A variable has a channel for each of its levels. `file` [samples] numbers the file each sample came from, `names` are those
+    files' names. `dates` has the date of every sample, in order, or is a text that says why there are none. `coordinates` are
+    those of the grid, `levels` those of dimensions kept in every sample, and `auxiliary` all others of the fields.
     """
 
     values: np.ndarray
@@ -42,23 +42,32 @@ class RawFields:
     dates: Dates | str
     variables: tuple[Variable, ...]
     coordinates: dict[str, Coordinate]
+    levels: dict[str, Coordinate]
+    auxiliary: dict[str, Coordinate]
+
+    @property
+    def channels(self) -> dict[str, slice]:
+        """Which channels are those of each variable."""
+        return channels_of(self.variables, self.levels)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one file holds: `single` are the values along dimensions of one, `levels` those of the variables."""
+    """What one file holds: `single` are the values along dimensions of one, `sizes` mean and spread of every variable."""
 
     values: np.ndarray
     dates: Dates | str
-    attrs: tuple[dict[str, Any], ...]
-    grid: dict[str, Coordinate]
+    variables: tuple[Variable, ...]
+    grid: Coordinates
     single: dict[str, Any]
-    levels: tuple[Level, ...]
+    sizes: tuple[Level, ...]
     notes: list[str]
 
 
 def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coordinate] | None = None) -> RawFields:
     """The requested variables of all files, on the first file's grid or on `grid`, in order of their dates.
+
+    Among the coordinates of `grid` those of cells have their latitudes and longitudes.
 
     Samples without dates keep the order of the files. Raises ValueError listing everything that does not fit.
     """
@@ -69,9 +78,10 @@ def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coord
         with gathered(mistakes), named(f"{path.name}:"), undamaged(), open_fields(path) as dataset:
             names |= {str(name) for name in (*dataset.variables, *dataset.dims)}
             part = _read(renamed(dataset, request.rename), request, grid, parts[0] if parts else None)
-            for own, first, variable in zip(part.levels, (parts or [part])[0].levels, request.variables, strict=True):
+            for own, first, variable in zip(part.sizes, (parts or [part])[0].sizes, request.variables, strict=True):
                 require_alike(variable, own, first)
             parts.append(part)
+            request = parts[0].grid.wanted_of(request)
             for note in part.notes:
                 log.warning("%s: %s", path.name, note)
     unknown = sorted(set(request.rename) - names) if request.exact else []
@@ -84,19 +94,18 @@ def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coord
         file=np.repeat(np.arange(len(parts)), counts),
         names=tuple(path.name for path in paths),
         dates=_all_dates([part.dates for part in parts], [path.name for path in paths]),
-        variables=tuple(
-            Variable(name, tuple(request.spatial_dims), attrs)
-            for name, attrs in zip(request.variables, parts[0].attrs, strict=True)
-        ),
-        coordinates=parts[0].grid,
+        variables=parts[0].variables,
+        coordinates=parts[0].grid.grid,
+        levels=parts[0].grid.levels,
+        auxiliary=common([part.grid.auxiliary for part in parts]),
     )
     return together if isinstance(together.dates, str) else taken(together, np.argsort(together.dates.key, kind="stable"))
 
 
 def taken(raw: RawFields, which: np.ndarray) -> RawFields:
     """Some of the samples, by index."""
-    dates = raw.dates if isinstance(raw.dates, str) else Dates(raw.dates.key[which], raw.dates.month[which])
-    return RawFields(raw.values[which], raw.file[which], raw.names, dates, raw.variables, raw.coordinates)
+    dates = raw.dates if isinstance(raw.dates, str) else raw.dates.taken(which)
+    return replace(raw, values=raw.values[which], file=raw.file[which], dates=dates)
 
 
 def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] | None, first: _Part | None) -> _Part:
@@ -114,27 +123,27 @@ def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] 
     with gathered(mistakes):
         dates = dates_of(dataset, sample_dims, request.variables[0])
     with gathered(mistakes):
-        fields, mended = settled(dataset, fields, request.spatial_dims)
-        notes += mended
-        wanted = grid if first is None else first.grid
-        if wanted is not None:
-            fields, mended = aligned(fields, wanted, part=first is None)
-            notes += mended
+        fields = placed(dataset, fields, request, grid if first is None else first.grid.places, notes, part=first is None)
     single = {str(dim): fields[dim].values for dim in fields.coords if dim in dataset.dims and fields[dim].ndim == 0}
     if first is not None:
         mistakes += _other_values(single, first.single)
     for k, variable in enumerate(request.variables):
         with gathered(mistakes):
-            given = None if first is None else first.attrs[k].get("units", "")
+            given = None if first is None else first.variables[k].attrs.get("units", "")
             fields = fields.assign({variable: _in_units(fields[variable], request.units.get(variable, given), notes)})
     if mistakes:
         raise ValueError("; ".join(mistakes))
     shape = tuple(fields.sizes[dim] for dim in request.spatial_dims)
-    values = np.stack([fields[variable].values.reshape(-1, *shape) for variable in request.variables], axis=1)
-    attrs = tuple(_cf(fields[variable].attrs) for variable in request.variables)
-    levels = tuple(Level.of(values[:, k], attrs[k]) for k in range(len(attrs)))
+    count = prod(fields.sizes[dim] for dim in sample_dims)
+    parts = [fields[variable].values.reshape(count, -1, *shape) for variable in request.variables]
+    variables = tuple(
+        Variable(name, tuple(str(d) for d in fields[name].dims if d not in sample_dims), kept_attributes(fields[name].attrs))
+        for name in request.variables
+    )
+    sizes = tuple(Level.of(part, variable.attrs) for part, variable in zip(parts, variables, strict=True))
     notes += [] if isinstance(dates, str) else dates.notes
-    return _Part(values, dates, attrs, {dim: _coordinate(fields, dim) for dim in request.spatial_dims}, single, levels, notes)
+    coordinates = Coordinates.of(dataset, fields, request)
+    return _Part(np.concatenate(parts, axis=1), dates, variables, coordinates, single, sizes, notes)
 
 
 def _present(array: xr.DataArray, request: Request, notes: list[str]) -> np.ndarray:
@@ -210,21 +219,8 @@ def _all_dates(dates: Sequence[Dates | str], names: Sequence[str]) -> Dates | st
     """The dates of all files, or why they cannot be put in order."""
     found = [date for date in dates if not isinstance(date, str)]
     if len(found) == len(dates):
-        return Dates(np.concatenate([d.key for d in found]), np.concatenate([d.month for d in found]))
+        return Dates.joined(found)
     reasons = [f"{name}: {date}" for name, date in zip(names, dates, strict=True) if isinstance(date, str)]
     if found or any(" since " in reason for reason in reasons):
         log.warning("samples are taken in the order of the files, since not all have dates: %s", "; ".join(reasons))
     return "; ".join(reasons)
-
-
-def _coordinate(dataset: xr.Dataset, dim: str) -> Coordinate:
-    if dim not in dataset.coords:
-        return Coordinate((dim,), np.arange(dataset.sizes[dim], dtype=np.float64), {"long_name": f"index along {dim}"})
-    attrs = _cf(dataset[dim].attrs)
-    standard = {units: kind for kind, units in DEGREES.items()}.get(attrs.get("units", ""))
-    return Coordinate((dim,), dataset[dim].values.astype(np.float64), attrs | ({"standard_name": standard} if standard else {}))
-
-
-def _cf(attrs: Mapping[Any, Any]) -> dict[str, Any]:
-    """The attributes that still hold for generated fields."""
-    return {key: str(attrs[key]) for key in CF_KEYS if key in attrs}

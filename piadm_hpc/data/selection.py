@@ -1,4 +1,4 @@
-"""One value along a dimension that is neither of samples nor of space: a level, a member, a date."""
+"""One value, or some, along a dimension that is neither of samples nor of space: levels, members, dates."""
 
 from __future__ import annotations
 
@@ -29,11 +29,33 @@ def selected(dataset: xr.Dataset, select: Mapping[str, Choice], sample_dims: Seq
     return dataset.isel(places), mistakes
 
 
+def levelled(
+    dataset: xr.Dataset, levels: Mapping[str, Sequence[Choice]], sample_dims: Sequence[str]
+) -> tuple[xr.Dataset, list[str]]:
+    """The dataset with the given values, in their order, of every dimension in `levels` (all of them where none is given).
+
+    Dimensions without coordinates are numbered. Also returns one line for each dimension that lacks a value.
+    """
+    mistakes = []
+    for dim, wanted in levels.items():
+        if dim in dataset.dims and dim not in dataset.coords:
+            dataset = dataset.assign_coords({dim: (dim, np.arange(dataset.sizes[dim]), {"long_name": f"index along {dim}"})})
+        try:
+            everything = dataset[dim].values if dim in dataset.dims else ()
+            places = [_place(dataset, dim, value, sample_dims) for value in wanted or np.asarray(everything).tolist()[:1]]
+            if len(set(places)) < len(places):
+                raise ValueError(f"{dim} is asked for the same value twice; give each once")
+            dataset = dataset.isel({dim: places}) if wanted else dataset
+        except ValueError as error:
+            mistakes.append(f"levels: {error}")
+    return dataset, mistakes
+
+
 def _place(dataset: xr.Dataset, dim: str, wanted: Choice, sample_dims: Sequence[str]) -> int:
     if dim not in dataset.dims:
         raise ValueError(f"no dimension {dim!r}; {nearest_names(dim, [str(d) for d in dataset.dims])}")
     if dim in sample_dims:
-        raise ValueError(f"{dim!r} counts samples; leave it out of select, or out of sample_dims")
+        raise ValueError(f"{dim!r} counts samples; leave it out of here, or out of sample_dims")
     if dim not in dataset.coords:
         raise ValueError(f"{dim!r} has no coordinate values to choose from")
     coordinate = dataset[dim]

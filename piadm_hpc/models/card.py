@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,7 @@ def save_model(
     normalisation: Normalisation,
     coordinates: Mapping[str, Coordinate],
     network: nn.Module | None = None,
+    further: Mapping[str, Coordinate] | None = None,
     extra: Mapping[str, Coordinate] | None = None,
     statistics: Mapping[str, Coordinate] | None = None,
     more: Callable[[Path], None] | None = None,
@@ -58,14 +61,16 @@ def save_model(
 ) -> Path:
     """Write a model folder as a whole, replacing an older one, and return it; the card's checksums are filled in.
 
-    `extra` arrays are stored in reference.h5 too, `statistics` of the data in a file of their own. `more` is called with the
+    `coordinates` are those of the grid; `further` ones, and `extra` arrays, are stored in reference.h5 too, `statistics` of the
+    data in a file of their own. `more` is called with the
     folder and may add files. Weights are rounded to the precision `stored`.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     grid = tuple(coordinates)
-    arrays = dict(coordinates) | _normalisation_arrays(normalisation, grid) | pack_reference(reference, grid) | dict(extra or {})
+    arrays = dict(coordinates) | dict(further or {}) | _normalisation_arrays(normalisation, grid)
+    arrays |= pack_reference(reference, grid) | dict(extra or {})
     write_arrays(partial / REFERENCE, arrays, {"title": card.title or card.name})
     if statistics:
         write_arrays(partial / STATISTICS, statistics, {"title": f"statistics of the data behind {card.name}"})
@@ -106,9 +111,8 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     topology = None if card.molecule is None else Topology.from_json((path / TOPOLOGY).read_text(encoding="utf-8"))
     kind, network = denoiser_kind(process), None
     if card.network is not None:
-        network = with_weights(path / WEIGHTS, _network(card, coordinates, normalisation, topology, kind, conditioning)).to(
-            device
-        )
+        made = _network(card, coordinates, normalisation, topology, kind, conditioning)
+        network = with_weights(path / WEIGHTS, made).to(device)
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
@@ -123,7 +127,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
         reference=with_response(reference, path / RESPONSE),
         mask=None if mask is None else mask.flatten(),
         constraint=constraint,
-        layout=Layout(variables, coordinates) if topology is None else conformer_layout(topology),
+        layout=Layout(variables, coordinates, leading=card.leading) if topology is None else conformer_layout(topology),
         normalisation=normalisation,
         horizon=card.process.horizon,
         delta=card.process.delta,
@@ -171,22 +175,23 @@ def verify_files(path: Path, card: Card) -> None:
 
 def _grid(path: Path, card: Card, arrays: Mapping[str, Coordinate]) -> tuple[dict[str, Coordinate], Normalisation]:
     """Return coordinates and normalisation; ValueError for arrays that are missing or of another size."""
-    dims = card.variables[0].dims
-    absent = [name for name in (*dims, "mean_field", "scale_field", "mask") if name not in arrays]
+    names = card.coordinate_names
+    absent = [name for name in (*names, "mean_field", "scale_field", "mask") if name not in arrays]
     if absent:
         raise ValueError(f"{path}: lacks {', '.join(absent)}")
-    coordinates = {dim: arrays[dim] for dim in dims}
-    shape = (len(card.variables), *(len(c.values) for c in coordinates.values()))
+    coordinates = {name: arrays[name] for name in names}
+    layout = Layout(tuple(_variable(v) for v in card.variables), coordinates, leading=card.leading)
+    shapes = {v.name: layout.channels(v) for v in layout.variables}
+    count = sum(math.prod(shape) for shape in shapes.values())
+    shape = (count, *(len(coordinates[dim].values) for dim in card.grid))
     fields = {name: arrays[name].values for name in ("mean_field", "scale_field", "mask")}
     wrong = [f"{name} is {v.shape}, not {shape}" for name, v in fields.items() if v.shape != shape]
     wrong += [f"{name} has values that are not finite" for name, v in fields.items() if not np.isfinite(v).all()]
     if wrong:
         raise ValueError(f"{path}: {'; '.join(wrong)}")
-    names = tuple(v.name for v in card.variables)
-    found = {name: unpack_transform(name, arrays) for name in names}
-    transforms = {name: transform for name, transform in found.items() if transform is not None}
-    mask = fields["mask"].astype(bool)
-    return coordinates, Normalisation(names, fields["mean_field"], fields["scale_field"], mask, transforms)
+    found = Normalisation(tuple(shapes), fields["mean_field"], fields["scale_field"], fields["mask"].astype(bool), shapes=shapes)
+    transforms = {label: unpack_transform(label, arrays) for label in found.labels}
+    return coordinates, replace(found, transforms={label: one for label, one in transforms.items() if one is not None})
 
 
 def _network(
@@ -203,8 +208,8 @@ def _network(
         return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
     if not isinstance(card.network, NetworkConfig):
         raise ValueError(f"{CARD}: a network of atoms needs a section `molecule`")
-    lat, lon = coordinates.values()
-    count = len(card.variables)
+    lat, lon = (coordinates[dim] for dim in card.grid)
+    count = len(normalisation.mean)
     sizes = kind.inputs * count, kind.outputs * count
     given = None if conditioning is None else (conditioning.num_maps, conditioning.num_numbers)
     return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network, given)

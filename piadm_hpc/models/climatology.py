@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..data.alignment import channels_of
 from ..data.anomalies import absolute_names
+from ..schema.layout import STEP, Coordinate, Variable
 from ..store.arrays import read_arrays
 from .card import REFERENCE, joint_digest, verify_files
 from .foreign import ADAPTER
@@ -22,7 +24,7 @@ CLIMATOLOGY, NAMES = "climatology", "absolute_names"
 
 @dataclass(frozen=True)
 class Climatology:
-    """Mean fields by variable in physical units, of each calendar month [12, lat, lon] or over time [1, lat, lon].
+    """Mean fields by variable in physical units, of each calendar month [12, *levels, *grid] or over time [1, *levels, *grid].
 
     `names` holds the standard_name and long_name of the absolute field of every variable, as far as they are known.
     """
@@ -38,7 +40,7 @@ class Climatology:
     @property
     def months(self) -> list[int]:
         """The calendar months, 1 to 12, of which there were training data."""
-        known = [~np.isnan(fields).all(axis=(1, 2)) for fields in self.fields.values()]
+        known = [~np.isnan(fields.reshape(len(fields), -1)).all(1) for fields in self.fields.values()]
         return [int(month) + 1 for month in np.flatnonzero(np.all(known, axis=0))]
 
 
@@ -61,12 +63,21 @@ def climatology_of(folder: Path, sha256: str | None = None) -> Climatology | Non
     if CLIMATOLOGY not in arrays:
         raise ValueError(f"{folder} is a model of anomalies and keeps no climatology; add it to the samples yourself")
     stored = arrays[CLIMATOLOGY]
-    grid = (len(arrays[dim].values) for dim in card.variables[0].dims)
-    shape = (12 if card.anomaly == "monthly" else 1, len(card.variables), *grid)
-    if stored.values.shape != shape:
-        raise ValueError(f"{folder / REFERENCE}: {CLIMATOLOGY} is {stored.values.shape}, not {shape}")
-    fields = {variable.name: stored.values[:, k].astype(np.float64) for k, variable in enumerate(card.variables)}
+    levels = {dim: arrays[dim] for dim in card.leading if dim != STEP}
+    variables = tuple(Variable(v.name, tuple(dim for dim in v.dims if dim != STEP)) for v in card.variables)
+    channels = channels_of(variables, levels)
+    shape = (12 if card.anomaly == "monthly" else 1, *_sizes(arrays, card.grid))
+    if (stored.values.shape[0], *stored.values.shape[2:]) != shape or stored.values.shape[1] != list(channels.values())[-1].stop:
+        raise ValueError(f"{folder / REFERENCE}: {CLIMATOLOGY} is {stored.values.shape}, which does not fit the grid {shape[1:]}")
+    fields = {
+        v.name: stored.values[:, channels[v.name]].astype(np.float64).reshape(shape[0], *_sizes(arrays, v.dims))
+        for v in variables
+    }
     return Climatology(fields, _names(card, stored.attrs))
+
+
+def _sizes(arrays: Mapping[str, Coordinate], dims: Sequence[str]) -> tuple[int, ...]:
+    return tuple(len(arrays[dim].values) for dim in dims)
 
 
 def _names(card: Card, stored: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -23,8 +23,8 @@ Tree = dict[str, Tensor]
 class Conditioning:
     """Encodes a model's inputs as {"maps": [n, k + v, lat, lon], "numbers": [n, q + 1]}, float32.
 
-    The last v maps are the mean of the v variables' states given the inputs, by `regression`; the last number is one, and all
-    are zero where no condition is given. States of a conditional model are what that mean leaves, and nothing but `encode`
+    The last v maps are the mean of the v channels of the states given the inputs, by `regression`; the last number is one, and
+    all are zero where no condition is given. States of a conditional model are what that mean leaves, and nothing but `encode`
     and `mean` knows it.
     """
 
@@ -35,7 +35,7 @@ class Conditioning:
     @property
     def num_maps(self) -> int:
         """Number of maps, with those of the mean."""
-        return sum(given.kind in MAPS for given in self.inputs) + len(self.normalisation.names)
+        return sum(given.kind in MAPS for given in self.inputs) + len(self.normalisation.mean)
 
     @property
     def num_numbers(self) -> int:
@@ -52,7 +52,7 @@ class Conditioning:
     def mean(self, condition: Condition) -> Tensor:
         """Return the mean states [n, *event] that an encoded condition holds."""
         assert isinstance(condition, Mapping) and isinstance(condition["maps"], Tensor)
-        maps = condition["maps"][:, -len(self.normalisation.names) :]
+        maps = condition["maps"][:, -len(self.normalisation.mean) :]
         return maps.reshape(len(maps), *self.normalisation.event_shape)
 
     @cached_property
@@ -76,7 +76,7 @@ def encoded(
     for given in inputs:
         array = np.asarray(values[given.name], dtype=np.float64)
         if given.kind == "lag":
-            at = normalisation.names.index(given.variable)
+            at = normalisation.channels[given.variable].start
             standard = (array - normalisation.mean[at]) / normalisation.scale[at]
             maps.append(np.where(normalisation.mask[at], standard, 0.0))
         elif given.kind == "map":

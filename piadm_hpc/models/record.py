@@ -33,11 +33,12 @@ class VariableCard(_Record):
     """A generated variable and its CF attributes."""
 
     name: str
-    dims: tuple[str, str]
+    dims: tuple[str, ...]
     units: str = "1"
     long_name: str | None = None
     standard_name: str | None = None
     cell_methods: str | None = None
+    grid_mapping: str | None = None
 
 
 class ReferenceCard(_Record):
@@ -106,6 +107,7 @@ class DataCard(_Record):
     validation: int = 0
     test: int = 0
     excluded: int = 0
+    calendar: str = ""
 
 
 class TrainingCard(_Record):
@@ -122,7 +124,9 @@ class TrainingCard(_Record):
 class Card(_Record):
     """Everything about a model that is not an array.
 
-    `scores` are denoising errors measured after training; `samples` are scores of a run, written by `piadm report --card`.
+    Dimensions in `leading`, levels and steps, precede those of the grid in the variables that have them. `auxiliary` names
+    further coordinates of the samples, which are in reference.h5 too. `scores` are denoising errors measured after training;
+    `samples` are scores of a run, written by `piadm report --card`.
     """
 
     format: int
@@ -136,6 +140,8 @@ class Card(_Record):
     wrap: bool = True
     process: ProcessCard
     variables: tuple[VariableCard, ...] = Field(min_length=1)
+    leading: tuple[str, ...] = ()
+    auxiliary: tuple[str, ...] = ()
     reference: ReferenceCard
     molecule: MoleculeCard | None = None
     condition: ConditionCard | None = None
@@ -146,6 +152,16 @@ class Card(_Record):
     scores: dict[str, ScoreCard] = {}
     samples: dict[str, Any] = {}
     sha256: dict[str, str]
+
+    @property
+    def grid(self) -> tuple[str, ...]:
+        """The dimensions of the grid: rows and columns, or cells alone."""
+        return tuple(dim for dim in self.variables[0].dims if dim not in self.leading)
+
+    @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """The arrays in reference.h5 that are coordinates of the samples."""
+        return (*self.grid, *self.leading, *self.auxiliary)
 
 
 def write_card(path: Path, card: Card) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from ..data.matching import Target, read_like
-from ..schema.layout import Layout
+from ..data.sequences import first_times
+from ..schema.layout import STEP, Layout
 from ..store.arrays import read_arrays
 from ..store.conventions import DIALECTS
 from .adapter_layout import read_grid
@@ -32,28 +34,37 @@ def target_of(folder: Path, card: Mapping[str, Any], layout: Layout) -> Target:
     """
     if layout.topology is not None:
         raise ValueError("the model makes conformers, and fields on a grid are asked for; use `piadm verify --against`")
-    dims = layout.variables[0].dims
-    if len(dims) != 2:
+    dims, trained = layout.grid, bool(card.get("leading"))
+    if len(dims) != 2 and not layout.on_cells:
         raise ValueError(f"the model's fields have dimensions {', '.join(dims)}; only fields over two can be read from files")
-    shape = (len(layout.variables), *(len(layout.coordinates[dim].values) for dim in dims))
+    levels = {dim: layout.coordinates[dim] for dim in layout.leading if dim != STEP}
+    variables = tuple(replace(v, dims=tuple(dim for dim in v.dims if dim != STEP)) for v in layout.variables)
+    rows = first_times(layout) if trained else np.arange(len(variables))
+    shape = (len(rows), *(len(layout.coordinates[dim].values) for dim in dims))
     arrays = read_arrays(folder / "reference.h5")[0] if (folder / "reference.h5").is_file() else {}
     recipe: Mapping[str, Any] = card.get("training", {}).get("config", {}).get("data", {})
-    mask = arrays["mask"].values.astype(bool) if "mask" in arrays else np.ones(shape, dtype=bool)
+    mask = arrays["mask"].values.astype(bool)[rows] if "mask" in arrays else np.ones(shape, dtype=bool)
     if (folder / ADAPTER).is_file() and (data_mask := read_grid(read_adapter(folder), folder)[1]) is not None:
         mask = mask & data_mask
     anomaly = card.get("anomaly", "none") != "none"
 
     def masked(name: str) -> np.ndarray | None:
-        return np.where(mask, arrays[name].values.astype(np.float64), np.nan) if name in arrays else None
+        if name not in arrays:
+            return None
+        values = arrays[name].values.astype(np.float64)
+        return np.where(mask, values if name == "climatology" else values[rows], np.nan)
 
     # statistics of scores say nothing about values
     scores = any(name.startswith("transform_") for name in arrays)
     scale = None if scores else masked("scale_field")
     return Target(
-        variables=layout.variables,
+        variables=variables,
         grid={dim: layout.coordinates[dim] for dim in dims},
+        levels=levels,
+        cells={name: c for name, c in layout.coordinates.items() if layout.on_cells and c.dims == dims and name not in dims},
+        sequence=len(layout.coordinates[STEP].values) if STEP in layout.leading else 1,
         mask=mask,
-        spread=np.full(shape[0], np.inf) if scale is None else np.sqrt(np.nanmean(scale**2, axis=(1, 2))),
+        spread=np.full(shape[0], np.inf) if scale is None else np.sqrt(np.nanmean(scale.reshape(shape[0], -1) ** 2, axis=1)),
         anomaly=anomaly,
         mean=None if anomaly or scores else masked("mean_field"),
         removed=masked("climatology") if anomaly else None,
@@ -68,7 +79,7 @@ def states_like(folder: Path, model: Model, file: str | Path) -> Tensor:
     Raises ValueError naming the file for fields that cannot be made like the model's.
     """
     try:
-        found = read_like(file, target_of(folder, model.card, model.layout))
+        found = read_like(file, target_of(folder, model.card, model.layout), sequences=True)
         if found.gaps:
             raise ValueError(f"{Path(file).name}: {found.gaps} points of the model have no data")
     except ValueError as error:

@@ -28,23 +28,25 @@ def variables_of(folder: str | Path) -> tuple[VariableCard, ...]:
 
 
 def described(folder: str | Path) -> tuple[dict[str, Any], Layout]:
-    """Return the card of a model as a dictionary, and the layout of its fields over two dimensions; nothing is loaded."""
+    """Return the card of a model as a dictionary, and the layout of its fields on a grid; nothing is loaded."""
     path = find_model(folder)
     variables = tuple(Variable(v.name, v.dims, {"units": v.units}) for v in variables_of(path))
     if (path / ADAPTER).is_file():
         config = read_adapter(path)
         return config.model_dump(mode="json"), Layout(variables, read_grid(config, path)[0])
     arrays, _ = read_arrays(path / REFERENCE)
-    return read_card(path / CARD).model_dump(mode="json"), Layout(variables, {dim: arrays[dim] for dim in variables[0].dims})
+    card = read_card(path / CARD)
+    coordinates = {name: arrays[name] for name in card.coordinate_names}
+    return card.model_dump(mode="json"), Layout(variables, coordinates, leading=card.leading)
 
 
 def field_variables(layout: Layout) -> tuple[VariableCard, ...]:
-    """Return the variables of a layout that are fields over two dimensions, with the attributes that a card keeps."""
+    """Return the variables of a layout that are fields on rows and columns or on cells, with the attributes that a card keeps."""
     kept = VariableCard.model_fields
     return tuple(
         VariableCard.model_validate(
             {key: value for key, value in v.attrs.items() if key in kept} | {"name": v.name, "dims": v.dims}
         )
         for v in layout.variables
-        if len(v.dims) == 2 and "atom" not in v.dims
+        if (len([dim for dim in v.dims if dim not in layout.leading]) == 2 or layout.on_cells) and "atom" not in v.dims
     )

@@ -15,12 +15,13 @@ import torch
 
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
+from ..data.alignment import channels_of
 from ..data.condition_files import GivenConditions, digest_of, read_conditions
 from ..models.card import REFERENCE, Model
 from ..models.record import Card, read_card
 from ..models.registry import CARD, find_model
 from ..schema.conditions import Condition, matched, rows_of
-from ..schema.layout import Coordinate, Layout
+from ..schema.layout import Coordinate, Layout, Variable
 from ..store.arrays import read_arrays
 
 SAMPLE_DIM = "sample"  # of a run of several conditions, whose samples are members times conditions
@@ -48,7 +49,7 @@ def given_conditions(config: RunConfig) -> GivenConditions:
         if card is None or card.condition is None:
             raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
         arrays, _ = read_arrays(folder / REFERENCE)
-        grid = {dim: arrays[dim] for dim in card.variables[0].dims}
+        grid = {dim: arrays[dim] for dim in card.grid}
         mask = np.asarray(arrays["mask"].values.astype(bool).any(0))
         path = Path(str(config.condition.file))
         digest_of(path)
@@ -126,8 +127,10 @@ def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> dict[str, tuple[flo
     """Mean and spread of the model's variables in physical units."""
     mask, mean, scale = (arrays[name].values for name in ("mask", "mean_field", "scale_field"))
     levels = {}
-    for k, variable in enumerate(card.variables):
+    for name, k in channels_of(
+        tuple(Variable(v.name, v.dims) for v in card.variables), {d: arrays[d] for d in card.leading}
+    ).items():
         here = mask[k].astype(bool)
         spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
-        levels[variable.name] = (float(mean[k][here].mean()), spread)
+        levels[name] = (float(mean[k][here].mean()), spread)
     return levels

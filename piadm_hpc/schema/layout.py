@@ -9,6 +9,9 @@ import numpy as np
 
 from .topology import Topology
 
+STEP = "step"
+"""The dimension of the times of a sequence."""
+
 
 @dataclass(frozen=True)
 class Coordinate:
@@ -32,7 +35,8 @@ class Variable:
 class Layout:
     """How samples are written as named arrays: sample dimension, variables and coordinates.
 
-    Every dimension of every variable must have a coordinate of that name. With a `topology` the samples are conformers:
+    Every dimension of every variable must have a coordinate of that name. Dimensions in `leading`, levels and steps of a
+    sequence, precede those of the grid in the variables that have them. With a `topology` the samples are conformers:
     one variable, `coordinates`, in nanometres over atoms and x, y, z.
     """
 
@@ -40,10 +44,25 @@ class Layout:
     coordinates: dict[str, Coordinate]
     sample_dim: str = "realization"
     topology: Topology | None = None
+    leading: tuple[str, ...] = ()
 
     def shape(self, variable: Variable) -> tuple[int, ...]:
         """The sizes of a variable's dimensions, without the sample dimension."""
         return tuple(len(self.coordinates[dim].values) for dim in variable.dims)
+
+    @property
+    def grid(self) -> tuple[str, ...]:
+        """The dimensions of the grid: rows and columns, or cells alone."""
+        return tuple(dim for dim in self.variables[0].dims if dim not in self.leading)
+
+    @property
+    def on_cells(self) -> bool:
+        """Whether the grid is one of cells, which have coordinates of their own that say where they lie."""
+        return len(self.grid) == 1 and any(c.dims == self.grid and name not in self.grid for name, c in self.coordinates.items())
+
+    def channels(self, variable: Variable) -> tuple[int, ...]:
+        """The sizes of a variable's leading dimensions."""
+        return tuple(len(self.coordinates[dim].values) for dim in variable.dims if dim in self.leading)
 
 
 def conformer_layout(topology: Topology) -> Layout:

@@ -113,7 +113,10 @@ def finish_variable(file: h5py.File, layout: Layout, variable: Variable, dataset
     set_attributes(dataset, variable.attrs)
     dataset.attrs["_FillValue"] = np.float32(np.nan)
     dataset.attrs["num_missing"] = np.int64(num_missing)
-    extra = [name for name, c in layout.coordinates.items() if c.dims != (name,) and set(c.dims) <= set(variable.dims)]
+    further = {
+        name: c for name, c in layout.coordinates.items() if c.dims != (name,) and name != variable.attrs.get("grid_mapping")
+    }
+    extra = [name for name, c in further.items() if set(c.dims) <= set(variable.dims)]
     if extra and "coordinates" not in variable.attrs:
         dataset.attrs["coordinates"] = " ".join(extra)
     attach(file, dataset, (layout.sample_dim, *variable.dims))

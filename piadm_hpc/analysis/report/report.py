@@ -18,6 +18,7 @@ from ...config.validation import build, read
 from ...models.card import Model, load_model, note_samples
 from ...models.registry import find_model
 from ...run.resolve import ResolvedRun, resolve
+from ...schema.layout import STEP
 from ...store.reading import open_run
 from ...store.settings import RUN_FILE
 from ..comparison import Comparison, as_record, compare, has_statistics
@@ -220,13 +221,16 @@ def _figures(
 def _picture(dataset: xr.Dataset, config: RunConfig, model: Model, plane: Plane, compared: Comparison | None) -> Picture:
     fields = plane.samples(dataset) if compared is None else compared.fields
     names = dataset[str(dataset.attrs["sample_dim"])].values
+    ids = [str(int(name)) for name in names]
+    if STEP in dataset[plane.variable].dims:
+        ids = [f"{name}, step {step}" for name in ids for step in range(1, dataset.sizes[STEP] + 1)]
     return Picture(
         title=f"{counted(len(names), 'sample')} of {model.name}: {plane.title}",
         name=plane.name,
         attrs=plane.attrs,
         grid=plane.grid,
         fields=fields,
-        names=[int(names[k]) for k in evenly_spaced(len(names), len(fields))],
+        names=[ids[k] for k in evenly_spaced(len(ids), len(fields))],
         power=None if compared is None else compared.samples.power,
         reference=None if compared is None else compared.reference,
         sweeps=(dataset["sweeps"] + dataset["sequential_steps"]).values,

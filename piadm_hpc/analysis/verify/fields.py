@@ -52,7 +52,7 @@ def sections_of(
     for plane in planes:
         fields = plane.samples(samples).astype(np.float64)
         one = by_name.get(plane.name)
-        reference = None if real is None else plane.of(real[plane.variable]).astype(np.float64)
+        reference = None if real is None else real[plane.name].astype(np.float64)
         data = _map_data(plane, fields, one, reference)
         drawn[plane.name] = fields, data.examples
         table: dict[str, Any] = {}
@@ -64,9 +64,9 @@ def sections_of(
             sections.append(_extremes(plane, fields, reference, table))
             sections.append(_patterns(plane.name, fields, reference, plane.grid.weights, table))
         if truth is not None:
-            sections.append(_against_truth(data, plane.of(truth[plane.variable]), table))
+            sections.append(_against_truth(data, truth[plane.name], table))
         if training is not None:
-            sections.append(_nearest(plane, fields, plane.of(training[plane.variable]), reference, table))
+            sections.append(_nearest(plane, fields, training[plane.name], reference, table))
         record.setdefault(plane.name, {}).update(table)
     return [*sections, *correlation_section(planes, drawn, record)], record
 

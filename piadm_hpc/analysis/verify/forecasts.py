@@ -28,7 +28,7 @@ def sections_of(folder: Path, planes: Sequence[Plane], model: Path, truth: str) 
     sections, record = [], {}
     with open_run(folder) as forecasts:
         for plane in planes:
-            values = plane.of(real[plane.variable])
+            values = real[plane.name]
             if len(values) != len(times):
                 raise ValueError(
                     f"--truth {truth}: of its {len(times)} fields {len(values)} can be used; give one file of fields without gaps"

@@ -23,6 +23,7 @@ from ..report.report import MOST_MAPS, run_model, stored_config
 from ..report.tables import table
 from ..weights.weighing import stored_weights
 from .conformers import load_conformers
+from .coupling import coupling_sections
 from .fields import sections_of as field_sections
 from .forecasts import sections_of as forecast_sections
 from .molecules import sections_of as conformer_sections
@@ -116,6 +117,8 @@ def _fields(
     files = (against, None if forecasts else truth, training)
     read = [None if name is None else fields_like(model, name).fields for name in files]
     sections, record = field_sections(dataset, planes, compared, *read)
+    coupled, numbers = coupling_sections(dataset, model, against)
+    sections, record = [*sections, *coupled], record | numbers
     if forecasts and truth is not None:
         more, record["forecasts"] = forecast_sections(folder, planes, model, truth)
         sections = [*more, *sections]

@@ -76,7 +76,7 @@ def _card(name: str, config: InputConfig, given: InputValues, data: GriddedData)
     mean, scale = (float(np.nanmean(train)), float(np.nanstd(train))) if scaled else (0.0, 1.0)
     if not scale > 0:
         raise ValueError(f"condition.inputs.{name}: it does not vary between the training samples; leave it out")
-    dims = tuple(data.coordinates) if train.ndim == 3 else ()
+    dims = tuple(data.coordinates) if train.ndim > 1 else ()
     return InputCard(
         name=name, kind=given.kind, variable=given.variable, units=given.units, dims=dims, lag=given.lag,
         classes=given.classes, mean=mean, scale=scale,
@@ -99,8 +99,10 @@ def _taken(data: GriddedData, which: dict[str, np.ndarray]) -> GriddedData:
 
 
 def _stamps(when: Stamps, which: np.ndarray) -> Stamps:
-    key, month = (None if values is None else values[which] for values in (when.key, when.month))
-    return Stamps(key, month, when.file[which])
+    key, month, day, series = (
+        None if values is None else values[which] for values in (when.key, when.month, when.day, when.series)
+    )
+    return Stamps(key, month, when.file[which], day, series)
 
 
 def _single(regression: Regression) -> Regression:

@@ -61,7 +61,8 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     data = read_fields(config.data, root)
     mask = data.normalisation.state_mask()
     given = None if config.condition is None else condition_on(config.condition, config.data, data, root)
-    states, places = data if given is None else given.states, places_of(data.coordinates, {}, wrap=data.wrap)
+    require_suitable(config, data)
+    states, places = data if given is None else given.states, places_of(data.coordinates, data.auxiliary, wrap=data.wrap)
     reference = fit_reference(states.train, states.validation, config.reference, mask=mask, places=places, **angles_of(data))
     counts = f"{len(states.train)} training, {len(states.validation)} validation, {len(states.test)} test states"
     report(f"{counts}; {states.excluded} left out" + ("" if given is None else f"; {given.words}"))
@@ -80,6 +81,22 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
         checkpoints = output.with_name(f".{output.name}.training")
         state = fit_network(denoiser, states, config, checkpoints, report, stop, afterwards=afterwards)
     return publish(output, config, states, denoiser, state, given)
+
+
+def require_suitable(config: TrainConfig, data: GriddedData) -> None:
+    """Raise ValueError, listing everything, for a network or a basis that does not suit the data's grid and channels."""
+    mistakes, cells, channels = [], len(data.coordinates) == 1, len(data.normalisation.mean)
+    if cells and config.network != "none":
+        mistakes.append(
+            f"the network is one of rows and columns, and the fields lie on cells ({next(iter(data.coordinates))}); give "
+            'network = "none", which fits the Gaussian alone, or regrid the files first'
+        )
+    single = ("spherical", "fourier", "harmonic_eof")
+    if config.reference.basis in single and (cells or channels > 1):
+        what = "cells" if cells else f"{channels} channels, one for each level and step"
+        mistakes.append(f"basis {config.reference.basis!r} takes one field on rows and columns, not {what}; use 'smooth'")
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
 
 
 def angles_of(data: GriddedData) -> dict[str, list[float]]:
@@ -104,9 +121,9 @@ def make_network(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        variables = len(data.variables)
+        channels = len(data.normalisation.mean)
         lat, lon = data.coordinates.values()
-        inputs, outputs = kind.inputs * variables, kind.outputs * variables
+        inputs, outputs = kind.inputs * channels, kind.outputs * channels
         return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config, given)
 
 

@@ -27,6 +27,7 @@ from ..record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCar
 from .checkpoint import TrainingState
 from .conditioned import Conditioned
 from .evaluation import DenoisingTable, denoising_table, even_levels
+from .names import storable
 from .statistics import data_statistics
 
 AnyConfig = TrainConfig | ConformerTrainConfig
@@ -60,6 +61,7 @@ def publish(
     given: Conditioned | None = None,
 ) -> Path:
     """Score the denoiser on held-out states, write the model folder and return it."""
+    further = data.leading | storable(data)
     card = make_card(
         config,
         data,
@@ -69,13 +71,16 @@ def publish(
         normalisation="state = (field - mean_field) / scale_field, zero where mask is zero",
         anomaly=config.data.anomaly,
         wrap=data.wrap,
-        variables=tuple(_variable_card(v) for v in data.variables),
+        variables=tuple(_variable_card(v, further) for v in data.variables),
+        leading=tuple(data.leading),
+        auxiliary=tuple(name for name in further if name not in data.leading),
         condition=None if given is None else given.card,
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates), data.absolute_names)
     extra |= {} if given is None else pack_regression(given.conditioning.regression, tuple(data.coordinates))
     statistics = data_statistics(data if given is None else given.original)
-    return save_model(folder, card, denoiser.reference, data.normalisation, data.coordinates, denoiser.network, extra, statistics)
+    arrays = denoiser.reference, data.normalisation, data.coordinates, denoiser.network
+    return save_model(folder, card, *arrays, further, extra, statistics)
 
 
 def make_card(
@@ -99,6 +104,7 @@ def make_card(
             validation=len(data.validation),
             test=len(data.test),
             excluded=excluded,
+            calendar=getattr(data, "calendar", ""),
         ),
         sampling=config.sampling,
         training=training_card(config, denoiser.network, state),
@@ -138,10 +144,10 @@ def _at(process: Process, theta: float) -> float:
     return float(process.time(torch.tensor(theta, dtype=torch.float64)))
 
 
-def _variable_card(variable: Variable) -> VariableCard:
-    lat, lon = variable.dims
+def _variable_card(variable: Variable, further: Mapping[str, Coordinate]) -> VariableCard:
     known = {k: v for k, v in variable.attrs.items() if k in ("units", "long_name", "standard_name", "cell_methods")}
-    return VariableCard(name=variable.name, dims=(lat, lon), **known)
+    mapping = variable.attrs.get("grid_mapping")
+    return VariableCard(name=variable.name, dims=variable.dims, grid_mapping=mapping if mapping in further else None, **known)
 
 
 def training_card(config: AnyConfig, network: nn.Module | None, state: TrainingState | None) -> TrainingCard:
@@ -191,4 +197,4 @@ def _climatology(removed: np.ndarray, grid: tuple[str, ...], names: Mapping[str,
     """The mean [1 or 12, variables, lat, lon] that anomalies are deviations from, with the names of the absolute fields."""
     what, dim = ("mean of each calendar month", "month") if len(removed) == 12 else ("mean over time", "all_times")
     attrs = {"long_name": f"{what}, removed from the fields and not added back", NAMES: json.dumps(names)}
-    return {CLIMATOLOGY: Coordinate((dim, "variable", *grid), removed, attrs)}
+    return {CLIMATOLOGY: Coordinate((dim, "channel_of_a_time", *grid), removed, attrs)}

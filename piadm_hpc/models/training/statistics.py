@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from scipy.fft import dctn
 
 from ...data.gridded import GriddedData
-from ...data.grids import kind_of, row_areas, why_not_global
-from ...schema.layout import Coordinate
+from ...data.grids import geographic, row_shares, why_not_global
+from ...schema.layout import STEP, Coordinate
 
 
 def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -40,31 +43,45 @@ def cosine_power(fields: np.ndarray) -> np.ndarray:
     return found
 
 
+def channel_correlations(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Mean over area of the correlations between the channels of fields [n, channels, rows, columns], [channels, channels].
+
+    Rows count by `area`, and points that are missing in any channel not at all.
+    """
+    apart = fields - fields.mean(0)
+    spread = apart.std(0)
+    weight = np.where((spread > 0).all(0), area[:, None], 0.0)
+    scaled = np.where(weight > 0, apart / np.where(spread > 0, spread, 1), 0) * np.sqrt(weight / weight.sum() / len(fields))
+    rows = scaled.transpose(1, 0, 2, 3).reshape(fields.shape[1], -1)
+    return np.asarray(rows @ rows.T)
+
+
 def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordinate]:
     """The arrays of a model's statistics.h5, in physical units, for each part of the data.
 
     They are fields of the mean and the standard deviation, power of the deviations from the training mean, area means
-    of every field, and evenly spaced held-out fields. Power is zonal, and that of cosines too on grids that are not global.
-    Points without data count as zero deviation in power and area means.
+    of every field, evenly spaced held-out fields, and correlations between levels and steps. Power is zonal, and that of
+    cosines too on rows and columns that are not global. A variable counts once for each of
+    its levels, and every time of a sequence is a field of its own. Points without data count as zero deviation in power and area
+    means; cells count as rows of one column.
     """
-    lat, lon = data.coordinates.values()
-    dims = tuple(data.coordinates)
-    area = row_areas(dims[0], lat.values, lat.attrs)
-    angles = [kind_of(dim, coordinate.attrs) for dim, coordinate in data.coordinates.items()] == ["latitude", "longitude"]
-    regional = not angles or why_not_global(lat.values, lon.values) is not None
-    centre = _physical(data, data.train).mean(0)
+    area = row_areas(data.coordinates)
     arrays: dict[str, Coordinate] = dict(data.coordinates)
-    arrays["zonal_wavenumber"] = Coordinate(("zonal_wavenumber",), np.arange(len(lon.values) // 2 + 1))
+    dims = tuple(data.coordinates)
+    centre = _physical(data, data.train).mean(0)
+    columns = 1 if len(dims) == 1 else len(data.coordinates[dims[1]].values)
+    arrays["zonal_wavenumber"] = Coordinate(("zonal_wavenumber",), np.arange(columns // 2 + 1))
+    regional = len(dims) == 2 and not _on_the_globe(data.coordinates)
     if regional:
-        arrays["cosine_wavenumber"] = Coordinate(("cosine_wavenumber",), np.arange(min(len(lat.values), len(lon.values)) + 1))
+        arrays["cosine_wavenumber"] = Coordinate(("cosine_wavenumber",), np.arange(min(len(area), columns) + 1))
     for part in ("train", "validation", "test"):
         states: torch.Tensor = getattr(data, part)
         if not len(states):
             continue
         fields = _physical(data, states)
-        apart = np.nan_to_num(fields - centre)
+        apart = np.nan_to_num(fields - centre).reshape(*fields.shape[:2], len(area), columns)
         power = np.stack([zonal_power(apart[:, v], area) for v in range(fields.shape[1])])
-        area_mean = np.einsum("nvyx,y->nv", apart, area) / area.sum() / len(lon.values)
+        area_mean = np.einsum("nvyx,y->nv", apart, area) / area.sum() / columns
         about = {"long_name": "one-sided power of deviations from the training mean"}
         arrays |= {
             f"{part}_mean": Coordinate(("variable", *dims), fields.mean(0)),
@@ -75,19 +92,47 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
         if regional:
             power = np.stack([cosine_power(apart[:, v]) for v in range(fields.shape[1])])
             arrays[f"{part}_cosine_power"] = Coordinate(("variable", "cosine_wavenumber"), power, about)
+    if data.leading:
+        whole = data.normalisation.decode(data.train)
+        channels = np.concatenate(
+            [whole[v.name].reshape(len(data.train), -1, len(area), columns) for v in data.variables], axis=1
+        )
+        about = {"long_name": "mean over area of the correlations between all levels and steps"}
+        arrays["train_correlation"] = Coordinate(("channel", "other_channel"), channel_correlations(channels, area), about)
     return arrays | _examples(data, dims, examples)
+
+
+def row_areas(grid: Mapping[str, Coordinate]) -> np.ndarray:
+    """The share of the area in each row of a grid [rows]: by the cosine of its latitude, else alike, as of cells."""
+    name, rows = next(iter(grid.items()))
+    return np.full(len(rows.values), 1 / len(rows.values)) if len(grid) == 1 else row_shares(name, rows.values, rows.attrs)
+
+
+def _on_the_globe(grid: Mapping[str, Coordinate]) -> bool:
+    """Whether rows and columns cover the globe."""
+    rows, columns = (coordinate.values for coordinate in grid.values())
+    return geographic(grid) and why_not_global(rows, columns) is None
 
 
 def _examples(data: GriddedData, dims: tuple[str, ...], count: int) -> dict[str, Coordinate]:
     states = data.test if len(data.test) else data.validation
     if not len(states):
         return {}
-    chosen = np.unique(np.linspace(0, len(states) - 1, count).round().astype(int))
-    fields = _physical(data, states[torch.from_numpy(chosen)])
-    return {"held_out_examples": Coordinate(("example", "variable", *dims), fields.astype(np.float32))}
+    fields = _physical(data, states)
+    chosen = np.unique(np.linspace(0, len(fields) - 1, count).round().astype(int))
+    return {"held_out_examples": Coordinate(("example", "variable", *dims), fields[chosen].astype(np.float32))}
 
 
 def _physical(data: GriddedData, states: torch.Tensor) -> np.ndarray:
-    """[samples, variables, lat, lon] float64."""
-    fields = data.normalisation.decode(states)
-    return np.stack([fields[v.name] for v in data.variables], axis=1).astype(np.float64)
+    """Fields of single times [times, slices, *grid] float64, of so few sequences that hardly a time occurs twice."""
+    fields = data.normalisation.decode(states[:: data.overlap])
+    grid = tuple(len(c.values) for c in data.coordinates.values())
+    steps = len(data.leading[STEP].values) if STEP in data.leading else 1
+    return np.concatenate(
+        [fields[v.name].reshape(-1, *_levels(fields[v.name], steps, grid), *grid) for v in data.variables], axis=1
+    ).astype(np.float64)
+
+
+def _levels(values: np.ndarray, steps: int, grid: tuple[int, ...]) -> tuple[int]:
+    """The number of levels of a variable's samples [n, steps, *levels, *grid]."""
+    return (math.prod(values.shape[1:]) // (steps * math.prod(grid)),)
