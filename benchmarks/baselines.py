@@ -43,8 +43,8 @@ def add(report: Report, benchmark: Benchmark) -> None:
     cells = [["-" if cell is None else cell for cell in line] for line in cells]
     title = f"{benchmark.task.name}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}, {benchmark.task.samples} draws"
     report.add(title, COLUMNS, cells)
-    own = next(row.rounds for row in rows if row.method == "ours")
-    report.aims.append(_fewest(title, own, [row for row in rows if not row.method.startswith("ours")]))
+    own = next(row.rounds for row in rows if row.method == "piadm_hpc")
+    report.aims.append(_fewest(title, own, [row for row in rows if not row.method.startswith("piadm_hpc")]))
 
 
 def _fewest(title: str, own: float, others: list[Row]) -> Aim:

@@ -26,7 +26,8 @@ from common import Report, at_least, at_most, between, parser
 from torch import Tensor
 
 from piadm_hpc import RunConfig, integrators, load_model
-from piadm_hpc.analysis.verify.posterior import fair_crps, gaussian_crps
+from piadm_hpc.analysis.scores import fair_crps
+from piadm_hpc.analysis.verify.posterior import gaussian_crps
 from piadm_hpc.gaussian.conditioned import covariance
 from piadm_hpc.gaussian.observed import LinearObservations, projected
 from piadm_hpc.models.model import Model

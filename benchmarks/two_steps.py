@@ -16,7 +16,7 @@ from common import Report, at_most, parser
 from torch import Tensor
 
 from piadm_hpc import Options, RunConfig, integrators, load_model, solve
-from piadm_hpc.analysis.scores import BANDS, band_name
+from piadm_hpc.analysis.spectra import BANDS, band_name
 from piadm_hpc.integrators.exponential import gaussian_flow
 from piadm_hpc.run.build import time_range
 from piadm_hpc.run.resolve import resolve

@@ -14,13 +14,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from PIL import Image
 
 import piadm_hpc
+from piadm_hpc.analysis.drawing.maps import colour_bar, draw_map
+from piadm_hpc.analysis.drawing.style import styled
+from piadm_hpc.analysis.grids import grid_of
 
 IMAGES = Path(__file__).resolve().parent / "images"
 RUNS = Path("gallery-runs")
@@ -42,22 +42,33 @@ def save(image: Image.Image, name: str) -> None:
     image.quantize(COLOURS, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
 
 
+def first_of_page(run: Path, name: str) -> None:
+    """The first figure on the page that `piadm verify` has written."""
+    page = (run / "report" / "verify.html").read_text(encoding="utf-8")
+    first = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)[0]
+    save(Image.open(io.BytesIO(base64.b64decode(first))), name)
+
+
 def fields() -> None:
-    """The eight fields of the demo: the report's figure, and four of them as deviations from their mean."""
+    """The eight fields of the demo: figures of report and verify, and four of them as deviations from their mean."""
     run = RUNS / "demo"
     options = ("--model", "ccsm-temperature", "--samples", "8", "--time-ranks", "2")
     piadm("sample", *options, "--out", str(run), "--overwrite", ranks=2)
     piadm("report", str(run), "--baselines", "1")
     save(Image.open(run / "report.png"), "report.png")
-    temperature = piadm_hpc.open(run).TREFHT
-    apart = temperature - temperature.mean("realization")
-    figure, axes = plt.subplots(1, 4, figsize=(11, 1.75), constrained_layout=True)
-    for number, axis in enumerate(axes):
-        drawn = apart[number].plot(ax=axis, vmin=-4, vmax=4, cmap="RdBu_r", add_colorbar=False)
-        axis.set(title=f"sample {number}", xticks=[], yticks=[], xlabel="", ylabel="")
-    figure.colorbar(drawn, ax=axes, label="K", extend="both", shrink=0.8)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=100)
+    piadm("verify", str(run))
+    first_of_page(run, "verification.png")
+    data = piadm_hpc.open(run)
+    apart = data.TREFHT - data.TREFHT.mean("realization")
+    grid = grid_of(data, "TREFHT", ["realization"])
+    with styled():
+        figure = Figure(figsize=(11, 2.0), layout="constrained")
+        axes = figure.subplots(1, 4)
+        for number, axis in enumerate(axes):
+            drawn = draw_map(axis, grid, apart[number].values, {"cmap": "RdBu_r", "vmin": -4, "vmax": 4}, f"sample {number}")
+        colour_bar(drawn, axes, "deviation from the mean [K]", extend="both")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=100)
     save(Image.open(buffer), "samples.png")
 
 
@@ -67,9 +78,7 @@ def conformers() -> None:
     batches = ("--set", "output.batch=512", "--set", "compute.model_batch=4096")
     piadm("sample", "--model", "alanine-dipeptide", "--samples", "4096", "--out", str(run), "--overwrite", *batches)
     piadm("verify", str(run))
-    page = (run / "report" / "verify.html").read_text(encoding="utf-8")
-    first = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)[0]
-    save(Image.open(io.BytesIO(base64.b64decode(first))), "ramachandran.png")
+    first_of_page(run, "ramachandran.png")
 
 
 if __name__ == "__main__":

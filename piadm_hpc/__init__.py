@@ -32,6 +32,7 @@ _HOMES = {
     "VP": "theory.process",
     "check": "store.integrity",
     "eof": "gaussian.reference",
+    "forecast_scores": "analysis.forecasts",
     "from_fields": "gaussian.reference",
     "gradient": "solvers.adjoint",
     "guided": "models.guidance",
@@ -52,6 +53,7 @@ _ALIASES = {"open": "open_dataset"}
 
 if TYPE_CHECKING:
     from . import integrators as integrators
+    from .analysis.forecasts import forecast_scores as forecast_scores
     from .analysis.opening import open_dataset
     from .comm.rank_grid import RankGrid as RankGrid
     from .comm.rank_grid import rank_grid as rank_grid

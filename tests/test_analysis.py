@@ -13,9 +13,11 @@ import pytest
 import torch
 import xarray as xr
 
-from piadm_hpc.analysis import figures
 from piadm_hpc.analysis.comparison import compare, score_table
-from piadm_hpc.analysis.figures import Picture, PlotError, draw
+from piadm_hpc.analysis.drawing.colours import round_up
+from piadm_hpc.analysis.drawing.style import PlotError
+from piadm_hpc.analysis.figures import Picture, draw
+from piadm_hpc.analysis.grids import MapGrid
 from piadm_hpc.analysis.report.baselines import LADDER, measure
 from piadm_hpc.analysis.report.report import report
 from piadm_hpc.analysis.report.tables import table
@@ -23,8 +25,6 @@ from piadm_hpc.analysis.scores import (
     Ensemble,
     amplitude_ratio,
     area_mean,
-    area_weights,
-    band_ratios,
     ensemble,
     moments,
     pattern_correlation,
@@ -32,7 +32,9 @@ from piadm_hpc.analysis.scores import (
     scores,
     standard_errors,
 )
+from piadm_hpc.analysis.spectra import band_ratios
 from piadm_hpc.config.run import RunConfig
+from piadm_hpc.data.grids import row_shares
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.training.fields import train
@@ -43,7 +45,8 @@ from piadm_hpc.run.resolve import make_sampler
 from piadm_hpc.store.reading import open_run
 
 LAT, LON = np.linspace(85, -85, 18), np.arange(48) * 7.5
-WEIGHTS = area_weights(LAT)
+WEIGHTS = row_shares("lat", LAT, {})
+GLOBE = MapGrid(("lat", "lon"), LAT, LON, WEIGHTS, True, ("latitude", "longitude"))
 
 
 def red_fields(count: int, seed: int = 0, *, mean: float = 280.0, std: float = 2.0) -> np.ndarray:
@@ -106,7 +109,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the figures a report asks for, which take seconds to draw."""
     names: list[str] = []
-    monkeypatch.setattr("piadm_hpc.analysis.report.report.draw", lambda picture, path: names.append(Path(path).name))
+
+    def note(picture: Picture, *paths: Path) -> None:
+        names.extend(Path(path).name for path in paths)
+
+    monkeypatch.setattr("piadm_hpc.analysis.report.report.draw", note)
     return names
 
 
@@ -123,7 +130,7 @@ def test_area_means_weigh_rows_by_their_area_and_leave_out_gaps() -> None:
 
 
 def test_planes_have_equal_rows() -> None:
-    assert np.allclose(area_weights(np.linspace(0, 1000, 5)), 0.2)
+    assert np.allclose(row_shares("y", np.linspace(0, 80, 5), {"units": "km"}), 0.2)
 
 
 def test_pattern_correlation_ignores_offset_and_factor() -> None:
@@ -275,7 +282,7 @@ def test_files_that_cannot_be_compared_are_refused(plain: Path) -> None:
 
 def test_large_runs_are_thinned_evenly(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with xr.open_dataset(plain / "data.nc") as data:
-        monkeypatch.setattr("piadm_hpc.analysis.comparison.MAX_BYTES", 8 * 18 * 48 * 10)
+        monkeypatch.setattr("piadm_hpc.analysis.planes.MAX_BYTES", 8 * 18 * 48 * 10)
         (found,) = compare(data, plain / "red")
         assert len(found.fields) == 10 and found.available == 60
         assert np.array_equal(found.fields[[0, -1]], data.tas.values[[0, -1]])
@@ -440,19 +447,17 @@ def picture(**changes: Any) -> Picture:
     fields = red_fields(5)
     reference = reference_of("data", red_fields(20, seed=1), WEIGHTS)
     made = Picture(
-        "title",
-        "tas",
-        "K",
-        LAT,
-        LON,
-        True,
-        fields,
-        range(5),
-        ensemble(fields, reference).power,
-        reference,
-        np.array([[3], [4], [4], [4], [5]]),
-        np.full((5, 1), 1e-3),
-        1e-2,
+        title="title",
+        name="tas",
+        attrs={"units": "K", "standard_name": "air_temperature"},
+        grid=GLOBE,
+        fields=fields,
+        names=range(5),
+        power=ensemble(fields, reference).power,
+        reference=reference,
+        sweeps=np.array([[3], [4], [4], [4], [5]]),
+        residual=np.full((5, 1), 1e-3),
+        tol=1e-2,
     )
     return replace(made, **changes)
 
@@ -463,10 +468,10 @@ def picture(**changes: Any) -> Picture:
         {},
         {"reference": None, "power": None},
         {"sweeps": np.full((5, 4), 12), "residual": np.zeros((5, 4))},
-        {"fields": red_fields(1), "power": None, "reference": None, "globe": False},
-        {"fields": np.zeros((2, 18, 48)), "units": "kg m-2", "residual": np.full((5, 1), np.inf)},
+        {"fields": red_fields(1), "power": None, "reference": None, "grid": replace(GLOBE, geographic=False, labels=("y", "x"))},
+        {"fields": np.zeros((2, 18, 48)), "attrs": {"units": "kg m-2"}, "residual": np.full((5, 1), np.inf)},
         # each would be refused as TeX
-        {"title": r"$\nothing$", "name": "t_{$_$}", "units": r"$\frac$ mm_day^-1"},
+        {"title": r"$\nothing$", "name": "t_{$_$}", "attrs": {"units": r"$\frac$ mm_day^-1"}},
     ],
 )
 def test_figures_of_unusual_runs(tmp_path: Path, changes: dict) -> None:
@@ -489,7 +494,7 @@ def test_without_matplotlib_drawing_names_the_extra(tmp_path: Path, monkeypatch:
 
 
 def test_colour_scales_end_on_plain_numbers() -> None:
-    assert [figures._round_up(value) for value in (0.0, 0.93, 3.4, 41.0, float("nan"))] == [1.0, 1.0, 4.0, 50.0, 1.0]
+    assert [round_up(value) for value in (0.0, 0.93, 3.4, 41.0, float("nan"))] == [1.0, 1.0, 4.0, 50.0, 1.0]
 
 
 def test_columns_are_aligned() -> None:

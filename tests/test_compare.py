@@ -107,12 +107,16 @@ def test_the_command_compares_every_method_at_equal_error(kind: str, tmp_path: P
     assert all(row["error"] <= 1e-2 for row in rows.values())
     assert record["reference_error"] < 1e-2 / 3
     others = ("ParaDiGMS", "ParaTAA", "SRDS, pipelined", "PIADM as published")
-    assert rows["ours"]["rounds"] < min(rows[name]["rounds"] for name in others)
-    assert all(row["fewest"] <= row["most_rounds"] for name, row in rows.items() if name.startswith("ours"))
+    assert rows["piadm_hpc"]["rounds"] < min(rows[name]["rounds"] for name in others)
+    assert all(row["fewest"] <= row["most_rounds"] for name, row in rows.items() if name.startswith("piadm_hpc"))
     lines = list(csv.reader((out / "compare.csv").open()))
     assert len(lines) == len(rows) + 1 and lines[0][-1] == "projected_seconds_4"
     assert (out / "compare.svg").stat().st_size > 10_000
-    assert "ours" in report["out"]
+    assert "piadm_hpc" in report["out"]
+    drawn = (out / "compare.svg").read_text()
+    for words in ("piadm_hpc, parallel", "other parallel methods", "step by step", "calls of the network", "4 accelerators"):
+        assert f">{words}<" in drawn, words
+    assert "ours" not in drawn + report["out"]
 
 
 def test_the_command_takes_a_model_folder_and_some_methods(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_rounds_with_hindsight_are_the_smallest_depth_that_reaches_the_error() -
 
 
 def test_the_command_leaves_out_the_rounds_with_hindsight(tmp_path: Path) -> None:
-    options = ("--sde", "--samples", 2, "--steps", 16, "--methods", "ours", "--accelerators", "1", "--no-fewest")
+    options = ("--sde", "--samples", 2, "--steps", 16, "--methods", "piadm_hpc", "--accelerators", "1", "--no-fewest")
     report = call("compare", "target-c:16", *options, "--out", tmp_path / "compare")
     assert report["code"] == 0, report
     record = json.loads((tmp_path / "compare" / "compare.json").read_text())
@@ -153,7 +157,7 @@ def test_the_command_leaves_out_the_rounds_with_hindsight(tmp_path: Path) -> Non
         (["target-a:8", "--tol", "1e-9"], "only known to"),
         (["target-a:8", "--samples", "0", "--most-steps", "1"], "--samples must be positive; --most-steps"),
         (["target-a:8", "--accelerators", "many"], "give numbers such as"),
-        (["target-a:8", "--methods", "magic"], "no method has such a name; there are ours, "),
+        (["target-a:8", "--methods", "magic"], "no method has such a name; there are piadm_hpc, "),
         (["target-a:8", "--methods", "ddim", "--most-steps", "4"], "no method reaches 0.01 with 4 steps"),
     ],
 )

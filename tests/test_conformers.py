@@ -26,7 +26,8 @@ from piadm_hpc.analysis.verify.conformers import (
     wrong_hands,
 )
 from piadm_hpc.config.run import RunConfig
-from piadm_hpc.data.superpose import rigid_motions
+from piadm_hpc.data.superpose import mean_structure, rigid_motions
+from piadm_hpc.data.superpose import superposed as superposed_on
 from piadm_hpc.data.trajectories import signs
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import ConformerNetworkConfig, ConformerTrainConfig, load_config
@@ -344,6 +345,22 @@ def test_the_shipped_model_makes_alanine_dipeptide() -> None:
     assert wrong_hands(own, real) == 0 and duplicates(own) == 0
     bonds = geometry(own, real)["bonds"]
     assert bonds["rms difference of means"] < 1.5e-3 and bonds["rms difference of spreads"] < 1e-3
+
+
+@pytest.mark.parametrize("neighbours", [2, 32])
+def test_duplicates_are_those_found_among_all_pairs(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies, near copies, and many of one conformer, also where there are more neighbours than the search asks for."""
+    monkeypatch.setattr("piadm_hpc.analysis.verify.conformers.NEIGHBOURS", neighbours)
+    real = load_conformers(find_model("alanine-dipeptide") / "held_out.h5", "held out")
+    generator = np.random.default_rng(0)
+    base = real.positions[:150].astype(np.float64)
+    near = base[generator.integers(0, 150, 60)] + 0.003 * generator.normal(size=(60, 22, 3))
+    positions = generator.permutation(np.concatenate([base, near, np.repeat(base[:1], 20, axis=0)]))
+    flat = superposed_on(positions, mean_structure(positions)[0]).reshape(len(positions), -1)
+    apart = np.sqrt(((flat[:, None] - flat[None]) ** 2).sum(-1) / 22)
+    expected = np.tril(apart < 0.005, k=-1).any(1).mean()
+    own = Conformers("own", positions, np.full(len(positions), 1 / len(positions)), real.topology)
+    assert 0.1 < expected < 0.9 and duplicates(own) == pytest.approx(expected)
 
 
 def test_energies_are_compared(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -249,6 +250,27 @@ def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts:
     with piadm_hpc.sample(run.replace(samples=3)) as again:
         assert again.sizes["realization"] == 3
         assert float(np.abs(again.tas.values[:, :2] - whole).max()) < 1e-2
+
+
+def test_forecasts_are_verified_by_lead_against_dated_fields(forecasts: Path, tmp_path: Path) -> None:
+    """The error of lead k is that to the k-th month after the start; starts at the end of the file have fewer leads."""
+    run = tmp_path / "run"
+    with piadm_hpc.sample(forecast(forecasts, run)) as dataset:
+        mean = dataset.tas.mean("realization").load()
+    report = call("verify", run, "--truth", forecasts / "fields.nc")
+    assert report["code"] == 0, report
+    record = json.loads((run / "report" / "verify.json").read_text())["forecasts"]["tas"]
+    with xr.open_dataset(forecasts / "fields.nc") as fields:
+        truth = fields.tas.load()
+    dates = truth.time.values.astype("datetime64[s]").tolist()
+    area = np.cos(np.deg2rad(truth.lat))
+    for k in range(3):
+        places = [dates.index(date) + k + 1 for date in mean.init_time.values.astype("datetime64[s]").tolist()]
+        known = [(start, place) for start, place in enumerate(places) if place < len(dates)]
+        square = [(mean[start].isel(lead_time=k) - truth[place]) ** 2 for start, place in known]
+        expected = [float(one.weighted(area).mean()) for one in square]
+        assert record["rmse"][k] == pytest.approx(float(np.sqrt(np.mean(expected))), rel=1e-3)
+    assert len(record["rank_histogram"][0]) == 3 and "forecasts by lead" in report["out"]
 
 
 def test_leads_are_given_their_month_and_the_fields_before_them(forecasts: Path, tmp_path: Path) -> None:

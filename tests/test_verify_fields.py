@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_every_comparison_of_fields(run: Path) -> None:
     beside = run.parent
     report = call("verify", run, *(f"--{name}={beside / file}" for name, file in FILES.items()))
     assert report["code"] == 0, report
-    record = json.loads((run / "report" / "verify.json").read_text())["tas"]
+    record = record_of(run)["tas"]
     low, high = record["quantiles"]["0.01"]
     assert abs(low - high) < 3  # K, of fields with a spread of 4
     assert 0.5 < record["pattern_variance_ratio"][0] < 2
@@ -41,8 +42,19 @@ def test_every_comparison_of_fields(run: Path) -> None:
     assert record["nearest_training"]["reference"] == 0 < 0.05 < record["nearest_training"]["samples"]
     page = (run / "report" / "verify.html").read_text()
     assert "extremes" in page and "<script" not in page
+    assert page.count("data:image/png;base64,") == 2  # maps and spectra, and those against the truth
+    origin = record_of(run)["origin"]
+    assert (
+        origin["model"] == "gaussian" and origin["seed"] == "0" and set(origin) > {"weights", "drawn", "piadm_hpc", "looked at"}
+    )
+    assert all(f"{name} {value}" in page for name, value in origin.items())
     for words in ("extremes", "leading patterns", "against the truth", "nearest training field", "Cost"):
         assert words in report["out"], words
+
+
+def record_of(run: Path) -> dict[str, Any]:
+    """The numbers of the last verification."""
+    return json.loads((run / "report" / "verify.json").read_text())  # type: ignore[no-any-return]
 
 
 FILES = {"against": "fields.nc", "truth": "truth.nc", "training": "fields.nc"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,42 +11,39 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..data.grids import row_shares
 from ..data.matching import MatchedFields, read_like
 from ..models.card import STATISTICS
-from ..models.record import VariableCard
 from ..models.registry import find_model
 from ..models.target import target_of
 from ..models.variables import described, variables_of
-from ..schema.layout import Coordinate, Variable
+from ..schema.layout import Coordinate
 from ..store.arrays import read_arrays
+from .planes import MAX_BYTES, Plane, planes_of
 from .scores import (
     Ensemble,
     Moments,
     Reference,
-    area_weights,
     counted,
     ensemble,
     moments,
     reference_of,
-    row_weights,
     scores,
     standard_errors,
 )
-from .slices import COLUMN, plain_arrays, plain_fields
-
-MAX_BYTES = 2**30
-"""Bytes of the fields of one variable; of larger runs, evenly spaced samples are scored."""
+from .slices import plain_arrays
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variable of a run compared with a reference.
+    """One map of a run compared with a reference.
 
     `fields` [n, lat, lon] are the samples that are scored, out of `available`. `own` are their scores with standard `errors`,
     `reference_scores` those of a perfect ensemble, and `real` those of held-out fields, which `real_label` describes.
+    `examples` [m, lat, lon] are some real fields, `examples_label` says which.
     """
 
-    variable: VariableCard
+    plane: Plane
     fields: np.ndarray
     available: int
     reference: Reference
@@ -56,6 +53,8 @@ class Comparison:
     reference_scores: dict[str, float]
     real_label: str
     real: dict[str, float]
+    examples: np.ndarray
+    examples_label: str
 
     def rows(self) -> dict[str, dict[str, float]]:
         """The scores that are defined, each with keys samples, standard_error, reference and held_out."""
@@ -70,18 +69,18 @@ class Comparison:
 def score_table(
     dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None
 ) -> dict[str, Any]:
-    """Scores of the samples of a run by variable, as plain values for a model card or a JSON file.
+    """Scores of the samples of a run by variable, or by map of it, as plain values for a model card or a JSON file.
 
     `model` is the name of a shipped model or a folder. Real fields come from its statistics.h5, or from `against`, any file
     that xarray opens with the variables on the same grid. Raises ValueError if there is nothing to compare with.
     """
-    return {c.variable.name: as_record(c) for c in compare(dataset, model, against=against)}
+    return {c.plane.name: as_record(c) for c in compare(dataset, model, against=against)}
 
 
 def as_record(comparison: Comparison) -> dict[str, Any]:
     """A comparison as nested plain values."""
     return {
-        "units": comparison.variable.units,
+        "units": comparison.plane.units,
         "num_samples": len(comparison.fields),
         "reference": comparison.reference.label,
         "held_out": comparison.real_label,
@@ -90,33 +89,43 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
 
 
 def compare(
-    dataset: xr.Dataset, model: str | os.PathLike[str], *, against: str | os.PathLike[str] | None = None
+    dataset: xr.Dataset,
+    model: str | os.PathLike[str],
+    *,
+    against: str | os.PathLike[str] | None = None,
+    maps: Collection[str] | None = None,
 ) -> list[Comparison]:
-    """One comparison per variable of the model; raises ValueError if there is nothing to compare with."""
+    """One comparison per map of the model's variables, or of the `maps` named; raises ValueError with nothing to compare with."""
     folder = find_model(Path(model))
-    cards = variables_of(folder)
-    absent = [v.name for v in cards if v.name not in dataset]
+    variables = variables_of(folder)
+    absent = [v.name for v in variables if v.name not in dataset]
     if absent:
         raise ValueError(f"the samples have no {', '.join(absent)}, which model {folder.name} makes; give the run's own model")
-    dataset, variables = plain_fields(dataset, cards, described(folder)[1])
+    planes = [plane for plane in planes_of(dataset, variables)[0] if maps is None or plane.name in maps]
     if against is not None:
         real = fields_like(folder, against).fields
-        label = Path(against).name
-        references = [
-            reference_of(f"{label}, {counted(len(real[v.name]), 'field')}", real[v.name], _weights(dataset, v)) for v in variables
-        ]
-        return [_compare(dataset, v, reference, None) for v, reference in zip(variables, references, strict=True)]
+        return [_with_file(dataset, plane, real[plane.name], Path(against).name) for plane in planes]
     statistics, _ = read_arrays(_statistics_file(folder))
-    statistics = _with_columns(statistics, variables[0].dims)
-    return [_compare(dataset, v, _shipped(statistics, k, v), (statistics, k)) for k, v in enumerate(variables)]
+    return [_with_statistics(dataset, plane, statistics) for plane in planes]
 
 
-def _with_columns(statistics: Mapping[str, Coordinate], dims: tuple[str, ...]) -> dict[str, Coordinate]:
-    """Statistics of fields on cells as those of rows of one column."""
-    if dims[-1] != COLUMN:
-        return dict(statistics)
-    fields = {name: c for name, c in statistics.items() if c.dims[-1:] == dims[:1] and len(c.dims) > 1}
-    return {**statistics, **{name: Coordinate((*c.dims, COLUMN), c.values[..., None], c.attrs) for name, c in fields.items()}}
+def _with_file(dataset: xr.Dataset, plane: Plane, real: np.ndarray, file: str) -> Comparison:
+    label = f"{file}, {counted(len(real), 'field')}"
+    reference = reference_of(label, real, plane.grid.weights, plane.grid.transform)
+    return _compare(dataset, plane, reference, None, real, label)
+
+
+def _with_statistics(dataset: xr.Dataset, plane: Plane, statistics: Mapping[str, Coordinate]) -> Comparison:
+    examples = np.empty((0, *plane.grid.shape))
+    if "held_out_examples" in statistics:
+        examples = _map_of(statistics, "held_out_examples", plane, 1)
+    return _compare(dataset, plane, _shipped(statistics, plane), statistics, examples, counted(len(examples), "held-out field"))
+
+
+def _map_of(statistics: Mapping[str, Coordinate], name: str, plane: Plane, axis: int = 0) -> np.ndarray:
+    """The entry of a map in an array of all variables' maps along `axis`, as rows and columns."""
+    values = statistics[name].values.take(plane.number, axis)
+    return np.asarray(values.reshape(*values.shape[:axis], *plane.grid.shape))
 
 
 def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
@@ -127,16 +136,11 @@ def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
     card, layout = described(folder)
     target = target_of(folder, card, layout)
     try:
-        found = read_like(Path(file), target, most=_most(target.mask.shape[1:]))
+        found = read_like(Path(file), target, most=max(2, MAX_BYTES // (8 * int(np.prod(target.mask.shape[1:])))))
         return replace(found, fields=plain_arrays(found.fields, layout))
     except ValueError as error:
         wanted = ", ".join(v.name for v in layout.variables)
         raise ValueError(f"{error}; it cannot be compared with the samples, give {wanted} on their grid") from None
-
-
-def _most(shape: tuple[int, ...]) -> int:
-    """The largest number of fields of this shape that are scored."""
-    return max(2, MAX_BYTES // (8 * int(np.prod(shape))))
 
 
 def has_statistics(model: str | os.PathLike[str]) -> bool:
@@ -144,34 +148,23 @@ def has_statistics(model: str | os.PathLike[str]) -> bool:
     return (find_model(Path(model)) / STATISTICS).is_file()
 
 
-def load_fields(dataset: xr.Dataset, variable: VariableCard | Variable) -> np.ndarray:
-    """Samples [n, lat, lon] of a variable, at most MAX_BYTES of them, evenly spaced.
-
-    Raises ValueError for dimensions other than samples and the two of the variable.
-    """
-    array = dataset[variable.name]
-    others = [dim for dim in array.dims if dim not in variable.dims]
-    if len(array.dims) - len(others) != 2 or not others:
-        raise ValueError(f"{variable.name} has dimensions {array.dims}; scores need samples over {variable.dims}")
-    stacked = array.transpose(*others, *variable.dims)
-    stacked = stacked if len(others) == 1 else stacked.stack(all_samples=others).transpose("all_samples", *variable.dims)
-    count = len(stacked)
-    chosen = np.unique(np.linspace(0, count - 1, min(count, _most(stacked.shape[1:]))).round().astype(int))
-    return stacked.isel({stacked.dims[0]: chosen}).values
-
-
 def _compare(
-    dataset: xr.Dataset, variable: VariableCard, reference: Reference, held_out: tuple[Mapping[str, Coordinate], int] | None
+    dataset: xr.Dataset,
+    plane: Plane,
+    reference: Reference,
+    statistics: Mapping[str, Coordinate] | None,
+    examples: np.ndarray,
+    examples_label: str,
 ) -> Comparison:
-    fields = load_fields(dataset, variable)
+    fields = plane.samples(dataset)
     if fields.shape[1:] != reference.mean.shape:
-        raise ValueError(f"{variable.name} is {fields.shape[1:]}, {reference.label} {reference.mean.shape}; compare on one grid")
+        raise ValueError(f"{plane.name} is {fields.shape[1:]}, {reference.label} {reference.mean.shape}; compare on one grid")
     samples = ensemble(fields, reference)
-    label, real = ("", {}) if held_out is None else _held_out(*held_out, reference, len(fields))
+    label, real = ("", {}) if statistics is None else _held_out(statistics, plane, reference, examples, len(fields))
     return Comparison(
-        variable=variable,
+        plane=plane,
         fields=fields,
-        available=int(np.prod([size for dim, size in dataset[variable.name].sizes.items() if dim not in variable.dims])),
+        available=int(np.prod([size for dim, size in dataset[plane.variable].sizes.items() if dim not in plane.dims])),
         reference=reference,
         samples=samples,
         own=_single(moments(samples), reference),
@@ -179,6 +172,8 @@ def _compare(
         reference_scores=_of_itself(reference),
         real_label=label,
         real=real,
+        examples=examples,
+        examples_label=examples_label,
     )
 
 
@@ -205,15 +200,20 @@ def _statistics_file(folder: Path) -> Path:
     return path
 
 
-def _shipped(statistics: Mapping[str, Coordinate], k: int, variable: VariableCard) -> Reference:
-    """The training data of variable number `k` as a reference."""
-    rows = statistics[variable.dims[0]].values
-    weights = np.full(len(rows), 1 / len(rows)) if variable.dims[1] == COLUMN else area_weights(rows)
-    mean = statistics["train_mean"].values[k]
-    area_means = _area_means(statistics, "train", k, mean, weights)
-    std = statistics["train_std"].values[k] * _unbiased(len(area_means))
+def _shipped(statistics: Mapping[str, Coordinate], plane: Plane) -> Reference:
+    """The training data of a map as a reference; without a spectrum where the file has none of the grid's transform."""
+    rows, mean = plane.grid.dims[0], _map_of(statistics, "train_mean", plane)
+    # the area means in the file were taken with these weights
+    stored = row_shares(rows, statistics[rows].values, statistics[rows].attrs) if plane.grid.rectangular else plane.grid.weights
+    area_means = _area_means(statistics, "train", plane.number, mean, stored)
+    std = _map_of(statistics, "train_std", plane) * _unbiased(len(area_means))
     label = f"training data, {counted(len(area_means), 'field')}"
-    return Reference(label, mean, std, statistics["train_zonal_power"].values[k], area_means, weights)
+    transform = plane.grid.transform if f"train_{plane.grid.transform}_power" in statistics else None
+    return Reference(label, mean, std, _power(statistics, "train", plane, transform), area_means, stored, transform)
+
+
+def _power(statistics: Mapping[str, Coordinate], part: str, plane: Plane, transform: str | None) -> np.ndarray:
+    return np.empty(0) if transform is None else np.asarray(statistics[f"{part}_{transform}_power"].values[plane.number])
 
 
 def _area_means(statistics: Mapping[str, Coordinate], part: str, k: int, mean: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -225,21 +225,21 @@ def _area_means(statistics: Mapping[str, Coordinate], part: str, k: int, mean: n
     return values
 
 
-def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference, count: int) -> tuple[str, dict[str, float]]:
+def _held_out(
+    statistics: Mapping[str, Coordinate], plane: Plane, reference: Reference, examples: np.ndarray, count: int
+) -> tuple[str, dict[str, float]]:
     """A label and the scores of held-out fields: as many as samples if the file has so many, else all; empty without any."""
-    examples = statistics["held_out_examples"].values[:, k] if "held_out_examples" in statistics else np.empty(0)
     if count <= len(examples):
         chosen = np.linspace(0, len(examples) - 1, count).round().astype(int)
         return counted(count, "held-out field"), _single(moments(ensemble(examples[chosen], reference)), reference)
     part = next((name for name in ("test", "validation") if f"{name}_mean" in statistics), None)
     if part is None:
         return "", {}
-    area_means = _area_means(statistics, part, k, reference.mean, reference.weights)
-    mean, std, power = (statistics[f"{part}_{name}"].values[k] for name in ("mean", "std", "zonal_power"))
+    area_means = _area_means(statistics, part, plane.number, reference.mean, reference.weights)
     held_out = Moments(
-        (mean - reference.mean)[None],
-        (std * _unbiased(len(area_means)))[None],
-        power[None],
+        (_map_of(statistics, f"{part}_mean", plane) - reference.mean)[None],
+        (_map_of(statistics, f"{part}_std", plane) * _unbiased(len(area_means)))[None],
+        _power(statistics, part, plane, reference.transform)[None],
         area_means.mean(keepdims=True),
         area_means.std(keepdims=True) * _unbiased(len(area_means)),
     )
@@ -248,7 +248,3 @@ def _held_out(statistics: Mapping[str, Coordinate], k: int, reference: Reference
 
 def _unbiased(count: int) -> float:
     return float(np.sqrt(count / (count - 1))) if count > 1 else float("nan")
-
-
-def _weights(dataset: xr.Dataset, variable: VariableCard) -> np.ndarray:
-    return row_weights(dataset, variable.dims[0])

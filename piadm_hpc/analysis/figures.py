@@ -1,271 +1,214 @@
-"""One figure per variable: sampled fields, ensemble mean and spread, zonal spectrum, and sweeps with error bounds."""
+"""The figure of a map of a run: samples, mean and difference to the data, spread, spectrum, values, and the bounds on errors."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .drawing import colours, curves
+from .drawing.labels import bracketed, squared
+from .drawing.maps import colour_bar, draw_map, shape_of_map
+from .drawing.quantities import kind_of_quantity, shown_units
+from .drawing.style import FAINT, OWN, PALE, SECOND, literal, styled
+from .grids import MapGrid
 from .scores import Reference, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-OWN, PALE, SECOND = "#c0392b", "#e2b4ad", "#2c5f8a"
-REAL, FAINT, MISSING = "#1f1f1f", "#8a8a8a", "#d4d4d4"
-MARGINS: dict[str, Any] = {"left": 0.05, "right": 0.945, "top": 0.92, "bottom": 0.06}
-STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.linewidth": 0.7,
-    "xtick.color": "#333333",
-    "ytick.color": "#333333",
-    "legend.frameon": False,
-    "savefig.dpi": 160,
-}
+WIDTH = 13.33
+"""Inches, the width of a slide."""
 
 
-class PlotError(ValueError):
-    """matplotlib is not installed."""
+@dataclass(frozen=True, kw_only=True)
+class MapData:
+    """Samples of one map beside real fields, in the units of the samples.
+
+    `attrs` are the variable's, units among them. `fields` [n, rows, columns] are samples, and `power` [n, k] is their power per
+    wavenumber of the reference's transform. `reference` describes real fields, and is None without them; `examples` [m, rows,
+    columns] are some of them, as `examples_label` says.
+    """
+
+    name: str
+    attrs: Mapping[Any, Any]
+    grid: MapGrid
+    fields: np.ndarray
+    power: np.ndarray | None
+    reference: Reference | None
+    examples: np.ndarray | None = None
+    examples_label: str = ""
+
+    @property
+    def factor(self) -> float:
+        """What values are multiplied by to have the units that are shown."""
+        return shown_units(self.attrs)[0]
+
+    @property
+    def units(self) -> str:
+        """The units that are shown."""
+        return shown_units(self.attrs)[1]
+
+    @property
+    def label(self) -> str:
+        """Name and units for an axis or a colour bar."""
+        return literal(self.name) + bracketed(self.units)
 
 
-@dataclass(frozen=True)
-class Picture:
-    """The content of the figure of one variable, in physical units.
+@dataclass(frozen=True, kw_only=True)
+class Picture(MapData):
+    """The content of the figure of one map of a run.
 
-    `fields` [n, lat, lon] are samples with the ids `names` [n], and `power` [n, k] is their power per zonal wavenumber.
-    `sweeps` and `residual`, the bound on the error, are [all samples, blocks]. `reference` describes real fields, and is None
-    without them. `rounds` is the label of `sweeps`.
+    `names` [n] are the ids of the samples. `sweeps` and `residual`, the bound on the error, are [all samples, blocks],
+    `rounds` is the label of `sweeps`, and `note` stands below the figure.
     """
 
     title: str
-    name: str
-    units: str
-    rows: np.ndarray
-    columns: np.ndarray
-    globe: bool
-    fields: np.ndarray
-    names: Sequence[int]
-    power: np.ndarray | None
-    reference: Reference | None
+    names: Sequence[int | str]
     sweeps: np.ndarray
     residual: np.ndarray
     tol: float
     rounds: str = "sweeps"
-
-    def literal(self) -> Picture:
-        """Return the same picture with all words as matplotlib must be given them, so that it does not parse them as TeX."""
-        reference = self.reference and replace(self.reference, label=literal(self.reference.label))
-        return replace(self, title=literal(self.title), name=literal(self.name), units=literal(self.units), reference=reference)
+    note: str = ""
 
 
-def draw(picture: Picture, path: str | os.PathLike[str]) -> None:
-    """Write the figure as a PNG; raises PlotError without matplotlib."""
-    try:
-        import matplotlib as mpl
+def draw(picture: Picture, *paths: str | os.PathLike[str]) -> None:
+    """Write the figure to files, a PNG or a page of PDF by their suffix; raises PlotError without matplotlib."""
+    with styled():
         from matplotlib.figure import Figure
-    except ImportError:
-        raise PlotError("no figure was drawn, for matplotlib is not installed: pip install 'piadm_hpc[plot]'") from None
-    picture = picture.literal()
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(14, 10.2))
-        rows = figure.add_gridspec(3, 1, height_ratios=(0.92, 1.2, 0.98), hspace=0.36, **MARGINS)
-        figure.suptitle(picture.title, x=0.05, y=0.975, ha="left", fontsize=13, fontweight="bold")
-        _members(figure, rows[0].subgridspec(1, 4, wspace=0.07), picture)
-        _ensemble(figure, rows[1].subgridspec(1, 3, wspace=0.07), picture)
-        below = rows[2].subgridspec(1, 2, wspace=0.14)
-        _spectrum(figure.add_subplot(below[0]), picture)
-        _sweeps(figure.add_subplot(below[1]), picture)
-        figure.savefig(path)
+
+        maps = 0.25 * WIDTH * 0.86 * shape_of_map(picture.grid)
+        heights = (maps + 1.0, maps + 1.0, 2.75)
+        figure = Figure(figsize=(WIDTH, sum(heights) + 0.45), layout="constrained")
+        figure.suptitle(literal(picture.title), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        parts: Any = figure.subfigures(3, 1, height_ratios=heights)
+        _members(parts[0].subplots(1, 4), picture)
+        ensemble_maps(parts[1].subplots(1, 4), picture)
+        left, middle, right = parts[2].subplots(1, 3)
+        spectrum_panel(left, picture)
+        values_panel(middle, picture)
+        _bounds(right, picture)
+        if picture.note:
+            figure.supxlabel(literal(picture.note), x=0.01, ha="left", fontsize=7.5, color=FAINT)
+        for path in paths:
+            figure.savefig(path)
 
 
-def _members(figure: Figure, grid: Any, picture: Picture) -> None:
+def _members(axes: Sequence[Axes], picture: Picture) -> None:
     """Up to four samples as anomalies on one symmetric scale."""
     centre = picture.fields.mean(0) if picture.reference is None else picture.reference.mean
-    shown = picture.fields[:4] - centre
-    limit = _round_up(np.nanpercentile(np.abs(shown), 99.5))
-    whose = f"mean of {_samples(picture.fields)}" if picture.reference is None else f"mean of {picture.reference.label}"
-    axes = [figure.add_subplot(grid[0, k]) for k in range(4)]
+    shown = (picture.fields[:4] - centre) * picture.factor
+    scale = colours.difference(shown, picture.attrs)
+    whose = f"mean of {_samples(picture)}" if picture.reference is None else f"mean of {picture.reference.label}"
     for k, axis in enumerate(axes):
         if k >= len(shown):
             axis.set_visible(False)
             continue
-        image = _map(axis, picture, shown[k], cmap="RdBu_r", vmin=-limit, vmax=limit, edge=k == 0)
-        axis.set_title(f"sample {picture.names[k]}")
-    _colour_bar(figure, image, axes[: len(shown)], f"{picture.name} minus {whose} [{picture.units}]", extend="both")
+        image = draw_map(axis, picture.grid, shown[k], scale, f"sample {picture.names[k]}")
+    colour_bar(image, axes[: len(shown)], literal(f"{picture.name} minus {whose}") + bracketed(picture.units), extend="both")
 
 
-def _ensemble(figure: Figure, grid: Any, picture: Picture) -> None:
-    """Ensemble mean, ensemble spread, and the spread of the real fields on the same scale."""
-    count = len(picture.fields)
-    mean = picture.fields.mean(0, dtype=np.float64)
-    axis = figure.add_subplot(grid[0, 0])
-    image = _map(axis, picture, mean, edge=True, **_scale_of_mean(mean))
-    axis.set_title(f"mean of {_samples(picture.fields)}")
-    _colour_bar(figure, image, [axis], f"[{picture.units}]")
-    maps = []
-    if count > 1:
-        maps.append((f"standard deviation of {_samples(picture.fields)}", picture.fields.std(0, ddof=1, dtype=np.float64)))
+def ensemble_maps(axes: Sequence[Axes], picture: MapData) -> None:
+    """Ensemble mean, its difference from that of the real fields, ensemble spread, and that of the real fields."""
+    mean = picture.fields.mean(0, dtype=np.float64) * picture.factor
+    image = draw_map(axes[0], picture.grid, mean, colours.amount(mean, picture.attrs), f"mean of {_samples(picture)}")
+    colour_bar(image, axes[:1], picture.label)
+    stds = []
+    if len(picture.fields) > 1:
+        own = picture.fields.std(0, ddof=1, dtype=np.float64) * picture.factor
+        stds.append(("standard deviation of samples", own))
     if picture.reference is not None:
-        maps.append((f"standard deviation of {picture.reference.label}", picture.reference.std))
-    if not maps:
+        real = picture.reference
+        apart = mean - real.mean * picture.factor
+        image = draw_map(axes[1], picture.grid, apart, colours.difference(apart, picture.attrs), "minus mean of the data")
+        colour_bar(image, axes[1:2], picture.label, extend="both")
+        stds.append(("standard deviation of the data", real.std * picture.factor))
+    used = [axes[0], *(axes[1:2] if picture.reference is not None else ())]
+    rest = axes[len(used) : len(used) + len(stds)]
+    if stds:
+        scale = colours.spread(np.stack([std for _, std in stds]), picture.attrs)
+        for axis, (title, std) in zip(rest, stds, strict=True):
+            image = draw_map(axis, picture.grid, std, scale, title)
+        colour_bar(image, rest, picture.label, extend="max")
+    for axis in axes[len(used) + len(stds) :]:
+        axis.set_visible(False)
+
+
+def spectrum_panel(axis: Axes, picture: MapData) -> None:
+    """Spectra of samples and real fields, or why there are none."""
+    if picture.power is None or picture.reference is None or picture.reference.transform is None:
+        why = "no spectrum of scattered points" if picture.grid.transform is None else "no statistics of the data to compare with"
+        curves.empty(axis, why)
+        axis.set_title("power spectrum")
         return
-    top = _round_up(max(np.nanpercentile(values, 99.5) for _, values in maps))
-    axes = [figure.add_subplot(grid[0, k + 1]) for k in range(len(maps))]
-    for axis, (title, values) in zip(axes, maps, strict=True):
-        image = _map(axis, picture, values, cmap="YlOrRd", vmin=0, vmax=top, edge=False)
-        axis.set_title(title)
-    _colour_bar(figure, image, axes, f"[{picture.units}]", extend="max")
+    scale, real = picture.factor**2, picture.reference
+    power = curves.Power(picture.power * scale, real.power * scale, str(real.transform), squared(picture.units))
+    curves.spectrum(axis, power, picture.grid, _samples(picture), real.label)
 
 
-def _scale_of_mean(mean: np.ndarray) -> dict[str, Any]:
-    """A diverging scale around zero for fields of both signs, else a sequential scale."""
-    low, high = np.nanpercentile(mean, (0.5, 99.5))
-    if low < 0 < high and min(-low, high) > 0.1 * max(-low, high):
-        limit = _round_up(max(-low, high))
-        return {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-    return {"cmap": "viridis", "vmin": low, "vmax": high}
+def values_panel(axis: Axes, picture: MapData) -> None:
+    """Distribution of anomalies, or of the values themselves for water, with a logarithmic axis that shows its tail."""
+    water = kind_of_quantity(picture.attrs) == "water"
+    centre = picture.reference.mean if picture.reference is not None and not water else 0.0
+    own = (picture.fields - centre) * picture.factor
+    real = None if picture.examples is None else (picture.examples - centre) * picture.factor
+    what = picture.name if isinstance(centre, float) else f"{picture.name} minus mean of the data"
+    labels = (_samples(picture), picture.examples_label)
+    curves.distribution(axis, own, real, picture.grid.weights, labels, literal(what) + bracketed(picture.units), log=water)
 
 
-def _map(axis: Axes, picture: Picture, values: np.ndarray, *, edge: bool, **scale: Any) -> Any:
-    """Draw one field over longitude and latitude, missing points in grey; only a map at the `edge` has labels of rows."""
-    from matplotlib.ticker import FuncFormatter, MultipleLocator
-
-    image = axis.pcolormesh(picture.columns, picture.rows, np.ma.masked_invalid(values), shading="nearest", **scale)
-    axis.set_facecolor(MISSING)
-    axis.spines[["top", "right"]].set_visible(True)
-    axis.tick_params(length=2.5, labelsize=8, labelleft=edge)
-    if picture.globe:
-        axis.xaxis.set_major_locator(MultipleLocator(90))
-        axis.yaxis.set_major_locator(MultipleLocator(30))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _degrees((x + 180) % 360 - 180, "E", "W")))
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _degrees(y, "N", "S")))
-    return image
-
-
-def _degrees(value: float, positive: str, negative: str) -> str:
-    plain = value in (0, -180)
-    return f"{abs(value):g}°" + ("" if plain else positive if value > 0 else negative)
-
-
-def _colour_bar(figure: Figure, image: Any, axes: list[Axes], label: str, extend: str = "neither") -> None:
-    bar = figure.colorbar(
-        image,
-        ax=axes,
-        orientation="horizontal",
-        extend=extend,
-        extendfrac=0.012,
-        fraction=0.045,
-        pad=0.115,
-        aspect=60,
-        shrink=0.9 if len(axes) == 1 else 0.5,
-    )
-    bar.set_label(label, fontsize=8.5)
-    bar.outline.set_linewidth(0.4)
-    bar.ax.tick_params(labelsize=8, length=2.5)
-
-
-def _spectrum(axis: Axes, picture: Picture) -> None:
-    """Power per zonal wavenumber of samples and real fields, on logarithmic axes."""
-    axis.set_title("zonal power spectrum of anomalies")
-    axis.set_xlabel("zonal wavenumber")
-    axis.set_ylabel(f"power [{_squared(picture.units)}]")
-    if picture.power is None or picture.reference is None:
-        axis.text(0.5, 0.5, "no statistics of the data to compare with", ha="center", color=FAINT, transform=axis.transAxes)
+def _bounds(axis: Axes, picture: Picture) -> None:
+    """For one block a histogram of the bounds on errors; for several blocks sweeps as bars with their range, and the bounds."""
+    # a chain that is solved step by step has a bound of zero, which a logarithmic axis cannot show
+    residual = np.where(np.isfinite(picture.residual) & (picture.residual > 0), picture.residual, np.nan)
+    if picture.sweeps.shape[1] > 1:
+        _blocks(axis, picture, residual)
         return
-    # the last wavenumber of an even number of points has one coefficient instead of two
-    k = np.arange(1, (len(picture.columns) + 1) // 2)
-    own, real = picture.power[:, k], picture.reference.power[k]
-    if len(own) > 1:
-        low, high = np.percentile(own, (10, 90), axis=0)
-        axis.fill_between(k, low, high, color=OWN, alpha=0.16, linewidth=0, label="10 to 90 % of samples")
-    axis.plot(k, real, color=REAL, linewidth=1.6, label=picture.reference.label)
-    axis.plot(k, own.mean(0), color=OWN, linewidth=1.8, label=_samples(own))
-    axis.set(xscale="log", yscale="log", xlim=(1, k[-1]))
-    floor = min(real.min(), own.mean(0).min())
-    # data of a truncated model have hardly any power in the last wavenumbers, which would flatten all the rest
-    axis.set_ylim(bottom=max(floor, 1e-6 * own.mean(0).max()) / 2)
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.grid(color="#e6e6e6", linewidth=0.6)
-    axis.set_axisbelow(True)
-    axis.legend(loc="lower left", fontsize=8.5)
+    least, most = int(picture.sweeps.min(initial=10**9)), int(picture.sweeps.max(initial=0))
+    how = f"{least} to {most} {picture.rounds}" if least < most else f"{most} {picture.rounds}"
+    axis.set_title(f"bound on the error after {how}")
+    from matplotlib.ticker import MaxNLocator
+
+    known = residual[np.isfinite(residual)]
+    if not len(known):
+        stepwise = (picture.residual == 0).all()
+        curves.empty(axis, "step by step: the chain is solved exactly" if stepwise else "no bounds on errors are known")
+        return
+    low, high = min(known.min(), picture.tol) / 2, max(known.max(), picture.tol) * 2
+    axis.hist(known, np.geomspace(low, high, 31).tolist(), color=PALE, edgecolor=OWN, linewidth=0.6)
+    axis.axvline(picture.tol, color=SECOND, linewidth=0.9, linestyle=(0, (4, 3)), label="tolerance")
+    axis.set(xscale="log", xlabel="bound on the error [standard deviations of the data]", ylabel="samples")
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(fontsize=8.5, loc="upper left")
 
 
-def _sweeps(axis: Axes, picture: Picture) -> None:
-    """Sweeps per block as bars with their range over samples, or for a single block a histogram of sweeps; and error bounds."""
+def _blocks(axis: Axes, picture: Picture, residual: np.ndarray) -> None:
     from matplotlib.ticker import MaxNLocator, NullFormatter
 
+    sweeps, word = picture.sweeps, picture.rounds
     right = axis.twinx()
     right.spines["right"].set_visible(True)
     right.set_ylabel("bound on the error", color=SECOND)
     right.tick_params(axis="y", labelcolor=SECOND, length=2.5)
-    # a chain that is solved step by step has a bound of zero, which a logarithmic axis cannot show
-    residual = np.where(np.isfinite(picture.residual) & (picture.residual > 0), picture.residual, np.nan)
     there = np.append(residual[np.isfinite(residual)], picture.tol)
     right.set(yscale="log", ylim=(there.min() / 6, there.max() * 8))
     right.yaxis.set_minor_formatter(NullFormatter())
-    (_one_block if picture.sweeps.shape[1] == 1 else _blocks)(axis, right, picture.sweeps, residual, picture.rounds)
-    right.axhline(picture.tol, color=SECOND, linewidth=0.9, linestyle=(0, (4, 3)))
-    right.annotate(
-        "tolerance",
-        (0.01, picture.tol),
-        xycoords=("axes fraction", "data"),
-        va="bottom",
-        fontsize=8,
-        color=SECOND,
-        xytext=(0, 2),
-        textcoords="offset points",
-    )
-    for one in (axis.xaxis, axis.yaxis):
-        one.set_major_locator(MaxNLocator(integer=True))
-
-
-def _blocks(axis: Axes, right: Axes, sweeps: np.ndarray, residual: np.ndarray, word: str) -> None:
     blocks = np.arange(1, sweeps.shape[1] + 1)
     middle = np.median(sweeps, axis=0)
     reach = np.abs(np.stack([sweeps.min(0), sweeps.max(0)]) - middle)
     axis.bar(blocks, middle, width=0.7, color=PALE, yerr=reach, error_kw={"ecolor": OWN, "elinewidth": 1, "capsize": 2})
-    axis.set(title=f"{word} per block: median and range over samples", xlabel="block, from noise to data", ylabel=word)
+    axis.set(title=f"{word} per block: median and range", xlabel="block, from noise to data", ylabel=word)
     axis.set_ylim(0, 1.25 * sweeps.max(initial=1))
     right.plot(blocks, np.fmax.reduce(residual), "o", color=SECOND, markersize=4)
+    right.axhline(picture.tol, color=SECOND, linewidth=0.9, linestyle=(0, (4, 3)))
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
+    right.annotate("tolerance", (0.01, picture.tol), va="bottom", fontsize=8, color=SECOND, **place)
+    for one in (axis.xaxis, axis.yaxis):
+        one.set_major_locator(MaxNLocator(integer=True))
 
 
-def _one_block(axis: Axes, right: Axes, sweeps: np.ndarray, residual: np.ndarray, word: str) -> None:
-    values, counts = np.unique(sweeps[:, 0], return_counts=True)
-    axis.bar(values, counts, width=0.5, color=PALE, edgecolor=OWN, linewidth=0.6)
-    axis.set(title=f"{word} of the only block, and the bound on the error of its end", xlabel=word, ylabel="samples")
-    axis.set(xlim=(0, max(values.max() + 1.5, 6)), ylim=(0, 1.25 * counts.max()))
-    spread = 0.17 * (np.arange(len(sweeps)) % 7 - 3) / 3
-    right.plot(sweeps[:, 0] + spread, residual[:, 0], "o", color=SECOND, markersize=3.5, alpha=0.8)
-
-
-def literal(text: str) -> str:
-    """Escape what matplotlib would take for the begin of TeX; an underscore or a caret means nothing outside of it."""
-    return text.replace("$", r"\$")
-
-
-def _samples(fields: np.ndarray) -> str:
-    return counted(len(fields), "sample")
-
-
-def _squared(units: str) -> str:
-    """Units of a power."""
-    if units in ("", "1"):
-        return "1"
-    return f"{units}$^2$" if units.replace("_", "").isalpha() else f"({units})$^2$"
-
-
-def _round_up(value: float) -> float:
-    """The next larger number of one or two digits, for the end of a colour scale."""
-    if not np.isfinite(value) or value <= 0:
-        return 1.0
-    power = 10.0 ** np.floor(np.log10(value))
-    return float(next(step for step in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value * 0.999) * power)
+def _samples(picture: MapData) -> str:
+    return counted(len(picture.fields), "sample")

@@ -7,15 +7,17 @@ import html
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 STYLE = (
-    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
+    "body{font-family:sans-serif;max-width:76em;margin:2em auto;padding:0 1em;color:#222}"
     "table{border-collapse:collapse;margin:1em 0}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}"
-    "td:first-child,th:first-child{text-align:left}img{max-width:100%}p.note{color:#666}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}p.note{color:#666}p.origin{color:#666;font-size:smaller}"
+    "@media print{@page{size:A4 landscape;margin:1.2cm}body{max-width:none;margin:0}h2{break-after:avoid}"
+    "table,img{break-inside:avoid}img{max-height:17cm;display:block}}"
 )
 
 
@@ -35,10 +37,12 @@ def number(value: float) -> str:
     return "-" if not math.isfinite(value) else f"{value:.4g}"
 
 
-def write_page(path: Path, title: str, sections: Sequence[Section]) -> Path:
-    """Write a page as one file that contains its figures; returns its path."""
+def write_page(path: Path, title: str, sections: Sequence[Section], about: Mapping[str, str] | None = None) -> Path:
+    """Write a page as one file that contains its figures, with a line `about` its subject; returns its path."""
     parts = [f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"]
     parts.append(f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>")
+    if about:
+        parts.append(f"<p class='origin'>{html.escape(', '.join(f'{name} {value}' for name, value in about.items()))}</p>")
     for section in sections:
         parts.append(f"<h2>{html.escape(section.title)}</h2>")
         if section.rows:

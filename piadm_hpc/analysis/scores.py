@@ -1,7 +1,7 @@
-"""Scores of generated fields against real ones: means, spreads, patterns and zonal spectra, each with its sampling error.
+"""Scores of generated fields against real ones: means, spreads, patterns and spectra, each with its sampling error.
 
-Means and patterns leave out points that are missing in any sample (such as land in fields of the sea). Zonal spectra need
-whole circles of latitude, so there a missing point counts as no deviation from the mean of the reference.
+Means and patterns leave out points that are missing in any sample (such as land in fields of the sea). Spectra need
+whole rows, so there a missing point counts as no deviation from the mean of the reference.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from ..models.training.statistics import zonal_power
-
-BANDS: tuple[tuple[int, int | None], ...] = ((1, 5), (6, 20), (21, None))
-"""Zonal wavenumbers over which spectra are compared, both ends included."""
+from ..data.grids import row_shares
+from .spectra import band_ratios, power_of
 
 CHUNK_BYTES = 2**27
 
@@ -23,8 +21,8 @@ CHUNK_BYTES = 2**27
 class Reference:
     """Statistics of the real fields of one variable, in physical units.
 
-    `mean` and unbiased `std` [lat, lon] (NaN where there are no data), `power` [nlon // 2 + 1] of deviations from `mean`,
-    `area_means` [count] of all fields, and `weights` [lat] of rows, which sum to one.
+    `mean` and unbiased `std` [lat, lon] (NaN where there are no data), `power` [k] of deviations from `mean` by wavenumber of
+    the `transform`, `area_means` [count] of all fields, and `weights` [lat] of rows, which sum to one.
     """
 
     label: str
@@ -33,6 +31,7 @@ class Reference:
     power: np.ndarray
     area_means: np.ndarray
     weights: np.ndarray
+    transform: str | None = "zonal"
 
     @property
     def count(self) -> int:
@@ -63,20 +62,13 @@ class Moments:
     area_spread: np.ndarray
 
 
-def area_weights(lat: np.ndarray) -> np.ndarray:
-    """Share of the area in each row, summing to one: cos(latitude) for degrees, equal for anything else."""
-    area = np.cos(np.deg2rad(lat)).clip(min=0) if np.abs(lat).max() <= 90 else np.ones(len(lat))
-    share: np.ndarray = area / area.sum()
-    return share
-
-
 def row_weights(dataset: xr.Dataset, dim: str) -> np.ndarray:
-    """Share of the area in each row of a dataset's dimension: as stored in `cell_weight` where it is, else by `area_weights`."""
+    """Share of the area in each row of a dataset's dimension: as stored in `cell_weight` where it is, else by latitude."""
     if "cell_weight" in dataset and dataset["cell_weight"].dims == (dim,):
         stored = dataset["cell_weight"].values.astype(np.float64)
         share: np.ndarray = stored / stored.sum()
         return share
-    return area_weights(dataset[dim].values)
+    return row_shares(dim, dataset[dim].values, dataset[dim].attrs)
 
 
 def area_mean(fields: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -101,34 +93,17 @@ def amplitude_ratio(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> np.nda
     return np.asarray(np.sqrt(_ratio(area_mean(a**2, weights), area_mean(b**2, weights))))
 
 
-def band_ratios(power: np.ndarray, reference: np.ndarray) -> dict[str, np.ndarray]:
-    """Geometric mean of power [..., k] over reference [k] in every band of BANDS that the grid resolves."""
-    ratios: dict[str, np.ndarray] = {}
-    for low, high in BANDS:
-        band = slice(low, None if high is None else high + 1)
-        own, other = power[..., band], reference[band]
-        if len(other) and (other > 0).all():
-            with np.errstate(divide="ignore"):
-                ratios[band_name(low, high)] = np.exp(np.log(own / other).mean(-1))
-    return ratios
-
-
-def band_name(low: int, high: int | None) -> str:
-    """The name of the score for zonal wavenumbers from low to high; None means no upper end."""
-    return f"power_ratio_{low}_{high or 'up'}"
-
-
-def reference_of(label: str, fields: np.ndarray, weights: np.ndarray) -> Reference:
-    """The reference of fields [n, lat, lon], with area weights [lat]."""
+def reference_of(label: str, fields: np.ndarray, weights: np.ndarray, transform: str | None = "zonal") -> Reference:
+    """The reference of fields [n, lat, lon], with area weights [lat] and the transform of their spectrum."""
     mean = fields.mean(0, dtype=np.float64)
-    power = zonal_power(np.nan_to_num(fields - mean), weights)
-    return Reference(label, mean, _std(fields), power, area_mean(_valid(fields), weights), weights)
+    power = power_of(fields - mean, weights, transform).mean(0)
+    return Reference(label, mean, _std(fields), power, area_mean(_valid(fields), weights), weights, transform)
 
 
 def ensemble(fields: np.ndarray, reference: Reference) -> Ensemble:
     """Fields [n, lat, lon] relative to a reference on the same grid."""
     deviations = fields.astype(np.float64) - reference.mean
-    power = np.stack([zonal_power(np.nan_to_num(one)[None], reference.weights) for one in deviations])
+    power = power_of(deviations, reference.weights, reference.transform)
     return Ensemble(deviations, power, area_mean(_valid(deviations), reference.weights) + _common_mean(deviations, reference))
 
 
@@ -174,6 +149,15 @@ def standard_errors(fields: Ensemble, reference: Reference, *, resamples: int = 
     parts = [scores(moments(fields, counts[start : start + rows]), reference) for start in range(0, resamples, rows)]
     drawn = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {name: float(np.std(values[np.isfinite(values)])) for name, values in drawn.items() if np.isfinite(values).sum() > 1}
+
+
+def fair_crps(members: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the fair CRPS [m] of members [n, m] at values [m] (Ferro 2014)."""
+    try:
+        import scoringrules
+    except ImportError:
+        raise ValueError("CRPS needs scoringrules: pip install 'piadm_hpc[verify]'") from None
+    return np.asarray(scoringrules.crps_ensemble(values, members, m_axis=0, estimator="fair"))
 
 
 def counted(number: int, thing: str) -> str:

@@ -1,26 +1,19 @@
-"""Fields on levels, of sequences or on cells as plain fields over two dimensions, which scores and figures are made of.
+"""Fields of a file on levels, of sequences or on cells as plain fields over two dimensions, which scores are made of.
 
 Every level of a variable is a field of its own, the steps of a sequence are further samples, and cells are rows of one column.
+`planes` finds the same fields among samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
-import xarray as xr
-from scipy.spatial import KDTree
 
-from ..data.cells import on_globe
-from ..data.grids import kind_of
-from ..models.record import VariableCard
 from ..schema.layout import STEP, Layout, Variable
-
-COLUMN = "column"
-"""The second dimension of fields on cells."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +33,9 @@ def slices_of(layout: Layout) -> Iterator[Slice]:
         for places in product(*(range(len(layout.coordinates[dim].values)) for dim in levels)):
             place = dict(zip(levels, places, strict=True))
             words = [(dim, layout.coordinates[dim], k) for dim, k in place.items()]
-            name = "_".join([variable.name, *(f"{dim}{_short(c.values[k])}" for dim, c, k in words)])
-            at = ", ".join(f"{dim} {_short(c.values[k])} {c.attrs.get('units', '')}".strip() for dim, c, k in words)
+            name = "_".join([variable.name, *(f"{dim}{short(c.values[k])}" for dim, c, k in words)])
+            at = ", ".join(f"{dim} {short(c.values[k])} {c.attrs.get('units', '')}".strip() for dim, c, k in words)
             yield Slice(name, variable, place, at)
-
-
-def plain_fields(
-    dataset: xr.Dataset, cards: Sequence[VariableCard], layout: Layout
-) -> tuple[xr.Dataset, tuple[VariableCard, ...]]:
-    """Return samples with every slice as a variable over the two dimensions of a grid, and the slices' cards.
-
-    `cards` describe the variables of the layout. Steps stay a dimension of the samples. A layout without levels and cells
-    comes back as it is.
-    """
-    known = {card.name: card for card in cards}
-    if not layout.leading and not layout.on_cells:
-        return dataset, tuple(cards)
-    dims = (*layout.grid, COLUMN) if layout.on_cells else layout.grid
-    made, found = {}, []
-    for one in slices_of(layout):
-        array, card = dataset[one.variable.name].isel(one.place, drop=True), known[one.variable.name]
-        made[one.name] = array.expand_dims({COLUMN: 1}, -1) if layout.on_cells else array
-        long_name = f"{card.long_name or card.name}{', ' * bool(one.at)}{one.at}"
-        found.append(card.model_copy(update={"name": one.name, "dims": dims, "long_name": long_name}))
-    dataset = dataset.drop_vars([v.name for v in layout.variables]).assign(made)
-    if layout.on_cells:
-        cell = layout.grid[0]
-        dataset = dataset.assign_coords({COLUMN: [0]})
-        if "cell_weight" not in dataset:
-            dataset = dataset.assign_coords(cell_weight=(cell, np.full(dataset.sizes[cell], 1 / dataset.sizes[cell])))
-    return dataset.assign_attrs(variables=" ".join(card.name for card in found)), tuple(found)
 
 
 def plain_arrays(fields: Mapping[str, np.ndarray], layout: Layout, *, steps: bool = False) -> dict[str, np.ndarray]:
@@ -84,19 +50,8 @@ def plain_arrays(fields: Mapping[str, np.ndarray], layout: Layout, *, steps: boo
     return found
 
 
-def raster_of(coordinates: Mapping[Any, Any], cell: str, rows: int = 90) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return latitudes, longitudes and the nearest cell of every point of a map of the globe, to draw fields on cells.
-
-    `coordinates` are those of the samples, with values and attrs.
-    """
-    found = {
-        kind_of(str(n), c.attrs): np.asarray(c.values) for n, c in coordinates.items() if tuple(c.dims) == (cell,) and n != cell
-    }
-    lat, lon = np.linspace(-90 + 90 / rows, 90 - 90 / rows, rows), (np.arange(2 * rows) + 0.5) * 180 / rows
-    points = on_globe(*(values.ravel() for values in np.broadcast_arrays(lat[:, None], lon)))
-    _, nearest = KDTree(on_globe(found["latitude"], found["longitude"])).query(points)
-    return lat, lon, np.asarray(nearest).reshape(rows, 2 * rows)
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float | int | np.number) else str(value)
+def short(value: Any) -> str:
+    """A coordinate in few characters; of a date the day."""
+    if isinstance(value, float | int | np.number):
+        return f"{value:g}"
+    return str(value)[:10] if isinstance(value, np.datetime64) or hasattr(value, "calendar") else str(value)

@@ -53,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..analysis.compare.benchmark import Benchmark
     from ..analysis.compare.summary import draw, table, write
     from ..analysis.compare.task import make_task
-    from ..analysis.figures import PlotError
+    from ..analysis.drawing.style import PlotError
 
     ranks = _counts(options.accelerators)
     mistakes = [f"--{name.replace('_', '-')} must be positive" for name in ("samples", "tol", "steps", "latency", "bandwidth")

@@ -48,6 +48,21 @@ def add_set(command: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def add_select(command: argparse.ArgumentParser) -> None:
+    """Add --select DIM=VALUE, which may be given several times."""
+    command.add_argument(
+        "--select", action="append", default=[], metavar="DIM=VALUE",
+        help="of variables over levels or times, the maps nearest to this value, for example plev=85000 [a few evenly spaced]",
+    )  # fmt: skip
+
+
+def selected(texts: list[str]) -> dict[str, str]:
+    """Values by dimension from --select; raises ConfigError for text without an equals sign."""
+    if wrong := [text for text in texts if not all(text.partition("="))]:
+        raise ConfigError(f"--select {', '.join(wrong)}: give DIM=VALUE, for example plev=85000")
+    return {dim.strip(): value.strip() for dim, _, value in (text.partition("=") for text in texts)}
+
+
 def described_run(options: argparse.Namespace) -> RunConfig:
     """Read the run that a command line describes: the file first, then --set, then the options with names."""
     changes = [override(text) for text in options.set]

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .exit_codes import DONE
-from .options import add_allow_code
+from .options import add_allow_code, add_select, selected
 
 
 def add(commands: Any) -> None:
@@ -18,6 +18,8 @@ def add(commands: Any) -> None:
         "--against", metavar="FILE", help="compare with the fields of this file instead of the model's statistics"
     )
     parser.add_argument("--card", action="store_true", help="also write the scores into the model's card")
+    add_select(parser)
+    parser.add_argument("--pdf", action="store_true", help="also write every figure as a page of PDF")
     add_allow_code(parser)
     parser.set_defaults(run=_run)
 
@@ -29,5 +31,5 @@ def _run(options: argparse.Namespace) -> int:
     if options.baselines:
         set_up_logging(root=True)
     given = {name: getattr(options, name) for name in ("baselines", "against", "card", "allow_code")}
-    print(report(options.folder, **given))
+    print(report(options.folder, **given, select=selected(options.select), pdf=options.pdf))
     return DONE

@@ -237,3 +237,11 @@ def why_not_global(latitudes: np.ndarray, longitudes: np.ndarray | None = None) 
     if not np.allclose(steps, 360 / len(columns), rtol=0, atol=max(SAME, 0.01 * 360 / len(columns))):
         return f"{len(columns)} columns reach from {columns[0]:g} to {columns[-1]:g} degrees, not evenly once round the globe"
     return None
+
+
+def row_shares(dim: str, values: np.ndarray, attrs: Mapping[Any, Any]) -> np.ndarray:
+    """The share of the area in each row of a grid, summing to one: cos(latitude) for latitudes, equal for anything else."""
+    latitude = kind_of(dim, attrs) == "latitude"
+    area = np.cos(np.deg2rad(values)).clip(min=0) if latitude else np.ones(len(values))
+    share: np.ndarray = area / area.sum()
+    return share

@@ -44,10 +44,10 @@ PLAIN: dict[str, Any] = {
 TAA: dict[str, Any] = {"solver": "anderson", "memory": 3, "fixed": {}, **BLIND}
 SRDS: dict[str, Any] = {"solver": "parareal", "fixed": {}}
 METHODS: tuple[Entry, ...] = (
-    Entry("ours", partial(collocated, name="ours"), random=False),
-    _parallel("ours", None, "gaussian", fixed={}),
-    _parallel("ours, sweeps over steps", "gaussian-ab2", None, fixed={}),
-    _parallel("ours, baselines' chain", MULTI, "ddpm", fixed={}),
+    Entry("piadm_hpc", partial(collocated, name="piadm_hpc"), random=False),
+    _parallel("piadm_hpc", None, "gaussian", fixed={}),
+    _parallel("piadm_hpc, sweeps over steps", "gaussian-ab2", None, fixed={}),
+    _parallel("piadm_hpc, baselines' chain", MULTI, "ddpm", fixed={}),
     _sequential("Gaussian-aware two-step", "gaussian-ab2"),
     _sequential("DPM-Solver++(2M)", MULTI),
     _sequential("EDM Heun", "heun", kind="karras"),

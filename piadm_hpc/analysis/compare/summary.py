@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..figures import FAINT, OWN, SECOND, STYLE, PlotError, literal
+from ..drawing.style import FAINT, OWN, SECOND, literal, styled
+from ..scores import counted
 from .benchmark import Benchmark, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KINDS: dict[str, tuple[str, Callable[[Row], bool]]] = {
+    "piadm_hpc, parallel": (OWN, lambda row: row.method.startswith("piadm_hpc")),
+    "other parallel methods": (SECOND, lambda row: row.setting != "-" and not row.method.startswith("piadm_hpc")),
+    "step by step": (FAINT, lambda row: row.setting == "-" and not row.method.startswith("piadm_hpc")),
+}
+"""Kinds of methods in the legend, with their colours."""
 
 HEAD = ("method", "chain", "steps", "setting", "rounds", "most", "fewest", "calls", "error", "seconds")
 
@@ -56,31 +67,40 @@ def _cells(row: Row, ranks: Sequence[int]) -> list[Any]:
 
 def draw(path: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[int]) -> Path:
     """Draw rounds, calls and projected seconds of every method, fewest rounds on top. Raises PlotError without matplotlib."""
-    try:
+    with styled():
         from matplotlib import rc_context
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PlotError("figures need matplotlib: pip install matplotlib") from error
-    ordered = sorted(rows, key=lambda row: (row.rounds, row.calls), reverse=True)
-    names, places = [row.method for row in ordered], range(len(ordered))
-    with rc_context({**STYLE, "svg.fonttype": "none"}):  # text stays text, which keeps the file small
-        figure = Figure(figsize=(10.5, 0.34 * len(ordered) + 1.6), layout="constrained")
-        left, right = figure.subplots(1, 2, sharey=True)
-        colours = [OWN if row.method.startswith("ours") else SECOND if row.setting != "-" else FAINT for row in ordered]
-        left.barh(places, [row.rounds for row in ordered], color=colours, height=0.62)
-        left.plot([row.calls for row in ordered], places, "|", color="#333333", markersize=9)
-        known = [(row.fewest, place) for place, row in zip(places, ordered, strict=True) if row.fewest and row.setting != "-"]
-        left.plot(*zip(*known, strict=True) if known else ([], []), ".", color="#333333", markersize=5)
-        for place, row in zip(places, ordered, strict=True):
-            left.annotate(f"  {row.rounds:g}", (max(row.rounds, row.fewest or 0), place), va="center", fontsize=8)
-        left.set_yticks(places, names)
-        dots = ", with hindsight (dots)" if known else ""
-        left.set(xscale="log", xlabel=f"rounds a sample (bars){dots}, and calls (ticks)", xlim=(1, None))
-        left.set_title(f"{literal(benchmark.task.name)}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}")
-        for count, mark in zip(ranks, "o^sDv", strict=False):
-            label = f"{count} accelerator" + ("s" if count > 1 else "")
-            right.plot([row.projected[count] for row in ordered], places, mark, markersize=4.5, label=label)
-        right.set(xscale="log", xlabel="projected seconds a sample")
-        right.legend(fontsize=8)
-        figure.savefig(path)
+
+        with rc_context({"svg.fonttype": "none"}):  # text stays text, which keeps the file small
+            figure = Figure(figsize=(11.5, 0.34 * len(rows) + 2.2), layout="constrained")
+            left, right = figure.subplots(1, 2, sharey=True)
+            ordered = sorted(rows, key=lambda row: (row.rounds, row.calls), reverse=True)
+            places = range(len(ordered))
+            _rounds(left, ordered)
+            left.set_yticks(places, [row.method for row in ordered])
+            left.set_title(f"{literal(benchmark.task.name)}, {'SDE' if benchmark.sde else 'ODE'}, error {benchmark.tol:g}")
+            for count, mark in zip(ranks, "o^sDv", strict=False):
+                label = counted(count, "accelerator")
+                right.plot([row.projected[count] for row in ordered], places, mark, markersize=4.5, label=label)
+            right.set(xscale="log", xlabel="projected seconds a sample")
+            right.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+            handles, labels = left.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8.5)
+            figure.savefig(path)
     return path
+
+
+def _rounds(axis: Axes, rows: Sequence[Row]) -> None:
+    """Rounds as bars by kind of method, calls as ticks, and rounds with hindsight as dots."""
+    places = list(range(len(rows)))
+    for label, (colour, belongs) in KINDS.items():
+        chosen = [place for place in places if belongs(rows[place])]
+        if chosen:
+            axis.barh(chosen, [rows[place].rounds for place in chosen], color=colour, height=0.62, label=label)
+    axis.plot([row.calls for row in rows], places, "|", color="#333333", markersize=9, label="calls of the network")
+    known = [(row.fewest, place) for place, row in zip(places, rows, strict=True) if row.fewest and row.setting != "-"]
+    if known:
+        axis.plot(*zip(*known, strict=True), ".", color="#333333", markersize=5, label="rounds of the smallest depth that does")
+    for place, row in zip(places, rows, strict=True):
+        axis.annotate(f"  {row.rounds:g}", (max(row.rounds, row.fewest or 0), place), va="center", fontsize=8)
+    axis.set(xscale="log", xlabel="rounds a sample", xlim=(1, None))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,23 @@ import xarray as xr
 from ...config.run import RunConfig
 from ...config.validation import build, read
 from ...models.card import Model, load_model, note_samples
-from ...models.record import VariableCard
 from ...models.registry import find_model
-from ...models.variables import field_variables
 from ...run.resolve import ResolvedRun, resolve
+from ...schema.layout import STEP
 from ...store.reading import open_run
 from ...store.settings import RUN_FILE
-from ..comparison import Comparison, as_record, compare, has_statistics, load_fields
-from ..figures import Picture, PlotError, draw
+from ..comparison import Comparison, as_record, compare, has_statistics
+from ..drawing.style import PlotError
+from ..figures import Picture, draw
+from ..origin import origin_line
+from ..planes import Plane, chosen, evenly_spaced, planes_of, variables_in
 from ..scores import counted
-from ..slices import COLUMN, plain_fields, raster_of
 from .baselines import Baselines, measure
 from .tables import cost_lines, score_lines
 
 FIGURE, RECORD, SUMMARY = "report.png", "report.json", "summary.json"
+MOST_MAPS = 4
+"""Figures of one variable, of evenly spaced levels or times if it has more."""
 
 
 def report(
@@ -38,12 +42,16 @@ def report(
     against: str | os.PathLike[str] | None = None,
     card: bool = False,
     allow_code: bool = False,
+    select: Mapping[str, str] | None = None,
+    pdf: bool = False,
 ) -> str:
     """Write report.png and report.json into a run's folder and return the table to print.
 
-    The first `baselines` samples are solved again step by step and by DPM-Solver++(2M). Scores compare the samples with the
-    statistics in the model's folder, or with the fields of a file `against`; `card` writes them into the model's card. Raises
-    StoreError for a run that is incomplete or damaged, and ValueError for a model that is missing or not the run's own.
+    A variable over levels or times has a figure at each of them, at most MOST_MAPS, or at the values nearest to those of
+    `select` by dimension. With `pdf` figures are also written as pages of PDF. The first `baselines` samples are solved again
+    step by step and by DPM-Solver++(2M). Scores compare the samples with the statistics in the model's folder, or with the
+    fields of a file `against`; `card` writes them into the model's card. Raises StoreError for a run that is incomplete or
+    damaged, and ValueError for a model that is missing or not the run's own.
     """
     folder = Path(folder)
     with open_run(folder, flat=True) as dataset:
@@ -53,7 +61,9 @@ def report(
         model = load_model(path, device=device, allow_code=allow_code)
         _same_model(dataset, model, path)
         run = resolve(config, model, device)
-        compared = compare(dataset, path, against=against) if against is not None or has_statistics(path) else []
+        planes, left_out = shown_planes(dataset, select or {})
+        maps = {plane.name for plane in planes}
+        compared = compare(dataset, path, against=against, maps=maps) if against is not None or has_statistics(path) else []
         measured = _baselines(dataset, run, baselines) if baselines > 0 else None
         summary = _summary(folder)
         record = _record(dataset, config, model, compared, measured, summary)
@@ -62,14 +72,14 @@ def report(
         lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
         if card:
             lines += ["", f"scores of the samples: {note_samples(path, _for_card(config, compared))}"]
-        lines += ["", *_figures(folder, dataset, config, model, compared)]
+        lines += ["", *_figures(folder, dataset, config, model, compared, planes, pdf=pdf), *left_out]
     return "\n".join(lines)
 
 
 def _for_card(config: RunConfig, compared: list[Comparison]) -> dict[str, Any]:
     """Scores, and the settings that determine them."""
     settings = config.model_dump(mode="json", exclude_none=True, include={"samples", "seed", "chain", "grid", "solver"})
-    return {"run": settings} | {one.variable.name: as_record(one) for one in compared}
+    return {"run": settings} | {one.plane.name: as_record(one) for one in compared}
 
 
 def stored_config(folder: Path, dataset: xr.Dataset) -> RunConfig:
@@ -159,8 +169,8 @@ def _record(
         "rounds": float(np.median(dataset["rounds"].values)),
         "model_calls": float(np.median(dataset["model_calls"].values)),
         "config": config.model_dump(mode="json", exclude_none=True),
-        "scores": {c.variable.name: as_record(c) for c in compared},
-        "spectra": {c.variable.name: _spectra(c) for c in compared},
+        "scores": {c.plane.name: as_record(c) for c in compared},
+        "spectra": {c.plane.name: _spectra(c) for c in compared},
     }
     if measured is not None:
         record["baselines"] = asdict(measured)
@@ -170,56 +180,64 @@ def _record(
 
 
 def _spectra(comparison: Comparison) -> dict[str, list[float]]:
-    """Power per zonal wavenumber, from wavenumber 0 on, in units squared."""
+    """Power per wavenumber, from wavenumber 0 on, in units squared."""
     both = {"samples": comparison.samples.power.mean(0), "reference": comparison.reference.power}
     return {name: [float(f"{value:.6g}") for value in power] for name, power in both.items()}
 
 
-def _figures(folder: Path, dataset: xr.Dataset, config: RunConfig, model: Model, compared: list[Comparison]) -> list[str]:
-    """Draw one figure per variable; returns lines that name the files, or that say why there are none."""
+def shown_planes(dataset: xr.Dataset, select: Mapping[str, str]) -> tuple[list[Plane], list[str]]:
+    """The maps of a run that figures show, and lines on those that they do not."""
+    planes, without = planes_of(dataset, variables_in(dataset))
+    planes, notes = chosen(planes, select, MOST_MAPS)
+    return planes, [f"no figure of {line}" for line in without] + [f"figures of {line}" for line in notes]
+
+
+def _figures(
+    folder: Path,
+    dataset: xr.Dataset,
+    config: RunConfig,
+    model: Model,
+    compared: list[Comparison],
+    planes: Sequence[Plane],
+    *,
+    pdf: bool,
+) -> list[str]:
+    """Draw one figure per map; returns lines that name the files, or that say why there are none."""
     if model.layout.topology is not None:
         return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
-    by_name = {c.variable.name: c for c in compared}
+    by_name = {c.plane.name: c for c in compared}
     written = []
-    dataset, fields = plain_fields(dataset, field_variables(model.layout), model.layout)
     try:
-        for number, variable in enumerate(fields):
-            path = folder / (FIGURE if number == 0 else f"report-{variable.name}.png")
-            draw(_picture(dataset, config, model, variable, by_name.get(variable.name)), path)
-            written.append(f"figure: {path}")
+        for number, plane in enumerate(planes):
+            path = folder / (FIGURE if number == 0 else f"report-{plane.file_name}.png")
+            paths = [path, path.with_suffix(".pdf")] if pdf else [path]
+            draw(_picture(dataset, config, model, plane, by_name.get(plane.name)), *paths)
+            written += [f"figure: {one}" for one in paths]
     except PlotError as error:
         written.append(str(error))
-    if others := [v.name for v in model.layout.variables if not any(one.name.startswith(v.name) for one in fields)]:
-        written.append(f"no figure of {', '.join(others)}: not fields over two dimensions")
     return [*written, f"numbers: {folder / RECORD}"]
 
 
-def _picture(
-    dataset: xr.Dataset, config: RunConfig, model: Model, variable: VariableCard, compared: Comparison | None
-) -> Picture:
-    fields = load_fields(dataset, variable) if compared is None else compared.fields
-    rows, columns = (dataset[dim].values for dim in variable.dims)
-    reference = None if compared is None else compared.reference
-    if variable.dims[1] == COLUMN:
-        rows, columns, cell = raster_of(dataset.coords, variable.dims[0])
-        fields = fields[:, cell, 0]
-        reference = reference and replace(reference, mean=reference.mean[cell, 0], std=reference.std[cell, 0])
-    dim = str(dataset.attrs["sample_dim"])
-    names = dataset[dim].values
-    spread = np.linspace(0, len(names) - 1, len(fields)).round().astype(int)
+def _picture(dataset: xr.Dataset, config: RunConfig, model: Model, plane: Plane, compared: Comparison | None) -> Picture:
+    fields = plane.samples(dataset) if compared is None else compared.fields
+    names = dataset[str(dataset.attrs["sample_dim"])].values
+    ids = [str(int(name)) for name in names]
+    if STEP in dataset[plane.variable].dims:
+        ids = [f"{name}, step {step}" for name in ids for step in range(1, dataset.sizes[STEP] + 1)]
     return Picture(
-        title=f"{counted(len(names), 'sample')} of {model.name}: {variable.long_name or variable.name} [{variable.units}]",
-        name=variable.name,
-        units=variable.units,
-        rows=rows,
-        columns=columns,
-        globe=bool(np.abs(rows).max() <= 90 and np.ptp(columns) > 180),
+        title=f"{counted(len(names), 'sample')} of {model.name}: {plane.title}",
+        name=plane.name,
+        attrs=plane.attrs,
+        grid=plane.grid,
         fields=fields,
-        names=[int(names[k]) for k in spread],
-        power=None if compared is None or variable.dims[1] == COLUMN else compared.samples.power,
-        reference=reference,
+        names=[ids[k] for k in evenly_spaced(len(ids), len(fields))],
+        power=None if compared is None else compared.samples.power,
+        reference=None if compared is None else compared.reference,
         sweeps=(dataset["sweeps"] + dataset["sequential_steps"]).values,
         residual=dataset["residual"].values,
         tol=config.solver.tol,
         rounds="sweeps" if (dataset["sweeps"].values > 0).any() else "steps",
+        note=origin_line(dataset, model.name),
+        examples=None if compared is None else compared.examples,
+        examples_label="" if compared is None else compared.examples_label,
     )

@@ -10,6 +10,8 @@ import xarray as xr
 
 from ...config.run import RunConfig
 from ..comparison import Comparison
+from ..drawing.labels import readable
+from ..drawing.quantities import shown_units
 from ..scores import counted
 from .baselines import Baselines, Cost
 
@@ -20,9 +22,9 @@ DESCRIPTIONS = {
     "mean_field_rms_difference": "mean field, RMS difference [{units}]",
     "std_pattern_correlation": "standard deviation, pattern correlation",
     "std_ratio": "standard deviation, ratio",
-    "power_ratio_1_5": "zonal power ratio, wavenumbers 1-5",
-    "power_ratio_6_20": "zonal power ratio, wavenumbers 6-20",
-    "power_ratio_21_up": "zonal power ratio, wavenumbers 21 up",
+    "power_ratio_1_5": "{transform} power ratio, wavenumbers 1-5",
+    "power_ratio_6_20": "{transform} power ratio, wavenumbers 6-20",
+    "power_ratio_21_up": "{transform} power ratio, wavenumbers 21 up",
 }
 
 
@@ -49,6 +51,17 @@ def score_lines(compared: Sequence[Comparison]) -> list[str]:
     for comparison in compared:
         lines += ([""] if lines else []) + _scores(comparison)
     return lines
+
+
+def described_scores(comparison: Comparison) -> dict[str, dict[str, float]]:
+    """The scores of a comparison under the names that tables have for them, in the units that are shown."""
+    factor, units = shown_units(comparison.plane.attrs)
+    found = {}
+    for name, row in comparison.rows().items():
+        words = DESCRIPTIONS[name]
+        label = words.format(units=readable(units) or "1", transform=comparison.reference.transform)
+        found[label] = {key: value * factor for key, value in row.items()} if "{units}" in words else row
+    return found
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -134,20 +147,14 @@ def _shares_of_time(summary: dict[str, Any] | None) -> list[str]:
 
 
 def _scores(comparison: Comparison) -> list[str]:
-    units = comparison.variable.units
     count = len(comparison.fields)
     kept = f"{count} of {comparison.available} samples" if count < comparison.available else counted(count, "sample")
-    head = [comparison.variable.name, kept, "", comparison.reference.label]
+    head = [comparison.plane.name, kept, "", comparison.reference.label]
     rows = [
-        [
-            DESCRIPTIONS[name].format(units=units),
-            _number(row.get("samples")),
-            _error(row.get("standard_error")),
-            _number(row.get("reference")),
-            _number(row.get("held_out")),
-        ]
-        for name, row in comparison.rows().items()
-    ]
+        [label, _number(row.get("samples")), _error(row.get("standard_error")), _number(row.get("reference")),
+         _number(row.get("held_out"))]
+        for label, row in described_scores(comparison).items()
+    ]  # fmt: skip
     head.append(comparison.real_label or "-")
     lines = table(head, rows)
     notes = ["+- bootstrap standard error; ratios are to the reference, 1 is perfect; power of anomalies from its mean"]

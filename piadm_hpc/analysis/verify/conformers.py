@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from ...data.conformer_files import H5, read_stored
 from ...data.superpose import mean_structure, superposed
@@ -25,6 +26,8 @@ BINS = 36  # per torsion and per slow coordinate
 LAG = 10  # frames, for the slow coordinates
 CLASH = 0.6  # of the sum of two van der Waals radii
 DUPLICATE = 0.005  # nm, root mean square deviation
+COMPONENTS, NEIGHBOURS = 8, 32  # of the search for duplicates
+PART_NUMBERS = 2**24  # of the arrays that are computed from a part of the conformers at once
 OWN_TOPOLOGY = (".pdb", ".cif", ".gro")
 RADII = {"H": 0.12, "C": 0.17, "N": 0.155, "O": 0.152, "S": 0.18, "P": 0.18, "F": 0.147, "Cl": 0.175}  # nm, Bondi 1964
 
@@ -207,16 +210,20 @@ def geometry(own: Conformers, real: Conformers) -> dict[str, dict[str, float]]:
 def bond_lengths(conformers: Conformers) -> np.ndarray:
     """Lengths of all bonds [n, bonds] in nm."""
     first, second = np.array(conformers.topology.bonds).T
-    return np.asarray(np.linalg.norm(conformers.positions[:, first] - conformers.positions[:, second], axis=-1))
+    parts = _parts(conformers.positions, 3 * len(first))
+    return np.concatenate([np.linalg.norm(part[:, first] - part[:, second], axis=-1) for part in parts])
 
 
 def bond_angles(conformers: Conformers) -> np.ndarray:
     """Angles [n, angles] in degrees, one for each pair of bonds at an atom."""
     near = conformers.topology.neighbours
     a, b, c = np.array([(i, j, k) for j, bonded in enumerate(near) for i, k in combinations(bonded, 2)]).T
-    u, v = conformers.positions[:, a] - conformers.positions[:, b], conformers.positions[:, c] - conformers.positions[:, b]
-    cosine = (u * v).sum(-1) / (np.linalg.norm(u, axis=-1) * np.linalg.norm(v, axis=-1))
-    return np.asarray(np.rad2deg(np.arccos(cosine.clip(-1, 1))))
+    found = []
+    for part in _parts(conformers.positions, 6 * len(a)):
+        u, v = part[:, a] - part[:, b], part[:, c] - part[:, b]
+        cosine = (u * v).sum(-1) / (np.linalg.norm(u, axis=-1) * np.linalg.norm(v, axis=-1))
+        found.append(np.rad2deg(np.arccos(cosine.clip(-1, 1))))
+    return np.concatenate(found)
 
 
 def _moments(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -236,8 +243,18 @@ def clashing(conformers: Conformers) -> np.ndarray:
         return np.zeros(len(conformers.positions), dtype=bool)
     first, second = np.array(far).T
     radii = np.array([RADII.get(atom.element, 0.17) for atom in conformers.topology.atoms])
-    apart = np.linalg.norm(conformers.positions[:, first] - conformers.positions[:, second], axis=-1)
-    return np.asarray((apart < CLASH * (radii[first] + radii[second])).any(1))
+    reach = CLASH * (radii[first] + radii[second])
+    found = [
+        (np.linalg.norm(part[:, first] - part[:, second], axis=-1) < reach).any(1)
+        for part in _parts(conformers.positions, 3 * len(far))
+    ]
+    return np.concatenate(found)
+
+
+def _parts(positions: np.ndarray, numbers: int) -> list[np.ndarray]:
+    """Positions in parts of conformers, of each of which so many numbers are computed at once."""
+    rows = max(1, PART_NUMBERS // numbers)
+    return [positions[start : start + rows] for start in range(0, len(positions), rows)]
 
 
 def _beyond_three_bonds(near: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
@@ -254,14 +271,25 @@ def wrong_hands(conformers: Conformers, real: Conformers) -> int:
 
 
 def duplicates(conformers: Conformers) -> float:
-    """Share of conformers within 0.005 nm RMSD of an earlier one, superposed on the mean structure."""
+    """Share of conformers within 0.005 nm RMSD of an earlier one, superposed on the mean structure.
+
+    Candidates are neighbours in the leading principal components, in which nothing is further apart than it is, so that the time
+    grows with the number of conformers and not with its square.
+    """
     count, atoms, _ = conformers.positions.shape
     flat = superposed(conformers.positions, mean_structure(conformers.positions)[0]).reshape(count, -1)
-    square = (flat**2).sum(1)
-    again = 0
-    for start in range(0, count, 1000):
-        rows = slice(start, min(count, start + 1000))
-        apart = square[rows, None] + square[None] - 2 * flat[rows] @ flat.T
-        earlier = np.arange(count)[None] < np.arange(rows.start, rows.stop)[:, None]
-        again += int(((apart < atoms * DUPLICATE**2) & earlier).any(1).sum())
-    return float(again / count)
+    centred = flat - flat.mean(0)
+    axes = np.linalg.eigh(centred.T @ centred)[1][:, ::-1][:, :COMPONENTS]
+    reach = DUPLICATE * np.sqrt(atoms)
+    place = centred @ axes
+    nearest = min(NEIGHBOURS, count)
+    candidates = KDTree(place).query(place, k=[*range(1, nearest + 1)], distance_upper_bound=reach * (1 + 1e-9))[1]
+    again = np.zeros(count, dtype=bool)
+    own = np.arange(count)
+    for other in candidates.T:
+        rows = np.flatnonzero((other < own) & ~again)  # places without a further neighbour hold `count`
+        again[rows] = np.linalg.norm(flat[rows] - flat[other[rows]], axis=1) < reach
+    # where more neighbours are near than were asked for, all earlier conformers are compared
+    for row in np.flatnonzero(~again & (candidates[:, -1] < count)):
+        again[row] = bool((np.linalg.norm(flat[:row] - flat[row], axis=1) < reach).any())
+    return float(again.mean())

@@ -1,12 +1,12 @@
 """Verification of gridded fields as sections of a report, beyond the scores of `piadm report`.
 
-The sections are spectra by degree of spherical harmonics, variances of the reference's leading patterns, extremes, and the
-distance to the nearest training field; with a true field also its rank histogram and fair CRPS.
+The sections are maps and spectra, variances of the reference's leading patterns, extremes, correlations of variables, and
+the distance to the nearest training field; with a true field also its rank histogram and fair CRPS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,20 @@ import xarray as xr
 from ...schema.layout import Variable
 from ...theory.bases import SphericalHarmonics
 from ..comparison import Comparison, as_record
+from ..drawing.labels import readable
+from ..drawing.quantities import shown_units
+from ..drawing.style import PlotError
+from ..figures import MapData
+from ..grids import MapGrid
 from ..pages import Section, number
-from ..scores import row_weights
+from ..planes import Plane
+from ..report.tables import described_scores
+from ..scores import fair_crps
+from .field_figures import against_truth, overview
+from .joint import correlation_section
 
 Fields = Mapping[str, np.ndarray]
-"""Real fields [n, lat, lon] by variable, on the samples' grid."""
+"""Real fields [n, *sizes of a sample] by variable, on the samples' grid."""
 
 PATTERNS = 8
 LEVELS = (0.001, 0.01, 0.5, 0.99, 0.999)
@@ -29,34 +38,37 @@ SHOWN_DEGREES = (1, 2, 4, 8, 16, 32)
 
 def sections_of(
     samples: xr.Dataset,
-    variables: tuple[Variable, ...],
-    compared: list[Comparison],
+    planes: Sequence[Plane],
+    compared: Sequence[Comparison],
     real: Fields | None,
     truth: Fields | None,
     training: Fields | None,
 ) -> tuple[list[Section], dict[str, Any]]:
-    """Sections and numbers for every variable; a note names the inputs that were not given."""
-    sections, record = [_scores(one) for one in compared], {one.variable.name: as_record(one) for one in compared}
-    for variable in variables:
-        fields = stacked(samples, variable)
-        weights = row_weights(samples, variable.dims[0])
+    """Sections and numbers for every map, and for the maps together."""
+    by_name = {one.plane.name: one for one in compared}
+    sections: list[Section] = []
+    record: dict[str, Any] = {}
+    drawn: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    for plane in planes:
+        fields = plane.samples(samples).astype(np.float64)
+        one = by_name.get(plane.name)
+        reference = None if real is None else real[plane.name].astype(np.float64)
+        data = _map_data(plane, fields, one, reference)
+        drawn[plane.name] = fields, data.examples
         table: dict[str, Any] = {}
-        if real is not None:
-            reference = real[variable.name]
-            sections.append(_extremes(variable.name, fields, reference, table))
-            sections.append(_patterns(variable.name, fields, reference, weights, table))
-            if _global(samples, variable):
-                sections.append(_degrees(variable.name, fields, reference, samples[variable.dims[0]].values, table))
+        if one is not None:
+            sections.append(_scores(one))
+            record[plane.name] = as_record(one)
+        sections += _maps(data, table)
+        if reference is not None:
+            sections.append(_extremes(plane, fields, reference, table))
+            sections.append(_patterns(plane.name, fields, reference, plane.grid.weights, table))
         if truth is not None:
-            sections.append(_against_truth(variable.name, fields, truth[variable.name], weights, table))
+            sections.append(_against_truth(data, truth[plane.name], table))
         if training is not None:
-            others = None if real is None else real[variable.name]
-            sections.append(_nearest(variable.name, fields, training[variable.name], others, weights, table))
-        record.setdefault(variable.name, {}).update(table)
-    left_out = [what for what, given in (("--against", real), ("--truth", truth), ("--training", training)) if given is None]
-    if left_out:
-        sections.append(Section("Not compared", notes=[f"For more, give files of fields: {', '.join(left_out)}."]))
-    return sections, record
+            sections.append(_nearest(plane, fields, training[plane.name], reference, table))
+        record.setdefault(plane.name, {}).update(table)
+    return [*sections, *correlation_section(planes, drawn, record)], record
 
 
 def stacked(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
@@ -76,24 +88,68 @@ def stacked(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
     )
 
 
-def _global(dataset: xr.Dataset, variable: Variable) -> bool:
-    lat = dataset[variable.dims[0]].values
-    whole = bool(np.isfinite(stacked(dataset, variable)[0]).all())
-    return whole and bool(np.abs(lat).max() <= 90 and np.ptp(lat) > 150)
+def _map_data(plane: Plane, fields: np.ndarray, one: Comparison | None, real: np.ndarray | None) -> MapData:
+    examples = real if real is not None or one is None else one.examples
+    return MapData(
+        name=plane.name,
+        attrs=plane.attrs,
+        grid=plane.grid,
+        fields=fields,
+        power=None if one is None else one.samples.power,
+        reference=None if one is None else one.reference,
+        examples=examples if examples is not None and len(examples) else None,
+        examples_label="" if one is None else one.examples_label,
+    )
+
+
+def _maps(data: MapData, table: dict[str, Any]) -> list[Section]:
+    """Maps, spectra and quantiles; the power by degree on the sphere also as a table."""
+    whole = data.grid.whole and bool(np.isfinite(data.fields[0]).all())
+    degrees = None
+    rows: list[list[str]] = []
+    if whole and data.examples is not None:
+        centre = data.examples.mean(0) if data.reference is None else data.reference.mean
+        own, real = (_degree_power(fields - centre, data.grid) for fields in (data.fields, data.examples))
+        degrees = own, real.mean(0)
+        ratio = degrees[0].mean(0) / np.maximum(degrees[1], 1e-300)
+        table["degree_power_ratio"] = [float(r) for r in ratio]
+        rows = [[str(k), number(float(ratio[k]))] for k in SHOWN_DEGREES if k < len(ratio)]
+    try:
+        figures = [overview(data, degrees, data.examples_label)]
+    except PlotError:
+        figures = []
+    if not figures and not rows:
+        return []
+    head = ("power at a degree on the sphere", f"samples over {data.examples_label}") if rows else ()
+    return [Section(f"{data.name}: maps and spectra", head, rows, (), figures)]
+
+
+def _degree_power(deviations: np.ndarray, grid: MapGrid) -> np.ndarray:
+    """Mean square of the coefficients of every degree, for every field [n, rows, columns]: [n, degrees]."""
+    nlat, nlon = grid.shape
+    harmonics = SphericalHarmonics(nlat, nlon, min(nlat, nlon // 2), grid.y.tolist(), area_weighted=False)
+    coordinates = harmonics.analyse(torch.from_numpy(deviations.reshape(len(deviations), -1)))
+    # beyond the degrees there is a last shell, of what none of them has
+    return torch.stack([harmonics.energy(one[None])[: harmonics.lmax] for one in coordinates]).numpy()
 
 
 def _scores(one: Comparison) -> Section:
     columns = ("samples", "standard_error", "reference", "held_out")
-    rows = [[name, *(number(row.get(c, float("nan"))) for c in columns)] for name, row in one.rows().items()]
+    head = ("score", *(column.replace("_", " ") for column in columns))
+    rows = [[name, *(number(row.get(c, float("nan"))) for c in columns)] for name, row in described_scores(one).items()]
     notes = [f"Reference: {one.reference.label}. {one.real_label and f'Held out: {one.real_label}.'}"]
-    return Section(f"{one.variable.name}: mean, spread, zonal spectra", ("score", *columns), rows, notes)
+    return Section(f"{one.plane.name}: mean, spread, spectra", head, rows, notes)
 
 
-def _extremes(name: str, fields: np.ndarray, real: np.ndarray, table: dict[str, Any]) -> Section:
+def _extremes(plane: Plane, fields: np.ndarray, real: np.ndarray, table: dict[str, Any]) -> Section:
     quantiles = [np.nanquantile(values, LEVELS) for values in (fields, real)]
     table["quantiles"] = {str(level): (float(a), float(b)) for level, a, b in zip(LEVELS, *quantiles, strict=True)}
-    rows = [[f"{100 * level:g} %", number(a), number(b)] for level, a, b in zip(LEVELS, *quantiles, strict=True)]
-    return Section(f"{name}: extremes", ("quantile over all points", "samples", "reference"), rows)
+    factor, units = shown_units(plane.attrs)
+    rows = [
+        [f"{100 * level:g} %", number(a * factor), number(b * factor)] for level, a, b in zip(LEVELS, *quantiles, strict=True)
+    ]
+    head = (f"quantile over all points [{readable(units) or '1'}]", "samples", "reference")
+    return Section(f"{plane.name}: extremes", head, rows)
 
 
 def _patterns(name: str, fields: np.ndarray, real: np.ndarray, weights: np.ndarray, table: dict[str, Any]) -> Section:
@@ -113,45 +169,39 @@ def _patterns(name: str, fields: np.ndarray, real: np.ndarray, weights: np.ndarr
     return Section(f"{name}: variance of leading patterns", ("EOF of the reference", "ratio"), rows, [note])
 
 
-def _degrees(name: str, fields: np.ndarray, real: np.ndarray, lat: np.ndarray, table: dict[str, Any]) -> Section:
-    nlat, nlon = fields.shape[1:]
-    harmonics = SphericalHarmonics(nlat, nlon, min(nlat, nlon // 2), lat.tolist(), area_weighted=False)
-    power = []
-    for values in (fields, real):
-        deviations = torch.from_numpy((values - real.mean(0)).reshape(len(values), -1))
-        power.append(harmonics.energy(harmonics.analyse(deviations)).numpy())
-    ratio = power[0] / np.maximum(power[1], 1e-300)
-    table["degree_power_ratio"] = [float(r) for r in ratio[: harmonics.lmax]]
-    rows = [[str(k), number(float(ratio[k]))] for k in SHOWN_DEGREES if k < harmonics.lmax]
-    return Section(f"{name}: power per degree on the sphere", ("degree", "samples over reference"), rows)
-
-
-def _against_truth(name: str, fields: np.ndarray, truth: np.ndarray, weights: np.ndarray, table: dict[str, Any]) -> Section:
+def _against_truth(data: MapData, truth: np.ndarray, table: dict[str, Any]) -> Section:
     """Fair CRPS and rank histogram of the truth among the samples, area-weighted."""
-    try:
-        import scoringrules
-    except ImportError:
-        raise ValueError("CRPS needs scoringrules: pip install 'piadm_hpc[verify]'") from None
+    fields = data.fields
     if len(truth) != 1 or truth.shape[1:] != fields.shape[1:]:
-        raise ValueError(f"--truth has {truth.shape} for {name}; give one field on the samples' grid, {fields.shape[1:]}")
+        raise ValueError(f"--truth has {truth.shape} for {data.name}; give one field on the samples' grid, {fields.shape[1:]}")
     there = np.isfinite(truth[0]) & np.isfinite(fields).all(0)
-    area = np.broadcast_to(weights[:, None], there.shape)[there]
-    scores = scoringrules.crps_ensemble(truth[0][there], fields[:, there], m_axis=0, estimator="fair")
+    area = np.broadcast_to(data.grid.weights[:, None], there.shape)[there]
+    scores = np.full(there.shape, np.nan)
+    scores[there] = fair_crps(fields[:, there], truth[0][there])
     ranks = (fields[:, there] < truth[0][there]).sum(0)
     counts = np.bincount(ranks, weights=area, minlength=len(fields) + 1)
+    shares = counts / counts.sum()
     error = np.abs(fields[:, there].mean(0) - truth[0][there])
-    table["fair_crps"], table["rank_histogram"] = float(np.average(scores, weights=area)), (counts / counts.sum()).tolist()
-    rows = [["fair CRPS", number(table["fair_crps"])], ["mean absolute error", number(float(np.average(error, weights=area)))]]
-    rows += [["truth below all samples", number(float(counts[0] / counts.sum()))]]
-    rows += [["truth above all samples", number(float(counts[-1] / counts.sum()))]]
+    table["fair_crps"], table["rank_histogram"] = float(np.average(scores[there], weights=area)), shares.tolist()
+    factor, units = shown_units(data.attrs)
+    words = f"[{readable(units) or '1'}]"
+    rows = [
+        [f"fair CRPS {words}", number(table["fair_crps"] * factor)],
+        [f"mean absolute error {words}", number(float(np.average(error, weights=area)) * factor)],
+    ]
+    rows += [["truth below all samples", number(float(shares[0]))]]
+    rows += [["truth above all samples", number(float(shares[-1]))]]
     note = f"A calibrated ensemble has {1 / (len(fields) + 1):.3g} of the area at each end."
-    return Section(f"{name}: against the truth", ("score", "value"), rows, [note])
+    try:
+        figures = [against_truth(data, np.where(there, truth[0], np.nan), scores, shares.tolist())]
+    except PlotError:
+        figures = []
+    return Section(f"{data.name}: against the truth", ("score", "value"), rows, [note], figures)
 
 
-def _nearest(
-    name: str, fields: np.ndarray, training: np.ndarray, real: np.ndarray | None, weights: np.ndarray, table: dict[str, Any]
-) -> Section:
+def _nearest(plane: Plane, fields: np.ndarray, training: np.ndarray, real: np.ndarray | None, table: dict[str, Any]) -> Section:
     """Distance of samples, and of real fields, to the nearest training field; memorised samples are nearer than real fields."""
+    weights = plane.grid.weights
     spread = float(
         np.sqrt(np.nansum(np.ma.masked_invalid(training).var(0).filled(np.nan) * weights[:, None]) / training.shape[-1])
     )
@@ -162,7 +212,7 @@ def _nearest(
             table.setdefault("nearest_training", {})[label] = float(np.median(nearest))
             rows.append([label, number(float(np.median(nearest))), number(float(np.min(nearest)))])
     note = "In standard deviations of the training fields. Samples much nearer than real fields are copies of training fields."
-    return Section(f"{name}: nearest training field", ("root mean square distance", "median", "smallest"), rows, [note])
+    return Section(f"{plane.name}: nearest training field", ("root mean square distance", "median", "smallest"), rows, [note])
 
 
 def _distance(field: np.ndarray, training: np.ndarray, weights: np.ndarray) -> float:

@@ -2,36 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...data.observations import ObservationTable
+from ..drawing import colours
+from ..drawing.labels import bracketed
+from ..drawing.maps import colour_bar, draw_map, extent, shape_of_map
+from ..drawing.quantities import shown_units
+from ..drawing.style import PlotError, literal, styled
+from ..figures import WIDTH
+from ..grids import MapGrid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCALES: dict[str, tuple[Callable[[np.ndarray, Mapping[Any, Any]], colours.Scale], str]] = {
+    "mean": (colours.amount, "neither"),
+    "spread": (colours.spread, "max"),
+    "increment": (colours.difference, "both"),
+}
 
 
 def map_figure(
-    maps: Mapping[str, np.ndarray], rows: np.ndarray, columns: np.ndarray, title: str, table: ObservationTable | None
-) -> Any:
-    """Draw maps [lat, lon] by name with the points of observations; None where matplotlib is not installed.
+    maps: Mapping[str, np.ndarray], grid: MapGrid, name: str, attrs: Mapping[Any, Any], table: ObservationTable | None
+) -> Figure | None:
+    """Draw mean, spread and increment [rows, columns] of the variable `name` with the points of observations.
 
-    Maps of increments have a scale around zero.
+    None where matplotlib is not installed.
     """
+    factor, units = shown_units(attrs)
     try:
-        from matplotlib.figure import Figure
-    except ImportError:
+        with styled():
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(WIDTH, WIDTH / len(maps) * 0.86 * shape_of_map(grid) + 1.3), layout="constrained")
+            axes = figure.subplots(1, len(maps), squeeze=False)[0]
+            figure.suptitle(literal(str(attrs.get("long_name") or name)), x=0.01, ha="left", fontsize=13, fontweight="bold")
+            for axis, (what, field) in zip(axes, maps.items(), strict=True):
+                scale, extend = SCALES[what]
+                image = draw_map(axis, grid, field * factor, scale(field * factor, attrs), what)
+                colour_bar(image, [axis], literal(name) + bracketed(units), extend=extend)
+                if table is not None and what != "mean" and grid.geographic:
+                    points = table["kind"] == "point"
+                    west = extent(grid)[1][0]
+                    lon = west + (table["lon"][points] - west) % 360
+                    axis.plot(lon, table["lat"][points], "k.", markersize=2)
+            return figure
+    except PlotError:
         return None
-    figure = Figure(figsize=(15, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(maps), squeeze=False)[0]
-    figure.suptitle(title)
-    for axis, (name, field) in zip(axes, maps.items(), strict=True):
-        largest = float(np.nanmax(np.abs(field)))
-        limits = {"vmin": -largest, "vmax": largest, "cmap": "RdBu_r"} if name == "increment" else {}
-        drawn = axis.pcolormesh(columns, rows, field, shading="nearest", **limits)
-        figure.colorbar(drawn, ax=axis)
-        axis.set_title(name)
-        if table is not None and name != "mean":
-            points = table["kind"] == "point"
-            lon = columns.min() + (table["lon"][points] - columns.min()) % 360 if np.ptp(columns) > 180 else table["lon"][points]
-            axis.plot(lon, table["lat"][points], "k.", markersize=2)
-    return figure

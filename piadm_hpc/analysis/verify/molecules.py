@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ..drawing.style import OWN, PlotError, literal, styled
 from ..pages import Section, number
+from ..scores import counted
 from .conformers import (
     LAG,
     Conformers,
@@ -28,6 +30,8 @@ from .weighted import weighted, weights_section
 
 Energy = Callable[[np.ndarray], np.ndarray]
 MOST_SHOWN = 8.0  # kT, of free energies in figures
+MOST_SURFACES = 12  # figures on a page
+FEW = 2000  # samples that are drawn as points
 
 
 def sections_of(
@@ -50,7 +54,7 @@ def sections_of(
         placed = _surfaces(own, real)
         surfaces = [shown for shown, _ in placed]
         record["surfaces"] = {s.name: {"jsd": s.jsd, "floor": s.floor, "floor_error": s.floor_error} for s in surfaces}
-        sections.append(_surface_section(surfaces))
+        sections.append(_surface_section(placed))
         shares = {name: populations(c) for name, c in (("samples", own), ("reference", real))}
         record["phi_positive"] = {name: dict(table) for name, table in shares.items()}
         sections.append(_population_section(shares))
@@ -100,34 +104,54 @@ def _surfaces(own: Conformers, real: Conformers) -> list[tuple[Surface, np.ndarr
     return [*surfaces, (last, slow(own))]
 
 
-def _surface_section(surfaces: list[Surface]) -> Section:
-    rows = [[s.name, number(s.jsd), number(s.floor), number(s.floor_error), number(s.jsd - s.floor)] for s in surfaces]
+def _surface_section(placed: list[tuple[Surface, np.ndarray]]) -> Section:
+    rows = [[s.name, number(s.jsd), number(s.floor), number(s.floor_error), number(s.jsd - s.floor)] for s, _ in placed]
     head = ("Jensen-Shannon divergence [bits]", "samples", "as many of the reference", "+-", "excess")
     note = (
         f"Histograms of 36 x 36 bins. As many of the reference: of {BLOCKS} contiguous blocks, as many frames from one half as "
         "there are samples (at most all) and the other half, over all choices; this divergence is due to finite sampling alone."
     )
-    return Section("Free-energy surfaces", head, rows, [note], [_free_energies(s) for s in surfaces])
+    shown = sorted(placed, key=lambda pair: pair[0].floor - pair[0].jsd)[:MOST_SURFACES]
+    if len(shown) < len(placed):
+        note += f" Drawn are the {len(shown)} surfaces that differ most."
+    try:
+        figures = [_free_energies(one, points) for one, points in placed if any(one is other for other, _ in shown)]
+    except PlotError:
+        figures = []
+    return Section("Free-energy surfaces", head, rows, [note], figures)
 
 
-def _free_energies(shown: Surface) -> Any:
-    from matplotlib.figure import Figure
+def _free_energies(shown: Surface, points: np.ndarray) -> Any:
+    """Free energies of samples and reference; of few samples also the samples themselves, over the reference."""
+    with styled():
+        from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharex=True, sharey=True)
-    units = np.rad2deg if shown.name.startswith("Ramachandran") else np.asarray
-    for axis, name, p in zip(axes, ("samples", "reference"), (shown.samples, shown.reference), strict=True):
-        with np.errstate(divide="ignore"):
-            energy = -np.log(p.T)
-        image = axis.pcolormesh(
-            units(shown.edges[0]), units(shown.edges[1]), energy - energy.min(), vmax=MOST_SHOWN, cmap="viridis"
-        )
-        axis.set_title(name)
-    if shown.name.startswith("Ramachandran"):
-        axes[0].set(xlabel="phi [degrees]", ylabel="psi [degrees]")
-    figure.colorbar(image, ax=axes, label="free energy [kT]")
-    figure.suptitle(shown.name)
-    return figure
+        figure = Figure(figsize=(9, 3.8), layout="constrained")
+        axes = figure.subplots(1, 2, sharex=True, sharey=True)
+        angles = shown.name.startswith("Ramachandran")
+        units = np.rad2deg if angles else np.asarray
+        titles = (f"{counted(len(points), 'sample')}", "reference")
+        for axis, name, p in zip(axes, titles, (shown.samples, shown.reference), strict=True):
+            with np.errstate(divide="ignore"):
+                energy = -np.log(p.T)
+            image = axis.pcolormesh(
+                units(shown.edges[0]), units(shown.edges[1]), energy - energy.min(), vmin=0, vmax=MOST_SHOWN, cmap="viridis",
+                rasterized=True,
+            )  # fmt: skip
+            axis.set_title(name)
+            axis.spines[["top", "right"]].set_visible(True)
+        if len(points) <= FEW:
+            axes[1].plot(*units(points).T, ".", color=OWN, markersize=2.5, label="samples")
+            axes[1].legend(fontsize=8, loc="upper right", frameon=True)
+        if angles:
+            axes[0].set(xlabel="phi [degrees]", ylabel="psi [degrees]")
+            axes[1].set(xlabel="phi [degrees]", xticks=range(-180, 181, 90), yticks=range(-180, 181, 90))
+        else:
+            axes[0].set(xlabel="slowest coordinate", ylabel="second slowest coordinate")
+            axes[1].set(xlabel="slowest coordinate")
+        figure.colorbar(image, ax=axes, label="free energy [kT]", extend="max")
+        figure.suptitle(literal(shown.name), x=0.01, ha="left", fontweight="bold")
+        return figure
 
 
 def _population_section(shares: dict[str, dict[str, tuple[float, float]]]) -> Section:

@@ -27,8 +27,9 @@ from ...models.observations.encode import encode
 from ...models.observations.posterior import expected_variance
 from ...models.observations.reading import climatology, read_for
 from ...models.observations.record import FILE, read_table
+from ..grids import grid_of
 from ..pages import Section, number
-from ..scores import area_weights
+from ..scores import fair_crps
 from .fields import stacked
 from .maps import map_figure
 
@@ -170,15 +171,6 @@ def ensemble_scores(ensemble: Predicted) -> dict[str, Any]:
     return found | {"rank_histogram": (counts / counts.sum()).tolist(), "rank_chi_square": statistic, "rank_p_value": float(p)}
 
 
-def fair_crps(members: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the fair CRPS [m] of members [n, m] at values [m] (Ferro 2014)."""
-    try:
-        import scoringrules
-    except ImportError:
-        raise ValueError("CRPS needs scoringrules: pip install 'piadm_hpc[verify]'") from None
-    return np.asarray(scoringrules.crps_ensemble(values, members, m_axis=0, estimator="fair"))
-
-
 def gaussian_crps(mean: np.ndarray, std: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the CRPS [m] of N(mean, std^2) at values [m] (Gneiting and Raftery 2007, eq. 21)."""
     z = (values - mean) / std
@@ -242,11 +234,11 @@ def _maps(samples: xr.Dataset, model: Model, table: ObservationTable | None) -> 
     for variable in model.layout.variables:
         fields = stacked(samples, variable)
         maps = {"mean": fields.mean(0), "spread": fields.std(0, ddof=1), "increment": fields.mean(0) - before[variable.name][0]}
-        lat, lon = (model.layout.coordinates[dim].values for dim in variable.dims)
-        weights = np.broadcast_to(area_weights(lat)[:, None], fields.shape[1:])
+        grid = grid_of(samples, variable.name, [str(dim) for dim in samples[variable.name].dims if dim not in variable.dims])
+        weights = np.broadcast_to(grid.weights[:, None], fields.shape[1:])
         sizes = [_weighted_rms(maps[name], weights) for name in ("spread", "increment")]
         rows.append([variable.name, *(number(size) for size in sizes)])
-        figures.append(map_figure(maps, lat, lon, f"{variable.name} [{variable.attrs.get('units', '1')}]", table))
+        figures.append(map_figure(maps, grid, variable.name, samples[variable.name].attrs, table))
     notes = ["Spread and increment are root mean squares over the area; the increment is the mean less the model's own."]
     return Section("Maps", ("variable", "spread", "increment"), rows, notes, [figure for figure in figures if figure is not None])
 

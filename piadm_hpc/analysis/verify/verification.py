@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,20 @@ import xarray as xr
 
 from ...models.card import HELD_OUT
 from ...models.registry import find_model
-from ...models.variables import described, variables_of
 from ...store.conformers import TOPOLOGY
 from ...store.reading import open_run
 from ..comparison import compare, fields_like, has_statistics
+from ..origin import origin
 from ..pages import Section, number, write_page, write_record
-from ..report.report import run_model, stored_config
+from ..planes import Plane, chosen, planes_of, variables_in
+from ..report.report import MOST_MAPS, run_model, stored_config
 from ..report.tables import table
-from ..slices import plain_fields
 from ..weights.energies import energy_of_user
 from ..weights.weighing import stored_weights
 from .conformers import load_conformers
 from .coupling import coupling_sections
 from .fields import sections_of as field_sections
+from .forecasts import sections_of as forecast_sections
 from .molecules import sections_of as conformer_sections
 from .posterior import sections_of as posterior_sections
 
@@ -38,36 +40,37 @@ def verify(
     training: str | None = None,
     energy: str | None = None,
     withheld: str | None = None,
+    select: Mapping[str, str] | None = None,
 ) -> str:
     """Write report/verify.html and report/verify.json into a run's folder and return the tables to print.
 
     Real fields or conformers come from the file `against`, or else from the folder of the run's model. For fields, `truth` is a
-    file with the true field and `training` a file of training fields, and `withheld` observations that a posterior was not given;
-    for conformers, `energy` names a function of positions
-    [n, atoms, 3] in nm, as "module:function". Raises ValueError when there is nothing to compare with, and StoreError for a run
-    that is incomplete or damaged.
+    file with the true field, or for forecasts with the dated fields of their starts and later ones, `training` a file of training
+    fields, `withheld` observations that a posterior was not given, and `select` chooses maps as in `report`; for conformers,
+    `energy` names a function of positions [n, atoms, 3] in nm, as "module:function". Raises ValueError when there is nothing to
+    compare with, and StoreError for a run that is incomplete or damaged.
     """
     folder = Path(run)
     with open_run(folder, flat=True) as dataset:
-        cost = _cost(dataset)
+        cost, about = _cost(dataset), _origin(folder, dataset)
         if "topology" in dataset:
-            _only_for("fields", truth=truth, training=training, withheld=withheld)
+            _only_for("fields", truth=truth, training=training, withheld=withheld, select=select)
             sections, record = _conformers(folder, dataset, against, energy)
         else:
             _only_for("conformers", energy=energy)
             sections, record = _given(folder, dataset, withheld)
             if not sections or any(name is not None for name in (against, truth, training)):
-                more, numbers_of_fields = _fields(folder, dataset, against, truth, training)
+                more, numbers_of_fields = _fields(folder, dataset, against, truth, training, select or {})
                 sections, record = [*sections, *more], record | numbers_of_fields
     out = folder / FOLDER if folder.is_dir() else folder.parent / FOLDER
     sections = [*sections, cost]
-    page = write_page(out / PAGE, f"Verification of {folder.name or folder.resolve().name}", sections)
-    numbers = write_record(out / RECORD, record)
+    page = write_page(out / PAGE, f"Verification of {folder.name or folder.resolve().name}", sections, about)
+    numbers = write_record(out / RECORD, record | {"origin": about})
     return "\n".join([*_text(sections), f"page: {page}", f"numbers: {numbers}"])
 
 
-def _only_for(kind: str, **given: str | None) -> None:
-    wrong = [f"--{name}" for name, value in given.items() if value is not None]
+def _only_for(kind: str, **given: object) -> None:
+    wrong = [f"--{name}" for name, value in given.items() if value]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: only for {kind}; leave it out")
 
@@ -97,31 +100,50 @@ def _given(folder: Path, dataset: xr.Dataset, withheld: str | None) -> tuple[lis
 
 
 def _fields(
-    folder: Path, dataset: xr.Dataset, against: str | None, truth: str | None, training: str | None
+    folder: Path,
+    dataset: xr.Dataset,
+    against: str | None,
+    truth: str | None,
+    training: str | None,
+    select: Mapping[str, str],
 ) -> tuple[list[Section], dict[str, Any]]:
-    model = run_model(folder, stored_config(folder, dataset))
-    compared = compare(dataset, model, against=against) if against is not None or has_statistics(model) else []
+    model = find_model(run_model(folder, stored_config(folder, dataset)))
+    planes, notes = _planes(dataset, select)
+    names = {plane.name for plane in planes}
+    compared = compare(dataset, model, against=against, maps=names) if against is not None or has_statistics(model) else []
     if not compared and truth is None and training is None:
-        raise ValueError(f"model {find_model(model).name} has no statistics; give --against, --truth or --training FILE")
-    read = [None if name is None else fields_like(find_model(model), name).fields for name in (against, truth, training)]
-    layout = described(model)[1]
-    plain, _ = plain_fields(dataset, variables_of(model), layout)
-    sections, record = field_sections(plain, _variables(plain, layout.leading), compared, *read)
-    more, numbers = coupling_sections(dataset, find_model(model), against)
-    return [*more, *sections], record | numbers
+        raise ValueError(f"model {model.name} has no statistics; give --against, --truth or --training FILE")
+    forecasts = truth is not None and "lead_time" in dataset
+    files = (against, None if forecasts else truth, training)
+    read = [None if name is None else fields_like(model, name).fields for name in files]
+    sections, record = field_sections(dataset, planes, compared, *read)
+    coupled, numbers = coupling_sections(dataset, model, against)
+    sections, record = [*sections, *coupled], record | numbers
+    if forecasts and truth is not None:
+        more, record["forecasts"] = forecast_sections(folder, planes, model, truth)
+        sections = [*more, *sections]
+    given = {"--against": against, "--truth": truth, "--training": training}
+    if left_out := [name for name, file in given.items() if file is None]:
+        notes = [*notes, f"For more, give files of fields: {', '.join(left_out)}."]
+    return [*sections, *([Section("Not compared", notes=notes)] if notes else [])], record
 
 
-def _variables(dataset: xr.Dataset, leading: tuple[str, ...]) -> tuple[Any, ...]:
-    from ...schema.layout import Variable
-
-    others = (str(dataset.attrs["sample_dim"]), *leading)
-    names = str(dataset.attrs["variables"]).split()
-    variables = [Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim not in others)) for name in names]
-    fields = tuple(variable for variable in variables if len(variable.dims) == 2 and "atom" not in variable.dims)
-    if not fields:
+def _planes(dataset: xr.Dataset, select: Mapping[str, str]) -> tuple[list[Plane], list[str]]:
+    variables = variables_in(dataset)
+    planes, without = planes_of(dataset, variables)
+    if not planes:
         listed = ", ".join(f"{variable.name} over {' x '.join(variable.dims)}" for variable in variables)
         raise ValueError(f"the samples have no fields over two dimensions to verify, only {listed}")
-    return fields
+    planes, notes = chosen(planes, select, MOST_MAPS)
+    return planes, [*(f"No maps of {line}." for line in without), *(f"{line[0].upper()}{line[1:]}." for line in notes)]
+
+
+def _origin(folder: Path, dataset: xr.Dataset) -> dict[str, str]:
+    try:
+        model = stored_config(folder, dataset).model
+    except ValueError:
+        model = str(dataset.attrs.get("source", ""))
+    return origin(dataset, Path(model).name)
 
 
 def _cost(dataset: xr.Dataset) -> Section:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from scipy.fft import dctn
 
 from ...data.gridded import GriddedData
+from ...data.grids import geographic, row_shares, why_not_global
 from ...schema.layout import STEP, Coordinate
 
 
@@ -22,6 +24,23 @@ def zonal_power(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
     power[..., 1 : (nlon + 1) // 2] *= 2
     weighted: np.ndarray = np.einsum("nyk,y->k", power, area / area.sum()) / len(fields)
     return weighted
+
+
+def cosine_power(fields: np.ndarray) -> np.ndarray:
+    """Mean power per wavenumber, [k + 1] with k the shorter side, of fields [samples, rows, columns] of a region.
+
+    Fields are developed into cosines, which end with no slope at the edges, so that a trend across the region does not leak
+    into small scales as in a Fourier series (Denis, Cote and Laprise 2002, doi:10.1175/1520-0493(2002)130<1812:SDOTDA>2.0.CO;2).
+    A mode of m and n half waves along rows and columns counts for the wavenumber k of the ellipse k / min(rows, columns)
+    <= sqrt((m / rows)^2 + (n / columns)^2), and the last wavenumber has all beyond. The powers add up to the mean square.
+    """
+    rows, columns = fields.shape[-2:]
+    power = dctn(fields, axes=(-2, -1), norm="ortho") ** 2 / (rows * columns)
+    shorter = min(rows, columns)
+    ellipse = np.hypot(np.arange(rows)[:, None] / rows, np.arange(columns) / columns) * shorter
+    number = np.floor(ellipse + 1e-9).astype(int).clip(max=shorter)  # rounding must not move a wave into the ellipse before
+    found: np.ndarray = np.bincount(number.ravel(), weights=power.mean(0).ravel(), minlength=shorter + 1)
+    return found
 
 
 def channel_correlations(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -40,8 +59,9 @@ def channel_correlations(fields: np.ndarray, area: np.ndarray) -> np.ndarray:
 def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordinate]:
     """The arrays of a model's statistics.h5, in physical units, for each part of the data.
 
-    They are fields of the mean and the standard deviation, zonal power of the deviations from the training mean, area means
-    of every field, evenly spaced held-out fields, and correlations between levels and steps. A variable counts once for each of
+    They are fields of the mean and the standard deviation, power of the deviations from the training mean, area means
+    of every field, evenly spaced held-out fields, and correlations between levels and steps. Power is zonal, and that of
+    cosines too on rows and columns that are not global. A variable counts once for each of
     its levels, and every time of a sequence is a field of its own. Points without data count as zero deviation in power and area
     means; cells count as rows of one column.
     """
@@ -51,6 +71,9 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
     centre = _physical(data, data.train).mean(0)
     columns = 1 if len(dims) == 1 else len(data.coordinates[dims[1]].values)
     arrays["zonal_wavenumber"] = Coordinate(("zonal_wavenumber",), np.arange(columns // 2 + 1))
+    regional = len(dims) == 2 and not _on_the_globe(data.coordinates)
+    if regional:
+        arrays["cosine_wavenumber"] = Coordinate(("cosine_wavenumber",), np.arange(min(len(area), columns) + 1))
     for part in ("train", "validation", "test"):
         states: torch.Tensor = getattr(data, part)
         if not len(states):
@@ -66,6 +89,9 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
             f"{part}_zonal_power": Coordinate(("variable", "zonal_wavenumber"), power, about),
             f"{part}_area_mean": Coordinate((f"{part}_sample", "variable"), area_mean),
         }
+        if regional:
+            power = np.stack([cosine_power(apart[:, v]) for v in range(fields.shape[1])])
+            arrays[f"{part}_cosine_power"] = Coordinate(("variable", "cosine_wavenumber"), power, about)
     if data.leading:
         whole = data.normalisation.decode(data.train)
         channels = np.concatenate(
@@ -77,11 +103,15 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
 
 
 def row_areas(grid: Mapping[str, Coordinate]) -> np.ndarray:
-    """What each row of a grid counts in means [rows]: the cosine of its latitude in degrees, else one, as each cell does."""
-    rows = next(iter(grid.values())).values
-    if len(grid) == 1 or np.abs(rows).max() > 90:
-        return np.ones(len(rows))
-    return np.asarray(np.cos(np.deg2rad(rows)).clip(min=0))
+    """The share of the area in each row of a grid [rows]: by the cosine of its latitude, else alike, as of cells."""
+    name, rows = next(iter(grid.items()))
+    return np.full(len(rows.values), 1 / len(rows.values)) if len(grid) == 1 else row_shares(name, rows.values, rows.attrs)
+
+
+def _on_the_globe(grid: Mapping[str, Coordinate]) -> bool:
+    """Whether rows and columns cover the globe."""
+    rows, columns = (coordinate.values for coordinate in grid.values())
+    return geographic(grid) and why_not_global(rows, columns) is None
 
 
 def _examples(data: GriddedData, dims: tuple[str, ...], count: int) -> dict[str, Coordinate]:

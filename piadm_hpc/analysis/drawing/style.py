@@ -1,0 +1,44 @@
+"""The looks that all figures share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+OWN, PALE, SECOND = "#c0392b", "#e2b4ad", "#2c5f8a"
+REAL, FAINT, MISSING = "#1f1f1f", "#8a8a8a", "#d4d4d4"
+STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.7,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text in a PDF stays text that can be searched and edited
+    "savefig.dpi": 160,
+}
+
+
+class PlotError(ValueError):
+    """matplotlib is not installed."""
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in this style, and leave the user's own settings as they were; raises PlotError without matplotlib."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise PlotError("no figure was drawn, for matplotlib is not installed: pip install 'piadm_hpc[plot]'") from None
+    with mpl.rc_context(STYLE):
+        yield
+
+
+def literal(text: str) -> str:
+    """Escape what matplotlib would take for the begin of TeX; an underscore or a caret means nothing outside of it."""
+    return text.replace("$", r"\$")
