@@ -225,7 +225,7 @@ def test_channels_go_round() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": {}}, "give one of callable, diffusers and exported, not 0"),
+        ({"network": {}}, "give one of callable, diffusers, exported and mdlus, not 0"),
         ({"network": {"callable": "a:b", "exported": "c"}}, "not 2"),
         ({"network": {"callable": "no such name"}}, "network.callable"),
         ({"grid": [4, 4], "atoms": [3]}, "either atoms"),

@@ -1,0 +1,199 @@
+"""What the network of an adapter is given beside states and times: the section `condition` of adapter.toml, and its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..config.validation import Record
+from ..schema.conditions import Condition
+
+Tree = dict[str, Tensor]
+KINDS = ("map", "scalar", "class", "embedding")
+NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+class InputSpec(Record):
+    """One input of a foreign network: the variable of that name in files of conditions, and what the network makes of it.
+
+    A "map" is a field on the grid and a "scalar" a number; the network is given (value - offset) / scale of both. A "class" is
+    a whole number below `classes`; `null` is the label that means "none" to the network. An "embedding" is an array over two
+    `dims` of its own, of the sizes `shape`, such as the states that cross-attention looks at.
+    """
+
+    name: str = Field(min_length=1, pattern=NAME)
+    kind: Literal["map", "scalar", "class", "embedding"]
+    units: str = "1"
+    scale: float = 1.0
+    offset: float = 0.0
+    classes: int = Field(0, ge=0)
+    null: int | None = Field(None, ge=0)
+    shape: tuple[int, int] | None = None
+    dims: tuple[str, str] = ("token", "feature")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        mistakes = []
+        if (self.kind == "class") != (self.classes > 1):
+            mistakes.append(f'{self.name}: `classes`, at least two, belongs to kind = "class" and is needed there')
+        if (self.kind == "embedding") != (self.shape is not None):
+            mistakes.append(f'{self.name}: `shape`, [tokens, features], belongs to kind = "embedding" and is needed there')
+        if self.kind != "class" and self.null is not None:
+            mistakes.append(f'{self.name}: `null` belongs to kind = "class"')
+        if self.kind == "class" and (self.scale, self.offset) != (1.0, 0.0):
+            mistakes.append(f"{self.name}: classes are whole numbers without scale and offset")
+        if self.scale == 0:
+            mistakes.append(f"{self.name}: scale = 0 would make every value infinite")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    @property
+    def variable(self) -> str:
+        """The variable's name in a file of conditions."""
+        return self.name
+
+    @property
+    def lag(self) -> int:
+        """No input of a foreign network is one of its own earlier fields."""
+        return 0
+
+    @property
+    def mean(self) -> float:
+        """The value that the network is given as zero."""
+        return self.offset
+
+    @property
+    def spread(self) -> float:
+        """Deviation of the values that the network knows; infinite where the file leaves `scale` out."""
+        return abs(self.scale) if "scale" in self.model_fields_set else float("inf")
+
+    @property
+    def own_dims(self) -> dict[str, int]:
+        """Dimensions of the values that are neither of the grid nor count conditions, with their sizes."""
+        return {} if self.shape is None else dict(zip(self.dims, self.shape, strict=True))
+
+
+class ConditionSpec(Record):
+    """The inputs of a conditional network, in the order in which it takes them within their kind.
+
+    With `dropout` above 0, the share of training in which the network was shown no condition, runs may guide it: then maps,
+    scalars and embeddings are zero and the class is its `null`.
+    """
+
+    inputs: tuple[InputSpec, ...] = Field(min_length=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        mistakes, names = [], [given.name for given in self.inputs]
+        if len(set(names)) != len(names):
+            mistakes.append(f"condition.inputs need different names, got {', '.join(names)}")
+        for kind in ("class", "embedding"):
+            several = [given.name for given in self.inputs if given.kind == kind]
+            if len(several) > 1:
+                mistakes.append(f"{' and '.join(several)}: a network takes one input of kind {kind!r}")
+        unlabelled = [given.name for given in self.inputs if given.kind == "class" and given.null is None]
+        if self.dropout and unlabelled:
+            mistakes.append(f"{unlabelled[0]}: with condition.dropout give `null`, the label that means none")
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def of_kind(self, kind: str) -> tuple[InputSpec, ...]:
+        """The inputs of one kind."""
+        return tuple(given for given in self.inputs if given.kind == kind)
+
+
+@dataclass(frozen=True)
+class ForeignConditioning:
+    """Encodes the inputs of a foreign network as the tensors that it is given, float32, of the kinds that it has.
+
+    {"maps": [n, k, y, x], "scalars": [n, q], "classes": [n] int64, "embedding": [n, tokens, features]}, in this order. With a
+    `regression`, a function of such tensors that returns the mean states [n, *event], states of the model are what that mean
+    leaves; the mean is the entry "mean", and with `shown` the first of the maps as well.
+    """
+
+    spec: ConditionSpec
+    event_shape: tuple[int, ...]
+    regression: Callable[[Tree], Tensor] | None = None
+    shown: bool = False
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]:
+        """The inputs by name."""
+        return self.spec.inputs
+
+    def encode(self, values: Mapping[str, np.ndarray]) -> Tree:
+        """Encode inputs in their own units, by name: maps [n, y, x], numbers [n], embeddings [n, tokens, features]."""
+        tree, parts = {}, {kind: [self._one(values[g.name], g) for g in self.spec.of_kind(kind)] for kind in KINDS}
+        if parts["map"]:
+            tree["maps"] = torch.stack(parts["map"], 1)
+        if parts["scalar"]:
+            tree["scalars"] = torch.stack(parts["scalar"], 1)
+        if parts["class"]:
+            tree["classes"] = parts["class"][0].to(torch.int64)
+        if parts["embedding"]:
+            tree["embedding"] = parts["embedding"][0]
+        return self.with_mean(tree)
+
+    def with_mean(self, tree: Tree) -> Tree:
+        """Add the mean of the states given an encoded condition, where the model has a regression."""
+        if self.regression is None:
+            return tree
+        mean = self.regression(tree).to(torch.float32).cpu()
+        shown = {"maps": torch.cat([mean, *([tree["maps"]] if "maps" in tree else [])], 1)} if self.shown else {}
+        return {**shown, **{key: part for key, part in tree.items() if key not in shown}, "mean": mean}
+
+    def mean(self, condition: Condition) -> Tensor:
+        """Return the mean states [n, *event] that an encoded condition holds; zero without a regression."""
+        assert isinstance(condition, Mapping)
+        if self.regression is None:
+            return torch.zeros(1, *self.event_shape)
+        held = condition["mean"]
+        assert isinstance(held, Tensor)
+        return held
+
+    @cached_property
+    def null(self) -> Tree:
+        """The condition that means "none", with one entry."""
+        tree = {}
+        if maps := self.spec.of_kind("map"):
+            tree["maps"] = torch.zeros(1, len(maps), 1, 1)
+        if scalars := self.spec.of_kind("scalar"):
+            tree["scalars"] = torch.zeros(1, len(scalars))
+        if classes := self.spec.of_kind("class"):
+            tree["classes"] = torch.tensor([classes[0].null or 0])
+        if self.spec.of_kind("embedding"):
+            tree["embedding"] = torch.zeros(1, 1, 1)
+        return tree
+
+    def trial(self, count: int) -> Tree:
+        """Draw conditions of the network's own scale, with which it can be tried."""
+        generator = np.random.default_rng(0)
+
+        def value(given: InputSpec) -> np.ndarray:
+            if given.kind == "class":
+                return np.arange(count) % given.classes
+            shape = {"map": self.event_shape[1:], "scalar": (), "embedding": given.shape}[given.kind] or ()
+            return np.asarray(given.offset + given.scale * generator.normal(size=(count, *shape)))
+
+        return self.encode({given.name: value(given) for given in self.inputs})
+
+    @staticmethod
+    def _one(values: np.ndarray, given: InputSpec) -> Tensor:
+        encoded = (np.asarray(values, dtype=np.float64) - given.offset) / given.scale
+        return torch.from_numpy(np.nan_to_num(encoded).astype(np.float32))  # maps have gaps where the model has no data
+
+
+def arguments_of(condition: Condition) -> Tree:
+    """Return what a network is given of an encoded condition: everything but the mean that is added to its states."""
+    assert isinstance(condition, Mapping)
+    return {key: part for key, part in condition.items() if key != "mean" and isinstance(part, Tensor)}

@@ -1,0 +1,67 @@
+"""What a model's folder says of its conditions: the inputs, and the grid and the levels that files of conditions must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.condition_files import GivenConditions, Input, read_conditions
+from ..schema.layout import Coordinate
+from ..store.arrays import read_arrays
+from .adapter_layout import read_grid
+from .adapters import read_adapter
+from .card import REFERENCE
+from .foreign import ADAPTER
+from .record import Card, read_card
+from .registry import CARD
+
+Levels = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ConditionFrame:
+    """The inputs of a conditional model, its grid with the points that have data, and mean and spread of its variables."""
+
+    inputs: Sequence[Input]
+    grid: Mapping[str, Coordinate]
+    mask: np.ndarray
+    levels: Levels
+
+    @classmethod
+    def of(cls, folder: Path) -> ConditionFrame | None:
+        """Read the frame of a model's folder, without its network; None for a model without conditions."""
+        if (folder / ADAPTER).is_file():
+            return cls._of_adapter(folder)
+        card = read_card(folder / CARD)
+        if card.condition is None:
+            return None
+        arrays, _ = read_arrays(folder / REFERENCE)
+        grid = {dim: arrays[dim] for dim in card.variables[0].dims}
+        return cls(card.condition.inputs, grid, np.asarray(arrays["mask"].values.astype(bool).any(0)), _levels(card, arrays))
+
+    @classmethod
+    def _of_adapter(cls, folder: Path) -> ConditionFrame | None:
+        config = read_adapter(folder)
+        if config.condition is None:
+            return None
+        axes, mask = read_grid(config, folder)
+        grid = {dim: axes[dim] for dim in config.dims} if config.grid is not None else {}
+        return cls(config.condition.inputs, grid, np.ones(config.grid or (), dtype=bool) if mask is None else mask, {})
+
+    def read(self, path: Path) -> GivenConditions:
+        """Read the conditions of a file; ValueError listing everything that does not fit."""
+        return read_conditions(path, self.inputs, self.grid, self.mask, self.levels)
+
+
+def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> Levels:
+    """Mean and spread of the model's variables in physical units."""
+    mask, mean, scale = (arrays[name].values for name in ("mask", "mean_field", "scale_field"))
+    levels = {}
+    for k, variable in enumerate(card.variables):
+        here = mask[k].astype(bool)
+        spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
+        levels[variable.name] = (float(mean[k][here].mean()), spread)
+    return levels
