@@ -236,6 +236,36 @@ def test_embeddings_come_from_files_with_dimensions_of_their_own(tmp_path: Path)
     assert "text has 1 along token, not 2" in one_line(done, 2)
 
 
+def student_run(model: Path, out: Path, file: Path, *more: object) -> dict[str, Any]:
+    steps = ("--set", "chain.integrator=ddim", "--set", "chain.eta=0", "--set", "grid.steps=16", "--set", "solver.tol=1e-4")
+    return call("sample", "--model", model, "--condition", file, "--out", out, "--samples", 2, "--allow-code", *steps, *more)
+
+
+def test_a_model_with_a_cheaper_network_starts_the_sweeps(tmp_path: Path, networks: types.ModuleType) -> None:
+    """`solver.student` names its folder; samples stay the same, and rounds are fewer than from the reference's own path."""
+
+    def bent(x: Tensor, sigma: Tensor, maps: Tensor) -> Tensor:
+        return gaussian(x, sigma, maps) + 0.3 * torch.tanh(3 * x) * VARIANCE / (VARIANCE + level(sigma) ** 2)
+
+    networks.teacher = bent  # type: ignore[attr-defined]
+    networks.student = lambda x, sigma, maps: bent(x, sigma, maps) * 1.001  # type: ignore[attr-defined]
+    models = {name: adapter(tmp_path / name, EVERYTHING.replace("everything", name), LOW) for name in ("teacher", "student")}
+    file = conditions(tmp_path / "c.nc", forcing=None, scenario=None)
+    found = {}
+    for name, more in (("usual", ()), ("taught", ("--set", f"solver.student={models['student']}"))):
+        done = student_run(models["teacher"], tmp_path / name, file, *more)
+        assert done["code"] == 0, done
+        with open_run(tmp_path / name) as dataset:
+            found[name] = dataset.tas.values, float(dataset.rounds.mean())
+    np.testing.assert_allclose(found["taught"][0], found["usual"][0], atol=2e-3)
+    assert found["taught"][1] < found["usual"][1]
+    other = adapter(tmp_path / "other", EVERYTHING, LOW, FORCING, SCENARIO)
+    done = student_run(models["teacher"], tmp_path / "no", file, "--set", f"solver.student={other}")
+    assert "other has other conditions than teacher; a student has the same" in one_line(done, 2)
+    flow = ("--set", "chain.integrator=collocation", "--set", f"solver.student={models['student']}")
+    assert "it follows the steps of a chain" in one_line(student_run(models["teacher"], tmp_path / "no", file, *flow), 2)
+
+
 # --- physicsnemo -----------------------------------------------------------------------------------------------------------
 
 MAPS_AND_LABELS = {

@@ -162,7 +162,7 @@ def _corrected(
         raise ValueError("the corrector is stochastic: give `noise`, a Noise(seed, size)")
     chain = options.corrector(float(problem.chain.t[block.stop]))
     offset = block.index * (chain.num_steps + 1)
-    plain = replace(options, window=None, pipelined=False, operator=None)
+    plain = replace(options, window=None, pipelined=False, operator=None, student=None)
     inner = solver.along(chain, plain, stream=CORRECTOR, step_offset=offset + 1)
     velocity = problem.noise.at([offset], names, 1, CORRECTOR)[0, :, 0].to(state)
     moving = problem.evaluator.project(torch.stack([state[:, 0], velocity], dim=1))
