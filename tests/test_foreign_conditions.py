@@ -169,6 +169,34 @@ def test_sections_that_make_no_sense_are_named(tmp_path: Path, inputs: list[str]
     assert words in str(found.value)
 
 
+def test_a_network_of_molecules_is_given_a_temperature_and_a_class(tmp_path: Path, networks: types.ModuleType) -> None:
+    """Numbers come after the node mask; padded atoms stay empty, and a map is refused."""
+
+    def net(x: Tensor, sigma: Tensor, mask: Tensor, scalars: Tensor, classes: Tensor) -> Tensor:
+        assert mask.shape == (len(x), 4, 1) and float((x * (1 - mask)).abs().max()) == 0
+        variance = VARIANCE * (1 + scalars[:, :, None]) * (1 + classes[:, None, None])
+        answer = variance / (variance + sigma[:, None, None] ** 2) * x * mask
+        return answer - mask * answer.sum(1, keepdim=True) / 3
+
+    networks.molecule = net  # type: ignore[attr-defined]
+    model, inputs = tmp_path / "model", FORCING.replace("forcing", "warmth").replace("W m-2", "1") + SCENARIO
+    model.mkdir()
+    network = f"[network]\n{EVERYTHING.replace('everything', 'molecule')}\nnode_mask = true\n{EDM}"
+    channels = '[[channels]]\nname = "coordinates"\nsize = 3\ncentred = true\nunits = "nanometers"\n'
+    (model / "adapter.toml").write_text(f'name = "m"\natoms = [3]\nnodes = 4\n{network}{channels}{inputs}')
+    given = {"warmth": ("case", [0.0, 1.0], {"units": "1"}), "scenario": ("case", [0, 2])}
+    xr.Dataset(given).to_netcdf(tmp_path / "given.nc")
+    done = run(model, tmp_path / "run", tmp_path / "given.nc", "--samples", 100, "--allow-code")
+    assert done["code"] == 0, done
+    with open_run(tmp_path / "run") as found:
+        spread = found.coordinates.std(("realization", "atom", "spatial")).values
+    # of three centred atoms, two thirds of the variance are left
+    np.testing.assert_allclose(spread, np.sqrt(VARIANCE * np.array([1, 6]) * 2 / 3), rtol=0.1)
+    (model / "adapter.toml").write_text(f'name = "m"\natoms = [3]\n{network}{channels}{LOW}')
+    with pytest.raises(ValueError, match="low is a map, which belongs to a grid"):
+        load_model(model, allow_code=True)
+
+
 class Mixed(nn.Module):
     """A Gaussian around the map; the network that is traced."""
 

@@ -60,7 +60,8 @@ def to_azula(model: Model) -> Any:
     """Return a model as a denoiser of azula, for its samplers and posteriors.
 
     Its time 0 is the model's `delta` and 1 its `horizon`, between which the log-SNR is linear. The keyword argument
-    `condition` is handed on to the score. Raises ValueError for a model of position and momentum, and where azula is not installed.
+    `condition` is handed on to the score. Raises ValueError for a model of position and momentum, and where azula is not
+    installed.
     """
     try:
         from azula.denoise import Denoiser, DiracPosterior
