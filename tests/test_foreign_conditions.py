@@ -197,6 +197,32 @@ def test_a_network_of_molecules_is_given_a_temperature_and_a_class(tmp_path: Pat
         load_model(model, allow_code=True)
 
 
+BEFORE = '[[condition.inputs]]\nname = "before"\nkind = "lag"\nvariable = "tas"\nlag = 1\nunits = "K"\n'
+
+
+def test_forecasts_by_a_network_of_another_package_follow_each_other(tmp_path: Path, networks: types.ModuleType) -> None:
+    """x(t+1) = 0.8 x(t) + noise: means of the members at every lead have the closed form, in the units of the channel."""
+    networks.step = lambda x, sigma, maps: gaussian(x, sigma, 0.8 * maps)  # type: ignore[attr-defined]
+    model = adapter(tmp_path / "model", EVERYTHING.replace("everything", "step"), BEFORE)
+    start = 280 + 2 * np.random.default_rng(0).normal(size=(2, 8, 16))
+    xr.Dataset({"before": (("case", "lat", "lon"), start, {"units": "K"})}, {"lat": LAT, "lon": LON}).to_netcdf(tmp_path / "s.nc")
+    more = ("--leads", 3, "--samples", 50, "--out", tmp_path / "run", "--allow-code")
+    done = call("rollout", "--model", model, "--init", tmp_path / "s.nc", *more)
+    assert done["code"] == 0, done
+    with open_run(tmp_path / "run") as found:
+        tas = found.tas.transpose("realization", "init_time", "lead_time", "lat", "lon").values
+    for lead in range(3):
+        spread = np.sqrt(VARIANCE * sum(0.64**k for k in range(lead + 1)))
+        np.testing.assert_allclose(
+            tas[:, :, lead].mean(0), 280 + 0.8 ** (lead + 1) * (start - 280), atol=2 * 5 * spread / 50**0.5
+        )
+        assert np.std(tas[:, :, lead] - tas[:, :, lead].mean(0)) == pytest.approx(2 * spread, rel=0.08)
+    for wrong, words in (('"tas"', '"pr"'), "before is an earlier pr"), (("lag = 1", "lag = 0"), "`lag`, at least 1"):
+        adapter(tmp_path / "model", EVERYTHING.replace("everything", "step"), BEFORE.replace(*wrong))
+        with pytest.raises(ValueError, match=words):
+            load_model(model, allow_code=True)
+
+
 class Mixed(nn.Module):
     """A Gaussian around the map; the network that is traced."""
 

@@ -13,23 +13,26 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..config.validation import Record
+from ..data.conditions import MAPS
 from ..schema.conditions import Condition
 
 Tree = dict[str, Tensor]
-KINDS = ("map", "scalar", "class", "embedding")
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 class InputSpec(Record):
     """One input of a foreign network: the variable of that name in files of conditions, and what the network makes of it.
 
-    A "map" is a field on the grid and a "scalar" a number; the network is given (value - offset) / scale of both. A "class" is
-    a whole number below `classes`; `null` is the label that means "none" to the network. An "embedding" is an array over two
-    `dims` of its own, of the sizes `shape`, such as the states that cross-attention looks at.
+    A "map" is a field on the grid and a "scalar" a number; the network is given (value - offset) / scale of both. A "lag" is the
+    field of the model's own channel `variable`, `lag` steps earlier, in the scale of that channel. A "class" is a whole number
+    below `classes`; `null` is the label that means "none" to the network. An "embedding" is an array over two `dims` of its
+    own, of the sizes `shape`, such as the states that cross-attention looks at.
     """
 
     name: str = Field(min_length=1, pattern=NAME)
-    kind: Literal["map", "scalar", "class", "embedding"]
+    kind: Literal["map", "lag", "scalar", "class", "embedding"]
+    variable: str = ""
+    lag: int = Field(0, ge=0)
     units: str = "1"
     scale: float = 1.0
     offset: float = 0.0
@@ -47,23 +50,17 @@ class InputSpec(Record):
             mistakes.append(f'{self.name}: `shape`, [tokens, features], belongs to kind = "embedding" and is needed there')
         if self.kind != "class" and self.null is not None:
             mistakes.append(f'{self.name}: `null` belongs to kind = "class"')
-        if self.kind == "class" and (self.scale, self.offset) != (1.0, 0.0):
-            mistakes.append(f"{self.name}: classes are whole numbers without scale and offset")
+        if self.kind in ("class", "lag") and (self.scale, self.offset) != (1.0, 0.0):
+            mistakes.append(f"{self.name}: a {self.kind} has no scale and offset of its own")
+        if (self.kind == "lag") != (self.lag > 0 and self.variable != ""):
+            mistakes.append(
+                f'{self.name}: `variable`, a channel, and `lag`, at least 1, belong to kind = "lag" and are needed there'
+            )
         if self.scale == 0:
             mistakes.append(f"{self.name}: scale = 0 would make every value infinite")
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
-
-    @property
-    def variable(self) -> str:
-        """The variable's name in a file of conditions."""
-        return self.name
-
-    @property
-    def lag(self) -> int:
-        """No input of a foreign network is one of its own earlier fields."""
-        return 0
 
     @property
     def mean(self) -> float:
@@ -107,9 +104,9 @@ class ConditionSpec(Record):
             raise ValueError("; ".join(mistakes))
         return self
 
-    def of_kind(self, kind: str) -> tuple[InputSpec, ...]:
-        """The inputs of one kind."""
-        return tuple(given for given in self.inputs if given.kind == kind)
+    def of_kind(self, *kinds: str) -> tuple[InputSpec, ...]:
+        """The inputs of some kinds, in the order of the file."""
+        return tuple(given for given in self.inputs if given.kind in kinds)
 
 
 @dataclass(frozen=True)
@@ -118,11 +115,13 @@ class ForeignConditioning:
 
     {"maps": [n, k, y, x], "scalars": [n, q], "classes": [n] int64, "embedding": [n, tokens, features]}, in this order. With a
     `regression`, a function of such tensors that returns the mean states [n, *event], states of the model are what that mean
-    leaves; the mean is the entry "mean", and with `shown` the first of the maps as well.
+    leaves; the mean is the entry "mean", and with `shown` the first of the maps as well. `channels` has the scale and the
+    offset of every channel of the states.
     """
 
     spec: ConditionSpec
     event_shape: tuple[int, ...]
+    channels: Mapping[str, tuple[float, float]]
     regression: Callable[[Tree], Tensor] | None = None
     shown: bool = False
 
@@ -131,17 +130,22 @@ class ForeignConditioning:
         """The inputs by name."""
         return self.spec.inputs
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables of the states."""
+        return tuple(self.channels)
+
     def encode(self, values: Mapping[str, np.ndarray]) -> Tree:
         """Encode inputs in their own units, by name: maps [n, y, x], numbers [n], embeddings [n, tokens, features]."""
-        tree, parts = {}, {kind: [self._one(values[g.name], g) for g in self.spec.of_kind(kind)] for kind in KINDS}
-        if parts["map"]:
-            tree["maps"] = torch.stack(parts["map"], 1)
-        if parts["scalar"]:
-            tree["scalars"] = torch.stack(parts["scalar"], 1)
-        if parts["class"]:
-            tree["classes"] = parts["class"][0].to(torch.int64)
-        if parts["embedding"]:
-            tree["embedding"] = parts["embedding"][0]
+        tree = {}
+        if maps := self.spec.of_kind(*MAPS):
+            tree["maps"] = torch.stack([self._one(values[given.name], given) for given in maps], 1)
+        if scalars := self.spec.of_kind("scalar"):
+            tree["scalars"] = torch.stack([self._one(values[given.name], given) for given in scalars], 1)
+        if classes := self.spec.of_kind("class"):
+            tree["classes"] = self._one(values[classes[0].name], classes[0]).to(torch.int64)
+        if embeddings := self.spec.of_kind("embedding"):
+            tree["embedding"] = self._one(values[embeddings[0].name], embeddings[0])
         return self.with_mean(tree)
 
     def with_mean(self, tree: Tree) -> Tree:
@@ -165,7 +169,7 @@ class ForeignConditioning:
     def null(self) -> Tree:
         """The condition that means "none", with one entry."""
         tree = {}
-        if maps := self.spec.of_kind("map"):
+        if maps := self.spec.of_kind(*MAPS):
             tree["maps"] = torch.zeros(1, len(maps), 1, 1)
         if scalars := self.spec.of_kind("scalar"):
             tree["scalars"] = torch.zeros(1, len(scalars))
@@ -182,14 +186,18 @@ class ForeignConditioning:
         def value(given: InputSpec) -> np.ndarray:
             if given.kind == "class":
                 return np.arange(count) % given.classes
-            shape = {"map": self.event_shape[1:], "scalar": (), "embedding": given.shape}[given.kind] or ()
-            return np.asarray(given.offset + given.scale * generator.normal(size=(count, *shape)))
+            shape = self.event_shape[1:] if given.kind in MAPS else given.shape or ()
+            scale, offset = self._levels(given)
+            return np.asarray(offset + scale * generator.normal(size=(count, *shape)))
 
         return self.encode({given.name: value(given) for given in self.inputs})
 
-    @staticmethod
-    def _one(values: np.ndarray, given: InputSpec) -> Tensor:
-        encoded = (np.asarray(values, dtype=np.float64) - given.offset) / given.scale
+    def _levels(self, given: InputSpec) -> tuple[float, float]:
+        return self.channels[given.variable] if given.kind == "lag" else (given.scale, given.offset)
+
+    def _one(self, values: np.ndarray, given: InputSpec) -> Tensor:
+        scale, offset = self._levels(given)
+        encoded = (np.asarray(values, dtype=np.float64) - offset) / scale
         return torch.from_numpy(np.nan_to_num(encoded).astype(np.float32))  # maps have gaps where the model has no data
 
 

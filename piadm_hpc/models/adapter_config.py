@@ -228,9 +228,16 @@ class AdapterConfig(Record):
 
     def _of_condition(self) -> list[str]:
         mistakes, given = [], self.condition
-        maps = () if given is None else given.of_kind("map")
+        maps = () if given is None else given.of_kind("map", "lag")
         if maps and self.grid is None:
             mistakes.append(f"condition.inputs: {maps[0].name} is a map, which belongs to a grid; atoms take numbers and classes")
+        known = [channel.name for channel in self.channels if channel.size == 1]
+        mistakes += [
+            f"condition.inputs: {one.name} is an earlier {one.variable}, which is no channel of one component; there are "
+            f"{', '.join(known) or 'none'}"
+            for one in maps
+            if one.kind == "lag" and one.variable not in known
+        ]
         if self.regression is not None and given is None:
             mistakes.append("regression predicts the mean given a condition; give condition.inputs")
         if self.regression is not None and self.grid is None:

@@ -93,10 +93,11 @@ def _conditioning(
     """Return what encodes the conditions of an adapter (None without any), and the digest of its regression."""
     if config.condition is None:
         return None, ""
+    channels = {channel.name: (channel.scale, channel.offset) for channel in config.channels}
     if config.regression is None:
-        return ForeignConditioning(config.condition, config.event_shape), ""
+        return ForeignConditioning(config.condition, config.event_shape, channels), ""
     mean, digest = load_mean(config.regression, config.width, folder, device, allow_code=allow_code)
-    conditioning = ForeignConditioning(config.condition, config.event_shape, mean, config.regression.shown)
+    conditioning = ForeignConditioning(config.condition, config.event_shape, channels, mean, config.regression.shown)
     try:
         found = conditioning.trial(2)["mean"]
     except Exception as error:

@@ -49,7 +49,9 @@ class ConditionFrame:
             return None
         axes, mask = read_grid(config, folder)
         grid = {dim: axes[dim] for dim in config.dims} if config.grid is not None else {}
-        return cls(config.condition.inputs, grid, np.ones(config.grid or (), dtype=bool) if mask is None else mask, {})
+        everywhere = np.ones(config.grid or (), dtype=bool)
+        levels = {channel.name: (channel.offset, abs(channel.scale) * config.variance**0.5) for channel in config.channels}
+        return cls(config.condition.inputs, grid, everywhere if mask is None else mask, levels)
 
     def read(self, path: Path) -> GivenConditions:
         """Read the conditions of a file; ValueError listing everything that does not fit."""

@@ -19,7 +19,6 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..data.condition_files import GivenConditions
 from ..models.card import Model
-from ..models.conditioning import Conditioning
 from ..schema.conditions import Condition
 from ..solvers.links import MOST_STARTS, Link
 from ..solvers.rollout import Rollout
@@ -73,8 +72,8 @@ class Starts:
 
     def past(self, starts: Sequence[int]) -> Tensor:
         """Return the states before the first lead, [rows, order, *event], for positions in the file; the newest last."""
-        assert isinstance(self.model.conditioning, Conditioning)
-        names, inputs = self.model.conditioning.normalisation.names, self.model.conditioning.inputs
+        assert self.model.conditioning is not None
+        names, inputs = self.model.conditioning.variables, self.model.conditioning.inputs
         known = {(each.variable, each.lag): self.given.values[each.name][list(starts)] for each in inputs if each.kind == "lag"}
         empty = np.zeros_like(next(iter(known.values())))
         # a field that no lead is given is not looked at
