@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..config.validation import Record
 from ..data.conditions import MAPS
-from ..schema.conditions import Condition
+from ..schema.conditions import Condition, rows_of
 
 Tree = dict[str, Tensor]
+ROWS = 16  # conditions of one call of a regression
 NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
@@ -152,7 +153,9 @@ class ForeignConditioning:
         """Add the mean of the states given an encoded condition, where the model has a regression."""
         if self.regression is None:
             return tree
-        mean = self.regression(tree).to(torch.float32).cpu()
+        count = len(next(iter(tree.values())))
+        parts = (rows_of(tree, slice(start, start + ROWS)) for start in range(0, count, ROWS))
+        mean = torch.cat([self.regression(arguments_of(part)).to(torch.float32).cpu() for part in parts])
         shown = {"maps": torch.cat([mean, *([tree["maps"]] if "maps" in tree else [])], 1)} if self.shown else {}
         return {**shown, **{key: part for key, part in tree.items() if key not in shown}, "mean": mean}
 
