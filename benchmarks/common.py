@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision_repair
 from torch import Tensor
 
 from piadm_hpc.host.launcher import local_environment
@@ -27,6 +28,7 @@ from piadm_hpc.solvers.solution import Solution
 
 Cell = str | float | int
 TIMEOUT = 900
+torchvision_repair.install()
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ _HOMES = {
     "check": "store.integrity",
     "eof": "gaussian.reference",
     "forecast_scores": "analysis.forecasts",
+    "from_azula": "models.azula",
     "from_fields": "gaussian.reference",
     "gradient": "solvers.adjoint",
     "guided": "models.guidance",
@@ -45,6 +46,7 @@ _HOMES = {
     "decode": "solvers.encode",
     "encode": "solvers.encode",
     "solve": "solvers.solve",
+    "to_azula": "models.azula",
     "train": "models.training.command",
     "wrap": "models.base",
 }
@@ -62,6 +64,8 @@ if TYPE_CHECKING:
     from .gaussian.reference import eof as eof
     from .gaussian.reference import from_fields as from_fields
     from .gaussian.reference import isotropic as isotropic
+    from .models.azula import from_azula as from_azula
+    from .models.azula import to_azula as to_azula
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
     from .models.guidance import guided as guided

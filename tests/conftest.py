@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,9 @@ from hypothesis import settings
 # examples have no deadline of their own: a busy machine is no failure, and pytest stops what hangs
 settings.register_profile("piadm", deadline=None)
 settings.load_profile("piadm")
+# diffusers and physicsnemo import torchvision, whose build for CUDA cannot be imported beside a torch for the CPU
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+importlib.import_module("torchvision_repair").install()
 
 REQUIRED = "PIADM_REQUIRE_SLURM"
 skipped: list[str] = []

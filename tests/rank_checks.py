@@ -66,6 +66,28 @@ def collectives_refuse_what_mpi_gets_wrong(comm: Any) -> None:
         raise AssertionError("bfloat16 was accepted")
 
 
+def a_student_of_any_number_of_ranks_gives_the_same_path(comm: Any) -> None:
+    """Every rank follows the student to its own points: rounds and samples are those of one rank, and all fail together."""
+    mpi, target = MPICommunicator(comm), mixture(PROCESS)
+    reference = target.reference()
+    chain = chains(PROCESS, reference, num_blocks=2)["ddpm"]
+    x0, noise = start(PROCESS, chain, [0, 1, 2])
+    given = {"noise": noise, "reference": reference, "tol": 1e-6}
+
+    def student(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return target.score(x, t) * (1 + 0.01 * torch.sin(3 * x))
+
+    alone = solve(chain, target.score, x0, student=student, **given)
+    found = solve(chain, target.score, x0, student=student, comm=mpi, **given)
+    assert torch.allclose(found.x, alone.x, atol=1e-10) and torch.equal(found.rounds, alone.rounds)
+    try:
+        solve(chain, target.score, x0, comm=mpi, student=student if comm.rank else lambda x, t: x * torch.nan, **given)
+    except ScoreError as error:
+        assert "not finite" in str(error)
+    else:
+        raise AssertionError("a student that is not finite on one rank was accepted")
+
+
 def every_rank_grid_gives_the_same_samples(comm: Any) -> None:
     """All sample groups x time ranks of this world against the sequential chain of one process, uneven counts included."""
     target = mixture(PROCESS)
@@ -311,6 +333,7 @@ CHECKS = [
     exscan_equals_the_recurrence,
     collectives_refuse_what_mpi_gets_wrong,
     every_rank_grid_gives_the_same_samples,
+    a_student_of_any_number_of_ranks_gives_the_same_path,
     one_step_per_rank_and_linear_parts,
     phase_space_agrees_with_one_process,
     every_baseline_agrees_with_one_process,

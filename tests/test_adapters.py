@@ -44,6 +44,12 @@ def of_log_sigma(x, noise):
     return denoiser(x, torch.exp(4 * noise))
 
 
+def forced(x, sigma, maps, scalars):
+    """A Gaussian of variance 0.25 around the sum of both inputs."""
+    mean = maps + scalars[:, :, None, None]
+    return mean + (0.25 / (0.25 + sigma**2))[:, None, None, None] * (x - mean)
+
+
 class Molecules(torch.nn.Module):
     """eps of a Gaussian of unit variance plus forces between atoms; sees padding only to check that it is empty."""
 
@@ -90,12 +96,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     traced = torch.export.export(Field().eval(), (torch.zeros(4, 2, 8, 8), torch.zeros(4)))
     torch.export.save(traced, folder / "exported" / "network.pt2")
     make_unet(folder / "unet" / "unet")
+    make_checkpoints(folder)
     sea = np.ones((8, 16))
     sea[3:5, :4] = 0
     grid = {"lat": np.linspace(70, -70, 8), "lon": np.arange(16) * 22.5}
     xr.Dataset({"sea": (("lat", "lon"), sea)}, grid).to_netcdf(folder / "sea" / "grid.nc")
     yield folder
     sys.path.remove(str(folder))
+
+
+def make_checkpoints(folder: Path) -> None:
+    from physicsnemo.diffusion.preconditioners import EDMPrecond, EDMPrecondSuperResolution
+    from physicsnemo.models.diffusion_unets import CorrDiffRegressionUNet
+
+    unet = {"model_type": "SongUNet", "model_channels": 8, "channel_mult": [1], "num_blocks": 1, "attn_resolutions": []}
+    sizes = {"img_resolution": 8, "img_out_channels": 1}
+    EDMPrecond(img_channels=1, img_in_channels=2, label_dim=4, **sizes, **unet).save(str(folder / "downscaling/net.mdlus"))
+    EDMPrecondSuperResolution(img_in_channels=2, **sizes, **unet).save(str(folder / "corrdiff/diffusion.mdlus"))
+    CorrDiffRegressionUNet(img_in_channels=1, **sizes, **unet).save(str(folder / "corrdiff/regression.mdlus"))
 
 
 def make_unet(folder: Path) -> None:
@@ -141,6 +159,31 @@ def test_every_recipe_runs(models: Path, tmp_path: Path, name: str, variables: d
             assert 260 < dataset["temperature"].mean() < 300 and dataset["temperature"].attrs["units"] == "K"
         if name == "molecules":
             assert np.abs(dataset["coordinates"].values.mean(1)).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["forced", "downscaling", "corrdiff"])
+def test_every_recipe_with_conditions_runs(models: Path, tmp_path: Path, name: str) -> None:
+    """Members of two conditions, from the folder and a file with the variables that the recipe names."""
+    generator = np.random.default_rng(0)
+    rain = (("case", "y", "x"), generator.normal(0, 5, (2, 8, 16)), {"units": "mm"})
+    wind = (("case", "y", "x"), generator.normal(0, 6, (2, 8, 8)), {"units": "m s-1"})
+    variables = {
+        "forced": {"rain": rain, "co2": ("case", [380.0, 450.0], {"units": "ppm"})},
+        "downscaling": {"coarse_wind": wind, "season": ("case", [0, 3])},
+        "corrdiff": {"coarse_wind": wind},
+    }
+    xr.Dataset(variables[name]).to_netcdf(tmp_path / "given.nc")
+    config = write_config(
+        tmp_path / "run.toml", models / name, tmp_path / "run", samples=2, condition={"file": str(tmp_path / "given.nc")}
+    )
+    report = call("sample", config, *(["--allow-code"] if name == "forced" else []))
+    assert report["code"] == 0, report
+    with open_run(tmp_path / "run") as dataset:
+        field = dataset["temperature" if name == "forced" else "wind"]
+        assert field.sizes["condition"] == field.sizes["realization"] == 2 and bool(np.isfinite(field).all())
+        if name == "forced":
+            mean = 280 + 12 * (np.asarray(rain[1]) / 5 + np.array([-0.4, 1.0])[:, None, None])
+            assert float(np.corrcoef(field.values.mean(0).ravel(), mean.ravel())[0, 1]) > 0.9
 
 
 def test_molecules_of_a_thousand_steps(models: Path) -> None:
@@ -225,7 +268,7 @@ def test_channels_go_round() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"network": {}}, "give one of callable, diffusers and exported, not 0"),
+        ({"network": {}}, "give one of callable, diffusers, exported and mdlus, not 0"),
         ({"network": {"callable": "a:b", "exported": "c"}}, "not 2"),
         ({"network": {"callable": "no such name"}}, "network.callable"),
         ({"grid": [4, 4], "atoms": [3]}, "either atoms"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -291,12 +292,25 @@ def test_inputs_that_the_data_lack_are_named_together(world: Any) -> None:
     assert "condition.inputs.co2: there is no co2; the file has forcing, kind" in str(caught.value)
 
 
-def test_a_conditional_model_is_not_probed(world: Any) -> Any:
-    """After training it is left out, and the command that is asked for it says why."""
+def test_a_conditional_model_is_probed_under_conditions_of_a_file(world: Any, tmp_path: Path) -> Any:
+    """After training it is left out; the command asks for a file, and later runs of the model use what it finds."""
     probe_trained(world / "network")
     assert not (world / "network" / "response.h5").exists()
     words = one_line(call("reference", world / "network"), 2)
-    assert "makes fields given a condition, and a probe knows none" in words
+    assert "give condition.file (--condition FILE)" in words
+    model = tmp_path / "probed"
+    shutil.copytree(world / "network", model)
+    done = call("reference", model, "--condition", today(world, 2), "--samples", 2, "--levels", 4)
+    assert done["code"] == 0, done
+    response = load_model(model).reference.response
+    assert response is not None and response.smoothness is not None
+    # its network is hardly trained, so that the probes find the Gaussian's own gains
+    plain = load_model(world / "network").reference
+    gains = plain.spectrum / (plain.spectrum + torch.exp(-response.snr)[:, None])
+    smooth = (gains[:-2] + 2 * gains[1:-1] + gains[2:]) / 4
+    assert float((response.gain[1:-1] - smooth).abs().max()) < 0.1
+    words = one_line(call("reference", model, "--condition", "a.nc", "--data", "b.nc", "--out", tmp_path / "r.h5"), 2)
+    assert "--condition is for probing" in words
 
 
 def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path: Path) -> Any:

@@ -293,6 +293,42 @@ def test_an_operator_that_foretells_the_path_changes_the_sweeps_alone(in_flight:
         solve(chain, target.score, x0, operator=lambda states, points: states, **{**given, "in_flight": None})
 
 
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp-2m", "gaussian sde"])
+def test_a_student_gives_the_first_path_and_changes_the_sweeps_alone(name: str) -> None:
+    """With the score itself one round certifies the path; one of 1 % error saves rounds, and nonsense costs a few."""
+    process, target = OU(), mixture(OU())
+    reference = target.reference()
+    chain = chains(process, reference, steps=32)[name]
+    x0, noise = start(process, chain, list(range(16)))
+    given = {"noise": noise, "reference": reference, "tol": 1e-4}
+    oracle = solve(chain, target.score, x0, noise=noise, reference=reference, solver="sequential")
+
+    def rounds(student: Any) -> tuple[float, float]:
+        found = solve(chain, target.score, x0, student=student, **given)
+        assert float((found.x - oracle.x).abs().max()) < 1e-3 and bool(found.converged.all())
+        assert torch.equal(found.rounds, found.sweeps.sum(1)), "the student's calls are not counted"
+        return float(found.rounds.double().mean()), float(found.rounds.max())
+
+    usual = rounds(None)[0]
+    assert rounds(target.score) == (1.0, 1.0)
+    assert rounds(lambda x, t: target.score(x, t) * (1 + 0.01 * torch.sin(3 * x)))[0] < usual
+    assert rounds(lambda x, t: torch.zeros_like(x))[0] < usual + 4
+
+
+def test_a_student_that_cannot_be_followed_is_refused() -> None:
+    process, target = OU(), mixture(OU())
+    reference = target.reference()
+    chain = chains(process, reference)["ddim"]
+    x0, _ = start(process, chain, [0, 1])
+    with pytest.raises(ScoreError, match="not finite"):
+        solve(chain, target.score, x0, student=lambda x, t: x * torch.nan, reference=reference)
+    with pytest.raises(ValueError, match="operator and student both give the first path"):
+        solve(chain, target.score, x0, student=target.score, operator=lambda states, points: states)
+    flow = Collocation(process, reference, 6.0, 0.02, 12)
+    with pytest.raises(ValueError, match="a student follows the steps of a chain"):
+        solve(flow, target.score, x0, student=target.score, reference=reference)
+
+
 def test_a_generator_of_one_call_is_a_chain_of_one_step() -> None:
     process = OU()
     chain = integrators.one_step(process, 6.0)

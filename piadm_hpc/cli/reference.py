@@ -16,6 +16,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("reference", help="improve the preconditioner: probe the model, or fit a reference to data")
     parser.add_argument("model", help="name of a shipped model, or a model folder")
     parser.add_argument("--data", metavar="FILE", help="fit mean and spectrum to these fields (or a run's samples.h5) instead")
+    parser.add_argument("--condition", metavar="FILE", help="probe a conditional model under the conditions of this file")
     parser.add_argument("--samples", type=int, default=8, metavar="N", help="number of samples of the pilot run [8]")
     parser.add_argument("--probes", type=int, default=2, metavar="N", help="random probes per sample and noise level [2]")
     parser.add_argument("--levels", type=int, default=24, metavar="N", help="number of noise levels [24]")
@@ -32,6 +33,8 @@ def _run(options: argparse.Namespace) -> int:
                 if getattr(options, name) < least]  # fmt: skip
     if options.data is not None and options.out is None:
         mistakes.append("--data needs --out, the file to write")
+    if options.data is not None and options.condition is not None:
+        mistakes.append("--condition is for probing: leave it out with --data")
     if options.out is not None and not Path(options.out).absolute().parent.is_dir():
         mistakes.append(f"--out {options.out}: there is no folder {Path(options.out).parent}; create it first")
     if mistakes:
@@ -46,6 +49,7 @@ def _run(options: argparse.Namespace) -> int:
         probes=options.probes,
         levels=options.levels,
         seed=options.seed,
+        condition=options.condition,
         out=options.out,
         allow_code=options.allow_code,
     )

@@ -27,6 +27,8 @@ class SolverConfig(Record):
         linear: the preconditioner, the part of a step that every sweep treats exactly.
         start: the first path; "package.module:callable" names a function of (model, chain) that returns an operator, which
             predicts the path.
+        student: folder of a model with a cheaper network for the same states, whose own path with the same noise is the first
+            path.
         tol: bound on the error of a sample, in units of the data's standard deviation.
         sweeps: largest number of sweeps; samples that need more are finished step by step.
         fixed_depth: make exactly `sweeps` sweeps, as published, and ignore `tol`.
@@ -42,6 +44,7 @@ class SolverConfig(Record):
     kind: Literal["auto", "picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"] = "auto"
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
     start: Literal["auto", "constant", "reference"] | PluginName = "auto"
+    student: Annotated[PathName, Field(min_length=1)] | None = None
     tol: float = Field(1e-2, gt=0)
     sweeps: Count | None = None
     fixed_depth: bool = False
@@ -65,6 +68,8 @@ class SolverConfig(Record):
         if self.fixed_depth and self.window is not None:
             raise ValueError("a window moves when points meet `tol`: leave out fixed_depth, or the window")
         fields = type(self).model_fields
+        if self.student is not None and self.start != "auto":
+            raise ValueError("start and student both give the first path: leave one of them out")
         mistakes = mistakes_of(self.kind, self.parts, [key for key in fields if getattr(self, key) != fields[key].default])
         if mistakes:
             raise ValueError("; ".join(mistakes))

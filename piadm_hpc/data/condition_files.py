@@ -28,7 +28,7 @@ NUMBERED = "condition"
 
 
 class Input(Protocol):
-    """What is known of an input: see `models.record.InputCard`."""
+    """What is known of an input: see `models.record.InputCard` and `models.adapter_condition.InputSpec`."""
 
     @property
     def name(self) -> str: ...
@@ -52,12 +52,18 @@ class Input(Protocol):
     def mean(self) -> float: ...
 
     @property
-    def scale(self) -> float: ...
+    def spread(self) -> float: ...
+
+    @property
+    def own_dims(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True)
 class GivenConditions:
-    """Values by input name, [K, lat, lon] or [K], in the model's units and on its grid; `labels` names the K conditions."""
+    """Values by input name, in the model's units and on its grid; `labels` names the K conditions.
+
+    They are [K, lat, lon] or [K], or [K, ...] with dimensions of the input's own.
+    """
 
     values: dict[str, np.ndarray]
     labels: Coordinate
@@ -82,7 +88,7 @@ def read_conditions(
         absent = [given.name for given in inputs if given.name not in dataset.variables]
         if absent:
             raise ValueError("; ".join(_absent(name, inputs, dataset) for name in absent))
-        further = {str(dim) for given in inputs for dim in dataset[given.name].dims} - set(grid)
+        further = {str(dim) for given in inputs for dim in dataset[given.name].dims if dim not in given.own_dims} - set(grid)
         if len(further) > 1:
             raise ValueError(
                 f"inputs have the dimensions {', '.join(sorted(further))} beside the grid; only one may count conditions"
@@ -123,17 +129,28 @@ def _values(
     """One input [K or 1, ...]; ValueError in words."""
     array = fields[given.name]
     is_map, dims = given.kind in MAPS, tuple(map(str, array.dims))
-    missing = [name for name in grid if name not in dims] if is_map else []
-    surplus = [] if is_map else [name for name in grid if name in dims]
-    if missing or surplus:
-        shape = f"a map over {', '.join(grid)}" if is_map else "one number a condition"
+    needed = tuple(grid) if is_map else tuple(given.own_dims)
+    if set(needed) - set(dims) or {*grid} & set(dims) - set(needed):
+        shape = (
+            f"a map over {', '.join(grid)}"
+            if is_map
+            else f"an array over {', '.join(needed)}"
+            if needed
+            else "one number a condition"
+        )
         raise ValueError(f"has the dimensions ({', '.join(dims)}); it must be {shape}")
+    wrong = [
+        f"{array.sizes[name]} along {name}, not {size}" for name, size in given.own_dims.items() if array.sizes[name] != size
+    ]
+    if wrong:
+        raise ValueError(f"has {' and '.join(wrong)}")
     if given.kind == "month" and array.dtype.kind == "M":
         array = array.dt.month
     if array.dtype.kind not in "fiub":
         raise ValueError(f"holds {array.dtype}, not numbers")
     if is_map:
-        array = aligned(fields, grid, part=True)[0][given.name].transpose(..., *grid)
+        array = aligned(fields, grid, part=True)[0][given.name]
+    array = array.transpose(..., *needed)
     values = _in_units(array.values.astype(np.float64), array.attrs, given)
     values = values if dim in dims else values[None]
     _require_plausible(values[..., mask] if is_map else values, given, levels)
@@ -161,7 +178,7 @@ def _require_plausible(values: np.ndarray, given: Input, levels: Mapping[str, An
                 f"holds {', '.join(f'{number:g}' for number in wrong[:5])}; accepted are whole numbers from {low} to {high}"
             )
         return
-    mean, scale = levels[given.variable] if given.kind == "lag" else (given.mean, given.scale)
+    mean, scale = levels[given.variable] if given.kind == "lag" else (given.mean, given.spread)
     distance = float(np.abs(values.mean(-1) - mean).max() if given.kind in MAPS else np.abs(values - mean).max())
     if distance > FARTHEST * scale:
         raise ValueError(

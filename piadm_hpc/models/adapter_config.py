@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ..config.plugins import PluginName
 from ..config.validation import Record
+from .adapter_condition import NAME, ConditionSpec
 
 # discrete schedules with the keys that each of them reads
 TABLES = {
@@ -20,18 +21,48 @@ TABLES = {
 ALWAYS = ("kind", "horizon", "delta")
 
 
-class NetworkSpec(Record):
-    """Where the network is and how it is called: `f(x, time)`, or `f(x, time, node_mask)`.
-
-    Exactly one of `callable` ("package.module:name"), `diffusers` (a folder with a U-Net) and `exported` (a file of
-    torch.export) is given. `time` names what the network takes as its time, multiplied by `time_scale`. States and times are
-    passed as `dtype` and `time_dtype`: "auto" is the precision of the network's weights, else that of the states. A network
-    with `rows` is always called with that many states; the last call is padded.
-    """
+class NetworkFile(Record):
+    """Where a network is: a `callable` ("package.module:name"), a file of torch.export, or a checkpoint of physicsnemo."""
 
     callable: PluginName | None = None
-    diffusers: str | None = None
     exported: str | None = None
+    mdlus: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        kinds = [name for name in ("callable", "diffusers", "exported", "mdlus") if name in type(self).model_fields]
+        given = [name for name in kinds if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(kinds[:-1])} and {kinds[-1]}, not {len(given)}")
+        return self
+
+    @property
+    def runs_code(self) -> str | None:
+        """The key whose value makes Python run code that the folder chooses; None for a format that is only read."""
+        return "callable" if self.callable is not None else "exported" if self.exported is not None else None
+
+
+class RegressionSpec(NetworkFile):
+    """The network that predicts the mean of the states given the condition; the model's own states are what it leaves.
+
+    It is called as `f(maps, ...)`, with what a conditional network is given after states and times. With `shown` its prediction
+    is the first of the maps that the model's network is given.
+    """
+
+    shown: bool = False
+
+
+class NetworkSpec(NetworkFile):
+    """Where the network is and how it is called: `f(x, time)`, or `f(x, time, node_mask)`, and then what it is conditioned on.
+
+    Exactly one of `callable` ("package.module:name"), `diffusers` (a folder with a U-Net), `exported` (a file of
+    torch.export) and `mdlus` (a checkpoint of physicsnemo) is given. `time` names what the network takes as its time,
+    multiplied by `time_scale`. States and times are passed as `dtype` and `time_dtype`: "auto" is the precision of the
+    network's weights, else that of the states. A network with `rows` is always called with that many states; the last call
+    is padded.
+    """
+
+    diffusers: str | None = None
     predicts: Literal["score", "eps", "x0", "v", "flow"] = "eps"
     time: Literal["index", "fraction", "log-snr", "sigma", "process"] = "index"
     time_scale: float = 1.0
@@ -41,11 +72,8 @@ class NetworkSpec(Record):
     rows: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
-        given = [name for name in ("callable", "diffusers", "exported") if getattr(self, name) is not None]
+    def _of_time(self) -> Self:
         mistakes = []
-        if len(given) != 1:
-            mistakes.append(f"give one of callable, diffusers and exported, not {len(given)}")
         if self.time_dtype == "int64" and (self.time, self.time_scale) != ("index", 1.0):
             mistakes.append("time_dtype = 'int64' passes whole indices: it goes with time = 'index' and no time_scale")
         if self.time_scale == 0:
@@ -53,11 +81,6 @@ class NetworkSpec(Record):
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
-
-    @property
-    def runs_code(self) -> str | None:
-        """The key whose value makes Python run code that the folder chooses; None for a format that is only read."""
-        return "callable" if self.callable is not None else "exported" if self.exported is not None else None
 
 
 class ScheduleSpec(Record):
@@ -111,7 +134,7 @@ class ChannelSpec(Record):
     Of a `centred` channel the mean over the atoms of each molecule is zero.
     """
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    name: str = Field(min_length=1, pattern=NAME)
     size: int = Field(1, ge=1)
     scale: float = 1.0
     offset: float = 0.0
@@ -139,7 +162,7 @@ class AdapterConfig(Record):
     Give `atoms`, the sizes of the molecules in a state, padded to `nodes`; or `grid`, the shape of fields. `coordinates` is a
     file in the folder that xarray opens, with a coordinate for each of `dims`, the names of the grid's axes, and the variable
     that `mask` names: non-zero where there are data. `variance` is that of clean states, for the Gaussian that sweeps are
-    built on.
+    built on. `condition` says what a conditional network is given, and `regression` what predicts the mean given that.
     """
 
     name: str = Field(min_length=1)
@@ -154,10 +177,12 @@ class AdapterConfig(Record):
     coordinates: str | None = None
     mask: str | None = None
     variance: float = Field(1.0, gt=0)
+    condition: ConditionSpec | None = None
+    regression: RegressionSpec | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        mistakes = [*self._of_shape(), *self._of_fields(), *self._of_time()]
+        mistakes = [*self._of_shape(), *self._of_fields(), *self._of_time(), *self._of_condition()]
         names = [channel.name for channel in self.channels]
         if len(set(names)) != len(names):
             mistakes.append(f"channels need different names, got {', '.join(names)}")
@@ -200,6 +225,26 @@ class AdapterConfig(Record):
                 "give network.time = 'sigma', 'log-snr' or 'process'"
             ]
         return []
+
+    def _of_condition(self) -> list[str]:
+        mistakes, given = [], self.condition
+        maps = () if given is None else given.of_kind("map", "lag")
+        if maps and self.grid is None:
+            mistakes.append(f"condition.inputs: {maps[0].name} is a map, which belongs to a grid; atoms take numbers and classes")
+        known = [channel.name for channel in self.channels if channel.size == 1]
+        mistakes += [
+            f"condition.inputs: {one.name} is an earlier {one.variable}, which is no channel of one component; there are "
+            f"{', '.join(known) or 'none'}"
+            for one in maps
+            if one.kind == "lag" and one.variable not in known
+        ]
+        if self.regression is not None and given is None:
+            mistakes.append("regression predicts the mean given a condition; give condition.inputs")
+        if self.regression is not None and self.grid is None:
+            mistakes.append("regression belongs to a grid; leave it out for atoms")
+        if self.regression is not None and given is not None and given.dropout:
+            mistakes.append("condition.dropout: without a condition there is no mean; leave it out, or the regression")
+        return mistakes
 
     @property
     def width(self) -> int:

@@ -1,7 +1,8 @@
 """Networks of other packages as they are: a folder with adapter.toml says where one is and what it expects.
 
-The network is a callable `package.module:name`, a diffusers U-Net folder, or a file of torch.export. The file names its time,
-its prediction, its noise schedule, a node mask and the normalisation of its channels; nothing is trained again.
+The network is a callable `package.module:name`, a diffusers U-Net folder, a file of torch.export, or a checkpoint of physicsnemo.
+The file names its time, its prediction, its noise schedule, a node mask, the normalisation of its channels and what it is
+conditioned on; nothing is trained again.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ from ..config.validation import ConfigError, read
 from ..data.channels import Channel, Channels
 from ..gaussian.masked import MaskedEOF
 from ..gaussian.reference import GaussianReference
+from ..schema.conditions import Condition, matched
 from ..theory.bases import EOF, Identity
 from ..theory.process import Process, forward_time
+from .adapter_condition import ForeignConditioning
 from .adapter_config import AdapterConfig
 from .adapter_layout import make_layout, read_grid
 from .base import Network, wrap
-from .foreign import ADAPTER, as_network, find_network, try_network
+from .foreign import ADAPTER, as_network, find_network, load_mean, try_network
+from .loaded import in_one_line
+from .mdlus import with_checkpoint
 from .model import Model
 from .packing import RESPONSE, with_response
 from .schedules import make_process, with_scheduler
@@ -42,11 +47,13 @@ def adapt(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool 
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
     axes, data_mask = read_grid(config, folder)
-    loaded = find_network(config.network, folder, device, allow_code=allow_code)
+    loaded = find_network(config.network, folder, device, config.condition, allow_code=allow_code)
+    conditioning, more = _conditioning(config, folder, device, allow_code=allow_code)
     nodes, mask, constraint = node_mask(config, device), state_mask(config, data_mask, device), centring(config).to(device)
     network = as_network(loaded, config, process, nodes)
     reference = free_gaussian(config, constraint, mask).to(device, torch.float64)
-    _try(network, config, process, (horizon, delta), reference, source)
+    trial = () if conditioning is None else (matched(conditioning.trial(3), torch.zeros((), device=device)),)
+    _try(network, config, process, (horizon, delta), reference, source, *trial)
     used = None if config.grid is not None else nodes[:, 0].bool().cpu().numpy()
     gaps = None if data_mask is None else np.broadcast_to(data_mask, config.event_shape).copy()
     channels = tuple(Channel(c.name, c.size, c.scale, c.offset) for c in config.channels)
@@ -65,16 +72,42 @@ def adapt(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool 
         delta=delta,
         # collocation calls networks between indices
         card=config.model_dump(mode="json") | ({"sampling": {"flow": "gaussian-ab2"}} if whole else {}),
-        sha256=_digest(config, folder, loaded.sha256),
+        sha256=_digest(config, folder, loaded.sha256 + more),
+        conditioning=conditioning,
     )
 
 
 def read_adapter(folder: Path) -> AdapterConfig:
-    """Read an adapter's configuration, completed from the scheduler file of a diffusers folder; nothing is loaded."""
+    """Read an adapter's configuration, completed from a diffusers scheduler or physicsnemo's arguments; nothing is loaded."""
     config = read(AdapterConfig, folder / ADAPTER)
+    if config.network.mdlus is not None:
+        return with_checkpoint(config, folder / config.network.mdlus, folder / ADAPTER)
     if config.network.diffusers is None:
         return config
     return with_scheduler(config, folder / config.network.diffusers, folder / ADAPTER)
+
+
+def _conditioning(
+    config: AdapterConfig, folder: Path, device: torch.device | str, *, allow_code: bool
+) -> tuple[ForeignConditioning | None, str]:
+    """Return what encodes the conditions of an adapter (None without any), and the digest of its regression."""
+    if config.condition is None:
+        return None, ""
+    channels = {channel.name: (channel.scale, channel.offset) for channel in config.channels}
+    if config.regression is None:
+        return ForeignConditioning(config.condition, config.event_shape, channels), ""
+    mean, digest = load_mean(config.regression, config.width, folder, device, allow_code=allow_code)
+    conditioning = ForeignConditioning(config.condition, config.event_shape, channels, mean, config.regression.shown)
+    try:
+        found = conditioning.trial(2)["mean"]
+    except Exception as error:
+        raise ConfigError(f"{folder / ADAPTER}: the regression fails: {in_one_line(error)}") from error
+    if tuple(found.shape) != (2, *config.event_shape) or not bool(torch.isfinite(found).all()):
+        raise ConfigError(
+            f"{folder / ADAPTER}: the regression returned {list(found.shape)} for two conditions; it must return finite numbers, "
+            f"[conditions, {', '.join(map(str, config.event_shape))}]"
+        )
+    return conditioning, digest
 
 
 def _try(
@@ -84,6 +117,7 @@ def _try(
     ends: tuple[float, float],
     reference: GaussianReference,
     source: Path,
+    *condition: Condition,
 ) -> None:
     """Try the network on three states of the reference, at three times in the middle of the schedule."""
     low, high = torch.log(forward_time(process, torch.tensor(ends, dtype=torch.float64))).flip(0).tolist()
@@ -100,6 +134,7 @@ def _try(
         states.reshape(3, *config.event_shape).to(torch.float32),
         t.to(states.device, torch.float32),
         source,
+        *condition,
     )
 
 

@@ -33,6 +33,11 @@ class Conditioning:
     normalisation: Normalisation
 
     @property
+    def variables(self) -> tuple[str, ...]:
+        """Names of the variables of the states."""
+        return self.normalisation.names
+
+    @property
     def num_maps(self) -> int:
         """Number of maps, with those of the mean."""
         return sum(given.kind in MAPS for given in self.inputs) + len(self.normalisation.mean)

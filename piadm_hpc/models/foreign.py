@@ -11,18 +11,22 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import plugins
 from ..config.validation import ConfigError
+from ..schema.conditions import Condition, apply_to_leaves, matched, rows_of
 from ..solvers.errors import ScoreError
 from ..theory.process import Process
-from .adapter_config import AdapterConfig, NetworkSpec
+from .adapter_condition import ConditionSpec, Tree, arguments_of
+from .adapter_config import AdapterConfig, NetworkFile, NetworkSpec, RegressionSpec
 from .base import Network, checked
+from .diffusers_unets import load_unet
 from .fingerprint import fingerprint
+from .loaded import LoadedNetwork, in_one_line, precision_of, with_arguments
+from .mdlus import load_mdlus, load_regression
 
 logger = logging.getLogger(__name__)
 
@@ -30,104 +34,110 @@ ADAPTER = "adapter.toml"
 TOLERANCE = 5e-4  # relative difference that rounding may make between two calls with the same row
 
 
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A network that was loaded: the function to call, the precision of its weights (None without any), and its digest."""
-
-    call: Callable[..., Any]
-    dtype: torch.dtype | None
-    sha256: str
-
-
-def find_network(spec: NetworkSpec, folder: Path, device: torch.device | str, *, allow_code: bool = False) -> LoadedNetwork:
+def find_network(
+    spec: NetworkSpec,
+    folder: Path,
+    device: torch.device | str,
+    condition: ConditionSpec | None = None,
+    *,
+    allow_code: bool = False,
+) -> LoadedNetwork:
     """Load the network that an adapter names.
 
     Raises ConfigError for code that is not allowed to run or cannot be imported, ValueError for files that are missing or
-    damaged. A diffusers folder is read without running code from it: safetensors, else weights alone.
+    damaged. A diffusers folder and a checkpoint of physicsnemo are read without running code from them: safetensors, else
+    weights alone.
     """
-    if spec.runs_code is not None and not allow_code:
-        key = spec.runs_code
-        what = "imports a module" if key == "callable" else "unpickles a file, which can run any code"
-        raise ConfigError(
-            f"{folder / ADAPTER}: network.{key} = {getattr(spec, key)!r} {what}, so whoever wrote this folder chooses code "
-            "that runs here; if you trust them, say so: --allow-code, allow_code = true in the run, or load_model(..., "
-            "allow_code=True)"
-        )
+    require_allowed(spec, "network", folder, allow_code=allow_code)
     if spec.callable is not None:
         return _imported(spec.callable, folder, device)
-    path = folder / str(spec.diffusers or spec.exported)
+    path = folder / str(spec.diffusers or spec.exported or spec.mdlus)
     if not path.exists():
         raise ValueError(f"{path}: no such network; paths in {ADAPTER} start at its folder")
-    return _exported(path, device) if spec.diffusers is None else _unet(path, device, spec.dtype)
+    if spec.mdlus is not None:
+        return load_mdlus(path, device, condition)
+    return _exported(path, device) if spec.diffusers is None else load_unet(path, device, spec.dtype)
 
 
-def _imported(name: str, folder: Path, device: torch.device | str) -> LoadedNetwork:
+def require_allowed(spec: NetworkFile, section: str, folder: Path, *, allow_code: bool) -> None:
+    """Raise ConfigError for a network whose loading runs code of the folder's choice, unless that is allowed."""
+    key = spec.runs_code
+    if key is None or allow_code:
+        return
+    what = "imports a module" if key == "callable" else "unpickles a file, which can run any code"
+    raise ConfigError(
+        f"{folder / ADAPTER}: {section}.{key} = {getattr(spec, key)!r} {what}, so whoever wrote this folder chooses code "
+        "that runs here; if you trust them, say so: --allow-code, allow_code = true in the run, or load_model(..., "
+        "allow_code=True)"
+    )
+
+
+def load_mean(
+    spec: RegressionSpec, width: int, folder: Path, device: torch.device | str, *, allow_code: bool = False
+) -> tuple[Callable[[Tree], Tensor], str]:
+    """Load the regression of an adapter, as a function of an encoded condition that returns means, and its digest.
+
+    Raises what `find_network` raises.
+    """
+    require_allowed(spec, "regression", folder, allow_code=allow_code)
+    if spec.callable is None:
+        path = folder / str(spec.exported or spec.mdlus)
+        if not path.exists():
+            raise ValueError(f"{path}: no such network; paths in {ADAPTER} start at its folder")
+        if spec.mdlus is not None:
+            return load_regression(path, device, width)
+        loaded = _exported(path, device)
+    else:
+        loaded = _imported(spec.callable, folder, device, "regression")
+
+    def call(given: Tree) -> Tensor:
+        with torch.no_grad():
+            return torch.as_tensor(loaded.call({key: part.to(device) for key, part in given.items()}))
+
+    return call, loaded.sha256
+
+
+def _imported(name: str, folder: Path, device: torch.device | str, section: str = "network") -> LoadedNetwork:
+    key = f"{section}.callable"
     try:
-        network = plugins.load("network.callable", name)
+        network = plugins.load(key, name)
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{folder / ADAPTER}: network.callable = {name!r}: its module fails: {_named(error)}") from error
+        raise ConfigError(f"{folder / ADAPTER}: {key} = {name!r}: its module fails: {in_one_line(error)}") from error
     if isinstance(network, type):
-        raise ConfigError(f"{folder / ADAPTER}: network.callable = {name!r} is a class; name an instance of it, or a function")
+        raise ConfigError(f"{folder / ADAPTER}: {key} = {name!r} is a class; name an instance of it, or a function")
     if isinstance(network, torch.nn.Module):
         network = network.to(device).eval()
     digest, unseen = fingerprint(network)
     if unseen:
         logger.info("%s: a later change of %s would not be noticed", name, ", ".join(unseen))
-    return LoadedNetwork(network, _precision(network), digest)
+    return LoadedNetwork(with_arguments(network), precision_of(network), digest)
 
 
 def _exported(path: Path, device: torch.device | str) -> LoadedNetwork:
     try:
         program = torch.export.load(path)
     except Exception as error:
-        raise ValueError(f"{path}: not a file of torch.export that this version of torch reads: {_named(error)}") from error
+        raise ValueError(f"{path}: not a file of torch.export that this version of torch reads: {in_one_line(error)}") from error
     network: torch.nn.Module = program.module().to(device)
-    return LoadedNetwork(network, _precision(network), hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def _unet(path: Path, device: torch.device | str, dtype: str) -> LoadedNetwork:
-    try:
-        from diffusers import UNet2DModel
-    except ImportError:
-        raise ValueError(f"{path}: a diffusers folder needs the package: pip install diffusers") from None
-    path = path / "unet" if (path / "model_index.json").is_file() else path
-    kind: Any = UNet2DModel
-    # without safetensors diffusers reads a .bin file with torch.load(weights_only=True), which runs no code either
-    safe = any(path.glob("*.safetensors"))
-    precision = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    try:
-        unet = kind.from_pretrained(
-            str(path), local_files_only=True, use_safetensors=safe, low_cpu_mem_usage=False, torch_dtype=precision
-        )
-        unet = unet.to(device).eval()
-    except Exception as error:
-        raise ValueError(f"{path}: diffusers cannot load a UNet2DModel from it: {_named(error)}") from error
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(path.iterdir()) if file.is_file()))
-    return LoadedNetwork(lambda x, t: unet(x, t).sample, _precision(unet), digest.hexdigest())
-
-
-def _precision(network: Any) -> torch.dtype | None:
-    """The precision that all floating weights of a module share; None for functions and for mixed precisions."""
-    if not isinstance(network, torch.nn.Module):
-        return None
-    kinds = {p.dtype for p in network.parameters() if p.is_floating_point()}
-    return kinds.pop() if len(kinds) == 1 else None
+    return LoadedNetwork(with_arguments(network), precision_of(network), hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, mask: Tensor) -> Network:
     """Return the network as a function of states [rows, *event] and process times [rows], for `wrap` to call.
 
-    What it returns has been checked to be real numbers of the states' shape; they have the precision of the network.
+    That of a conditional model takes an encoded condition as well. What it returns has been checked to be real numbers of the
+    states' shape; they have the precision of the network.
     """
     spec = config.network
     precision = loaded.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
 
-    def call(x: Tensor, t: Tensor) -> Tensor:
+    def call(x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         dtype = precision or x.dtype
         given = x.to(dtype)
-        extra = (mask.to(given).expand(len(x), *mask.shape).clone(),) if spec.node_mask else ()
+        extra: tuple[Condition, ...] = (mask.to(given).expand(len(x), *mask.shape).clone(),) if spec.node_mask else ()
+        extra += tuple(arguments_of(matched(one, given)) for one in condition)
         with torch.set_grad_enabled(torch.is_grad_enabled() and given.requires_grad):
             result = loaded.call(given, network_time(config, process, t, dtype), *extra)
         return checked(result, x, config.name)
@@ -160,25 +170,32 @@ class _InBuckets:
     call: Network
     rows: int
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         parts = []
         for start in range(0, len(x), self.rows):
-            a, b = x[start : start + self.rows], t[start : start + self.rows]
-            short = self.rows - len(a)
-            full = self.call(torch.cat([a, a[-1:].expand(short, *a.shape[1:])]), torch.cat([b, b[-1:].expand(short)]))
-            parts.append(full[: len(a)].clone())
+            here = slice(start, start + self.rows)
+            short = self.rows - len(x[here])
+
+            def padded(values: Tensor, short: int = short) -> Tensor:
+                return torch.cat([values, values[-1:].expand(short, *values.shape[1:])])
+
+            full = self.call(padded(x[here]), padded(t[here]), *(apply_to_leaves(rows_of(c, here), padded) for c in condition))
+            parts.append(full[: len(x[here])].clone())
         return torch.cat(parts)
 
 
-def try_network(network: Network, spec: NetworkSpec, states: Tensor, t: Tensor, source: Path) -> None:
+def try_network(network: Network, spec: NetworkSpec, states: Tensor, t: Tensor, source: Path, *condition: Condition) -> None:
     """Call a network on three states [3, *event] at their times t [3], two at a time, and refuse one that cannot be relied on.
+
+    That of a conditional model is called with a condition of three entries.
 
     A row must have the same answer beside another row and in a second call. Raises ConfigError saying what went wrong.
     """
 
     def answer(rows: list[int]) -> Tensor:
         try:
-            return network(states[rows], t[rows])[0].to(torch.float64).clone()
+            given = [rows_of(one, torch.tensor(rows)) for one in condition]
+            return network(states[rows], t[rows], *given)[0].to(torch.float64).clone()
         except ScoreError as error:
             raise ConfigError(f"{source}: {error}") from None
         except Exception as error:
@@ -186,7 +203,7 @@ def try_network(network: Network, spec: NetworkSpec, states: Tensor, t: Tensor, 
             traced = spec.exported is not None and spec.rows is None
             advice = "; a file that was traced for one number of rows needs network.rows, that number" if traced else ""
             raise ConfigError(
-                f"{source}: the network fails when it is called with states {shape}: {_named(error)}{advice}"
+                f"{source}: the network fails when it is called with states {shape}: {in_one_line(error)}{advice}"
             ) from error
 
     first = answer([0, 1])
@@ -208,8 +225,3 @@ def try_network(network: Network, spec: NetworkSpec, states: Tensor, t: Tensor, 
             f"{source}: the network's answer for a state depends on the other states of the call (a normalisation over the batch "
             "in training mode?), so samples would depend on their batch"
         )
-
-
-def _named(error: Exception) -> str:
-    """An error in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

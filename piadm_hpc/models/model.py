@@ -15,6 +15,7 @@ from ..gaussian.reference import GaussianReference
 from ..schema.conditions import Condition
 from ..schema.layout import Layout
 from ..theory.process import Process
+from .adapter_condition import ForeignConditioning
 from .base import ScoreModel
 from .conditioning import Conditioning
 from .denoiser import GaussianDenoiser
@@ -47,7 +48,7 @@ class Model:
     delta: float
     card: dict[str, Any]
     sha256: str
-    conditioning: Conditioning | None = None
+    conditioning: Conditioning | ForeignConditioning | None = None
 
     def wiener(self) -> GaussianDenoiser:
         """Return the Wiener filter of the reference, a denoiser without the network."""

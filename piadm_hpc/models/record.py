@@ -71,6 +71,16 @@ class InputCard(_Record):
     mean: float = 0.0
     scale: float = 1.0
 
+    @property
+    def spread(self) -> float:
+        """Deviation of the values that the network knows."""
+        return self.scale
+
+    @property
+    def own_dims(self) -> dict[str, int]:
+        """No input has dimensions beside those of the grid and the one that counts conditions."""
+        return {}
+
 
 class ConditionCard(_Record):
     """What a conditional model is given, and the regression of its states on that, see `gaussian.regression`.

@@ -16,6 +16,7 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..integrators.conjugate import clock_of
 from ..integrators.corrector import critical_corrector
+from ..models.card import load_model
 from ..models.guidance import guided
 from ..models.volume import num_directions
 from ..solvers.collocation import Collocation
@@ -186,13 +187,14 @@ def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
 def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
     """The options of the solver, from the sections `solver`, `compute` and `corrector`."""
     given, own_start = config.solver, config.solver.start not in get_args(Start)
-    names = {field.name for field in fields(Options)} & set(type(given).model_fields) - {"start", "tol"}
+    names = {field.name for field in fields(Options)} & set(type(given).model_fields) - {"start", "tol", "student"}
     batch = config.compute.model_batch
     return Options(
         solver="picard" if given.kind == "auto" else given.kind,
         start="auto" if own_start else cast(Start, given.start),
         tol=None if given.fixed_depth else given.tol,
         operator=plugins.call("solver.start", given.start, model, scheme) if own_start else None,
+        student=None if given.student is None else student_of(config, model),
         corrector=_corrector(config, model),
         in_flight=config.compute.in_flight,
         check_score=False,  # a run checks the score once, not in every batch
@@ -200,6 +202,34 @@ def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
         traces=config.density.chosen(num_directions(model)),
         **{name: getattr(given, name) for name in names},
     )
+
+
+def student_of(config: RunConfig, model: Model) -> Score:
+    """Load the score of a run's student, the cheaper network whose path sweeps start from.
+
+    Raises ConfigError for a student of other states, of another noise or under other conditions.
+    """
+    folder, device = str(config.solver.student), model.reference.mean.device
+    try:
+        student = load_model(folder, device, allow_code=config.allow_code)
+    except ValueError as error:
+        raise ConfigError(f"solver.student: {error}") from None
+    if config.chain.method.name == "collocation":
+        raise ConfigError("solver.student: it follows the steps of a chain; give chain.integrator one other than collocation")
+    ends = torch.tensor([model.horizon, (model.horizon * model.delta) ** 0.5, model.delta], dtype=torch.float64)
+    inputs = [None if one.conditioning is None else one.conditioning.inputs for one in (student, model)]
+    differ = {
+        "states": student.event_shape != model.event_shape,
+        "times": any(
+            not torch.allclose(getattr(student.process, level)(ends), getattr(model.process, level)(ends), rtol=1e-6)
+            for level in ("alpha", "sigma")
+        ),
+        "conditions": inputs[0] != inputs[1],
+    }
+    if any(differ.values()):
+        found = ", ".join(name for name, other in differ.items() if other)
+        raise ConfigError(f"solver.student: {student.name} has other {found} than {model.name}; a student has the same")
+    return student.score
 
 
 def projection_of(model: Model, device: str) -> Projection | None:

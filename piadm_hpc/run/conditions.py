@@ -6,7 +6,7 @@ the same noise for every condition.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +15,12 @@ import torch
 
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
-from ..data.alignment import channels_of
-from ..data.condition_files import GivenConditions, digest_of, read_conditions
-from ..models.card import REFERENCE, Model
-from ..models.record import Card, read_card
-from ..models.registry import CARD, find_model
+from ..data.condition_files import GivenConditions, digest_of
+from ..models.card import Model
+from ..models.condition_frame import ConditionFrame
+from ..models.registry import find_model
 from ..schema.conditions import Condition, matched, rows_of
-from ..schema.layout import Coordinate, Layout, Variable
-from ..store.arrays import read_arrays
+from ..schema.layout import Coordinate, Layout
 
 SAMPLE_DIM = "sample"  # of a run of several conditions, whose samples are members times conditions
 
@@ -44,16 +42,12 @@ def completed(config: RunConfig) -> RunConfig:
 def given_conditions(config: RunConfig) -> GivenConditions:
     """Read the conditions of a run, in the model's units and on its grid; ConfigError listing everything that does not fit."""
     try:
-        folder = find_model(config.model)
-        card = read_card(folder / CARD) if (folder / CARD).is_file() else None
-        if card is None or card.condition is None:
+        frame = ConditionFrame.of(find_model(config.model))
+        if frame is None:
             raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
-        arrays, _ = read_arrays(folder / REFERENCE)
-        grid = {dim: arrays[dim] for dim in card.grid}
-        mask = np.asarray(arrays["mask"].values.astype(bool).any(0))
         path = Path(str(config.condition.file))
         digest_of(path)
-        return read_conditions(path, card.condition.inputs, grid, mask, _levels(card, arrays))
+        return frame.read(path)
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
@@ -121,16 +115,3 @@ def _digest(config: RunConfig) -> str:
         return digest_of(Path(str(config.condition.file)))
     except (OSError, ValueError) as error:
         raise ConfigError(f"condition.file: {error}") from None
-
-
-def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> dict[str, tuple[float, float]]:
-    """Mean and spread of the model's variables in physical units."""
-    mask, mean, scale = (arrays[name].values for name in ("mask", "mean_field", "scale_field"))
-    levels = {}
-    for name, k in channels_of(
-        tuple(Variable(v.name, v.dims) for v in card.variables), {d: arrays[d] for d in card.leading}
-    ).items():
-        here = mask[k].astype(bool)
-        spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
-        levels[name] = (float(mean[k][here].mean()), spread)
-    return levels

@@ -16,6 +16,7 @@ from ..models.card import RESPONSE, load_model
 from ..models.packing import save_response
 from ..models.registry import find_model
 from ..models.target import states_like
+from ..schema.conditions import Condition, rows_of
 from ..schema.layout import Coordinate
 from ..solvers.collocation import Collocation
 from ..solvers.sampler import Sampler
@@ -23,7 +24,7 @@ from ..solvers.solve import Projection
 from ..store.arrays import write_arrays
 from ..theory.process import Process, Tabulated, forward_time
 from .build import make_collocation, projection_of
-from .resolve import make_sampler, resolve
+from .resolve import resolve
 
 STEP = 0.05  # of a probe in units of the noise: far below the scale on which the score varies, far above rounding
 PROBED_ROWS = 5_000  # of the network that probing takes, about: the pilot, the probes at all levels, and the flows
@@ -45,14 +46,16 @@ def probe_model(
     probes: int = 2,
     levels: int = 24,
     seed: int = 0,
+    condition: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "cpu",
     allow_code: bool = False,
 ) -> Path:
     """Probe a model at `samples` samples of a short pilot run and write its response; returns the file.
 
-    Without `out` it goes into the model's folder, where every later run finds it. `allow_code` is that of `load_model`. Raises
-    ValueError for what the model, the pilot run or the folder do not allow.
+    Without `out` it goes into the model's folder, where every later run finds it. `allow_code` is that of `load_model`. A
+    conditional model is probed under the conditions of the file `condition`, in turn. Raises ValueError for what the model, the
+    pilot run or the folder do not allow.
     """
     model = load_model(folder, device, allow_code=allow_code)
     if model.process.fields > 1:
@@ -60,12 +63,9 @@ def probe_model(
             f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
             "its sweeps use the Gaussian"
         )
-    if model.conditioning is not None:
-        raise ValueError(
-            f"model {model.name!r} makes fields given a condition, and a probe knows none; "
-            "its sweeps use the Gaussian of what the condition leaves"
-        )
-    pilot = make_sampler(RunConfig(model=str(folder), samples=samples, seed=seed), model, device).draw(range(samples)).x
+    base = {"model": str(folder), "seed": seed, "condition": {"file": None if condition is None else str(condition)}}
+    run = resolve(RunConfig.model_validate({**base, "samples": samples}), model, device)
+    pilot = run.sampler.draw(range(samples), condition=run.condition_of(range(samples))).x
     # the samples still carry the noise of early stopping, like the states of any run
     response = probe_response(
         model.score,
@@ -78,12 +78,14 @@ def probe_model(
         probes=probes,
         seed=seed,
         project=projection_of(model, device),
+        condition=run.condition_of(range(samples)),
     )
     if not (isinstance(model.process, Tabulated) and model.process.whole):
         flow = {"chain": {"integrator": "collocation"}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
-        flows = resolve(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
+        flows = resolve(RunConfig.model_validate({**base, **flow}), model, device)
         scheme = make_collocation(flows.config, flows.model, flows.grid, flows.reference)
-        response = replace(response, smoothness=probe_smoothness(flows.sampler, scheme, range(samples)))
+        given = flows.condition_of(range(samples))
+        response = replace(response, smoothness=probe_smoothness(flows.sampler, scheme, range(samples), given))
     path = find_model(folder) / RESPONSE if out is None else Path(out)
     return save_response(path, response, f"mean response of {model.name}, {probes} probes at {samples} pilot samples")
 
@@ -120,12 +122,14 @@ def probe_response(
     seed: int = 0,
     model_batch: int = 16,
     project: Projection | None = None,
+    condition: Condition | None = None,
 ) -> Response:
     """Probe a score at noised `states` [n, *event] between times `horizon` and `delta`, in the reference's basis.
 
     Hutchinson's estimate of the mean diagonal per shell: E[w . J w] over random signs w of the coordinates, by central
     differences, so that any score will do. Costs 2 n probes levels rows of the network. Adjacent levels are averaged.
-    `project` maps states to the subspace that the model knows, which noise and probes stay in.
+    `project` maps states to the subspace that the model knows, which noise and probes stay in; `condition` is that of a
+    conditional score, with an entry for every state.
     """
     ends = torch.tensor([horizon, delta], dtype=torch.float64)
     low, high = (float(x) for x in -torch.log(torch.expm1(forward_time(process, ends))))
@@ -137,7 +141,7 @@ def probe_response(
     for t in times:
         total = torch.zeros(reference.basis.num_shells, dtype=torch.float64)
         for _ in range(probes):
-            total += _response(score, process, local, states, t, generator, model_batch, project) / probes
+            total += _response(score, process, local, states, t, generator, model_batch, project, condition) / probes
         rows.append(total)
     gain = torch.stack(rows)
     smooth = gain.clone()
@@ -154,6 +158,7 @@ def _response(
     generator: torch.Generator,
     model_batch: int,
     project: Projection | None,
+    condition: Condition | None,
 ) -> Tensor:
     """One probe at time t: the mean of 1 + sigma^2 w . J w per shell, [num_shells], over random signs w."""
     basis, shape = reference.basis, states.shape
@@ -168,8 +173,10 @@ def _response(
     change = torch.zeros_like(x)
     for sign in (1, -1):
         for start in range(0, len(x), model_batch):
-            part = x[start : start + model_batch] + sign * step * direction[start : start + model_batch]
-            change[start : start + model_batch] += sign * score(part, t.to(x).repeat(len(part))).to(x)
+            here = slice(start, start + model_batch)
+            part = x[here] + sign * step * direction[here]
+            given = () if condition is None else (rows_of(condition, here),)
+            change[here] += sign * score(part, t.to(x).repeat(len(part)), *given).to(x)
     answer = basis.analyse(change.flatten(1)) * (sigma**2 / (2 * step))
     # shells of a basis that does not span the space see only their share of a probe
     asked = basis.analyse(direction.flatten(1))
@@ -183,16 +190,19 @@ def _inner(reference: GaussianReference, u: Tensor, v: Tensor) -> Tensor:
     return ((energy(u + v) - energy(u - v)) / 4).cpu()
 
 
-def probe_smoothness(sampler: Sampler, scheme: Collocation, samples: Sequence[int]) -> Smoothness:
+def probe_smoothness(
+    sampler: Sampler, scheme: Collocation, samples: Sequence[int], condition: Condition | None = None
+) -> Smoothness:
     """Measure how what the Gaussian leaves over varies along the flow, on the flows of `samples` (`collocation.choose`).
 
-    The sampler gives score, prior and options; the flows are those of `scheme`.
+    The sampler gives score, prior and options; the flows are those of `scheme`, under a `condition` with an entry for each.
     """
     noted = _Noted(sampler.score)
     piece, reference = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
     gram = torch.zeros(scheme.points, scheme.points, dtype=torch.float64)
-    for sample in samples:
-        replace(sampler, chain=scheme, score=noted).draw([sample])
+    for number, sample in enumerate(samples):
+        own = None if condition is None else rows_of(condition, slice(number, number + 1))
+        replace(sampler, chain=scheme, score=noted).draw([sample], condition=own)
         rows = [noted.rows[float(t)] for t in piece.t.to(sampler.dtype)]
         x, score = (torch.stack(found).flatten(1) for found in zip(*rows, strict=True))
         remainder = scheme.remainder(piece, reference, x, score).to(torch.float64).cpu()
@@ -206,8 +216,8 @@ class _Noted:
     def __init__(self, score: ScoreModel):
         self.score, self.rows = score, dict[float, tuple[Tensor, Tensor]]()
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         times, states = t.tolist(), x.clone()
-        score = self.score(x, t)
+        score = self.score(x, t, *condition)
         self.rows.update(zip(times, zip(states, score.clone(), strict=True), strict=True))
         return score

@@ -73,7 +73,7 @@ class Starts:
     def past(self, starts: Sequence[int]) -> Tensor:
         """Return the states before the first lead, [rows, order, *event], for positions in the file; the newest last."""
         assert self.model.conditioning is not None
-        names, inputs = self.model.conditioning.normalisation.names, self.model.conditioning.inputs
+        names, inputs = self.model.conditioning.variables, self.model.conditioning.inputs
         known = {(each.variable, each.lag): self.given.values[each.name][list(starts)] for each in inputs if each.kind == "lag"}
         empty = np.zeros_like(next(iter(known.values())))
         # a field that no lead is given is not looked at

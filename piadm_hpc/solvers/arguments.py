@@ -103,6 +103,8 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
         if number is not None and number < 1:
             yield f"{name} must be at least 1, got {number}"
     yield from _of_traces(chain, options)
+    if options.student is not None and options.operator is not None:
+        yield "operator and student both give the first path: use one of them"
     moves = options.window is not None or options.pipelined
     if options.window is not None and options.tol is None:
         yield "a window moves when points meet `tol`: give a tolerance"
@@ -115,6 +117,8 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
             yield f"solver = {options.solver!r}, linear = {options.linear!r}: collocation has its own sweeps; use the defaults"
         if moves or options.corrector is not None:
             yield "collocation solves all its points at once: use no window, pipeline or corrector with it"
+        if options.student is not None:
+            yield "a student follows the steps of a chain, and collocation has none: use another integrator"
         if comm.size > chain.num_steps:
             yield f"{comm.size} time ranks for {chain.num_steps} collocation points; use fewer ranks or more points"
     if options.solver == "sequential" and comm.size > 1:

@@ -109,7 +109,7 @@ class ChainBlocks:
             raise ValueError("the corrector is stochastic: give `noise`, a Noise(seed, size)")
         chain = corrector(float(problem.chain.t[block.stop]))
         offset = block.index * (chain.num_steps + 1)
-        plain = replace(self.options, window=None, pipelined=False, operator=None)
+        plain = replace(self.options, window=None, pipelined=False, operator=None, student=None)
         inner = ChainBlocks(problem.along(chain, plain, stream=CORRECTOR, step_offset=offset + 1), plain, self.comm)
         velocity = problem.noise.at([offset], samples, 1, CORRECTOR)[0, :, 0].to(state)
         moving = problem.evaluator.project(torch.stack([state[:, 0], velocity], dim=1))

@@ -1,15 +1,21 @@
-"""The first path of a sample, which costs no call of the score: from a learned operator, or from the Gaussian reference."""
+"""The first path of a sample, which costs no call of the score: from an operator, a cheaper score, or the Gaussian reference."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..comm.communicator import Communicator
 from .distribution import Rows
+from .evaluate import Score
 from .options import Operator
 from .prediction import Predictor
 from .problem import Problem
 from .recurrence import Recurrence
+from .tables import Tables
 
 
 def operator_path(problem: Problem, operator: Operator, rows: Rows, first: Tensor) -> dict[int, Tensor]:
@@ -28,6 +34,45 @@ def operator_path(problem: Problem, operator: Operator, rows: Rows, first: Tenso
         rows.points.index(j): problem.basis.analyse(problem.evaluator.project(predicted.to(first)))
         for j, predicted in zip(later, path, strict=True)
     }
+
+
+def student_path(
+    problem: Problem,
+    score: Score,
+    rows: Rows,
+    tables: tuple[Tables, Tables],
+    first: Tensor,
+    draws: Tensor | None,
+    samples: Sequence[int],
+    comm: Communicator,
+    *,
+    z: Tensor,
+    b: Tensor,
+) -> None:
+    """Take the block's steps with a cheaper `score` from its first states `first` [samples, c, n], with the chain's own draws.
+
+    Fills the states `z` and increments `b` [points, samples, c, n] at this rank's points. Every rank takes the steps before
+    its own too, so that no state is communicated. `tables` are P - A and Q. Raises ScoreError on all ranks if the score fails
+    on any.
+    """
+    student, here = replace(problem.evaluator, score=score), list(rows.points)
+
+    def follow() -> None:
+        state = first
+        times = problem.chain.t.to(device=first.device, dtype=first.dtype)
+        for j in range(rows.start, max(here, default=-1) + 1):
+            x, t = problem.read(j, state), times[j].expand(len(state))
+            output = student(x, t, samples)
+            student.check(output, t, samples)
+            state, output = problem.as_read(state, x), problem.basis.analyse(output)
+            if j in here:
+                local = here.index(j)
+                own, lifting = (table.rows(torch.full((len(state),), local)) for table in tables)
+                z[local] = state
+                b[local], _ = problem.increment(None if draws is None else draws[local], own, lifting, state, output)
+            state = problem.step(torch.empty_like(state), problem.draws(j, samples, state), j, state, output)
+
+    student.together(comm, follow)
 
 
 def reference_path(

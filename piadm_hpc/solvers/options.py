@@ -41,6 +41,8 @@ class Options:
         scale: standard deviation of the data, a number or a field [d].
         operator: predicts the first path instead of `start`; it maps states [samples, c, d] and the later points to the
             states [points, samples, c, d] there.
+        student: a score that costs little, such as a smaller network taught by the one that is solved, with the same
+            arguments. The first path is its own, step by step with the same noise, and its calls are not counted.
         corrector: maps a time to a chain of position and velocity, which follows every block.
         memory: number of differences that "anderson" keeps.
         parts: number of parts of a block for "parareal" (default: the root of its steps), or of cores of "chords"
@@ -63,6 +65,7 @@ class Options:
     check_score: bool = True
     scale: float | Tensor = 1.0
     operator: Operator | None = None
+    student: Callable[..., Tensor] | None = None
     corrector: Corrector | None = None
     memory: int = 2
     parts: int | None = None

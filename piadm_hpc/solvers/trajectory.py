@@ -10,7 +10,7 @@ from torch import Tensor
 from ..comm.communicator import Communicator
 from ..theory.chain import affine
 from .distribution import Rows, Slots, contiguous
-from .first_path import operator_path, reference_path
+from .first_path import operator_path, reference_path, student_path
 from .flight import Flight
 from .options import Options
 from .prediction import Predictor
@@ -65,22 +65,24 @@ class Trajectory:
             self.z[local, own] = first
             if self.draws is not None:
                 self.draws[local, own] = self.problem.draws(j, samples, first)
-        if self.options.operator is not None:
-            for local, states in operator_path(self.problem, self.options.operator, self.rows, first).items():
-                self.z[local, own] = states
-        elif self.problem.reference is not None and self.options.start != "constant":
-            self._follow_reference(own, first)
+        self._follow(own, first, samples)
 
-    def _follow_reference(self, own: Slots, first: Tensor) -> None:
-        """Start from the reference's own path."""
-        problem, predictor = self.problem, self.predictor
-        assert predictor is not None
-        same = predictor.linear is problem.linear
-        scan = self.scan if same else Recurrence(predictor.linear, problem.basis, self.rows, self.comm, first)
+    def _follow(self, own: Slots, first: Tensor, samples: list[int]) -> None:
+        """Start from the path of the operator or the student, else from the reference's own."""
+        problem, options, predictor = self.problem, self.options, self.predictor
         draws = None if self.draws is None else self.draws[:, own]
-        remainder = None if self.remainder is None else self.remainder[own]
-        z, b, end = self.z[:, own], self.b[:, own], self.end[own]
-        reference_path(predictor, scan, self.rows, first, draws, remainder, z=z, b=b, end=end)
+        z, b, end, same = self.z[:, own], self.b[:, own], self.end[own], True
+        if options.operator is not None:
+            for local, states in operator_path(problem, options.operator, self.rows, first).items():
+                z[local] = states
+        elif options.student is not None:
+            tables = self.own, self.lifting
+            student_path(problem, options.student, self.rows, tables, first, draws, samples, self.comm, z=z, b=b)
+        elif predictor is not None and problem.reference is not None and options.start != "constant":
+            same = predictor.linear is problem.linear
+            scan = self.scan if same else Recurrence(predictor.linear, problem.basis, self.rows, self.comm, first)
+            remainder = None if self.remainder is None else self.remainder[own]
+            reference_path(predictor, scan, self.rows, first, draws, remainder, z=z, b=b, end=end)
         self.z[:, own], self.end[own] = z, end
         # sweeps can use these increments only if they belong to the same linear part
         self.b[:, own] = b if same else 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 READ_BY = {
     "linear": ("picard", "anderson", "newton"),
     "start": ("picard", "anderson", "newton"),
+    "student": ("picard", "anderson", "newton"),
     "sweeps": ("picard", "paradigms", "anderson", "newton", "parareal"),
     "fixed_depth": ("picard", "anderson", "newton", "parareal"),
     "window": ("picard", "paradigms"),

@@ -1,0 +1,71 @@
+"""What a model's folder says of its conditions: the inputs, and the grid and the levels that files of conditions must fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.alignment import channels_of
+from ..data.condition_files import GivenConditions, Input, read_conditions
+from ..schema.layout import Coordinate, Variable
+from ..store.arrays import read_arrays
+from .adapter_layout import read_grid
+from .adapters import read_adapter
+from .card import REFERENCE
+from .foreign import ADAPTER
+from .record import Card, read_card
+from .registry import CARD
+
+Levels = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ConditionFrame:
+    """The inputs of a conditional model, its grid with the points that have data, and mean and spread of its variables."""
+
+    inputs: Sequence[Input]
+    grid: Mapping[str, Coordinate]
+    mask: np.ndarray
+    levels: Levels
+
+    @classmethod
+    def of(cls, folder: Path) -> ConditionFrame | None:
+        """Read the frame of a model's folder, without its network; None for a model without conditions."""
+        if (folder / ADAPTER).is_file():
+            return cls._of_adapter(folder)
+        card = read_card(folder / CARD)
+        if card.condition is None:
+            return None
+        arrays, _ = read_arrays(folder / REFERENCE)
+        grid = {dim: arrays[dim] for dim in card.grid}
+        return cls(card.condition.inputs, grid, np.asarray(arrays["mask"].values.astype(bool).any(0)), _levels(card, arrays))
+
+    @classmethod
+    def _of_adapter(cls, folder: Path) -> ConditionFrame | None:
+        config = read_adapter(folder)
+        if config.condition is None:
+            return None
+        axes, mask = read_grid(config, folder)
+        grid = {dim: axes[dim] for dim in config.dims} if config.grid is not None else {}
+        everywhere = np.ones(config.grid or (), dtype=bool)
+        levels = {channel.name: (channel.offset, abs(channel.scale) * config.variance**0.5) for channel in config.channels}
+        return cls(config.condition.inputs, grid, everywhere if mask is None else mask, levels)
+
+    def read(self, path: Path) -> GivenConditions:
+        """Read the conditions of a file; ValueError listing everything that does not fit."""
+        return read_conditions(path, self.inputs, self.grid, self.mask, self.levels)
+
+
+def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> Levels:
+    """Mean and spread of the model's variables in physical units."""
+    mask, mean, scale = (arrays[name].values for name in ("mask", "mean_field", "scale_field"))
+    levels = {}
+    channels = tuple(Variable(variable.name, variable.dims) for variable in card.variables)
+    for name, k in channels_of(channels, {dim: arrays[dim] for dim in card.leading}).items():
+        here = mask[k].astype(bool)
+        spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
+        levels[name] = (float(mean[k][here].mean()), spread)
+    return levels
