@@ -8,6 +8,7 @@ same gain updates the denoised estimate of a noisy state.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -67,9 +68,15 @@ class Update:
 
     def increment(self, ratio: Tensor, innovation: Tensor) -> Tensor:
         """Return K (y - H x), [n, d] float64, at a ratio of noise to signal (a scalar) from innovations y - H x [n, m]."""
-        gains = given_noisy(self.reference, ratio)
+        return self._increment(float(ratio), given_noisy(self.reference, ratio), innovation)
+
+    def prior_increment(self, innovation: Tensor) -> Tensor:
+        """Return K (y - H x), [n, d] float64, where nothing is known of x but the reference."""
+        return self._increment(math.inf, self.reference.spectrum.to(torch.float64), innovation)
+
+    def _increment(self, level: float, gains: Tensor, innovation: Tensor) -> Tensor:
         if self.dense:
-            weights = torch.cholesky_solve(innovation.T, self._factor(float(ratio), gains)).T
+            weights = torch.cholesky_solve(innovation.T, self._factor(level, gains)).T
         else:
             weights = conjugate_gradients(lambda u: self._system(gains, u), innovation)
         return covariance(self.reference, gains, self.observations.adjoint(weights))

@@ -237,7 +237,9 @@ def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str,
     resolved, given = run.resolved, run.resolved.condition_of(samples)
     run.store.write(
         samples,
-        resolved.model.decode(resolved.finished(solution.x).cpu(), given if given is None else matched(given, torch.zeros(()))),
+        resolved.model.decode(
+            resolved.finished(solution.x, given).cpu(), given if given is None else matched(given, torch.zeros(()))
+        ),
         per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
         allow_nan=gaps,
     )

@@ -135,9 +135,14 @@ def make_posterior(config: RunConfig, model: Model, reference: GaussianReference
 
     if config.observations is None:
         return None
-    if model.conditioning is not None:
-        raise ConfigError(f"observations: {model.name} is conditional; only models without conditions take observations")
-    return read_given(config.observations, replace(model, reference=reference), config.model)
+    return read_given(config.observations, with_guidance(config, replace(model, reference=reference)), config.model)
+
+
+def with_guidance(config: RunConfig, model: Model) -> Model:
+    """The model under classifier-free guidance, which has no denoiser to take derivatives of."""
+    if model.conditioning is None or config.condition.guidance == 1:
+        return model
+    return replace(model, score=guided(model.score, model.conditioning.null, config.condition.guidance), denoiser=None)
 
 
 def make_scheme(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:
@@ -178,7 +183,7 @@ def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
         return cast(Score, plugins.call("chain.generator", config.chain.generator, model))
     # networks of this package cannot answer by chance, and compiled ones would be compiled for one more number of rows
     score = SteadyScore(model.score) if model.denoiser is None else model.score
-    if model.conditioning is not None:
+    if model.conditioning is not None and config.observations is None:
         score = guided(score, model.conditioning.null, config.condition.guidance)
     return integrators.score_of(config.chain.method.name, score, model.process, grid, model.reference)
 

@@ -86,14 +86,11 @@ class ResolvedRun:
         config = self.config.replace(**settings)
         return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
 
-    def finished(self, states: Tensor) -> Tensor:
+    def finished(self, states: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior."""
         if self.given is None:
             return states
-        step, last = self.given.posterior.last_step, self.scheme.t[-1]
-        rows = self.sampler.options.model_batch or len(states)
-        with torch.no_grad():
-            return torch.cat([step(part, last) for part in torch.split(states, rows)])
+        return self.given.posterior.finished(states, self.scheme.t[-1], condition, self.sampler.options.model_batch)
 
     def require_points(self, time_ranks: int) -> None:
         """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` ranks."""

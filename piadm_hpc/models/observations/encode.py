@@ -59,7 +59,7 @@ class Fields:
 
 def _decoded(model: Model, level: float) -> np.ndarray:
     """The fields of a state of equal entries, [variables, points] float64."""
-    fields = model.decode(torch.full((1, *model.event_shape), level))
+    fields = model.normalisation.decode(torch.full((1, *model.event_shape), level))
     return np.stack([values[0].astype(np.float64).ravel() for values in fields.values()])
 
 
