@@ -190,10 +190,11 @@ class RunConfig(Record):
             mistakes += self._not_collocated()
         mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         mistakes += self.rollout.mistakes(
-            file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth
-        )
-        if self.rollout.leads is not None and (self.density.enabled or self.observations is not None):
-            mistakes.append("rollout.leads: forecasts have no densities and no observations; leave density and observations out")
+            file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth,
+            observed=self.observations is not None,
+        )  # fmt: skip
+        if self.rollout.leads is not None and self.density.enabled:
+            mistakes.append("rollout.leads: forecasts have no densities; leave density out")
         if self.corrector.enabled and method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:

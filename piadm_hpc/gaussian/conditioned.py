@@ -174,7 +174,7 @@ def _modes(reference: GaussianReference, observations: LinearObservations, large
         unit = torch.eye(m, dtype=torch.float64, device=reference.mean.device)
         gains = torch.zeros(basis.num_shells, dtype=torch.float64, device=reference.mean.device)
         gains[shell] = 1
-        columns.append(_orthonormal(covariance(reference, gains, observations.adjoint(unit)), m))
+        columns.append(orthonormal(covariance(reference, gains, observations.adjoint(unit)), m))
         room -= columns[-1].shape[1]
     if not columns:
         raise ValueError(f"observations: none of the reference's shells fits into {largest} modes; thin the observations out")
@@ -184,21 +184,26 @@ def _modes(reference: GaussianReference, observations: LinearObservations, large
 def _whole_shells(reference: GaussianReference, shells: list[int]) -> Tensor:
     """Return orthonormal columns that span some shells; a shell of one coordinate is a column by itself."""
     basis = reference.basis
-    coords = basis.expand(torch.arange(basis.num_shells, dtype=torch.float64, device=reference.mean.device))
-    coords = coords.expand(basis.num_coords).round().long()
+    coords = shells_of_coords(basis, reference.mean.device)
     counts = torch.bincount(coords, minlength=basis.num_shells)
     chosen = torch.tensor(shells, device=coords.device)
     single, several = chosen[counts[chosen] == 1], chosen[counts[chosen] > 1]
     columns = []
     if len(single):
-        columns.append(_fields(basis, torch.nonzero(torch.isin(coords, single)).flatten()).T)
+        columns.append(unit_fields(basis, torch.nonzero(torch.isin(coords, single)).flatten()).T)
     if len(several):
         count = round(float(shell_degrees(basis)[several.cpu()].sum()))
-        columns.append(_orthonormal(_fields(basis, torch.nonzero(torch.isin(coords, several)).flatten()), count))
+        columns.append(orthonormal(unit_fields(basis, torch.nonzero(torch.isin(coords, several)).flatten()), count))
     return torch.cat(columns, dim=1)
 
 
-def _fields(basis: Basis, places: Tensor) -> Tensor:
+def shells_of_coords(basis: Basis, device: torch.device) -> Tensor:
+    """Return the shell of every coordinate of a basis, [num_coords]."""
+    numbers = basis.expand(torch.arange(basis.num_shells, dtype=torch.float64, device=device))
+    return numbers.expand(basis.num_coords).round().long()
+
+
+def unit_fields(basis: Basis, places: Tensor) -> Tensor:
     """Return the states [n, d] of unit coordinates at `places` [n]."""
     fields = []
     for start in range(0, len(places), CHUNK_ROWS):
@@ -209,7 +214,7 @@ def _fields(basis: Basis, places: Tensor) -> Tensor:
     return torch.cat(fields)
 
 
-def _orthonormal(rows: Tensor, most: int) -> Tensor:
+def orthonormal(rows: Tensor, most: int) -> Tensor:
     """Return orthonormal columns [d, k], k at most `most`, that span the rows [n, d]."""
     values, vectors = torch.linalg.eigh(rows @ rows.T)
     kept = (values > 1e-10 * values[-1]) & (torch.arange(len(values), device=values.device) >= len(values) - most)

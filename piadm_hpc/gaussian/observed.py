@@ -104,8 +104,11 @@ class LinearObservations:
 
     def part(self, keep: Tensor) -> LinearObservations:
         """Return the observations with the indices `keep`."""
-        rows = self.rows.index_select(0, keep).coalesce()
-        return LinearObservations(self.values[keep], rows, self.std[keep], self.group[keep], self.correlation[keep])
+        rows, group = self.rows.index_select(0, keep).coalesce(), self.group[keep]
+        # groups are numbered anew, so that there are no more of them than observations
+        numbered = group.clone()
+        numbered[group >= 0] = torch.unique(group[group >= 0], return_inverse=True)[1]
+        return LinearObservations(self.values[keep], rows, self.std[keep], numbered, self.correlation[keep])
 
 
 def projected(observations: LinearObservations, covariance: Callable[[Tensor], Tensor]) -> Tensor:

@@ -187,8 +187,9 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
     if not ranks.root:
         return Store.attach(config.out, **shape)
     store = Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
-    if resolved.given is not None:
-        write_table(store.folder / FILE, resolved.given.table)
+    observed = resolved.given or resolved.dated
+    if observed is not None:
+        write_table(store.folder / FILE, observed.table)
     return store
 
 

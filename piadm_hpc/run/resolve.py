@@ -15,6 +15,7 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
+from ..models.observations.dated import Dated
 from ..models.observations.reading import Given
 from ..schema.conditions import Condition, rows_of
 from ..solvers.collocation import choose
@@ -22,6 +23,7 @@ from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..theory.grid import TimeGrid
 from .build import (
+    make_dated,
     make_grid,
     make_options,
     make_posterior,
@@ -48,6 +50,7 @@ class ResolvedRun:
         grid: points in the model's own time.
         sampler: draws the samples.
         given: the observations that samples are conditioned on, or None.
+        dated: the observations that leads of forecasts are conditioned on, or None.
         condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
     """
 
@@ -57,6 +60,7 @@ class ResolvedRun:
     grid: TimeGrid
     sampler: Sampler
     given: Given | None = None
+    dated: Dated | None = None
     condition: Condition | None = None
 
     def condition_of(self, samples: Sequence[int]) -> Condition | None:
@@ -114,16 +118,26 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
     config = with_defaults(completed(config), model, reference)
-    own, given = model, make_posterior(config, model, reference)
+    own, given, dated = model, make_posterior(config, model, reference), make_dated(config, model, reference)
     if given is not None:
         config = config.replace(observations={"sha256": given.table.sha256})
-        model, reference = given.seen_by(model), given.posterior.reference
+        model, reference = given.posterior.seen_by(model), given.posterior.reference
+    if dated is not None:
+        config = config.replace(observations={"sha256": dated.table.sha256})
     condition = encoded_conditions(config, own, device)
     grid = make_grid(config, model)
+    sampler = sampler_on(config, model, grid, reference, device, guide=given is None)
+    return ResolvedRun(config, own, reference, grid, sampler, given, dated, condition)
+
+
+def sampler_on(
+    config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference, device: str, *, guide: bool
+) -> Sampler:
+    """Build the sampler of a complete configuration on a grid; with `guide` under its guidance."""
     scheme = make_scheme(config, model, grid, reference)
-    sampler = Sampler(
+    return Sampler(
         scheme,
-        make_score(config, model, grid),
+        make_score(config, model, grid, guide=guide),
         model.event_shape,
         config.seed,
         make_options(config, model, scheme),
@@ -134,7 +148,6 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
-    return ResolvedRun(config, own, reference, grid, sampler, given, condition)
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:

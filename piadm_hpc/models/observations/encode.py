@@ -70,13 +70,15 @@ def encode(
     nearest: bool = False,
     cells: str = "auto",
     removed: np.ndarray | None = None,
+    dated: bool = False,
 ) -> tuple[LinearObservations, ObservationTable]:
     """Return the observations of a model's states, and the rows of the table that they stand for.
 
     `nearest` reads points at the nearest grid point instead of bilinearly. `cells` says what the values of a field are:
     "points", "boxes", or "auto", boxes where the field is coarser than the model. `removed` [variables, lat, lon] is the
-    climatology that values still contain. Values of a field where the model has no data are left out. Raises ValueError with
-    all mistakes at once: unknown variables, units that do not convert, places outside the domain or without data, duplicates.
+    climatology that values still contain. With `dated` rows of other times are other observations. Values of a field where the
+    model has no data are left out. Raises ValueError with all mistakes at once: unknown variables, units that do not convert,
+    places outside the domain or without data, duplicates.
     """
     fields = Fields.of(model)
     mistakes = _misnamed(table, fields) + _misplaced(table, fields.grid)
@@ -92,7 +94,7 @@ def encode(
     if (dark := ~seen & (table["kind"] != "cell")).any():
         mistakes.append(f"where the model has no data (masked): {table.of_mistake(dark)}")
     values, std, wrong = _in_units(table, fields, channel, anomaly=removed is None and _anomaly(model))
-    mistakes += wrong + _duplicates(table, kept, channel)
+    mistakes += wrong + _duplicates(table, kept, channel, table.dates if dated else np.full(len(table), ""))
     if not mistakes and not seen.any():
         mistakes.append("none of the values lies where the model has data")
     if mistakes:
@@ -226,12 +228,12 @@ def _in_units(
     return values, std, mistakes
 
 
-def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarray) -> list[str]:
+def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarray, dates: np.ndarray) -> list[str]:
     """Rows of the table that observe the same, which would count twice."""
     first: dict[tuple[object, ...], int] = {}
     again = np.zeros(len(rows), dtype=bool)
     for row, ((places, weights), k) in enumerate(zip(rows, channel, strict=True)):
-        key = (k, table["kind"][row], places.tobytes(), weights.round(9).tobytes())
+        key = (k, table["kind"][row], dates[row], places.tobytes(), weights.round(9).tobytes())
         if len(places) and first.setdefault(key, row) != row:
             again[row] = True
     if not again.any():

@@ -43,6 +43,10 @@ class Posterior:
     update: Update | None
     centre: Centre | None = None
 
+    def seen_by(self, model: Model) -> Model:
+        """Return the model as chains and solvers see it: with the posterior's score and reference."""
+        return replace(model, score=self.score, reference=self.reference)
+
     def last_step(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         """Carry states x [rows, *event] from the chain's last time t (a scalar) to the data, with one call of the score.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,33 +50,46 @@ class Given:
             return f"{count}, conjugate gradients"
         return f"{count}, factors of {levels + 1} noise levels, {update.factor_bytes(levels + 1) / 1e6:.1f} MB"
 
-    def seen_by(self, model: Model) -> Model:
-        """Return the model as chains and solvers see it: with the posterior's score and reference."""
-        return replace(model, score=self.posterior.score, reference=self.posterior.reference)
-
 
 def read_given(config: ObservationsConfig, model: Model, folder: str) -> Given:
     """Read observations for the `model` in `folder` and build the posterior.
 
     Raises ConfigError with all mistakes of the observations, and for observations that are not those of `config.sha256`.
     """
-    try:
+    with as_config_error():
         observations, table = read_for(config, model, folder)
         made = of_model(model, observations, kind=config.score, gamma=config.gamma)
+    require_same(config, table)
+    return Given(table, made)
+
+
+@contextmanager
+def as_config_error() -> Iterator[None]:
+    """Raise ConfigError for a ValueError about observations."""
+    try:
+        yield
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"observations: {error}") from None
+
+
+def require_same(config: ObservationsConfig, table: ObservationTable) -> None:
+    """Raise ConfigError for observations other than those that the configuration was written for."""
     if config.sha256 not in (None, table.sha256):
         raise ConfigError(
             f"observations: {config.file} holds other numbers than those that observations.sha256 names; leave the digest out "
             "for a new run"
         )
-    return Given(table, made)
 
 
-def read_for(config: ObservationsConfig, model: Model, folder: str) -> tuple[AnyObservations, ObservationTable]:
-    """Return observations of a model's states, and the rows of the table that they stand for. Raises ValueError."""
+def read_for(
+    config: ObservationsConfig, model: Model, folder: str, *, dated: bool = False
+) -> tuple[AnyObservations, ObservationTable]:
+    """Return observations of a model's states, and the rows of the table that they stand for. Raises ValueError.
+
+    With `dated`, rows of other times are other observations.
+    """
     names = [variable.name for variable in model.layout.variables]
     placed = config.operator is None and model.layout.topology is None
     table = read_observations(config.file, names, select=config.select, std=config.std, placed=placed)
@@ -85,7 +99,7 @@ def read_for(config: ObservationsConfig, model: Model, folder: str) -> tuple[Any
     if model.layout.topology is not None:
         return _of_molecule(table, model), table
     removed = climatology(config, model, folder) if config.absolute else None
-    return encode(table, model, nearest=config.nearest, cells=config.cells, removed=removed)
+    return encode(table, model, nearest=config.nearest, cells=config.cells, removed=removed, dated=dated)
 
 
 def _of_function(table: ObservationTable, operator: Operator, model: Model) -> FunctionObservations:
