@@ -14,6 +14,7 @@ import xarray as xr
 from helpers import call, make_model, on_ranks, one_line, write_config
 from posteriors import closed_form, dense
 
+import piadm_hpc
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.data.observations import read_observations
 from piadm_hpc.gaussian.observed import LinearObservations
@@ -27,6 +28,7 @@ from piadm_hpc.store.reading import open_run
 
 LAT, LON = np.linspace(87.5, -87.5, 36), np.arange(72) * 5.0
 GLOBE = Grid(LAT, LON, True, True)
+LAT8, LON16 = np.linspace(70, -70, 8), np.arange(16) * 22.5
 REGION = Grid(np.linspace(30, 60, 7), np.linspace(-20, 40, 13), True, False)
 
 
@@ -281,6 +283,46 @@ def test_a_run_given_observations(model: Path, tmp_path: Path) -> None:
     assert set(found) >= {"coverage_50", "coverage_90", "spread_over_skill", "rank_p_value", "rank_histogram"}
     assert record["given"]["observations"] == 10
     assert "<img" in (tmp_path / "run" / "report" / "verify.html").read_text()
+
+
+def test_variables_that_the_model_transforms_are_observed_as_values(tmp_path: Path) -> None:
+    """With small errors the posterior of a logarithm given values is that of the logarithm with relative errors."""
+    waves = (
+        0.5
+        * np.random.default_rng(0).normal(size=(80, 3, 1, 1))
+        * np.stack([np.cos(np.deg2rad(k * LON16 + 40 * k)) * np.cos(np.deg2rad(LAT8))[:, None] for k in (1, 2, 3)])
+    )
+    values = np.exp(waves.sum(1) + 0.1 * np.random.default_rng(1).normal(size=(80, 8, 16)))
+    dims = {"lat": ("lat", LAT8, {"units": "degrees_north"}), "lon": ("lon", LON16, {"units": "degrees_east"})}
+    xr.Dataset({"pr": (("time", "lat", "lon"), values, {"units": "mm/day"})}, dims).to_netcdf(tmp_path / "fields.nc")
+    data = {"files": ["fields.nc"], "variables": ["pr"], "transforms": {"pr": "log"}, "allow_outliers": ["pr"]}
+    record: dict[str, Any] = {"name": "m", "output": str(tmp_path / "m"), "network": "none", "data": data}
+    folder = piadm_hpc.train({**record, "reference": {"basis": "eof", "rank": 3}}, root=tmp_path, report=lambda line: None)
+    model, truth = load_model(folder), values[-1]
+    rows, columns = np.array([2, 3, 4, 5]), np.array([1, 6, 10, 14])
+    seen = truth[rows, columns]
+    table = pd.DataFrame({"lat": LAT8[rows], "lon": LON16[columns], "value": seen, "std": 0.02 * seen, "units": "mm/day"})
+    table.to_csv(tmp_path / "gauges.csv", index=False)
+    run = RunConfig(
+        model=str(folder), samples=40, out=str(tmp_path / "run"), observations={"file": str(tmp_path / "gauges.csv")},
+        compute={"precision": "float64"}, output={"batch": 40}, grid={"steps": 10}, solver={"tol": 1e-2},
+    )  # fmt: skip
+    with piadm_hpc.sample(run) as samples:
+        drawn = samples["pr"].values
+        assert int(samples["rounds"].median()) <= 6 and float(drawn.min()) > 0
+    encoded_states = model.encode({"pr": drawn}).flatten(1).to(torch.float64)
+    mean, scale = (np.asarray(part).reshape(8, 16) for part in (model.normalisation.mean, model.normalisation.scale))
+    places = torch.from_numpy(rows * 16 + columns)
+    pick = torch.eye(128, dtype=torch.float64)[places]
+    wanted = torch.from_numpy((np.log(seen) - mean[rows, columns]) / scale[rows, columns])
+    observations = LinearObservations(
+        wanted, pick.to_sparse().coalesce(), torch.from_numpy(0.02 / scale[rows, columns]),
+        torch.full((4,), -1), torch.zeros(4, dtype=torch.float64),
+    )  # fmt: skip
+    centre, covariance = closed_form(model.reference.mean, dense(model.reference), observations)
+    deviation = torch.sqrt(covariance.diagonal())
+    assert float(((encoded_states.mean(0) - centre) / deviation).square().mean().sqrt()) < 3 / np.sqrt(40)
+    assert float((encoded_states.var(0) / deviation**2).mean()) == pytest.approx(1, abs=0.2)
 
 
 def test_members_do_not_depend_on_ranks_batches_or_who_else_is_drawn(model: Path, tmp_path: Path) -> None:

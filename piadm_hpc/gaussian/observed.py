@@ -102,6 +102,12 @@ class LinearObservations:
         result[:, inside] = plain[:, inside] - carried[:, inside] * share
         return result
 
+    def scaled(self, factor: Tensor) -> LinearObservations:
+        """Return the observations in other units, values, rows and errors times factors [m]."""
+        index = self.rows.indices()
+        rows = torch.sparse_coo_tensor(index, self.rows.values() * factor[index[0]], self.rows.shape, check_invariants=True)
+        return LinearObservations(self.values * factor, rows.coalesce(), self.std * factor, self.group, self.correlation)
+
     def part(self, keep: Tensor) -> LinearObservations:
         """Return the observations with the indices `keep`."""
         rows, group = self.rows.index_select(0, keep).coalesce(), self.group[keep]

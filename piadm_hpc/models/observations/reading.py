@@ -15,15 +15,17 @@ from torch import Tensor
 from ...config import plugins
 from ...config.observations import ObservationsConfig
 from ...config.validation import ConfigError
+from ...data.normalise import Normalisation
 from ...data.observations import ObservationTable, read_observations
 from ...store.arrays import read_arrays
 from ..card import REFERENCE
 from ..climatology import CLIMATOLOGY
 from ..model import Model
 from ..registry import find_model
-from .encode import encode
+from .encode import Fields, encode
 from .function import FunctionObservations
 from .geometry import geometry_of, of_positions
+from .pointwise import entry_values
 from .posterior import AnyObservations, Posterior, of_model
 
 Operator = Callable[[dict[str, Tensor]], Tensor]
@@ -135,25 +137,28 @@ def _of_molecule(table: ObservationTable, model: Model) -> FunctionObservations:
 def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return the model's decoding as a function of tensors, zero where there are no data.
 
-    Raises ValueError for a model whose decoding is no straight line in every entry.
+    Variables that the model transforms are values, through the inverse of their transform. Raises ValueError for a model whose
+    states have entries that belong to no variable.
     """
-    zero, one, two = (model.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 1.0, 2.0))
-    offset = {name: torch.from_numpy(np.nan_to_num(values[0])).to(torch.float64) for name, values in zero.items()}
-    slope = {name: torch.from_numpy(np.nan_to_num(two[name][0] - zero[name][0])).to(torch.float64) / 2 for name in zero}
-    bent = [name for name in zero if not np.allclose(two[name] - one[name], one[name] - zero[name], 1e-3, 1e-6, equal_nan=True)]
-    sizes = {name: values.numel() for name, values in offset.items()}
-    if bent or sum(sizes.values()) != int(np.prod(model.event_shape)):
-        raise ValueError("observations.operator needs a model whose fields are straight lines of its states")
-    whole = len(offset) == 1
+    zero, two = (model.normalisation.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 2.0))
+    shapes = {name: values[0].shape for name, values in zero.items()}
+    filled = sum(values[0].size for values in zero.values()) == int(np.prod(model.event_shape))
+    if not filled or (len(zero) > 1 and (len(set(shapes.values())) > 1 or model.event_shape[0] != len(zero))):
+        raise ValueError("observations.operator needs a model whose fields fill its states")
+    if isinstance(model.normalisation, Normalisation) and model.normalisation.transforms:
+        fields = Fields.of(model)
+        slope, offset, transforms = fields.slope, fields.offset, fields.transforms
+    else:
+        offset = np.stack([np.nan_to_num(values[0]).ravel() for values in zero.values()]).astype(np.float64)
+        slope = np.stack([np.nan_to_num(two[name][0] - zero[name][0]).ravel() for name in zero]).astype(np.float64) / 2
+        transforms = {}
+    decode = entry_values(tuple(zero), slope, offset, transforms)
 
-    def decode(x: Tensor) -> dict[str, Tensor]:
-        fields = {next(iter(offset)): x} if whole else {name: x[:, k] for k, name in enumerate(offset)}
-        return {
-            name: slope[name].to(x.device) * field.reshape(len(x), *offset[name].shape) + offset[name].to(x.device)
-            for name, field in fields.items()
-        }
+    def fields_of(x: Tensor) -> dict[str, Tensor]:
+        values = decode(x.flatten(1)).reshape(len(x), len(shapes), -1)
+        return {name: values[:, k].reshape(len(x), *shape) for k, (name, shape) in enumerate(shapes.items())}
 
-    return decode
+    return fields_of
 
 
 def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:
