@@ -36,6 +36,7 @@ from .build import (
 from .conditions import completed, encoded_conditions, of_samples
 
 STEPS = 24  # of the default chain, where the model's card does not say
+STEERED_BLOCKS = 4
 GIVEN_STEPS = 48  # of a chain with another integrator
 
 
@@ -179,6 +180,12 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     open_chain = left_open and config.chain.eta == "auto" and config.chain.generator is None
     if config.density.enabled or (config.rollout.leads is not None and open_chain and model.process.fields == 1):
         config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
+    if config.steering is not None:
+        config = config.replace(
+            chain={"eta": 1.0} if config.chain.eta == "auto" else {},
+            grid={"blocks": STEERED_BLOCKS} if config.grid.blocks == "auto" else {},
+            output={"batch": config.steering.group},
+        )
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":

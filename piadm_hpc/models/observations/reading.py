@@ -144,7 +144,7 @@ def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor
     shapes = {name: values[0].shape for name, values in zero.items()}
     filled = sum(values[0].size for values in zero.values()) == int(np.prod(model.event_shape))
     if not filled or (len(zero) > 1 and (len(set(shapes.values())) > 1 or model.event_shape[0] != len(zero))):
-        raise ValueError("observations.operator needs a model whose fields fill its states")
+        raise ValueError("functions of fields need a model whose fields fill its states")
     if isinstance(model.normalisation, Normalisation) and model.normalisation.transforms:
         fields = Fields.of(model)
         slope, offset, transforms = fields.slope, fields.offset, fields.transforms
