@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .conditioned import covariance, orthonormal, shells_of_coords, unit_fields
-from .masked import shell_degrees
+from .conditioned import covariance, leading_directions
 from .observed import LinearObservations
 from .reference import GaussianReference
 
@@ -58,19 +57,8 @@ class Smoother:
 
 def leading_rows(reference: GaussianReference, largest: int = LARGEST) -> Tensor:
     """Return rows [k, d] whose products add up to the reference's covariance, in the shells of largest variance that fit."""
-    basis, spectrum = reference.basis, reference.spectrum.to(torch.float64)
-    degrees, room = shell_degrees(basis).round().long().tolist(), largest
-    chosen = torch.zeros_like(spectrum)
-    for shell in torch.argsort(spectrum.cpu(), descending=True, stable=True).tolist():
-        if float(spectrum[shell]) > 0 and degrees[shell] <= room:
-            chosen[shell] = 1
-            room -= degrees[shell]
-    if room == largest:
-        return torch.zeros(0, len(reference.mean), dtype=torch.float64, device=reference.mean.device)
-    places = torch.nonzero(chosen[shells_of_coords(basis, spectrum.device)] > 0).flatten()
-    # units of a rotated basis reach into its modes until they are projected
-    columns = orthonormal(covariance(reference, chosen, unit_fields(basis, places)), largest - room)
-    return covariance(reference, torch.sqrt(spectrum) * chosen, columns.T)
+    rows = leading_directions(reference, largest)
+    return covariance(reference, torch.sqrt(reference.spectrum.to(torch.float64)), rows)
 
 
 def joined_rows(*parts: Tensor, largest: int = LARGEST) -> Tensor:

@@ -128,24 +128,32 @@ def projected(observations: LinearObservations, covariance: Callable[[Tensor], T
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], b: Tensor, *, accuracy: float = ACCURACY, limit: int = ITERATIONS
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    accuracy: float = ACCURACY,
+    limit: int = ITERATIONS,
+    precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Solve A u = b for every row of b [n, m] by conjugate gradients (Hestenes and Stiefel 1952); A is symmetric positive.
 
-    Every row stops by itself, at a residual of `accuracy` times its right-hand side or after `limit` iterations, so no row
-    depends on the others.
+    `precondition` applies a symmetric positive matrix near the inverse of A. Every row stops by itself, at a residual of
+    `accuracy` times its right-hand side or after `limit` iterations, so no row depends on the others.
     """
+    near = precondition or (lambda r: r)
     u, r = torch.zeros_like(b), b.clone()
-    p, square = r, (r * r).sum(-1)
-    least = accuracy**2 * square
+    z = near(r)
+    p, product = z, (r * z).sum(-1)
+    least = accuracy**2 * (b * b).sum(-1)
     for _ in range(limit):
-        open_rows = square > least
+        open_rows = (r * r).sum(-1) > least
         if not bool(open_rows.any()):
             break
         carried = apply(p)
         curvature = (p * carried).sum(-1)
-        step = torch.where(open_rows & (curvature > 0), square / curvature.clamp(min=1e-300), 0.0)[:, None]
+        step = torch.where(open_rows & (curvature > 0), product / curvature.clamp(min=1e-300), 0.0)[:, None]
         u, r = u + step * p, r - step * carried
-        new = torch.where(open_rows, (r * r).sum(-1), square)
-        p, square = r + (new / square.clamp(min=1e-300))[:, None] * p, new
+        z = near(r)
+        new = torch.where(open_rows, (r * z).sum(-1), product)
+        p, product = z + (new / product.clamp(min=1e-300))[:, None] * p, new
     return u

@@ -49,7 +49,7 @@ class Given:
         if update is None:
             return f"{count}, guidance by derivatives of the network"
         if not update.dense:
-            return f"{count}, conjugate gradients"
+            return f"{count}, conjugate gradients, preconditioned in {update.factor_bytes(levels + 1) / 1e6:.1f} MB"
         return f"{count}, factors of {levels + 1} noise levels, {update.factor_bytes(levels + 1) / 1e6:.1f} MB"
 
 
