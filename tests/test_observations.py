@@ -20,6 +20,7 @@ from piadm_hpc.data.observations import read_observations
 from piadm_hpc.gaussian.observed import LinearObservations
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.observations.encode import encode
+from piadm_hpc.models.observations.geometry import geometry_of
 from piadm_hpc.models.observations.places import Grid
 from piadm_hpc.models.observations.record import read_table, write_table
 from piadm_hpc.run.plan import plan
@@ -414,3 +415,19 @@ def test_distances_and_angles_of_a_molecule(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("atoms,value,std,units\n1 22,7.6,0.2,angstrom\n1 1,1,1,nm\nCA,1,1,nm\n1 2,1,1,K\n")
     with pytest.raises(ValueError, match=r"from 0 to 21: row 1, row 2, row 3; value is in 'K', .*\(row 4\)"):
         resolve(config.replace(observations={"file": str(tmp_path / "bad.csv")}), molecule)
+
+
+def test_groups_of_atoms_are_observed_as_an_overhauser_effect(tmp_path: Path) -> None:
+    """The mean of r^-6 over the pairs; groups of one are distances, and angles have no groups."""
+    (tmp_path / "noe.csv").write_text("atoms,value,std\n1/2/3 5/6,0.4,0.05\n0-7,0.5,0.1\n0 4 7,90,5\n")
+    table = read_observations(tmp_path / "noe.csv", ["coordinates"], placed=False)
+    geometry, values, _ = geometry_of(table, 8)
+    positions = torch.randn(3, 8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = torch.stack([(positions[:, i] - positions[:, j]).norm(dim=1) for i in (1, 2, 3) for j in (5, 6)])
+    found = geometry(positions)
+    torch.testing.assert_close(found[:, 0], (pairs**-6).mean(0) ** (-1 / 6))
+    torch.testing.assert_close(found[:, 1], (positions[:, 0] - positions[:, 7]).norm(dim=1))
+    assert values.tolist() == [0.4, 0.5, 90.0]
+    (tmp_path / "bad.csv").write_text("atoms,value,std\n1/1 2,1,1\n1/2 3 4,1,1\n1/2 2,1,1\n1/9 2,1,1\n1/2 3,1,1\n")
+    with pytest.raises(ValueError, match=r"indices from 0 to 7: row 1, row 2, row 3, row 4$"):
+        geometry_of(read_observations(tmp_path / "bad.csv", ["coordinates"], placed=False), 8)
