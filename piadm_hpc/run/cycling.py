@@ -43,14 +43,16 @@ class Filter:
     run: ResolvedRun
     starts: Starts
     place: int
-    _factors: list[Tensor] = field(default_factory=list, repr=False)
-    _found: dict[int, Observed | None] = field(default_factory=dict, repr=False)
+    _lead: int = 0
+    _factor: Tensor | None = field(default=None, repr=False)
+    _found: Observed | None = field(default=None, repr=False)
 
     def at(self, lead: int) -> Observed | None:
         """Return how the observations of a lead change it; None for a lead without."""
-        for number in range(len(self._factors), lead):
-            self._found = {number + 1: self._advanced(number + 1)}
-        return self._found[lead]
+        while self._lead < lead:
+            self._lead += 1
+            self._found = self._advanced(self._lead)
+        return self._found
 
     @property
     def _conditioning(self) -> Conditioning:
@@ -61,11 +63,12 @@ class Filter:
         """Carry the covariance over a lead, and return what its observations change."""
         dated, reference, size = self.run.dated, self.run.reference, len(self.run.reference.mean)
         assert dated is not None
-        order = self.starts.order
-        factor = self._factors[-1] if self._factors else torch.zeros(0, order * size, dtype=F64)
+        factor = self._factor
+        if factor is None:  # starts are exact
+            factor = torch.zeros(0, self.starts.order * size, dtype=F64, device=reference.mean.device)
         made = dated.at(self.place, lead)
         if made is None:
-            self._factors.append(self._next(factor, self._forecast(factor), leading_rows(reference)))
+            self._factor = self._next(factor, self._forecast(factor), leading_rows(reference))
             return None
         assert isinstance(made.observations, LinearObservations)
         update, forecast = _prior_update(made, reference), self._forecast(factor)
@@ -73,7 +76,7 @@ class Filter:
         smoother = Smoother.of(factor, forecast, update.observations, seen + update.observations.noise_matrix())
         kept, moved = smoother.reduced(factor), smoother.reduced(forecast)
         moved = moved - update.prior_increment(update.observations.apply(moved)) if len(moved) else moved
-        self._factors.append(self._next(kept, moved, leading_rows(made.reference)))
+        self._factor = self._next(kept, moved, leading_rows(made.reference))
         sampler = sampler_on(
             self.run.config, made.seen_by(self.run.model), self.run.grid, made.reference, self.run.sampler.device, guide=False
         )
@@ -94,28 +97,27 @@ class Filter:
         conditioning, order = self._conditioning, self.starts.order
         normalisation = conditioning.normalisation
         grid = normalisation.mean.shape
-        last, maps = rows.reshape(len(rows), order, *grid), []
+        last, maps = rows.cpu().reshape(len(rows), order, *grid), []
         for each in conditioning.inputs:
             if each.kind == "lag":
                 maps.append(last[:, order - each.lag, normalisation.names.index(each.variable)])
             elif each.kind in MAPS:
                 maps.append(last.new_zeros(len(rows), *grid[1:]))
-        stacked = torch.cat([torch.stack(maps, dim=1), rows.new_zeros(1, len(maps), *grid[1:])])
-        numbers = rows.new_zeros(len(stacked), conditioning.num_numbers - 1)
-        found = conditioning.regression(stacked, numbers)
-        return (found[:-1] - found[-1:]) * torch.from_numpy(normalisation.mask).flatten()
+        stacked = torch.cat([torch.stack(maps, dim=1), last.new_zeros(1, len(maps), *grid[1:])])
+        found = conditioning.regression(stacked, last.new_zeros(len(stacked), conditioning.num_numbers - 1))
+        return ((found[:-1] - found[-1:]) * torch.from_numpy(normalisation.mask).flatten()).to(rows.device)
 
     def _smoothed(self, smoother: Smoother, update: Update, past: Tensor, links: Sequence[Link], noise: NoiseSource) -> Tensor:
         """Return the last fields [rows, order, *event] given the observations of the lead that they are given to."""
         if not len(smoother.factor):
             return past
         observations, d = update.observations, past[0, 0].numel()
-        channels = 1 + -(-2 * len(observations) // d)
-        white = noise.at([0], range(len(past)), channels, OBSERVED)[0].to(past.device, F64)
+        channels, device = 1 + -(-2 * len(observations) // d), update.reference.mean.device
+        white = noise.at([0], range(len(past)), channels, OBSERVED)[0].to(device, F64)
         residual = update.reference.draw(white[:, 0].reshape(len(past), *past.shape[2:]), ONE, ZERO).flatten(1)
         errors = white[:, 1:].flatten(1)
         own, shared = errors[:, : len(observations)], errors[:, len(observations) : 2 * len(observations)]
-        mean = self._conditioning.mean(self.starts.condition(past, links)).flatten(1).to(F64)
+        mean = self._conditioning.mean(self.starts.condition(past, links)).flatten(1).to(device, F64)
         forecast = observations.apply(mean + residual) + observations.errors(own, shared)
         return past + smoother.increment(observations.values - forecast).reshape(past.shape).to(past)
 
