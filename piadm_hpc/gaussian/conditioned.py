@@ -205,6 +205,10 @@ def _modes(reference: GaussianReference, observations: LinearObservations, large
     for shell in rest:
         if float(reference.spectrum[shell]) == 0 or min(m, float(degrees[shell])) > room:
             continue
+        if float(degrees[shell]) <= m:
+            columns.append(_whole_shells(reference, [shell]))
+            room -= columns[-1].shape[1]
+            continue
         unit = torch.eye(m, dtype=torch.float64, device=reference.mean.device)
         gains = torch.zeros(basis.num_shells, dtype=torch.float64, device=reference.mean.device)
         gains[shell] = 1
