@@ -1,4 +1,4 @@
-"""Make the pictures of two recipes of docs/observations.md: infilling and downscaling.
+"""Make the pictures of three recipes of docs/observations.md: infilling, downscaling and denoising.
 
     python docs/recipes.py          some minutes; writes its runs to recipe-runs/ in the current folder
 
@@ -89,6 +89,7 @@ def main() -> None:
     results = {
         "infilling": observed("infilling", (real + 0.3 * noise).where(swaths), 0.3),
         "downscaling": observed("downscaling", coarse(real) + 0.1 * noise[::8, ::8].values, 0.1),
+        "denoising": observed("denoising", real + noise, 1.0),
     }
     print(json.dumps(results, indent=1))
 

@@ -14,11 +14,13 @@ import xarray as xr
 from helpers import call, make_model, on_ranks, one_line, write_config
 from posteriors import closed_form, dense
 
+import piadm_hpc
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.data.observations import read_observations
 from piadm_hpc.gaussian.observed import LinearObservations
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.observations.encode import encode
+from piadm_hpc.models.observations.geometry import geometry_of
 from piadm_hpc.models.observations.places import Grid
 from piadm_hpc.models.observations.record import read_table, write_table
 from piadm_hpc.run.plan import plan
@@ -27,6 +29,7 @@ from piadm_hpc.store.reading import open_run
 
 LAT, LON = np.linspace(87.5, -87.5, 36), np.arange(72) * 5.0
 GLOBE = Grid(LAT, LON, True, True)
+LAT8, LON16 = np.linspace(70, -70, 8), np.arange(16) * 22.5
 REGION = Grid(np.linspace(30, 60, 7), np.linspace(-20, 40, 13), True, False)
 
 
@@ -283,6 +286,46 @@ def test_a_run_given_observations(model: Path, tmp_path: Path) -> None:
     assert "<img" in (tmp_path / "run" / "report" / "verify.html").read_text()
 
 
+def test_variables_that_the_model_transforms_are_observed_as_values(tmp_path: Path) -> None:
+    """With small errors the posterior of a logarithm given values is that of the logarithm with relative errors."""
+    waves = (
+        0.5
+        * np.random.default_rng(0).normal(size=(80, 3, 1, 1))
+        * np.stack([np.cos(np.deg2rad(k * LON16 + 40 * k)) * np.cos(np.deg2rad(LAT8))[:, None] for k in (1, 2, 3)])
+    )
+    values = np.exp(waves.sum(1) + 0.1 * np.random.default_rng(1).normal(size=(80, 8, 16)))
+    dims = {"lat": ("lat", LAT8, {"units": "degrees_north"}), "lon": ("lon", LON16, {"units": "degrees_east"})}
+    xr.Dataset({"pr": (("time", "lat", "lon"), values, {"units": "mm/day"})}, dims).to_netcdf(tmp_path / "fields.nc")
+    data = {"files": ["fields.nc"], "variables": ["pr"], "transforms": {"pr": "log"}, "allow_outliers": ["pr"]}
+    record: dict[str, Any] = {"name": "m", "output": str(tmp_path / "m"), "network": "none", "data": data}
+    folder = piadm_hpc.train({**record, "reference": {"basis": "eof", "rank": 3}}, root=tmp_path, report=lambda line: None)
+    model, truth = load_model(folder), values[-1]
+    rows, columns = np.array([2, 3, 4, 5]), np.array([1, 6, 10, 14])
+    seen = truth[rows, columns]
+    table = pd.DataFrame({"lat": LAT8[rows], "lon": LON16[columns], "value": seen, "std": 0.02 * seen, "units": "mm/day"})
+    table.to_csv(tmp_path / "gauges.csv", index=False)
+    run = RunConfig(
+        model=str(folder), samples=40, out=str(tmp_path / "run"), observations={"file": str(tmp_path / "gauges.csv")},
+        compute={"precision": "float64"}, output={"batch": 40}, grid={"steps": 10}, solver={"tol": 1e-2},
+    )  # fmt: skip
+    with piadm_hpc.sample(run) as samples:
+        drawn = samples["pr"].values
+        assert int(samples["rounds"].median()) <= 6 and float(drawn.min()) > 0
+    encoded_states = model.encode({"pr": drawn}).flatten(1).to(torch.float64)
+    mean, scale = (np.asarray(part).reshape(8, 16) for part in (model.normalisation.mean, model.normalisation.scale))
+    places = torch.from_numpy(rows * 16 + columns)
+    pick = torch.eye(128, dtype=torch.float64)[places]
+    wanted = torch.from_numpy((np.log(seen) - mean[rows, columns]) / scale[rows, columns])
+    observations = LinearObservations(
+        wanted, pick.to_sparse().coalesce(), torch.from_numpy(0.02 / scale[rows, columns]),
+        torch.full((4,), -1), torch.zeros(4, dtype=torch.float64),
+    )  # fmt: skip
+    centre, covariance = closed_form(model.reference.mean, dense(model.reference), observations)
+    deviation = torch.sqrt(covariance.diagonal())
+    assert float(((encoded_states.mean(0) - centre) / deviation).square().mean().sqrt()) < 3 / np.sqrt(40)
+    assert float((encoded_states.var(0) / deviation**2).mean()) == pytest.approx(1, abs=0.2)
+
+
 def test_members_do_not_depend_on_ranks_batches_or_who_else_is_drawn(model: Path, tmp_path: Path) -> None:
     stations(tmp_path / "stations.csv", 10)
     whole = write_config(tmp_path / "run.toml", model, tmp_path / "whole", samples=6, output={"batch": 3})
@@ -372,3 +415,19 @@ def test_distances_and_angles_of_a_molecule(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("atoms,value,std,units\n1 22,7.6,0.2,angstrom\n1 1,1,1,nm\nCA,1,1,nm\n1 2,1,1,K\n")
     with pytest.raises(ValueError, match=r"from 0 to 21: row 1, row 2, row 3; value is in 'K', .*\(row 4\)"):
         resolve(config.replace(observations={"file": str(tmp_path / "bad.csv")}), molecule)
+
+
+def test_groups_of_atoms_are_observed_as_an_overhauser_effect(tmp_path: Path) -> None:
+    """The mean of r^-6 over the pairs; groups of one are distances, and angles have no groups."""
+    (tmp_path / "noe.csv").write_text("atoms,value,std\n1/2/3 5/6,0.4,0.05\n0-7,0.5,0.1\n0 4 7,90,5\n")
+    table = read_observations(tmp_path / "noe.csv", ["coordinates"], placed=False)
+    geometry, values, _ = geometry_of(table, 8)
+    positions = torch.randn(3, 8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    pairs = torch.stack([(positions[:, i] - positions[:, j]).norm(dim=1) for i in (1, 2, 3) for j in (5, 6)])
+    found = geometry(positions)
+    torch.testing.assert_close(found[:, 0], (pairs**-6).mean(0) ** (-1 / 6))
+    torch.testing.assert_close(found[:, 1], (positions[:, 0] - positions[:, 7]).norm(dim=1))
+    assert values.tolist() == [0.4, 0.5, 90.0]
+    (tmp_path / "bad.csv").write_text("atoms,value,std\n1/1 2,1,1\n1/2 3 4,1,1\n1/2 2,1,1\n1/9 2,1,1\n1/2 3,1,1\n")
+    with pytest.raises(ValueError, match=r"indices from 0 to 7: row 1, row 2, row 3, row 4$"):
+        geometry_of(read_observations(tmp_path / "bad.csv", ["coordinates"], placed=False), 8)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from piadm_hpc.analysis.verify.posterior import Predicted, ensemble_scores, gaussian_crps
 from piadm_hpc.gaussian import conditioned
-from piadm_hpc.gaussian.conditioned import condition
+from piadm_hpc.gaussian.conditioned import Update, condition
 from piadm_hpc.gaussian.harmonics import HarmonicEOF, low_degrees
 from piadm_hpc.gaussian.masked import shell_degrees
 from piadm_hpc.gaussian.observed import LinearObservations, conjugate_gradients
@@ -120,10 +120,37 @@ def test_conjugate_gradients_agree_with_factors(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(conditioned, "DENSE", 10)
     made.append(posterior(field.score, None, PROCESS, field.reference(), observations))
     scores.append(made[1].score(x, t))
-    assert made[1].update is not None and made[1].update.factor_bytes(10) == 0
+    update = made[1].update
+    assert update is not None and not update.dense
+    # the preconditioner: its directions, what is seen of them, and a factor for each of the three levels and for the prior
+    held = [*update._factors.values(), *update._leading]
+    assert sum(part.nbytes for part in held) <= update.factor_bytes(len(update._factors)) <= 8 * 288 * (4 * 288 + 30 + 288)
     torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=1e-7)
     torch.testing.assert_close(made[1].reference.mean, made[0].reference.mean, rtol=0, atol=1e-7)
     torch.testing.assert_close(dense(made[1].reference), dense(made[0].reference), rtol=0, atol=1e-7)
+
+
+def test_leading_directions_precondition_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all directions the first iteration is the last, with some of them there are fewer; the solution stays."""
+    reference = sphere().reference()
+    observations, solutions, counts = given(reference, 100, 0.05), [], []
+    monkeypatch.setattr(conditioned, "DENSE", 10)
+    innovation = torch.randn(2, 100, generator=torch.Generator().manual_seed(3), dtype=F64)
+    for leading in (0, 64, 288):
+        monkeypatch.setattr(conditioned, "LEADING", leading)
+        update, count = Update(reference, observations), [0]
+        system = update._system
+
+        def counted(gains: Tensor, u: Tensor, count: list[int] = count, system: Any = system) -> Tensor:
+            count[0] += 1
+            return system(gains, u)
+
+        update._system = counted  # type: ignore[method-assign]
+        solutions.append(update.increment(torch.tensor(3.0, dtype=F64), innovation))
+        counts.append(count[0])
+    assert counts[0] > counts[1] + 5 and counts[2] <= 2
+    for other in solutions[1:]:
+        torch.testing.assert_close(other, solutions[0], rtol=0, atol=1e-6)
 
 
 def test_rows_of_conjugate_gradients_do_not_depend_on_each_other() -> None:

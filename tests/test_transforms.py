@@ -14,6 +14,7 @@ from scipy.special import ndtri
 
 import piadm_hpc
 from piadm_hpc.data.gridded import DataConfig
+from piadm_hpc.data.transform_tensors import tensor_values
 from piadm_hpc.data.transforms import TransformConfig, fit_transform
 
 GENERATOR = np.random.default_rng(0)
@@ -49,6 +50,33 @@ def test_values_come_back_and_bounds_hold(config: Any, values: Any) -> None:
     wild = transform.values(np.linspace(-9, 9, 2001))
     assert np.isfinite(wild).all() and (np.diff(wild) >= 0).all()
     assert wild.min() >= transform.lower and wild.max() <= transform.upper
+
+
+@pytest.mark.parametrize(
+    "config, values",
+    [
+        ("log", GENERATOR.lognormal(size=(50, 4, 5))),
+        ("sqrt", GENERATOR.gamma(2, size=(50, 4, 5))),
+        ("logit", GENERATOR.beta(2, 5, size=(50, 4, 5))),
+        ("boxcox", GENERATOR.gamma(2, size=(50, 4, 5))),
+        ({"kind": "boxcox", "power": 0.2}, GENERATOR.gamma(2, size=(50, 4, 5))),
+        ("quantile", GENERATOR.normal(size=(50, 4, 5)) ** 3),
+        ({"kind": "quantile", "lower": 0.0}, rain(50)),
+    ],
+)
+def test_tensors_of_scores_become_the_same_values_and_are_differentiable(config: Any, values: Any) -> None:
+    transform = fit_transform("v", values, TransformConfig.model_validate(config))
+    z = torch.linspace(-4, 4, 401, dtype=torch.float64).requires_grad_()
+    found = tensor_values(transform, z)
+    np.testing.assert_allclose(found.detach().numpy(), transform.values(z.detach().numpy()), rtol=1e-9, atol=1e-12)
+    (slope,) = torch.autograd.grad(found.sum(), z)
+    assert bool(torch.isfinite(slope).all()) and bool((slope >= 0).all())
+    if transform.kind != "quantile":
+        step = 1e-6
+        wanted = (transform.values(z.detach().numpy() + step) - transform.values(z.detach().numpy() - step)) / (2 * step)
+        np.testing.assert_allclose(slope.numpy(), wanted, rtol=1e-4, atol=1e-4)
+    if np.isfinite(transform.atom):
+        assert bool((slope[z <= transform.atom] > 0).all()) and bool((found[z <= transform.atom] == 0).all())
 
 
 def test_rain_from_a_normal_distribution_is_rain() -> None:

@@ -27,7 +27,9 @@ class RolloutConfig(Record):
     threshold: float = Field(0.3, gt=0)
     months: Count = 1
 
-    def mistakes(self, *, file: str | None, integrator: str, eta: float | str, fixed_depth: bool) -> list[str]:
+    def mistakes(
+        self, *, file: str | None, integrator: str, eta: float | str, fixed_depth: bool, observed: bool
+    ) -> list[str]:  # fmt: skip
         """List what of a run's other settings does not go with forecasts."""
         if self.leads is None:
             return []
@@ -39,4 +41,6 @@ class RolloutConfig(Record):
             )
         if self.pipelined == "on" and fixed_depth:
             wrong.append("rollout.pipelined with solver.fixed_depth: leads end by their error bounds; leave one of the two out")
+        if self.pipelined == "on" and observed:
+            wrong.append("rollout.pipelined with observations: observed leads follow each other; leave one of the two out")
         return wrong

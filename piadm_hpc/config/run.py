@@ -19,6 +19,7 @@ from .rollout import RolloutConfig
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import parse_ids as parse_ids
 from .solver import SolverConfig
+from .steering import SteeringConfig
 from .validation import Record, build
 
 
@@ -147,6 +148,7 @@ class RunConfig(Record):
         only: ids of the samples to draw, instead of 0 .. samples-1. A sample with the same id is the same in any run.
         allow_code: let a model folder run its own code, that is, import or unpickle a network.
         observations: draw from the posterior given these observations.
+        steering: weigh samples by a potential on their fields, and resample them in groups.
     """
 
     model: PathName = Field(min_length=1)
@@ -166,6 +168,7 @@ class RunConfig(Record):
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
     observations: ObservationsConfig | None = None
+    steering: SteeringConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -190,10 +193,16 @@ class RunConfig(Record):
             mistakes += self._not_collocated()
         mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         mistakes += self.rollout.mistakes(
-            file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth
-        )
-        if self.rollout.leads is not None and (self.density.enabled or self.observations is not None):
-            mistakes.append("rollout.leads: forecasts have no densities and no observations; leave density and observations out")
+            file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth,
+            observed=self.observations is not None,
+        )  # fmt: skip
+        if self.steering is not None:
+            mistakes += self.steering.mistakes(
+                ids=self.ids, batch=self.output.batch, blocks=self.grid.blocks, alone=not self._with_more(),
+                noisy=self.chain.eta != 0 and method.channels == 1 and name != "collocation",
+            )  # fmt: skip
+        if self.rollout.leads is not None and self.density.enabled:
+            mistakes.append("rollout.leads: forecasts have no densities; leave density out")
         if self.corrector.enabled and method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:
@@ -234,6 +243,11 @@ class RunConfig(Record):
         product = f"{members} member(s), {conditions} condition(s) and {leads} lead(s) are {members * conditions * leads} samples"
         return [f"{product}; a run has at most {MOST_SAMPLES}, with ids up to {LARGEST_ID}: give fewer, or several runs"]
 
+    def _with_more(self) -> bool:
+        """Whether samples are given something, or become more than samples."""
+        given = (self.rollout.leads, self.observations, self.condition.file, self.chain.generator)
+        return any(each is not None for each in given) or self.density.enabled or self.corrector.enabled
+
     def _not_collocated(self) -> list[str]:
         """List the settings that collocation cannot have, because they belong to chains of steps."""
         given = {
@@ -251,7 +265,7 @@ class RunConfig(Record):
     @property
     def method(self) -> Integrator:
         """The record of the integrator; one that is left open takes one step at a time where others read the position alone."""
-        alone = self.corrector.enabled or self.solver.kind in POSITION_ONLY
+        alone = self.corrector.enabled or self.solver.kind in POSITION_ONLY or self.steering is not None
         return find("gaussian") if alone and self.chain.integrator == "auto" and self.chain.eta else self.chain.method
 
     @property

@@ -35,7 +35,8 @@ class ObservationTable:
 
     `columns` holds at least value and std [m] float64, variable and units [m] (text; units empty where none are given), kind
     [m] (a key of PLACES, "cell" for the value of a field, or "function"), group and correlation [m], and the columns of the
-    places, NaN where a row has none. `labels` [m] name the rows in messages.
+    places, NaN where a row has none. `lead` (numbers) and `time` (text) are there where the file has them. `labels` [m] name the
+    rows in messages.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -56,6 +57,12 @@ class ObservationTable:
             digest.update(name.encode())
             digest.update("\n".join(values).encode() if values.dtype == object else values.tobytes())
         return digest.hexdigest()
+
+    @property
+    def dates(self) -> np.ndarray:
+        """Return what tells when rows were observed, [m] text: their lead and time, empty where the file says neither."""
+        parts = [self.columns[name].astype(str) for name in ("lead", "time") if name in self.columns]
+        return np.array([" ".join(row) for row in zip(*parts, strict=True)] or [""] * len(self), dtype=object)
 
     def keep(self, which: np.ndarray) -> ObservationTable:
         """Return the rows where `which` [m] is true."""
@@ -131,6 +138,11 @@ def _table(frame: pd.DataFrame, variables: Sequence[str], std: float | None, pla
     columns["variable"] = _texts(frame, "variable", variables[0])
     columns["units"] = _texts(frame, "units", "")
     columns["atoms"] = _texts(frame, "atoms", "")
+    if "lead" in frame.columns:
+        columns["lead"], wrong = _numbers(frame, "lead", None)
+        mistakes += wrong
+    if "time" in frame.columns:
+        columns["time"] = _texts(frame, "time", "")
     columns["group"] = _groups(frame)
     table = ObservationTable(columns, np.asarray(frame.index, dtype=object))
     table = table.keep(np.isfinite(table["value"]))

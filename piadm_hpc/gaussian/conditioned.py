@@ -8,8 +8,11 @@ same gain updates the denoised estimate of a noisy state.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,6 +26,7 @@ from .rotated import Rotated
 LARGEST = 1024  # modes of a conditioned reference; all directions of smaller states
 DENSE = 2000  # observations above which systems are solved by conjugate gradients instead of a factor
 KEPT = 80  # factors in memory at once
+LEADING = 256  # directions of a preconditioner
 CHUNK_ROWS = 512  # states at once
 
 
@@ -49,7 +53,8 @@ class Update:
     """The gain K of observations at any noise level, for the covariance that a reference has there.
 
     Up to DENSE observations a level is one Cholesky factor of R + H C H^T, shared by all samples and kept for later calls;
-    above, its systems are solved by conjugate gradients. `reference` is in float64.
+    above, its systems are solved by conjugate gradients, preconditioned by what the leading directions of the covariance are at
+    the observations. `reference` is in float64.
     """
 
     reference: GaussianReference
@@ -63,28 +68,66 @@ class Update:
 
     def factor_bytes(self, levels: int) -> int:
         """Bytes of the factors of that many noise levels."""
-        return 8 * len(self.observations) ** 2 * min(levels, KEPT) if self.dense else 0
+        if self.dense:
+            return 8 * len(self.observations) ** 2 * min(levels, KEPT)
+        k = min(LEADING, len(self.reference.mean))
+        return 8 * k * (k * min(levels, KEPT) + len(self.observations) + len(self.reference.mean))
 
     def increment(self, ratio: Tensor, innovation: Tensor) -> Tensor:
         """Return K (y - H x), [n, d] float64, at a ratio of noise to signal (a scalar) from innovations y - H x [n, m]."""
-        gains = given_noisy(self.reference, ratio)
+        return self._increment(float(ratio), given_noisy(self.reference, ratio), innovation)
+
+    def prior_increment(self, innovation: Tensor) -> Tensor:
+        """Return K (y - H x), [n, d] float64, where nothing is known of x but the reference."""
+        return self._increment(math.inf, self.reference.spectrum.to(torch.float64), innovation)
+
+    def _increment(self, level: float, gains: Tensor, innovation: Tensor) -> Tensor:
         if self.dense:
-            weights = torch.cholesky_solve(innovation.T, self._factor(float(ratio), gains)).T
+            weights = torch.cholesky_solve(innovation.T, self._factor(level, gains)).T
         else:
-            weights = conjugate_gradients(lambda u: self._system(gains, u), innovation)
+            near = self._nearly_inverse(level, gains)
+            weights = conjugate_gradients(lambda u: self._system(gains, u), innovation, precondition=near)
         return covariance(self.reference, gains, self.observations.adjoint(weights))
 
     def _system(self, gains: Tensor, u: Tensor) -> Tensor:
         seen = self.observations.apply(covariance(self.reference, gains, self.observations.adjoint(u)))
         return seen + self.observations.noise(u)
 
+    def _nearly_inverse(self, level: float, gains: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return (W G W^T + diag R)^-1 as a map of rows [n, m], by Woodbury's formula, with W the leading directions seen."""
+        rows, seen = self._leading
+        inverse = 1 / self.observations.std**2
+        if not len(rows):
+            return lambda r: r * inverse
+        if level not in self._factors:
+            variance = _symmetric(covariance(self.reference, gains, rows) @ rows.T)
+            variance.diagonal().add_(1e-12 * variance.diagonal().max())
+            inner = torch.cholesky_inverse(torch.linalg.cholesky(variance)) + seen * inverse @ seen.T
+            self._keep(level, torch.linalg.cholesky(_symmetric(inner)))
+        factor = self._factors[level]
+
+        def near(r: Tensor) -> Tensor:
+            scaled = r * inverse
+            return scaled - torch.cholesky_solve(seen @ scaled.T, factor).T @ seen * inverse
+
+        return near
+
+    @cached_property
+    def _leading(self) -> tuple[Tensor, Tensor]:
+        """Orthonormal rows [k, d] that span the shells of largest variance, and what the observations see of them, [k, m]."""
+        rows = leading_directions(self.reference, LEADING)
+        return rows, self.observations.apply(rows) if len(rows) else rows[:, : len(self.observations)]
+
     def _factor(self, level: float, gains: Tensor) -> Tensor:
         if level not in self._factors:
             seen = projected(self.observations, lambda x: covariance(self.reference, gains, x))
-            self._factors[level] = torch.linalg.cholesky(seen + self.observations.noise_matrix())
-            if len(self._factors) > KEPT:
-                self._factors.popitem(last=False)
+            self._keep(level, torch.linalg.cholesky(seen + self.observations.noise_matrix()))
         return self._factors[level]
+
+    def _keep(self, level: float, factor: Tensor) -> None:
+        self._factors[level] = factor
+        if len(self._factors) > KEPT:
+            self._factors.popitem(last=False)
 
 
 def condition(reference: GaussianReference, observations: LinearObservations, *, largest: int = LARGEST) -> GaussianReference:
@@ -104,15 +147,13 @@ def condition(reference: GaussianReference, observations: LinearObservations, *,
         everything = projected(observations, lambda x: covariance(reference, prior, x))
         factor = torch.linalg.cholesky(everything + observations.noise_matrix())
         weights = torch.cholesky_solve(innovation.T, factor).T
+        moved = covariance(reference, prior, observations.adjoint(weights))[0]
         half = torch.linalg.solve_triangular(factor, seen @ inside, upper=False)
         inside = inside - half.T @ half
     else:
-        weights = conjugate_gradients(
-            lambda u: observations.apply(covariance(reference, prior, observations.adjoint(u))) + observations.noise(u),
-            innovation,
-        )
+        moved = Update(reference, observations).prior_increment(innovation)[0]
         inside = _by_information(reference, observations, inside, seen)
-    mean = reference.mean + covariance(reference, prior, observations.adjoint(weights))[0]
+    mean = reference.mean + moved
     variances, vectors = torch.linalg.eigh(_symmetric(inside))
     basis = Rotated(reference.basis, modes @ vectors.flip(1), shell_degrees(reference.basis))
     return GaussianReference(mean, basis, torch.cat([variances.flip(0).clamp(min=0), prior]))
@@ -164,34 +205,59 @@ def _modes(reference: GaussianReference, observations: LinearObservations, large
     for shell in rest:
         if float(reference.spectrum[shell]) == 0 or min(m, float(degrees[shell])) > room:
             continue
+        if float(degrees[shell]) <= m:
+            columns.append(_whole_shells(reference, [shell]))
+            room -= columns[-1].shape[1]
+            continue
         unit = torch.eye(m, dtype=torch.float64, device=reference.mean.device)
         gains = torch.zeros(basis.num_shells, dtype=torch.float64, device=reference.mean.device)
         gains[shell] = 1
-        columns.append(_orthonormal(covariance(reference, gains, observations.adjoint(unit)), m))
+        columns.append(orthonormal(covariance(reference, gains, observations.adjoint(unit)), m))
         room -= columns[-1].shape[1]
     if not columns:
         raise ValueError(f"observations: none of the reference's shells fits into {largest} modes; thin the observations out")
     return torch.cat(columns, dim=1)
 
 
+def leading_directions(reference: GaussianReference, largest: int) -> Tensor:
+    """Return at most so many orthonormal rows [k, d] that span the shells of largest variance that fit as a whole."""
+    basis, spectrum = reference.basis, reference.spectrum.to(torch.float64)
+    degrees, room = shell_degrees(basis).round().long().tolist(), largest
+    chosen = torch.zeros_like(spectrum)
+    for shell in torch.argsort(spectrum.cpu(), descending=True, stable=True).tolist():
+        if float(spectrum[shell]) > 0 and degrees[shell] <= room:
+            chosen[shell] = 1
+            room -= degrees[shell]
+    if room == largest:
+        return torch.zeros(0, len(reference.mean), dtype=torch.float64, device=reference.mean.device)
+    places = torch.nonzero(chosen[shells_of_coords(basis, spectrum.device)] > 0).flatten()
+    # units of a rotated basis reach into its modes until they are projected
+    return orthonormal(covariance(reference, chosen, unit_fields(basis, places)), largest - room).T
+
+
 def _whole_shells(reference: GaussianReference, shells: list[int]) -> Tensor:
     """Return orthonormal columns that span some shells; a shell of one coordinate is a column by itself."""
     basis = reference.basis
-    coords = basis.expand(torch.arange(basis.num_shells, dtype=torch.float64, device=reference.mean.device))
-    coords = coords.expand(basis.num_coords).round().long()
+    coords = shells_of_coords(basis, reference.mean.device)
     counts = torch.bincount(coords, minlength=basis.num_shells)
     chosen = torch.tensor(shells, device=coords.device)
     single, several = chosen[counts[chosen] == 1], chosen[counts[chosen] > 1]
     columns = []
     if len(single):
-        columns.append(_fields(basis, torch.nonzero(torch.isin(coords, single)).flatten()).T)
+        columns.append(unit_fields(basis, torch.nonzero(torch.isin(coords, single)).flatten()).T)
     if len(several):
         count = round(float(shell_degrees(basis)[several.cpu()].sum()))
-        columns.append(_orthonormal(_fields(basis, torch.nonzero(torch.isin(coords, several)).flatten()), count))
+        columns.append(orthonormal(unit_fields(basis, torch.nonzero(torch.isin(coords, several)).flatten()), count))
     return torch.cat(columns, dim=1)
 
 
-def _fields(basis: Basis, places: Tensor) -> Tensor:
+def shells_of_coords(basis: Basis, device: torch.device) -> Tensor:
+    """Return the shell of every coordinate of a basis, [num_coords]."""
+    numbers = basis.expand(torch.arange(basis.num_shells, dtype=torch.float64, device=device))
+    return numbers.expand(basis.num_coords).round().long()
+
+
+def unit_fields(basis: Basis, places: Tensor) -> Tensor:
     """Return the states [n, d] of unit coordinates at `places` [n]."""
     fields = []
     for start in range(0, len(places), CHUNK_ROWS):
@@ -202,7 +268,7 @@ def _fields(basis: Basis, places: Tensor) -> Tensor:
     return torch.cat(fields)
 
 
-def _orthonormal(rows: Tensor, most: int) -> Tensor:
+def orthonormal(rows: Tensor, most: int) -> Tensor:
     """Return orthonormal columns [d, k], k at most `most`, that span the rows [n, d]."""
     values, vectors = torch.linalg.eigh(rows @ rows.T)
     kept = (values > 1e-10 * values[-1]) & (torch.arange(len(values), device=values.device) >= len(values) - most)

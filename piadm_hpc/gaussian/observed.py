@@ -102,10 +102,19 @@ class LinearObservations:
         result[:, inside] = plain[:, inside] - carried[:, inside] * share
         return result
 
+    def scaled(self, factor: Tensor) -> LinearObservations:
+        """Return the observations in other units, values, rows and errors times factors [m]."""
+        index = self.rows.indices()
+        rows = torch.sparse_coo_tensor(index, self.rows.values() * factor[index[0]], self.rows.shape, check_invariants=True)
+        return LinearObservations(self.values * factor, rows.coalesce(), self.std * factor, self.group, self.correlation)
+
     def part(self, keep: Tensor) -> LinearObservations:
         """Return the observations with the indices `keep`."""
-        rows = self.rows.index_select(0, keep).coalesce()
-        return LinearObservations(self.values[keep], rows, self.std[keep], self.group[keep], self.correlation[keep])
+        rows, group = self.rows.index_select(0, keep).coalesce(), self.group[keep]
+        # groups are numbered anew, so that there are no more of them than observations
+        numbered = group.clone()
+        numbered[group >= 0] = torch.unique(group[group >= 0], return_inverse=True)[1]
+        return LinearObservations(self.values[keep], rows, self.std[keep], numbered, self.correlation[keep])
 
 
 def projected(observations: LinearObservations, covariance: Callable[[Tensor], Tensor]) -> Tensor:
@@ -119,24 +128,32 @@ def projected(observations: LinearObservations, covariance: Callable[[Tensor], T
 
 
 def conjugate_gradients(
-    apply: Callable[[Tensor], Tensor], b: Tensor, *, accuracy: float = ACCURACY, limit: int = ITERATIONS
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    accuracy: float = ACCURACY,
+    limit: int = ITERATIONS,
+    precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Solve A u = b for every row of b [n, m] by conjugate gradients (Hestenes and Stiefel 1952); A is symmetric positive.
 
-    Every row stops by itself, at a residual of `accuracy` times its right-hand side or after `limit` iterations, so no row
-    depends on the others.
+    `precondition` applies a symmetric positive matrix near the inverse of A. Every row stops by itself, at a residual of
+    `accuracy` times its right-hand side or after `limit` iterations, so no row depends on the others.
     """
+    near = precondition or (lambda r: r)
     u, r = torch.zeros_like(b), b.clone()
-    p, square = r, (r * r).sum(-1)
-    least = accuracy**2 * square
+    z = near(r)
+    p, product = z, (r * z).sum(-1)
+    least = accuracy**2 * (b * b).sum(-1)
     for _ in range(limit):
-        open_rows = square > least
+        open_rows = (r * r).sum(-1) > least
         if not bool(open_rows.any()):
             break
         carried = apply(p)
         curvature = (p * carried).sum(-1)
-        step = torch.where(open_rows & (curvature > 0), square / curvature.clamp(min=1e-300), 0.0)[:, None]
+        step = torch.where(open_rows & (curvature > 0), product / curvature.clamp(min=1e-300), 0.0)[:, None]
         u, r = u + step * p, r - step * carried
-        new = torch.where(open_rows, (r * r).sum(-1), square)
-        p, square = r + (new / square.clamp(min=1e-300))[:, None] * p, new
+        z = near(r)
+        new = torch.where(open_rows, (r * z).sum(-1), product)
+        p, product = z + (new / product.clamp(min=1e-300))[:, None] * p, new
     return u

@@ -92,6 +92,10 @@ class Drawn:
 def missing_batches(run: Run) -> list[Batch]:
     """List what is missing: unfinished batches first, then new ones, so small that every group has one."""
     missing = [sample for batch in run.store.missing() for sample in batch]
+    steering = run.resolved.config.steering
+    if steering is not None:
+        starts = sorted({sample - sample % steering.group for sample in missing})
+        return [Batch(tuple(range(start, start + steering.group))) for start in starts]
     begun = []
     for samples, path in find_drafts(run.store.folder, run.mark):
         if set(samples) <= set(missing):
@@ -103,11 +107,12 @@ def missing_batches(run: Run) -> list[Batch]:
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 
-def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
+def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn, kind: type[Work] | None = None) -> None:
     """Solve and store this group's share of the missing batches, and add what they cost to `drawn`; collective over the group.
 
-    Ends early when somebody asks to stop.
+    `kind` solves a batch, by default every sample by itself. Ends early when somebody asks to stop.
     """
+    kind = kind or Work
     gaps, before = gaps_of(run.resolved.model), 0
     batches = missing[run.ranks.group :: run.ranks.num_groups]
     wanted = {sample for batch in missing for sample in batch.samples}
@@ -124,10 +129,10 @@ def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
     ) as progress:
         try:
             for number, batch in enumerate(batches):
-                work = Work(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
+                work = kind(run, progress, batch, before, f"{group}batch {number + 1}/{len(batches)}")
                 solution = work.solve(gaps)
                 drawn.costs.append(without_states(solution))
-                drawn.writing += _write(run, batch, solution, gaps)
+                drawn.writing += _write(run, batch, solution, gaps, work.columns())
                 if number + 1 < len(batches):
                     work.leave_if_asked()
                 before += len(batch.samples)
@@ -136,11 +141,13 @@ def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
             drawn.stop = StopReason.LIMIT if request.limit else StopReason.PERSON
 
 
-def _write(run: Run, batch: Batch, solution: Solution, gaps: dict[str, np.ndarray]) -> float:
+def _write(
+    run: Run, batch: Batch, solution: Solution, gaps: dict[str, np.ndarray], columns: dict[str, np.ndarray]
+) -> float:  # fmt: skip
     """Store a finished batch, from the rank that writes; returns the seconds that this took."""
     start = time.perf_counter()
     if run.ranks.writer:
-        _store(run, batch.samples, solution, gaps)
+        _store(run, batch.samples, solution, gaps, columns)
         if batch.draft:
             discard_draft(Path(batch.draft))
     if run.ranks.root:
@@ -180,10 +187,14 @@ class Work:
             return sampler.draw(samples, condition=given, comm=comm, resume=self.batch.resume(), callback=self)
         except Stopped as stopped:
             if self.run.ranks.writer and stopped.solution is not None:
-                _store(self.run, [samples[k] for k in stopped.done], stopped.solution, gaps)
+                _store(self.run, [samples[k] for k in stopped.done], stopped.solution, gaps, {})
             elif self.run.ranks.writer and self.latest is not None:
                 _keep(self.run, self.batch, self.latest)
             raise self.run.request(stop_asked(self.run)) from None
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return what is stored beside every sample, in addition to its costs."""
+        return {}
 
     def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
         """Report a block and stop there if somebody asks for it; collective over the group."""
@@ -233,12 +244,16 @@ def stop_asked(run: Run) -> StopReason:
     return stop
 
 
-def _store(run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str, np.ndarray]) -> None:
+def _store(
+    run: Run, samples: Sequence[int], solution: Solution, gaps: dict[str, np.ndarray], columns: dict[str, np.ndarray]
+) -> None:  # fmt: skip
     resolved, given = run.resolved, run.resolved.condition_of(samples)
     run.store.write(
         samples,
-        resolved.model.decode(resolved.finished(solution.x).cpu(), given if given is None else matched(given, torch.zeros(()))),
-        per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution),
+        resolved.model.decode(
+            resolved.finished(solution.x, given).cpu(), given if given is None else matched(given, torch.zeros(()))
+        ),
+        per_sample(resolved.config, samples, solution) | density_columns(resolved, samples, solution) | columns,
         allow_nan=gaps,
     )
 

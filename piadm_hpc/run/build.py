@@ -32,9 +32,11 @@ from ..theory.chain import Chain
 from ..theory.grid import TimeGrid
 from ..theory.phase import PhaseSpace
 from ..theory.process import PSLD, Process, forward_time
+from .conditions import given_conditions
 
 if TYPE_CHECKING:
     from ..models.card import Model
+    from ..models.observations.dated import Dated
     from ..models.observations.reading import Given
 
 # samples of a chain that a coarse grid merely blurs stay well below this
@@ -134,11 +136,30 @@ def make_posterior(config: RunConfig, model: Model, reference: GaussianReference
     """The posterior given the configured observations, by the run's Gaussian; None for a run without. Raises ConfigError."""
     from ..models.observations.reading import read_given
 
-    if config.observations is None:
+    if config.observations is None or config.rollout.leads is not None:
         return None
-    if model.conditioning is not None:
-        raise ConfigError(f"observations: {model.name} is conditional; only models without conditions take observations")
-    return read_given(config.observations, replace(model, reference=reference), config.model)
+    return read_given(config.observations, with_guidance(config, replace(model, reference=reference)), config.model)
+
+
+def make_dated(config: RunConfig, model: Model, reference: GaussianReference) -> Dated | None:
+    """The observations of the leads of a run's forecasts; None for a run without. Raises ConfigError."""
+    from ..models.observations.dated import read_dated
+
+    if config.observations is None or config.rollout.leads is None or model.conditioning is None:
+        return None
+    monthly = any(each.kind == "month" for each in model.conditioning.inputs)
+    labels = [str(label) for label in given_conditions(config).labels.values]
+    seen = with_guidance(config, replace(model, reference=reference))
+    return read_dated(
+        config.observations, seen, config.model, labels, config.rollout.leads, config.rollout.months if monthly else None
+    )
+
+
+def with_guidance(config: RunConfig, model: Model) -> Model:
+    """The model under classifier-free guidance, which has no denoiser to take derivatives of."""
+    if model.conditioning is None or config.condition.guidance == 1:
+        return model
+    return replace(model, score=guided(model.score, model.conditioning.null, config.condition.guidance), denoiser=None)
 
 
 def make_scheme(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Scheme:
@@ -173,13 +194,16 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
     return chain
 
 
-def make_score(config: RunConfig, model: Model, grid: TimeGrid) -> Score:
-    """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call."""
+def make_score(config: RunConfig, model: Model, grid: TimeGrid, *, guide: bool = True) -> Score:
+    """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call.
+
+    A conditional score is put under the configured guidance, but for that of a posterior, which has it already.
+    """
     if config.chain.generator is not None:
         return cast(Score, plugins.call("chain.generator", config.chain.generator, model))
     # networks of this package cannot answer by chance, and compiled ones would be compiled for one more number of rows
     score = SteadyScore(model.score) if model.denoiser is None else model.score
-    if model.conditioning is not None:
+    if model.conditioning is not None and guide:
         score = guided(score, model.conditioning.null, config.condition.guidance)
     return integrators.score_of(config.chain.method.name, score, model.process, grid, model.reference)
 

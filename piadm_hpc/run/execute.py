@@ -32,12 +32,13 @@ from ..store.folder import Store
 from ..store.provenance import global_attributes
 from ..store.reading import open_run
 from ..store.unfinished import clear_drafts
-from .batches import Batch, Drawn, Run, draw_batches, missing_batches
+from .batches import Batch, Drawn, Run, Work, draw_batches, missing_batches
 from .choose import Choice, choose, solver_of_run
 from .conditions import completed, layout_of
 from .leads import draw_leads, missing_leads
 from .reporting import EventLog, Summary, set_up_logging
 from .resolve import ResolvedRun, resolve
+from .steering import Steered, potential_of
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -130,6 +131,8 @@ def _choose(config: RunConfig, ranks: RankGrid, *, overwrite: bool) -> Choice:
         resolved = resolved.with_settings({"solver": begun})
     choice = choose(resolved, ranks.world, ranks=ranks.world.size, threads=torch.get_num_threads())
     choice.resolved.require_points(choice.time_ranks)
+    if choice.resolved.config.steering is not None:
+        potential_of(choice.resolved)
     return choice
 
 
@@ -186,8 +189,9 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
     if not ranks.root:
         return Store.attach(config.out, **shape)
     store = Store.create(config.out, config=values, independent=INDEPENDENT_KEYS, overwrite=overwrite, **shape)
-    if resolved.given is not None:
-        write_table(store.folder / FILE, resolved.given.table)
+    observed = resolved.given or resolved.dated
+    if observed is not None:
+        write_table(store.folder / FILE, observed.table)
     return store
 
 
@@ -203,7 +207,8 @@ def _draw_missing(run: Run) -> Drawn:
     """Draw what is missing, and what a purge of the file system takes meanwhile; collective. All groups stop together."""
     drawn, ranks = Drawn(), run.ranks
     forecasts = run.resolved.config.rollout.leads is not None
-    list_missing, draw = (missing_leads, draw_leads) if forecasts else (missing_batches, draw_batches)
+    kind = Work if run.resolved.config.steering is None else Steered
+    list_missing, draw = (missing_leads, draw_leads) if forecasts else (missing_batches, partial(draw_batches, kind=kind))
     for attempt in range(ATTEMPTS):
         missing = ranks.world.bcast_object(list_missing(run) if ranks.root else None)
         if attempt == 0:

@@ -5,33 +5,39 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..host.stop import StopReason, StopRequested
 from ..solvers.links import LeadEnded
+from ..solvers.rollout import Rollout
 from ..solvers.solution import Stopped
 from .batches import Batch, Drawn, Run, Work, gaps_of, per_sample, stop_asked, without_states
+from .cycling import Filter
 from .reporting import Progress
 from .rollout import Starts, rollout_of
 
 
 def missing_leads(run: Run) -> list[Batch]:
-    """List what is missing as batches of members of starts that go on at the same lead, each with all its ids from there on."""
+    """List what is missing as batches of members of starts that go on at the same lead, each with all its ids from there on.
+
+    With observations a batch has one start.
+    """
     leads = _leads(run)
     first: dict[int, int] = {}
     for sample in (sample for batch in run.store.missing() for sample in batch):
         path, lead = divmod(sample, leads)
         first[path] = min(lead, first.get(path, leads))
     alike = defaultdict(list)
+    apart = run.resolved.dated is not None  # observations belong to starts
     for path, lead in sorted(first.items()):
-        alike[lead].append(path)
+        alike[lead, path % run.resolved.config.condition.count if apart else 0].append(path)
     size = max(1, min(int(run.resolved.config.output.batch), -(-len(first) // run.ranks.num_groups)))
     return [
         Batch(tuple(path * leads + later for path in paths[at : at + size] for later in range(lead, leads)))
-        for lead, paths in sorted(alike.items())
+        for (lead, _), paths in sorted(alike.items())
         for at in range(0, len(paths), size)
     ]
 
@@ -77,19 +83,33 @@ class _Forecasts:
         first = min(self.work.batch.samples) % leads
         places = [path % count for path in self.paths]
         rollout = rollout_of(run.resolved, self.starts)
+        if run.resolved.dated is not None:
+            rollout = replace(rollout, observed=Filter(run.resolved, self.starts, places[0]).at)
         try:
             rollout.draw(
-                self._past(places, first), range(first + 1, leads + 1), members=[path // count for path in self.paths],
+                self._past(rollout, places, first), range(first + 1, leads + 1), members=[path // count for path in self.paths],
                 starts=[self.starts.numbers[place] for place in places], comm=run.ranks.time, callback=self,
             )  # fmt: skip
         except Stopped:
             raise run.request(stop_asked(run)) from None
 
-    def _past(self, places: Sequence[int], first: int) -> Tensor:
-        """The states before lead `first`, counted from 0: those of the starts, and of leads that are stored."""
-        past, leads, normalisation = self.starts.past(places), _leads(self.run), self.run.resolved.model.normalisation
-        for lead in range(max(0, first - self.starts.order), first):
-            stored = normalisation.encode(self.run.store.read([path * leads + lead for path in self.paths]))
+    def _past(self, rollout: Rollout, places: Sequence[int], first: int) -> Tensor:
+        """The states before lead `first`, counted from 0: those of the starts, and of leads that are stored.
+
+        Observed leads have updated the fields before them, which is done again.
+        """
+        run, order, leads = self.run, self.starts.order, _leads(self.run)
+        past, begin = self.starts.past(places), 0 if rollout.observed is not None and order > 1 else max(0, first - order)
+        numbers, members = (
+            [self.starts.numbers[place] for place in places],
+            [path // len(self.starts.given) for path in self.paths],
+        )
+        for lead in range(begin, first):
+            links = rollout.links(numbers, members, lead + 1)
+            observed = None if rollout.observed is None else rollout.observed(lead + 1)
+            if observed is not None and order > 1:
+                past = observed.past(past, links, rollout.noise_of(links))
+            stored = run.resolved.model.normalisation.encode(run.store.read([path * leads + lead for path in self.paths]))
             past = torch.cat([past[:, 1:], stored[:, None]], dim=1)
         return past
 

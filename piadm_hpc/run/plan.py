@@ -206,7 +206,7 @@ class _Estimate:
             ),
             communication=communication,
             chosen=self.chosen,
-            observations="" if resolved.given is None else f"  observations     {resolved.given.cost(_longest(sampler))}\n",
+            observations=_observations(resolved, _longest(sampler)),
         )
 
     def _effort(self, time_ranks: int) -> Effort:
@@ -218,6 +218,13 @@ class _Estimate:
         known = expected_sweeps(sampler) if window_of(sampler).moves else sweeps
         estimate = expected_effort(sampler, known, time_ranks)
         return Effort(sweeps, rounds, calls, math.ceil(calls * estimate.busiest / estimate.calls))
+
+
+def _observations(resolved: ResolvedRun, levels: int) -> str:
+    """The line about observations, empty for a run without."""
+    if resolved.given is not None:
+        return f"  observations     {resolved.given.cost(levels)}\n"
+    return "" if resolved.dated is None else f"  observations     {resolved.dated.cost()}\n"
 
 
 def _batch(config: RunConfig, groups: int) -> int:

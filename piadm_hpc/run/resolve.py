@@ -15,6 +15,7 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
+from ..models.observations.dated import Dated
 from ..models.observations.reading import Given
 from ..schema.conditions import Condition, rows_of
 from ..solvers.collocation import choose
@@ -22,6 +23,7 @@ from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..theory.grid import TimeGrid
 from .build import (
+    make_dated,
     make_grid,
     make_options,
     make_posterior,
@@ -34,6 +36,7 @@ from .build import (
 from .conditions import completed, encoded_conditions, of_samples
 
 STEPS = 24  # of the default chain, where the model's card does not say
+STEERED_BLOCKS = 4
 GIVEN_STEPS = 48  # of a chain with another integrator
 
 
@@ -48,6 +51,7 @@ class ResolvedRun:
         grid: points in the model's own time.
         sampler: draws the samples.
         given: the observations that samples are conditioned on, or None.
+        dated: the observations that leads of forecasts are conditioned on, or None.
         condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
     """
 
@@ -57,6 +61,7 @@ class ResolvedRun:
     grid: TimeGrid
     sampler: Sampler
     given: Given | None = None
+    dated: Dated | None = None
     condition: Condition | None = None
 
     def condition_of(self, samples: Sequence[int]) -> Condition | None:
@@ -86,14 +91,11 @@ class ResolvedRun:
         config = self.config.replace(**settings)
         return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
 
-    def finished(self, states: Tensor) -> Tensor:
+    def finished(self, states: Tensor, condition: Condition | None = None) -> Tensor:
         """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior."""
         if self.given is None:
             return states
-        step, last = self.given.posterior.last_step, self.scheme.t[-1]
-        rows = self.sampler.options.model_batch or len(states)
-        with torch.no_grad():
-            return torch.cat([step(part, last) for part in torch.split(states, rows)])
+        return self.given.posterior.finished(states, self.scheme.t[-1], condition, self.sampler.options.model_batch)
 
     def require_points(self, time_ranks: int) -> None:
         """ConfigError unless every block, and every block of the corrector, has a step for each of `time_ranks` ranks."""
@@ -117,16 +119,26 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     reference = make_reference(config, model)
     config = with_defaults(completed(config), model, reference)
-    own, given = model, make_posterior(config, model, reference)
+    own, given, dated = model, make_posterior(config, model, reference), make_dated(config, model, reference)
     if given is not None:
         config = config.replace(observations={"sha256": given.table.sha256})
-        model, reference = given.seen_by(model), given.posterior.reference
+        model, reference = given.posterior.seen_by(model), given.posterior.reference
+    if dated is not None:
+        config = config.replace(observations={"sha256": dated.table.sha256})
     condition = encoded_conditions(config, own, device)
     grid = make_grid(config, model)
+    sampler = sampler_on(config, model, grid, reference, device, guide=given is None)
+    return ResolvedRun(config, own, reference, grid, sampler, given, dated, condition)
+
+
+def sampler_on(
+    config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference, device: str, *, guide: bool
+) -> Sampler:
+    """Build the sampler of a complete configuration on a grid; with `guide` under its guidance."""
     scheme = make_scheme(config, model, grid, reference)
-    sampler = Sampler(
+    return Sampler(
         scheme,
-        make_score(config, model, grid),
+        make_score(config, model, grid, guide=guide),
         model.event_shape,
         config.seed,
         make_options(config, model, scheme),
@@ -137,7 +149,6 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
         dtype=getattr(torch, config.compute.precision),
         device=device,
     )
-    return ResolvedRun(config, own, reference, grid, sampler, given, condition)
 
 
 def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sampler:
@@ -169,6 +180,12 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
     open_chain = left_open and config.chain.eta == "auto" and config.chain.generator is None
     if config.density.enabled or (config.rollout.leads is not None and open_chain and model.process.fields == 1):
         config = config.replace(chain={"eta": 0.0, "integrator": "collocation"})
+    if config.steering is not None:
+        config = config.replace(
+            chain={"eta": 1.0} if config.chain.eta == "auto" else {},
+            grid={"blocks": STEERED_BLOCKS} if config.grid.blocks == "auto" else {},
+            output={"batch": config.steering.group},
+        )
     if config.solver.kind == "auto" and not config.solver.free:
         config = config.replace(solver={"kind": "picard"})
     if config.chain.eta == "auto":

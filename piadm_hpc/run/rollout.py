@@ -105,7 +105,7 @@ class Starts:
 def rollout_of(resolved: ResolvedRun, starts: Starts) -> Rollout:
     """Build the rollout of a run; leads are pipelined where its chain allows, unless the configuration says otherwise."""
     spec, sampler = resolved.config.rollout, resolved.sampler
-    able = sampler.chain.sequential_rounds is None and sampler.options.tol is not None
+    able = sampler.chain.sequential_rounds is None and sampler.options.tol is not None and resolved.dated is None
     pipelined = able if spec.pipelined == "auto" else spec.pipelined == "on"
     sampler = replace(sampler, stride=1)
     return Rollout(sampler, starts.condition, starts.field, spec.threshold if pipelined else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -12,8 +12,9 @@ from torch import Tensor
 from ..comm.communicator import Communicator
 from ..comm.failure import together
 from ..schema.conditions import Condition, matched
+from ..theory.grid import Block
 from ..theory.noise import CHAIN, Noise
-from .solution import Solution
+from .solution import BlockSolution, Solution, Unfinished
 
 # streams of random numbers: kinds for each lead, leads of each start, starts; their product fits into one word of the counter
 KINDS, MOST_LEADS, MOST_STARTS = 4, 2**20, 2**40
@@ -60,6 +61,20 @@ class RolloutCallback(Protocol):
         ...
 
 
+class StopBetween:
+    """The hooks of one lead's `solve`, which asks a rollout's callback whether to stop."""
+
+    def __init__(self, callback: RolloutCallback):
+        self.callback = callback
+
+    def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
+        """Keep nothing: a rollout goes on from a lead."""
+
+    def should_stop(self, done: int) -> bool:
+        """Return what the rollout's callback says."""
+        return self.callback.should_stop()
+
+
 class LinkNoise:
     """The random numbers of links, which are named by their positions: those of the member, in the stream of start and lead.
 
@@ -95,3 +110,24 @@ class Succession:
         """Return the fields [rows, *event] of states that were drawn given a condition."""
         field = self.field
         return x if field is None else together(self.comm, lambda: field(x, condition))
+
+
+def mistakes_of_links(
+    past: Tensor, leads: range, members: list[int], starts: list[int], event_shape: tuple[int, ...]
+) -> Iterator[str]:
+    """Say what keeps the arguments of a rollout from fitting together."""
+    if past.ndim < 2 or len(past) != len(members) or tuple(past.shape[2:]) != event_shape or past.shape[1] < 1:
+        shape = [len(members), "order", *event_shape]
+        yield f"past is {list(past.shape)} for {len(members)} samples; give their last fields [{', '.join(map(str, shape))}]"
+    if not bool(torch.isfinite(past).all()):
+        yield "past contains numbers that are not finite"
+    if len(leads) == 0 or leads.step != 1 or not 1 <= leads[0] <= leads[-1] <= MOST_LEADS:
+        yield f"leads = {leads}: give a number of leads from 1 to {MOST_LEADS}, or consecutive ones, range(first, last + 1)"
+    if not members:
+        yield "members: give at least one"
+    if len(starts) != len(members):
+        yield f"{len(starts)} starts for {len(members)} members; give every sample both"
+    if any(not 0 <= start < MOST_STARTS for start in starts):
+        yield f"starts are whole numbers from 0 to {MOST_STARTS - 1}"
+    if len(set(zip(starts, members, strict=False))) != min(len(starts), len(members)):
+        yield "two samples are the same member of the same start; members of a start must differ"

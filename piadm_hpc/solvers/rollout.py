@@ -6,19 +6,21 @@ the batch, on any number of ranks, and after any restart.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator, SerialCommunicator
-from ..theory.grid import Block
+from ..comm.failure import together
+from ..schema.conditions import Condition
+from ..theory.noise import NoiseSource
 from .collocation import Collocation
-from .links import MOST_LEADS, MOST_STARTS, Field, Given, LeadEnded, Link, LinkNoise, RolloutCallback, Succession
+from .links import Field, Given, LeadEnded, Link, LinkNoise, RolloutCallback, StopBetween, Succession, mistakes_of_links
 from .pipeline import Pipeline
 from .sampler import Sampler
-from .solution import BlockSolution, Unfinished
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """A lead with observations.
+
+    Attributes:
+        sampler: draws the lead given its observations.
+        past: past(past, links, noise), the last fields [rows, order, *event] given the observations of the field that follows.
+        finish: finish(x, condition), the states of the model for what the sampler drew.
+    """
+
+    sampler: Sampler
+    past: Callable[[Tensor, Sequence[Link], NoiseSource], Tensor]
+    finish: Callable[[Tensor, Condition], Tensor]
+
+
+@dataclass(frozen=True)
 class Rollout:
     """Draws forecasts: every lead is a sample given the leads before it.
 
@@ -72,14 +89,17 @@ class Rollout:
             model of residuals x - m(c) it adds m(c).
         threshold: pipelines leads: a lead is open while the end of the one before it moved in the last sweep by at most this,
             root mean square in units of `sampler.options.scale`. None solves lead by lead.
+        observed: observed(lead), how the observations of a lead change it; None for a lead without.
 
-    Raises ValueError for a threshold that is not positive, and for one beside anything but collocation to a tolerance.
+    Raises ValueError for a threshold that is not positive, for one beside anything but collocation to a tolerance, and beside
+    observations.
     """
 
     sampler: Sampler
     given: Given
     field: Field | None = None
     threshold: float | None = None
+    observed: Callable[[int], Observed | None] | None = None
 
     def __post_init__(self) -> None:
         mistakes = list(self._mistakes()) if self.threshold is not None else []
@@ -93,6 +113,8 @@ class Rollout:
             yield "leads are pipelined along the flow alone: give a Collocation, or threshold = None for a chain of steps"
         if self.sampler.options.tol is None:
             yield "pipelined leads end by their error bounds: give options.tol, or threshold = None"
+        if self.observed is not None:
+            yield "observed leads follow each other: give threshold = None"
 
     def draw(
         self,
@@ -121,7 +143,7 @@ class Rollout:
         """
         leads = range(1, leads + 1) if isinstance(leads, int) else leads
         starts = [0] * len(members) if starts is None else list(starts)
-        mistakes = list(_mistakes(past, leads, list(members), starts, self.sampler.event_shape))
+        mistakes = list(mistakes_of_links(past, leads, list(members), starts, self.sampler.event_shape))
         if mistakes:
             raise ValueError("rollout: " + "; ".join(mistakes))
         past = past.to(self.sampler.device, self.sampler.dtype)
@@ -144,10 +166,15 @@ class Rollout:
         self, succession: Succession, past: Tensor, links: list[list[Link]], callback: RolloutCallback | None
     ) -> list[LeadEnded]:
         ended: list[LeadEnded] = []
-        ids, stop = list(range(len(past))), None if callback is None else _StopBetween(callback)
+        ids, stop = list(range(len(past))), None if callback is None else StopBetween(callback)
         for row in links:
+            noise, sampler, observed = self.noise_of(row), self.sampler, self._observed(succession.comm, row[0].lead)
+            if observed is not None:
+                past, sampler = together(succession.comm, partial(observed.past, past, row, noise)), observed.sampler
             condition = succession.condition(past, row)
-            found = self.sampler.draw(ids, condition=condition, noise=self.noise_of(row), comm=succession.comm, callback=stop)
+            found = sampler.draw(ids, condition=condition, noise=noise, comm=succession.comm, callback=stop)
+            if observed is not None:
+                found = replace(found, x=together(succession.comm, partial(observed.finish, found.x, condition)))
             x = succession.fields(found.x, condition)
             past = torch.cat([past[:, 1:], x[:, None]], dim=1)
             ended.append(LeadEnded(row[0].lead, x, found))
@@ -155,35 +182,6 @@ class Rollout:
                 callback.lead_ended(ended[-1])
         return ended
 
-
-class _StopBetween:
-    """The hooks of one lead's `solve`, which asks a rollout's callback whether to stop."""
-
-    def __init__(self, callback: RolloutCallback):
-        self.callback = callback
-
-    def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
-        """Keep nothing: a rollout goes on from a lead."""
-
-    def should_stop(self, done: int) -> bool:
-        """Return what the rollout's callback says."""
-        return self.callback.should_stop()
-
-
-def _mistakes(past: Tensor, leads: range, members: list[int], starts: list[int], event_shape: tuple[int, ...]) -> Iterator[str]:
-    """Say what keeps the arguments of a rollout from fitting together."""
-    if past.ndim < 2 or len(past) != len(members) or tuple(past.shape[2:]) != event_shape or past.shape[1] < 1:
-        shape = [len(members), "order", *event_shape]
-        yield f"past is {list(past.shape)} for {len(members)} samples; give their last fields [{', '.join(map(str, shape))}]"
-    if not bool(torch.isfinite(past).all()):
-        yield "past contains numbers that are not finite"
-    if len(leads) == 0 or leads.step != 1 or not 1 <= leads[0] <= leads[-1] <= MOST_LEADS:
-        yield f"leads = {leads}: give a number of leads from 1 to {MOST_LEADS}, or consecutive ones, range(first, last + 1)"
-    if not members:
-        yield "members: give at least one"
-    if len(starts) != len(members):
-        yield f"{len(starts)} starts for {len(members)} members; give every sample both"
-    if any(not 0 <= start < MOST_STARTS for start in starts):
-        yield f"starts are whole numbers from 0 to {MOST_STARTS - 1}"
-    if len(set(zip(starts, members, strict=False))) != min(len(starts), len(members)):
-        yield "two samples are the same member of the same start; members of a start must differ"
+    def _observed(self, comm: Communicator, lead: int) -> Observed | None:
+        """Return what the observations of a lead change, on all ranks."""
+        return None if self.observed is None else together(comm, partial(self.observed, lead))

@@ -12,6 +12,7 @@ from torch import Tensor
 PRIOR = 0
 CHAIN = 1
 CORRECTOR = 2
+OBSERVED = 3  # of forecasts that observations correct
 BUFFERED = 2**20  # numbers drawn in float64 before they are rounded
 
 

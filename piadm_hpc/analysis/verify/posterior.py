@@ -24,6 +24,7 @@ from ...gaussian.observed import LinearObservations, projected
 from ...models.card import load_model
 from ...models.model import Model
 from ...models.observations.encode import encode
+from ...models.observations.pointwise import PointwiseObservations
 from ...models.observations.posterior import expected_variance
 from ...models.observations.reading import climatology, read_for
 from ...models.observations.record import FILE, read_table
@@ -61,7 +62,7 @@ def sections_of(
     record: dict[str, Any] = {}
     sections = []
     observations, table = _given(folder, model, config, model_folder)
-    if observations is not None and table is not None:
+    if isinstance(observations, LinearObservations) and table is not None:
         sections.append(_innovations(observations, table, model, states, record))
     if withheld is not None:
         changes = {"file": withheld, "sha256": None, "operator": None, "score": "auto"}
@@ -69,7 +70,7 @@ def sections_of(
         if other.std is None:
             other = other.model_copy(update={"std": EXACT})
         kept, rows = read_for(other, model, str(model_folder))
-        assert isinstance(kept, LinearObservations)
+        assert isinstance(kept, LinearObservations | PointwiseObservations)
         sections.append(_withheld(kept, rows, observations, model, states, record))
     sections.append(_maps(samples, model, table))
     return sections, record
@@ -83,7 +84,7 @@ def _states(samples: xr.Dataset, model: Model) -> Tensor:
 
 def _given(
     folder: Path, model: Model, config: ObservationsConfig, model_folder: Path
-) -> tuple[LinearObservations | None, ObservationTable | None]:
+) -> tuple[LinearObservations | PointwiseObservations | None, ObservationTable | None]:
     """The observations in the run's folder; no operator for those by a function."""
     path = (folder if folder.is_dir() else folder.parent) / FILE
     if not path.is_file():
@@ -133,7 +134,9 @@ def _chi_square(observations: LinearObservations, model: Model, innovation: np.n
     return float((white**2).mean())
 
 
-def predicted(observations: LinearObservations, table: ObservationTable, states: Tensor, seed: int = 0) -> Predicted:
+def predicted(
+    observations: LinearObservations | PointwiseObservations, table: ObservationTable, states: Tensor, seed: int = 0
+) -> Predicted:
     """Return the members at observations, with and without errors drawn from `seed`."""
     scale = table["std"] / observations.std.numpy()
     members = observations.apply(states)
@@ -188,16 +191,20 @@ def _binned(ranks: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _withheld(
-    kept: LinearObservations, rows: ObservationTable, given: LinearObservations | None, model: Model, states: Tensor,
-    record: dict[str, Any],
+    kept: LinearObservations | PointwiseObservations, rows: ObservationTable,
+    given: LinearObservations | PointwiseObservations | None, model: Model, states: Tensor, record: dict[str, Any],
 ) -> Section:  # fmt: skip
-    """Scores at withheld observations, beside those of the model's Gaussian, alone and given the same observations."""
+    """Scores at withheld observations, beside those of the model's Gaussian, alone and given the same observations.
+
+    Values of variables that the model transforms have no Gaussian to stand beside.
+    """
     ensemble = predicted(kept, rows, states)
     found = ensemble_scores(ensemble)
     columns: dict[str, Mapping[str, Any]] = {"samples": found}
-    if given is not None:
-        columns["optimal interpolation"] = _of_gaussian(kept, rows, condition(model.reference, given), ensemble.values)
-    columns["climatology"] = _of_gaussian(kept, rows, model.reference, ensemble.values)
+    if isinstance(kept, LinearObservations):
+        if isinstance(given, LinearObservations):
+            columns["optimal interpolation"] = _of_gaussian(kept, rows, condition(model.reference, given), ensemble.values)
+        columns["climatology"] = _of_gaussian(kept, rows, model.reference, ensemble.values)
     record["withheld"] = {name.replace(" ", "_"): dict(values) for name, values in columns.items()}
     wanted = {"spread_over_skill": "1", "coverage_50": "0.5", "coverage_90": "0.9", "rank_p_value": "above 0.01"}
     names = [name for name in found if name != "rank_histogram"]

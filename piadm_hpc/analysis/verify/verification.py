@@ -96,6 +96,10 @@ def _given(folder: Path, dataset: xr.Dataset, withheld: str | None) -> tuple[lis
         if withheld is not None:
             raise ValueError(f"--withheld: {folder} was drawn without observations; use --truth for a field")
         return [], {}
+    if config.condition.file is not None:
+        if withheld is not None:
+            raise ValueError(f"--withheld: the samples in {folder} are given conditions as well; use --truth for a field")
+        return [], {}
     return posterior_sections(folder, dataset, run_model(folder, config), config.observations, withheld)
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from ...data.normalise import Normalisation
 from ...data.observations import ObservationTable
+from ...data.transforms import Transform
 from ...data.units import converted, same_units, units_of
 from ...gaussian.observed import LinearObservations
 from ..model import Model
 from .places import LARGEST_DEGREE, Grid, Weights
+from .pointwise import PointwiseObservations, entry_values
 
 log = logging.getLogger("piadm_hpc")
 
@@ -26,9 +30,10 @@ COARSE = 1.5
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a model as straight lines of its states: physical = slope * state + offset, [variables, points].
+    """The fields of a model as straight lines of its states: slope * state + offset, [variables, points].
 
-    `there` is false at points without data.
+    `there` is false at points without data. The fields of variables in `transforms` are scores, and their values are what the
+    transform makes of these.
     """
 
     names: tuple[str, ...]
@@ -37,6 +42,7 @@ class Fields:
     slope: np.ndarray
     offset: np.ndarray
     there: np.ndarray
+    transforms: Mapping[str, Transform]
 
     @classmethod
     def of(cls, model: Model) -> Fields:
@@ -48,18 +54,23 @@ class Fields:
         if model.layout.topology is not None or len(sizes) != 2 or count != int(np.prod(model.event_shape)):
             raise ValueError("observations at places need a model of fields over two dimensions; give observations.operator")
         grid = Grid.of({dim: coordinates[dim] for dim in dims})
-        zero, one, two = (_decoded(model, level) for level in (0.0, 1.0, 2.0))
+        names, units = tuple(v.name for v in variables), tuple(units_of(variable.attrs) or "1" for variable in variables)
+        if isinstance(model.normalisation, Normalisation) and model.normalisation.transforms:
+            slope, offset, there = (
+                part.reshape(len(names), -1)
+                for part in (model.normalisation.scale, model.normalisation.mean, model.normalisation.mask)
+            )
+            slope, offset = (np.where(there, part, 0.0).astype(np.float64) for part in (slope, offset))
+            return cls(names, units, grid, slope, offset, there, model.normalisation.transforms)
+        zero, two = (_decoded(model, level) for level in (0.0, 2.0))
         there = np.isfinite(zero)
-        if not np.allclose((two - one)[there], (one - zero)[there], rtol=1e-3, atol=1e-6):
-            raise ValueError("the model transforms its fields, so places are no linear observations; give observations.operator")
-        units = tuple(units_of(variable.attrs) or "1" for variable in variables)
         slope = np.where(there, (two - zero) / 2, 0.0)
-        return cls(tuple(v.name for v in variables), units, grid, slope, np.where(there, zero, 0.0), there)
+        return cls(names, units, grid, slope, np.where(there, zero, 0.0), there, {})
 
 
 def _decoded(model: Model, level: float) -> np.ndarray:
     """The fields of a state of equal entries, [variables, points] float64."""
-    fields = model.decode(torch.full((1, *model.event_shape), level))
+    fields = model.normalisation.decode(torch.full((1, *model.event_shape), level))
     return np.stack([values[0].astype(np.float64).ravel() for values in fields.values()])
 
 
@@ -70,13 +81,17 @@ def encode(
     nearest: bool = False,
     cells: str = "auto",
     removed: np.ndarray | None = None,
-) -> tuple[LinearObservations, ObservationTable]:
+    dated: bool = False,
+) -> tuple[LinearObservations | PointwiseObservations, ObservationTable]:
     """Return the observations of a model's states, and the rows of the table that they stand for.
+
+    Those of variables that the model transforms are linear in values, not in states.
 
     `nearest` reads points at the nearest grid point instead of bilinearly. `cells` says what the values of a field are:
     "points", "boxes", or "auto", boxes where the field is coarser than the model. `removed` [variables, lat, lon] is the
-    climatology that values still contain. Values of a field where the model has no data are left out. Raises ValueError with
-    all mistakes at once: unknown variables, units that do not convert, places outside the domain or without data, duplicates.
+    climatology that values still contain. With `dated` rows of other times are other observations. Values of a field where the
+    model has no data are left out. Raises ValueError with all mistakes at once: unknown variables, units that do not convert,
+    places outside the domain or without data, duplicates.
     """
     fields = Fields.of(model)
     mistakes = _misnamed(table, fields) + _misplaced(table, fields.grid)
@@ -92,7 +107,7 @@ def encode(
     if (dark := ~seen & (table["kind"] != "cell")).any():
         mistakes.append(f"where the model has no data (masked): {table.of_mistake(dark)}")
     values, std, wrong = _in_units(table, fields, channel, anomaly=removed is None and _anomaly(model))
-    mistakes += wrong + _duplicates(table, kept, channel)
+    mistakes += wrong + _duplicates(table, kept, channel, table.dates if dated else np.full(len(table), ""))
     if not mistakes and not seen.any():
         mistakes.append("none of the values lies where the model has data")
     if mistakes:
@@ -101,8 +116,15 @@ def encode(
         log.info("observations: %d of %d values lie where the model has no data, and are left out", int((~seen).sum()), len(seen))
     rows = [(places, weights) for (places, weights), good in zip(kept, seen, strict=True) if good]
     offset = fields.offset if removed is None else fields.offset + np.nan_to_num(removed.reshape(fields.offset.shape))
-    table = table.keep(seen)
-    return _linear(table, rows, channel[seen], fields.slope, offset, values[seen], std[seen]), table
+    table, channel = table.keep(seen), channel[seen]
+    if not any(fields.names[k] in fields.transforms for k in channel):
+        return _linear(table, rows, channel, fields.slope, offset, values[seen], std[seen]), table
+    if removed is not None:
+        raise ValueError("observations.absolute: the model transforms its fields; give values as it has them")
+    # errors become one, so that variables of all units can be solved for together
+    plain = _linear(table, rows, channel, np.ones_like(fields.slope), 0 * offset, values[seen], std[seen])
+    white = plain.scaled(1 / plain.std)
+    return PointwiseObservations.of(white, entry_values(fields.names, fields.slope, offset, fields.transforms)), table
 
 
 def _linear(
@@ -226,12 +248,12 @@ def _in_units(
     return values, std, mistakes
 
 
-def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarray) -> list[str]:
+def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarray, dates: np.ndarray) -> list[str]:
     """Rows of the table that observe the same, which would count twice."""
     first: dict[tuple[object, ...], int] = {}
     again = np.zeros(len(rows), dtype=bool)
     for row, ((places, weights), k) in enumerate(zip(rows, channel, strict=True)):
-        key = (k, table["kind"][row], places.tobytes(), weights.round(9).tobytes())
+        key = (k, table["kind"][row], dates[row], places.tobytes(), weights.round(9).tobytes())
         if len(places) and first.setdefault(key, row) != row:
             again[row] = True
     if not again.any():

@@ -47,6 +47,10 @@ class FunctionObservations:
         values, std, group, correlation = (part.to(device) for part in (self.values, self.std, self.group, self.correlation))
         return FunctionObservations(values, self.function, std, group, correlation)
 
+    def errors(self, white: Tensor, shared: Tensor) -> Tensor:
+        """Return draws of N(0, R), [n, m], from white noise [n, m] and white noise per group [n, m]."""
+        return self._errors().errors(white, shared)
+
     def apply(self, x: Tensor) -> Tensor:
         """Return h(x), [n, m] float64, for flat states [n, d]. Raises ValueError for a result of another shape."""
         seen = self.function(x.to(torch.float64))

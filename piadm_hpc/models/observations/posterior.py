@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from torch import Tensor
 from ...gaussian.conditioned import Update, condition, seen_variance
 from ...gaussian.observed import LinearObservations
 from ...gaussian.reference import GaussianReference
+from ...schema.conditions import Condition, rows_of
 from ...theory.process import Process
 from ..base import ScoreModel
 from ..model import Model
+from .conditional import Centre, Shifted, negative
 from .function import FunctionObservations, linearised
 from .scores import Denoise, Guidance, GuidedScore, KalmanScore, levels
 
@@ -31,6 +33,7 @@ class Posterior:
         score: the posterior's score.
         process: the noising process.
         update: the gain of the Kalman score; None for the other scores.
+        centre: for a conditional model, what states lack of fields: the reference's mean given their condition.
     """
 
     observations: AnyObservations
@@ -38,8 +41,13 @@ class Posterior:
     score: ScoreModel
     process: Process
     update: Update | None
+    centre: Centre | None = None
 
-    def last_step(self, x: Tensor, t: Tensor) -> Tensor:
+    def seen_by(self, model: Model) -> Model:
+        """Return the model as chains and solvers see it: with the posterior's score and reference."""
+        return replace(model, score=self.score, reference=self.reference)
+
+    def last_step(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         """Carry states x [rows, *event] from the chain's last time t (a scalar) to the data, with one call of the score.
 
         The result is (sqrt(g) x / alpha + D) / (1 + sqrt(g)) in the modes of the conditioned reference, with D the updated
@@ -48,12 +56,25 @@ class Posterior:
         """
         times = t.to(x).expand(len(x))
         alpha, sigma = levels(self.process, times)
-        noisy, score = x.flatten(1).to(torch.float64), self.score(x.clone(), times.clone()).flatten(1).to(torch.float64)
+        noisy, score = (
+            x.flatten(1).to(torch.float64),
+            self.score(x.clone(), times.clone(), *condition).flatten(1).to(torch.float64),
+        )
         estimate = (noisy + sigma[:, None] ** 2 * score) / alpha[:, None]
         spectrum, basis = self.reference.spectrum.to(torch.float64), self.reference.basis
         root = basis.expand(torch.sqrt(spectrum / (spectrum + (sigma[0] / alpha[0]) ** 2)))
         joined = (root * basis.analyse(noisy / alpha[:, None]) + basis.analyse(estimate)) / (1 + root)
         return basis.synthesise(joined).reshape(x.shape).to(x.dtype)
+
+    def finished(self, states: Tensor, t: Tensor, condition: Condition | None, rows: int | None = None) -> Tensor:
+        """Return the model's samples for states [samples, *event] at the chain's last time, in calls of so many rows."""
+        parts = []
+        with torch.no_grad():
+            for part in torch.split(torch.arange(len(states)), rows or len(states)):
+                given = () if condition is None else (rows_of(condition, part),)
+                done = self.last_step(states[part], t, *given)
+                parts.append(done if self.centre is None else self.centre.residual(done, *given))
+        return torch.cat(parts)
 
 
 def posterior(
@@ -65,20 +86,21 @@ def posterior(
     *,
     kind: Guidance | str = "auto",
     gamma: float = 0.01,
+    likely: bool = True,
 ) -> Posterior:
     """Build the posterior of a model with a score, a Gaussian reference and observations of its states.
 
     `kind` is "kalman" (the default for linear observations), "mmps" (the default for a function), "sda" (with its `gamma`),
     "dps" or "pigdm"; all but the first need `denoise`, the estimate as a differentiable function of states [rows, *event] and
-    times [rows]. Raises ValueError for a kind that cannot be had, and for observations far from anything that the reference
-    gives.
+    times [rows]. Raises ValueError for a kind that cannot be had, and where `likely` holds for observations far from anything
+    that the reference gives.
     """
     reference = reference.to(reference.mean.device, torch.float64)
     observations = observations.to(reference.mean.device)
     linear = isinstance(observations, LinearObservations)
     chosen = ("kalman" if linear else "mmps") if kind == "auto" else kind
     straight = observations if isinstance(observations, LinearObservations) else linearised(observations, reference)
-    if linear:
+    if linear and likely:
         require_likely(reference, straight)
     conditioned = condition(reference, straight)
     if chosen == "kalman":
@@ -97,10 +119,7 @@ def require_likely(reference: GaussianReference, observations: LinearObservation
     spread = torch.sqrt(expected_variance(reference, observations))
     distance = (observations.values - observations.apply(reference.mean[None])[0]).abs() / spread
     if float(distance.median()) > FAR:
-        raise ValueError(
-            f"the middle observation lies {float(distance.median()):.3g} standard deviations from the model's mean; are they in "
-            "other units, or absolute values for a model of anomalies (observations.absolute)?"
-        )
+        raise ValueError(_unlikely(float(distance.median())))
 
 
 def expected_variance(reference: GaussianReference, observations: LinearObservations) -> Tensor:
@@ -109,8 +128,37 @@ def expected_variance(reference: GaussianReference, observations: LinearObservat
 
 
 def of_model(model: Model, observations: AnyObservations, *, kind: str = "auto", gamma: float = 0.01) -> Posterior:
-    """Build the posterior of a loaded model; ValueError for a model of position and momentum."""
+    """Build the posterior of a loaded model, whose fields are observed; ValueError for a model of position and momentum.
+
+    That of a conditional model has states around its `centre`, and takes linear observations alone.
+    """
     if model.process.fields > 1:
         raise ValueError("observations need a model of one field; this one describes position and momentum")
-    denoise = model.denoiser
-    return posterior(model.score, denoise, model.process, model.reference, observations, kind=kind, gamma=gamma)
+    if model.conditioning is None:
+        return posterior(model.score, model.denoiser, model.process, model.reference, observations, kind=kind, gamma=gamma)
+    if not isinstance(observations, LinearObservations):
+        raise ValueError(f"{model.name} is conditional; conditional models take linear observations, and no operator")
+    require_plausible(observations)
+    mean = model.conditioning.mean
+    score = Shifted(model.score, model.process, negative(mean))
+    denoise = None if model.denoiser is None else Shifted(model.denoiser, model.process, negative(mean), estimates=True)
+    made = posterior(
+        score, denoise, model.process, model.reference, observations, kind=kind, gamma=gamma, likely=False
+    )  # fmt: skip
+    update = made.update or Update(model.reference, observations)
+    centre = Centre(mean, update)
+    return replace(made, score=Shifted(made.score, model.process, centre), centre=centre)
+
+
+def require_plausible(observations: LinearObservations) -> None:
+    """Raise ValueError where half of the observations are further than FAR from the mean of fields of unit deviation."""
+    distance = observations.values.abs() / torch.sqrt(1 + observations.std**2)
+    if float(distance.median()) > FAR:
+        raise ValueError(_unlikely(float(distance.median())))
+
+
+def _unlikely(distance: float) -> str:
+    return (
+        f"the middle observation lies {distance:.3g} standard deviations from the model's mean; are they in other units, or "
+        "absolute values for a model of anomalies (observations.absolute)?"
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,13 +13,15 @@ from torch import Tensor
 from ...config import plugins
 from ...config.observations import ObservationsConfig
 from ...config.validation import ConfigError
+from ...data.normalise import Normalisation
 from ...data.observations import ObservationTable, read_observations
 from ..climatology import climatology_of
 from ..model import Model
 from ..registry import find_model
-from .encode import encode
+from .encode import Fields, encode
 from .function import FunctionObservations
 from .geometry import geometry_of, of_positions
+from .pointwise import entry_values
 from .posterior import AnyObservations, Posterior, of_model
 
 Operator = Callable[[dict[str, Tensor]], Tensor]
@@ -42,12 +45,8 @@ class Given:
         if update is None:
             return f"{count}, guidance by derivatives of the network"
         if not update.dense:
-            return f"{count}, conjugate gradients"
+            return f"{count}, conjugate gradients, preconditioned in {update.factor_bytes(levels + 1) / 1e6:.1f} MB"
         return f"{count}, factors of {levels + 1} noise levels, {update.factor_bytes(levels + 1) / 1e6:.1f} MB"
-
-    def seen_by(self, model: Model) -> Model:
-        """Return the model as chains and solvers see it: with the posterior's score and reference."""
-        return replace(model, score=self.posterior.score, reference=self.posterior.reference)
 
 
 def read_given(config: ObservationsConfig, model: Model, folder: str) -> Given:
@@ -55,23 +54,40 @@ def read_given(config: ObservationsConfig, model: Model, folder: str) -> Given:
 
     Raises ConfigError with all mistakes of the observations, and for observations that are not those of `config.sha256`.
     """
-    try:
+    with as_config_error():
         observations, table = read_for(config, model, folder)
         made = of_model(model, observations, kind=config.score, gamma=config.gamma)
+    require_same(config, table)
+    return Given(table, made)
+
+
+@contextmanager
+def as_config_error() -> Iterator[None]:
+    """Raise ConfigError for a ValueError about observations."""
+    try:
+        yield
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"observations: {error}") from None
+
+
+def require_same(config: ObservationsConfig, table: ObservationTable) -> None:
+    """Raise ConfigError for observations other than those that the configuration was written for."""
     if config.sha256 not in (None, table.sha256):
         raise ConfigError(
             f"observations: {config.file} holds other numbers than those that observations.sha256 names; leave the digest out "
             "for a new run"
         )
-    return Given(table, made)
 
 
-def read_for(config: ObservationsConfig, model: Model, folder: str) -> tuple[AnyObservations, ObservationTable]:
-    """Return observations of a model's states, and the rows of the table that they stand for. Raises ValueError."""
+def read_for(
+    config: ObservationsConfig, model: Model, folder: str, *, dated: bool = False
+) -> tuple[AnyObservations, ObservationTable]:
+    """Return observations of a model's states, and the rows of the table that they stand for. Raises ValueError.
+
+    With `dated`, rows of other times are other observations.
+    """
     names = [variable.name for variable in model.layout.variables]
     placed = config.operator is None and model.layout.topology is None
     table = read_observations(config.file, names, select=config.select, std=config.std, placed=placed)
@@ -81,7 +97,7 @@ def read_for(config: ObservationsConfig, model: Model, folder: str) -> tuple[Any
     if model.layout.topology is not None:
         return _of_molecule(table, model), table
     removed = climatology(config, model, folder) if config.absolute else None
-    return encode(table, model, nearest=config.nearest, cells=config.cells, removed=removed)
+    return encode(table, model, nearest=config.nearest, cells=config.cells, removed=removed, dated=dated)
 
 
 def _of_function(table: ObservationTable, operator: Operator, model: Model) -> FunctionObservations:
@@ -117,25 +133,28 @@ def _of_molecule(table: ObservationTable, model: Model) -> FunctionObservations:
 def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor]]:
     """Return the model's decoding as a function of tensors, zero where there are no data.
 
-    Raises ValueError for a model whose decoding is no straight line in every entry.
+    Variables that the model transforms are values, through the inverse of their transform. Raises ValueError for a model whose
+    states have entries that belong to no variable.
     """
-    zero, one, two = (model.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 1.0, 2.0))
-    offset = {name: torch.from_numpy(np.nan_to_num(values[0])).to(torch.float64) for name, values in zero.items()}
-    slope = {name: torch.from_numpy(np.nan_to_num(two[name][0] - zero[name][0])).to(torch.float64) / 2 for name in zero}
-    bent = [name for name in zero if not np.allclose(two[name] - one[name], one[name] - zero[name], 1e-3, 1e-6, equal_nan=True)]
-    sizes = {name: values.numel() for name, values in offset.items()}
-    if bent or sum(sizes.values()) != int(np.prod(model.event_shape)):
-        raise ValueError("observations.operator needs a model whose fields are straight lines of its states")
-    whole = len(offset) == 1
+    zero, two = (model.normalisation.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 2.0))
+    shapes = {name: values[0].shape for name, values in zero.items()}
+    filled = sum(values[0].size for values in zero.values()) == int(np.prod(model.event_shape))
+    if not filled or (len(zero) > 1 and (len(set(shapes.values())) > 1 or model.event_shape[0] != len(zero))):
+        raise ValueError("functions of fields need a model whose fields fill its states")
+    if isinstance(model.normalisation, Normalisation) and model.normalisation.transforms:
+        fields = Fields.of(model)
+        slope, offset, transforms = fields.slope, fields.offset, fields.transforms
+    else:
+        offset = np.stack([np.nan_to_num(values[0]).ravel() for values in zero.values()]).astype(np.float64)
+        slope = np.stack([np.nan_to_num(two[name][0] - zero[name][0]).ravel() for name in zero]).astype(np.float64) / 2
+        transforms = {}
+    decode = entry_values(tuple(zero), slope, offset, transforms)
 
-    def decode(x: Tensor) -> dict[str, Tensor]:
-        fields = {next(iter(offset)): x} if whole else {name: x[:, k] for k, name in enumerate(offset)}
-        return {
-            name: slope[name].to(x.device) * field.reshape(len(x), *offset[name].shape) + offset[name].to(x.device)
-            for name, field in fields.items()
-        }
+    def fields_of(x: Tensor) -> dict[str, Tensor]:
+        values = decode(x.flatten(1)).reshape(len(x), len(shapes), -1)
+        return {name: values[:, k].reshape(len(x), *shape) for k, (name, shape) in enumerate(shapes.items())}
 
-    return decode
+    return fields_of
 
 
 def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:

@@ -23,11 +23,12 @@ from torch import Tensor
 
 from ...gaussian.conditioned import Update
 from ...gaussian.observed import LinearObservations, conjugate_gradients
+from ...schema.conditions import Condition
 from ...theory.process import Process
 from ..base import ScoreModel, broadcast
 
 Guidance = Literal["mmps", "sda", "dps", "pigdm"]
-Denoise = Callable[[Tensor, Tensor], Tensor]
+Denoise = Callable[..., Tensor]
 
 
 class Observed(Protocol):
@@ -57,10 +58,10 @@ class KalmanScore:
     process: Process
     update: Update
 
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, /, *condition: Condition) -> Tensor:
         """Return the posterior's score at states x [rows, *event] and times t [rows], in the precision of the states."""
         alpha, sigma = levels(self.process, t)
-        prior = self.score(x.clone(), t.clone())
+        prior = self.score(x.clone(), t.clone(), *condition)
         s, flat, observations = prior.flatten(1).to(torch.float64), x.flatten(1).to(torch.float64), self.update.observations
         innovation = observations.values - observations.apply((flat + sigma[:, None] ** 2 * s) / alpha[:, None])
         guide = torch.empty_like(s)
@@ -75,8 +76,8 @@ class KalmanScore:
 class GuidedScore:
     """The prior's score, and a guidance through the derivative of its denoised estimate.
 
-    `denoise` maps states [rows, *event] and times [rows] to D and is differentiable. MMPS solves its system by conjugate
-    gradients to the relative residual `accuracy`, with one derivative an iteration.
+    `denoise` maps states [rows, *event], times [rows] and their condition, where there is one, to D and is differentiable.
+    MMPS solves its system by conjugate gradients to the relative residual `accuracy`, with one derivative an iteration.
     """
 
     denoise: Denoise
@@ -90,12 +91,12 @@ class GuidedScore:
         if self.kind not in get_args(Guidance):
             raise ValueError(f"unknown guidance {self.kind!r}; there are {', '.join(get_args(Guidance))}")
 
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, /, *condition: Condition) -> Tensor:
         """Return the posterior's score at states x [rows, *event] and times t [rows], in the precision of the states."""
         alpha, sigma = levels(self.process, t)
         with torch.enable_grad():
             noisy = x.detach().requires_grad_()
-            denoised = self.denoise(noisy, t)
+            denoised = self.denoise(noisy, t, *condition)
             estimate = denoised.detach().flatten(1).requires_grad_()
             seen = self.observations.apply(estimate)
 
