@@ -67,9 +67,7 @@ def read_dated(
         if not isinstance(observations, LinearObservations):
             raise ValueError("forecasts take linear observations, and no operator")
         if not isinstance(model.conditioning, Conditioning):
-            raise ValueError(
-                "forecasts by a network of another package take no observations: its mean is not linear in the fields"
-            )
+            raise ValueError("forecasts by networks of other packages take no observations: their mean may not be linear")
         require_plausible(observations)
         found = _leads(table, starts, months)
         found[found > leads] = 0
