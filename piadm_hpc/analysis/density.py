@@ -13,7 +13,6 @@ from torch import Tensor
 
 from ..config.run import RunConfig
 from ..gaussian.density import degrees_within, log_density
-from ..host.devices import require_device
 from ..models.card import load_model
 from ..models.model import Model
 from ..models.registry import find_model
@@ -107,7 +106,7 @@ def density(
     Raises ValueError for a model of conformers and for fields that are not the model's.
     """
     folder = find_model(name)
-    model = load_model(folder, device=require_device(device, "--device"), allow_code=allow_code)
+    model = load_model(folder, device=device, allow_code=allow_code)
     if model.layout.topology is not None:
         raise ValueError(
             f"{name}: makes conformers, and fields are asked for; `piadm sample --density` gives densities of samples"

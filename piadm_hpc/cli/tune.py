@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..config.validation import ConfigError
 from .exit_codes import DONE
 from .options import add_run_options, described_run
+
+LARGEST_BATCH = 10_000
 
 
 def add(commands: Any) -> None:
@@ -31,6 +34,8 @@ def _run(options: argparse.Namespace) -> int:
     from ..models.card import load_model
 
     config = described_run(options)
+    if not 1 <= options.batch <= LARGEST_BATCH:
+        raise ConfigError(f"--batch {options.batch}: give a number of samples from 1 to {LARGEST_BATCH}")
     model = load_model(config.model, allow_code=config.allow_code)
     against = None if options.against is None else read_states(options.against, config.model, model)
     print(tune(config, model, samples=options.batch, by=options.by, against=against))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ...config import plugins
 from ...models.card import HELD_OUT
 from ...models.registry import find_model
 from ...store.conformers import TOPOLOGY
@@ -20,7 +21,7 @@ from ..pages import Section, number, write_page, write_record
 from ..planes import Plane, chosen, planes_of, variables_in
 from ..report.report import MOST_MAPS, run_model, stored_config
 from ..report.tables import table
-from ..weights.energies import energy_of_user
+from ..weights.checking import checked_energy
 from ..weights.weighing import stored_weights
 from .conformers import load_conformers
 from .coupling import coupling_sections
@@ -86,7 +87,8 @@ def _conformers(
     real = load_conformers(reference, reference.name, file.with_name(TOPOLOGY))
     ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
     weights = stored_weights(file.parent, ids)
-    return conformer_sections(own, real, None if energy is None else energy_of_user(energy), weights)
+    function = None if energy is None else checked_energy(energy, plugins.load("--energy", energy))
+    return conformer_sections(own, real, function, weights)
 
 
 def _given(folder: Path, dataset: xr.Dataset, withheld: str | None) -> tuple[list[Section], dict[str, Any]]:

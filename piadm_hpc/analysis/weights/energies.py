@@ -28,32 +28,12 @@ def energy_of(
     dictionary of arrays by variable. Raises ValueError for an unknown name and for energies of molecules where there is none.
     """
     if ":" in name:
-        return energy_of_user(name)
+        return plugins.load("--energy", name)
     if name not in ("openmm", *CLOSED):
         raise ValueError(f"--energy {name!r}: use openmm, {', '.join(CLOSED)}, or module:callable, a function that returns U/kT")
     if topology is None:
         raise ValueError(f"--energy {name}: the samples are no conformers; give module:callable, a function that returns U/kT")
     return lennard_jones if name == "lennard-jones" else openmm_energy(topology, temperature, force_field)
-
-
-def energy_of_user(name: str) -> Energy:
-    """Return the function "module:callable", whose result is checked: one real number for every sample.
-
-    Raises ConfigError when it cannot be imported. The returned function raises ValueError when the user's fails.
-    """
-    function = plugins.load("--energy", name)
-
-    def energy(given: Any) -> np.ndarray:
-        count = len(next(iter(given.values())) if isinstance(given, dict) else given)
-        try:
-            found = np.asarray(function(given))
-        except Exception as error:
-            raise ValueError(f"--energy {name} failed: {type(error).__name__}: {error}") from error
-        if found.shape != (count,) or found.dtype.kind not in "fiu":
-            raise ValueError(f"--energy {name}: returned {found.dtype} {found.shape} for {count} samples; return U/kT of each")
-        return found.astype(np.float64)
-
-    return energy
 
 
 def lennard_jones(positions: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from ...store.reading import open_run
 from ..pages import number
 from ..report.report import run_model, stored_config
 from ..report.tables import table
+from .checking import checked_energy
 from .energies import FORCE_FIELD, TEMPERATURE, energy_of
 from .frames import log_turns
 from .importance import Importance, bootstrap, normalised, resampled
@@ -94,7 +95,7 @@ def _energies(dataset: xr.Dataset, model: Model, name: str, temperature: float, 
     given: Any = fields[names[0]].astype(np.float64) if len(names) == 1 else fields
     topology: Topology | None = model.layout.topology
     energy = energy_of(name, topology, temperature=temperature, force_field=force_field)
-    return energy(given)
+    return checked_energy(name, energy)(given)
 
 
 def _log_weights(dataset: xr.Dataset, model: Model, reduced: np.ndarray) -> np.ndarray:
