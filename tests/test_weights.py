@@ -12,13 +12,13 @@ from helpers import RUN, make_model, write_config
 from scipy.spatial.transform import Rotation
 
 from piadm_hpc.analysis.verify.verification import verify
-from piadm_hpc.analysis.weights.energies import energy_of, lennard_jones
-from piadm_hpc.analysis.weights.frames import log_turns
 from piadm_hpc.analysis.weights.importance import Importance, bootstrap, normalised, resampled
 from piadm_hpc.analysis.weights.weighing import WEIGHTS, stored_weights, weigh
 from piadm_hpc.cli.main import main
 from piadm_hpc.data.conformer_files import read_stored
+from piadm_hpc.data.energies import energy_of, lennard_jones
 from piadm_hpc.data.superpose import centred, rigid_motions, superposed
+from piadm_hpc.data.turns import log_turns
 from piadm_hpc.models.card import HELD_OUT
 from piadm_hpc.models.registry import find_model
 from piadm_hpc.store.arrays import read_arrays

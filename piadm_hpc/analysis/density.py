@@ -39,6 +39,7 @@ class Densities:
     Attributes:
         log_density: logarithms of their densities per unit volume of the fields in physical units, [n].
         error: error bars on them, [n].
+        variance: the part of the errors that comes from random probes, as variances, [n].
         gaussian: the same under the model's Gaussian reference alone, [n].
         anomaly: how far the squared norm of the encoded noise is from its mean, in standard deviations, [n].
         surprise: squared encoded noise at every point, one on average, [n, *event].
@@ -47,6 +48,7 @@ class Densities:
 
     log_density: np.ndarray
     error: np.ndarray
+    variance: np.ndarray
     gaussian: np.ndarray
     anomaly: np.ndarray
     surprise: np.ndarray
@@ -76,12 +78,12 @@ def densities(resolved: ResolvedRun, x: Tensor, *, batch: int = 4, ranks: RankGr
     mine = together(ranks.world, lambda: [(rows.start, _of_batch(resolved, x, rows, ranks)) for rows in own])
     groups = ranks.world.gather_objects(mine)[:: ranks.time.size]
     parts = [part for _, part in sorted((item for group in groups for item in group), key=lambda item: item[0])]
-    first, error, alone, anomaly, surprise = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Densities(first, error, alone, anomaly, surprise, num_directions(resolved.model))
+    first, error, variance, alone, anomaly, surprise = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Densities(first, error, variance, alone, anomaly, surprise, num_directions(resolved.model))
 
 
 def _of_batch(resolved: ResolvedRun, everything: Tensor, rows: range, ranks: RankGrid) -> tuple[np.ndarray, ...]:
-    """Log-density, error, Gaussian's log-density, anomaly [n], and surprise [n, *event] of some states."""
+    """The columns of `Densities` of some states."""
     model, sampler, x = resolved.model, resolved.sampler, everything[rows.start : rows.stop]
     encoded = encode(sampler, x, condition=resolved.condition_of(rows), samples=rows, comm=ranks.time)
     assert encoded.log_density is not None and encoded.solution.log_det is not None
@@ -94,7 +96,8 @@ def _of_batch(resolved: ResolvedRun, everything: Tensor, rows: range, ranks: Ran
     surprise = encoded.white.cpu().to(torch.float64) ** 2
     count = float(degrees.sum())
     anomaly = (surprise.flatten(1).sum(1) - count) / math.sqrt(2 * count)
-    columns = (encoded.log_density - volume, encoded.solution.log_det.error, alone - volume, anomaly, surprise.float())
+    log_det = encoded.solution.log_det
+    columns = (encoded.log_density - volume, log_det.error, log_det.variance, alone - volume, anomaly, surprise.float())
     return tuple(column.numpy() for column in columns)
 
 
