@@ -131,7 +131,13 @@ def test_training_goes_on_with_the_energy(model: Path, tmp_path: Path) -> None:
     """The coordinates, the reference and the held-out frames stay, the weights change, and the card says from what."""
     lines: list[str] = []
     made = train(
-        settings(tmp_path / "tuned", initial=str(model), energy={"name": "openmm"}, data={"trajectories": ["walker_0.h5"]}),
+        settings(
+            tmp_path / "tuned",
+            initial=str(model),
+            energy={"name": "openmm"},
+            data={"trajectories": ["walker_0.h5"]},
+            noise={"lowest": 5.0, "highest": 11.0},
+        ),
         root=REAL,
         report=lines.append,
     )
@@ -141,6 +147,7 @@ def test_training_goes_on_with_the_energy(model: Path, tmp_path: Path) -> None:
     assert torch.equal(before.reference.spectrum, after.reference.spectrum)
     assert (made / "held_out.h5").read_bytes() == (model / "held_out.h5").read_bytes()
     assert after.card["training"]["config"]["initial"] == str(model) and after.card["network"] == before.card["network"]
+    assert after.card["process"]["log_snr_trained"] == before.card["process"]["log_snr_trained"] == [-8.0, 11.0]
     x, t = torch.randn(2, 22, 3, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.01)
     assert 0 < float((before.score(x, t) - after.score(x, t)).abs().max()) < 0.5 * float(before.score(x, t).abs().max())
 

@@ -82,18 +82,19 @@ def train_conformers(
         report(f"{count_parameters(network)} weights to train")
         checkpoints = output.with_name(f".{output.name}.training")
         state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards, targets=targets)
-    return publish_conformers(output, config, data, denoiser, state)
+    return publish_conformers(output, config, data, denoiser, state, initial)
 
 
 @dataclass(frozen=True)
 class Initial:
-    """A trained model of conformers, whose training goes on."""
+    """A trained model of conformers, whose training goes on; `trained` are the ends of its log-SNR in training."""
 
     denoiser: GaussianDenoiser
     network: ConformerNetworkConfig
     normalisation: Normalisation
     topology: Topology
     alignment: str
+    trained: tuple[float, ...]
 
 
 def _initial(name: str) -> Initial:
@@ -108,7 +109,8 @@ def _initial(name: str) -> Initial:
     network = make_conformer_network(card.network, model.normalisation, topology, turned)  # whose weights can be trained
     put(network, copied(model.denoiser.network))
     denoiser = replace(model.denoiser, network=network)
-    return Initial(denoiser, card.network, model.normalisation, topology, card.molecule.alignment)
+    trained = card.process.log_snr_trained or ()
+    return Initial(denoiser, card.network, model.normalisation, topology, card.molecule.alignment, trained)
 
 
 def _new_denoiser(config: ConformerTrainConfig, data: ConformerData) -> GaussianDenoiser:
@@ -191,9 +193,10 @@ def fit_conformer_reference(states: Tensor, alignment: str) -> GaussianReference
 
 
 def publish_conformers(
-    folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None
-) -> Path:
-    """Score the denoiser on held-out frames, write the model folder and return it."""
+    folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None,
+    initial: Initial | None = None,
+) -> Path:  # fmt: skip
+    """Score the denoiser on held-out frames, write the model folder and return it; `initial` is what training went on with."""
     layout = conformer_layout(data.topology)
     alignment = config.data.alignment
     card = make_card(
@@ -209,6 +212,11 @@ def publish_conformers(
         ),
         molecule=MoleculeCard(alignment=alignment, atoms=len(data.topology)),
     )
+
+    if initial is not None and card.process.log_snr_trained is not None:
+        ends = (*initial.trained, *card.process.log_snr_trained)
+        process = card.process.model_copy(update={"log_snr_trained": (min(ends), max(ends))})
+        card = card.model_copy(update={"process": process})
 
     def more(partial: Path) -> None:
         (partial / TOPOLOGY).write_text(data.topology.to_json() + "\n", encoding="utf-8")
