@@ -13,12 +13,15 @@ import xarray as xr
 from helpers import call, one_line
 
 import piadm_hpc
+from piadm_hpc.gaussian.density import log_density
 from piadm_hpc.gaussian.regression import fit_regression
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.guidance import guided
 from piadm_hpc.models.training.fields import train
+from piadm_hpc.models.volume import log_volume
 from piadm_hpc.run.probe import probe_trained
+from piadm_hpc.store.arrays import read_arrays
 
 LAT, LON, COUNT = np.linspace(70, -70, 8), np.arange(16) * 22.5, 160
 TIMES = np.arange(np.datetime64("2000-01"), np.datetime64("2000-01") + COUNT).astype("datetime64[ns]")
@@ -191,6 +194,32 @@ def test_fields_with_dates_are_conditions_of_the_months_after_them(world: Any, t
         with piadm_hpc.sample(run) as dataset:
             ends.append(dataset.tas.values)
     assert np.array_equal(*ends) and ends[0].shape == (1, 2, 8, 16)
+
+
+def test_given_fields_have_the_density_of_the_conditional_gaussian(world: Any, tmp_path: Path) -> None:
+    """`piadm density` with a condition for every field, and with one for all: the closed form around the mean given it."""
+    conditions = today(world, 3)
+    with xr.open_dataset(world / "fields.nc") as fields:
+        fields.isel(time=slice(-3, None)).to_netcdf(tmp_path / "data.nc")
+        tas = fields.tas.isel(time=slice(-3, None)).values
+    with xr.open_dataset(conditions) as given:
+        given.isel(time=[2]).to_netcdf(tmp_path / "one.nc")
+        values = {name: given[name].values for name in INPUTS}
+    model = load_model(world / "conditional")
+    assert model.conditioning is not None
+    encoded = model.conditioning.encode(values)
+    last = {name: part[2:].expand_as(part) for name, part in encoded.items()}
+    arguments = ["density", "--model", world / "conditional", "--data", tmp_path / "data.nc", "--out", tmp_path / "density.h5"]
+    for path, c in ((conditions, encoded), (tmp_path / "one.nc", last)):
+        assert call(*arguments, "--condition", path)["code"] == 0
+        x = model.encode({"tas": tas}, c).double()
+        own = log_density(model.reference, model.process, x, torch.tensor(model.delta, dtype=torch.float64))
+        found = read_arrays(tmp_path / "density.h5")[0]["log_density"].values
+        assert np.allclose(found, (own - log_volume(model, x)).numpy(), atol=0.02)
+    assert "give condition.file (--condition FILE)" in one_line(call(*arguments), 2)
+    assert "has 2 conditions, and data.nc has 3 fields" in one_line(call(*arguments, "--condition", today(world, 2)), 2)
+    unconditional = ["density", "--model", "ccsm-temperature", *arguments[3:], "--condition", conditions]
+    assert "takes no condition" in one_line(call(*unconditional), 2)
 
 
 def test_a_changed_file_is_not_the_same_run(world: Any, tmp_path: Path) -> None:

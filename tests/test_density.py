@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from helpers import make_model
+from helpers import add_network, call, make_model, on_ranks
 from problems import F64, drawn, mixture, solve
 from torch import Tensor
 
@@ -313,6 +313,30 @@ def test_a_corrupted_field_is_found(gaussian: Path, tmp_path: Path, capsys: pyte
     inside = surprise[7, 2:5, 4:9].mean()
     assert inside > 3 * (surprise[7].sum() - 15 * inside) / 113
     assert np.allclose(arrays["log_density_gaussian"].values, arrays["log_density"].values, atol=1e-2)
+
+
+def test_densities_do_not_depend_on_ranks_and_batches(gaussian: Path, tmp_path: Path) -> None:
+    """The command alone, on 2 ranks that share nodes, on 4 that share fields as well, and in other batches."""
+    model = add_network(gaussian, tmp_path / "network")
+    with xr.open_dataset(gaussian.parent / "fields.nc") as dataset:
+        dataset.isel(time=slice(0, 3)).to_netcdf(tmp_path / "data.nc")
+
+    few = ["--traces", 2, "--tol", 0.1]
+
+    def command(name: str, *more: object) -> dict[str, Any]:
+        return {"args": ["density", "--model", model, "--data", tmp_path / "data.nc", "--out", tmp_path / name, *few, *more]}
+
+    assert call(*command("alone")["args"], "--batch", 3)["code"] == 0
+    for ranks, name in ((2, "two"), (4, "four")):
+        done, reports = on_ranks(ranks, tmp_path / f"on-{ranks}", [command(name, "--time-ranks", 2)])
+        assert done.returncode == 0 and all(report["code"] == 0 for rank in reports for report in rank), (done.stderr, reports)
+        assert all(not report["out"] for rank in reports[1:] for report in rank)
+    alone, _ = read_arrays(tmp_path / "alone")
+    for name in ("two", "four"):
+        found, _ = read_arrays(tmp_path / name)
+        assert np.allclose(found["log_density"].values, alone["log_density"].values, rtol=1e-6, atol=0), name
+        assert np.allclose(found["surprise_tas"].values, alone["surprise_tas"].values, rtol=1e-3, atol=1e-3), name
+    assert np.ptp(alone["log_density"].values - alone["log_density_gaussian"].values) > 1e-2
 
 
 def test_what_has_no_density_is_refused(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -357,8 +357,8 @@ def test_bad_observations_are_one_message(model: Path, tmp_path: Path) -> None:
     assert "the model is not one of anomalies" in message
     message = one_line(call("sample", config, *given, "--set", "observations.score=kalmann"), 2)
     assert "observations.score: must be" in message and "did you mean 'kalman'?" in message
-    message = one_line(call("sample", config, *given, "--density"), 2)
-    assert "a last step follows whose density is not known" in message
+    message = one_line(call("sample", config, *given, "--density", "--set", "observations.score=mmps"), 2)
+    assert "the score 'mmps' has no derivative for densities" in message
     assert "drawn without observations" in one_line(_verified(tmp_path, model), 2)
 
 

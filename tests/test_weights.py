@@ -11,14 +11,16 @@ import pytest
 from helpers import RUN, make_model, write_config
 from scipy.spatial.transform import Rotation
 
+from piadm_hpc.analysis.verify.conformers import Surface
 from piadm_hpc.analysis.verify.verification import verify
-from piadm_hpc.analysis.weights.energies import energy_of, lennard_jones
-from piadm_hpc.analysis.weights.frames import log_turns
+from piadm_hpc.analysis.verify.weighted import free_energy_distance
 from piadm_hpc.analysis.weights.importance import Importance, bootstrap, normalised, resampled
 from piadm_hpc.analysis.weights.weighing import WEIGHTS, stored_weights, weigh
 from piadm_hpc.cli.main import main
 from piadm_hpc.data.conformer_files import read_stored
+from piadm_hpc.data.energies import energy_of, lennard_jones
 from piadm_hpc.data.superpose import centred, rigid_motions, superposed
+from piadm_hpc.data.turns import log_turns
 from piadm_hpc.models.card import HELD_OUT
 from piadm_hpc.models.registry import find_model
 from piadm_hpc.store.arrays import read_arrays
@@ -190,6 +192,21 @@ def test_densities_of_another_chain_are_refused(
     assert words in capsys.readouterr().err
 
 
+def test_free_energies_are_as_far_apart_as_their_errors_make_them() -> None:
+    """Points of the reference's own law lie at the expected distance; others farther away, until weights bring them back."""
+    generator = np.random.default_rng(0)
+    edges = (np.linspace(-3, 3, 37),) * 2
+    law = np.exp(-0.5 * (edges[0][:-1] + 1 / 12) ** 2)
+    surface = Surface("example", edges, np.zeros((36, 36)), np.outer(law, law) / law.sum() ** 2, 0.0, 0.0, 0.0)
+    equal = np.full(3000, 1 / 3000)
+    own, other = generator.normal(size=(3000, 2)), generator.normal(0.4, 1.2, size=(3000, 2))
+    distance, expected = free_energy_distance(surface, own, equal)
+    assert 0.6 * expected < distance < 1.6 * expected
+    logs = (-(other**2) / 2 + ((other - 0.4) / 1.2) ** 2 / 2).sum(1)
+    far, near = free_energy_distance(surface, other, equal), free_energy_distance(surface, other, normalised(logs))
+    assert far[0] > 2.5 * far[1] and near[0] < 1.6 * near[1]
+
+
 def test_weights_enter_the_verification_of_conformers(tmp_path: Path) -> None:
     """A few conformers of the shipped molecule: weights are written, and verify shows what they change."""
     run = tmp_path / "run"
@@ -200,5 +217,5 @@ def test_weights_enter_the_verification_of_conformers(tmp_path: Path) -> None:
     weigh(run, energy="openmm")
     arrays, _ = read_arrays(run / WEIGHTS)
     text = verify(run)
-    assert "Weights" in text and "k-hat" in text and "+-" in text
+    assert "Weights" in text and "k-hat" in text and "+-" in text and "distance of free energies [kT]" in text
     assert f"{1 / (normalised(arrays['log_weight'].values) ** 2).sum():.0f}" in text

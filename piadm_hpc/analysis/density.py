@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..comm.failure import together
+from ..comm.rank_grid import RankGrid, rank_grid
 from ..config.run import RunConfig
 from ..gaussian.density import degrees_within, log_density
-from ..models.card import load_model
 from ..models.model import Model
 from ..models.registry import find_model
-from ..models.target import states_like
+from ..models.target import fields_like
 from ..models.volume import log_volume, num_directions
-from ..run.resolve import resolve
+from ..run.execute import load, threads
+from ..run.resolve import ResolvedRun, count_time_ranks
+from ..schema.conditions import matched
 from ..schema.layout import Coordinate
-from ..solvers.encode import Encoded, encode
-from ..solvers.sampler import Sampler
+from ..solvers.encode import encode
 from ..store.arrays import write_arrays
 from .pages import number
 from .report.tables import table
@@ -36,6 +39,7 @@ class Densities:
     Attributes:
         log_density: logarithms of their densities per unit volume of the fields in physical units, [n].
         error: error bars on them, [n].
+        variance: the part of the errors that comes from random probes, as variances, [n].
         gaussian: the same under the model's Gaussian reference alone, [n].
         anomaly: how far the squared norm of the encoded noise is from its mean, in standard deviations, [n].
         surprise: squared encoded noise at every point, one on average, [n, *event].
@@ -44,6 +48,7 @@ class Densities:
 
     log_density: np.ndarray
     error: np.ndarray
+    variance: np.ndarray
     gaussian: np.ndarray
     anomaly: np.ndarray
     surprise: np.ndarray
@@ -60,29 +65,27 @@ class Densities:
         return -self.gaussian / (math.log(2) * self.directions)
 
 
-def densities(
-    model: Model, x: Tensor, *, tol: float = 1e-2, traces: str | int = "auto", batch: int = 4, device: str = "cpu",
-    model_batch: int = 16,
-) -> Densities:  # fmt: skip
-    """Compute the densities of states x [n, *event] of a model, `batch` of them at a time.
+def densities(resolved: ResolvedRun, x: Tensor, *, batch: int = 4, ranks: RankGrid | None = None) -> Densities:
+    """Compute the densities of states x [n, *event] of a run's model, `batch` of them at a time; collective over `ranks`.
 
+    Sample groups share the states, and time ranks the nodes of each. State k is given condition k of the run, or the only one.
     Raises ValueError for a model whose flow cannot be solved by collocation, and ScoreError when its network fails.
     """
-    config = RunConfig(
-        model=model.name, density={"enabled": True, "traces": traces}, solver={"tol": tol}, compute={"model_batch": model_batch}
-    )
-    sampler = resolve(config, model, device).sampler
-    parts = []
-    for start in range(0, len(x), batch):
-        rows = range(start, min(len(x), start + batch))
-        states = x[rows.start : rows.stop]
-        parts.append(_of_batch(model, sampler, states, encode(sampler, states, samples=rows)))
-    first, error, alone, anomaly, surprise = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Densities(first, error, alone, anomaly, surprise, num_directions(model))
+    ranks = ranks or RankGrid.serial()
+    size = max(1, min(batch, -(-len(x) // ranks.num_groups)))
+    batches = [range(start, min(len(x), start + size)) for start in range(0, len(x), size)]
+    own = batches[ranks.group :: ranks.num_groups]
+    mine = together(ranks.world, lambda: [(rows.start, _of_batch(resolved, x, rows, ranks)) for rows in own])
+    groups = ranks.world.gather_objects(mine)[:: ranks.time.size]
+    parts = [part for _, part in sorted((item for group in groups for item in group), key=lambda item: item[0])]
+    first, error, variance, alone, anomaly, surprise = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Densities(first, error, variance, alone, anomaly, surprise, num_directions(resolved.model))
 
 
-def _of_batch(model: Model, sampler: Sampler, x: Tensor, encoded: Encoded) -> tuple[np.ndarray, ...]:
-    """Log-density, error, Gaussian's log-density, anomaly [n], and surprise [n, *event] of some states."""
+def _of_batch(resolved: ResolvedRun, everything: Tensor, rows: range, ranks: RankGrid) -> tuple[np.ndarray, ...]:
+    """The columns of `Densities` of some states."""
+    model, sampler, x = resolved.model, resolved.sampler, everything[rows.start : rows.stop]
+    encoded = encode(sampler, x, condition=resolved.condition_of(rows), samples=rows, comm=ranks.time)
     assert encoded.log_density is not None and encoded.solution.log_det is not None
     volume = log_volume(model, x)
     projected = None if sampler.project is None else sampler.projected
@@ -93,30 +96,56 @@ def _of_batch(model: Model, sampler: Sampler, x: Tensor, encoded: Encoded) -> tu
     surprise = encoded.white.cpu().to(torch.float64) ** 2
     count = float(degrees.sum())
     anomaly = (surprise.flatten(1).sum(1) - count) / math.sqrt(2 * count)
-    columns = (encoded.log_density - volume, encoded.solution.log_det.error, alone - volume, anomaly, surprise.float())
+    log_det = encoded.solution.log_det
+    columns = (encoded.log_density - volume, log_det.error, log_det.variance, alone - volume, anomaly, surprise.float())
     return tuple(column.numpy() for column in columns)
 
 
 def density(
-    name: str, data: str | os.PathLike[str], *, out: str | os.PathLike[str] = "density.h5", tol: float = 1e-2,
-    traces: str | int = "auto", batch: int = 4, device: str = "cpu", model_batch: int = 16, allow_code: bool = False,
+    name: str, data: str | os.PathLike[str], *, condition: str | None = None, out: str | os.PathLike[str] = "density.h5",
+    tol: float = 1e-2, traces: str | int = "auto", batch: int = 4, time_ranks: int | str = "auto", device: str = "auto",
+    model_batch: int = 16, allow_code: bool = False,
 ) -> str:  # fmt: skip
     """Compute densities of the fields of a file under a model, write them with maps of surprise, and return the table to print.
 
-    Raises ValueError for a model of conformers and for fields that are not the model's.
+    Collective over the ranks of the launch. A conditional model takes a file `condition` with one condition, or with one for
+    every field. Raises ValueError for a model of conformers and for fields that are not the model's.
     """
-    folder = find_model(name)
-    model = load_model(folder, device=device, allow_code=allow_code)
+    config = RunConfig(
+        model=name,
+        density={"enabled": True, "traces": traces},
+        solver={"tol": tol},
+        condition={"file": condition},
+        compute={"model_batch": model_batch, "device": device, "time_ranks": time_ranks},
+        allow_code=allow_code,
+    )
+    torch.set_num_threads(threads(config))
+    world = rank_grid().world
+    resolved, states = together(world, partial(_read, config, Path(data)))
+    ranks = rank_grid(count_time_ranks(resolved.config.replace(samples=len(states)), world.size))
+    resolved.require_points(ranks.time.size)
+    found = densities(resolved, states, batch=batch, ranks=ranks)
+    together(world, lambda: _write(Path(out), resolved.model, found, str(data)) if ranks.root else None)
+    return "\n".join([*_lines(found), f"densities and maps of surprise: {out}"])
+
+
+def _read(config: RunConfig, data: Path) -> tuple[ResolvedRun, Tensor]:
+    """Resolve the run that solves the flow, and read the fields as its states, given their conditions."""
+    resolved = load(config)
+    model = resolved.model
     if model.layout.topology is not None:
         raise ValueError(
-            f"{name}: makes conformers, and fields are asked for; `piadm sample --density` gives densities of samples"
+            f"{config.model}: makes conformers, and fields are asked for; `piadm sample --density` gives densities of samples"
         )
-    if model.conditioning is not None:
-        raise ValueError(f"{name}: is a conditional model; give its condition to piadm_hpc.encode, which the command cannot")
-    states = states_like(folder, model, Path(data))
-    found = densities(model, states, tol=tol, traces=traces, batch=batch, device=device, model_batch=model_batch)
-    _write(Path(out), model, found, str(data))
-    return "\n".join([*_lines(found), f"densities and maps of surprise: {out}"])
+    fields = fields_like(find_model(config.model), model, data)
+    count, given = len(next(iter(fields.values()))), resolved.config.condition
+    if resolved.condition is not None and given.count not in (1, count):
+        raise ValueError(
+            f"--condition {given.file}: has {given.count} conditions, and {data.name} has {count} fields; give one condition, "
+            "or one for every field, in their order"
+        )
+    condition = resolved.condition_of(range(count))
+    return resolved, model.encode(fields, None if condition is None else matched(condition, torch.zeros(())))
 
 
 def _write(path: Path, model: Model, found: Densities, data: str) -> None:

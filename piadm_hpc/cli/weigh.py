@@ -1,4 +1,4 @@
-"""piadm weigh: importance weights of samples towards a Boltzmann distribution."""
+"""piadm weigh: importance weights of samples towards a Boltzmann distribution or a posterior."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from .options import add_allow_code
 
 def add(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("weigh", help="importance weights of samples drawn with --density, towards an energy")
+    parser = commands.add_parser("weigh", help="importance weights of samples with densities, towards an energy or a posterior")
     parser.add_argument("folder", help="folder of the run")
     parser.add_argument(
-        "--energy", required=True, metavar="NAME", help="openmm, lennard-jones, or module:callable, a function that returns U/kT"
+        "--energy",
+        metavar="NAME",
+        help="openmm, lennard-jones, or module:callable, a function that returns U/kT; none for samples given observations",
     )
     parser.add_argument("--temperature", type=float, default=300.0, metavar="K", help="temperature for openmm [300]")
     parser.add_argument(

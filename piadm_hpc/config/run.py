@@ -222,8 +222,9 @@ class RunConfig(Record):
             mistakes.append("compute.time_ranks: the sequential solver computes one step after the other, so use 1")
         if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):
             mistakes.append("corrector.enabled: it follows blocks that end one after the other; use no window and no pipeline")
-        if self.density.enabled and self.observations is not None:
-            mistakes.append("density.enabled: given observations, a last step follows whose density is not known; leave one out")
+        if self.density.enabled and self.observations is not None and self.observations.score not in ("auto", "kalman"):
+            words = "has no derivative for densities; use observations.score = 'kalman'"
+            mistakes.append(f"density.enabled: the score {self.observations.score!r} {words}")
         if self.chain.generator is not None and self.observations is not None:
             mistakes.append("observations: a generator makes a sample in one call and has no score; use a model's network")
         if self.corrector.blocks > self.corrector.steps:

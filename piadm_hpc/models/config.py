@@ -12,6 +12,7 @@ from ..config.chain import PhaseConfig
 from ..config.paths import PathName
 from ..config.validation import build, parse_toml, read
 from ..data.conditions import ConditionConfig
+from ..data.energies import EnergyConfig
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
 from ..integrators.catalogue import find
@@ -173,7 +174,9 @@ class TrainConfig(_Record):
 class ConformerTrainConfig(_Record):
     """A training run on conformers of one molecule that writes the model folder `output`.
 
-    `network = "none"` fits the Gaussian reference alone.
+    `network = "none"` fits the Gaussian reference alone. With `energy` the network learns from the energy of the training frames
+    as well, which must be in equilibrium. `initial` is a model, by its name or folder, whose training goes on with these frames:
+    its network, its reference and its coordinates are kept.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -181,6 +184,8 @@ class ConformerTrainConfig(_Record):
     title: str = ""
     seed: int = 0
     data: TrajectoryConfig
+    initial: str | None = None
+    energy: EnergyConfig | None = None
     network: ConformerNetworkConfig | Literal["none"] = ConformerNetworkConfig()
     noise: NoiseConfig = NoiseConfig(lowest=-8.0, highest=11.0, spread=0.5)
     optimiser: OptimiserConfig = OptimiserConfig(batch=1024, rate=1e-3, warm_up=200, weight_decay=0.01)
@@ -196,6 +201,14 @@ class ConformerTrainConfig(_Record):
         if noise.process == "psld":
             raise ValueError("networks of conformers have positions alone; give noise.process ou, vp, edm or flow")
         return noise
+
+    @model_validator(mode="after")
+    def _something_learns(self) -> ConformerTrainConfig:
+        if self.initial is not None and "network" in self.model_fields_set:
+            raise ValueError(f"network: it is that of initial = {self.initial!r}; leave the section out")
+        if self.energy is not None and self.network == "none":
+            raise ValueError("energy: the reference alone does not learn from it; leave one of energy and network = 'none' out")
+        return self
 
     @property
     def process_parameters(self) -> dict[str, float]:

@@ -70,7 +70,11 @@ class GaussianDenoiser:
 
     def loss(self, x0: Tensor, t: Tensor, noise: Tensor, *condition: Condition, half: bool = False) -> Tensor:
         """Return the training loss, |D - x_0|^2 per entry over the Wiener error; a Gaussian on Gaussian data has one."""
-        errors = ((self(self.noised(x0, t, noise), t, *condition, half=half) - x0) ** 2).flatten(1).mean(1)
+        return self.error(self.noised(x0, t, noise), t, x0, *condition, half=half)
+
+    def error(self, x: Tensor, t: Tensor, target: Tensor, *condition: Condition, half: bool = False) -> Tensor:
+        """Return |D(x, t) - target|^2 per entry over the Wiener error, a mean over noisy states x [rows, *event]."""
+        errors = ((self(x, t, *condition, half=half) - target) ** 2).flatten(1).mean(1)
         return (errors / self.wiener_error(t).to(errors.dtype)).mean()
 
     def without_network(self) -> GaussianDenoiser:

@@ -74,7 +74,12 @@ def target_of(folder: Path, card: Mapping[str, Any], layout: Layout) -> Target:
 
 
 def states_like(folder: Path, model: Model, file: str | Path) -> Tensor:
-    """Fields of a file as states [n, *event] float32 of the model in `folder`, all points of which the file must have.
+    """Fields of a file as states [n, *event] float32 of the model in `folder`; see `fields_like`."""
+    return model.encode(fields_like(folder, model, file))
+
+
+def fields_like(folder: Path, model: Model, file: str | Path) -> dict[str, np.ndarray]:
+    """Fields of a file by variable, each [n, lat, lon], like those of the model in `folder`, all points of which it must have.
 
     Raises ValueError naming the file for fields that cannot be made like the model's.
     """
@@ -85,4 +90,4 @@ def states_like(folder: Path, model: Model, file: str | Path) -> Tensor:
     except ValueError as error:
         wanted = ", ".join(variable.name for variable in model.layout.variables)
         raise ValueError(f"{error}; {model.name} needs {wanted} on its own grid") from None
-    return model.encode({name: np.nan_to_num(fields) for name, fields in found.fields.items()})
+    return {name: np.nan_to_num(fields) for name, fields in found.fields.items()}

@@ -92,8 +92,11 @@ class ResolvedRun:
         return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
 
     def finished(self, states: Tensor, condition: Condition | None = None) -> Tensor:
-        """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior."""
-        if self.given is None:
+        """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior.
+
+        With densities there is no such step: they are those of the states at the last noise level.
+        """
+        if self.given is None or self.config.density.enabled:
             return states
         return self.given.posterior.finished(states, self.scheme.t[-1], condition, self.sampler.options.model_batch)
 
@@ -121,6 +124,8 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     config = with_defaults(completed(config), model, reference)
     own, given, dated = model, make_posterior(config, model, reference), make_dated(config, model, reference)
     if given is not None:
+        if config.density.enabled and given.posterior.update is None:
+            raise ConfigError("density.enabled: observations by a function have a score without derivative; leave one out")
         config = config.replace(observations={"sha256": given.table.sha256})
         model, reference = given.posterior.seen_by(model), given.posterior.reference
     if dated is not None:

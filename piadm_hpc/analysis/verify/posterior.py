@@ -61,7 +61,7 @@ def sections_of(
     states = _states(samples, model)
     record: dict[str, Any] = {}
     sections = []
-    observations, table = _given(folder, model, config, model_folder)
+    observations, table = given_observations(folder, model, config, model_folder)
     if isinstance(observations, LinearObservations) and table is not None:
         sections.append(_innovations(observations, table, model, states, record))
     if withheld is not None:
@@ -82,10 +82,10 @@ def _states(samples: xr.Dataset, model: Model) -> Tensor:
     return model.encode(fields).flatten(1).to(torch.float64)
 
 
-def _given(
+def given_observations(
     folder: Path, model: Model, config: ObservationsConfig, model_folder: Path
 ) -> tuple[LinearObservations | PointwiseObservations | None, ObservationTable | None]:
-    """The observations in the run's folder; no operator for those by a function."""
+    """Return the observations in a run's folder, and their table; no operator for those by a function. Raises ValueError."""
     path = (folder if folder.is_dir() else folder.parent) / FILE
     if not path.is_file():
         raise ValueError(f"{path}: no such file; it is written by `piadm sample --observations`")

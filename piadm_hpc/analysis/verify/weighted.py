@@ -14,6 +14,8 @@ from .conformers import Conformers, Surface, torsions
 from .divergence import divergence, histogram
 
 MOST_SHOWN = 3.0  # kT, of standard errors in figures
+COARSE = 3  # bins of a cell along each axis
+LEAST = 0.01  # of the reference in a cell
 
 
 def weighted(own: Conformers, logs: np.ndarray) -> Conformers:
@@ -37,6 +39,9 @@ def weights_section(
         values = [_divergence(surface, points, w) for w in (np.full(len(points), 1 / len(points)), weight)]
         rows.append([f"divergence [bits], {surface.name}", *(number(v) for pair in values for v in pair), "0"])
         record[surface.name] = {"unweighted": values[0], "weighted": values[1]}
+        values = [free_energy_distance(surface, points, w) for w in (np.full(len(points), 1 / len(points)), weight)]
+        rows.append([f"distance of free energies [kT], {surface.name}", *(number(v) for pair in values for v in pair), "0"])
+        record[f"free energy, {surface.name}"] = {"unweighted": values[0], "weighted": values[1]}
         figures.append(_error_figure(surface, points, weight))
     inside = [(table["phi"] > 0) & (table["phi"] < np.deg2rad(150)) for table in (torsions(own), torsions(real))]
     for k in range(inside[0].shape[1]):
@@ -51,6 +56,8 @@ def weights_section(
     notes = [
         f"Weights towards the energy {facts.get('energy', '')}: effective share {found.effective:.3f}, k-hat {found.shape:.2f}. "
         "Standard errors are those of the bootstrap over samples.",
+        f"Distances of free energies are means over {COARSE} x {COARSE} bins with at least {LEAST:.0%} of the reference; "
+        "beside them stands what the errors of the samples alone would make.",
         *(f"Warning: {text}." for text in found.warnings),
     ]
     return Section("Weights", head, rows, notes, figures), record
@@ -61,6 +68,30 @@ def _divergence(surface: Surface, points: np.ndarray, weight: np.ndarray) -> tup
         return np.asarray(divergence(histogram(points, weight * times, surface.edges), surface.reference))
 
     return float(estimate(np.ones(len(points)))), float(bootstrap(estimate, len(points)))
+
+
+def free_energy_distance(surface: Surface, points: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """Return the mean distance in kT of the free energies of weighted points [n, 2] from the reference's, in coarse cells.
+
+    The second number is the mean distance that the samples' own errors would make, by the bootstrap.
+    """
+    reference = _coarse(surface.reference)
+    kept = reference >= LEAST
+
+    def estimate(times: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            energy = np.log(reference / _coarse(histogram(points, weight * times, surface.edges)))[kept]
+        return np.where(np.isfinite(energy), energy, np.nan)
+
+    error = bootstrap(estimate, len(points))
+    return float(np.nanmean(abs(estimate(np.ones(len(points)))))), float(np.nanmean(error) * np.sqrt(2 / np.pi))
+
+
+def _coarse(chances: np.ndarray) -> np.ndarray:
+    """Return the chances of cells of COARSE x COARSE bins."""
+    rows, columns = (size // COARSE * COARSE for size in chances.shape)
+    cells = chances[:rows, :columns].reshape(rows // COARSE, COARSE, columns // COARSE, COARSE).sum((1, 3))
+    return np.asarray(cells / chances.sum())
 
 
 def _share(inside: np.ndarray, weight: np.ndarray) -> tuple[float, float]:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ...data.energies import FORCE_FIELD, TEMPERATURE, energy_of
+from ...data.turns import log_turns
 from ...models.card import load_model
 from ...models.model import Model
 from ...schema.layout import Coordinate
@@ -20,9 +22,8 @@ from ..pages import number
 from ..report.report import run_model, stored_config
 from ..report.tables import table
 from .checking import checked_energy
-from .energies import FORCE_FIELD, TEMPERATURE, energy_of
-from .frames import log_turns
 from .importance import Importance, bootstrap, normalised, resampled
+from .posterior import posterior_energies
 
 WEIGHTS = "weights.h5"
 
@@ -30,7 +31,7 @@ WEIGHTS = "weights.h5"
 def weigh(
     run: str | os.PathLike[str],
     *,
-    energy: str,
+    energy: str | None = None,
     temperature: float = TEMPERATURE,
     force_field: Sequence[str] = FORCE_FIELD,
     resample: int | None = None,
@@ -41,8 +42,10 @@ def weigh(
 
     log w = -U/kT - log q, less half the variance that random probes leave in log q, plus the volume of turned copies for
     superposed conformers. `energy` is "openmm", "lennard-jones" or "module:callable"; `temperature` in K and `force_field` are
-    for OpenMM. `resample` also stores how often each sample occurs among so many equally weighted ones. `smooth` stores weights
-    whose tail is smoothed (PSIS), which biases averages a little. Raises ValueError for a run without log-densities.
+    for OpenMM. Without an energy the samples are those given observations, and weighed towards the posterior: -U/kT is then
+    log p(y | x) + log p(x), with the density p of the model without observations. `resample` also stores how often each sample
+    occurs among so many equally weighted ones. `smooth` stores weights whose tail is smoothed (PSIS), which biases averages a
+    little. Raises ValueError for a run without log-densities.
     """
     folder = Path(run)
     if resample is not None and resample < 1:
@@ -54,8 +57,11 @@ def weigh(
             raise ValueError(f"{folder}: its samples have no log_density; draw them with `piadm sample --density`")
         ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
         model = load_model(run_model(folder, stored_config(folder, dataset)), allow_code=allow_code)
-        reduced = _energies(dataset, model, energy, temperature, force_field)
-        logs = _log_weights(dataset, model, reduced)
+        if energy is None:
+            reduced, variance = posterior_energies(folder, dataset, model)
+        else:
+            reduced, variance = _energies(dataset, model, energy, temperature, force_field), np.zeros(len(ids))
+        logs = _log_weights(dataset, model, reduced, turned=energy is not None) - variance / 2
         not_converged = int((dataset["converged"].values == 0).sum())
     found = Importance.of(logs)
     stored = found.smoothed if smooth else found.log_weight
@@ -64,7 +70,7 @@ def weigh(
         columns["copies"] = resampled(stored, resample)
     target = folder if folder.is_dir() else folder.parent
     attributes = {
-        "energy": energy,
+        "energy": energy or "posterior",
         "effective_share": f"{found.effective:.6g}",
         "pareto_shape": f"{found.shape:.6g}",
         "log_mean_weight": f"{found.log_mean:.9g}",
@@ -98,10 +104,13 @@ def _energies(dataset: xr.Dataset, model: Model, name: str, temperature: float, 
     return checked_energy(name, energy)(given)
 
 
-def _log_weights(dataset: xr.Dataset, model: Model, reduced: np.ndarray) -> np.ndarray:
-    """Return the raw log-weights [n]; a sample whose energy is infinite or not a number has -inf."""
+def _log_weights(dataset: xr.Dataset, model: Model, reduced: np.ndarray, *, turned: bool) -> np.ndarray:
+    """Return the raw log-weights [n]; a sample whose energy is infinite or not a number has -inf.
+
+    The energy is that of all conformers where they are `turned`, and else one of the superposed ones.
+    """
     logs = -reduced - dataset["log_density"].values - dataset["log_density_variance"].values / 2
-    if model.constraint is not None and model.constraint.shape[1] > 3:
+    if turned and model.constraint is not None and model.constraint.shape[1] > 3:
         centre = np.asarray(model.normalisation.mean[0])  # type: ignore[union-attr]
         logs = logs + log_turns(dataset["coordinates"].values, centre)
     return np.where(np.isfinite(reduced), logs, -np.inf)

@@ -26,6 +26,7 @@ from ..phase_denoiser import denoiser_kind
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .clock import Clock
 from .conditioned import condition_on
+from .energy_targets import EnergyTargets
 from .evaluation import denoising_table, even_levels
 from .fitting import fit_reference
 from .model_folder import publish
@@ -152,8 +153,11 @@ def fit_network(
     stop: Stop = never,
     *,
     afterwards: int = 0,
+    targets: EnergyTargets | None = None,
 ) -> TrainingState:
     """Train the denoiser's network in place and leave the best averaged weights in it.
+
+    With `targets` it learns from the energy of the training states as well.
 
     Raises ValueError if the loss is not finite, StopRequested after a stop.
     """
@@ -170,7 +174,7 @@ def fit_network(
     levels, half = NoiseLevels(denoiser, config.noise), options.precision == "bfloat16"
     condition = getattr(config, "condition", None)
     dropout = 0.0 if condition is None else condition.dropout
-    objective = Objective(denoiser, levels, half, data.conditions.get("train"), dropout)
+    objective = Objective(denoiser, levels, half, data.conditions.get("train"), dropout, targets)
     clock = Clock(options, state.minutes, report, afterwards=afterwards)
     with torch.random.fork_rng():
         while state.step < options.steps and not _finished(state, options, clock.spent):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,15 @@ from ...schema.topology import Topology
 from ...store.shard import write_samples
 from ...theory.bases import EOF
 from ...theory.process import by_name
-from ..card import HELD_OUT, TOPOLOGY, save_model
-from ..config import ConformerTrainConfig
+from ..card import HELD_OUT, TOPOLOGY, load_model, save_model
+from ..config import ConformerNetworkConfig, ConformerTrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.pairs import make_conformer_network
 from ..networks.unet import count_parameters
-from ..record import MoleculeCard, VariableCard
-from .checkpoint import TrainingState
+from ..record import MoleculeCard, VariableCard, read_card
+from ..registry import CARD, find_model
+from .checkpoint import TrainingState, copied, put
+from .energy_targets import conformer_targets
 from .fields import Report, Stop, fit_network, never, say
 from .model_folder import make_card
 
@@ -62,40 +65,94 @@ def train_conformers(
     whether, and why, to stop. The time limit leaves room for `afterwards` rows of the network after training. Raises
     ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
-    data = read_conformers(config.data, root, seed=config.seed)
+    initial = None if config.initial is None else _initial(config.initial)
+    data = read_conformers(config.data, root, seed=config.seed, initial=initial)
     left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
     report(f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test frames; left out: {left_out}")
-    reference = fit_conformer_reference(data.train, config.data.alignment)
+    if initial is None:
+        denoiser = _new_denoiser(config, data)
+    else:
+        denoiser, config = initial.denoiser, config.model_copy(update={"network": initial.network})
+    network, output, state = denoiser.network, Path(config.output), None
+    if network is not None:
+        targets = None
+        if config.energy is not None:
+            targets = conformer_targets(config.energy, data.train, data.normalisation, data.topology, data.constraint)
+            report(f"{len(data.train)} gradients of the energy {config.energy.name}")
+        report(f"{count_parameters(network)} weights to train")
+        checkpoints = output.with_name(f".{output.name}.training")
+        state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards, targets=targets)
+    return publish_conformers(output, config, data, denoiser, state, initial)
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A trained model of conformers, whose training goes on; `trained` are the ends of its log-SNR in training."""
+
+    denoiser: GaussianDenoiser
+    network: ConformerNetworkConfig
+    normalisation: Normalisation
+    topology: Topology
+    alignment: str
+    trained: tuple[float, ...]
+
+
+def _initial(name: str) -> Initial:
+    """Load a model that training goes on with. Raises ValueError for one that is no trained model of conformers."""
+    model = load_model(name)
+    card = read_card(find_model(name) / CARD) if isinstance(model.denoiser, GaussianDenoiser) else None
+    if card is None or card.molecule is None or not isinstance(card.network, ConformerNetworkConfig):
+        raise ValueError(f"initial = {name!r}: training goes on with a trained model of conformers, which this is not")
+    assert model.denoiser is not None and isinstance(model.normalisation, Normalisation) and model.layout.topology is not None
+    assert model.denoiser.network is not None
+    topology, turned = model.layout.topology, card.molecule.alignment == "superposed"
+    network = make_conformer_network(card.network, model.normalisation, topology, turned)  # whose weights can be trained
+    put(network, copied(model.denoiser.network))
+    denoiser = replace(model.denoiser, network=network)
+    trained = card.process.log_snr_trained or ()
+    return Initial(denoiser, card.network, model.normalisation, topology, card.molecule.alignment, trained)
+
+
+def _new_denoiser(config: ConformerTrainConfig, data: ConformerData) -> GaussianDenoiser:
+    """A denoiser around the Gaussian of the training states, with an untrained network if one is configured."""
     network = None
     if config.network != "none":
         superposed = config.data.alignment == "superposed"
         network = make_conformer_network(config.network, data.normalisation, data.topology, superposed, config.seed)
         network.calibrate(data.train[:20_000])
-    denoiser = GaussianDenoiser(by_name(config.noise.process), reference, network, None, data.constraint)
-    output, state = Path(config.output), None
-    if network is not None:
-        report(f"{count_parameters(network)} weights to train")
-        checkpoints = output.with_name(f".{output.name}.training")
-        state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards)
-    return publish_conformers(output, config, data, denoiser, state)
+    reference = fit_conformer_reference(data.train, config.data.alignment)
+    return GaussianDenoiser(by_name(config.noise.process), reference, network, None, data.constraint)
 
 
-def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int) -> ConformerData:
-    """Read trajectories as states in units of their spread: deviations from the mean structure, or centred positions."""
+def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int, initial: Initial | None = None) -> ConformerData:
+    """Read trajectories as states in units of their spread: deviations from the mean structure, or centred positions.
+
+    The structure and the units are those of the model `initial`, if training goes on with one. Raises ValueError for frames of
+    another molecule, or in another alignment.
+    """
     frames = read_frames(config, root)
+    if initial is not None and (frames.topology, config.alignment) != (initial.topology, initial.alignment):
+        raise ValueError(
+            f"initial: the frames are of {len(frames.topology)} atoms, {config.alignment}, and the model is of "
+            f"{len(initial.topology)}, {initial.alignment}; they must be of the same molecule, with the same data.alignment"
+        )
     parts = split(config, frames)
     drawn = {name: unweighted(part, seed=seed) if len(part.file) else part.positions for name, part in parts.items()}
     drawn["train"] = relabelled(drawn["train"], frames.topology, config.relabel, seed=seed)
     turned = config.alignment == "superposed"
-    centre = mean_structure(drawn["train"][:CENTRED_ON])[0] if turned else np.zeros_like(drawn["train"][0])
+    if initial is not None:
+        centre = np.asarray(initial.normalisation.mean[0])
+    else:
+        centre = mean_structure(drawn["train"][:CENTRED_ON])[0] if turned else np.zeros_like(drawn["train"][0])
 
     def deviations(positions: np.ndarray) -> np.ndarray:
         return superposed(positions, centre) - centre if turned else centred(positions)
 
     apart = {name: deviations(positions) for name, positions in drawn.items()}
     constraint = rigid_motions(centre, turns=turned)
-    scale = np.sqrt((apart["train"] ** 2).sum((1, 2)).mean() / (centre.size - constraint.shape[1]))
-    if not scale > 0:
+    spread = np.sqrt((apart["train"] ** 2).sum((1, 2)).mean() / (centre.size - constraint.shape[1]))
+    scale = spread if initial is None else initial.normalisation.scale[0, 0, 0]
+    if not spread > 0:
         raise ValueError("the training frames are all the same conformer; there is nothing to learn")
     train, validation, test = (
         torch.from_numpy((apart[name] / scale).astype(np.float32)) for name in ("train", "validation", "test")
@@ -136,9 +193,10 @@ def fit_conformer_reference(states: Tensor, alignment: str) -> GaussianReference
 
 
 def publish_conformers(
-    folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None
-) -> Path:
-    """Score the denoiser on held-out frames, write the model folder and return it."""
+    folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None,
+    initial: Initial | None = None,
+) -> Path:  # fmt: skip
+    """Score the denoiser on held-out frames, write the model folder and return it; `initial` is what training went on with."""
     layout = conformer_layout(data.topology)
     alignment = config.data.alignment
     card = make_card(
@@ -155,6 +213,11 @@ def publish_conformers(
         molecule=MoleculeCard(alignment=alignment, atoms=len(data.topology)),
     )
 
+    if initial is not None and card.process.log_snr_trained is not None:
+        ends = (*initial.trained, *card.process.log_snr_trained)
+        process = card.process.model_copy(update={"log_snr_trained": (min(ends), max(ends))})
+        card = card.model_copy(update={"process": process})
+
     def more(partial: Path) -> None:
         (partial / TOPOLOGY).write_text(data.topology.to_json() + "\n", encoding="utf-8")
         shown = (
@@ -163,6 +226,8 @@ def publish_conformers(
         (partial / "topology.pdb").write_text(data.topology.to_pdb(shown), encoding="utf-8")
         if len(data.held_out.file):
             _write_held_out(partial / HELD_OUT, config, data)
+        elif config.initial is not None and (kept := find_model(config.initial) / HELD_OUT).is_file():
+            shutil.copyfile(kept, partial / HELD_OUT)
 
     stored = getattr(torch, config.stored)
     return save_model(

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...schema.conditions import Condition, apply_to_leaves, leaves, rows_of
 from ..config import NoiseConfig
 from ..denoiser import GaussianDenoiser
+from .energy_targets import EnergyTargets
 from .evaluation import time_of
 
 
@@ -35,13 +36,14 @@ class NoiseLevels:
 
 @dataclass(frozen=True)
 class Objective:
-    """The denoising loss of a denoiser at random noise levels."""
+    """The denoising loss of a denoiser at random noise levels, towards the data or towards `targets` from their energy."""
 
     denoiser: GaussianDenoiser
     levels: NoiseLevels
     half: bool = False
     condition: Condition | None = None
     dropout: float = 0.0
+    targets: EnergyTargets | None = None
 
     def __call__(self, states: Tensor, batch: int, generator: torch.Generator) -> Tensor:
         """The loss, a scalar, on a batch drawn from states [n, *event], with their conditions where there are any."""
@@ -50,7 +52,11 @@ class Objective:
         t = time_of(self.denoiser.process, self.levels.draw(len(clean), generator))
         white = self.denoiser.white(clean, generator)
         given = () if self.condition is None else (self._dropped(rows_of(self.condition, chosen), generator),)
-        return self.denoiser.loss(clean, t, white, *given, half=self.half)
+        if self.targets is None:
+            return self.denoiser.loss(clean, t, white, *given, half=self.half)
+        process = self.denoiser.process
+        target = clean + self.targets.correction(chosen, process.sigma(t) / process.alpha(t), white)
+        return self.denoiser.error(self.denoiser.noised(clean, t, white), t, target, *given, half=self.half)
 
     def _dropped(self, condition: Condition, generator: torch.Generator) -> Condition:
         """Replace the share `dropout` of the conditions by none, which is zero everywhere."""
