@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.guidance import guided
 from piadm_hpc.models.training.fields import train
-from piadm_hpc.run.probe import probe_trained
+from piadm_hpc.run.probe import probe_model, probe_trained
 
 LAT, LON, COUNT = np.linspace(70, -70, 8), np.arange(16) * 22.5, 160
 TIMES = np.arange(np.datetime64("2000-01"), np.datetime64("2000-01") + COUNT).astype("datetime64[ns]")
@@ -291,12 +292,37 @@ def test_inputs_that_the_data_lack_are_named_together(world: Any) -> None:
     assert "condition.inputs.co2: there is no co2; the file has forcing, kind" in str(caught.value)
 
 
-def test_a_conditional_model_is_not_probed(world: Any) -> Any:
-    """After training it is left out, and the command that is asked for it says why."""
+def test_a_conditional_model_is_probed_under_conditions_alone(world: Any, tmp_path: Path) -> None:
+    """After training it is left out, and the command asks for conditions; under these a Gaussian has its own gains."""
     probe_trained(world / "network")
     assert not (world / "network" / "response.h5").exists()
     words = one_line(call("reference", world / "network"), 2)
-    assert "makes fields given a condition, and a probe knows none" in words
+    assert "makes fields given a condition; give a file of usual ones with --condition FILE" in words
+    both = one_line(call("reference", world / "network", "--condition", "c.nc", "--data", "d.nc", "--out", "o.h5"), 2)
+    assert "--condition is for probing" in both
+    probed = shutil.copytree(world / "conditional", tmp_path / "probed")
+    probe_model(probed, condition=today(world, 2), samples=6)
+    model = load_model(probed)
+    found = model.reference.response
+    assert found is not None and found.smoothness is not None
+    ratio = torch.exp(-found.snr / 2)[:, None]
+    own = model.reference.spectrum / (model.reference.spectrum + ratio**2)
+    # the ends are not averaged with their neighbours
+    assert float((found.gain - own)[[0, -1]].abs().max()) < 1e-3
+
+
+def test_sweeps_of_a_probed_conditional_model_find_the_same_samples(world: Any, tmp_path: Path) -> None:
+    """A response changes rounds, and samples within the tolerance."""
+    probed = shutil.copytree(world / "network", tmp_path / "probed")
+    settings: dict[str, Any] = {"condition": {"file": str(today(world, 2))}, "samples": 2, "grid": {"steps": 16}}
+    settings |= {"chain": {"integrator": "collocation", "eta": 0.0}, "solver": {"tol": 1e-3}}
+    drawn = []
+    for number in range(2):
+        with piadm_hpc.sample(piadm_hpc.RunConfig(model=str(probed), out=str(tmp_path / str(number)), **settings)) as dataset:
+            drawn.append(dataset.tas.values)
+        if number == 0:
+            probe_model(probed, condition=today(world, 2), samples=3)
+    assert float(np.abs(drawn[0] - drawn[1]).max()) < 0.02
 
 
 def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path: Path) -> Any:

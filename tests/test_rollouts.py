@@ -30,6 +30,7 @@ from piadm_hpc.theory.process import OU
 PROCESS = OU()
 WORLD, MIXTURE = ConditionalGaussian(PROCESS, size=6), ShiftedMixture(PROCESS)
 EARLY = 0.5  # threshold of the leads that are pipelined
+FEW = Collocation(PROCESS, MIXTURE.target.reference(), 6.0, 1e-2, 10)  # points, which resolve no lead
 
 
 def linear(threshold: float | None, tol: float = 1e-8) -> Rollout:
@@ -176,6 +177,15 @@ def test_leads_that_cannot_begin_early_wait() -> None:
     waiting = mixed(1e-30).draw(past, 3, members=MEMBERS, starts=STARTS)
     alone = mixed(None).draw(past, 3, members=MEMBERS, starts=STARTS)
     assert torch.equal(waiting.calls, alone.calls) and torch.equal(waiting.rounds, alone.rounds)
+
+
+def test_leads_behind_a_range_that_was_cut_wait() -> None:
+    """With too few points every lead is cut: pipelining then takes hardly more calls than leads one after the other."""
+    few = [replace(mixed(threshold), sampler=replace(mixed(threshold).sampler, chain=FEW)) for threshold in (EARLY, None)]
+    early, alone = (rollout.draw(fields(4), 8, members=MEMBERS, starts=STARTS) for rollout in few)
+    assert int(alone.rounds.min()) > 8 * 8
+    assert int(early.calls.sum()) < 1.2 * int(alone.calls.sum())
+    assert float((early.x[:, 0] - alone.x[:, 0]).square().mean(1).sqrt().max()) < 2e-3
 
 
 def test_rollouts_that_do_not_fit_are_refused_with_all_mistakes() -> None:

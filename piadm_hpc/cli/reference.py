@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--probes", type=int, default=2, metavar="N", help="random probes per sample and noise level [2]")
     parser.add_argument("--levels", type=int, default=24, metavar="N", help="number of noise levels [24]")
     parser.add_argument("--seed", type=int, default=0, help="seed of the pilot run and the probes [0]")
+    parser.add_argument("--condition", metavar="FILE", help="conditions under which a conditional model is probed")
     parser.add_argument("--out", metavar="FILE", help="file to write; a probed response goes into the model's folder by default")
     add_allow_code(parser)
     parser.set_defaults(run=_run)
@@ -32,6 +33,8 @@ def _run(options: argparse.Namespace) -> int:
                 if getattr(options, name) < least]  # fmt: skip
     if options.data is not None and options.out is None:
         mistakes.append("--data needs --out, the file to write")
+    if options.data is not None and options.condition is not None:
+        mistakes.append("--condition is for probing, and --data is fitted without; leave one of them out")
     if options.out is not None and not Path(options.out).absolute().parent.is_dir():
         mistakes.append(f"--out {options.out}: there is no folder {Path(options.out).parent}; create it first")
     if mistakes:
@@ -47,6 +50,7 @@ def _run(options: argparse.Namespace) -> int:
         levels=options.levels,
         seed=options.seed,
         out=options.out,
+        condition=options.condition,
         allow_code=options.allow_code,
     )
     print(f"response: {path}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ..models.card import RESPONSE, load_model
 from ..models.packing import save_response
 from ..models.registry import find_model
 from ..models.target import states_like
+from ..schema.conditions import Condition
 from ..schema.layout import Coordinate
 from ..solvers.collocation import Collocation
 from ..solvers.sampler import Sampler
@@ -23,7 +24,7 @@ from ..solvers.solve import Projection
 from ..store.arrays import write_arrays
 from ..theory.process import Process, Tabulated, forward_time
 from .build import make_collocation, projection_of
-from .resolve import make_sampler, resolve
+from .resolve import resolve
 
 STEP = 0.05  # of a probe in units of the noise: far below the scale on which the score varies, far above rounding
 PROBED_ROWS = 5_000  # of the network that probing takes, about: the pilot, the probes at all levels, and the flows
@@ -46,13 +47,15 @@ def probe_model(
     levels: int = 24,
     seed: int = 0,
     out: str | Path | None = None,
+    condition: str | Path | None = None,
     device: str = "cpu",
     allow_code: bool = False,
 ) -> Path:
     """Probe a model at `samples` samples of a short pilot run and write its response; returns the file.
 
-    Without `out` it goes into the model's folder, where every later run finds it. `allow_code` is that of `load_model`. Raises
-    ValueError for what the model, the pilot run or the folder do not allow.
+    Without `out` it goes into the model's folder, where every later run finds it. A conditional model is probed under the
+    conditions of the file `condition`. `allow_code` is that of `load_model`. Raises ValueError for what the model, the pilot
+    run or the folder do not allow.
     """
     model = load_model(folder, device, allow_code=allow_code)
     if model.process.fields > 1:
@@ -60,15 +63,19 @@ def probe_model(
             f"model {model.name!r} was trained on position and momentum, and probes move the position alone; "
             "its sweeps use the Gaussian"
         )
-    if model.conditioning is not None:
+    if model.conditioning is not None and condition is None:
         raise ValueError(
-            f"model {model.name!r} makes fields given a condition, and a probe knows none; "
-            "its sweeps use the Gaussian of what the condition leaves"
+            f"model {model.name!r} makes fields given a condition; give a file of usual ones with --condition FILE, "
+            "or its sweeps use the Gaussian of what the condition leaves"
         )
-    pilot = make_sampler(RunConfig(model=str(folder), samples=samples, seed=seed), model, device).draw(range(samples)).x
+    values = {"model": str(folder), "samples": samples, "seed": seed}
+    values |= {} if condition is None else {"condition": {"file": str(condition)}}
+    run = resolve(RunConfig.model_validate(values), model, device)
+    ids = run.config.ids[:samples]
+    pilot, given = run.sampler.draw(ids, condition=run.condition_of(ids)).x, run.condition_of(ids)
     # the samples still carry the noise of early stopping, like the states of any run
     response = probe_response(
-        model.score,
+        model.score if given is None else lambda x, t: model.score(x, t, given),
         model.process,
         model.reference,
         pilot,
@@ -77,13 +84,14 @@ def probe_model(
         levels=levels,
         probes=probes,
         seed=seed,
+        model_batch=16 if given is None else samples,
         project=projection_of(model, device),
     )
     if not (isinstance(model.process, Tabulated) and model.process.whole):
         flow = {"chain": {"integrator": "collocation"}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
-        flows = resolve(RunConfig.model_validate({"model": str(folder), "seed": seed, **flow}), model, device)
+        flows = resolve(RunConfig.model_validate(values | flow), model, device)
         scheme = make_collocation(flows.config, flows.model, flows.grid, flows.reference)
-        response = replace(response, smoothness=probe_smoothness(flows.sampler, scheme, range(samples)))
+        response = replace(response, smoothness=probe_smoothness(flows.sampler, scheme, ids, flows.condition_of))
     path = find_model(folder) / RESPONSE if out is None else Path(out)
     return save_response(path, response, f"mean response of {model.name}, {probes} probes at {samples} pilot samples")
 
@@ -183,16 +191,21 @@ def _inner(reference: GaussianReference, u: Tensor, v: Tensor) -> Tensor:
     return ((energy(u + v) - energy(u - v)) / 4).cpu()
 
 
-def probe_smoothness(sampler: Sampler, scheme: Collocation, samples: Sequence[int]) -> Smoothness:
+def probe_smoothness(
+    sampler: Sampler,
+    scheme: Collocation,
+    samples: Sequence[int],
+    condition_of: Callable[[Sequence[int]], Condition | None] = lambda samples: None,
+) -> Smoothness:
     """Measure how what the Gaussian leaves over varies along the flow, on the flows of `samples` (`collocation.choose`).
 
-    The sampler gives score, prior and options; the flows are those of `scheme`.
+    The sampler gives score, prior and options, `condition_of` the conditions of samples; the flows are those of `scheme`.
     """
     noted = _Noted(sampler.score)
     piece, reference = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
     gram = torch.zeros(scheme.points, scheme.points, dtype=torch.float64)
     for sample in samples:
-        replace(sampler, chain=scheme, score=noted).draw([sample])
+        replace(sampler, chain=scheme, score=noted).draw([sample], condition=condition_of([sample]))
         rows = [noted.rows[float(t)] for t in piece.t.to(sampler.dtype)]
         x, score = (torch.stack(found).flatten(1) for found in zip(*rows, strict=True))
         remainder = scheme.remainder(piece, reference, x, score).to(torch.float64).cpu()
@@ -206,8 +219,8 @@ class _Noted:
     def __init__(self, score: ScoreModel):
         self.score, self.rows = score, dict[float, tuple[Tensor, Tensor]]()
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
         times, states = t.tolist(), x.clone()
-        score = self.score(x, t)
+        score = self.score(x, t, *condition)
         self.rows.update(zip(times, zip(states, score.clone(), strict=True), strict=True))
         return score
