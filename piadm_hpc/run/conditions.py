@@ -17,6 +17,7 @@ from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..data.condition_files import GivenConditions, digest_of, read_conditions
 from ..models.card import REFERENCE, Model
+from ..models.patches import domain_grid
 from ..models.record import Card, read_card
 from ..models.registry import CARD, find_model
 from ..schema.conditions import Condition, matched, rows_of
@@ -50,6 +51,8 @@ def given_conditions(config: RunConfig) -> GivenConditions:
         arrays, _ = read_arrays(folder / REFERENCE)
         grid = {dim: arrays[dim] for dim in card.variables[0].dims}
         mask = np.asarray(arrays["mask"].values.astype(bool).any(0))
+        if config.domain.shape is not None:
+            grid, mask = domain_grid(grid, config.domain.shape), np.ones(config.domain.shape, dtype=bool)
         path = Path(str(config.condition.file))
         digest_of(path)
         return read_conditions(path, card.condition.inputs, grid, mask, _levels(card, arrays))
