@@ -18,6 +18,7 @@ from test_conditional_models import make, write_world
 
 import piadm_hpc
 from piadm_hpc.models.card import load_model
+from piadm_hpc.run.effort import ADDED
 from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.links import LeadEnded, Link
@@ -259,6 +260,22 @@ def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts:
     with piadm_hpc.sample(run.replace(samples=3)) as again:
         assert again.sizes["realization"] == 3
         assert float(np.abs(again.tas.values[:, :2] - whole).max()) < 1e-2
+
+
+def test_forecasts_are_planned_with_all_their_leads(forecasts: Path, tmp_path: Path) -> None:
+    """Calls and rounds of a forecast lead by lead are those of one lead as often; pipelined, more leads are held at once."""
+    arguments = ["--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--set", "rollout.leads=6"]
+    assert "8 forecasts of 6 leads on 2 ranks" in call("plan", *arguments, "--samples", 2, "--ranks", 2)["out"]
+
+    def plan(leads: int, pipelined: str) -> Any:
+        run = forecast(forecasts, tmp_path, rollout={"leads": leads, "pipelined": pipelined}, output={"batch": 8})
+        return piadm_hpc.plan(run, ranks=1)
+
+    one, long, early = plan(1, "off"), plan(6, "off"), plan(6, "on")
+    assert (long.rounds, long.calls, long.num_samples) == (6 * one.rounds, 6 * one.calls, one.num_samples)
+    assert early.calls == long.calls and early.output_bytes == 6 * one.output_bytes
+    assert early.rounds == one.rounds + 5 * min(ADDED, one.rounds)
+    assert early.memory_per_rank > long.memory_per_rank
 
 
 def test_leads_are_given_their_month_and_the_fields_before_them(forecasts: Path, tmp_path: Path) -> None:
