@@ -1,17 +1,20 @@
-"""Scores of a one-month forecast of sea-surface temperature beside its baselines, on the years that no model has seen.
+"""Scores of forecasts of sea-surface temperature beside their baselines, on the years that no model has seen.
 
     python benchmarks/forecast.py --model ersst-forecast --data sst.mnmean.nc --out forecast
+    python benchmarks/forecast.py --model ersst-forecast --data sst.mnmean.nc --leads 6       # rollouts, scored at every lead
 
 The model is one of datasets/ersst-forecast.toml, the data its file. For every held-out month the condition is the two months
-before it; `piadm sample` draws the members, with conditions.nc in the folder --out as --condition. Beside them stand the linear
-inverse model, which is the conditional Gaussian alone, persistence of the last month, and climatology. CRPS is the fair one
-(Ferro 2014), means are over the area of the ocean; spread over skill is one for members that scatter as far as they err.
+before it; `piadm sample` draws the members, with conditions.nc in the folder --out as --condition. With --leads every held-out
+month from which so many leads can be verified is a start. Beside the members stand the linear inverse model, which is the
+conditional Gaussian alone, persistence of the last month, and climatology. CRPS is the fair one (Ferro 2014), means are over
+the area of the ocean; spread over skill is one for members that scatter as far as they err.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,8 @@ from common import Report, at_most, between, parser_of_fields
 import piadm_hpc
 from piadm_hpc.models.card import REFERENCE
 from piadm_hpc.models.registry import find_model
+from piadm_hpc.run.resolve import resolve
+from piadm_hpc.run.rollout import Starts, rollout_of
 from piadm_hpc.store.arrays import read_arrays
 from piadm_hpc.theory.noise import PRIOR, Noise
 
@@ -72,28 +77,98 @@ def main() -> int:
         members=32,
         of_each="every forecast",
     )
+    options_parser.add_argument("--leads", type=int, default=1, help="score rollouts at so many leads")
+    options_parser.add_argument("--every", type=int, default=1, help="months between the starts of rollouts")
     options = options_parser.parse_args()
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
             report = Report("forecast, quick")
             model, data = synthetic(Path(folder))
             scored(report, model, data, Path(folder), members=8)
+            by_lead(report, model, data, Path(folder), members=8, leads=2, every=12)
             return report.finish(options.json)
     if options.data is None:
         options_parser.error("give the file of monthly fields with --data")
     report = Report("forecast")
-    scored(report, options.model, options.data, options.out, options.members)
+    if options.leads == 1:
+        scored(report, options.model, options.data, options.out, options.members)
+    else:
+        by_lead(report, options.model, options.data, options.out, options.members, options.leads, options.every)
     return report.finish(options.json)
+
+
+def anomalies_of(name: str, data_file: Path) -> xr.DataArray:
+    """The fields of a file less the climatology of a model."""
+    removed = read_arrays(find_model(name) / REFERENCE)[0]["climatology"].values[:, 0]
+    with xr.open_dataset(data_file) as data:
+        sst = data.sst.load()
+    return (sst - removed[sst.time.dt.month.values - 1]).assign_attrs(units=sst.units, long_name="anomaly")
+
+
+def area_of(anomalies: xr.DataArray) -> np.ndarray:
+    """Weights of the points with data, by their area."""
+    return np.where(np.isfinite(anomalies.values[-1]), np.cos(np.deg2rad(anomalies.lat.values))[:, None], 0)
+
+
+def scores(ensemble: np.ndarray, truth: np.ndarray, area: np.ndarray) -> tuple[float, float, float]:
+    """CRPS, error of the mean, and spread over that error, of forecasts [members, cases, ...]."""
+    error, count = ((ensemble.mean(0) - truth) ** 2), len(ensemble)
+    means = [np.average(np.nan_to_num(values.mean(0)), weights=area) for values in (crps(ensemble, truth), error)]
+    scatter = np.average(np.nan_to_num(ensemble.var(0, ddof=1).mean(0)), weights=area) if count > 1 else np.nan
+    return float(means[0]), float(np.sqrt(means[1])), float(np.sqrt(scatter * (count + 1) / count / means[1]))
+
+
+def by_lead(report: Report, name: str, data_file: Path, folder: Path, members: int, leads: int, every: int) -> None:
+    """Rollouts from held-out months, and a table of scores at every lead."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model, anomalies = piadm_hpc.load_model(name), anomalies_of(name, data_file)
+    held_out = model.card["data"]["test"]
+    first = np.arange(len(anomalies) - held_out, len(anomalies) - leads + 1, every)
+    given = conditions(anomalies, held_out).isel(time=first - first[0])
+    given.to_netcdf(folder / "starts.nc")
+    config = piadm_hpc.RunConfig(
+        model=name, condition={"file": str(folder / "starts.nc")}, rollout={"leads": leads},
+        chain={"eta": 0.0, "integrator": "gaussian-ab2"}, grid={"steps": 12}, compute={"model_batch": 64},
+        solver={"kind": "sequential"},
+    )  # fmt: skip
+    resolved = resolve(config, model)
+    starts = Starts.of(resolved.config, resolved.model)
+    rollout = rollout_of(resolved, starts)
+    gaussian = model.wiener()
+    linear = replace(rollout, sampler=replace(rollout.sampler, score=lambda x, t, c: gaussian.score(x, t)))
+    which = list(range(len(first))) * members
+    drawn = []
+    for each in (rollout, linear):
+        ids = [k // len(first) for k in range(len(which))]
+        found = each.draw(starts.past(which), leads, members=ids, starts=[starts.numbers[k] for k in which])
+        fields = model.normalisation.decode(found.x.flatten(0, 1))["sst"]
+        drawn.append(fields.reshape(members, len(first), leads, *fields.shape[1:]))
+    past = anomalies.values[: -held_out - model.card["data"]["validation"]]
+    climatology = past[np.random.default_rng(0).choice(len(past), members)][:, None]
+    area, rows = area_of(anomalies), []
+    for lead in range(leads):
+        truth = anomalies.values[first + lead]
+        entries = {
+            "model": drawn[0][:, :, lead],
+            "linear inverse model": drawn[1][:, :, lead],
+            "persistence": given.sst_1.values[None],
+            "climatology": np.broadcast_to(climatology, (members, *truth.shape)),
+        }
+        found_scores = {title: scores(ensemble, truth, area) for title, ensemble in entries.items()}
+        rows += [[f"{lead + 1}", title, *values] for title, values in found_scores.items()]
+        ours = found_scores["model"]
+        if report.name == "forecast":
+            ratio = ours[0] / found_scores["linear inverse model"][0]
+            report.aims.append(at_most(f"lead {lead + 1}: CRPS over that of the linear inverse model", ratio, 1.0))
+            report.aims.append(between(f"lead {lead + 1}: spread over skill", ours[2], 0.85, 1.15))
+    report.add(f"{len(first)} starts, {members} members", ("lead", "forecast", "CRPS", "RMSE", "spread / skill"), rows)
 
 
 def scored(report: Report, name: str, data_file: Path, folder: Path, members: int) -> None:
     """Draw the forecasts, and add a table of scores and its limits."""
     folder.mkdir(parents=True, exist_ok=True)
     model = piadm_hpc.load_model(name)
-    removed = read_arrays(find_model(name) / REFERENCE)[0]["climatology"].values[:, 0]
-    with xr.open_dataset(data_file) as data:
-        sst = data.sst.load()
-    anomalies = (sst - removed[sst.time.dt.month.values - 1]).assign_attrs(units=sst.units, long_name="anomaly")
+    anomalies = anomalies_of(name, data_file)
     held_out = model.card["data"]["test"]
     given = conditions(anomalies, held_out)
     given.to_netcdf(folder / "conditions.nc")
@@ -112,7 +187,6 @@ def scored(report: Report, name: str, data_file: Path, folder: Path, members: in
     past = anomalies.values[: -held_out - model.card["data"]["validation"]]
     picked = np.random.default_rng(0).choice(len(past), members)
     climatology = np.broadcast_to(past[picked][:, None], (members, *truth.shape))
-    area = np.where(np.isfinite(truth[0]), np.cos(np.deg2rad(sst.lat.values))[:, None], 0)
     entries = {
         "model": drawn,
         "linear inverse model": linear,
@@ -121,10 +195,7 @@ def scored(report: Report, name: str, data_file: Path, folder: Path, members: in
     }
     rows: list[list[str | float]] = []
     for title, ensemble in entries.items():
-        error, count = ((ensemble.mean(0) - truth) ** 2), len(ensemble)
-        means = [np.average(np.nan_to_num(values.mean(0)), weights=area) for values in (crps(ensemble, truth), error)]
-        scatter = np.average(np.nan_to_num(ensemble.var(0, ddof=1).mean(0)), weights=area) if count > 1 else np.nan
-        rows.append([title, float(means[0]), float(np.sqrt(means[1])), float(np.sqrt(scatter * (count + 1) / count / means[1]))])
+        rows.append([title, *scores(ensemble, truth, area_of(anomalies))])
     report.add(f"{held_out} held-out months, {members} members", ("forecast", "CRPS", "RMSE", "spread / skill"), rows)
     ours = float(rows[0][1])
     report.aims += [at_most(f"CRPS over that of {row[0]}", ours / float(row[1]), 1.0) for row in rows[2:]]

@@ -40,6 +40,7 @@ _HOMES = {
     "isotropic": "gaussian.reference",
     "load_model": "models.card",
     "open": "analysis.opening",
+    "patched": "models.patches",
     "plan": "run.plan",
     "rank_grid": "comm.rank_grid",
     "sample": "run.execute",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from .models.base import wrap as wrap
     from .models.card import load_model as load_model
     from .models.guidance import guided as guided
+    from .models.patches import patched as patched
     from .models.training.command import train as train
     from .run.execute import sample as sample
     from .run.plan import plan as plan

@@ -20,7 +20,7 @@ from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.guidance import guided
 from piadm_hpc.models.training.fields import train
 from piadm_hpc.models.volume import log_volume
-from piadm_hpc.run.probe import probe_trained
+from piadm_hpc.run.probe import probe_model, probe_trained
 from piadm_hpc.store.arrays import read_arrays
 
 LAT, LON, COUNT = np.linspace(70, -70, 8), np.arange(16) * 22.5, 160
@@ -340,6 +340,20 @@ def test_a_conditional_model_is_probed_under_conditions_of_a_file(world: Any, tm
     assert float((response.gain[1:-1] - smooth).abs().max()) < 0.1
     words = one_line(call("reference", model, "--condition", "a.nc", "--data", "b.nc", "--out", tmp_path / "r.h5"), 2)
     assert "--condition is for probing" in words
+
+
+def test_sweeps_of_a_probed_conditional_model_find_the_same_samples(world: Any, tmp_path: Path) -> None:
+    """A response changes rounds, and samples within the tolerance."""
+    probed = shutil.copytree(world / "network", tmp_path / "probed")
+    settings: dict[str, Any] = {"condition": {"file": str(today(world, 2))}, "samples": 2, "grid": {"steps": 16}}
+    settings |= {"chain": {"integrator": "collocation", "eta": 0.0}, "solver": {"tol": 1e-3}}
+    drawn = []
+    for number in range(2):
+        with piadm_hpc.sample(piadm_hpc.RunConfig(model=str(probed), out=str(tmp_path / str(number)), **settings)) as dataset:
+            drawn.append(dataset.tas.values)
+        if number == 0:
+            probe_model(probed, condition=today(world, 2), samples=3)
+    assert float(np.abs(drawn[0] - drawn[1]).max()) < 0.02
 
 
 def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path: Path) -> Any:

@@ -19,6 +19,7 @@ from test_conditional_models import make, write_world
 
 import piadm_hpc
 from piadm_hpc.models.card import load_model
+from piadm_hpc.run.effort import ADDED
 from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.links import LeadEnded, Link
@@ -31,6 +32,7 @@ from piadm_hpc.theory.process import OU
 PROCESS = OU()
 WORLD, MIXTURE = ConditionalGaussian(PROCESS, size=6), ShiftedMixture(PROCESS)
 EARLY = 0.5  # threshold of the leads that are pipelined
+FEW = Collocation(PROCESS, MIXTURE.target.reference(), 6.0, 1e-2, 10)  # points, which resolve no lead
 
 
 def linear(threshold: float | None, tol: float = 1e-8) -> Rollout:
@@ -179,6 +181,15 @@ def test_leads_that_cannot_begin_early_wait() -> None:
     assert torch.equal(waiting.calls, alone.calls) and torch.equal(waiting.rounds, alone.rounds)
 
 
+def test_leads_behind_a_range_that_was_cut_wait() -> None:
+    """With too few points every lead is cut: pipelining then takes hardly more calls than leads one after the other."""
+    few = [replace(mixed(threshold), sampler=replace(mixed(threshold).sampler, chain=FEW)) for threshold in (EARLY, None)]
+    early, alone = (rollout.draw(fields(4), 8, members=MEMBERS, starts=STARTS) for rollout in few)
+    assert int(alone.rounds.min()) > 8 * 8
+    assert int(early.calls.sum()) < 1.2 * int(alone.calls.sum())
+    assert float((early.x[:, 0] - alone.x[:, 0]).square().mean(1).sqrt().max()) < 2e-3
+
+
 def test_rollouts_that_do_not_fit_are_refused_with_all_mistakes() -> None:
     chain = chains(PROCESS, MIXTURE.target.reference())["ddim"]
     with pytest.raises(ValueError) as caught:
@@ -271,6 +282,22 @@ def test_forecasts_are_verified_by_lead_against_dated_fields(forecasts: Path, tm
         expected = [float(one.weighted(area).mean()) for one in square]
         assert record["rmse"][k] == pytest.approx(float(np.sqrt(np.mean(expected))), rel=1e-3)
     assert len(record["rank_histogram"][0]) == 3 and "forecasts by lead" in report["out"]
+
+
+def test_forecasts_are_planned_with_all_their_leads(forecasts: Path, tmp_path: Path) -> None:
+    """Calls and rounds of a forecast lead by lead are those of one lead as often; pipelined, more leads are held at once."""
+    arguments = ["--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--set", "rollout.leads=6"]
+    assert "8 forecasts of 6 leads on 2 ranks" in call("plan", *arguments, "--samples", 2, "--ranks", 2)["out"]
+
+    def plan(leads: int, pipelined: str) -> Any:
+        run = forecast(forecasts, tmp_path, rollout={"leads": leads, "pipelined": pipelined}, output={"batch": 8})
+        return piadm_hpc.plan(run, ranks=1)
+
+    one, long, early = plan(1, "off"), plan(6, "off"), plan(6, "on")
+    assert (long.rounds, long.calls, long.num_samples) == (6 * one.rounds, 6 * one.calls, one.num_samples)
+    assert early.calls == long.calls and early.output_bytes == 6 * one.output_bytes
+    assert early.rounds == one.rounds + 5 * min(ADDED, one.rounds)
+    assert early.memory_per_rank > long.memory_per_rank
 
 
 def test_leads_are_given_their_month_and_the_fields_before_them(forecasts: Path, tmp_path: Path) -> None:

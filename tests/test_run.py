@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers import RUN, STEPS, add_network, call, make_model, on_ranks, one_line, write_config
+from test_conditional_models import make, write_world
 
 import piadm_hpc
 from piadm_hpc.host.stop import STOP_FILE, StopReason
@@ -39,6 +40,12 @@ class Work:
         for name in ("converged", "status", "seed"):
             np.testing.assert_array_equal(found[name].values, expected[name].values)
 
+    def given(self, command: str, out: str, *arguments: object) -> list[object]:
+        """Two members of each of two conditions, or of the forecasts that begin there, three leads each."""
+        start = ["--condition"] if command == "sample" else ["--leads", 3, "--init"]
+        common = ["--samples", 2, "--tol", 1e-4, "--set", "output.batch=2", "--out", self.folder / out]
+        return [command, "--model", self.folder / "months", *start, self.folder / "starts.nc", *common, *arguments]
+
     def sample(self, *arguments: object, **more: Any) -> dict[str, Any]:
         return {"args": ["sample", self.config, *arguments], **more}
 
@@ -49,6 +56,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     model = add_network(make_model(folder), folder / "network")
     config = write_config(folder / "run.toml", model, folder / "serial", samples=NUM_SAMPLES, output={"batch": 4})
     assert call("sample", config)["code"] == 0
+    write_world(folder)
+    make(folder, "months", condition={"inputs": {"tas_1": {"kind": "lag"}, "month": {"kind": "month"}}})
+    with xr.open_dataset(folder / "fields.nc") as fields:
+        fields.isel(time=slice(-3, None)).to_netcdf(folder / "starts.nc")
     with piadm_hpc.open(folder / "serial") as dataset:
         return Work(folder, config, dataset.load())
 
@@ -75,6 +86,7 @@ def reports(work: Work) -> Reports:
             work.sample("--out", work.folder / "2x1", fault={"kind": "load", "rank": 1}),
             {"args": ["plan", work.config, "--time-ranks", 2]},
             {"args": ["doctor", "--folder", work.folder]},
+            {"args": work.given("rollout", "rollout-2x1", "--time-ranks", 1)},
         ],
         3: [
             work.sample("--only", "3-5", "--out", work.folder / "1x3", "--time-ranks", 3),
@@ -83,10 +95,12 @@ def reports(work: Work) -> Reports:
             work.sample("--out", work.folder / "none", "--time-ranks", 3, "--set", "corrector.enabled=true",
                         "--set", "corrector.steps=4", "--set", "corrector.blocks=2"),
             work.sample("--out", work.folder / "none", "--model", "unheard-of"),
+            {"args": work.given("rollout", "rollout-1x3", "--time-ranks", 3)},
         ],
         4: [
             work.sample("--only", "17,2", "--out", work.folder / "2x2"),
             work.sample("--only", "7", "--out", work.folder / "1x4"),
+            {"args": work.given("sample", "sample-2x2", "--time-ranks", 2)},
         ],
     }  # fmt: skip
     found = {}
@@ -125,6 +139,21 @@ def test_rank_grids_agree_with_the_serial_run(
     assert f"{groups} sample group(s) x {time_ranks} time rank(s)" in reports[ranks][0][command]["out"]
     assert not any(report[command]["out"] for report in reports[ranks][1:]), "only the first rank speaks"
     work.assert_same(out, ids)
+
+
+@pytest.mark.parametrize(
+    ("command", "ranks", "number", "out"),
+    [("rollout", 2, 10, "rollout-2x1"), ("rollout", 3, 5, "rollout-1x3"), ("sample", 4, 2, "sample-2x2")],
+)
+def test_forecasts_and_conditions_agree_with_the_serial_run(
+    work: Work, reports: Reports, command: str, ranks: int, number: int, out: str
+) -> None:
+    """Members of two starts, lead by lead in the files, and of two conditions, however ranks share them."""
+    assert codes(reports, ranks, number) == {0}, reports[ranks][0][number]
+    assert call(*work.given(command, f"{out}-alone"))["code"] == 0
+    found, alone = work.members(out).tas, work.members(f"{out}-alone").tas
+    assert found.sizes == alone.sizes and found.sizes["realization"] == 2
+    assert float(np.abs(found.values - alone.values).max()) < 0.01 * float(alone.std())
 
 
 def test_a_member_made_alone_is_the_member_of_the_large_run(work: Work) -> None:

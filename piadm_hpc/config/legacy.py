@@ -9,6 +9,7 @@ from typing import Any
 LATER: Mapping[str, Mapping[str, Any]] = {
     "condition": {"guidance": 1.0, "count": 1, "sha256": ""},
     "density": {"enabled": False, "traces": "auto"},
+    "domain": {"periodic": True},
     "rollout": {"pipelined": "auto", "threshold": 0.3, "months": 1},
 }
 

@@ -11,6 +11,7 @@ from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
 from .condition import RunCondition
 from .density import DensityConfig
+from .domain import DomainConfig
 from .legacy import upgraded_run
 from .limits import LARGEST_ID, MOST, MOST_SAMPLES, MOST_THREADS, Count, Many
 from .observations import ObservationsConfig
@@ -159,6 +160,7 @@ class RunConfig(Record):
     allow_code: bool = False
     condition: RunCondition = RunCondition()
     rollout: RolloutConfig = RolloutConfig()
+    domain: DomainConfig = DomainConfig()
     chain: ChainConfig = ChainConfig()
     phase: PhaseConfig = PhaseConfig()
     grid: GridConfig = GridConfig()
@@ -203,6 +205,10 @@ class RunConfig(Record):
             )  # fmt: skip
         if self.rollout.leads is not None and self.density.enabled:
             mistakes.append("rollout.leads: forecasts have no densities; leave density out")
+        if self.domain.shape is not None and (self.density.enabled or self.observations is not None):
+            mistakes.append(
+                "domain.shape: patches have no densities and take no observations; leave density and observations out"
+            )
         if self.corrector.enabled and method.channels > 1:
             mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
         if self.chain.generator is not None and (calls or 1) != 1:

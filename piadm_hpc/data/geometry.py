@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 from ..schema.layout import Coordinate
 from .grids import kind_of
 
+Wrap = bool | Literal["both"]
+"""How a grid continues beyond its edges: round the globe and over its poles, not at all, or along both rows and columns."""
+
 STRETCHED = 6.0
 """How many times a distance from north to south counts; covariances along circles of latitude, on which the zonal spectrum
 depends, are then kept over further distances."""
 
 
-def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate], *, wrap: bool) -> np.ndarray:
+def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate], *, wrap: Wrap) -> np.ndarray:
     """The places [points, k] between which distances are taken, of rows and columns, or of cells along one dimension.
 
     Angles are laid on a sphere of radius one, stretched along its axis, lengths are taken as they are, and along other
-    coordinates points are one apart, round a circle with `wrap`. Cells need their latitudes and longitudes among the
-    `auxiliary` coordinates. Raises ValueError without these.
+    coordinates points are one apart, round a circle with `wrap`, both ways with "both". Cells need their latitudes and
+    longitudes among the `auxiliary` coordinates. Raises ValueError without these.
     """
     if len(grid) == 1:
         return _on_sphere(*_angles(next(iter(grid)), auxiliary))
@@ -35,12 +39,17 @@ def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate
     return rectangular(len(rows), len(columns), periodic=wrap)
 
 
-def rectangular(rows: int, columns: int, *, periodic: bool = False) -> np.ndarray:
-    """Return the places [points, k] of rows and columns one apart; `periodic` lays rows round a circle."""
-    x = np.arange(columns, dtype=np.float64)
-    turn = 2 * math.pi * x / columns
-    across = np.column_stack([np.cos(turn), np.sin(turn)]) * columns / (2 * math.pi) if periodic else x[:, None]
-    return np.column_stack([np.tile(across, (rows, 1)), np.repeat(np.arange(rows, dtype=np.float64), columns)])
+def rectangular(rows: int, columns: int, *, periodic: Wrap = False) -> np.ndarray:
+    """Return the places [points, k] of rows and columns one apart; `periodic` lays rows round a circle, "both" columns too."""
+    across = _round(columns) if periodic else np.arange(columns, dtype=np.float64)[:, None]
+    down = _round(rows) if periodic == "both" else np.arange(rows, dtype=np.float64)[:, None]
+    return np.column_stack([np.tile(across, (rows, 1)), np.repeat(down, columns, axis=0)])
+
+
+def _round(count: int) -> np.ndarray:
+    """Points one apart on a circle [count, 2]."""
+    turn = 2 * math.pi * np.arange(count) / count
+    return np.column_stack([np.cos(turn), np.sin(turn)]) * count / (2 * math.pi)
 
 
 def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..schema.conditions import Condition
 from ..schema.layout import STEP, Coordinate, Variable
 from .anomalies import absolute_names, anomaly_names
+from .geometry import Wrap
 from .gridded_files import Request
 from .grids import geographic, why_not_global
 from .inputs import PARTS, expand, require_one_way_to_hold_out
@@ -48,7 +49,7 @@ class DataConfig(BaseModel):
     others. With `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's mean,
     with "none" of the fields themselves. Points missing in more than `max_missing` of the samples are masked. Files and samples
     held out are named by glob (`*_files`) or by last fraction. Variables in `transforms` are mapped to something nearly normal
-    first, and back in samples.
+    first, and back in samples. `wrap` is true for the globe, "both" for a plane that is periodic along rows and columns.
     `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
     """
 
@@ -67,7 +68,7 @@ class DataConfig(BaseModel):
     allow_outliers: tuple[str, ...] = ()
     anomaly: Anomaly = "none"
     regrid: Method | None = None
-    wrap: bool = True
+    wrap: Wrap = True
     scale: Literal["pointwise", "global"] = "pointwise"
     scale_floor: float = Field(default=0.1, gt=0, le=1)
     area_weights: bool = False
@@ -152,7 +153,8 @@ class GriddedData:
     when it is from the mean, else None; `absolute_names` has the standard and long names of the fields from which nothing is
     removed. `when` has the stamps (of a sequence those of its first time) and `conditions` the encoded conditions of every part's
     samples. `excluded` counts samples left out because they had gaps of their own. `wrap` says whether the grid goes round the
-    globe and over its poles. Of `overlap` consecutive sequences all but one repeat times of the others.
+    globe and over its poles, or is periodic in both directions. Of `overlap` consecutive sequences
+    all but one repeat times of the others.
     """
 
     train: Tensor
@@ -167,7 +169,7 @@ class GriddedData:
     absolute_names: Mapping[str, Mapping[str, str]]
     excluded: int
     files: tuple[str, ...]
-    wrap: bool
+    wrap: Wrap
     when: Mapping[str, Stamps] = field(default_factory=dict)
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     overlap: int = 1
@@ -210,7 +212,7 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
         absolute_names={v.name: absolute_names(_configured(v, config)) for v in raw.variables},
         excluded=int((~whole).sum()),
         files=tuple(raw.names),
-        wrap=config.wrap and _wraps(raw.coordinates),
+        wrap=_wrap(config.wrap, raw.coordinates),
         when=when,
         overlap=-(-config.sequence // (config.stride or config.sequence)),
         calendar="" if isinstance(raw.dates, str) else raw.dates.calendar,
@@ -239,9 +241,13 @@ def _standardised(
     return states, Normalisation(config.variables, mean, scale, mask, transforms, shapes), climatology
 
 
-def _wraps(coordinates: dict[str, Coordinate]) -> bool:
-    """Whether a network may join east to west and look across the poles; a grid without angles is taken at the recipe's word."""
-    reason = why_not_global(*(c.values for c in coordinates.values())) if geographic(coordinates) else None
+def _wrap(wrap: Wrap, coordinates: dict[str, Coordinate]) -> Wrap:
+    """How a network continues a grid; one without angles is taken at the recipe's word. ValueError for angles both ways."""
+    if not wrap or not geographic(coordinates):
+        return wrap
+    if wrap == "both":
+        raise ValueError("data.wrap = 'both' is for planes that are periodic along rows and columns; with latitudes give true")
+    reason = why_not_global(*(c.values for c in coordinates.values()))
     if reason is not None:
         log.warning("wrap = false is used, since the grid is not global: %s", reason)
     return reason is None

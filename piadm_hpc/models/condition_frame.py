@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from .adapter_layout import read_grid
 from .adapters import read_adapter
 from .card import REFERENCE
 from .foreign import ADAPTER
+from .patches import domain_grid
 from .record import Card, read_card
 from .registry import CARD
 
@@ -53,6 +54,10 @@ class ConditionFrame:
         everywhere = np.ones(config.grid or (), dtype=bool)
         levels = {channel.name: (channel.offset, abs(channel.scale) * config.variance**0.5) for channel in config.channels}
         return cls(config.condition.inputs, grid, everywhere if mask is None else mask, levels)
+
+    def over(self, shape: Sequence[int]) -> ConditionFrame:
+        """Return the frame on a larger domain, whose coordinates go on as those of the grid begin."""
+        return replace(self, grid=domain_grid(self.grid, shape), mask=np.ones(tuple(shape), dtype=bool))
 
     def read(self, path: Path) -> GivenConditions:
         """Read the conditions of a file; ValueError listing everything that does not fit."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..config.legacy import upgraded_card
 from ..config.validation import parse_toml
+from ..data.geometry import Wrap
 from .config import ConformerNetworkConfig, NetworkConfig, SamplingConfig
 
 FORMAT = 1
@@ -147,7 +148,7 @@ class Card(_Record):
     normalisation: str
     coordinates: str = "reference.h5"
     anomaly: str = "none"
-    wrap: bool = True
+    wrap: Wrap = True
     process: ProcessCard
     variables: tuple[VariableCard, ...] = Field(min_length=1)
     leading: tuple[str, ...] = ()

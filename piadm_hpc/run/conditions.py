@@ -45,6 +45,8 @@ def given_conditions(config: RunConfig) -> GivenConditions:
         frame = ConditionFrame.of(find_model(config.model))
         if frame is None:
             raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
+        if config.domain.shape is not None:
+            frame = frame.over(config.domain.shape)
         path = Path(str(config.condition.file))
         digest_of(path)
         return frame.read(path)

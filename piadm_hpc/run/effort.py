@@ -11,6 +11,7 @@ from ..solvers.sampler import Sampler
 from ..solvers.window import Window
 from ..theory.grid import Block
 
+ADDED = 2  # rounds that a pipelined lead adds where its range is not cut (docs/rollouts.md)
 CERTIFYING = 2  # sweeps over all points that bound the error of what a window has passed
 
 
@@ -53,6 +54,16 @@ def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
         sum(points for _, points in left),
         sum(min(-(-length // time_ranks), points) for length, points in left),
     )
+
+
+def rollout_rounds(rounds: int, leads: int, *, pipelined: bool) -> int:
+    """Rounds of a forecast whose leads take `rounds` each; pipelined, a further lead adds what its final condition takes."""
+    return rounds + (leads - 1) * (min(ADDED, rounds) if pipelined else rounds)
+
+
+def open_leads(sweeps: int, leads: int, *, pipelined: bool) -> int:
+    """Leads of a forecast that are swept at once: the next begins no earlier than after the second sweep of the one before."""
+    return min(leads, 1 + math.ceil(sweeps / ADDED)) if pipelined else 1
 
 
 def _moving(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:

@@ -20,10 +20,11 @@ from ..solvers.scheme import BlockSolver
 from ..solvers.solution import Solution
 from .arrange import GIGABYTE, Arrangement, arrange, memory_of_host
 from .choose import Choice, choose, solver_of_run
-from .effort import Effort, expected_effort, expected_sweeps, window_of
+from .effort import Effort, expected_effort, expected_sweeps, open_leads, rollout_rounds, window_of
 from .execute import threads
 from .footprint import bytes_per_sweep, memory_of_rank, solver_of
 from .resolve import ResolvedRun, resolve
+from .rollout import pipelines
 
 MEGABYTE = 1e6
 
@@ -32,7 +33,7 @@ MEGABYTE = 1e6
 class Plan:
     """The cost of a run on `ranks` ranks; times in seconds, memory and messages in bytes.
 
-    `rounds` and `calls` are the sequential NFE and the NFE of a sample.
+    `rounds` and `calls` are the sequential NFE and the NFE of a sample, or of a forecast with all its `leads`.
     """
 
     ranks: int
@@ -55,9 +56,13 @@ class Plan:
     communication: float
     chosen: str = ""
     observations: str = ""
+    leads: int | None = None
 
     def __str__(self) -> str:
         chosen = f"  {self.chosen}\n" if self.chosen else ""
+        kind, one, part = "samples", "sample", "block"
+        if self.leads is not None:
+            kind, one, part = f"forecasts of {self.leads} leads", "forecast", "lead"
         origin = "measured on one sample" if self.measured else "estimated; --pilot measures it on one sample"
         in_sequence = ""
         if self.sequential_seconds is not None:
@@ -68,11 +73,11 @@ class Plan:
             else ('\n  step by step would be faster here: set solver.kind = "sequential", or give more ranks or a faster device')
         )
         return (
-            f"{self.num_samples} samples on {self.ranks} ranks: {self.groups} sample groups x {self.time_ranks} time ranks\n"
+            f"{self.num_samples} {kind} on {self.ranks} ranks: {self.groups} sample groups x {self.time_ranks} time ranks\n"
             f"{chosen}"
             f"  chain            {self.steps} steps in {self.blocks} blocks\n"
-            f"  rounds           {self.rounds} per sample ({self.sweeps_per_block} sweeps a block, {origin})\n"
-            f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
+            f"  rounds           {self.rounds} per {one} ({self.sweeps_per_block} sweeps a {part}, {origin})\n"
+            f"  network calls    {self.calls} per {one}, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
             f"{self.observations}"
@@ -169,38 +174,42 @@ class _Estimate:
         """The cost on `ranks` ranks, `time_ranks` of which share each sample."""
         resolved, sampler, groups = self.resolved, self.resolved.sampler, ranks // time_ranks
         config, effort = resolved.config, self._effort(time_ranks)
-        batch, share = _batch(config, groups), -(-len(config.ids) // groups)
+        leads, pipelined = config.rollout.leads or 1, pipelines(resolved)
+        batch, paths = _batch(config, groups), len(config.ids) // leads
+        share, rounds = -(-paths // groups), rollout_rounds(effort.rounds, leads, pipelined=pipelined)
+        held = batch * open_leads(effort.sweeps, leads, pipelined=pipelined)
         message = bytes_per_sweep(sampler, batch, time_ranks)
         stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
-        waits = 0 if sampler.options.solver == "sequential" else effort.rounds * -(-share // batch)
+        waits = 0 if sampler.options.solver == "sequential" else rounds * -(-share // batch)
         communication = waits * network.scan(time_ranks, message // stages)
-        in_sequence, even = sampler.sequential_rounds, -(-len(config.ids) // ranks)
+        in_sequence, even = sampler.sequential_rounds, leads * -(-paths // ranks)
 
         def memory(points: int, slots: int) -> int:
-            held = memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
-            return held + (0 if resolved.given is None else resolved.given.bytes_held(points))
+            own = memory_of_rank(sampler, self.solver, self.activations, points, slots, max(batch, slots), time_ranks)
+            return own + (0 if resolved.given is None else resolved.given.bytes_held(points))
 
         return Plan(
             ranks=ranks,
             time_ranks=time_ranks,
             groups=groups,
-            num_samples=len(config.ids),
+            num_samples=paths,
+            leads=config.rollout.leads,
             steps=sum(sampler.step_counts),
             blocks=len(sampler.chain.edges) - 1,
             sweeps_per_block=effort.sweeps,
             measured=self.measured is not None,
-            rounds=effort.rounds,
-            calls=effort.calls,
+            rounds=rounds,
+            calls=effort.calls * leads,
             seconds_per_call=self.seconds,
-            seconds=self.seconds * effort.busiest * share + communication,
+            seconds=self.seconds * effort.busiest * share * leads + communication,
             sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
             bytes_per_sweep=message,
-            memory_per_rank=memory(-(-_longest(sampler) // time_ranks), min(batch, config.compute.in_flight or batch)),
+            memory_per_rank=memory(-(-_longest(sampler) // time_ranks), min(held, config.compute.in_flight or held)),
             output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
             arrangement=arrange(
                 resolved,
                 time_ranks=time_ranks,
-                batch=batch,
+                batch=held,
                 memory=memory,
                 available=memory_of_host(ranks) if self.memory is None else int(self.memory * GIGABYTE),
             ),
@@ -228,7 +237,8 @@ def _observations(resolved: ResolvedRun, levels: int) -> str:
 
 
 def _batch(config: RunConfig, groups: int) -> int:
-    return max(1, min(int(config.output.batch), -(-len(config.ids) // groups)))
+    """Samples, or forecasts, that are solved together."""
+    return max(1, min(int(config.output.batch), -(-len(config.ids) // (config.rollout.leads or 1) // groups)))
 
 
 def _longest(sampler: Sampler) -> int:

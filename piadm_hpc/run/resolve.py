@@ -17,6 +17,7 @@ from ..models.card import Model
 from ..models.compiled import with_compilation
 from ..models.observations.dated import Dated
 from ..models.observations.reading import Given
+from ..models.patches import of_domain
 from ..schema.conditions import Condition, rows_of
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
@@ -120,6 +121,7 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     A solver that is left open sweeps, until `run.choose` has chosen.
     """
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
+    model = of_domain(model, config.domain)
     reference = make_reference(config, model)
     config = with_defaults(completed(config), model, reference)
     own, given, dated = model, make_posterior(config, model, reference), make_dated(config, model, reference)

@@ -104,11 +104,15 @@ class Starts:
 
 def rollout_of(resolved: ResolvedRun, starts: Starts) -> Rollout:
     """Build the rollout of a run; leads are pipelined where its chain allows, unless the configuration says otherwise."""
+    threshold = resolved.config.rollout.threshold if pipelines(resolved) else None
+    return Rollout(replace(resolved.sampler, stride=1), starts.condition, starts.field, threshold)
+
+
+def pipelines(resolved: ResolvedRun) -> bool:
+    """Whether the leads of a run are pipelined: as configured, or wherever its chain and its tolerance allow it."""
     spec, sampler = resolved.config.rollout, resolved.sampler
     able = sampler.chain.sequential_rounds is None and sampler.options.tol is not None and resolved.dated is None
-    pipelined = able if spec.pipelined == "auto" else spec.pipelined == "on"
-    sampler = replace(sampler, stride=1)
-    return Rollout(sampler, starts.condition, starts.field, spec.threshold if pipelined else None)
+    return spec.leads is not None and (able if spec.pipelined == "auto" else spec.pipelined == "on")
 
 
 def _number(label: object) -> int:

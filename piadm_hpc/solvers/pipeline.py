@@ -2,8 +2,10 @@
 
 A lead is open while the end of the lead before it moved by at most a threshold in the last sweep. Before every sweep its
 condition is made from the present estimates of the leads before it. After a larger move it is closed, together with all leads
-that follow it, and begins anew later. It is done only when the leads before it are done, and its own bound, measured with
-their final fields as its condition, meets the tolerance: a lead is as exact given its own predecessor as if solved alone.
+that follow it, and begins anew later. Where a range had to be cut, what was swept on early estimates is lost: the two leads
+that follow wait until the one before them is done. A lead is done only when the leads before it are done, and its own bound,
+measured with their final fields as its condition, meets the tolerance: it is as exact given its own predecessor as if solved
+alone.
 """
 
 from __future__ import annotations
@@ -60,6 +62,7 @@ class Pipeline(CollocationSolver):
         self.done: set[int] = set()
         self.finished: dict[int, Tensor] = {}
         self.certain: set[int] = set()
+        self.cut: set[int] = set()
         self.rounds = torch.zeros(len(past), dtype=torch.long)
         self.ended: list[LeadEnded] = []
 
@@ -92,9 +95,12 @@ class Pipeline(CollocationSolver):
         return index % self.count == 0
 
     def _may_begin(self, index: int, slots: dict[int, Slot]) -> bool:
-        """Whether the lead before is done, or open and nearly at rest."""
+        """Whether the lead before is done, or open and nearly at rest where no range was cut lately."""
         before = index - 1
-        return self._is_first(index) or before in self.done or (before in slots and bool(self.moved[before] <= self.threshold))
+        if self._is_first(index) or before in self.done:
+            return True
+        whole = before not in self.cut and (self._is_first(before) or before - 1 not in self.cut)
+        return whole and before in slots and bool(self.moved[before] <= self.threshold)
 
     def _next_leads(self, slots: dict[int, Slot]) -> list[int]:
         """The leads that may begin; samples that have begun come first, so that they end before others begin."""
@@ -158,6 +164,7 @@ class Pipeline(CollocationSolver):
             self._pass_on([slot.index], self.result.end[slot.index])
         elif len(slot.todo) > 1:
             self.moved[slot.index] = torch.inf
+            self.cut.add(slot.index)
         return kept
 
     def _hand_out(self) -> None:

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.geometry import Wrap
 from ..config import NetworkConfig
 
 
 class GridPad(nn.Module):
     """Padding of a grid [rows, channels, lat, lon] beyond its edges.
 
-    Longitudes are periodic. Beyond a pole the same latitudes follow in reverse order on the opposite meridian. Regional grids
-    (`wrap=False`) repeat their edge.
+    Longitudes are periodic. Beyond a pole the same latitudes follow in reverse order on the opposite meridian. With
+    `wrap="both"` rows are periodic too. Regional grids (`wrap=False`) repeat their edge.
     """
 
-    def __init__(self, wrap: bool):
+    def __init__(self, wrap: Wrap):
         super().__init__()
         self.wrap = wrap
 
@@ -37,6 +38,8 @@ class GridPad(nn.Module):
         west, east, top, bottom = widths
         if not self.wrap:
             return functional.pad(x, widths, mode="replicate")
+        if self.wrap == "both":
+            return functional.pad(x, widths, mode="circular")
         rows, columns = x.shape[-2:]
         north, south = (x[..., edge, :].flip(-2).roll(columns // 2, -1) for edge in (slice(top), slice(rows - bottom, rows)))
         tall = torch.cat([north, x, south], dim=-2)
@@ -46,7 +49,7 @@ class GridPad(nn.Module):
 class GridConv(nn.Module):
     """A 3 x 3 convolution over a padded grid; a `stride` of 2 halves the resolution."""
 
-    def __init__(self, inputs: int, outputs: int, wrap: bool, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int, wrap: Wrap, stride: int = 1):
         super().__init__()
         self.pad = GridPad(wrap)
         self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride)
@@ -74,7 +77,7 @@ class AdaptiveNorm(nn.Module):
 class Block(nn.Module):
     """A residual block of norm, SiLU and convolution, twice; its second convolution is initially zero, the block the identity."""
 
-    def __init__(self, inputs: int, outputs: int, config: NetworkConfig, wrap: bool):
+    def __init__(self, inputs: int, outputs: int, config: NetworkConfig, wrap: Wrap):
         super().__init__()
         self.first_norm = AdaptiveNorm(inputs, config.embedding)
         self.first = GridConv(inputs, outputs, wrap)
@@ -124,7 +127,7 @@ class GridUNet(nn.Module):
         outputs: int,
         latitudes: Tensor,
         nlon: int,
-        wrap: bool,
+        wrap: Wrap,
         config: NetworkConfig,
         given: tuple[int, int] | None = None,
     ):

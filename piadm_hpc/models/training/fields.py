@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ...data.geometry import places_of
+from ...data.geometry import Wrap, places_of
 from ...data.gridded import GriddedData, read_fields
 from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
@@ -111,7 +111,7 @@ def angles_of(data: GriddedData) -> dict[str, list[float]]:
 def make_network(
     config: NetworkConfig,
     data: GriddedData,
-    wrap: bool,
+    wrap: Wrap,
     seed: int,
     kind: type[GaussianDenoiser] = GaussianDenoiser,
     given: tuple[int, int] | None = None,
