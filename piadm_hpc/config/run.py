@@ -19,6 +19,7 @@ from .rollout import RolloutConfig
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import parse_ids as parse_ids
 from .solver import SolverConfig
+from .statistics import StatisticsConfig
 from .validation import Record, build
 
 
@@ -128,11 +129,13 @@ class OutputConfig(Record):
         batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
             more than are made in half a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
+        members: store the samples; without them only their statistics are kept.
         log_interval: seconds between two lines of progress.
     """
 
     batch: Many | Auto = "auto"
     compression: Literal["zlib", "none"] = "zlib"
+    members: bool = True
     log_interval: float = Field(30.0, gt=0)
 
 
@@ -165,6 +168,7 @@ class RunConfig(Record):
     density: DensityConfig = DensityConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
     observations: ObservationsConfig | None = None
 
     @model_validator(mode="before")
@@ -188,6 +192,7 @@ class RunConfig(Record):
         per_step, name = method.calls, method.name
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
+        mistakes += self.statistics.mistakes(members=self.output.members)
         mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         mistakes += self.rollout.mistakes(
             file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth

@@ -15,7 +15,9 @@ INDEPENDENT_KEYS = frozenset(
         "observations.file",
         "output.batch",
         "output.compression",
+        "output.members",
         "output.log_interval",
+        "statistics",
     }
     | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
 )

@@ -24,6 +24,7 @@ from .effort import Effort, expected_effort, expected_sweeps, window_of
 from .execute import threads
 from .footprint import bytes_per_sweep, memory_of_rank, solver_of
 from .resolve import ResolvedRun, resolve
+from .statistics import Counted
 
 MEGABYTE = 1e6
 
@@ -55,6 +56,7 @@ class Plan:
     communication: float
     chosen: str = ""
     observations: str = ""
+    statistics: str = ""
 
     def __str__(self) -> str:
         chosen = f"  {self.chosen}\n" if self.chosen else ""
@@ -75,7 +77,7 @@ class Plan:
             f"  network calls    {self.calls} per sample, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
-            f"{self.observations}"
+            f"{self.observations}{self.statistics}"
             f"  arrangement      {self.arrangement}\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
             f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages{in_sequence}{faster}"
@@ -170,6 +172,7 @@ class _Estimate:
         resolved, sampler, groups = self.resolved, self.resolved.sampler, ranks // time_ranks
         config, effort = resolved.config, self._effort(time_ranks)
         batch, share = _batch(config, groups), -(-len(config.ids) // groups)
+        counted = Counted.of(config, resolved.model, batch)
         message = bytes_per_sweep(sampler, batch, time_ranks)
         stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
         waits = 0 if sampler.options.solver == "sequential" else effort.rounds * -(-share // batch)
@@ -178,7 +181,7 @@ class _Estimate:
 
         def memory(points: int, slots: int) -> int:
             held = memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
-            return held + (0 if resolved.given is None else resolved.given.bytes_held(points))
+            return held + counted.memory + (0 if resolved.given is None else resolved.given.bytes_held(points))
 
         return Plan(
             ranks=ranks,
@@ -196,7 +199,7 @@ class _Estimate:
             sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
             bytes_per_sweep=message,
             memory_per_rank=memory(-(-_longest(sampler) // time_ranks), min(batch, config.compute.in_flight or batch)),
-            output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
+            output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape) * config.output.members + counted.disk,
             arrangement=arrange(
                 resolved,
                 time_ranks=time_ranks,
@@ -207,6 +210,7 @@ class _Estimate:
             communication=communication,
             chosen=self.chosen,
             observations="" if resolved.given is None else f"  observations     {resolved.given.cost(_longest(sampler))}\n",
+            statistics=str(counted),
         )
 
     def _effort(self, time_ranks: int) -> Effort:

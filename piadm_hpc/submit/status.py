@@ -16,9 +16,11 @@ from ..host.slurm import GONE, JobState, job_states
 from ..run.reporting import read_events, span
 from ..store.index import INDEX
 from ..store.lock import holder_of
-from ..store.requested import requested
+from ..store.requested import members_wanted, requested
 from ..store.settings import RUN_FILE
 from ..store.shard import drawn_samples
+from ..store.statistics.output import STATISTICS
+from ..store.statistics.parts import PLACE
 from .ledger import submissions
 
 
@@ -68,7 +70,8 @@ class RunStatus:
         if self.last is not None and self.last["event"] == "failed":
             lines.append(f"  failed at {self.last['time']} on rank {self.last.get('rank')}: {self.last.get('message')}")
         if self.complete:
-            lines.append(f'  complete; open with:  xarray.open_dataset("{self.folder / INDEX}")')
+            file = self.folder / (INDEX if members_wanted(self.folder) else STATISTICS)
+            lines.append(f'  complete; open with:  xarray.open_dataset("{file}")')
         elif self.failed:
             lines.append("  nothing works on it any more: submit the same run again, only what is missing is drawn")
         elif not self.alive and self._stopped:
@@ -94,7 +97,8 @@ def _status(out: Path) -> RunStatus | None:
     config = _configuration(out, records)
     if config is None:
         return None
-    ids, not_converged = drawn_samples(out)
+    members = members_wanted(out)
+    ids, not_converged = drawn_samples(out, *([] if members else [PLACE]))
     # a submission may have asked for more than the folder knows of, since its job has not begun
     wanted = {*(requested(out) or config.ids), *(config.ids if records else ())}
     events = [event for event in read_events(out) if isinstance(event.get("event"), str) and "time" in event]
@@ -105,7 +109,7 @@ def _status(out: Path) -> RunStatus | None:
         len(wanted),
         len(ids.intersection(wanted)),
         not_converged,
-        (out / INDEX).exists(),
+        (out / (INDEX if members else STATISTICS)).exists(),
         _jobs(out, records),
         progress,
         last,
