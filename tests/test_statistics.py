@@ -240,7 +240,7 @@ def test_a_kill_between_a_merge_and_its_deletions_counts_nobody_twice(tmp_path: 
         store.write(range(10), {"u": values(range(10))}, {"seed": np.full(10, 1), "converged": np.ones(10, int)})
         shutil.copytree(tmp_path / "statistics", tmp_path / "old")
         draw(store)
-    for path in parts(tmp_path / "..") + sorted((tmp_path / "old").glob("samples_*.h5")):
+    for path in (tmp_path / "old").glob("samples_*.h5"):
         shutil.copy(path, tmp_path / "statistics")
     assert len(parts(tmp_path)) == 2
     run(tmp_path)
@@ -304,7 +304,7 @@ def test_a_damaged_part_is_noticed_and_counted_anew(
     xr.testing.assert_identical(opened(tmp_path).drop_attrs(), whole.drop_attrs())
 
 
-@pytest.mark.parametrize("harm", [truncate, unfinish, Path.unlink, lambda path: path.write_bytes(b"x" * 3000)])
+@pytest.mark.parametrize("harm", [truncate, Path.unlink, lambda path: path.write_bytes(b"x" * 3000)])
 @pytest.mark.parametrize("name", ["statistics.h5", "statistics/recipe.h5"])
 def test_a_damaged_file_of_statistics_is_written_anew(
     tmp_path: Path, whole: xr.Dataset, harm: Callable[[Path], None], name: str

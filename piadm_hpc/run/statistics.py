@@ -60,7 +60,7 @@ def recipe_of(config: RunConfig, model: Model) -> Recipe | None:
         truth=truth,
         gaps=gaps,
         groups=groups,
-        added={name: fields.astype(np.float32) for name, fields in added.items()},
+        added=added,
         rows=rows,
     )
 

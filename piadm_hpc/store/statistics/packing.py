@@ -26,11 +26,11 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
     """Write the recipe of the parts below `folder`, whole or not at all, unless it is there. Raises StoreError."""
     words = _words(recipe)
     try:
-        with open_file(folder / PLACE / FILE) as file:
-            if file.attrs["words"] == words:
-                return
-    except UNREADABLE:
-        pass
+        there = read_recipe(folder)
+    except StoreError:
+        there = None
+    if there is not None and _words(there) == words:
+        return
     (folder / PLACE).mkdir(exist_ok=True)
     tables = {name: getattr(recipe, name) for name in ARRAYS}
     needed = sum(array.nbytes for table in tables.values() for array in table.values()) + 2**16
