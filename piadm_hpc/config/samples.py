@@ -17,8 +17,8 @@ INDEPENDENT_KEYS = frozenset(
         "output.compression",
         "output.members",
         "output.log_interval",
-        "statistics",
     }
+    | {f"statistics.{key}" for key in ("kinds", "quantiles", "thresholds", "truth", "bins", "exact", "absolute", "month")}
     | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
 )
 """Dotted names of the keys that change a sample by rounding at most; a run may be continued with other values of them."""

@@ -56,9 +56,7 @@ class StatisticsConfig(Record):
         wrong = []
         scores = [kind for kind in SCORES if kind in self.kinds]
         if not members and not self.kinds:
-            wrong.append(
-                'output.members = false: nothing would be left of the run; name statistics.kinds, such as ["mean", "std"]'
-            )
+            wrong.append('output.members = false: nothing would be left; name statistics.kinds, such as ["mean", "std"]')
         if "exceedance" in self.kinds and not self.thresholds:
             wrong.append("statistics.thresholds: exceedance needs levels, for example { tas = [273.15, 300] }")
         if self.thresholds and "exceedance" not in self.kinds:

@@ -107,7 +107,7 @@ def _climatology(config: RunConfig) -> tuple[Climatology | None, tuple[int, ...]
         return climatology, (0,)
     if months is None and given is None:
         raise ConfigError(
-            "statistics.month: the model's climatology is monthly, and the run does not say which month its samples are"
+            "statistics.month: give the month, since the model's climatology is monthly and the run does not say it"
         )
     if months is not None and given is not None:
         raise ConfigError("statistics.month: the run knows its months; leave it out")
