@@ -117,7 +117,7 @@ def row(out: Path, ranks: int, kills: str, peak: int, truth: dict[str, np.ndarra
         apart = {name: np.abs(found[name].values - values) for name, values in truth.items()}
         moments = max(float(apart[name].max()) for name in ("u_mean", "u_std", "u_min", "u_max"))
         size = sum(path.stat().st_size for path in [*(out / PLACE).glob("*.h5"), out / "statistics.h5"])
-        bounds = [found[name].attrs[ERROR] for name in ("u_quantile", "u_crps")]
+        bounds = [float(found[name].attrs[ERROR]) for name in ("u_quantile", "u_crps")]
         numbers = [int(found["num_members"]), moments, float(apart["u_exceedance"].mean())]
         return [
             ranks, kills, *numbers, float(apart["u_quantile"].max()), bounds[0], float(apart["u_crps"].max()), bounds[1],

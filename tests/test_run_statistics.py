@@ -16,6 +16,7 @@ from test_conditional_models import make, write_world
 import piadm_hpc
 from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.store.integrity import check
+from piadm_hpc.store.packs import records
 from piadm_hpc.store.statistics.tally import Tally
 
 KINDS = ["mean", "std", "extremes", "quantiles", "histogram"]
@@ -119,6 +120,25 @@ def test_forecasts_that_are_not_stored_go_on_and_are_counted_once(
         whole = opened(tmp_path / "whole", statistics=True)
     for name in ("tas_mean", "tas_std", "tas_max"):
         assert float(abs(found[name] - whole[name]).max()) < 1e-2
+
+
+def test_forecasts_in_a_zarr_store_are_those_in_hdf5_and_go_on_from_it(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lead that is lost is forecast from the one before it, which is read from the Zarr store."""
+    monkeypatch.setattr(records, "MOST_ROWS", 6)
+    with piadm_hpc.sample(forecasts(world, tmp_path / "hdf5", statistics={})) as dataset:
+        expected = dataset.load()
+    run = forecasts(world, tmp_path / "zarr", statistics={}, output={"batch": 2, "format": "zarr"})
+    with piadm_hpc.sample(run) as found:
+        assert found.tas.dims == expected.tas.dims
+        assert float(abs(found.tas.values - expected.tas.values).max()) < 1e-2
+    (tmp_path / "zarr/samples.zarr/tas/c/1/0/0").unlink()
+    with piadm_hpc.sample(run.replace(samples=4)) as more:
+        assert more.sizes["realization"] == 4
+        assert float(abs(more.tas.values[:, :3] - expected.tas.values).max()) < 1e-2
+    made = call("sample", tmp_path / "zarr" / "run.toml", "--only", 2)
+    assert "row r of the store is sample r" in one_line(made, 2)
 
 
 def test_absolute_statistics_have_the_climatology_of_the_month(world: Path, tmp_path: Path) -> None:

@@ -130,12 +130,14 @@ class OutputConfig(Record):
             more than are made in half a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
         members: store the samples; without them only their statistics are kept.
+        format: "hdf5" for shards with an index, or "zarr" for one Zarr store.
         log_interval: seconds between two lines of progress.
     """
 
     batch: Many | Auto = "auto"
     compression: Literal["zlib", "none"] = "zlib"
     members: bool = True
+    format: Literal["hdf5", "zarr"] = "hdf5"
     log_interval: float = Field(30.0, gt=0)
 
 
@@ -192,6 +194,8 @@ class RunConfig(Record):
         per_step, name = method.calls, method.name
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
+        if self.output.format == "zarr" and self.only is not None:
+            mistakes.append("output.format = 'zarr': row r of the store is sample r; draw the samples from 0 on, without only")
         mistakes += self.statistics.mistakes(members=self.output.members)
         mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         mistakes += self.rollout.mistakes(

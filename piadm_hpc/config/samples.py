@@ -16,6 +16,7 @@ INDEPENDENT_KEYS = frozenset(
         "output.batch",
         "output.compression",
         "output.members",
+        "output.format",
         "output.log_interval",
     }
     | {f"statistics.{key}" for key in ("kinds", "quantiles", "thresholds", "truth", "bins", "exact", "absolute", "month")}

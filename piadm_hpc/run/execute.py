@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +54,7 @@ def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
     Finished shards of the same run are kept. Raises ConfigError, StoreError, ScoreError or StopRequested.
     """
     execute(config, overwrite=overwrite)
-    return open_run(Path(config.out) / "samples.h5") if config.output.members else open_statistics(config.out)
+    return open_run(config.out) if config.output.members else open_statistics(config.out)
 
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
@@ -187,6 +186,7 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
         "compression": config.output.compression,
         "statistics": recipe_of(config, model),
         "members": config.output.members,
+        "form": config.output.format,
     }
     if not ranks.root:
         return Store.attach(config.out, **shape)

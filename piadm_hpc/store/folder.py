@@ -12,22 +12,23 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..config.samples import INDEPENDENT_KEYS
 from ..schema.layout import Layout
+from .contents import Contents, as_it_is, harmed, read_samples, shown, stored_rows
 from .errors import StoreError
 from .files import write_text
-from .index import Arrangement, reading, write_copy
-from .integrity import wrong_values
+from .index import Arrangement, write_copy
 from .joining import MAX_SHARDS, join_shards
 from .lock import STALE_HOURS, Lock
 from .merging import many_shards, merge_alike, merge_into
-from .opening import clear, indexed_ids, prepare, require_no_strangers, require_same_run, set_aside, tidy
-from .requested import absent, members_wanted, requested, write_requested
-from .settings import RUN_FILE, as_json, run_config, to_toml
-from .shard import Shard, named_ids, scan, shard_path, write_samples
-from .skeleton import FILTERS, read_attributes, read_layout
-from .statistics.packing import read_recipe
-from .statistics.parts import PLACE, wrong_part
+from .opening import clear, indexed_ids, prepare, require_same_run, set_aside, tidy
+from .packs.packing import Packs
+from .packs.records import PLACE as PACKED
+from .packs.records import require_zarr
+from .requested import absent, write_requested
+from .settings import RUN_FILE, as_json, to_toml
+from .shard import SHARDS, Shard, named_ids, scan, shard_path, write_samples
+from .skeleton import FILTERS
+from .statistics.parts import PLACE
 from .statistics.recipe import Recipe
 from .statistics.tally import Tally
 from .validate import as_fields, as_per_sample, id_problems, layout_problems
@@ -49,6 +50,7 @@ class Store:
     compression: str = "zlib"
     statistics: Recipe | None = None
     members: bool = True
+    form: str = "hdf5"
     lock: Lock | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +59,8 @@ class Store:
             problems.append(f"shard_size: {self.shard_size}; give at least one sample per shard")
         if self.compression not in FILTERS:
             problems.append(f"compression: {self.compression!r}; give one of {sorted(FILTERS)}")
+        if self.form not in ("hdf5", "zarr"):
+            problems.append(f"form: {self.form!r}; give hdf5 or zarr")
         if not self.members and self.statistics is None:
             problems.append("members: neither samples nor statistics would be stored; ask for one of them")
         if problems:
@@ -91,19 +95,20 @@ class Store:
         try:
             if overwrite:
                 clear(store.folder)
-            shards, damaged = scan(store.folder)
-            parts, damaged_parts = scan(store.folder, PLACE)
-            if shards or parts:
+            found = Contents.of(store.folder)
+            if found.held:
                 require_same_run(
-                    store.folder, shards + parts, config, text, independent=independent, layout=layout, attributes=attributes
+                    store.folder, found.held, config, text, independent=independent, layout=layout, attributes=attributes
                 )
-            drawn = {sample for shard in (shards if store.members else shards + parts) for sample in shard.ids}
-            drawn |= set(indexed_ids(store.folder, as_json(config), independent))
+            drawn = found.drawn(members=store.members) | set(indexed_ids(store.folder, as_json(config), independent))
             store = replace(store, samples=tuple(sorted(drawn.union(store.samples))))
-            tidy(store.folder, damaged + damaged_parts)
+            store.require_form(found)
+            tidy(store.folder, found.damaged)
+            if store.packs is not None:
+                store.packs.settle(len(store.samples))
             if store.tally is not None:
-                store.tally.open({sample for shard in shards for sample in shard.ids})
-            if not (shards or parts):
+                store.tally.open(found.stored)
+            if not found.held:
                 write_text(store.folder / RUN_FILE, text)
             write_requested(store.folder, store.samples, members=store.members)
         except OSError as error:
@@ -126,10 +131,11 @@ class Store:
         compression: str = "zlib",
         statistics: Recipe | None = None,
         members: bool = True,
+        form: str = "hdf5",
     ) -> Store:
         """Make a store for a process that writes shards into a folder that another one has locked; nothing is changed there."""
         ids = tuple(int(sample) for sample in samples)
-        return cls(Path(folder).absolute(), layout, ids, shard_size, dict(attributes), compression, statistics, members)
+        return cls(Path(folder).absolute(), layout, ids, shard_size, dict(attributes), compression, statistics, members, form)
 
     @classmethod
     def existing(cls, folder: str | os.PathLike[str], *, stale_hours: float = STALE_HOURS) -> Store:
@@ -138,20 +144,7 @@ class Store:
         Raises StoreError when there is no whole shard, or one of another run.
         """
         path = Path(folder).absolute()
-        shards, parts = scan(path)[0], scan(path, PLACE)[0]
-        held, recipe = shards + parts, read_recipe(path) if parts else None
-        if not held:
-            raise StoreError(f"{path} holds no whole shard; give the folder of a run that has finished some samples")
-        require_no_strangers(path, held, run_config(path) or held[0].config, INDEPENDENT_KEYS)
-        with reading(held[0]) as file:
-            layout = read_layout(file) if shards or recipe is None else recipe.layout
-            attributes = read_attributes(file)
-        members = members_wanted(path) or recipe is None
-        drawn = {sample for shard in (shards if members else held) for sample in shard.ids}
-        ids = sorted(drawn.union(requested(path) or ()))
-        shard_size = max(len(shard.ids) for shard in held)
-        store = cls(path, layout, tuple(ids), shard_size, attributes, statistics=recipe, members=members)
-        return replace(store, lock=Lock.take(path, stale_hours=stale_hours))
+        return replace(cls(**as_it_is(path)), lock=Lock.take(path, stale_hours=stale_hours))
 
     def __enter__(self) -> Self:
         return self
@@ -181,25 +174,29 @@ class Store:
 
     def read(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
         """Read the fields of some samples by variable, [samples, *shape]. Raises StoreError when one is absent."""
-        places = {sample: (shard, row) for shard in scan(self.folder)[0] for row, sample in enumerate(shard.ids)}
-        if gone := [sample for sample in samples if sample not in places]:
-            raise StoreError(f"{self.folder} does not hold the samples {_shown(tuple(gone))}; run the same command again")
-        found: dict[str, list[np.ndarray]] = {variable.name: [] for variable in self.layout.variables}
-        for sample in samples:
-            shard, row = places[sample]
-            with reading(shard) as file:
-                for name, rows in found.items():
-                    rows.append(file[name][row])
-        return {name: np.stack(rows) for name, rows in found.items()}
+        return read_samples(self.folder, self.layout, samples)
 
     def absent(self) -> tuple[int, ...]:
         """The ids among `samples` that are not drawn."""
         return absent(self.samples, self._drawn())
 
+    def require_form(self, found: Contents) -> None:
+        """Raise StoreError unless the samples can be stored in the form that is asked for, beside what was `found`."""
+        if self.packs is None:
+            if found.packs:
+                raise StoreError(f'{self.folder} holds a Zarr store; set output.format = "zarr", or choose another folder')
+            return
+        require_zarr()
+        if self.samples != tuple(range(len(self.samples))):
+            raise StoreError(f"{self.folder}: row r of a Zarr store is sample r; draw the samples from 0 on, without --only")
+
     def _drawn(self) -> set[int]:
-        """The ids that whole shards hold, or, where members are counted and not stored, whole parts."""
-        found = scan(self.folder)[0] if self.members else scan(self.folder)[0] + scan(self.folder, PLACE)[0]
-        return {sample for shard in found for sample in shard.ids}
+        return Contents.of(self.folder).drawn(members=self.members)
+
+    @cached_property
+    def packs(self) -> Packs | None:
+        """What moves samples into the Zarr store; None for a run whose shards are what people open."""
+        return Packs(self.folder, self.layout, self.attributes) if self.form == "zarr" else None
 
     @cached_property
     def tally(self) -> Tally | None:
@@ -208,12 +205,12 @@ class Store:
 
     def damaged(self, part: int = 0, parts: int = 1) -> list[Path]:
         """Read every value of every `parts`-th file, from number `part` on; the shards and parts that are damaged."""
-        found = scan(self.folder)[0] + scan(self.folder, PLACE)[0]
-        return [each.path for each in found[part::parts] if (wrong_values(each) if each.shapes else wrong_part(each))]
+        return harmed(self.folder, part, parts)
 
     def num_drawn(self, ids: Set[int]) -> int:
         """Count the samples of `ids` that are stored, by the names of the files: for progress, since nothing is read."""
-        return len(ids & (named_ids(self.folder) if self.members else named_ids(self.folder) | named_ids(self.folder, PLACE)))
+        places = [SHARDS] + [PLACE] * (not self.members) + [PACKED] * (self.packs is not None)
+        return len(ids & set[int]().union(*(named_ids(self.folder, place) for place in places)))
 
     def set_aside(self, damaged: Sequence[Path]) -> None:
         """Rename damaged shards, so that their samples count as missing. Raises OSError."""
@@ -238,7 +235,10 @@ class Store:
         arrays, more = as_fields(self.layout, names, fields, allow_nan)
         costs, yet_more = as_per_sample(names, per_sample)
         if problems + more + yet_more:
-            raise StoreError(f"cannot store samples {_shown(names)}: " + "; ".join(problems + more + yet_more))
+            raise StoreError(f"cannot store samples {shown(names)}: " + "; ".join(problems + more + yet_more))
+        # counted first: a sample that is counted and not stored is drawn again, and not counted again
+        if self.tally is not None:
+            self.tally.add(names, arrays, costs)
         if self.members:
             write_samples(
                 shard_path(self.folder, names),
@@ -249,8 +249,6 @@ class Store:
                 attributes=self.attributes,
                 compression=self.compression,
             )
-        if self.tally is not None:
-            self.tally.add(names, arrays, costs)
 
     def join(
         self,
@@ -268,11 +266,14 @@ class Store:
         """
         given: dict[str, Any] = {"copy": copy, "to": to, "max_shards": max_shards, "keep_current": keep_current}
         path = self.folder
-        if self.members or copy or scan(self.folder)[0]:
-            path = join_shards(self.folder, self.layout, self.attributes, self._write_copy, **given)
         if self.tally is not None:
-            written = self.tally.finish(scan(self.folder)[0])
-            path = path if self.members else written
+            path = self.tally.finish(stored_rows(self.folder, self.layout))
+        if self.packs is not None and self.members:
+            if copy:
+                raise StoreError(f"{self.folder} is a Zarr store; `piadm export` makes one file of it")
+            path = self.packs.finish(len(self.samples))
+        elif self.members or copy or scan(self.folder)[0]:
+            path = join_shards(self.folder, self.layout, self.attributes, self._write_copy, **given)
         return path
 
     def merge(self, max_shards: int = MAX_SHARDS) -> list[Shard]:
@@ -289,12 +290,10 @@ class Store:
 
         A growing run thus stays a few hundred files. Kills and readers are dealt with as in `merge`. Raises StoreError.
         """
-        if many_shards(self.folder, max_shards):
+        if self.packs is not None:
+            self.packs.move(len(self.samples))
+        elif many_shards(self.folder, max_shards):
             merge_alike(self.folder, scan(self.folder)[0], self._write_copy)
 
     def _write_copy(self, path: Path, arrangement: Arrangement) -> Path:
         return write_copy(path, arrangement, layout=self.layout, attributes=self.attributes, compression=self.compression)
-
-
-def _shown(ids: tuple[int, ...]) -> str:
-    return f"{ids[0]} to {ids[-1]}" if len(ids) > 1 else f"{ids}"

@@ -18,6 +18,9 @@ from .errors import DamagedShard, StoreError
 from .files import allow_open_files, most_open_files
 from .index import INDEX
 from .opening import strangers
+from .packs.reading import zarr_folder, zarr_problems
+from .packs.records import PLACE as PACKED
+from .packs.records import ZARR
 from .requested import absent, in_words, requested
 from .settings import run_config
 from .shard import SHARDS, UNREADABLE, Shard, first_line, open_file, read_shard, scan
@@ -72,6 +75,10 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = Tru
         folder = given if given.is_dir() else given.parent
         ids, parts, size = size_of(folder)
         return Report(folder / STATISTICS, tuple(statistics_problems(folder, deep=deep)), len(ids), parts, size, "parts")
+    if (packed := zarr_folder(given)) is not None:
+        problems, rows, size = zarr_problems(packed, deep=deep)
+        problems += statistics_problems(packed, deep=deep) if extra and statistics_file(packed) is not None else []
+        return Report(packed / ZARR, tuple(problems), len(rows), len(list((packed / PACKED).glob("*.h5"))), size, "packs")
     try:
         file = find_file(path)
         whole = read_shard(file, index=True)

@@ -14,6 +14,8 @@ from ..schema.layout import Layout
 from .errors import StoreError
 from .files import PARTIAL, sync_folder, write_text
 from .index import INDEX
+from .packs.records import PLACE as PACKED
+from .packs.records import ZARR
 from .requested import REQUESTED
 from .retired import DAMAGED, OVERWRITTEN, indexed_shapes, listed, reason_of, remove_old, retire
 from .settings import RUN_FILE, as_json, differences, differences_of_json
@@ -54,7 +56,8 @@ def clear(folder: Path) -> None:
             retire(shard.path, shard.shapes, OVERWRITTEN)
     (folder / INDEX).unlink(missing_ok=True)
     (folder / STATISTICS).unlink(missing_ok=True)
-    shutil.rmtree(folder / PLACE, ignore_errors=True)
+    for place in (PLACE, PACKED, ZARR):
+        shutil.rmtree(folder / place, ignore_errors=True)
     for path in (folder / SHARDS).iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -150,8 +153,10 @@ def indexed_ids(folder: Path, config: str, independent: frozenset[str]) -> tuple
 
 def tidy(folder: Path, damaged: Sequence[Path]) -> None:
     """Delete the leftovers of killed writers, and set damaged shards aside so that their samples are drawn again."""
-    for leftover in (path for place in (".", SHARDS, PLACE) for path in (folder / place).glob(f"*{PARTIAL}")):
+    for leftover in (path for place in (".", SHARDS, PLACE, PACKED) for path in (folder / place).glob(f"*{PARTIAL}")):
         leftover.unlink(missing_ok=True)
+    for leftover in (folder / ZARR).glob(f"*{PARTIAL}"):
+        shutil.rmtree(leftover, ignore_errors=True)
     remove_old((folder / SHARDS).glob("samples_*.h5"))
     if damaged:
         set_aside(folder, damaged)

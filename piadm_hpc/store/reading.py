@@ -13,6 +13,7 @@ import xarray as xr
 from .conventions import DIALECTS, realization
 from .errors import StoreError
 from .integrity import check
+from .packs.reading import open_packed, zarr_folder
 from .statistics.reading import counts_only
 from .watching import ENGINES, WatchedStore, watch
 
@@ -53,6 +54,8 @@ def open_samples(path: str | os.PathLike[str], *, engine: str = "h5netcdf") -> x
         raise StoreError(f"engine: {engine!r} is not known; give one of {sorted(ENGINES)}")
     if counts_only(Path(path).absolute()):
         raise StoreError(f"{path} holds statistics, and no samples; open them with piadm_hpc.open(..., statistics=True)")
+    if (folder := zarr_folder(Path(path).absolute())) is not None:
+        return open_packed(folder)
     report = check(path, extra=False)
     if not report.ok:
         raise StoreError(f"{report.path} is not whole:\n  " + "\n  ".join(report.problems))

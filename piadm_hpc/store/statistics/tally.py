@@ -7,7 +7,7 @@ before the ranks begin and after they have ended. Whether a member is counted is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError
-from ..index import reading
 from ..shard import Shard, named_ids, read_shard, scan
 from .output import STATISTICS, is_current, write_statistics
 from .packing import write_recipe
 from .parts import PLACE, costs_of, merge, read_state, recipe_of, settled, write_part
 from .recipe import Recipe
 from .state import State, merged, state_of
+
+Source = tuple[tuple[int, ...], Callable[[list[int]], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]]
+"""The ids of a file of stored samples, and what reads the fields and costs of some of its rows."""
 
 ROWS = 16  # stored members that are read and counted at once
 
@@ -76,19 +78,15 @@ class Tally:
             part.path.unlink(missing_ok=True)
         self.own.append(read_shard(path))
 
-    def add_stored(self, shards: Sequence[Shard]) -> None:
-        """Count the members that whole shards hold and that are not counted yet. Raises StoreError."""
+    def add_stored(self, sources: Sequence[Source]) -> None:
+        """Count the members of files of stored samples that are not counted yet. Raises StoreError."""
         counted = self.counted()
-        names = [variable.name for variable in self.recipe.layout.variables]
-        for shard in shards:
-            rows = [row for row, sample in enumerate(shard.ids) if sample not in counted]
+        for ids, read in sources:
+            rows = [row for row, sample in enumerate(ids) if sample not in counted]
             for start in range(0, len(rows), ROWS):
                 few = rows[start : start + ROWS]
-                with reading(shard) as file:
-                    fields = {name: file[name][few] for name in names}
-                    costs = {name: file[name][few] for name in shard.recorded}
-                self.add([shard.ids[row] for row in few], fields, costs)
-            counted.update(shard.ids)
+                self.add([ids[row] for row in few], *read(few))
+            counted.update(ids)
 
     def parts(self) -> list[Shard]:
         """The whole parts of the folder that share no member, for the process that holds the folder. Raises StoreError."""
@@ -112,13 +110,14 @@ class Tally:
             part.path.unlink(missing_ok=True)
         write_recipe(self.folder, self.recipe)
 
-    def finish(self, shards: Sequence[Shard]) -> Path:
-        """Count what whole shards hold and no part does, merge all parts, and write statistics.h5 unless it is current.
+    def finish(self, sources: Sequence[Source]) -> Path:
+        """Count what files of stored samples hold and no part does, merge all parts, and write statistics.h5.
 
-        For the process that holds the folder, when no other one writes. Raises StoreError.
+        A file that is current is left as it is. For the process that holds the folder, when no other one writes. Raises
+        StoreError.
         """
         self.parts()
-        self.add_stored(shards)
+        self.add_stored(sources)
         parts = self.parts()
         if not parts:
             raise StoreError(f"{self.folder} holds no statistics; run the sampler first")
