@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ..data.anomalies import NAMES, named_anomaly
+from ..store.packs.records import ZARR
 from ..store.reading import arranged, open_run, open_samples, require_dialect
 from ..store.statistics.reading import open_statistics
 
@@ -77,7 +78,7 @@ def _made_absolute(dataset: xr.Dataset, path: Path, month: int | Sequence[int] |
 
     if "topology" in dataset:
         raise ValueError(f"absolute: {path} holds conformers, which have no climatology; leave it out")
-    folder = path if path.is_dir() else path.parent
+    folder = path if path.is_dir() and path.name != ZARR else path.parent
     config = stored_config(folder, dataset)
     config = config.replace(model=str(run_model(folder, config)))
     climatology = climatology_of(Path(config.model), dataset.attrs.get("model_sha256"))

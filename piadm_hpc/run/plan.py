@@ -18,6 +18,7 @@ from ..models.card import load_model
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import BlockSolver
 from ..solvers.solution import Solution
+from ..store.packs.records import bytes_of_pack
 from .arrange import GIGABYTE, Arrangement, arrange, memory_of_host
 from .choose import Choice, choose, solver_of_run
 from .effort import Effort, expected_effort, expected_sweeps, window_of
@@ -181,7 +182,8 @@ class _Estimate:
 
         def memory(points: int, slots: int) -> int:
             held = memory_of_rank(sampler, self.solver, self.activations, points, slots, batch, time_ranks)
-            return held + counted.memory + (0 if resolved.given is None else resolved.given.bytes_held(points))
+            packed = bytes_of_pack(resolved.model.layout) if config.output.format == "zarr" else 0
+            return held + counted.memory + packed + (0 if resolved.given is None else resolved.given.bytes_held(points))
 
         return Plan(
             ranks=ranks,

@@ -58,6 +58,16 @@ class Contents:
         """The ids that are stored, or, without `members`, counted."""
         return self.stored if members else self.stored | {sample for part in self.parts for sample in part.ids}
 
+    def require_form(self, folder: Path, form: str, samples: Sequence[int]) -> None:
+        """Raise StoreError unless `samples` can be stored in a form, hdf5 or zarr, beside what is there."""
+        if form == "hdf5":
+            if self.packs:
+                raise StoreError(f'{folder} holds a Zarr store; set output.format = "zarr", or choose another folder')
+            return
+        records.require_zarr()
+        if tuple(samples) != tuple(range(len(samples))):
+            raise StoreError(f"{folder}: row r of a Zarr store is sample r; draw the samples from 0 on, without --only")
+
 
 def harmed(folder: Path, part: int, parts: int) -> list[Path]:
     """Read every value of every `parts`-th file, from number `part` on; the shards, parts and records that are damaged."""

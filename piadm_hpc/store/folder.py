@@ -23,7 +23,6 @@ from .merging import many_shards, merge_alike, merge_into
 from .opening import clear, indexed_ids, prepare, require_same_run, set_aside, tidy
 from .packs.packing import Packs
 from .packs.records import PLACE as PACKED
-from .packs.records import require_zarr
 from .requested import absent, write_requested
 from .settings import RUN_FILE, as_json, to_toml
 from .shard import SHARDS, Shard, named_ids, scan, shard_path, write_samples
@@ -61,6 +60,8 @@ class Store:
             problems.append(f"compression: {self.compression!r}; give one of {sorted(FILTERS)}")
         if self.form not in ("hdf5", "zarr"):
             problems.append(f"form: {self.form!r}; give hdf5 or zarr")
+        if self.form == "zarr" and self.layout.topology is not None:
+            problems.append('conformers are stored in HDF5, which other programs read; leave output.format = "zarr" out')
         if not self.members and self.statistics is None:
             problems.append("members: neither samples nor statistics would be stored; ask for one of them")
         if problems:
@@ -102,7 +103,7 @@ class Store:
                 )
             drawn = found.drawn(members=store.members) | set(indexed_ids(store.folder, as_json(config), independent))
             store = replace(store, samples=tuple(sorted(drawn.union(store.samples))))
-            store.require_form(found)
+            found.require_form(store.folder, store.form, store.samples)
             tidy(store.folder, found.damaged)
             if store.packs is not None:
                 store.packs.settle(len(store.samples))
@@ -179,16 +180,6 @@ class Store:
     def absent(self) -> tuple[int, ...]:
         """The ids among `samples` that are not drawn."""
         return absent(self.samples, self._drawn())
-
-    def require_form(self, found: Contents) -> None:
-        """Raise StoreError unless the samples can be stored in the form that is asked for, beside what was `found`."""
-        if self.packs is None:
-            if found.packs:
-                raise StoreError(f'{self.folder} holds a Zarr store; set output.format = "zarr", or choose another folder')
-            return
-        require_zarr()
-        if self.samples != tuple(range(len(self.samples))):
-            raise StoreError(f"{self.folder}: row r of a Zarr store is sample r; draw the samples from 0 on, without --only")
 
     def _drawn(self) -> set[int]:
         return Contents.of(self.folder).drawn(members=self.members)

@@ -13,7 +13,7 @@ from ...schema.layout import Layout
 from ..conventions import PER_SAMPLE
 from ..errors import StoreError
 from ..index import arrange, reading
-from ..shard import Shard, open_file, scan
+from ..shard import Shard, named_ids, open_file, scan
 from .publishing import publish, published_problem
 from .records import ZARR, Pack, array_options, rows_in_shard, whole_packs, write_pack
 
@@ -49,6 +49,8 @@ class Packs:
     def move(self, number: int, *, last: bool = False) -> None:
         """Pack what is whole of a run of `number` samples: full Zarr shards, and the `last` one once the run has ended."""
         rows = rows_in_shard(self.layout)
+        if not last and len(named_ids(self.folder)) < rows:
+            return
         packed = {pack.ids[0]: pack for pack in whole_packs(self.folder)[0]}
         journal = scan(self.folder)[0]
         there = {sample for shard in journal for sample in shard.ids}

@@ -70,6 +70,12 @@ def rows_in_shard(layout: Layout) -> int:
     return max(1, min(MOST_ROWS, MOST_BYTES // largest))
 
 
+def bytes_of_pack(layout: Layout) -> int:
+    """Bytes that are held to write a pack: its samples, and one variable of them encoded."""
+    sizes = [4 * int(np.prod(layout.shape(variable), dtype=np.int64)) for variable in layout.variables]
+    return rows_in_shard(layout) * (sum(sizes) + 2 * max(sizes))
+
+
 def write_pack(
     folder: Path,
     layout: Layout,
