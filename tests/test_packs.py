@@ -115,8 +115,13 @@ def test_more_samples_are_appended_and_rows_stay(tmp_path: Path) -> None:
 
 def test_a_journal_in_hdf5_becomes_a_store(tmp_path: Path) -> None:
     run(tmp_path, 5, form="hdf5")
-    run(tmp_path, 9)
+    before = [open_run(tmp_path), xr.open_dataset(tmp_path / "samples.h5")]
+    in_child(lambda: run(tmp_path, 9))
     assert_holds(tmp_path, 9)
+    assert not (tmp_path / "samples.h5").exists()
+    for dataset in before:  # an index leads to shards that are not there any more
+        with pytest.raises((StoreError, OSError, RuntimeError)):
+            dataset["u"].values  # noqa: B018 (reading is the point)
     with pytest.raises(StoreError, match="holds a Zarr store; set output"):
         take(tmp_path, 9, form="hdf5")
 

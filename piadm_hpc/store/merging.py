@@ -66,6 +66,13 @@ def _merged(folder: Path, group: list[Shard], known: set[str], copy: Copy) -> Sh
     return read_shard(path)
 
 
+def leave(folder: Path, shards: list[Shard]) -> None:
+    """Delete shards whose samples are elsewhere by now; stubs stay where an index lists them."""
+    known = listed(folder / INDEX) if shards else set()
+    for shard in shards:
+        _delete(shard, known)
+
+
 def _delete(shard: Shard, known: set[str]) -> None:
     """Delete a shard whose samples others hold; a stub stays where an index lists it."""
     if shard.name in known:

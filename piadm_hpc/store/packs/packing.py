@@ -12,7 +12,8 @@ import numpy as np
 from ...schema.layout import Layout
 from ..conventions import PER_SAMPLE
 from ..errors import StoreError
-from ..index import arrange, reading
+from ..index import INDEX, arrange, reading
+from ..merging import leave
 from ..shard import Shard, named_ids, open_file, scan
 from .publishing import publish, published_problem
 from .records import ZARR, Pack, array_options, rows_in_shard, whole_packs, write_pack
@@ -64,9 +65,7 @@ class Packs:
             if old is not None:
                 old.record.path.unlink(missing_ok=True)
         full = {sample for pack in packed.values() if len(pack.ids) == rows for sample in pack.ids}
-        for shard in journal:
-            if full.issuperset(shard.ids):
-                shard.path.unlink(missing_ok=True)
+        leave(self.folder, [shard for shard in journal if full.issuperset(shard.ids)])
 
     def finish(self, number: int) -> Path:
         """Pack the rest, and write the metadata over all rows. Raises StoreError when some samples are not there."""
@@ -77,6 +76,7 @@ class Packs:
             raise StoreError(f"{self.folder} holds {len(rows)} of {number} samples; run the same command again")
         if published_problem(self.folder) != ("", number):
             publish(self.folder, self.layout, [pack.record for pack in packs], self.attributes)
+        (self.folder / INDEX).unlink(missing_ok=True)  # of an earlier call in HDF5
         return self.folder / ZARR
 
     def rows_of(self, pack: Pack, rows: Sequence[int]) -> Rows:
