@@ -45,7 +45,7 @@ def recipe(kinds: Sequence[str] = KINDS, **changes: Any) -> Recipe:
     return Recipe(layout(SIDE), tuple(kinds), **(given | changes))
 
 
-def take(folder: Path, samples: Sequence[int], *, members: bool = False, size: int = 4, **changes: Any) -> Store:
+def take(folder: Path, samples: Sequence[int], *, members: bool = False, size: int = 12, **changes: Any) -> Store:
     """The store of a run that counts its members."""
     options = {key: changes.pop(key) for key in ("overwrite", "config", "attributes") if key in changes}
     config, attributes = options.pop("config", {"seed": 1}), options.pop("attributes", ATTRIBUTES)
@@ -88,7 +88,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("members", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 16])
+@pytest.mark.parametrize("count", [1, 16])
 def test_statistics_of_few_members_are_those_of_xarray(tmp_path: Path, members: bool, count: int) -> None:
     found = run(tmp_path, range(count), members=members)
     stored = xr.DataArray(values(range(count)), dims=("realization", "x")).astype(float)
@@ -175,7 +175,7 @@ def test_sums_do_not_depend_on_the_order_and_variances_do_not_cancel() -> None:
 # the same whatever happens
 
 
-@pytest.mark.parametrize("size", [1, 7, 30])
+@pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("order", [list, reversed])
 def test_batches_and_their_order_do_not_show(tmp_path: Path, whole: xr.Dataset, size: int, order: Callable[[Any], Any]) -> None:
     with take(tmp_path, range(30), size=size) as store:
@@ -291,8 +291,9 @@ def lose_a_group(path: Path) -> None:
 HARMS = [truncate, unfinish, flip_a_bit_of_a_sum, external_link, lose_a_group, Path.unlink]
 
 
-@pytest.mark.parametrize("harm", HARMS)
-@pytest.mark.parametrize("members", [True, False])
+@pytest.mark.parametrize(
+    ("harm", "members"), [*((harm, False) for harm in HARMS), (flip_a_bit_of_a_sum, True), (lose_a_group, True)]
+)
 def test_a_damaged_part_is_noticed_and_counted_anew(
     tmp_path: Path, whole: xr.Dataset, harm: Callable[[Path], None], members: bool
 ) -> None:
