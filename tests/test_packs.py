@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from store_runs import SIDE, in_child, layout
+from store_runs import SIDE, in_child, killed_at_work, layout
 
 from piadm_hpc.store.errors import StoreError
 from piadm_hpc.store.folder import Store
@@ -139,8 +139,9 @@ def test_joining_without_the_model(tmp_path: Path) -> None:
 
 def test_writers_killed_at_any_moment(tmp_path: Path) -> None:
     dice, kept = Random(3), 0
-    for _ in range(8):
-        in_child(lambda: run(tmp_path, 30), kill_after=0.05 + 0.4 * dice.random())
+    for number in range(8):
+        place = tmp_path / ("shards", "samples.zarr", "packed")[number % 3]
+        killed_at_work(lambda: run(tmp_path, 30), place, 0.02 * dice.random())
         kept += len(shards(tmp_path))
     assert kept, "no kill met a writer at work"
     run(tmp_path, 30)

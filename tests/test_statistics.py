@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from store_runs import in_child, layout
+from store_runs import killed_at_work, layout
 
 from piadm_hpc.schema.layout import Coordinate
 from piadm_hpc.store.errors import StoreError
@@ -224,7 +224,7 @@ def test_writers_killed_at_any_moment(tmp_path: Path, whole: xr.Dataset) -> None
             draw(store)
 
     for _ in range(8):
-        in_child(write, kill_after=0.01 + 0.1 * dice.random())
+        killed_at_work(write, tmp_path / "statistics", 0.02 * dice.random())
         left += len(parts(tmp_path)) + len(list((tmp_path / "statistics").glob("*.partial")))
     with take(tmp_path, range(30), size=2) as store:
         before = 30 - sum(map(len, store.missing()))
