@@ -30,7 +30,7 @@ class StatisticsConfig(Record):
 
     kinds: tuple[Kind, ...] = ()
     quantiles: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.05, 0.5, 0.95)
-    thresholds: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    thresholds: dict[str, tuple[float, ...]] | None = None
     truth: Annotated[PathName, Field(min_length=1)] | None = None
     bins: int = Field(64, ge=4, le=MOST_BINS)
     exact: int = Field(64, ge=0, le=MOST_BINS)
@@ -46,7 +46,9 @@ class StatisticsConfig(Record):
 
     @field_validator("thresholds")
     @classmethod
-    def _levels(cls, levels: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    def _levels(cls, levels: dict[str, tuple[float, ...]] | None) -> dict[str, tuple[float, ...]] | None:
+        if levels is None:
+            return None
         if any(len(values) == 0 or len(set(values)) != len(values) for values in levels.values()):
             raise ValueError("give every variable a list of different levels, for example { tas = [273.15, 300] }")
         return {name: tuple(sorted(values)) for name, values in levels.items()}

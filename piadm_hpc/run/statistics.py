@@ -34,7 +34,7 @@ def recipe_of(config: RunConfig, model: Model) -> Recipe | None:
     if model.layout.topology is not None:
         raise ConfigError(f"statistics.kinds: {model.name} makes conformers; statistics are of fields, so leave the section out")
     names = [variable.name for variable in model.layout.variables]
-    if strange := sorted(set(asked.thresholds) - set(names)):
+    if strange := sorted(set(asked.thresholds or {}) - set(names)):
         raise ConfigError(f"statistics.thresholds: {model.name} makes {', '.join(names)}, not {', '.join(strange)}")
     climatology, rows = _climatology(config) if asked.absolute else (None, (0,))
     layout = _layout(model.layout, config, climatology)
@@ -54,7 +54,7 @@ def recipe_of(config: RunConfig, model: Model) -> Recipe | None:
         layout,
         asked.kinds,
         asked.quantiles,
-        asked.thresholds,
+        asked.thresholds or {},
         edges=edges if BINNED.intersection(asked.kinds) else {},
         exact=asked.exact,
         truth=truth,
