@@ -10,8 +10,11 @@ import json
 import sys
 import traceback
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from conditional import ShiftedMixture
 from problems import F64, chains, drawn, every_method, mixture, solve, start
@@ -20,6 +23,7 @@ from piadm_hpc import Noise, grid, integrators
 from piadm_hpc.comm.communicator import MPICommunicator
 from piadm_hpc.comm.rank_grid import RankGrid, world
 from piadm_hpc.schema.conditions import rows_of
+from piadm_hpc.schema.layout import Coordinate, Layout, Variable
 from piadm_hpc.solvers.adjoint import gradient
 from piadm_hpc.solvers.baselines.dispatch import BASELINES
 from piadm_hpc.solvers.collocation import Collocation
@@ -27,6 +31,9 @@ from piadm_hpc.solvers.errors import ScoreError
 from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.rollout import Rollout
 from piadm_hpc.solvers.sampler import Sampler
+from piadm_hpc.store.folder import Store
+from piadm_hpc.store.statistics.reading import open_statistics
+from piadm_hpc.store.statistics.recipe import Recipe
 from piadm_hpc.theory.chain import Chain
 from piadm_hpc.theory.grid import Partition
 from piadm_hpc.theory.process import OU
@@ -329,6 +336,40 @@ def members_differ_between_ranks(comm: Any) -> None:
     assert len({str(item) for item in drawn}) == comm.size
 
 
+def statistics_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
+    """To the last bit, with every rank writing parts of its own; in a second round for members that a killed rank left out."""
+    ids = list(range(22))
+    fields = np.random.default_rng(0).normal(280, 5, (len(ids), 9)).astype(np.float32)
+    edges = np.linspace(260, 300, 9, dtype=np.float32)[:, None].repeat(9, 1)
+    points = Coordinate(("x",), np.arange(9.0))
+    layout = Layout((Variable("u", ("x",)),), {"x": points})
+    kinds = ("mean", "std", "extremes", "quantiles", "histogram", "exceedance")
+    recipe = Recipe(layout, kinds, (0.1, 0.5), {"u": (280.0,)}, {"u": edges}, exact=8)
+    given: dict[str, Any] = {"layout": layout, "samples": ids, "shard_size": 3, "attributes": {}}
+    given |= {"statistics": recipe, "members": False}
+    with TemporaryDirectory() as own:
+        alone, together = Path(own) / "alone", Path(comm.bcast(own, 0)) / "together"
+        for folder, rank, size in ((alone, 0, 1), (together, comm.rank, comm.size)):
+            root = rank == 0
+            store = Store.create(folder, config={}, **given) if root else None
+            comm.barrier()
+            store = store or Store.attach(folder, **given)
+            for start in (0, 1):
+                missing = store.missing()
+                comm.barrier()
+                for batch in missing[rank::size] if start or rank % 2 == 0 else []:
+                    store.write(batch, {"u": fields[list(batch)]}, {})
+                comm.barrier()
+            if root:
+                store.join()
+                store.close()
+            comm.barrier()
+        with open_statistics(alone) as one, open_statistics(together) as other:
+            for name in one.data_vars:
+                assert np.array_equal(one[name].values, other[name].values), name
+        comm.barrier()
+
+
 CHECKS = [
     exscan_equals_the_recurrence,
     collectives_refuse_what_mpi_gets_wrong,
@@ -347,6 +388,7 @@ CHECKS = [
     pipelined_leads_are_the_same_on_every_number_of_ranks,
     densities_are_the_same_on_every_number_of_ranks,
     members_differ_between_ranks,
+    statistics_are_the_same_on_every_number_of_ranks,
 ]
 
 

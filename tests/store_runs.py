@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,4 +80,25 @@ def in_child(action: Callable[[], object], *, kill_after: float | None = None) -
     time.sleep(kill_after)
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
+    child.join()
+
+
+def killed_at_work(action: Callable[[], object], place: Path, breath: float) -> None:
+    """Run `action` in another process and kill it without warning `breath` seconds after a new file came into `place`."""
+
+    def files() -> set[tuple[str, int]]:
+        found = set()
+        for path in place.rglob("*"):
+            with suppress(OSError):
+                found.add((str(path), path.stat().st_ino))
+        return found
+
+    child = multiprocessing.get_context("fork").Process(target=action)
+    before, began = files(), time.monotonic()
+    child.start()
+    while child.is_alive() and not files() - before and time.monotonic() - began < 50:
+        time.sleep(0.002)
+    time.sleep(breath)
+    if child.pid is not None and child.is_alive():
+        os.kill(child.pid, signal.SIGKILL)
     child.join()

@@ -13,7 +13,9 @@ import xarray as xr
 
 from ..data.anomalies import NAMES, named_anomaly
 from ..schema.layout import STEP
+from ..store.packs.records import ZARR
 from ..store.reading import arranged, open_run, open_samples, require_dialect
+from ..store.statistics.reading import open_statistics
 
 if TYPE_CHECKING:
     from ..config.run import RunConfig
@@ -29,6 +31,7 @@ def open_dataset(
     engine: str = "h5netcdf",
     dialect: str | None = None,
     flat: bool = False,
+    statistics: bool = False,
 ) -> xr.Dataset:
     """Open the samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
 
@@ -44,7 +47,14 @@ def open_dataset(
     where the run itself knows its months, from its conditions or its observations, and is stored as the coordinate `month`.
     Samples that are absolute already stay as they are. Raises ValueError for months that are missing or wrong, for conformers,
     and for anomalies whose model is not found or keeps no climatology.
+
+    With `statistics`, the statistics that the run computed of its members are opened instead, as they are stored.
     """
+    if statistics:
+        if absolute or month is not None or flat or dialect is not None:
+            raise ValueError("statistics: opened as they are stored; leave absolute, month, flat and dialect out")
+        found = open_statistics(path)
+        return found if chunks is None else found.chunk(chunks)
     if not absolute:
         if month is not None:
             raise ValueError("month: only for absolute samples; give absolute (--absolute) too, or leave it out")
@@ -69,7 +79,7 @@ def _made_absolute(dataset: xr.Dataset, path: Path, month: int | Sequence[int] |
 
     if "topology" in dataset:
         raise ValueError(f"absolute: {path} holds conformers, which have no climatology; leave it out")
-    folder = path if path.is_dir() else path.parent
+    folder = path if path.is_dir() and path.name != ZARR else path.parent
     config = stored_config(folder, dataset)
     config = config.replace(model=str(run_model(folder, config)))
     climatology = climatology_of(Path(config.model), dataset.attrs.get("model_sha256"))
@@ -108,7 +118,10 @@ def _months(
     of_sequences: np.ndarray | None,
 ) -> np.ndarray:
     """The month of every sample, 1 to 12: those that the run knows, or else those that are given, in turn. Raises ValueError."""
-    own, given = _months_of_run(config), None if month is None else _checked(month)
+    # imported here as above
+    from ..run.conditions import months_of_run
+
+    own, given = months_of_run(config), None if month is None else _checked(month)
     own = of_sequences if own is None else own
     months = own if own is not None else given
     if months is None:
@@ -129,25 +142,6 @@ def _checked(month: int | Sequence[int]) -> np.ndarray:
     if months.ndim != 1 or months.size == 0 or months.dtype.kind not in "iu" or not np.all((months >= 1) & (months <= 12)):
         raise ValueError(f"month: got {month!r}; give a whole number from 1 to 12, or one for every sample in turn")
     return months.astype(np.int32)
-
-
-def _months_of_run(config: RunConfig) -> np.ndarray | None:
-    """The months that a run was drawn for, in turn by sample: of its conditions, or of absolute observations."""
-    if config.observations is not None and config.observations.month is not None:
-        return np.array([config.observations.month], dtype=np.int32)
-    if config.condition.file is None:
-        return None
-    from ..data.condition_files import digest_of
-    from ..models.record import read_card
-    from ..models.registry import CARD
-    from ..run.conditions import given_conditions
-
-    given = read_card(Path(config.model) / CARD).condition
-    names = [one.name for one in given.inputs if one.kind == "month"] if given is not None else []
-    file = Path(config.condition.file)
-    if not names or not file.exists() or digest_of(file) != config.condition.sha256:
-        return None
-    return given_conditions(config).values[names[0]].astype(np.int32)
 
 
 def _with_climatology(dataset: xr.Dataset, climatology: Climatology, months: np.ndarray | None) -> xr.Dataset:

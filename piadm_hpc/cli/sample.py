@@ -41,5 +41,7 @@ def draw(options: argparse.Namespace, *, forecasts: bool = False) -> int:
         logger.info(line)
     if summary.not_converged:
         logger.info("%d samples did not meet the tolerance by themselves; they are marked converged = 0", summary.not_converged)
-    logger.info('open with:  xarray.open_dataset("%s")', Path(config.out) / "samples.h5")
+    samples = "samples.zarr" if config.output.format == "zarr" else "samples.h5"
+    for file in [samples] * config.output.members + ["statistics.h5"] * bool(config.statistics.kinds):
+        logger.info('open with:  xarray.open_dataset("%s")', Path(config.out) / file)
     return NOT_CONVERGED if summary.not_converged else DONE

@@ -20,6 +20,7 @@ from .rollout import RolloutConfig
 from .samples import INDEPENDENT_KEYS as INDEPENDENT_KEYS
 from .samples import parse_ids as parse_ids
 from .solver import SolverConfig
+from .statistics import StatisticsConfig
 from .steering import SteeringConfig
 from .validation import Record, build
 
@@ -130,11 +131,15 @@ class OutputConfig(Record):
         batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
             more than are made in half a minute or have room in a quarter of the memory.
         compression: compression of the arrays.
+        members: store the samples; without them only their statistics are kept.
+        format: "hdf5" for shards with an index, or "zarr" for one Zarr store.
         log_interval: seconds between two lines of progress.
     """
 
     batch: Many | Auto = "auto"
     compression: Literal["zlib", "none"] = "zlib"
+    members: bool = True
+    format: Literal["hdf5", "zarr"] = "hdf5"
     log_interval: float = Field(30.0, gt=0)
 
 
@@ -169,6 +174,7 @@ class RunConfig(Record):
     density: DensityConfig = DensityConfig()
     compute: ComputeConfig = ComputeConfig()
     output: OutputConfig = OutputConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
     observations: ObservationsConfig | None = None
     steering: SteeringConfig | None = None
 
@@ -193,6 +199,9 @@ class RunConfig(Record):
         per_step, name = method.calls, method.name
         if name == "collocation" and self.chain.generator is None:
             mistakes += self._not_collocated()
+        if self.output.format == "zarr" and self.only is not None:
+            mistakes.append("output.format = 'zarr': row r of the store is sample r; draw the samples from 0 on, without only")
+        mistakes += self.statistics.mistakes(members=self.output.members)
         mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
         mistakes += self.rollout.mistakes(
             file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth,

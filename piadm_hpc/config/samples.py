@@ -15,8 +15,11 @@ INDEPENDENT_KEYS = frozenset(
         "observations.file",
         "output.batch",
         "output.compression",
+        "output.members",
+        "output.format",
         "output.log_interval",
     }
+    | {f"statistics.{key}" for key in ("kinds", "quantiles", "thresholds", "truth", "bins", "exact", "absolute", "month")}
     | {f"compute.{key}" for key in ("time_ranks", "device", "model_batch", "in_flight", "threads", "compile")}
 )
 """Dotted names of the keys that change a sample by rounding at most; a run may be continued with other values of them."""

@@ -99,6 +99,7 @@ def patched(model: Model, shape: Sequence[int], *, overlap: int | None = None, p
     large = stationary(model.reference, size).to(device, torch.float64)
     score = PatchedScore(model.score, tiling, model.process, replace(model.reference, response=None), large if periodic else None)
     own, normalisation = model.conditioning, _normalised(model.normalisation, size)
+    assert own is None or isinstance(own, Conditioning)  # see _mistakes
     return replace(
         model,
         score=score,
@@ -135,6 +136,8 @@ def _mistakes(model: Model) -> list[str]:
     if model.constraint is not None or len(model.event_shape) != 2 or not isinstance(model.normalisation, Normalisation):
         return ["is not one of fields of one variable on rows and columns, which patches are made of"]
     found, grid, own = [], model.layout.coordinates, model.normalisation
+    if not isinstance(model.conditioning, Conditioning | None):
+        found.append("is given conditions as another package has them, which are not cut into patches")
     if model.process.fields > 1:
         found.append("is one of position and momentum; patches need a network of the position alone")
     if model.card.get("wrap", False) or geographic(grid):

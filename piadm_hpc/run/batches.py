@@ -156,8 +156,8 @@ def _write(
 
 
 def without_states(solution: Solution) -> Solution:
-    """The costs alone, so that an ensemble of any size fits into memory."""
-    return replace(solution, x=solution.x[:0], state=solution.state[:0])
+    """The costs alone, so that an ensemble of any size fits into memory; an empty view would keep all states alive."""
+    return replace(solution, x=solution.x[:0].clone(), state=solution.state[:0].clone())
 
 
 @dataclass

@@ -112,6 +112,25 @@ def coordinates_of(config: RunConfig, samples: Sequence[int]) -> dict[str, np.nd
     return {"member": ids // count, "condition_index": ids % count}
 
 
+def months_of_run(config: RunConfig) -> np.ndarray | None:
+    """The months that a run was drawn for, 1 to 12, in turn by sample: of its conditions, or of absolute observations."""
+    if config.observations is not None and config.observations.month is not None:
+        return np.array([config.observations.month], dtype=np.int32)
+    if config.condition.file is None:
+        return None
+    given = read_card(find_model(config.model) / CARD).condition
+    names = [one.name for one in given.inputs if one.kind == "month"] if given is not None else []
+    file = Path(config.condition.file)
+    if not names or not file.exists() or digest_of(file) != config.condition.sha256:
+        return None
+    months = given_conditions(config).values[names[0]].astype(np.int32)
+    leads = config.rollout.leads
+    if leads is None:
+        return months
+    # the sample of start s and lead l, from 0 on, is the one numbered s L + l among those of a member
+    return np.asarray((months[:, None] - 1 + config.rollout.months * np.arange(leads)) % 12 + 1, dtype=np.int32).ravel()
+
+
 def _digest(config: RunConfig) -> str:
     try:
         return digest_of(Path(str(config.condition.file)))

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from ..store.errors import StoreError
 from ..store.folder import Store
 from ..store.provenance import global_attributes
 from ..store.reading import open_run
+from ..store.statistics.reading import open_statistics
 from ..store.unfinished import clear_drafts
 from .batches import Batch, Drawn, Run, Work, draw_batches, missing_batches
 from .choose import Choice, choose, solver_of_run
@@ -38,6 +38,7 @@ from .conditions import completed, layout_of
 from .leads import draw_leads, missing_leads
 from .reporting import EventLog, Summary, set_up_logging
 from .resolve import ResolvedRun, resolve
+from .statistics import recipe_of
 from .steering import Steered, potential_of
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ ATTEMPTS = 3  # how often samples are drawn whose shards vanish meanwhile
 
 
 def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
-    """Draw the samples of a run and open them; collective over the ranks that this process was launched with.
+    """Draw the samples of a run and open them, or their statistics where they are not stored; collective over all ranks.
 
     Finished shards of the same run are kept. Raises ConfigError, StoreError, ScoreError or StopRequested.
     """
     execute(config, overwrite=overwrite)
-    return open_run(Path(config.out) / "samples.h5")
+    return open_run(config.out) if config.output.members else open_statistics(config.out)
 
 
 def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm_hpc.sample") -> Summary:
@@ -185,6 +186,9 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
         "shard_size": int(config.output.batch),
         "attributes": attributes,
         "compression": config.output.compression,
+        "statistics": recipe_of(config, model),
+        "members": config.output.members,
+        "form": config.output.format,
     }
     if not ranks.root:
         return Store.attach(config.out, **shape)

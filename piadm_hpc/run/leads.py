@@ -29,7 +29,8 @@ def missing_leads(run: Run) -> list[Batch]:
     first: dict[int, int] = {}
     for sample in (sample for batch in run.store.missing() for sample in batch):
         path, lead = divmod(sample, leads)
-        first[path] = min(lead, first.get(path, leads))
+        # leads that are counted and not stored cannot be gone on from; they are made again, and counted once
+        first[path] = min(lead, first.get(path, leads)) if run.store.members else 0
     alike = defaultdict(list)
     apart = run.resolved.dated is not None  # observations belong to starts
     for path, lead in sorted(first.items()):

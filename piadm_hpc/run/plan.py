@@ -18,6 +18,7 @@ from ..models.card import load_model
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import BlockSolver
 from ..solvers.solution import Solution
+from ..store.packs.records import bytes_of_pack
 from .arrange import GIGABYTE, Arrangement, arrange, memory_of_host
 from .choose import Choice, choose, solver_of_run
 from .effort import Effort, expected_effort, expected_sweeps, open_leads, rollout_rounds, window_of
@@ -25,6 +26,7 @@ from .execute import threads
 from .footprint import bytes_per_sweep, memory_of_rank, solver_of
 from .resolve import ResolvedRun, resolve
 from .rollout import pipelines
+from .statistics import Counted
 
 MEGABYTE = 1e6
 
@@ -57,6 +59,7 @@ class Plan:
     chosen: str = ""
     observations: str = ""
     leads: int | None = None
+    statistics: str = ""
 
     def __str__(self) -> str:
         chosen = f"  {self.chosen}\n" if self.chosen else ""
@@ -80,7 +83,7 @@ class Plan:
             f"  network calls    {self.calls} per {one}, {1e3 * self.seconds_per_call:.1f} ms each (timed here)\n"
             f"  bytes per sweep  {self.bytes_per_sweep / MEGABYTE:.2f} MB sent by each rank, at most\n"
             f"  memory           {self.memory_per_rank / MEGABYTE:.0f} MB per rank\n"
-            f"{self.observations}"
+            f"{self.observations}{self.statistics}"
             f"  arrangement      {self.arrangement}\n"
             f"  output           {self.output_bytes / MEGABYTE:.1f} MB before compression\n"
             f"  time             about {self.seconds:.2g} s, {self.communication:.2g} s of it messages{in_sequence}{faster}"
@@ -178,6 +181,7 @@ class _Estimate:
         batch, paths = _batch(config, groups), len(config.ids) // leads
         share, rounds = -(-paths // groups), rollout_rounds(effort.rounds, leads, pipelined=pipelined)
         held = batch * open_leads(effort.sweeps, leads, pipelined=pipelined)
+        counted = Counted.of(config, resolved.model, batch)
         message = bytes_per_sweep(sampler, batch, time_ranks)
         stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
         waits = 0 if sampler.options.solver == "sequential" else rounds * -(-share // batch)
@@ -186,7 +190,8 @@ class _Estimate:
 
         def memory(points: int, slots: int) -> int:
             own = memory_of_rank(sampler, self.solver, self.activations, points, slots, max(batch, slots), time_ranks)
-            return own + (0 if resolved.given is None else resolved.given.bytes_held(points))
+            packed = bytes_of_pack(resolved.model.layout) if config.output.format == "zarr" else 0
+            return own + counted.memory + packed + (0 if resolved.given is None else resolved.given.bytes_held(points))
 
         return Plan(
             ranks=ranks,
@@ -205,7 +210,7 @@ class _Estimate:
             sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
             bytes_per_sweep=message,
             memory_per_rank=memory(-(-_longest(sampler) // time_ranks), min(held, config.compute.in_flight or held)),
-            output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape),
+            output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape) * config.output.members + counted.disk,
             arrangement=arrange(
                 resolved,
                 time_ranks=time_ranks,
@@ -216,6 +221,7 @@ class _Estimate:
             communication=communication,
             chosen=self.chosen,
             observations=_observations(resolved, _longest(sampler)),
+            statistics=str(counted),
         )
 
     def _effort(self, time_ranks: int) -> Effort:

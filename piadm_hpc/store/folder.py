@@ -1,44 +1,44 @@
-"""The folder of a run: its lock, its shards, and the index that people open."""
+"""The folder of a run: its lock, its shards, the index that people open, and the statistics of its members."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from ..config.samples import INDEPENDENT_KEYS
 from ..schema.layout import Layout
-from .conformers import with_topology
+from .contents import Contents, as_it_is, harmed, read_samples, shown, stored_rows
 from .errors import StoreError
-from .files import most_open_files, write_text
-from .index import INDEX, Arrangement, arrange, is_current, reading, write_copy, write_index
-from .integrity import wrong_values
+from .files import write_text
+from .index import Arrangement, write_copy
+from .joining import MAX_SHARDS, join_shards
 from .lock import STALE_HOURS, Lock
-from .merging import merge_alike, merge_into
-from .opening import clear, indexed_ids, prepare, require_no_strangers, require_same_run, set_aside, tidy
-from .requested import absent, requested, write_requested
-from .retired import reason_of
-from .settings import RUN_FILE, as_json, run_config, to_toml
+from .merging import many_shards, merge_alike, merge_into
+from .opening import clear, indexed_ids, prepare, require_same_run, set_aside, tidy
+from .packs.packing import Packs
+from .packs.records import PLACE as PACKED
+from .requested import absent, write_requested
+from .settings import RUN_FILE, as_json, to_toml
 from .shard import SHARDS, Shard, named_ids, scan, shard_path, write_samples
-from .skeleton import FILTERS, read_attributes, read_layout
+from .skeleton import FILTERS
+from .statistics.parts import PLACE
+from .statistics.recipe import Recipe
+from .statistics.tally import Tally
 from .validate import as_fields, as_per_sample, id_problems, layout_problems
-
-log = logging.getLogger(__name__)
-
-MAX_SHARDS = 500
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
     """The samples of a run on disk: shards of at most `shard_size` samples, with the ids `samples`, below `folder`.
 
-    One process calls `create` and holds the folder until `close`; every other process that writes calls `attach`.
+    With `statistics` members are counted as well, and without `members` they are counted and not stored. One process calls
+    `create` and holds the folder until `close`; every other process that writes calls `attach`.
     """
 
     folder: Path
@@ -47,6 +47,9 @@ class Store:
     shard_size: int
     attributes: Mapping[str, Any]
     compression: str = "zlib"
+    statistics: Recipe | None = None
+    members: bool = True
+    form: str = "hdf5"
     lock: Lock | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,6 +58,12 @@ class Store:
             problems.append(f"shard_size: {self.shard_size}; give at least one sample per shard")
         if self.compression not in FILTERS:
             problems.append(f"compression: {self.compression!r}; give one of {sorted(FILTERS)}")
+        if self.form not in ("hdf5", "zarr"):
+            problems.append(f"form: {self.form!r}; give hdf5 or zarr")
+        if self.form == "zarr" and self.layout.topology is not None:
+            problems.append('conformers are stored in HDF5, which other programs read; leave output.format = "zarr" out')
+        if not self.members and self.statistics is None:
+            problems.append("members: neither samples nor statistics would be stored; ask for one of them")
         if problems:
             raise StoreError("; ".join(problems))
 
@@ -70,37 +79,39 @@ class Store:
         attributes: Mapping[str, Any],
         independent: frozenset[str] = frozenset(),
         overwrite: bool = False,
-        compression: str = "zlib",
         stale_hours: float = STALE_HOURS,
+        **options: Any,
     ) -> Store:
         """Lock a folder for a run, new or continued; for one process only.
 
         The store then asks for `samples` and for those that earlier calls of this run have drawn. Keys of `config` in
         `independent` (dotted names, which cover the keys below them) may differ from the earlier call. `overwrite` deletes
-        what is there. Raises StoreError when the folder cannot be written, is held by another run, or holds samples or single
-        shards of another configuration, and names each key that differs.
+        what is there; `options` are those of `attach`. Raises StoreError when the folder cannot be written, is held by another
+        run, or holds samples or single shards of another configuration, and names each key that differs.
         """
-        store = cls.attach(
-            folder, layout=layout, samples=samples, shard_size=shard_size, attributes=attributes, compression=compression
-        )
+        store = cls.attach(folder, layout=layout, samples=samples, shard_size=shard_size, attributes=attributes, **options)
         text = to_toml(config)
         prepare(store.folder)
         lock = Lock.take(store.folder, stale_hours=stale_hours)
         try:
             if overwrite:
                 clear(store.folder)
-            shards, damaged = scan(store.folder)
-            if shards:
+            found = Contents.of(store.folder)
+            if found.held:
                 require_same_run(
-                    store.folder, shards, config, text, independent=independent, layout=layout, attributes=attributes
+                    store.folder, found.held, config, text, independent=independent, layout=layout, attributes=attributes
                 )
-            drawn = {sample for shard in shards for sample in shard.ids}
-            drawn |= set(indexed_ids(store.folder, as_json(config), independent))
+            drawn = found.drawn(members=store.members) | set(indexed_ids(store.folder, as_json(config), independent))
             store = replace(store, samples=tuple(sorted(drawn.union(store.samples))))
-            tidy(store.folder, damaged)
-            if not shards:
+            found.require_form(store.folder, store.form, store.samples)
+            tidy(store.folder, found.damaged)
+            if store.packs is not None:
+                store.packs.settle(len(store.samples))
+            if store.tally is not None:
+                store.tally.open(found.stored)
+            if not found.held:
                 write_text(store.folder / RUN_FILE, text)
-            write_requested(store.folder, store.samples)
+            write_requested(store.folder, store.samples, members=store.members)
         except OSError as error:
             lock.release()
             raise StoreError(f"cannot use {store.folder}: {error.strerror or error}; choose another folder") from error
@@ -119,10 +130,13 @@ class Store:
         shard_size: int,
         attributes: Mapping[str, Any],
         compression: str = "zlib",
+        statistics: Recipe | None = None,
+        members: bool = True,
+        form: str = "hdf5",
     ) -> Store:
         """Make a store for a process that writes shards into a folder that another one has locked; nothing is changed there."""
         ids = tuple(int(sample) for sample in samples)
-        return cls(Path(folder).absolute(), layout, ids, shard_size, dict(attributes), compression)
+        return cls(Path(folder).absolute(), layout, ids, shard_size, dict(attributes), compression, statistics, members, form)
 
     @classmethod
     def existing(cls, folder: str | os.PathLike[str], *, stale_hours: float = STALE_HOURS) -> Store:
@@ -131,17 +145,7 @@ class Store:
         Raises StoreError when there is no whole shard, or one of another run.
         """
         path = Path(folder).absolute()
-        shards, _ = scan(path)
-        if not shards:
-            raise StoreError(f"{path} holds no whole shard; give the folder of a run that has finished some samples")
-        require_no_strangers(path, shards, run_config(path) or shards[0].config, INDEPENDENT_KEYS)
-        with reading(shards[0]) as file:
-            layout, attributes = read_layout(file), read_attributes(file)
-        drawn = {sample for shard in shards for sample in shard.ids}
-        ids = sorted(drawn.union(requested(path) or ()))
-        shard_size = max(len(shard.ids) for shard in shards)
-        store = cls(path, layout, tuple(ids), shard_size, attributes)
-        return replace(store, lock=Lock.take(path, stale_hours=stale_hours))
+        return replace(cls(**as_it_is(path)), lock=Lock.take(path, stale_hours=stale_hours))
 
     def __enter__(self) -> Self:
         return self
@@ -164,35 +168,40 @@ class Store:
         return [self.samples[i : i + self.shard_size] for i in range(0, len(self.samples), self.shard_size)]
 
     def missing(self) -> list[tuple[int, ...]]:
-        """The ids that no whole shard holds yet, batch by batch, without the batches that are done."""
-        present = {sample for shard in scan(self.folder)[0] for sample in shard.ids}
+        """The ids that are not drawn yet, batch by batch, without the batches that are done."""
+        present = self._drawn()
         left = [tuple(sample for sample in batch if sample not in present) for batch in self.batches()]
         return [batch for batch in left if batch]
 
     def read(self, samples: Sequence[int]) -> dict[str, np.ndarray]:
         """Read the fields of some samples by variable, [samples, *shape]. Raises StoreError when one is absent."""
-        places = {sample: (shard, row) for shard in scan(self.folder)[0] for row, sample in enumerate(shard.ids)}
-        if gone := [sample for sample in samples if sample not in places]:
-            raise StoreError(f"{self.folder} does not hold the samples {_shown(tuple(gone))}; run the same command again")
-        found: dict[str, list[np.ndarray]] = {variable.name: [] for variable in self.layout.variables}
-        for sample in samples:
-            shard, row = places[sample]
-            with reading(shard) as file:
-                for name, rows in found.items():
-                    rows.append(file[name][row])
-        return {name: np.stack(rows) for name, rows in found.items()}
+        return read_samples(self.folder, self.layout, samples)
 
     def absent(self) -> tuple[int, ...]:
-        """The ids among `samples` that no whole shard holds."""
-        return absent(self.samples, (sample for shard in scan(self.folder)[0] for sample in shard.ids))
+        """The ids among `samples` that are not drawn."""
+        return absent(self.samples, self._drawn())
+
+    def _drawn(self) -> set[int]:
+        return Contents.of(self.folder).drawn(members=self.members)
+
+    @cached_property
+    def packs(self) -> Packs | None:
+        """What moves samples into the Zarr store; None for a run whose shards are what people open."""
+        return Packs(self.folder, self.layout, self.attributes) if self.form == "zarr" else None
+
+    @cached_property
+    def tally(self) -> Tally | None:
+        """What counts the members; None for a run without statistics."""
+        return None if self.statistics is None else Tally(self.folder, self.statistics, self.attributes)
 
     def damaged(self, part: int = 0, parts: int = 1) -> list[Path]:
-        """Read every value of every `parts`-th shard, from number `part` on; the shards that are damaged."""
-        return [shard.path for shard in scan(self.folder)[0][part::parts] if wrong_values(shard)]
+        """Read every value of every `parts`-th file, from number `part` on; the shards and parts that are damaged."""
+        return harmed(self.folder, part, parts)
 
     def num_drawn(self, ids: Set[int]) -> int:
         """Count the samples of `ids` that are stored, by the names of the files: for progress, since nothing is read."""
-        return len(ids & named_ids(self.folder))
+        places = [SHARDS] + [PLACE] * (not self.members) + [PACKED] * (self.packs is not None)
+        return len(ids & set[int]().union(*(named_ids(self.folder, place) for place in places)))
 
     def set_aside(self, damaged: Sequence[Path]) -> None:
         """Rename damaged shards, so that their samples count as missing. Raises OSError."""
@@ -205,8 +214,8 @@ class Store:
         per_sample: Mapping[str, np.ndarray],
         *,
         allow_nan: Mapping[str, np.ndarray] | None = None,
-    ) -> Path:
-        """Write samples as one shard, which appears whole or not at all.
+    ) -> None:
+        """Write samples as one shard, which appears whole or not at all, and count them where there are statistics.
 
         `fields` [S, *shape] holds every variable of the layout, `per_sample` [S] or [S, block] any of PER_SAMPLE. NaN is
         accepted only where `allow_nan` is true (broadcast against [S, *shape]). Raises StoreError that lists all mistakes,
@@ -217,16 +226,20 @@ class Store:
         arrays, more = as_fields(self.layout, names, fields, allow_nan)
         costs, yet_more = as_per_sample(names, per_sample)
         if problems + more + yet_more:
-            raise StoreError(f"cannot store samples {_shown(names)}: " + "; ".join(problems + more + yet_more))
-        return write_samples(
-            shard_path(self.folder, names),
-            layout=self.layout,
-            ids=names,
-            fields=arrays,
-            per_sample=costs,
-            attributes=self.attributes,
-            compression=self.compression,
-        )
+            raise StoreError(f"cannot store samples {shown(names)}: " + "; ".join(problems + more + yet_more))
+        # counted first: a sample that is counted and not stored is drawn again, and not counted again
+        if self.tally is not None:
+            self.tally.add(names, arrays, costs)
+        if self.members:
+            write_samples(
+                shard_path(self.folder, names),
+                layout=self.layout,
+                ids=names,
+                fields=arrays,
+                per_sample=costs,
+                attributes=self.attributes,
+                compression=self.compression,
+            )
 
     def join(
         self,
@@ -239,27 +252,20 @@ class Store:
         """Write `samples.h5` over all whole shards, sorted by id: an index, or with `copy` one ordinary file at `to`.
 
         Shards are merged first when they are more than `max_shards`, or more files than this process may open. With
-        `keep_current` an index of just these shards is left as it is, and with it whoever has it open. Raises StoreError when
-        there is nothing to join or shards do not match each other.
+        `keep_current` an index of just these shards is left as it is, and with it whoever has it open. With statistics their
+        file is written too. Raises StoreError when there is nothing to join or shards do not match each other.
         """
-        shards, damaged = scan(self.folder)
-        for path in damaged:
-            log.warning("leaving out %s, which is damaged; run the same command again to draw its samples once more", path)
-        if not shards:
-            raise StoreError(f"{self.folder} holds no whole shard, so there is nothing to join; run the sampler first")
-        if to is not None and not copy:
-            raise StoreError(f"an index must lie beside its shards, not at {to}; ask for a copy to make a file elsewhere")
-        if copy:
-            target = Path(to).absolute() if to is not None else self.folder / INDEX
-            return with_topology(self._write_copy(target, arrange(shards)), self.layout)
-        limit = max(1, min(max_shards, most_open_files()))
-        if len(arrange(shards).shards) > limit:
-            # well below the limit, so that a growing run does not come here at every join
-            shards = self._merge(shards, max(1, limit // 4))
-        arrangement, path = arrange(shards), self.folder / INDEX
-        if not (keep_current and is_current(self.folder, arrangement)):
-            path = write_index(self.folder, arrangement, layout=self.layout, attributes=self.attributes)
-        return with_topology(path, self.layout)
+        given: dict[str, Any] = {"copy": copy, "to": to, "max_shards": max_shards, "keep_current": keep_current}
+        path = self.folder
+        if self.tally is not None:
+            path = self.tally.finish(stored_rows(self.folder, self.layout))
+        if self.packs is not None and self.members:
+            if copy:
+                raise StoreError(f"{self.folder} is a Zarr store; `piadm export` makes one file of it")
+            path = self.packs.finish(len(self.samples))
+        elif self.members or copy or scan(self.folder)[0]:
+            path = join_shards(self.folder, self.layout, self.attributes, self._write_copy, **given)
+        return path
 
     def merge(self, max_shards: int = MAX_SHARDS) -> list[Shard]:
         """Merge all shards into at most `max_shards` larger ones and return those; the index has to be joined again.
@@ -268,23 +274,17 @@ class Store:
         at worst some samples are stored twice until the next merge. Shards that the index lists leave stubs: whoever has it
         open gets errors from then on, not missing values, and must open the new one.
         """
-        return self._merge(scan(self.folder)[0], max_shards)
+        return merge_into(self.folder, scan(self.folder)[0], max_shards, self._write_copy)
 
     def compact(self, max_shards: int = MAX_SHARDS) -> None:
         """Merge shards of similar size when there are more than `max_shards`, also while other processes write further ones.
 
         A growing run thus stays a few hundred files. Kills and readers are dealt with as in `merge`. Raises StoreError.
         """
-        files = list((self.folder / SHARDS).glob("samples_*.h5"))
-        if len(files) > max_shards and sum(not reason_of(path) for path in files) > max_shards:
+        if self.packs is not None:
+            self.packs.move(len(self.samples))
+        elif many_shards(self.folder, max_shards):
             merge_alike(self.folder, scan(self.folder)[0], self._write_copy)
-
-    def _merge(self, shards: list[Shard], max_shards: int) -> list[Shard]:
-        return merge_into(self.folder, shards, max_shards, self._write_copy)
 
     def _write_copy(self, path: Path, arrangement: Arrangement) -> Path:
         return write_copy(path, arrangement, layout=self.layout, attributes=self.attributes, compression=self.compression)
-
-
-def _shown(ids: tuple[int, ...]) -> str:
-    return f"{ids[0]} to {ids[-1]}" if len(ids) > 1 else f"{ids}"

@@ -18,9 +18,14 @@ from .errors import DamagedShard, StoreError
 from .files import allow_open_files, most_open_files
 from .index import INDEX
 from .opening import strangers
+from .packs.reading import zarr_folder, zarr_problems
+from .packs.records import PLACE as PACKED
+from .packs.records import ZARR
 from .requested import absent, in_words, requested
 from .settings import run_config
 from .shard import SHARDS, UNREADABLE, Shard, first_line, open_file, read_shard, scan
+from .statistics.output import STATISTICS
+from .statistics.reading import counts_only, size_of, statistics_file, statistics_problems
 
 DRAW_AGAIN = "run the same `piadm sample` again, which draws only what is missing"
 JOIN = "run `piadm join`"
@@ -36,6 +41,7 @@ class Report:
     num_samples: int = 0
     num_shards: int = 0
     bytes: int = 0
+    kind: str = "shards"
 
     @property
     def ok(self) -> bool:
@@ -44,7 +50,7 @@ class Report:
     def __str__(self) -> str:
         if not self.ok:
             return "\n  ".join([f"{self.path} is not whole:", *self.problems])
-        return f"{self.path}: {self.num_samples} samples in {self.num_shards} shards, {self.bytes / 1e6:.1f} MB: whole"
+        return f"{self.path}: {self.num_samples} samples in {self.num_shards} {self.kind}, {self.bytes / 1e6:.1f} MB: whole"
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:
@@ -63,8 +69,16 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = Tru
 
     The structure of each file is read; with `deep` every value too, which finds damaged bytes, missing values where there
     should be none, and an index that disagrees with its shards. `extra` also reports shards that the index does not list and
-    samples that were asked for and are nowhere.
+    samples that were asked for and are nowhere. Of a run whose samples are counted and not stored, its statistics are checked.
     """
+    if counts_only(given := Path(path).absolute()):
+        folder = given if given.is_dir() else given.parent
+        ids, parts, size = size_of(folder)
+        return Report(folder / STATISTICS, tuple(statistics_problems(folder, deep=deep)), len(ids), parts, size, "parts")
+    if (packed := zarr_folder(given)) is not None:
+        problems, rows, size = zarr_problems(packed, deep=deep)
+        problems += statistics_problems(packed, deep=deep) if extra and statistics_file(packed) is not None else []
+        return Report(packed / ZARR, tuple(problems), len(rows), len(list((packed / PACKED).glob("*.h5"))), size, "packs")
     try:
         file = find_file(path)
         whole = read_shard(file, index=True)
@@ -90,6 +104,8 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = Tru
         problems += _beside_the_index(base, whole, listed)
     if extra and not problems:
         problems += _absent_samples(base, whole)
+    if extra and statistics_file(base) is not None:
+        problems += statistics_problems(base, deep=deep)
     return Report(file, tuple(dict.fromkeys(problems)), len(whole.ids), len(listed), whole.num_bytes + sum(listed.values()))
 
 

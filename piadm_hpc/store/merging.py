@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .index import INDEX, Arrangement, arrange
-from .retired import MERGED, listed, retire
-from .shard import Shard, read_shard, shard_path
+from .retired import MERGED, listed, reason_of, retire
+from .shard import SHARDS, Shard, read_shard, shard_path
 
 TOGETHER = 8  # shards of similar size that a growing run merges into one: a sample is copied a few times only
 LARGE_BYTES = 2**30
@@ -24,6 +24,12 @@ def merge_into(folder: Path, shards: list[Shard], number: int, copy: Copy) -> li
     size = -(-len(needed) // number)
     groups = [needed[start : start + size] for start in range(0, len(needed), size)]
     return [group[0] if len(group) == 1 else _merged(folder, group, known, copy) for group in groups]
+
+
+def many_shards(folder: Path, number: int) -> bool:
+    """Whether a folder holds more shards than `number`, without the stubs of deleted ones."""
+    files = list((folder / SHARDS).glob("samples_*.h5"))
+    return len(files) > number and sum(not reason_of(path) for path in files) > number
 
 
 def merge_alike(folder: Path, shards: list[Shard], copy: Copy) -> None:
@@ -58,6 +64,13 @@ def _merged(folder: Path, group: list[Shard], known: set[str], copy: Copy) -> Sh
     for shard in group:
         _delete(shard, known)
     return read_shard(path)
+
+
+def leave(folder: Path, shards: list[Shard]) -> None:
+    """Delete shards whose samples are elsewhere by now; stubs stay where an index lists them."""
+    known = listed(folder / INDEX) if shards else set()
+    for shard in shards:
+        _delete(shard, known)
 
 
 def _delete(shard: Shard, known: set[str]) -> None:

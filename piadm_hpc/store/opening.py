@@ -14,10 +14,14 @@ from ..schema.layout import Layout
 from .errors import StoreError
 from .files import PARTIAL, sync_folder, write_text
 from .index import INDEX
+from .packs.records import PLACE as PACKED
+from .packs.records import ZARR
 from .requested import REQUESTED
 from .retired import DAMAGED, OVERWRITTEN, indexed_shapes, listed, reason_of, remove_old, retire
 from .settings import RUN_FILE, as_json, differences, differences_of_json
 from .shard import SHARDS, Shard, read_shard, scan
+from .statistics.output import STATISTICS
+from .statistics.parts import PLACE
 from .unfinished import clear_drafts
 
 log = logging.getLogger(__name__)
@@ -51,6 +55,9 @@ def clear(folder: Path) -> None:
         if shard.name in known:
             retire(shard.path, shard.shapes, OVERWRITTEN)
     (folder / INDEX).unlink(missing_ok=True)
+    (folder / STATISTICS).unlink(missing_ok=True)
+    for place in (PLACE, PACKED, ZARR):
+        shutil.rmtree(folder / place, ignore_errors=True)
     for path in (folder / SHARDS).iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -118,7 +125,7 @@ def strangers(shards: Sequence[Shard], config: str, independent: frozenset[str])
         if shard.model_sha256 not in ("", usual):
             found.append(f"model_sha256: {shard.model_sha256!r} there, {usual!r} in the other shards")
         if found:
-            lines.append(f"{SHARDS}/{shard.name}: {'; '.join(found)}")
+            lines.append(f"{shard.path.parent.name}/{shard.name}: {'; '.join(found)}")
     return lines[:SHOWN] + ([f"and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
 
 
@@ -130,7 +137,7 @@ def _other_contents(shards: Sequence[Shard], layout: Layout, model: str) -> list
         if model and shard.model_sha256 not in ("", model):
             found[f"model_sha256: {shard.model_sha256!r} there, {model!r} here"] = None
         there = {name: shape[1:] for name, shape in shard.shapes.items()}
-        if there != shapes:
+        if shard.shapes and there != shapes:  # a part of statistics has no fields
             found[f"variables: {there} there, {shapes} here"] = None
     return list(found)
 
@@ -146,8 +153,10 @@ def indexed_ids(folder: Path, config: str, independent: frozenset[str]) -> tuple
 
 def tidy(folder: Path, damaged: Sequence[Path]) -> None:
     """Delete the leftovers of killed writers, and set damaged shards aside so that their samples are drawn again."""
-    for leftover in [*folder.glob(f"*{PARTIAL}"), *(folder / SHARDS).glob(f"*{PARTIAL}")]:
+    for leftover in (path for place in (".", SHARDS, PLACE, PACKED) for path in (folder / place).glob(f"*{PARTIAL}")):
         leftover.unlink(missing_ok=True)
+    for leftover in (folder / ZARR).glob(f"*{PARTIAL}"):
+        shutil.rmtree(leftover, ignore_errors=True)
     remove_old((folder / SHARDS).glob("samples_*.h5"))
     if damaged:
         set_aside(folder, damaged)
@@ -161,5 +170,5 @@ def set_aside(folder: Path, damaged: Sequence[Path]) -> None:
         aside = path.with_name(path.name + ".damaged")
         log.warning("%s is damaged and set aside as %s; its samples are drawn again", path, aside.name)
         os.replace(path, aside)
-        if path.name in known:
+        if path.parent.name == SHARDS and path.name in known:
             retire(path, indexed_shapes(folder / INDEX, path.name), DAMAGED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -12,6 +13,8 @@ import xarray as xr
 from .conventions import DIALECTS, realization
 from .errors import StoreError
 from .integrity import check
+from .packs.reading import open_packed, zarr_folder
+from .statistics.reading import counts_only
 from .watching import ENGINES, WatchedStore, watch
 
 FILE_ATTRIBUTES = ("complete", "num_samples", "shards")
@@ -44,6 +47,10 @@ def open_samples(path: str | os.PathLike[str], *, engine: str = "h5netcdf") -> x
     """Open the samples of a run along one dimension, as they are stored; raises StoreError as `open_run` does."""
     if engine not in ENGINES:
         raise StoreError(f"engine: {engine!r} is not known; give one of {sorted(ENGINES)}")
+    if counts_only(Path(path).absolute()):
+        raise StoreError(f"{path} holds statistics, and no samples; open them with piadm_hpc.open(..., statistics=True)")
+    if (folder := zarr_folder(Path(path).absolute())) is not None:
+        return open_packed(folder)
     report = check(path, extra=False)
     if not report.ok:
         raise StoreError(f"{report.path} is not whole:\n  " + "\n  ".join(report.problems))

@@ -17,11 +17,20 @@ SHOWN = 5
 UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
 
 
-def write_requested(folder: Path, ids: Sequence[int]) -> None:
-    """Note rising `ids` as the samples that the folder is to hold. Raises OSError."""
-    text = json.dumps({"samples": [[first, last + 1] for first, last in _runs(ids)]})
+def write_requested(folder: Path, ids: Sequence[int], *, members: bool = True) -> None:
+    """Note rising `ids` as the samples that the folder is to hold, or without `members` to count. Raises OSError."""
+    samples = {"samples": [[first, last + 1] for first, last in _runs(ids)]}
+    text = json.dumps(samples if members else samples | {"members": False})
     if _text(folder / REQUESTED) != text:
         write_text(folder / REQUESTED, text)
+
+
+def members_wanted(folder: Path) -> bool:
+    """Whether samples are to be stored, and not only counted for statistics."""
+    try:
+        return json.loads(_text(folder / REQUESTED)).get("members") is not False
+    except (*UNREADABLE, AttributeError):
+        return True
 
 
 def requested(folder: Path) -> tuple[int, ...] | None:

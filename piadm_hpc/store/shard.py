@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -184,11 +185,14 @@ def _data_elsewhere(file: h5py.File, index: bool) -> Iterator[str]:
                 yield f"{name} is a virtual dataset"
 
 
-def scan(folder: Path) -> tuple[list[Shard], list[Path]]:
-    """The whole shards of a run in order of their first sample, and the files that are damaged. Raises StoreError."""
+def scan(folder: Path, place: str = SHARDS) -> tuple[list[Shard], list[Path]]:
+    """The whole shards of a run in order of their first sample, and the files that are damaged. Raises StoreError.
+
+    In another `place` of the folder, its parts of statistics.
+    """
     whole: list[Shard] = []
     damaged: list[Path] = []
-    for path in sorted((folder / SHARDS).glob("samples_*.h5")):
+    for path in sorted((folder / place).glob("samples_*.h5")):
         try:
             whole.append(read_shard(path))
         except DamagedShard:
@@ -198,10 +202,10 @@ def scan(folder: Path) -> tuple[list[Shard], list[Path]]:
     return sorted(whole, key=lambda shard: (shard.ids, shard.name)), damaged
 
 
-def named_ids(folder: Path) -> set[int]:
+def named_ids(folder: Path, place: str = SHARDS) -> set[int]:
     """The ids in the names of a run's shards; a shard is opened once, and only when its name does not give all ids."""
     found: set[int] = set()
-    for path in (folder / SHARDS).glob("samples_*.h5"):
+    for path in (folder / place).glob("samples_*.h5"):
         if name := NAME.fullmatch(path.name):
             first, stop, digest = name.groups()
             if not reason_of(path):
@@ -217,11 +221,14 @@ def _ids_inside(path: Path) -> tuple[int, ...]:
         return ()
 
 
-def drawn_samples(folder: Path) -> tuple[set[int], int]:
-    """The ids that whole shards of a run hold, and how many of them are marked as not converged. Raises StoreError."""
+def drawn_samples(folder: Path, *places: str) -> tuple[set[int], int]:
+    """The ids that whole shards of a run hold, and how many of them are marked as not converged. Raises StoreError.
+
+    In other `places` of the folder too, if they are given.
+    """
     marked: dict[int, bool] = {}
-    for shard in scan(folder)[0]:
-        with open_file(shard.path) as file:
+    for shard in (shard for place in (SHARDS, *places) for shard in scan(folder, place)[0]):
+        with suppress(FileNotFoundError), open_file(shard.path) as file:  # a part may be merged meanwhile
             bad = file["converged"][...] == 0 if "converged" in file else np.zeros(len(shard.ids), bool)
-        marked |= dict(zip(shard.ids, bad.tolist(), strict=True))
+            marked |= dict(zip(shard.ids, bad.tolist(), strict=True))
     return set(marked), sum(marked.values())

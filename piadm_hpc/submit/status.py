@@ -16,9 +16,13 @@ from ..host.slurm import GONE, JobState, job_states
 from ..run.reporting import read_events, span
 from ..store.index import INDEX
 from ..store.lock import holder_of
-from ..store.requested import requested
+from ..store.packs.records import PLACE as PACKED
+from ..store.packs.records import ZARR
+from ..store.requested import members_wanted, requested
 from ..store.settings import RUN_FILE
 from ..store.shard import drawn_samples
+from ..store.statistics.output import STATISTICS
+from ..store.statistics.parts import PLACE
 from .ledger import submissions
 
 
@@ -68,7 +72,7 @@ class RunStatus:
         if self.last is not None and self.last["event"] == "failed":
             lines.append(f"  failed at {self.last['time']} on rank {self.last.get('rank')}: {self.last.get('message')}")
         if self.complete:
-            lines.append(f'  complete; open with:  xarray.open_dataset("{self.folder / INDEX}")')
+            lines.append(f'  complete; open with:  xarray.open_dataset("{_file_to_open(self.folder)}")')
         elif self.failed:
             lines.append("  nothing works on it any more: submit the same run again, only what is missing is drawn")
         elif not self.alive and self._stopped:
@@ -94,7 +98,8 @@ def _status(out: Path) -> RunStatus | None:
     config = _configuration(out, records)
     if config is None:
         return None
-    ids, not_converged = drawn_samples(out)
+    members = members_wanted(out)
+    ids, not_converged = drawn_samples(out, PACKED, *([] if members else [PLACE]))
     # a submission may have asked for more than the folder knows of, since its job has not begun
     wanted = {*(requested(out) or config.ids), *(config.ids if records else ())}
     events = [event for event in read_events(out) if isinstance(event.get("event"), str) and "time" in event]
@@ -105,12 +110,19 @@ def _status(out: Path) -> RunStatus | None:
         len(wanted),
         len(ids.intersection(wanted)),
         not_converged,
-        (out / INDEX).exists(),
+        _file_to_open(out).exists(),
         _jobs(out, records),
         progress,
         last,
         holder_of(out),
     )
+
+
+def _file_to_open(out: Path) -> Path:
+    """What people open once a run is complete: its index, its statistics where it has no samples, or its Zarr store."""
+    if not members_wanted(out):
+        return out / STATISTICS
+    return out / ZARR if (out / PACKED).is_dir() else out / INDEX
 
 
 def _configuration(out: Path, records: Sequence[dict[str, Any]]) -> RunConfig | None:

@@ -18,6 +18,7 @@ from ..config.validation import ConfigError
 from ..models.config import ConformerTrainConfig, TrainConfig
 from ..store.reading import open_run
 from ..store.settings import to_toml
+from ..store.statistics.reading import counts_only, open_statistics
 from .executors import POLL_SECONDS, make_executor, resolve, safe_path, watched
 from .ledger import JOBS, enter, require_free
 from .payload import Job
@@ -55,10 +56,10 @@ class Submission:
         return self.results()[0]
 
     def results(self) -> list[xr.Dataset]:
-        """Wait, then open the samples of every run. Raises the error that ended the last job."""
+        """Wait, then open the samples of every run, or its statistics alone. Raises the error that ended the last job."""
         self.wait()
         self.jobs[-1].result()
-        return [open_run(out) for out in self.outs]
+        return [open_statistics(out) if counts_only(out) else open_run(out) for out in self.outs]
 
 
 def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None = None, **numbers: Any) -> Submission:

@@ -1,0 +1,103 @@
+"""Opening a run's Zarr store once all of it is known to be there: a Zarr reader takes a missing shard for missing values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ...config.samples import INDEPENDENT_KEYS
+from ..errors import StoreError
+from ..opening import strangers
+from ..requested import absent, in_words, requested
+from ..settings import run_config
+from ..shard import scan
+from .publishing import published_problem
+from .records import PLACE, ZARR, read_pack, require_zarr, whole_packs
+
+AGAIN = "run the same `piadm sample` again, which draws only what is missing"
+JOIN = "run `piadm join`"
+
+
+def zarr_folder(path: Path) -> Path | None:
+    """The folder of a run whose samples are in a Zarr store, given it or the store; None for any other path."""
+    folder = path.parent if path.name == ZARR else path
+    return folder if (folder / PLACE).is_dir() else None
+
+
+def zarr_problems(folder: Path, *, deep: bool = False) -> tuple[list[str], list[int], int]:
+    """What is wrong with a run's Zarr store, one line each; the ids of its samples; and its bytes."""
+    records, damaged = scan(folder, PLACE)
+    problems = [f"{PLACE}/{path.name} is damaged: {AGAIN}" for path in damaged]
+    ids: list[int] = []
+    size = 0
+    for record in records:
+        try:
+            pack = read_pack(record.path)
+        except StoreError as error:
+            problems.append(f"{error}: {AGAIN}")
+            continue
+        if wrong := pack.problem(folder, deep=deep):
+            problems.append(f"{wrong}: {AGAIN}")
+        ids += pack.ids
+        size += sum(size for _, size, _ in pack.files.values())
+    config = run_config(folder) or (records[0].config if records else "")
+    problems += strangers(records, config, INDEPENDENT_KEYS)
+    if not problems:
+        problems += _metadata(folder, ids)
+    if not problems and (left := absent(requested(folder) or (), ids)):
+        problems.append(f"{len(left)} of the samples asked for are missing ({in_words(left)}): {AGAIN}")
+    return problems, sorted(ids), size
+
+
+def _metadata(folder: Path, ids: Sequence[int]) -> list[str]:
+    problem, rows = published_problem(folder)
+    if problem:
+        return [f"{problem}: {JOIN}"]
+    return [] if rows == len(ids) else [f"{ZARR} shows {rows} samples, and {len(ids)} are packed: {JOIN}"]
+
+
+def open_packed(folder: Path) -> xr.Dataset:
+    """Open the samples of a run along one dimension from its Zarr store. Raises StoreError for whatever is not whole.
+
+    So does every later read of a Zarr shard that is gone by then, and one whose checksum differs is an error of the reader.
+    """
+    require_zarr()
+    problems, _, _ = zarr_problems(folder)
+    if problems:
+        raise StoreError(f"{folder / ZARR} is not whole:\n  " + "\n  ".join(problems))
+    files = [name for pack in whole_packs(folder)[0] for name, _, _ in pack.files.values()]
+    return xr.open_dataset(_whole_store(folder / ZARR, files), engine="zarr", consolidated=True, chunks=None)
+
+
+def _whole_store(root: Path, files: Sequence[str]) -> Any:
+    """A store of the zarr package whose `files`, those of the samples, are the ones that were there when it was opened."""
+    from zarr.storage import LocalStore, WrapperStore
+
+    opened = {name: _stamp(root / name) for name in files}
+
+    def require(key: str) -> None:
+        if key in opened and (opened[key] is None or _stamp(root / key) != opened[key]):
+            raise StoreError(f"{root / key} was rewritten or removed after this dataset was opened; open {root} again")
+
+    class WholeStore(WrapperStore):  # type: ignore[type-arg]
+        """The files of a store, of which one that is gone, or another one by now, is an error."""
+
+        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
+            require(key)
+            found = await super().get(key, prototype, byte_range)
+            require(key)  # once more: it may have gone while it was read
+            return found
+
+    return WholeStore(LocalStore(root, read_only=True))
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Inode and size of a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size
