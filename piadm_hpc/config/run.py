@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ..integrators.catalogue import Integrator, find
 from ..solvers.baselines.settings import POSITION_ONLY
 from .chain import Auto, ChainConfig, PhaseConfig
+from .combinations import mistakes_together
 from .condition import RunCondition
 from .density import DensityConfig
 from .domain import DomainConfig
@@ -194,89 +195,9 @@ class RunConfig(Record):
 
     @model_validator(mode="after")
     def _together(self) -> Self:
-        mistakes = []
-        method, calls = self.method, self.grid.calls
-        per_step, name = method.calls, method.name
-        if name == "collocation" and self.chain.generator is None:
-            mistakes += self._not_collocated()
-        if self.output.format == "zarr" and self.only is not None:
-            mistakes.append("output.format = 'zarr': row r of the store is sample r; draw the samples from 0 on, without only")
-        mistakes += self.statistics.mistakes(members=self.output.members)
-        mistakes += self.density.mistakes(self.chain.integrator, self.chain.eta)
-        mistakes += self.rollout.mistakes(
-            file=self.condition.file, integrator=self.chain.integrator, eta=self.chain.eta, fixed_depth=self.solver.fixed_depth,
-            observed=self.observations is not None,
-        )  # fmt: skip
-        if self.steering is not None:
-            mistakes += self.steering.mistakes(
-                ids=self.ids, batch=self.output.batch, blocks=self.grid.blocks, alone=not self._with_more(),
-                noisy=self.chain.eta != 0 and method.channels == 1 and name != "collocation",
-            )  # fmt: skip
-        if self.rollout.leads is not None and self.density.enabled:
-            mistakes.append("rollout.leads: forecasts have no densities; leave density out")
-        if self.domain.shape is not None and (self.density.enabled or self.observations is not None):
-            mistakes.append(
-                "domain.shape: patches have no densities and take no observations; leave density and observations out"
-            )
-        if self.corrector.enabled and method.channels > 1:
-            mistakes.append(f"corrector.enabled: the corrector follows one-step chains of the position alone, not {name}")
-        if self.chain.generator is not None and (calls or 1) != 1:
-            mistakes.append(f"grid.calls = {calls}: a generator makes one call; leave calls out")
-        if self.chain.generator is not None and self.corrector.enabled:
-            mistakes.append("corrector.enabled: a generator makes clean samples, so there is nothing to correct; leave it out")
-        if calls is not None and calls % per_step:
-            least = max(per_step, calls - calls % per_step)
-            fits = dict.fromkeys((least, calls - calls % per_step + per_step))
-            words = f"{name} makes {per_step} calls a step; use {' or '.join(map(str, fits))}"
-            mistakes.append(f"grid.calls = {calls}: {words}")
-        if self.solver.kind in POSITION_ONLY and (self.corrector.enabled or method.channels > 1):
-            away = "corrector.enabled" if self.corrector.enabled else f"chain.integrator = {name!r}"
-            words = "this baseline solves chains of the position alone; use picard or sequential"
-            mistakes.append(f"solver.kind = {self.solver.kind!r} with {away}: {words}")
-        if self.solver.kind == "sequential" and self.compute.time_ranks not in ("auto", 1):
-            mistakes.append("compute.time_ranks: the sequential solver computes one step after the other, so use 1")
-        if self.corrector.enabled and (self.solver.pipelined or self.solver.window is not None):
-            mistakes.append("corrector.enabled: it follows blocks that end one after the other; use no window and no pipeline")
-        if self.density.enabled and self.observations is not None and self.observations.score not in ("auto", "kalman"):
-            words = "has no derivative for densities; use observations.score = 'kalman'"
-            mistakes.append(f"density.enabled: the score {self.observations.score!r} {words}")
-        if self.chain.generator is not None and self.observations is not None:
-            mistakes.append("observations: a generator makes a sample in one call and has no score; use a model's network")
-        if self.corrector.blocks > self.corrector.steps:
-            mistakes.append("corrector.blocks: cannot exceed corrector.steps")
-        mistakes += self._too_many()
-        if mistakes:
+        if mistakes := mistakes_together(self):
             raise ValueError("; ".join(mistakes))
         return self
-
-    def _too_many(self) -> list[str]:
-        """List what makes members of conditions and leads too many for the ids of samples."""
-        conditions, leads = self.condition.count, self.rollout.leads or 1
-        members = self.samples if self.only is None else len(self.only)
-        last = (members if self.only is None else max(self.only) + 1) * conditions * leads - 1
-        if members * conditions * leads <= MOST_SAMPLES and last <= LARGEST_ID:
-            return []
-        product = f"{members} member(s), {conditions} condition(s) and {leads} lead(s) are {members * conditions * leads} samples"
-        return [f"{product}; a run has at most {MOST_SAMPLES}, with ids up to {LARGEST_ID}: give fewer, or several runs"]
-
-    def _with_more(self) -> bool:
-        """Whether samples are given something, or become more than samples."""
-        given = (self.rollout.leads, self.observations, self.condition.file, self.chain.generator)
-        return any(each is not None for each in given) or self.density.enabled or self.corrector.enabled
-
-    def _not_collocated(self) -> list[str]:
-        """List the settings that collocation cannot have, because they belong to chains of steps."""
-        given = {
-            "solver.kind": self.solver.kind not in ("auto", "picard"),
-            "solver.linear": self.solver.linear != "auto",
-            "solver.start": self.solver.start != "auto",
-            "solver.window": self.solver.window is not None,
-            "solver.pipelined": self.solver.pipelined,
-            "corrector.enabled": self.corrector.enabled,
-            "grid.blocks": self.grid.blocks not in ("auto", 1),
-        }
-        advice = "collocation solves all its points at once; for a chain of steps give chain.integrator, for example 'gaussian'"
-        return [f"{', '.join(key for key, wrong in given.items() if wrong)}: {advice}"] if any(given.values()) else []
 
     @property
     def method(self) -> Integrator:

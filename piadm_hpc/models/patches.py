@@ -98,8 +98,7 @@ def patched(model: Model, shape: Sequence[int], *, overlap: int | None = None, p
     device = model.reference.mean.device
     large = stationary(model.reference, size).to(device, torch.float64)
     score = PatchedScore(model.score, tiling, model.process, replace(model.reference, response=None), large if periodic else None)
-    own, normalisation = model.conditioning, _normalised(model.normalisation, size)
-    assert own is None or isinstance(own, Conditioning)  # see _mistakes
+    normalisation = _normalised(model.normalisation, size)
     return replace(
         model,
         score=score,
@@ -108,8 +107,17 @@ def patched(model: Model, shape: Sequence[int], *, overlap: int | None = None, p
         reference=large,
         layout=replace(model.layout, coordinates=domain_grid(model.layout.coordinates, size)),
         normalisation=normalisation,
-        conditioning=None if own is None else PatchedConditioning(own.inputs, own.regression, normalisation, own, tiling),
+        conditioning=_conditioning(model, normalisation, tiling),
     )
+
+
+def _conditioning(model: Model, normalisation: Normalisation, tiling: Tiling) -> PatchedConditioning | None:
+    """What encodes the conditions of a domain; None for a model without."""
+    own = model.conditioning
+    if own is None:
+        return None
+    assert isinstance(own, Conditioning)
+    return PatchedConditioning(own.inputs, own.regression, normalisation, own, tiling)
 
 
 def of_domain(model: Model, domain: DomainConfig) -> Model:

@@ -118,8 +118,8 @@ def months_of_run(config: RunConfig) -> np.ndarray | None:
         return np.array([config.observations.month], dtype=np.int32)
     if config.condition.file is None:
         return None
-    given = read_card(find_model(config.model) / CARD).condition
-    names = [one.name for one in given.inputs if one.kind == "month"] if given is not None else []
+    frame = ConditionFrame.of(find_model(config.model))
+    names = [] if frame is None else [one.name for one in frame.inputs if one.kind == "month"]
     file = Path(config.condition.file)
     if not names or not file.exists() or digest_of(file) != config.condition.sha256:
         return None
