@@ -129,16 +129,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     return options
 
 
-def parser_of_fields(description: str, *, model: str, data: str, out: str, members: int, of_each: str) -> argparse.ArgumentParser:
-    """The options of a benchmark that draws members of a model of fields and scores them against a file."""
-    options = parser(description)
-    options.add_argument("--model", default=model, help="a shipped model, or a model folder")
-    options.add_argument("--data", type=Path, help=data)
-    options.add_argument("--out", type=Path, default=Path(out), help="folder of the conditions and the run")
-    options.add_argument("--members", type=int, default=members, help=f"members of {of_each}")
-    return options
-
-
 def launch(script: str, ranks: int | None, setting: dict[str, Any], mpiexec: str | None = None, python: str | None = None) -> Any:
     """Run `script --worker` with a setting on `ranks` ranks and return its answer; None runs one process without a launcher.
 

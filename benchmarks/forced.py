@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from common import Report, at_least, between, parser_of_fields
+from common import Report, at_least, between, parser
 
 import piadm_hpc
 
@@ -45,14 +45,11 @@ def synthetic(folder: Path) -> tuple[str, Path]:
 
 
 def main() -> int:
-    options_parser = parser_of_fields(
-        "The forced response of an emulator beside the member that no model has seen.",
-        model="ccsm-forced",
-        data="the file of the member held out",
-        out="forced",
-        members=YEARS,
-        of_each="each level of warming",
-    )
+    options_parser = parser("The forced response of an emulator beside the member that no model has seen.")
+    options_parser.add_argument("--model", default="ccsm-forced", help="a shipped model, or a model folder")
+    options_parser.add_argument("--data", type=Path, help="the file of the member held out")
+    options_parser.add_argument("--out", type=Path, default=Path("forced"), help="folder of the conditions and the run")
+    options_parser.add_argument("--members", type=int, default=YEARS, help="members of each level of warming")
     options = options_parser.parse_args()
     report = Report("forced, quick" if options.quick else "forced")
     if options.quick:

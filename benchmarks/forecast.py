@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from common import Report, at_most, between, parser_of_fields
+from common import Report, at_most, between, parser
 
 import piadm_hpc
 from piadm_hpc.models.card import REFERENCE
@@ -69,14 +69,11 @@ def synthetic(folder: Path) -> tuple[str, Path]:
 
 
 def main() -> int:
-    options_parser = parser_of_fields(
-        "Scores of a one-month forecast beside its baselines, on held-out months.",
-        model="ersst-forecast",
-        data="the file that the model was trained on",
-        out="forecast",
-        members=32,
-        of_each="every forecast",
-    )
+    options_parser = parser("Scores of a one-month forecast beside its baselines, on held-out months.")
+    options_parser.add_argument("--model", default="ersst-forecast", help="a shipped model, or a model folder")
+    options_parser.add_argument("--data", type=Path, help="the file that the model was trained on")
+    options_parser.add_argument("--out", type=Path, default=Path("forecast"), help="folder of the conditions and the run")
+    options_parser.add_argument("--members", type=int, default=32, help="members of every forecast")
     options_parser.add_argument("--leads", type=int, default=1, help="score rollouts at so many leads")
     options_parser.add_argument("--every", type=int, default=1, help="months between the starts of rollouts")
     options = options_parser.parse_args()
