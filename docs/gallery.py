@@ -62,7 +62,7 @@ def fields() -> None:
     apart = data.TREFHT - data.TREFHT.mean("realization")
     grid = grid_of(data, "TREFHT", ["realization"])
     with styled():
-        figure = Figure(figsize=(11, 2.0), layout="constrained")
+        figure = Figure(figsize=(11, 2.4), layout="constrained")
         axes = figure.subplots(1, 4)
         for number, axis in enumerate(axes):
             drawn = draw_map(axis, grid, apart[number].values, {"cmap": "RdBu_r", "vmin": -4, "vmax": 4}, f"sample {number}")

@@ -181,6 +181,7 @@ def _bounds(axis: Axes, picture: Picture) -> None:
     axis.hist(known, np.geomspace(low, high, 31).tolist(), color=PALE, edgecolor=OWN, linewidth=0.6)
     axis.axvline(picture.tol, color=SECOND, linewidth=0.9, linestyle=(0, (4, 3)), label="tolerance")
     axis.set(xscale="log", xlabel="bound on the error [standard deviations of the data]", ylabel="samples")
+    axis.set_ylim(top=1.25 * axis.get_ylim()[1])  # room for the legend
     axis.yaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(fontsize=8.5, loc="upper left")
 

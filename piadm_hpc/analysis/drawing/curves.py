@@ -43,7 +43,7 @@ def spectrum(axis: Axes, power: Power, grid: MapGrid, own_label: str, real_label
     axis.set_xlabel(
         "zonal wavenumber" if zonal else "wavenumber: half waves across the region" if cosine else "degree of spherical harmonics"
     )
-    axis.set_ylabel(f"power of anomalies [{power.units}]")
+    axis.set_ylabel(f"{'power of anomalies' if zonal or cosine else 'mean square of coefficients'} [{power.units}]")
     # the last wavenumber of an even number of columns has one coefficient instead of two, that of cosines collects the corners
     last = (grid.shape[1] - 1) // 2 if zonal else min(grid.shape) - 1 if cosine else len(power.reference) - 1
     k = np.arange(1, last + 1)
@@ -102,6 +102,8 @@ def distribution(
             histtype="stepfilled" if values is own else "step", **look,
         )  # fmt: skip
     axis.set_title("distribution over all points")
+    if not log:
+        axis.set_ylim(top=1.3 * axis.get_ylim()[1])  # room for the legend
     axis.set(xlabel=xlabel, ylabel="density", xlim=(edges[0], edges[-1]))
     axis.legend(fontsize=8.5, loc="upper right")
 
