@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from ._lazy import loader
+from .host.lazy import loader
 
 __version__ = version("piadm_hpc")
 

@@ -18,7 +18,6 @@ PACKAGE = Path(__file__).resolve().parents[1] / "piadm_hpc"
 
 # from the bottom up; a room imports only rooms before it and itself
 ROOMS = (
-    "_lazy",
     "host",
     "schema",
     "theory",
@@ -38,7 +37,7 @@ ROOMS = (
 )
 FLOOR = {room: floor for floor, room in enumerate(ROOMS)}
 CORE = {"theory", "gaussian", "integrators", "comm", "solvers"}
-AT_THE_ROOT = {"__init__.py", "__main__.py", "_lazy.py"}
+AT_THE_ROOT = {"__init__.py", "__main__.py"}
 
 # who alone may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("submit", True), "matplotlib": ("analysis", False)}

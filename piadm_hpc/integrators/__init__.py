@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._lazy import loader
+from ..host.lazy import loader
 
 # these are loaded on first use, so that the catalogue, which checks configurations, can be imported without torch
 _HOMES = {

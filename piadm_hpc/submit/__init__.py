@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .._lazy import loader
+from ..host.lazy import loader
 
 # imported on first use: a job that starts must handle signals before it imports all of this
 _HOMES = {
