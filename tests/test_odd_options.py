@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from helpers import call, one_line
 
+from piadm_hpc.config.chain import ChainConfig
+from piadm_hpc.config.templates import template
+from piadm_hpc.models.record import read_card
+from piadm_hpc.models.registry import CARD, find_model
+
 COMMANDS = {
     "density": ["--model", "ccsm-temperature", "--data", "none.nc"],
     "weigh": ["none"],
@@ -71,3 +76,12 @@ def test_exact_scores_have_a_sensible_number_of_modes(name: str) -> None:
 def test_all_mistakes_of_a_comparison_are_told_at_once() -> None:
     done = call("compare", "target-a:8", "--samples", 0, "--tol", -1, "--most-steps", 2)
     assert done["code"] == 2 and all(f"{option}: must be" in done["err"] for option in ("--samples", "--tol", "--most-steps"))
+
+
+@pytest.mark.parametrize(("kind", "model"), [("climate", "ccsm-temperature"), ("molecules", "alanine-dipeptide")])
+def test_templates_name_the_steps_and_the_integrator_that_a_run_takes(kind: str, model: str) -> None:
+    text, steps = template(kind), read_card(find_model(model) / CARD).sampling.steps
+    assert f'model = "{model}"' in text
+    assert f"{steps} here" in text or f"recommends {steps}" in text
+    if "for the SDE" in text:
+        assert f"{ChainConfig(eta=1.0).method.name} for the SDE, {ChainConfig(eta=0.0).method.name} for the ODE" in text
