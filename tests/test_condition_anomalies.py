@@ -16,6 +16,7 @@ from test_conditional_models import LAT, LON, WAVE, make
 from piadm_hpc.data.anomalies import nearer_zero
 from piadm_hpc.models.climatology import climatology_of
 from piadm_hpc.models.condition_frame import ConditionFrame
+from piadm_hpc.models.record import InputCard
 from piadm_hpc.store.arrays import read_arrays, write_arrays
 
 COUNT = 72
@@ -126,6 +127,30 @@ def test_absolute_fields_of_unknown_months_are_refused_and_anomalies_are_not(sea
     assert np.abs(read(season, tmp_path / "apart.nc")["tas_1"][0] - apart.tas.values[-1]).max() < 1e-6
     found = read(season, tmp_path / "apart-numbered.nc")
     assert np.abs(found["tas_1"] - apart.tas.values[1:]).max() < 1e-6 and found["month"].tolist() == [2, 3, 4]
+
+
+def test_absolute_fields_of_months_without_a_climatology_are_refused(season: Path, tmp_path: Path) -> None:
+    starts(season).to_netcdf(tmp_path / "given.nc")
+    frame = ConditionFrame.of(season / "monthly")
+    assert frame is not None and frame.levels["tas"].removed is not None
+    removed = frame.levels["tas"].removed.copy()
+    removed[5] = np.nan
+    summerless = replace(frame, levels={"tas": replace(frame.levels["tas"], removed=removed)})
+    with pytest.raises(ValueError, match="tas_1 holds absolute values of months for which the model keeps no climatology"):
+        summerless.read(tmp_path / "given.nc")
+
+
+def test_other_inputs_stand_beside_dated_fields(season: Path, tmp_path: Path) -> None:
+    """A number for every date belongs to the last field that is known, and one number to all conditions."""
+    given = starts(season).assign(forcing=("time", [0.1, 0.2, 0.3, 0.4]), level=0.5)
+    given.isel(time=[2, 0, 3, 1]).to_netcdf(tmp_path / "given.nc")
+    frame = ConditionFrame.of(season / "monthly")
+    assert frame is not None
+    numbers = [InputCard(name=name, kind="scalar", variable=name) for name in ("forcing", "level")]
+    found = replace(frame, inputs=[*frame.inputs, *numbers]).read(tmp_path / "given.nc")
+    assert found.values["forcing"].tolist() == [0.2, 0.3, 0.4] and found.values["level"].tolist() == [0.5] * 3
+    assert found.values["month"].tolist() == [7, 8, 9]
+    assert [str(label)[:7] for label in found.labels.values] == ["2002-06", "2002-07", "2002-08"]
 
 
 def test_forecasts_from_absolute_starts_are_anomalies(

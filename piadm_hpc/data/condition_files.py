@@ -206,7 +206,10 @@ def _anomalies(
     apart = _in_units(values, attrs, given, difference=True)
     if known.removed is not None:
         absolute = _in_units(values, attrs, given, difference=anomaly)
-        return as_anomalies(given.name, absolute, apart, known.removed, months, anomaly=anomaly)
+        fields, subtracted = as_anomalies(given.name, absolute, apart, known.removed, months, anomaly=anomaly)
+        if subtracted and np.isnan(fields).all((1, 2)).any():
+            raise ValueError("holds absolute values of months for which the model keeps no climatology; give anomalies")
+        return fields, subtracted
     if not anomaly:
         require_anomalies(given.name, apart, known.spread)
     return apart, False
