@@ -19,12 +19,12 @@ from scipy.ndimage import gaussian_filter
 
 from piadm_hpc.data.geometry import places_of
 from piadm_hpc.data.gridded import DataConfig, GriddedData, read_fields
+from piadm_hpc.data.power import zonal_power
 from piadm_hpc.gaussian.masked import log_likelihood
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.models.config import ReferenceConfig
 from piadm_hpc.models.training.fields import angles_of
 from piadm_hpc.models.training.fitting import fit_reference
-from piadm_hpc.models.training.statistics import zonal_power
 
 BASES = ("smooth", "eof")
 

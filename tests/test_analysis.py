@@ -35,10 +35,10 @@ from piadm_hpc.analysis.scores import (
 from piadm_hpc.analysis.spectra import band_ratios
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.data.grids import row_shares
+from piadm_hpc.data.power import zonal_power
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import TrainConfig
 from piadm_hpc.models.training.fields import train
-from piadm_hpc.models.training.statistics import zonal_power
 from piadm_hpc.run.execute import execute
 from piadm_hpc.run.reporting import Progress
 from piadm_hpc.run.resolve import make_sampler

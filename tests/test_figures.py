@@ -21,7 +21,7 @@ from piadm_hpc.analysis.scores import area_mean
 from piadm_hpc.analysis.spectra import power_of
 from piadm_hpc.analysis.verify.joint import correlation_matrix
 from piadm_hpc.data.grids import row_shares
-from piadm_hpc.models.training.statistics import cosine_power
+from piadm_hpc.data.power import cosine_power
 
 RAIN = {"standard_name": "precipitation_flux", "units": "kg m-2 s-1"}
 

@@ -49,6 +49,14 @@ def test_what_computes_nothing_loads_no_library_for_it(arguments: tuple[str, ...
     assert done.returncode == 0 and says in done.stdout, done.stderr
 
 
+def test_scores_of_forecasts_need_no_network_and_load_no_torch() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, piadm_hpc; piadm_hpc.forecast_scores; sys.exit('torch' in sys.modules)"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_computes_is_refused_there() -> None:
     """The check itself: a command that draws samples does load torch."""
     done = refusing(COMPUTING, "sample", "--model", "ccsm-temperature", "--samples", "1")

@@ -13,6 +13,7 @@ from helpers import call
 from safetensors.torch import load_file
 
 from piadm_hpc.data.gridded import read_fields
+from piadm_hpc.data.power import zonal_power
 from piadm_hpc.gaussian.masked import MaskedEOF
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import OptimiserConfig, ReferenceConfig, TrainConfig, load_config
@@ -22,7 +23,6 @@ from piadm_hpc.models.training.evaluation import denoising_table, even_levels, t
 from piadm_hpc.models.training.fields import _schedule, fit_network, make_network, train
 from piadm_hpc.models.training.fitting import fit_reference
 from piadm_hpc.models.training.objective import NoiseLevels
-from piadm_hpc.models.training.statistics import zonal_power
 from piadm_hpc.store.arrays import read_arrays
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.process import EDM, OU, VP, Flow

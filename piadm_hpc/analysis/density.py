@@ -14,7 +14,9 @@ from torch import Tensor
 
 from ..comm.failure import together
 from ..comm.rank_grid import RankGrid, rank_grid
+from ..config.limits import MOST_SAMPLES
 from ..config.run import RunConfig
+from ..config.validation import ConfigError, build
 from ..gaussian.density import degrees_within, log_density
 from ..models.model import Model
 from ..models.registry import find_model
@@ -109,16 +111,22 @@ def density(
     """Compute densities of the fields of a file under a model, write them with maps of surprise, and return the table to print.
 
     Collective over the ranks of the launch. A conditional model takes a file `condition` with one condition, or with one for
-    every field. Raises ValueError for a model of conformers and for fields that are not the model's.
+    every field. Raises ConfigError for numbers that cannot be, and ValueError for a model of conformers, for fields that are not
+    the model's, and for a file `out` that cannot be written.
     """
-    config = RunConfig(
-        model=name,
-        density={"enabled": True, "traces": traces},
-        solver={"tol": tol},
-        condition={"file": condition},
-        compute={"model_batch": model_batch, "device": device, "time_ranks": time_ranks},
-        allow_code=allow_code,
-    )
+    if not 1 <= batch <= MOST_SAMPLES:
+        raise ConfigError(f"--batch {batch}: give a number of fields from 1 to {MOST_SAMPLES}")
+    given = {
+        "model": name,
+        "density": {"enabled": True, "traces": traces},
+        "solver": {"tol": tol},
+        "condition": {"file": condition},
+        "compute": {"model_batch": model_batch, "device": device, "time_ranks": time_ranks},
+        "allow_code": allow_code,
+    }
+    config = build(RunConfig, given, "the command line")
+    if not Path(out).name or Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
+        raise ConfigError(f"--out {str(out)!r}: give the name of a file to write, in a folder that exists")
     torch.set_num_threads(threads(config))
     world = rank_grid().world
     resolved, states = together(world, partial(_read, config, Path(data)))

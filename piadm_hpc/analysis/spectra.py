@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..models.training.statistics import cosine_power, zonal_power
+from ..data.power import cosine_power, zonal_power
 
 BANDS: tuple[tuple[int, int | None], ...] = ((1, 5), (6, 20), (21, None))
 """Wavenumbers over which spectra are compared, both ends included."""

@@ -6,12 +6,36 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.validation import ConfigError
+from pydantic import ConfigDict, Field
+
+from ..config.limits import MOST, Count, Many
+from ..config.validation import ConfigError, Record, build
 from .exit_codes import DONE
 from .options import add_allow_code
 
 if TYPE_CHECKING:
     from ..analysis.compare.benchmark import Entry
+
+MOST_COMPARED = 10_000  # samples, all of which are solved together
+
+
+def option_of(name: str) -> str:
+    """The option that a name belongs to."""
+    return f"--{name.replace('_', '-')}"
+
+
+class Numbers(Record):
+    """The numbers of a comparison, by the names of their options."""
+
+    model_config = ConfigDict(alias_generator=option_of)
+
+    samples: int = Field(ge=1, le=MOST_COMPARED)
+    tol: float = Field(gt=0)
+    steps: Count
+    most_steps: int = Field(ge=4, le=MOST)
+    latency: float = Field(gt=0)
+    bandwidth: float = Field(gt=0)
+    model_batch: Many | None
 
 
 def add(commands: Any) -> None:
@@ -56,12 +80,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..analysis.drawing.style import PlotError
 
     ranks = _counts(options.accelerators)
-    mistakes = [f"--{name.replace('_', '-')} must be positive" for name in ("samples", "tol", "steps", "latency", "bandwidth")
-                if not getattr(options, name) > 0]  # fmt: skip
-    if options.most_steps < 4:
-        mistakes.append("--most-steps must be at least 4")
-    if mistakes:
-        raise ConfigError("; ".join(mistakes))
+    build(Numbers, {option_of(name): getattr(options, name) for name in Numbers.model_fields}, "the command line")
     task = make_task(
         options.model,
         samples=options.samples,
@@ -107,6 +126,6 @@ def _log(line: str) -> None:
 
 def _counts(text: str) -> tuple[int, ...]:
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-        raise ConfigError(f"--accelerators {text!r}: give numbers such as 1,8,32")
+    if not all(part.strip().isdecimal() and 0 < int(part) <= MOST for part in parts):
+        raise ConfigError(f"--accelerators {text!r}: give numbers from 1 to {MOST}, such as 1,8,32")
     return tuple(int(part) for part in parts)

@@ -6,11 +6,7 @@ import argparse
 from typing import Any
 
 from .exit_codes import DONE
-from .options import add_allow_code, speaks
-
-
-def _number(text: str) -> str | int:
-    return int(text) if text.isdigit() else text
+from .options import add_allow_code, speaks, whole_or_text
 
 
 def add(commands: Any) -> None:
@@ -21,9 +17,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--condition", metavar="FILE", help="what the fields are given, for a conditional model")
     parser.add_argument("--out", default="density.h5", metavar="FILE", help="file to write [density.h5]")
     parser.add_argument("--tol", type=float, default=1e-2, help="bound on the error of the encoded states [0.01]")
-    parser.add_argument("--traces", type=_number, default="auto", metavar="auto|exact|N", help="as in a run [auto]")
+    parser.add_argument("--traces", type=whole_or_text, default="auto", metavar="auto|exact|N", help="as in a run [auto]")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="fields solved together [4]")
-    parser.add_argument("--time-ranks", type=_number, default="auto", metavar="N|auto", help="ranks that share one field [auto]")
+    parser.add_argument(
+        "--time-ranks", type=whole_or_text, default="auto", metavar="N|auto", help="ranks that share one field [auto]"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     parser.add_argument("--model-batch", type=int, default=16, metavar="ROWS", help="largest number of rows of one network call")
     add_allow_code(parser)

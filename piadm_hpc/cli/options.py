@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from ..config.run import RunConfig, parse_ids
@@ -75,7 +76,7 @@ def described_run(options: argparse.Namespace) -> RunConfig:
         "condition.file": options.condition,
         "condition.guidance": options.guidance,
         "solver.tol": options.tol,
-        "compute.time_ranks": int(options.time_ranks) if str(options.time_ranks).isdigit() else options.time_ranks,
+        "compute.time_ranks": None if options.time_ranks is None else whole_or_text(options.time_ranks),
         "compute.device": options.device,
         "compute.model_batch": options.model_batch,
         "density.enabled": options.density or None,
@@ -86,6 +87,11 @@ def described_run(options: argparse.Namespace) -> RunConfig:
     if options.config is None and "model" not in dict(changes):
         raise ConfigError("give a configuration (`piadm init` prints one) or --model with the name or folder of a model")
     return read(RunConfig, options.config, changes)
+
+
+def whole_or_text(text: str) -> str | int:
+    """The whole number that a text is, or the text, of which the configuration says whether it is a word that it knows."""
+    return int(text) if re.fullmatch("-?[0-9]{1,30}", text) else text
 
 
 def speaks() -> bool:

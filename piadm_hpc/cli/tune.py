@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..config.validation import ConfigError
+from ..host.devices import require_device
 from .exit_codes import DONE
 from .options import add_run_options, described_run
 
@@ -36,6 +37,8 @@ def _run(options: argparse.Namespace) -> int:
     config = described_run(options)
     if not 1 <= options.batch <= LARGEST_BATCH:
         raise ConfigError(f"--batch {options.batch}: give a number of samples from 1 to {LARGEST_BATCH}")
+    if config.compute.device != "auto":
+        require_device(config.compute.device, "compute.device")
     model = load_model(config.model, allow_code=config.allow_code)
     against = None if options.against is None else read_states(options.against, config.model, model)
     print(tune(config, model, samples=options.batch, by=options.by, against=against))

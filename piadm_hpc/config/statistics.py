@@ -64,7 +64,7 @@ class StatisticsConfig(Record):
         if self.thresholds and "exceedance" not in self.kinds:
             wrong.append('statistics.thresholds: only for statistics.kinds = ["exceedance"]; add it, or leave thresholds out')
         if scores and self.truth is None:
-            wrong.append(f"statistics.truth: {', '.join(scores)} need the file of what happened")
+            wrong.append(f"statistics.truth: give the file of what happened, for {' and '.join(scores)}")
         if self.truth is not None and not scores:
             wrong.append(f"statistics.truth: only for {' and '.join(SCORES)}; add one to statistics.kinds, or leave truth out")
         if "quantiles" in self.kinds and not self.quantiles:

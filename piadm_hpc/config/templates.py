@@ -12,12 +12,12 @@ seed = 0
 out = "run"
 
 [chain]
-integrator = "auto"          # gaussian for the SDE, collocation for the ODE; `piadm integrators` lists the others
+integrator = "auto"          # gaussian-ab2 for the SDE, collocation for the ODE; `piadm integrators` lists the others
 eta = 1.0                    # 1: reverse SDE, 0: probability-flow ODE
 
 [grid]
 kind = "log-snr"             # or karras; or piadm, the published grid (see `piadm init paper-sde`)
-steps = "auto"               # 48; collocation takes 8 points for every digit of the tolerance
+steps = "auto"               # what the model recommends, 16 here; collocation takes 8 points for every digit of the tolerance
 blocks = "auto"              # one block, if memory allows: blocks save memory, not rounds
 
 [solver]
@@ -39,7 +39,7 @@ PAPER_SDE = """\
 # PIADM-SDE as published (Chen, Ren, Ying, Rotskoff 2024): blocks of length one, the exponential integrator, shrinking
 # steps in the last block, and Picard sweeps that treat the process without the score exactly.
 model = "ccsm-temperature"
-samples = 4
+samples = 4                  # of about 4,000 calls of the network each
 seed = 0
 out = "paper-sde"
 
@@ -146,7 +146,7 @@ eta = "auto"                 # the model's card recommends 0.5; 1: reverse SDE, 
 
 [grid]
 kind = "log-snr"
-steps = "auto"               # the model's card recommends 24
+steps = "auto"               # the model's card recommends 20
 
 [solver]
 tol = 1e-2                   # bound on a sample's error, in units of the atoms' spread

@@ -67,18 +67,62 @@ def require_alike(variable: str, own: Level, first: Level) -> None:
         )
 
 
+def as_anomalies(
+    name: str, absolute: np.ndarray, apart: np.ndarray, removed: np.ndarray, months: np.ndarray | str, *, anomaly: bool
+) -> tuple[np.ndarray, bool]:
+    """Fields [n, ...] as the anomalies of a model, and whether the climatology `removed` [1 or 12, ...] was subtracted for that.
+
+    `absolute` are the fields as absolute values in the model's units, `apart` the same as differences, and `anomaly` says whether
+    their names call them anomalies; if not, their mean decides. `months` are the calendar months of the samples [n], or why
+    these are unknown. Raises ValueError where the mean decides nothing, and for absolute values of unknown months.
+    """
+    dated = not isinstance(months, str) and len(removed) == 12
+    climatology = removed[np.asarray(months) - 1] if dated else _mean(removed)[None]
+    are_anomalies = True if anomaly else nearer_zero(absolute, apart, climatology)
+    if are_anomalies is None:
+        raise ValueError(
+            f"the model is one of anomalies, and the mean of {name} does not tell whether it holds anomalies or absolute values; "
+            "write 'anomaly' into its long_name, or subtract the model's climatology (array climatology of its reference.h5)"
+        )
+    if are_anomalies:
+        return apart, False
+    if len(removed) == 12 and isinstance(months, str):
+        raise ValueError(
+            f"{name} holds absolute values, the model anomalies from monthly means, and the file no months ({months}); date its "
+            "samples, or subtract the climatology"
+        )
+    return np.asarray(absolute - climatology, dtype=np.float32), True
+
+
+def require_anomalies(name: str, apart: np.ndarray, spread: float) -> None:
+    """Raise ValueError if the mean of fields [n, ...], as differences, is too large for anomalies of a model of this spread."""
+    if (size := _size(_mean(apart))) > DECISIVE * spread:
+        raise ValueError(
+            f"{name} holds absolute values, and the model anomalies; subtract the mean first (its mean field has the size "
+            f"{size:.4g}, and anomalies the spread {spread:.3g}; fields with 'anomaly' in their long_name are taken as they are)"
+        )
+
+
 def nearer_zero(values: np.ndarray, differences: np.ndarray, climatology: np.ndarray) -> bool | None:
     """Whether fields are anomalies (True) or absolute values (False), by their mean; None where that does not decide.
 
     `values` [n, lat, lon] are the fields as absolute values in the model's units, `differences` the same as differences
     (degC in place of K), `climatology` [n, lat, lon] or [1, lat, lon] is what a model of anomalies removed.
     """
-    from_zero = _size(np.nanmean(differences, 0, dtype=np.float64))
-    from_climatology = _size(np.nanmean(values - climatology, 0, dtype=np.float64))
+    known = ~np.isnan(_mean(climatology))  # whatever a file has at other points, on land say, decides nothing
+    from_zero, from_climatology = _size(_mean(differences)[known]), _size(_mean(values - climatology)[known])
     if from_climatology > DECISIVE * from_zero:
         return True
     return False if from_zero > DECISIVE * from_climatology else None
 
 
-def _size(field: Any) -> float:
-    return float(np.sqrt(np.nanmean(field**2)))
+def _mean(fields: np.ndarray) -> np.ndarray:
+    """The mean over the first dimension where there are values, and NaN, as the points of land in a sea, where there are none."""
+    there = ~np.isnan(fields)
+    total, count = np.where(there, fields, 0).sum(0, dtype=np.float64), there.sum(0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
+def _size(field: np.ndarray) -> float:
+    """The root mean square of a field where it has values; NaN if there are none."""
+    return float(np.sqrt(_mean(field.ravel() ** 2)))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +15,9 @@ import numpy as np
 import xarray as xr
 
 from ..schema.layout import Coordinate
-from .anomalies import named_anomaly
+from .anomalies import as_anomalies, named_anomaly, require_anomalies
 from .conditions import MAPS
+from .dates import MONTH, Dates, dates_of
 from .gridded_files import open_fields
 from .grids import aligned
 from .mistakes import gathered, named, undamaged
@@ -72,19 +74,33 @@ class GivenConditions:
         return len(self.labels.values)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a model knows of one of its variables: mean and spread, and of an `anomaly` the mean that it was trained without.
+
+    `removed` [1 or 12, lat, lon] is that mean, NaN where the model has no data, or None where nobody knows it.
+    """
+
+    mean: float
+    spread: float
+    anomaly: bool = False
+    removed: np.ndarray | None = None
+
+
 def read_conditions(
-    path: Path, inputs: Sequence[Input], grid: Mapping[str, Coordinate], mask: np.ndarray, levels: Mapping[str, Any]
+    path: Path, inputs: Sequence[Input], grid: Mapping[str, Coordinate], mask: np.ndarray, levels: Mapping[str, Known]
 ) -> GivenConditions:
     """The conditions in a file; ValueError listing everything that does not fit.
 
     The file has a variable for every input, on the model's grid (`mask` [lat, lon] is true where the model has data) or a
     number, along at most one further dimension, which counts conditions. A file that has fields of the model's variable with
     dates in place of inputs of the kinds "lag" and "month" gives one condition for every date that has enough of them before
-    it. `levels` has the mean and the spread of the model's variables.
+    it. `levels` says what is known of the model's variables: absolute fields become anomalies if the model is one of anomalies.
     """
     mistakes: list[str] = []
+    notes: list[str] = []
     with named(f"{path}:"), undamaged(), open_fields(path) as raw:
-        dataset = _with_lags(xr.decode_cf(raw), inputs, tuple(grid))
+        dataset, months = _with_lags(raw, inputs, tuple(grid))
         absent = [given.name for given in inputs if given.name not in dataset.variables]
         if absent:
             raise ValueError("; ".join(_absent(name, inputs, dataset) for name in absent))
@@ -97,12 +113,22 @@ def read_conditions(
         values = {}
         for given in inputs:
             with gathered(mistakes), named(given.name):
-                values[given.name] = _values(dataset[[given.name]], given, dim, grid, mask, levels)
+                known = levels[given.variable] if given.kind == "lag" else Known(given.mean, given.spread)
+                when = months.get(given.name, f"{given.name} is given by its own name; give {given.variable} with dates")
+                values[given.name] = _values(dataset[[given.name]], given, dim, grid, mask, known, when, notes)
         if mistakes:
             raise ValueError("; ".join(mistakes))
+        for note in notes:
+            _tell(f"{path}: {note}")
         count = dataset.sizes.get(dim, 1)
         filled = {name: np.broadcast_to(array, (count, *array.shape[1:])) for name, array in values.items()}
         return GivenConditions(filled, _labels(dataset, dim, count))
+
+
+@lru_cache(maxsize=64)
+def _tell(line: str) -> None:
+    """Log a line once, however often a run reads its conditions."""
+    log.warning(line)
 
 
 def digest_of(path: Path) -> str:
@@ -124,9 +150,10 @@ def _absent(name: str, inputs: Sequence[Input], dataset: xr.Dataset) -> str:
 
 
 def _values(
-    fields: xr.Dataset, given: Input, dim: str, grid: Mapping[str, Coordinate], mask: np.ndarray, levels: Mapping[str, Any]
-) -> np.ndarray:
-    """One input [K or 1, ...]; ValueError in words."""
+    fields: xr.Dataset, given: Input, dim: str, grid: Mapping[str, Coordinate], mask: np.ndarray, known: Known,
+    months: np.ndarray | str, notes: list[str],
+) -> np.ndarray:  # fmt: skip
+    """One input [K or 1, ...], its fields in some `months`; adds to `notes`. ValueError in words."""
     array = fields[given.name]
     is_map, dims = given.kind in MAPS, tuple(map(str, array.dims))
     needed = tuple(grid) if is_map else tuple(given.own_dims)
@@ -151,22 +178,44 @@ def _values(
     if is_map:
         array = aligned(fields, grid, part=True)[0][given.name]
     array = array.transpose(..., *needed)
-    values = _in_units(array.values.astype(np.float64), array.attrs, given)
+    values = array.values.astype(np.float64)
     values = values if dim in dims else values[None]
-    _require_plausible(values[..., mask] if is_map else values, given, levels)
+    if units_of(array.attrs) is None and not same_units("", given.units):
+        notes.append(f"{given.name} names no units; taken to be in {given.units!r}")
+    if known.anomaly:
+        values, subtracted = _anomalies(values, array.attrs, given, known, months)
+        notes += [f"{given.name} holds absolute values; the model's climatology is subtracted"] * subtracted
+    else:
+        values = _in_units(values, array.attrs, given, difference=named_anomaly(array.attrs))
+    _require_plausible(values[..., mask] if is_map else values, given, known)
     return values
 
 
-def _in_units(values: np.ndarray, attrs: Any, given: Input) -> np.ndarray:
+def _in_units(values: np.ndarray, attrs: Any, given: Input, *, difference: bool) -> np.ndarray:
     own = units_of(attrs)
     if given.kind in ("month", "class") or own is None or same_units(own, given.units):
-        if own is None and not same_units("", given.units):
-            log.warning("%s names no units; taken to be in %r", given.name, given.units)
         return values
-    return np.asarray(converted(values, own, given.units, difference=named_anomaly(attrs)), dtype=np.float64)
+    return np.asarray(converted(values, own, given.units, difference=difference), dtype=np.float64)
 
 
-def _require_plausible(values: np.ndarray, given: Input, levels: Mapping[str, Any]) -> None:
+def _anomalies(
+    values: np.ndarray, attrs: Any, given: Input, known: Known, months: np.ndarray | str
+) -> tuple[np.ndarray, bool]:  # fmt: skip
+    """Fields [K or 1, lat, lon] of a model of anomalies, and whether they are made of absolute values in the file."""
+    anomaly = named_anomaly(attrs)
+    apart = _in_units(values, attrs, given, difference=True)
+    if known.removed is not None:
+        absolute = _in_units(values, attrs, given, difference=anomaly)
+        fields, subtracted = as_anomalies(given.name, absolute, apart, known.removed, months, anomaly=anomaly)
+        if subtracted and np.isnan(fields).all((1, 2)).any():
+            raise ValueError("holds absolute values of months for which the model keeps no climatology; give anomalies")
+        return fields, subtracted
+    if not anomaly:
+        require_anomalies(given.name, apart, known.spread)
+    return apart, False
+
+
+def _require_plausible(values: np.ndarray, given: Input, known: Known) -> None:
     bad = int((~np.isfinite(values)).sum())
     if bad:
         raise ValueError(f"is missing at {bad} places where the model needs it; fill them")
@@ -178,7 +227,7 @@ def _require_plausible(values: np.ndarray, given: Input, levels: Mapping[str, An
                 f"holds {', '.join(f'{number:g}' for number in wrong[:5])}; accepted are whole numbers from {low} to {high}"
             )
         return
-    mean, scale = levels[given.variable] if given.kind == "lag" else (given.mean, given.spread)
+    mean, scale = known.mean, known.spread
     distance = float(np.abs(values.mean(-1) - mean).max() if given.kind in MAPS else np.abs(values - mean).max())
     if distance > FARTHEST * scale:
         raise ValueError(
@@ -198,11 +247,16 @@ def _labels(dataset: xr.Dataset, dim: str, count: int) -> Coordinate:
     return Coordinate((NUMBERED,), values, attrs)
 
 
-def _with_lags(dataset: xr.Dataset, inputs: Sequence[Input], grid: tuple[str, ...]) -> xr.Dataset:
-    """The dataset with inputs of the kinds "lag" and "month" made from dated fields of the model's variable, if it has those."""
+def _with_lags(raw: xr.Dataset, inputs: Sequence[Input], grid: tuple[str, ...]) -> tuple[xr.Dataset, dict[str, np.ndarray | str]]:
+    """The decoded dataset, with inputs of the kinds "lag" and "month" made from any dated fields of the model's variable.
+
+    Other inputs along the dates belong to the last field that is known. With the dataset come the calendar months of the fields
+    of every such lag, or why they are unknown.
+    """
+    dataset = xr.decode_cf(raw)
     lags = [given for given in inputs if given.kind == "lag" and given.name not in dataset.variables]
     if not lags or any(given.variable not in dataset for given in lags):
-        return dataset
+        return dataset, {}
     further = {str(dim) for given in lags for dim in dataset[given.variable].dims} - set(grid)
     dim = next(iter(further), "")
     longest = max(given.lag for given in lags)
@@ -210,30 +264,29 @@ def _with_lags(dataset: xr.Dataset, inputs: Sequence[Input], grid: tuple[str, ..
         raise ValueError(
             f"{lags[0].variable} needs one dimension with at least {max(2, longest)} dates, {longest} before each forecast"
         )
-    times = dataset.sortby(dim)[dim]
-    fields = dataset.sortby(dim)
-    count = times.size - longest + 1
-    made = {
-        given.name: fields[given.variable]
-        .isel({dim: slice(longest - given.lag, longest - given.lag + count)})
-        .assign_coords({dim: times[longest - 1 :]})
-        for given in lags
-    }
+    dates = dates_of(raw, [dim], lags[0].variable)
+    order = np.argsort(dataset[dim].values if isinstance(dates, str) else dates.key, kind="stable")
+    dates = dates if isinstance(dates, str) else dates.taken(order)
+    fields = dataset.isel({dim: order})
+    count = fields.sizes[dim] - longest + 1
+    made, months = {}, {}
+    for given in lags:
+        those = slice(longest - given.lag, longest - given.lag + count)
+        made[given.name] = fields[given.variable].isel({dim: those}).assign_coords({dim: fields[dim][longest - 1 :]})
+        months[given.name] = dates if isinstance(dates, str) else dates.month[those]
     for given in inputs:
-        if given.kind == "month" and given.name not in dataset.variables:
-            made[given.name] = _next_month(times)[longest - 1 :]
-    return xr.Dataset(made)
+        if given.name in dataset.variables:
+            made[given.name] = fields[given.name].isel({dim: slice(longest - 1, None)}, missing_dims="ignore")
+        elif given.kind == "month":
+            made[given.name] = xr.DataArray(_next_month(dates, dim)[longest - 1 :], {dim: fields[dim][longest - 1 :]})
+    return xr.Dataset(made), months
 
 
-def _next_month(times: xr.DataArray) -> xr.DataArray:
-    """The calendar month [n] that follows each time, one step of the series later."""
-    try:
-        months = times.dt.year * 12 + times.dt.month - 1
-    except (AttributeError, TypeError):
-        raise ValueError(
-            f"{times.name} holds no dates, so the month of the forecast is unknown; give the input of kind month"
-        ) from None
-    step = months.diff(str(times.name))
-    if bool((step != step[0]).any()) or int(step[0]) < 1:
-        raise ValueError(f"{times.name} has gaps, or steps shorter than a month: give the inputs by their names")
-    return (months + int(step[0])) % 12 + 1
+def _next_month(dates: Dates | str, dim: str) -> np.ndarray:
+    """The calendar month [n] that follows each date, one step of the series later."""
+    if isinstance(dates, str):
+        raise ValueError(f"{dim} holds no dates ({dates}), so the month of the forecast is unknown; give the input of kind month")
+    steps = np.diff(dates.key // MONTH)
+    if (steps != steps[0]).any() or steps[0] < 1:
+        raise ValueError(f"{dim} has gaps, or steps shorter than a month: give the inputs by their names")
+    return np.asarray((dates.month - 1 + steps[0]) % 12 + 1)

@@ -10,6 +10,9 @@ from math import prod
 import numpy as np
 import xarray as xr
 
+MONTH = 31 * 86400
+"""What the key of a date rises by from month to month: every month has room for 31 days of as many seconds."""
+
 
 @dataclass(frozen=True)
 class Dates:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..schema.layout import Coordinate, Variable
-from .anomalies import DECISIVE, Level, named_anomaly, nearer_zero, require_alike
+from .anomalies import Level, as_anomalies, named_anomaly, require_alike, require_anomalies
 from .gridded_files import Request
 from .inputs import expand
 from .mistakes import gathered, named
@@ -139,31 +139,11 @@ def _as_modelled(raw: RawFields, number: int, part: slice, target: Target) -> np
             require_alike(variable.name, own, Level(float(np.nanmean(mean)), spread, anomaly=False))
         return absolute
     if target.removed is None:  # models of 0.1.0 did not keep the mean that they were trained without
-        if abs(own.mean) > DECISIVE * max(own.std, float(target.spread[part].max())):
-            raise ValueError(f"{variable.name} holds absolute values, and the model anomalies; subtract the mean first")
+        if not own.anomaly:
+            require_anomalies(variable.name, apart, float(target.spread[part].max()))
         return apart
-    return _anomalies(raw, variable.name, absolute, apart, target.removed[:, part], anomaly=own.anomaly)
-
-
-def _anomalies(
-    raw: RawFields, name: str, absolute: np.ndarray, apart: np.ndarray, removed: np.ndarray, *, anomaly: bool
-) -> np.ndarray:
-    """Anomalies as they are in the file, or absolute values less the climatology `removed` [1 or 12, levels, *grid]."""
-    dated = not isinstance(raw.dates, str)
-    months = raw.dates.month - 1 if not isinstance(raw.dates, str) and len(removed) == 12 else None
-    climatology = removed[months] if months is not None else removed.mean(0, keepdims=True)
-    are_anomalies = True if anomaly else nearer_zero(absolute, apart, climatology)
-    if are_anomalies is None:
-        raise ValueError(
-            f"the model is one of anomalies, and the mean of {name} does not tell whether it holds anomalies or absolute values; "
-            "write 'anomaly' into its long_name, or subtract the model's climatology (array climatology of its reference.h5)"
-        )
-    if are_anomalies:
-        return apart
-    if len(removed) == 12 and not dated:
-        raise ValueError(
-            f"{name} holds absolute values, the model anomalies from monthly means, and the file no months "
-            f"({raw.dates or 'no dimension with dates'}); date its samples, or subtract the climatology"
-        )
-    log.warning("%s: the model's climatology is subtracted from %s", raw.names[0], name)
-    return np.asarray(absolute - climatology, dtype=np.float32)
+    months = (raw.dates or "no dimension with dates") if isinstance(raw.dates, str) else raw.dates.month
+    fields, subtracted = as_anomalies(variable.name, absolute, apart, target.removed[:, part], months, anomaly=own.anomaly)
+    if subtracted:
+        log.warning("%s: the model's climatology is subtracted from %s", raw.names[0], variable.name)
+    return fields

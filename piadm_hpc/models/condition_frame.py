@@ -9,23 +9,24 @@ from pathlib import Path
 import numpy as np
 
 from ..data.alignment import channels_of
-from ..data.condition_files import GivenConditions, Input, read_conditions
+from ..data.condition_files import GivenConditions, Input, Known, read_conditions
 from ..schema.layout import Coordinate, Variable
 from ..store.arrays import read_arrays
 from .adapter_layout import read_grid
 from .adapters import read_adapter
 from .card import REFERENCE
+from .climatology import CLIMATOLOGY
 from .foreign import ADAPTER
 from .patches import domain_grid
 from .record import Card, read_card
 from .registry import CARD
 
-Levels = Mapping[str, tuple[float, float]]
+Levels = Mapping[str, Known]
 
 
 @dataclass(frozen=True)
 class ConditionFrame:
-    """The inputs of a conditional model, its grid with the points that have data, and mean and spread of its variables."""
+    """The inputs of a conditional model, its grid with the points that have data, and what is known of its variables."""
 
     inputs: Sequence[Input]
     grid: Mapping[str, Coordinate]
@@ -52,12 +53,13 @@ class ConditionFrame:
         axes, mask = read_grid(config, folder)
         grid = {dim: axes[dim] for dim in config.dims} if config.grid is not None else {}
         everywhere = np.ones(config.grid or (), dtype=bool)
-        levels = {channel.name: (channel.offset, abs(channel.scale) * config.variance**0.5) for channel in config.channels}
+        levels = {channel.name: Known(channel.offset, abs(channel.scale) * config.variance**0.5) for channel in config.channels}
         return cls(config.condition.inputs, grid, everywhere if mask is None else mask, levels)
 
     def over(self, shape: Sequence[int]) -> ConditionFrame:
-        """Return the frame on a larger domain, whose coordinates go on as those of the grid begin."""
-        return replace(self, grid=domain_grid(self.grid, shape), mask=np.ones(tuple(shape), dtype=bool))
+        """Return the frame on a larger domain of no known climatology, whose coordinates go on as those of the grid begin."""
+        levels = {name: replace(known, removed=None) for name, known in self.levels.items()}
+        return replace(self, grid=domain_grid(self.grid, shape), mask=np.ones(tuple(shape), dtype=bool), levels=levels)
 
     def read(self, path: Path) -> GivenConditions:
         """Read the conditions of a file; ValueError listing everything that does not fit."""
@@ -65,12 +67,16 @@ class ConditionFrame:
 
 
 def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> Levels:
-    """Mean and spread of the model's variables in physical units."""
+    """Mean and spread of the model's variables in physical units, and the climatology that a model of anomalies removed."""
     mask, mean, scale = (arrays[name].values for name in ("mask", "mean_field", "scale_field"))
     levels = {}
     channels = tuple(Variable(variable.name, variable.dims) for variable in card.variables)
-    for name, k in channels_of(channels, {dim: arrays[dim] for dim in card.leading}).items():
+    parts = channels_of(channels, {dim: arrays[dim] for dim in card.leading})
+    for number, (name, k) in enumerate(parts.items()):
         here = mask[k].astype(bool)
         spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
-        levels[name] = (float(mean[k][here].mean()), spread)
+        # a variable over levels or times is no input of its own model, and what was removed from it is not asked for
+        single = CLIMATOLOGY in arrays and not set(card.leading) & set(card.variables[number].dims)
+        removed = np.where(here[0], arrays[CLIMATOLOGY].values[:, k.start], np.nan) if single else None
+        levels[name] = Known(float(mean[k][here].mean()), spread, card.anomaly != "none", removed)
     return levels

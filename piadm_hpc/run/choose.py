@@ -79,7 +79,7 @@ def _decided(ways: Ways, times: CallTimes | None) -> tuple[dict[str, dict[str, o
     if times is not None:
         text += f"; about {best.seconds:.2g} s, {1e3 * times.seconds[0] * times.crowding:.2g} ms a call"
         other = ways.alternative(times, best.way)
-        text += "" if other is None else f" ({other.way} {other.seconds:.2g} s)"
+        text += "" if other is None else f" ({other.way}: {other.seconds:.2g} s)"
     return settings, best.way.time_ranks, text
 
 

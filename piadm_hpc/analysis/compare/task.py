@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ... import integrators
+from ...config.limits import MOST
 from ...gaussian.reference import GaussianReference
 from ...host.devices import require_device
 from ...models.analytic import target_a, target_b, target_c
@@ -127,8 +128,8 @@ def make_task(name: str, *, samples: int, device: str = "cpu", model_batch: int 
             device=device,
             model_batch=model_batch or 16,
         )
-    if size and not size.isdigit():
-        raise ValueError(f"{name!r}: give the number of modes after the colon, for example {word}:256")
+    if size and not (size.isdecimal() and 2 <= int(size) <= MOST):
+        raise ValueError(f"{name!r}: give the number of modes after the colon, from 2 to {MOST}, for example {word}:256")
     target, delta = ANALYTIC[word](OU(), int(size or 1024)), 1e-3
     reference = target.reference()
     deviation = torch.sqrt(reference.spectrum + delta)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ...config.limits import MOST_SAMPLES
 from ...data.energies import FORCE_FIELD, TEMPERATURE, energy_of
 from ...data.turns import log_turns
 from ...models.card import load_model
@@ -48,9 +50,9 @@ def weigh(
     little. Raises ValueError for a run without log-densities.
     """
     folder = Path(run)
-    if resample is not None and resample < 1:
-        raise ValueError(f"--resample {resample}: give a number of samples, at least 1")
-    if not temperature > 0:
+    if resample is not None and not 1 <= resample <= MOST_SAMPLES:
+        raise ValueError(f"--resample {resample}: give a number of samples, at least 1 and at most {MOST_SAMPLES}")
+    if not 0 < temperature < math.inf:
         raise ValueError(f"--temperature {temperature}: give a temperature above zero, in K")
     with open_run(folder) as dataset:
         if "log_density" not in dataset:
