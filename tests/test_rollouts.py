@@ -185,7 +185,8 @@ def test_leads_behind_a_range_that_was_cut_wait() -> None:
     """With too few points every lead is cut: pipelining then takes hardly more calls than leads one after the other."""
     few = [replace(mixed(threshold), sampler=replace(mixed(threshold).sampler, chain=FEW)) for threshold in (EARLY, None)]
     early, alone = (rollout.draw(fields(4), 8, members=MEMBERS, starts=STARTS) for rollout in few)
-    assert int(alone.rounds.min()) > 8 * 8
+    # a lead that is not cut takes at most five rounds
+    assert int(alone.rounds.min()) > 6 * 8
     assert int(early.calls.sum()) < 1.2 * int(alone.calls.sum())
     assert float((early.x[:, 0] - alone.x[:, 0]).square().mean(1).sqrt().max()) < 2e-3
 
