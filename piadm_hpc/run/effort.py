@@ -86,7 +86,7 @@ def _moving(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
 
 
 def expected_sweeps(sampler: Sampler) -> int:
-    """Sweeps of the longest block: those of a fixed depth, or one and three for every digit of the tolerance, two for a flow.
+    """Sweeps of the longest block: those of a fixed depth, or one and 2.75 for every digit of the tolerance, two for a flow.
 
     That is what references take (docs/scale.md). Without one the Lambda law counts, the smallest k with Lambda^k / k! below
     the tolerance: for a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)) with half of
@@ -97,7 +97,7 @@ def expected_sweeps(sampler: Sampler) -> int:
         return min(options.sweeps or 1, longest)
     if options.linear not in ("identity", "process"):
         digits = -math.log10(options.tol)
-        return min(max(2, 1 + round((3 if chain.stochastic else 2) * digits)), longest)
+        return min(max(2, 1 + round((2.75 if chain.stochastic else 2) * digits)), longest)
     theta = torch.log1p(chain.ratio**2)
     smallest = float(sampler.reference.spectrum.min()) if sampler.reference is not None else 0.0
     v = 1 + (smallest - 1) * torch.exp(-theta)
