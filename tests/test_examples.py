@@ -17,6 +17,8 @@ EXAMPLE = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
 PAGES = [page for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]) if EXAMPLE.search(page.read_text(encoding="utf-8"))]
 # folders of runs that pages speak of
 FIELDS, CONFORMERS = ("fields", "demo", "run"), "ala"
+# see the file: a torchvision for CUDA may stand beside a torch for the processor
+REPAIR = f"import sys; sys.path.append({str(ROOT / 'benchmarks')!r}); import torchvision_repair; torchvision_repair.install()"
 # what the words around an example say is there; all else must stand in the examples
 GIVEN = {
     "README.md": f"""
@@ -35,7 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import piadm_hpc as piadm
 
     folder = tmp_path_factory.mktemp("pages")
-    fields = piadm.RunConfig(model="ccsm-temperature", samples=8, out=str(folder / "fields"), solver={"tol": 1e-2})
+    asked = {"solver": {"tol": 1e-2}, "statistics": {"kinds": ("mean", "std")}}
+    fields = piadm.RunConfig(model="ccsm-temperature", samples=8, out=str(folder / "fields"), **asked)
     piadm.sample(fields).close()
     for name in FIELDS[1:]:
         shutil.copytree(folder / "fields", folder / name)
@@ -46,7 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_examples_of_a_page_run(page: Path, runs: Path) -> None:
     blocks = EXAMPLE.findall(page.read_text(encoding="utf-8"))
-    script = "\n".join([GIVEN.get(str(page.relative_to(ROOT)), ""), *blocks])
+    script = "\n".join([REPAIR, GIVEN.get(str(page.relative_to(ROOT)), ""), *blocks])
     environment = {**local_environment(1), "MPLBACKEND": "Agg"}
     command = [sys.executable, "-W", "ignore", "-c", script]
     done = subprocess.run(command, cwd=runs, env=environment, capture_output=True, text=True, timeout=200, check=False)
