@@ -756,14 +756,15 @@ def test_report_verify_and_reference_work_on_adapters(tmp_path: Path) -> None:
     assert call(*words, "--out", tmp_path / "other", "--set", f"solver.reference={tmp_path}/fit.h5")["code"] == 0
 
 
-def test_fields_of_several_components_are_left_out_of_figures(tmp_path: Path) -> None:
+def test_fields_of_several_components_have_a_figure_of_each(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "a", denoised, channels=2)
     text = (folder / "adapter.toml").read_text().replace('name = "c1"', 'name = "wind"\nsize = 2')
     (folder / "adapter.toml").write_text(text)
     run = tmp_path / "run"
     assert call("sample", "--model", folder, "--out", run, "--samples", 2, "--allow-code", "--set", "grid.steps=8")["code"] == 0
     report = call("report", run, "--allow-code")
-    assert report["code"] == 0 and "no figure of wind: not fields over two dimensions" in report["out"]
+    assert report["code"] == 0 and "no figure" not in report["out"], report
+    assert {file.name for file in run.glob("report*component*.png")} == {f"report-wind_wind_component{k}.png" for k in range(2)}
 
 
 MOLECULES = """
