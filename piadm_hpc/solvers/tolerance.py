@@ -135,8 +135,12 @@ def _measured(motion: Motion, flight: Flight, precision: float, *, largest: bool
 def _next_defect(motion: Motion, flight: Flight, answer: Tensor, block: Block, precision: float) -> Tensor:
     """The defect [points, samples] of the path that the sweep made: the answer to its moves, not below a step's rounding."""
     points = torch.arange(block.start, block.stop)[:, None]
+    answered = _ratios(answer) * flight.moved
+    # a move within rounding is no reason for a larger defect
+    still = flight.moved <= ROUNDING * precision * motion.size
+    answered = torch.where(still, torch.minimum(answered, motion.defect), answered)
     rounding = torch.minimum(motion.defect, precision * motion.size)
-    return torch.where(points < flight.exact, 0.0, torch.maximum(_ratios(answer) * flight.moved, rounding))
+    return torch.where(points < flight.exact, 0.0, torch.maximum(answered, rounding))
 
 
 def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
