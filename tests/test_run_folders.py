@@ -79,8 +79,8 @@ from pathlib import Path
 import helpers
 from piadm_hpc.run import execute
 honest = execute.draw_batches
-def draw_batches(run, missing, drawn):
-    honest(run, missing, drawn)
+def draw_batches(run, missing, drawn, **options):
+    honest(run, missing, drawn, **options)
     run.ranks.world.barrier()
     if run.ranks.root and len(missing) == 4:
         (run.store.folder / "shards/samples_00000002_00000004.h5").unlink()
