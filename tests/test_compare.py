@@ -155,8 +155,11 @@ def test_the_command_leaves_out_the_rounds_with_hindsight(tmp_path: Path) -> Non
         (["target-c:x"], "number of modes after the colon"),
         (["no-such-model"], "no-such-model"),
         (["target-a:8", "--tol", "1e-9"], "only known to"),
-        (["target-a:8", "--samples", "0", "--most-steps", "1"], "--samples must be positive; --most-steps"),
-        (["target-a:8", "--accelerators", "many"], "give numbers such as"),
+        (
+            ["target-a:8", "--samples", "0", "--most-steps", "1"],
+            "--samples: must be at least 1 (given 0)\n  --most-steps: must be at least 4 (given 1)",
+        ),
+        (["target-a:8", "--accelerators", "many"], "give numbers from 1 to 1000000, such as"),
         (["target-a:8", "--methods", "magic"], "no method has such a name; there are piadm_hpc, "),
         (["target-a:8", "--methods", "ddim", "--most-steps", "4"], "no method reaches 0.01 with 4 steps"),
     ],
