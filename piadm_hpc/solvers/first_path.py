@@ -55,22 +55,23 @@ def student_path(
     its own too, so that no state is communicated. `tables` are P - A and Q. Raises ScoreError on all ranks if the score fails
     on any.
     """
-    student, here = replace(problem.evaluator, score=score), list(rows.points)
+    student, local_of = replace(problem.evaluator, score=score), {j: local for local, j in enumerate(rows.points)}
 
     def follow() -> None:
         state = first
         times = problem.chain.t.to(device=first.device, dtype=first.dtype)
-        for j in range(rows.start, max(here, default=-1) + 1):
+        for j in range(rows.start, max(rows.points, default=-1) + 1):
             x, t = problem.read(j, state), times[j].expand(len(state))
             output = student(x, t, samples)
             student.check(output, t, samples)
             state, output = problem.as_read(state, x), problem.basis.analyse(output)
-            if j in here:
-                local = here.index(j)
+            local = local_of.get(j)
+            noise = None if draws is None else problem.draws(j, samples, state) if local is None else draws[local]
+            if local is not None:
                 own, lifting = (table.rows(torch.full((len(state),), local)) for table in tables)
                 z[local] = state
-                b[local], _ = problem.increment(None if draws is None else draws[local], own, lifting, state, output)
-            state = problem.step(torch.empty_like(state), problem.draws(j, samples, state), j, state, output)
+                b[local], _ = problem.increment(noise, own, lifting, state, output)
+            state = problem.step(torch.empty_like(state), noise, j, state, output)
 
     student.together(comm, follow)
 

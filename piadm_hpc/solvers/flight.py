@@ -88,7 +88,7 @@ class Flight:
 
     def open_again(self, block: Block) -> Tensor:
         """Mask [points, slots] of the open points of a block that were evaluated before."""
-        points = torch.arange(block.start, block.stop)[:, None]
+        points = block.points[:, None]
         return (points >= self.low) & (points < torch.minimum(self.high, self.reached))
 
     def count_sweep(self) -> None:

@@ -30,7 +30,7 @@ from .traces import PROBES, Directions, Exact, Probes, divergences, subspace
 from .whitening import Whitening
 
 WIDTH = 2.0  # standard deviations of the probes' error in an error bar
-# change of the log-determinant with a deviation of the path, for every degree of freedom; with 1, bars held 92 of 100 truths
+# change of the log-determinant with a deviation of the path, for every degree of freedom; with 1, bars covered 92 of 100 truths
 STEEP = 2.0
 
 Node = tuple[int, int, int]  # position of the sample, piece, node

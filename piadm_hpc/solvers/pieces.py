@@ -79,8 +79,8 @@ class PieceTables:
         """
         shares = self.steps.abs().to(missed) * missed
         ratio = torch.where(moved > 0, move / torch.where(moved > 0, moved, 1.0), 1.0)
-        total = shares.sum(1)
-        return defect * torch.where(total > 0, shares @ ratio / torch.where(total > 0, total, 1.0), 0.0)
+        # where nothing was missed there is no defect either
+        return defect * (shares @ ratio) / shares.sum(1).clamp(min=torch.finfo(shares.dtype).tiny)
 
     def predicted(self, remainder: Tensor, at: Tensor, path: Tensor) -> Tensor:
         """Predict the remainders [M, n] along a path from the remainders at the states `at`."""

@@ -143,7 +143,7 @@ class PicardSolver:
             flight.high = self.window.reach(block, flight.low, flight.age)
             return
         flight.low = torch.where(flight.whole, flight.exact, flight.low)
-        if self.window.slide(flight, block, SAFETY * self.options.tol):
+        if not bool(flight.whole.all()) and self.window.slide(flight, block, SAFETY * self.options.tol):
             self.trajectory.rewind()
 
     def _judge(self, motion: Motion) -> Verdict:

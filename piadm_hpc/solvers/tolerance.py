@@ -134,7 +134,7 @@ def _measured(motion: Motion, flight: Flight, precision: float, *, largest: bool
 
 def _next_defect(motion: Motion, flight: Flight, answer: Tensor, block: Block, precision: float) -> Tensor:
     """The defect [points, samples] of the path that the sweep made: the answer to its moves, not below a step's rounding."""
-    points = torch.arange(block.start, block.stop)[:, None]
+    points = block.points[:, None]
     answered = _ratios(answer) * flight.moved
     # a move within rounding is no reason for a larger defect
     still = flight.moved <= ROUNDING * precision * motion.size

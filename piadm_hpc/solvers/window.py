@@ -64,7 +64,7 @@ class Window:
 
         All points of such a sample are open again.
         """
-        points = torch.arange(block.start, block.stop)[:, None]
+        points = block.points[:, None]
         unsettled = (points >= flight.low) & (points < flight.high) & (flight.moved > settled)
         passed = torch.where(unsettled, points, flight.high).min(0).values
         through = ~flight.whole & (passed >= block.stop)

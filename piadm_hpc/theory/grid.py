@@ -25,6 +25,11 @@ class Block:
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def points(self) -> Tensor:
+        """The points at which its steps begin, [steps]."""
+        return torch.arange(self.start, self.stop)
+
 
 @dataclass(frozen=True)
 class Partition:

@@ -2,7 +2,7 @@
 
 A writer adds each batch that it has finished to the last part that it wrote itself, under a new name, and then deletes that
 part: one file a writer, and no two writers touch the same file. Only the process that holds the folder merges parts of others,
-before the ranks begin and after they have ended. Whether a member is counted is told by the names of the parts alone.
+before the ranks begin and after they have ended. Whether a member is counted follows from the names of the parts alone.
 """
 
 from __future__ import annotations
