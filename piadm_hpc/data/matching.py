@@ -112,7 +112,7 @@ def read_like(files: str | Path, target: Target, *, most: int | None = None, seq
             raise ValueError(f"{', '.join(raw.names)}: no {length} samples follow each other without a gap in time")
     fields = {}
     for variable, part in zip(target.variables, raw.channels.values(), strict=True):
-        leading = tuple(len(target.levels[dim].values) for dim in variable.dims if dim in target.levels)
+        leading = variable.sizes(target.levels)
         steps = (length,) if length > 1 else ()
         fields[variable.name] = values[:, part][members].reshape(len(members), *steps, *leading, *values.shape[2:])
     return MatchedFields(fields, gaps)
