@@ -139,9 +139,8 @@ class Stamps:
         """Take the stamps of some samples."""
         if isinstance(raw.dates, str):
             return cls(None, None, raw.file[which])
-        dates, file = raw.dates.taken(which), raw.file[which]
-        series = file * (int(raw.dates.series.max()) + 1) + dates.series
-        return cls(dates.key, dates.month, file, dates.day, series)
+        dates = raw.dates.taken(which)
+        return cls(dates.key, dates.month, raw.file[which], dates.day, dates.series)
 
 
 @dataclass(frozen=True)

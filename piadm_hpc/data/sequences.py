@@ -30,7 +30,7 @@ def starts_of(dates: Dates | str, file: np.ndarray, members: np.ndarray, length:
     else:
         # an ensemble has a date several times: then every file and every member is a series of its own
         once = len(np.unique(dates.key[members])) == len(members)
-        series = np.zeros_like(members) if once else file[members] * (int(dates.series.max()) + 1) + dates.series[members]
+        series = np.zeros_like(members) if once else dates.series[members]
         places = np.lexsort((dates.day[members], series))
         order, series, day = members[places], series[places], dates.day[members][places]
         apart, same = np.diff(day), np.diff(series) == 0
