@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,6 @@ class Coordinates:
         """What says where the points of the grid are."""
         cells = tuple(self.grid)
         return self.grid | {name: c for name, c in self.auxiliary.items() if len(cells) == 1 and c.dims == cells}
-
-    def wanted_of(self, request: Request) -> Request:
-        """A request for the same levels as these."""
-        return replace(
-            request,
-            levels={dim: tuple(c.values.tolist()) for dim, c in self.levels.items()},
-            level_units={dim: str(c.attrs["units"]) for dim, c in self.levels.items() if "units" in c.attrs},
-        )
 
 
 def placed(

@@ -57,8 +57,6 @@ class Target:
         return Request(
             variables=tuple(variable.name for variable in self.variables),
             spatial_dims=tuple(self.grid),
-            levels={dim: tuple(coordinate.values.tolist()) for dim, coordinate in self.levels.items()},
-            level_units={dim: str(c.attrs["units"]) for dim, c in self.levels.items() if "units" in c.attrs},
             sample_dims=self.sample_dims,
             select=self.select,
             rename=self.rename,
@@ -66,7 +64,7 @@ class Target:
             allow_outliers=self.allow_outliers,
             exact=False,
             most=most,
-        )
+        ).at(self.levels)
 
 
 @dataclass(frozen=True)
