@@ -28,7 +28,7 @@ def rain(count: int, seed: int = 0) -> np.ndarray:
     return np.where(z > ndtri(1 / 3), np.expm1(1.05 * (z - ndtri(1 / 3)).clip(0)), 0.0)
 
 
-@pytest.mark.parametrize(
+of_every_kind = pytest.mark.parametrize(
     "config, values",
     [
         ("log", GENERATOR.lognormal(size=(50, 4, 5))),
@@ -39,9 +39,15 @@ def rain(count: int, seed: int = 0) -> np.ndarray:
         ("quantile", GENERATOR.gumbel(size=(50, 4, 5))),
         ({"kind": "quantile", "lower": 0.0, "upper": 1.0}, GENERATOR.beta(2, 5, size=(50, 4, 5))),
         ({"kind": "quantile", "lower": 0.0}, rain(50)),
+        ({"kind": "boxcox", "power": 0.2}, GENERATOR.gamma(2, size=(50, 4, 5))),
+        ("quantile", GENERATOR.normal(size=(50, 4, 5)) ** 3),
     ],
 )
+
+
+@of_every_kind
 def test_values_come_back_and_bounds_hold(config: Any, values: Any) -> None:
+    values = values.copy()
     values[0, 0, 0] = np.nan
     transform = fit_transform("x", values, TransformConfig.model_validate(config))
     scores = transform.scores(values)
@@ -52,18 +58,7 @@ def test_values_come_back_and_bounds_hold(config: Any, values: Any) -> None:
     assert wild.min() >= transform.lower and wild.max() <= transform.upper
 
 
-@pytest.mark.parametrize(
-    "config, values",
-    [
-        ("log", GENERATOR.lognormal(size=(50, 4, 5))),
-        ("sqrt", GENERATOR.gamma(2, size=(50, 4, 5))),
-        ("logit", GENERATOR.beta(2, 5, size=(50, 4, 5))),
-        ("boxcox", GENERATOR.gamma(2, size=(50, 4, 5))),
-        ({"kind": "boxcox", "power": 0.2}, GENERATOR.gamma(2, size=(50, 4, 5))),
-        ("quantile", GENERATOR.normal(size=(50, 4, 5)) ** 3),
-        ({"kind": "quantile", "lower": 0.0}, rain(50)),
-    ],
-)
+@of_every_kind
 def test_tensors_of_scores_become_the_same_values_and_are_differentiable(config: Any, values: Any) -> None:
     transform = fit_transform("v", values, TransformConfig.model_validate(config))
     z = torch.linspace(-4, 4, 401, dtype=torch.float64).requires_grad_()

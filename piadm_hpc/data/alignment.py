@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ..schema.layout import Coordinate, Variable
+from ..schema.layout import Coordinate, Variable, channel_slices
 from .cells import aligned_cells, settled_cells
 from .gridded_files import Request
 from .grids import DEGREES, aligned, settled
@@ -54,14 +53,6 @@ class Coordinates:
         cells = tuple(self.grid)
         return self.grid | {name: c for name, c in self.auxiliary.items() if len(cells) == 1 and c.dims == cells}
 
-    def wanted_of(self, request: Request) -> Request:
-        """A request for the same levels as these."""
-        return replace(
-            request,
-            levels={dim: tuple(c.values.tolist()) for dim, c in self.levels.items()},
-            level_units={dim: str(c.attrs["units"]) for dim, c in self.levels.items() if "units" in c.attrs},
-        )
-
 
 def placed(
     dataset: xr.Dataset,
@@ -103,9 +94,7 @@ def placed(
 
 def channels_of(variables: Sequence[Variable], leading: Mapping[str, Coordinate]) -> dict[str, slice]:
     """Which channels are those of each variable: one for each combination of its values along `leading` dimensions."""
-    counts = [prod(len(leading[dim].values) for dim in variable.dims if dim in leading) for variable in variables]
-    ends = np.cumsum(counts)
-    return {v.name: slice(int(end - count), int(end)) for v, end, count in zip(variables, ends, counts, strict=True)}
+    return channel_slices({variable.name: variable.sizes(leading) for variable in variables})
 
 
 def common(auxiliary: Sequence[Mapping[str, Coordinate]]) -> dict[str, Coordinate]:

@@ -18,8 +18,8 @@ MONTH = 31 * 86400
 class Dates:
     """Dates of samples [n]: `key` rises with time in any calendar, `month` is the calendar month 1-12.
 
-    `day` counts days, with their fractions, and `series` numbers the members of an ensemble whose samples these are, both from
-    0 on. `calendar` is CF's name of the calendar. `notes` says what was read into the stamps, one line each.
+    `day` counts days, with their fractions, and `series` numbers what follows each other in time: each file's members of an
+    ensemble, from 0 on. `calendar` is CF's name of the calendar. `notes` says what was read into the stamps, one line each.
     """
 
     key: np.ndarray
@@ -35,10 +35,10 @@ class Dates:
 
     @classmethod
     def joined(cls, dates: Sequence[Dates]) -> Dates:
-        """Return the dates of several files, one after the other."""
-        key, month, day, series = (
-            np.concatenate([getattr(d, name) for d in dates]) for name in ("key", "month", "day", "series")
-        )
+        """Return the dates of several files, one after the other; every file has series of its own."""
+        key, month, day = (np.concatenate([getattr(d, name) for d in dates]) for name in ("key", "month", "day"))
+        most = 1 + max(int(d.series.max(initial=0)) for d in dates)
+        series = np.concatenate([number * most + d.series for number, d in enumerate(dates)])
         return cls(key, month, day, series, dates[0].calendar)
 
 

@@ -139,9 +139,8 @@ class Stamps:
         """Take the stamps of some samples."""
         if isinstance(raw.dates, str):
             return cls(None, None, raw.file[which])
-        dates, file = raw.dates.taken(which), raw.file[which]
-        series = file * (int(raw.dates.series.max()) + 1) + dates.series
-        return cls(dates.key, dates.month, file, dates.day, series)
+        dates = raw.dates.taken(which)
+        return cls(dates.key, dates.month, raw.file[which], dates.day, dates.series)
 
 
 @dataclass(frozen=True)
@@ -223,9 +222,8 @@ def _standardised(
     config: DataConfig, raw: RawFields, train: np.ndarray, mask: np.ndarray
 ) -> tuple[Tensor, Normalisation, np.ndarray]:
     """States of single times [n, channels, *grid] float32, how to read them, and the climatology [12 or 1, channels, *grid]."""
-    labels = channel_labels({name: part.stop - part.start for name, part in raw.channels.items()})
-    owner = dict(zip(labels, (name for name, part in raw.channels.items() for _ in range(part.start, part.stop)), strict=True))
-    wanted = {label: config.transforms[name] for label, name in owner.items() if name in config.transforms}
+    labels = channel_labels(raw.channels)
+    wanted = {label: one for name, one in config.transforms.items() for label in labels[raw.channels[name]]}
     transforms, scores = transformed(labels, raw.values, wanted, train, mask)
     monthly = config.anomaly == "monthly"
     season = seasons_of(raw) if monthly else np.zeros(len(scores), dtype=np.int64)
@@ -236,7 +234,7 @@ def _standardised(
         scale = area_weighted(scale, raw.coordinates[config.spatial_dims[0]].values.tolist())
     states = torch.from_numpy(np.where(mask, centred / scale, 0).astype(np.float32))
     added_back = climatology[0] if config.anomaly == "none" else np.zeros_like(scale)
-    shapes = {v.name: tuple(len(raw.levels[dim].values) for dim in v.dims if dim in raw.levels) for v in raw.variables}
+    shapes = {v.name: v.sizes(raw.levels) for v in raw.variables}
     mean, scale = np.where(mask, added_back, 0), np.where(mask, scale, 1)
     return states, Normalisation(config.variables, mean, scale, mask, transforms, shapes), climatology
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from ..schema.layout import Coordinate
 from .dates import decoded
 from .headers import require_whole
 from .regrid import Method
@@ -49,6 +50,14 @@ class Request:
     regrid: Method | None = None
     exact: bool = True
     most: int | None = None
+
+    def at(self, levels: Mapping[str, Coordinate]) -> Request:
+        """The same request, for exactly these levels."""
+        return replace(
+            self,
+            levels={dim: tuple(coordinate.values.tolist()) for dim, coordinate in levels.items()},
+            level_units={dim: str(c.attrs["units"]) for dim, c in levels.items() if "units" in c.attrs},
+        )
 
 
 def open_fields(path: Path) -> xr.Dataset:

@@ -38,12 +38,16 @@ class Healpix:
                 f"cells {number.min()} to {number.max()}: HEALPix of nside {self.nside} has 0 to {12 * self.nside**2 - 1}"
             )
         ring, place, shift = self._nested(number) if self.nested else self._rings(number)
-        n, polar = self.nside, (ring < self.nside) | (ring > 3 * self.nside)
-        around = np.where(ring < n, ring, np.where(ring > 3 * n, 4 * n - ring, n))
+        n, around = self.nside, self._around(ring)
         cap = 1 - around**2 / (3 * n**2)
-        sine = np.where(polar, np.where(ring < n, cap, -cap), (2 * n - ring) * 2 / (3 * n))
+        sine = np.where(around < n, np.where(ring < n, cap, -cap), (2 * n - ring) * 2 / (3 * n))
         longitude = (place - (shift + 1) / 2) * 90 / around
         return np.rad2deg(np.arcsin(sine)), longitude % 360
+
+    def _around(self, ring: np.ndarray) -> np.ndarray:
+        """A quarter of the number of cells round each ring, [n]: the side, and less in the polar caps."""
+        around: np.ndarray = np.minimum(ring, 4 * self.nside - ring).clip(max=self.nside)
+        return around
 
     def _rings(self, number: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ring from the north [n], place along it from 1 on, and whether the ring is shifted by half a cell."""
@@ -65,9 +69,8 @@ class Healpix:
         face, inside = np.divmod(number, n**2)
         east, north = (sum(((inside >> (2 * bit + k)) & 1) << bit for bit in range(n.bit_length())) for k in (0, 1))
         ring = FIRST_RING[face] * n - east - north - 1
-        polar = (ring < n) | (ring > 3 * n)
-        around = np.where(ring < n, ring, np.where(ring > 3 * n, 4 * n - ring, n))
-        shift = np.where(polar, 0, (ring - n) % 2)
+        around = self._around(ring)
+        shift = np.where(around < n, 0, (ring - n) % 2)
         return ring, (FIRST_MERIDIAN[face] * around + east - north + 1 + shift) // 2, shift
 
 

@@ -57,8 +57,6 @@ class Target:
         return Request(
             variables=tuple(variable.name for variable in self.variables),
             spatial_dims=tuple(self.grid),
-            levels={dim: tuple(coordinate.values.tolist()) for dim, coordinate in self.levels.items()},
-            level_units={dim: str(c.attrs["units"]) for dim, c in self.levels.items() if "units" in c.attrs},
             sample_dims=self.sample_dims,
             select=self.select,
             rename=self.rename,
@@ -66,7 +64,7 @@ class Target:
             allow_outliers=self.allow_outliers,
             exact=False,
             most=most,
-        )
+        ).at(self.levels)
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def read_like(files: str | Path, target: Target, *, most: int | None = None, seq
             raise ValueError(f"{', '.join(raw.names)}: no {length} samples follow each other without a gap in time")
     fields = {}
     for variable, part in zip(target.variables, raw.channels.values(), strict=True):
-        leading = tuple(len(target.levels[dim].values) for dim in variable.dims if dim in target.levels)
+        leading = variable.sizes(target.levels)
         steps = (length,) if length > 1 else ()
         fields[variable.name] = values[:, part][members].reshape(len(members), *steps, *leading, *values.shape[2:])
     return MatchedFields(fields, gaps)

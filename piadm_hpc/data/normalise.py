@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..schema.layout import channel_slices
 from .transforms import Transform
 
 
@@ -38,14 +38,12 @@ class Normalisation:
     @cached_property
     def channels(self) -> dict[str, slice]:
         """Which channels are those of each variable."""
-        counts = [prod(self.shapes.get(name, ())) for name in self.names]
-        ends = np.cumsum(counts)
-        return {name: slice(int(end - k), int(end)) for name, end, k in zip(self.names, ends, counts, strict=True)}
+        return channel_slices({name: self.shapes.get(name, ()) for name in self.names})
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """A name for each channel: the variable's, with a number where it has several."""
-        return channel_labels({name: part.stop - part.start for name, part in self.channels.items()})
+        return channel_labels(self.channels)
 
     def state_mask(self) -> Tensor | None:
         """The mask in the shape of a state, [*event], or None if there are data everywhere."""
@@ -100,6 +98,7 @@ class Normalisation:
         }
 
 
-def channel_labels(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Return a name for each channel of variables with so many channels: the variable's, numbered where it has several."""
+def channel_labels(channels: Mapping[str, slice]) -> tuple[str, ...]:
+    """Return a name for each channel of variables that have these channels: the variable's, numbered where it has several."""
+    counts = {name: part.stop - part.start for name, part in channels.items()}
     return tuple(name if count == 1 else f"{name}[{k}]" for name, count in counts.items() for k in range(count))

@@ -81,7 +81,7 @@ def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coord
             for own, first, variable in zip(part.sizes, (parts or [part])[0].sizes, request.variables, strict=True):
                 require_alike(variable, own, first)
             parts.append(part)
-            request = parts[0].grid.wanted_of(request)
+            request = request.at(parts[0].grid.levels)
             for note in part.notes:
                 log.warning("%s: %s", path.name, note)
     unknown = sorted(set(request.rename) - names) if request.exact else []

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..schema.layout import STEP, Coordinate, Layout
+from ..schema.layout import STEP, Coordinate, Layout, channel_slices
 from .dates import Dates
 from .normalise import Normalisation
 
@@ -31,7 +30,7 @@ def starts_of(dates: Dates | str, file: np.ndarray, members: np.ndarray, length:
     else:
         # an ensemble has a date several times: then every file and every member is a series of its own
         once = len(np.unique(dates.key[members])) == len(members)
-        series = np.zeros_like(members) if once else file[members] * (int(dates.series.max()) + 1) + dates.series[members]
+        series = np.zeros_like(members) if once else dates.series[members]
         places = np.lexsort((dates.day[members], series))
         order, series, day = members[places], series[places], dates.day[members][places]
         apart, same = np.diff(day), np.diff(series) == 0
@@ -68,12 +67,12 @@ def joined(states: Tensor, windows: np.ndarray, channels: Mapping[str, slice]) -
 
 def first_times(layout: Layout) -> np.ndarray:
     """Return the channels of the first step of every variable, by number; all of them where there are no steps."""
-    rows, start = [], 0
-    for variable in layout.variables:
-        sizes = layout.channels(variable)
-        steps = sizes[0] if STEP in variable.dims else 1
-        rows.append(start + np.arange(prod(sizes) // steps))
-        start += prod(sizes)
+    sizes = {variable.name: layout.channels(variable) for variable in layout.variables}
+    rows = []
+    for variable, part in zip(layout.variables, channel_slices(sizes).values(), strict=True):
+        channels = np.arange(part.start, part.stop)
+        steps = sizes[variable.name][0] if STEP in variable.dims else 1
+        rows.append(channels[: len(channels) // steps])
     return np.concatenate(rows)
 
 

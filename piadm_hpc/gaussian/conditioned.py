@@ -95,14 +95,14 @@ class Update:
 
     def _nearly_inverse(self, level: float, gains: Tensor) -> Callable[[Tensor], Tensor]:
         """Return (W G W^T + diag R)^-1 as a map of rows [n, m], by Woodbury's formula, with W the leading directions seen."""
-        rows, seen = self._leading
+        rows, seen, information = self._leading
         inverse = 1 / self.observations.std**2
         if not len(rows):
             return lambda r: r * inverse
         if level not in self._factors:
             variance = _symmetric(covariance(self.reference, gains, rows) @ rows.T)
             variance.diagonal().add_(1e-12 * variance.diagonal().max())
-            inner = torch.cholesky_inverse(torch.linalg.cholesky(variance)) + seen * inverse @ seen.T
+            inner = torch.cholesky_inverse(torch.linalg.cholesky(variance)) + information
             self._keep(level, torch.linalg.cholesky(_symmetric(inner)))
         factor = self._factors[level]
 
@@ -113,10 +113,11 @@ class Update:
         return near
 
     @cached_property
-    def _leading(self) -> tuple[Tensor, Tensor]:
-        """Orthonormal rows [k, d] that span the shells of largest variance, and what the observations see of them, [k, m]."""
+    def _leading(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Orthonormal rows [k, d] that span the shells of largest variance, what is seen of them [k, m], and how well [k, k]."""
         rows = leading_directions(self.reference, LEADING)
-        return rows, self.observations.apply(rows) if len(rows) else rows[:, : len(self.observations)]
+        seen = self.observations.apply(rows) if len(rows) else rows.new_zeros(0, len(self.observations))
+        return rows, seen, seen * (1 / self.observations.std**2) @ seen.T
 
     def _factor(self, level: float, gains: Tensor) -> Tensor:
         if level not in self._factors:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,10 @@ class Variable:
     name: str
     dims: tuple[str, ...]
     attrs: dict[str, Any] = field(default_factory=dict)
+
+    def sizes(self, coordinates: Mapping[str, Coordinate]) -> tuple[int, ...]:
+        """The sizes of those of its dimensions that are among the `coordinates`."""
+        return tuple(len(coordinates[dim].values) for dim in self.dims if dim in coordinates)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,15 @@ class Layout:
     def channels(self, variable: Variable) -> tuple[int, ...]:
         """The sizes of a variable's leading dimensions."""
         return tuple(len(self.coordinates[dim].values) for dim in variable.dims if dim in self.leading)
+
+
+def channel_slices(shapes: Mapping[str, Sequence[int]]) -> dict[str, slice]:
+    """Which channels are those of each variable, in order, from the sizes of its leading dimensions."""
+    channels, start = {}, 0
+    for name, shape in shapes.items():
+        channels[name] = slice(start, start + prod(shape))
+        start = channels[name].stop
+    return channels
 
 
 def conformer_layout(topology: Topology) -> Layout:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from ...models.card import STATISTICS
 from ...models.target import target_of
 from ...models.training.statistics import channel_correlations, row_areas
 from ...models.variables import described
-from ...schema.layout import STEP, Layout
+from ...schema.layout import STEP, Layout, channel_slices
 from ...store.arrays import read_arrays
 from ..pages import Section, number
 
@@ -36,11 +35,10 @@ def coupling_sections(dataset: xr.Dataset, model: Path, against: str | None) -> 
     ours, theirs = _correlations(own, layout, area), _of_data(card, layout, model, against, area)
     sections: list[Section] = []
     record: dict[str, Any] = {}
-    start = 0
+    shapes = {variable.name: layout.channels(variable) for variable in layout.variables}
+    parts = channel_slices(shapes)
     for variable in layout.variables:
-        sizes = layout.channels(variable)
-        part = slice(start, start + prod(sizes))
-        start = part.stop
+        sizes, part = shapes[variable.name], parts[variable.name]
         dims = [name for name in variable.dims if name in layout.leading]
         for axis, name in enumerate(dims):
             rows = {"samples": _first_row(ours[part, part], sizes, axis)}
