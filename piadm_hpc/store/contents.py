@@ -17,7 +17,7 @@ from .index import reading
 from .integrity import wrong_values
 from .opening import require_no_strangers
 from .packs import records
-from .packs.packing import Packs, Rows, rows_of_journal
+from .packs.packing import Packs, Rows
 from .packs.records import Pack, layout_of_record, whole_packs
 from .requested import members_wanted, requested
 from .settings import run_config
@@ -80,18 +80,13 @@ def harmed(folder: Path, part: int, parts: int) -> list[Path]:
 
 def read_samples(folder: Path, layout: Layout, samples: Sequence[int]) -> dict[str, np.ndarray]:
     """Read the fields of some samples by variable, [samples, *shape]. Raises StoreError when one is absent."""
-    found = Contents.of(folder)
-    if gone := [sample for sample in samples if sample not in found.stored]:
+    wanted, rows = set(samples), dict[int, dict[str, np.ndarray]]()
+    for ids, read in stored_rows(folder, layout):
+        if here := [row for row, sample in enumerate(ids) if sample in wanted and sample not in rows]:
+            fields, _ = read(here)
+            rows |= {ids[row]: {name: array[k] for name, array in fields.items()} for k, row in enumerate(here)}
+    if gone := [sample for sample in samples if sample not in rows]:
         raise StoreError(f"{folder} does not hold the samples {shown(tuple(gone))}; run the same command again")
-    journal = {sample for shard in found.shards for sample in shard.ids}
-    rows: dict[int, dict[str, np.ndarray]] = {}
-    if here := sorted(journal.intersection(samples)):
-        fields, _ = rows_of_journal(found.shards, here, layout)
-        rows = {sample: {name: array[k] for name, array in fields.items()} for k, sample in enumerate(here)}
-    for pack in found.packs:
-        if here := [sample for sample in pack.ids if sample in set(samples) and sample not in rows]:
-            fields, _ = Packs(folder, layout, {}).rows_of(pack, [pack.ids.index(sample) for sample in here])
-            rows |= {sample: {name: array[k] for name, array in fields.items()} for k, sample in enumerate(here)}
     return {variable.name: np.stack([rows[sample][variable.name] for sample in samples]) for variable in layout.variables}
 
 
