@@ -25,6 +25,7 @@ from .shard import Shard, scan
 from .skeleton import read_attributes, read_layout
 from .statistics.packing import read_recipe
 from .statistics.parts import PLACE, wrong_part
+from .statistics.recipe import Recipe
 from .statistics.tally import Source
 
 
@@ -112,16 +113,12 @@ def as_it_is(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} holds no whole shard; give the folder of a run that has finished some samples")
     require_no_strangers(path, found.held, run_config(path) or found.held[0].config, INDEPENDENT_KEYS)
     with reading(found.held[0]) as file:
-        layout, attributes = read_layout(file), read_attributes(file)
-    if found.packs:
-        layout = layout_of_record(found.packs[0].record.path)
-    elif not found.shards and recipe is not None:
-        layout = recipe.layout
+        attributes = read_attributes(file)
     members = members_wanted(path) or recipe is None
     ids = sorted(found.drawn(members=members).union(requested(path) or ()))
     return {
         "folder": path,
-        "layout": layout,
+        "layout": _layout(path, found, recipe),
         "samples": tuple(ids),
         "shard_size": max(len(each.ids) for each in found.held),
         "attributes": attributes,
@@ -129,6 +126,18 @@ def as_it_is(path: Path) -> dict[str, Any]:
         "members": members,
         "form": "zarr" if (path / records.PLACE).is_dir() else "hdf5",
     }
+
+
+def _layout(path: Path, found: Contents, recipe: Recipe | None) -> Layout:
+    """The layout of the samples, of the files that have one: a part of statistics names no fields. Raises StoreError."""
+    if found.packs:
+        return layout_of_record(found.packs[0].record.path)
+    if found.shards:
+        with reading(found.shards[0]) as file:
+            return read_layout(file)
+    if recipe is None:
+        raise StoreError(f"{path} has lost the recipe of its statistics; run the same `piadm sample` again, which writes it")
+    return recipe.layout
 
 
 def shown(ids: tuple[int, ...]) -> str:
