@@ -107,12 +107,11 @@ def missing_batches(run: Run) -> list[Batch]:
     return begun + [Batch(tuple(missing[start : start + size])) for start in range(0, len(missing), size)]
 
 
-def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn, kind: type[Work] | None = None) -> None:
+def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn, kind: type[Work]) -> None:
     """Solve and store this group's share of the missing batches, and add what they cost to `drawn`; collective over the group.
 
-    `kind` solves a batch, by default every sample by itself. Ends early when somebody asks to stop.
+    `kind` solves a batch. Ends early when somebody asks to stop.
     """
-    kind = kind or Work
     gaps, before = gaps_of(run.resolved.model), 0
     batches = missing[run.ranks.group :: run.ranks.num_groups]
     wanted = {sample for batch in missing for sample in batch.samples}

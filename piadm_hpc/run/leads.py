@@ -82,34 +82,32 @@ class _Forecasts:
         run, leads, count = self.run, _leads(self.run), self.run.resolved.config.condition.count
         self.paths = sorted({sample // leads for sample in self.work.batch.samples})
         first = min(self.work.batch.samples) % leads
-        places = [path % count for path in self.paths]
+        self.members, self.places = [path // count for path in self.paths], [path % count for path in self.paths]
+        self.numbers = [self.starts.numbers[place] for place in self.places]
         rollout = rollout_of(run.resolved, self.starts)
         if run.resolved.dated is not None:
-            rollout = replace(rollout, observed=Filter(run.resolved, self.starts, places[0]).at)
+            rollout = replace(rollout, observed=Filter(run.resolved, self.starts, self.places[0]).at)
         try:
             rollout.draw(
-                self._past(rollout, places, first), range(first + 1, leads + 1), members=[path // count for path in self.paths],
-                starts=[self.starts.numbers[place] for place in places], comm=run.ranks.time, callback=self,
+                self._past(rollout, first), range(first + 1, leads + 1), members=self.members, starts=self.numbers,
+                comm=run.ranks.time, callback=self,
             )  # fmt: skip
         except Stopped:
             raise run.request(stop_asked(run)) from None
 
-    def _past(self, rollout: Rollout, places: Sequence[int], first: int) -> Tensor:
+    def _past(self, rollout: Rollout, first: int) -> Tensor:
         """The states before lead `first`, counted from 0: those of the starts, and of leads that are stored.
 
         Observed leads have updated the fields before them, which is done again.
         """
         run, order, leads = self.run, self.starts.order, _leads(self.run)
-        past, begin = self.starts.past(places), 0 if rollout.observed is not None and order > 1 else max(0, first - order)
-        numbers, members = (
-            [self.starts.numbers[place] for place in places],
-            [path // len(self.starts.given) for path in self.paths],
-        )
-        for lead in range(begin, first):
-            links = rollout.links(numbers, members, lead + 1)
-            observed = None if rollout.observed is None else rollout.observed(lead + 1)
-            if observed is not None and order > 1:
-                past = observed.past(past, links, rollout.noise_of(links))
+        # a single field before a lead has no part in the past of the next one
+        observed = rollout.observed if order > 1 else None
+        past = self.starts.past(self.places)
+        for lead in range(max(0, first - order) if observed is None else 0, first):
+            if observed is not None and (change := observed(lead + 1)) is not None:
+                links = rollout.links(self.numbers, self.members, lead + 1)
+                past = change.past(past, links, rollout.noise_of(links))
             stored = run.resolved.model.normalisation.encode(run.store.read([path * leads + lead for path in self.paths]))
             past = torch.cat([past[:, 1:], stored[:, None]], dim=1)
         return past

@@ -19,6 +19,7 @@ from ..solvers.sampler import Sampler
 from ..solvers.scheme import BlockSolver
 from ..solvers.solution import Solution
 from ..store.packs.records import bytes_of_pack
+from ..store.statistics.recipe import Recipe
 from .arrange import GIGABYTE, Arrangement, arrange, memory_of_host
 from .choose import Choice, choose, solver_of_run
 from .effort import Effort, expected_effort, expected_sweeps, open_leads, rollout_rounds, window_of
@@ -26,7 +27,7 @@ from .execute import threads
 from .footprint import bytes_per_sweep, memory_of_rank, solver_of
 from .resolve import ResolvedRun, resolve
 from .rollout import pipelines
-from .statistics import Counted
+from .statistics import Counted, recipe_of
 
 MEGABYTE = 1e6
 
@@ -150,11 +151,12 @@ def _chosen(config: RunConfig, ranks: int, network: Network) -> Choice:
 
 def _estimate(choice: Choice, groups: int, pilot: bool, memory: float | None) -> _Estimate:
     resolved, sampler, config = choice.resolved, choice.resolved.sampler, choice.resolved.config
+    recipe = recipe_of(config, resolved.model)
     rows = min(int(config.compute.model_batch), _batch(config, groups) * _longest(sampler))
     seconds, activations = _timed_call(resolved.timed, rows)
     first = config.ids[:1]
     measured = sampler.draw(first, condition=resolved.condition_of(first)) if pilot else None
-    return _Estimate(resolved, solver_of(sampler), seconds, activations, measured, memory, choice.text)
+    return _Estimate(resolved, solver_of(sampler), seconds, activations, measured, memory, choice.text, recipe)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class _Estimate:
     """What is known of a run without its ranks.
 
     `seconds` a row and `activations` in bytes of one timed call, `measured` on a pilot sample, `memory` of a rank in GB
-    where it was given.
+    where it was given; the `recipe` of its statistics, if it has any.
     """
 
     resolved: ResolvedRun
@@ -172,6 +174,7 @@ class _Estimate:
     measured: Solution | None
     memory: float | None
     chosen: str
+    recipe: Recipe | None
 
     def plan(self, ranks: int, time_ranks: int, network: Network) -> Plan:
         """The cost on `ranks` ranks, `time_ranks` of which share each sample."""
@@ -181,7 +184,7 @@ class _Estimate:
         batch, paths = _batch(config, groups), len(config.ids) // leads
         share, rounds = -(-paths // groups), rollout_rounds(effort.rounds, leads, pipelined=pipelined)
         held = batch * open_leads(effort.sweeps, leads, pipelined=pipelined)
-        counted = Counted.of(config, resolved.model, batch)
+        counted = Counted.of(config, self.recipe, batch)
         message = bytes_per_sweep(sampler, batch, time_ranks)
         stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
         waits = 0 if sampler.options.solver == "sequential" else rounds * -(-share // batch)

@@ -19,7 +19,7 @@ from ..models.climatology import Climatology, climatology_of
 from ..models.registry import find_model
 from ..schema.layout import Coordinate, Layout
 from ..store.statistics.recipe import NEEDS, Recipe
-from .conditions import SAMPLE_DIM, given_conditions, layout_of, months_of_run
+from .conditions import SAMPLE_DIM, given_conditions, months_of_run
 
 REACH, STRETCH = 12.0, 2.5  # bins reach so many deviations of the data, and are three times as wide as evenly spaced ones there
 BINNED = {kind for kind, arrays in NEEDS.items() if "values" in arrays}
@@ -37,11 +37,11 @@ def recipe_of(config: RunConfig, model: Model) -> Recipe | None:
     if strange := sorted(set(asked.thresholds or {}) - set(names)):
         raise ConfigError(f"statistics.thresholds: {model.name} makes {', '.join(names)}, not {', '.join(strange)}")
     climatology, rows = _climatology(config) if asked.absolute else (None, (0,))
-    layout = _layout(model.layout, config, climatology)
+    groups = _groups(config)
+    layout = _layout(model.layout, climatology, SAMPLE_DIM if groups else model.layout.sample_dim)
     added = {} if climatology is None else dict(climatology.fields)
     edges = _edges(model, asked.bins, {name: fields[list(set(rows))].mean(0) for name, fields in added.items()})
     gaps = {name: np.isnan(fields[0]) for name, fields in edges.items()}
-    groups = _groups(config)
     truth: dict[str, np.ndarray] = {}
     if asked.truth is not None:
         ranges = {name: (fields[0], fields[-1]) for name, fields in edges.items()}
@@ -77,9 +77,8 @@ class Counted:
         return self.words
 
     @classmethod
-    def of(cls, config: RunConfig, model: Model, batch: int) -> Counted:
-        """The bytes for batches of so many samples. Raises ConfigError as `recipe_of` does."""
-        recipe = recipe_of(config, model)
+    def of(cls, config: RunConfig, recipe: Recipe | None, batch: int) -> Counted:
+        """The bytes for batches of so many samples."""
         if recipe is None:
             return cls()
         members = -(-len(config.ids) // recipe.num_groups)
@@ -117,16 +116,15 @@ def _climatology(config: RunConfig) -> tuple[Climatology | None, tuple[int, ...]
     return climatology, tuple(int(month) - 1 for month in found if month is not None)
 
 
-def _layout(layout: Layout, config: RunConfig, climatology: Climatology | None) -> Layout:
+def _layout(layout: Layout, climatology: Climatology | None, sample_dim: str) -> Layout:
     """The layout of what is counted: that of the samples, with the names of absolute fields where these are asked for."""
-    layout = replace(layout, sample_dim=SAMPLE_DIM if layout_of(config, layout).sample_dim == SAMPLE_DIM else layout.sample_dim)
     if climatology is None:
-        return layout
+        return replace(layout, sample_dim=sample_dim)
     variables = [
         replace(each, attrs={k: v for k, v in each.attrs.items() if k not in NAMES} | dict(climatology.names.get(each.name, {})))
         for each in layout.variables
     ]
-    return replace(layout, variables=tuple(variables))
+    return replace(layout, variables=tuple(variables), sample_dim=sample_dim)
 
 
 def _groups(config: RunConfig) -> dict[str, Coordinate]:

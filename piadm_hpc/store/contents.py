@@ -17,7 +17,7 @@ from .index import reading
 from .integrity import wrong_values
 from .opening import require_no_strangers
 from .packs import records
-from .packs.packing import Packs, Rows, rows_of_journal
+from .packs.packing import Packs, Rows
 from .packs.records import Pack, layout_of_record, whole_packs
 from .requested import members_wanted, requested
 from .settings import run_config
@@ -25,6 +25,7 @@ from .shard import Shard, scan
 from .skeleton import read_attributes, read_layout
 from .statistics.packing import read_recipe
 from .statistics.parts import PLACE, wrong_part
+from .statistics.recipe import Recipe
 from .statistics.tally import Source
 
 
@@ -80,18 +81,13 @@ def harmed(folder: Path, part: int, parts: int) -> list[Path]:
 
 def read_samples(folder: Path, layout: Layout, samples: Sequence[int]) -> dict[str, np.ndarray]:
     """Read the fields of some samples by variable, [samples, *shape]. Raises StoreError when one is absent."""
-    found = Contents.of(folder)
-    if gone := [sample for sample in samples if sample not in found.stored]:
+    wanted, rows = set(samples), dict[int, dict[str, np.ndarray]]()
+    for ids, read in stored_rows(folder, layout):
+        if here := [row for row, sample in enumerate(ids) if sample in wanted and sample not in rows]:
+            fields, _ = read(here)
+            rows |= {ids[row]: {name: array[k] for name, array in fields.items()} for k, row in enumerate(here)}
+    if gone := [sample for sample in samples if sample not in rows]:
         raise StoreError(f"{folder} does not hold the samples {shown(tuple(gone))}; run the same command again")
-    journal = {sample for shard in found.shards for sample in shard.ids}
-    rows: dict[int, dict[str, np.ndarray]] = {}
-    if here := sorted(journal.intersection(samples)):
-        fields, _ = rows_of_journal(found.shards, here, layout)
-        rows = {sample: {name: array[k] for name, array in fields.items()} for k, sample in enumerate(here)}
-    for pack in found.packs:
-        if here := [sample for sample in pack.ids if sample in set(samples) and sample not in rows]:
-            fields, _ = Packs(folder, layout, {}).rows_of(pack, [pack.ids.index(sample) for sample in here])
-            rows |= {sample: {name: array[k] for name, array in fields.items()} for k, sample in enumerate(here)}
     return {variable.name: np.stack([rows[sample][variable.name] for sample in samples]) for variable in layout.variables}
 
 
@@ -117,16 +113,12 @@ def as_it_is(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path} holds no whole shard; give the folder of a run that has finished some samples")
     require_no_strangers(path, found.held, run_config(path) or found.held[0].config, INDEPENDENT_KEYS)
     with reading(found.held[0]) as file:
-        layout, attributes = read_layout(file), read_attributes(file)
-    if found.packs:
-        layout = layout_of_record(found.packs[0].record.path)
-    elif not found.shards and recipe is not None:
-        layout = recipe.layout
+        attributes = read_attributes(file)
     members = members_wanted(path) or recipe is None
     ids = sorted(found.drawn(members=members).union(requested(path) or ()))
     return {
         "folder": path,
-        "layout": layout,
+        "layout": _layout(path, found, recipe),
         "samples": tuple(ids),
         "shard_size": max(len(each.ids) for each in found.held),
         "attributes": attributes,
@@ -134,6 +126,18 @@ def as_it_is(path: Path) -> dict[str, Any]:
         "members": members,
         "form": "zarr" if (path / records.PLACE).is_dir() else "hdf5",
     }
+
+
+def _layout(path: Path, found: Contents, recipe: Recipe | None) -> Layout:
+    """The layout of the samples, of the files that have one: a part of statistics names no fields. Raises StoreError."""
+    if found.packs:
+        return layout_of_record(found.packs[0].record.path)
+    if found.shards:
+        with reading(found.shards[0]) as file:
+            return read_layout(file)
+    if recipe is None:
+        raise StoreError(f"{path} has lost the recipe of its statistics; run the same `piadm sample` again, which writes it")
+    return recipe.layout
 
 
 def shown(ids: tuple[int, ...]) -> str:

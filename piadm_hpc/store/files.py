@@ -147,11 +147,16 @@ def free(folder: Path) -> int:
 def sync_folder(folder: Path) -> None:
     """Make renames in `folder` survive a power cut, where the file system can."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sync(folder)
+
+
+def sync(path: Path) -> None:
+    """Bring a file or folder from the page cache to the disk. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

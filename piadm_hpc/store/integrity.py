@@ -21,14 +21,12 @@ from .opening import strangers
 from .packs.reading import zarr_folder, zarr_problems
 from .packs.records import PLACE as PACKED
 from .packs.records import ZARR
-from .requested import absent, in_words, requested
+from .requested import DRAW_AGAIN, JOIN, absent, in_words, requested
 from .settings import run_config
 from .shard import SHARDS, UNREADABLE, Shard, first_line, open_file, read_shard, scan
 from .statistics.output import STATISTICS
 from .statistics.reading import counts_only, size_of, statistics_file, statistics_problems
 
-DRAW_AGAIN = "run the same `piadm sample` again, which draws only what is missing"
-JOIN = "run `piadm join`"
 OWN_SHARD = re.compile(rf"{SHARDS}/samples_[^/]+\.h5")
 
 

@@ -14,6 +14,8 @@ from .settings import RUN_FILE
 
 REQUESTED = "requested.json"
 SHOWN = 5
+DRAW_AGAIN = "run the same `piadm sample` again, which draws only what is missing"
+JOIN = "run `piadm join`"
 UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
 
 

@@ -60,6 +60,11 @@ def as_json(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True, default=str)
 
 
+def plain(value: Any) -> Any:
+    """What JSON does not know by itself, as lists, numbers or text: the `default` of json.dumps."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
 def run_config(folder: Path) -> str:
     """The configuration in a folder's run.toml as JSON; empty when it cannot be read."""
     try:

@@ -136,9 +136,8 @@ def read_layout(file: h5py.File) -> Layout:
     names = str(file.attrs["variables"]).split()
     topology = stored_topology(file)
     ours = {sample_dim, BLOCK, *(EXTRA if topology is not None else ())}
-    arrays = {name for name in set(file) - ours if isinstance(file[name], h5py.Dataset)}
-    axes = {name for name in arrays if file[name].is_scale}
-    extra = arrays - axes - set(names) - set(PER_SAMPLE)
+    axes = {name for name in set(file) - ours if file[name].is_scale}
+    extra = set(file) - axes - set(names) - set(PER_SAMPLE) - ours
     coordinates = {name: Coordinate(_dims(file[name]) or (name,), _values(file[name]), _attrs(file[name])) for name in axes}
     coordinates |= {name: Coordinate(_dims(file[name]), _values(file[name]), _attrs(file[name])) for name in sorted(extra)}
     variables = tuple(Variable(name, _dims(file[name])[1:], _attrs(file[name])) for name in names)

@@ -11,14 +11,11 @@ import xarray as xr
 from ...config.samples import INDEPENDENT_KEYS
 from ..errors import StoreError
 from ..opening import strangers
-from ..requested import absent, in_words, requested
+from ..requested import DRAW_AGAIN, JOIN, absent, in_words, requested
 from ..settings import run_config
 from ..shard import scan
 from .publishing import published_problem
 from .records import PLACE, ZARR, read_pack, require_zarr, whole_packs
-
-AGAIN = "run the same `piadm sample` again, which draws only what is missing"
-JOIN = "run `piadm join`"
 
 
 def zarr_folder(path: Path) -> Path | None:
@@ -30,17 +27,17 @@ def zarr_folder(path: Path) -> Path | None:
 def zarr_problems(folder: Path, *, deep: bool = False) -> tuple[list[str], list[int], int]:
     """What is wrong with a run's Zarr store, one line each; the ids of its samples; and its bytes."""
     records, damaged = scan(folder, PLACE)
-    problems = [f"{PLACE}/{path.name} is damaged: {AGAIN}" for path in damaged]
+    problems = [f"{PLACE}/{path.name} is damaged: {DRAW_AGAIN}" for path in damaged]
     ids: list[int] = []
     size = 0
     for record in records:
         try:
             pack = read_pack(record.path)
         except StoreError as error:
-            problems.append(f"{error}: {AGAIN}")
+            problems.append(f"{error}: {DRAW_AGAIN}")
             continue
         if wrong := pack.problem(folder, deep=deep):
-            problems.append(f"{wrong}: {AGAIN}")
+            problems.append(f"{wrong}: {DRAW_AGAIN}")
         ids += pack.ids
         size += sum(size for _, size, _ in pack.files.values())
     config = run_config(folder) or (records[0].config if records else "")
@@ -48,7 +45,7 @@ def zarr_problems(folder: Path, *, deep: bool = False) -> tuple[list[str], list[
     if not problems:
         problems += _metadata(folder, ids)
     if not problems and (left := absent(requested(folder) or (), ids)):
-        problems.append(f"{len(left)} of the samples asked for are missing ({in_words(left)}): {AGAIN}")
+        problems.append(f"{len(left)} of the samples asked for are missing ({in_words(left)}): {DRAW_AGAIN}")
     return problems, sorted(ids), size
 
 

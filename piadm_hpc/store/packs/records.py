@@ -17,14 +17,14 @@ import numpy as np
 
 from ...schema.layout import Layout, Variable
 from ..errors import StoreError
-from ..files import sync_folder, whole_file
+from ..files import PARTIAL, sync, sync_folder, whole_file
+from ..settings import plain
 from ..shard import LIBVER, UNREADABLE, Shard, first_line, open_file, read_shard, scan, shard_name
 from ..skeleton import finish_file, read_layout, write_skeleton
 
 PLACE, ZARR = "packed", "samples.zarr"
 PACKS = "packs"
 MOST_BYTES, MOST_ROWS = 2**25, 256  # of a Zarr shard, which is written from memory
-PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def write_pack(
     words = {v.name: {"file": files[v.name], "dims": v.dims, "attrs": dict(v.attrs)} for v in layout.variables}
     with whole_file(path, needed=2**16, libver=LIBVER) as (file, _):
         write_skeleton(file, replace(layout, variables=()), ids, per_sample, attributes)
-        file.attrs[PACKS] = json.dumps(words, default=_plain)
+        file.attrs[PACKS] = json.dumps(words, default=plain)
         finish_file(file, layout, len(ids))
     return read_pack(path)
 
@@ -170,7 +170,7 @@ def _write_shard(root: Path, layout: Layout, variable: Variable, number: int, da
             array[: len(data)] = data
         made = staging / "a" / "/".join(["c", "0", *("0" for _ in shape)])
         content = made.read_bytes()
-        _sync(made)
+        sync(made)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, root / name)
         sync_folder((root / name).parent)
@@ -179,15 +179,3 @@ def _write_shard(root: Path, layout: Layout, variable: Variable, number: int, da
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return name, len(content), hashlib.sha256(content).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)

@@ -13,6 +13,7 @@ import numpy as np
 from ...schema.layout import Coordinate, Layout, Variable
 from ..errors import StoreError
 from ..files import whole_file
+from ..settings import plain
 from ..shard import LIBVER, UNREADABLE, first_line, open_file, require_own_data
 from .parts import PLACE
 from .recipe import Recipe
@@ -90,13 +91,13 @@ def _words(recipe: Recipe) -> str:
             "sample_dim": recipe.layout.sample_dim,
             "variables": variables,
         },
-        default=_plain,
+        default=plain,
     )
 
 
 def _write_coordinate(target: h5py.Group, name: str, coordinate: Coordinate) -> None:
     array = np.asarray(coordinate.values)
-    target.attrs["words"] = json.dumps([name, coordinate.dims, dict(coordinate.attrs)], default=_plain)
+    target.attrs["words"] = json.dumps([name, coordinate.dims, dict(coordinate.attrs)], default=plain)
     if array.dtype.kind in "SUO":
         target.create_dataset("values", data=array.astype(object), dtype=h5py.string_dtype())
     else:
@@ -112,7 +113,3 @@ def _read_coordinates(file: h5py.File, place: str) -> dict[str, Coordinate]:
         array = values.asstr()[...] if h5py.check_string_dtype(values.dtype) else values[...]
         found[name] = Coordinate(tuple(dims), np.asarray(array), attrs)
     return found
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)

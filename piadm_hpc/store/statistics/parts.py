@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ def read_state(path: Path, group: int) -> State | None:
         raise StoreError(f"{path} is damaged ({first_line(error)}): start again, which draws its members once more") from error
 
 
+def joined(recipe: Recipe, parts: Sequence[Shard], group: int, *more: State) -> State:
+    """The state of a group's members in several parts, and of `more`, of which one at least has some. Raises StoreError."""
+    found = (each for part in parts if (each := read_state(part.path, group)) is not None)
+    return reduce(partial(merged, recipe), [*more, *found])
+
+
 def recipe_of(path: Path) -> str:
     """The digest of the recipe that a part was counted by."""
     with open_file(path) as file:
@@ -102,12 +108,7 @@ def merge(folder: Path, recipe: Recipe, parts: Sequence[Shard], attributes: Mapp
     The new part is whole before the others are deleted: a kill leaves parts whose members it holds too, which `settled` drops.
     """
     ids, costs = costs_of(parts)
-
-    def state(group: int) -> State:
-        found = [each for part in parts if (each := read_state(part.path, group)) is not None]
-        return reduce(lambda a, b: merged(recipe, a, b), found)
-
-    path = write_part(folder, recipe, ids, costs, attributes, state)
+    path = write_part(folder, recipe, ids, costs, attributes, partial(joined, recipe, parts))
     for part in parts:
         part.path.unlink(missing_ok=True)
     return read_shard(path)

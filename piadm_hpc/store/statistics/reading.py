@@ -13,7 +13,7 @@ import xarray as xr
 from ...config.samples import INDEPENDENT_KEYS
 from ..errors import StoreError
 from ..opening import strangers
-from ..requested import absent, in_words, members_wanted, requested
+from ..requested import JOIN, absent, in_words, members_wanted, requested
 from ..settings import run_config
 from ..shard import UNREADABLE, Shard, first_line, open_file, read_shard, scan
 from .output import SOURCE, STATISTICS
@@ -22,7 +22,6 @@ from .parts import PLACE, wrong_part
 
 OF_THE_FILE = ("complete", "num_samples", "variables", "piadm_format", SOURCE)
 AGAIN = "run the same `piadm sample` again, which counts only what is missing"
-JOIN = "run `piadm join`"
 
 
 def open_statistics(path: str | os.PathLike[str]) -> xr.Dataset:

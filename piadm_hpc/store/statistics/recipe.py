@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -43,7 +42,6 @@ class Recipe:
         groups: dimensions along which statistics are separate (conditions, starts and leads); sample i belongs to the group
             i modulo their number.
         added: climatology by variable, [months, *shape], of which sample i is given the row `rows[i % len(rows)]`.
-        settings: the section of the configuration, for messages.
     """
 
     layout: Layout
@@ -57,7 +55,6 @@ class Recipe:
     groups: Mapping[str, Coordinate] = field(default_factory=dict)
     added: Mapping[str, np.ndarray] = field(default_factory=dict)
     rows: tuple[int, ...] = (0,)
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def kept(self) -> frozenset[str]:

@@ -18,9 +18,9 @@ from ..errors import StoreError
 from ..shard import Shard, named_ids, read_shard, scan
 from .output import STATISTICS, is_current, write_statistics
 from .packing import write_recipe
-from .parts import PLACE, costs_of, merge, read_state, recipe_of, settled, write_part
+from .parts import PLACE, costs_of, joined, merge, recipe_of, settled, write_part
 from .recipe import Recipe
-from .state import State, merged, state_of
+from .state import State, state_of
 
 Source = tuple[tuple[int, ...], Callable[[list[int]], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]]
 """The ids of a file of stored samples, and what reads the fields and costs of some of its rows."""
@@ -66,12 +66,8 @@ class Tally:
 
         def state(group: int) -> State:
             here = np.flatnonzero(groups == group)
-            found = [state_of(recipe, group, {name: array[here] for name, array in shown.items()})] if len(here) else []
-            found += [each for part in before if (each := read_state(part.path, group)) is not None]
-            whole = found[0]
-            for each in found[1:]:
-                whole = merged(recipe, whole, each)
-            return whole
+            new_ones = [state_of(recipe, group, {name: array[here] for name, array in shown.items()})] if len(here) else []
+            return joined(recipe, before, group, *new_ones)
 
         path = write_part(self.folder, recipe, all_ids, all_costs, self.attributes, state)
         for part in before:
