@@ -175,5 +175,13 @@ def find_mpiexec() -> str:
     return path
 
 
+def by_shell(power: Tensor) -> Tensor:
+    """Mean power per rounded wavenumber, from that of the frequencies of a two-dimensional FFT [side, side]."""
+    waves = torch.fft.fftfreq(len(power), 1 / len(power), dtype=torch.float64)
+    shells = torch.hypot(waves[:, None], waves[None]).round().long().flatten()
+    total = power.new_zeros(int(shells.max()) + 1).index_add(0, shells, power.flatten())
+    return total / torch.bincount(shells)
+
+
 def median(values: Sequence[float]) -> float:
     return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.5))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Report, between, parser
+from common import Report, between, by_shell, parser
 from torch import Tensor
 
 import piadm_hpc
@@ -42,10 +42,7 @@ def spectrum(windows: Tensor) -> Tensor:
     side = windows.shape[-1]
     taper = torch.hann_window(side, periodic=False)
     power = torch.fft.fft2(windows.float() * taper[:, None] * taper).abs().square().mean(0)
-    waves = torch.fft.fftfreq(side, 1 / side)
-    shells = torch.hypot(waves[:, None], waves[None]).round().long().flatten()
-    total = torch.zeros(int(shells.max()) + 1).index_add(0, shells, power.flatten())
-    return (total / torch.bincount(shells))[1 : side // 4 + 1]
+    return by_shell(power)[1 : side // 4 + 1]
 
 
 def seams(x: Tensor, begins: list[int]) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from common import Report, at_least, at_most, between, parser
+from common import Report, at_least, at_most, between, by_shell, parser
 from torch import Tensor
 
 import piadm_hpc
@@ -69,10 +69,7 @@ def largest_error(tight: Rollout, starts: Starts, found: Forecast) -> float:
 def power(fields: Tensor) -> Tensor:
     """Mean power per shell of wavenumbers of fields [n, *event]."""
     spectrum = torch.fft.fft2(fields.double().reshape(len(fields), *fields.shape[-2:])).abs().square().mean(0)
-    waves = torch.fft.fftfreq(len(spectrum), 1 / len(spectrum), dtype=torch.float64)
-    shells = torch.hypot(waves[:, None], waves[None]).round().long().flatten()
-    total = torch.zeros(int(shells.max()) + 1, dtype=torch.float64).index_add(0, shells, spectrum.flatten())
-    return total / torch.bincount(shells)
+    return by_shell(spectrum)
 
 
 def pipelined(report: Report, name: str, starts: Path, leads: int, tol: float, most: float) -> None:

@@ -96,10 +96,10 @@ def test_the_target_of_a_gaussian_is_its_posterior_mean() -> None:
     """Without any noise, at every noise level, in the subspace of the states."""
     generator = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(torch.randn(6, 6, dtype=F64, generator=generator))[0]
-    inside, constraint, variances = axes[:, :5], axes[:, 5:], torch.tensor([1e-3, 0.1, 1.0, 2.0, 30.0], dtype=F64)
+    inside, variances = axes[:, :5], torch.tensor([1e-3, 0.1, 1.0, 2.0, 30.0], dtype=F64)
     x = (torch.randn(40, 5, dtype=F64, generator=generator) * variances.sqrt()) @ inside.T
     gradients = (x @ inside / variances) @ inside.T
-    targets = EnergyTargets(gradients.float(), inside.float(), (1 / variances).float(), constraint)
+    targets = EnergyTargets(gradients.float(), inside.float(), (1 / variances).float())
     noise, ratio = torch.randn(40, 6, dtype=F64, generator=generator), torch.logspace(-3, 2, 40, dtype=F64)
     found = x + targets.correction(torch.arange(40), ratio, noise.float())
     seen = (x + ratio[:, None] * noise) @ inside

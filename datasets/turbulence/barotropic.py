@@ -121,7 +121,7 @@ class Barotropic:
 def dataset(fields: np.ndarray, every: float) -> xr.Dataset:
     """Return fields [time, y, x], `every` days apart, with dates and with coordinates in points."""
     times = START + (np.arange(len(fields)) * every * 86400e9).astype("timedelta64[ns]")
-    axes = {name: ("y x".split()[i], np.arange(fields.shape[1 + i], dtype=np.float64)) for i, name in enumerate("yx")}
+    axes = {name: np.arange(size, dtype=np.float64) for name, size in zip("yx", fields.shape[1:], strict=True)}
     vorticity = xr.DataArray(fields.astype(np.float32), {"time": times, **axes}, ("time", "y", "x"))
     vorticity.attrs = {"units": "day-1", "long_name": "vorticity"}
     return xr.Dataset({"vorticity": vorticity})
@@ -138,13 +138,12 @@ def main() -> None:
     given = parser.parse_args()
     world = Barotropic(given.points)
     found = world.fields(round(given.days / given.every), round(given.every / world.step), given.seed)
-    fields = np.stack(list(found))
+    fields, every = np.stack(list(found)), given.every
     if given.patches is not None:
         n, side = given.points // given.patches, given.patches
         fields = fields.reshape(len(fields), n, side, n, side).swapaxes(2, 3).reshape(-1, side, side)
-        dataset(fields, given.every / n**2).to_netcdf(given.file)
-    else:
-        dataset(fields, given.every).to_netcdf(given.file)
+        every /= n**2
+    dataset(fields, every).to_netcdf(given.file)
     print(f"{given.file}: {len(fields)} fields, vorticity {fields.std():.2f} a day")
 
 

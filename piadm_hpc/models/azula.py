@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from ..schema.conditions import Condition
-from ..theory.process import Process, forward_time
+from ..theory.process import Process, bisected, forward_time
 from .base import ScoreModel, broadcast, wrap
 from .model import Model
-
-HALVINGS = 60  # of the unit interval in which azula's times lie, down to the rounding of float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +32,7 @@ class Scheduled:
         return self.schedule(t)[1]
 
     def time(self, theta: Tensor) -> Tensor:
-        low, high = torch.zeros_like(theta), torch.ones_like(theta)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            noisier = forward_time(self, middle) > theta
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return (low + high) / 2
+        return bisected(lambda t: forward_time(self, t), theta, 1.0)
 
 
 def from_azula(denoiser: Any) -> tuple[ScoreModel, Process]:

@@ -72,11 +72,12 @@ def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> Levels:
     levels = {}
     channels = tuple(Variable(variable.name, variable.dims) for variable in card.variables)
     parts = channels_of(channels, {dim: arrays[dim] for dim in card.leading})
-    for number, (name, k) in enumerate(parts.items()):
+    for variable in card.variables:
+        k = parts[variable.name]
         here = mask[k].astype(bool)
         spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
         # a variable over levels or times is no input of its own model, and what was removed from it is not asked for
-        single = CLIMATOLOGY in arrays and not set(card.leading) & set(card.variables[number].dims)
+        single = CLIMATOLOGY in arrays and not set(card.leading) & set(variable.dims)
         removed = np.where(here[0], arrays[CLIMATOLOGY].values[:, k.start], np.nan) if single else None
-        levels[name] = Known(float(mean[k][here].mean()), spread, card.anomaly != "none", removed)
+        levels[variable.name] = Known(float(mean[k][here].mean()), spread, card.anomaly != "none", removed)
     return levels

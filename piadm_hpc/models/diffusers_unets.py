@@ -40,38 +40,22 @@ def load_unet(path: Path, device: torch.device | str, dtype: str) -> LoadedNetwo
     except Exception as error:
         raise ValueError(f"{path}: diffusers cannot load a {' or '.join(CLASSES)} from it: {in_one_line(error)}") from error
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in sorted(path.iterdir()) if file.is_file()))
-    call = _attending(unet) if name == "UNet2DConditionModel" else _labelled(unet)
-    return LoadedNetwork(call, precision_of(unet), digest.hexdigest())
+    return LoadedNetwork(_caller(unet, attends=name == "UNet2DConditionModel"), precision_of(unet), digest.hexdigest())
 
 
-def _labelled(unet: Any) -> Callable[..., Tensor]:
+def _caller(unet: Any, *, attends: bool) -> Callable[..., Tensor]:
+    """The U-Net as a function of states, times and a condition; ValueError for kinds of inputs that it lacks or does not take."""
+    taken = {"maps", "classes", *(["embedding"] if attends else [])}
+
     def call(x: Tensor, t: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
         given = given or {}
-        result: Tensor = unet(_with_maps(x, given), t, class_labels=_only(given, "classes")).sample
-        return result
-
-    return call
-
-
-def _attending(unet: Any) -> Callable[..., Tensor]:
-    def call(x: Tensor, t: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:
-        given = given or {}
-        if "embedding" not in given:
+        if attends and "embedding" not in given:
             raise ValueError('a UNet2DConditionModel needs an input of kind = "embedding", what its cross-attention looks at')
-        labels = _only(given, "classes", "embedding")
-        result: Tensor = unet(_with_maps(x, given), t, encoder_hidden_states=given["embedding"], class_labels=labels).sample
+        if surplus := set(given) - taken:
+            raise ValueError(f"this U-Net takes no {', '.join(sorted(surplus))}; give such a network as a callable")
+        states = torch.cat([x, given["maps"]], 1) if "maps" in given else x
+        seen = {"encoder_hidden_states": given["embedding"]} if attends else {}
+        result: Tensor = unet(states, t, class_labels=given.get("classes"), **seen).sample
         return result
 
     return call
-
-
-def _with_maps(x: Tensor, given: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([x, given["maps"]], 1) if "maps" in given else x
-
-
-def _only(given: Mapping[str, Tensor], name: str, *others: str) -> Tensor | None:
-    """The class labels, if there are any; ValueError for kinds of inputs that these U-Nets do not take."""
-    surplus = set(given) - {"maps", name, *others}
-    if surplus:
-        raise ValueError(f"this U-Net takes no {', '.join(sorted(surplus))}; give such a network as a callable")
-    return given.get(name)

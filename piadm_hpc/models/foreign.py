@@ -51,12 +51,17 @@ def find_network(
     require_allowed(spec, "network", folder, allow_code=allow_code)
     if spec.callable is not None:
         return _imported(spec.callable, folder, device)
-    path = folder / str(spec.diffusers or spec.exported or spec.mdlus)
+    if spec.mdlus is not None:
+        return load_mdlus(folder / spec.mdlus, device, condition)
+    if spec.exported is not None:
+        return _exported(_existing(folder / spec.exported), device)
+    return load_unet(_existing(folder / str(spec.diffusers)), device, spec.dtype)
+
+
+def _existing(path: Path) -> Path:
     if not path.exists():
         raise ValueError(f"{path}: no such network; paths in {ADAPTER} start at its folder")
-    if spec.mdlus is not None:
-        return load_mdlus(path, device, condition)
-    return _exported(path, device) if spec.diffusers is None else load_unet(path, device, spec.dtype)
+    return path
 
 
 def require_allowed(spec: NetworkFile, section: str, folder: Path, *, allow_code: bool) -> None:
@@ -80,15 +85,12 @@ def load_mean(
     Raises what `find_network` raises.
     """
     require_allowed(spec, "regression", folder, allow_code=allow_code)
-    if spec.callable is None:
-        path = folder / str(spec.exported or spec.mdlus)
-        if not path.exists():
-            raise ValueError(f"{path}: no such network; paths in {ADAPTER} start at its folder")
-        if spec.mdlus is not None:
-            return load_regression(path, device, width)
-        loaded = _exported(path, device)
-    else:
+    if spec.mdlus is not None:
+        return load_regression(folder / spec.mdlus, device, width)
+    if spec.callable is not None:
         loaded = _imported(spec.callable, folder, device, "regression")
+    else:
+        loaded = _exported(_existing(folder / str(spec.exported)), device)
 
     def call(given: Tree) -> Tensor:
         with torch.no_grad():

@@ -86,9 +86,10 @@ def patched(model: Model, shape: Sequence[int], *, overlap: int | None = None, p
     Neighbouring patches share at least `overlap` points, by default half a patch. Raises ConfigError listing everything that
     keeps the model from being one of patches: a globe, gaps, several variables, points that are not alike.
     """
-    if mistakes := list(_mistakes(model)):
+    if mistakes := _mistakes(model):
         raise ConfigError("; ".join(f"domain.shape: the model {model.name} {each}" for each in mistakes))
-    assert isinstance(model.normalisation, Normalisation)
+    own = model.conditioning
+    assert isinstance(model.normalisation, Normalisation) and isinstance(own, Conditioning | None)
     rows, columns = model.event_shape
     size = int(shape[0]), int(shape[1])
     try:
@@ -107,17 +108,8 @@ def patched(model: Model, shape: Sequence[int], *, overlap: int | None = None, p
         reference=large,
         layout=replace(model.layout, coordinates=domain_grid(model.layout.coordinates, size)),
         normalisation=normalisation,
-        conditioning=_conditioning(model, normalisation, tiling),
+        conditioning=None if own is None else PatchedConditioning(own.inputs, own.regression, normalisation, own, tiling),
     )
-
-
-def _conditioning(model: Model, normalisation: Normalisation, tiling: Tiling) -> PatchedConditioning | None:
-    """What encodes the conditions of a domain; None for a model without."""
-    own = model.conditioning
-    if own is None:
-        return None
-    assert isinstance(own, Conditioning)
-    return PatchedConditioning(own.inputs, own.regression, normalisation, own, tiling)
 
 
 def of_domain(model: Model, domain: DomainConfig) -> Model:

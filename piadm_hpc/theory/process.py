@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .phase import PhaseSpace
 
+HALVINGS = 80  # of an interval of times, beyond the rounding of float64
 SLACK = 1e-6  # of rounding, relative to the number of indices, at both ends of a table
 
 
@@ -97,12 +98,7 @@ class VPSchedule:
         return torch.sqrt(-torch.expm1(-self.integral(t)))
 
     def time(self, theta: Tensor) -> Tensor:
-        low, high = torch.zeros_like(theta), torch.full_like(theta, self.horizon)
-        for _ in range(80):
-            middle = (low + high) / 2
-            below = self.integral(middle) < theta
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return (low + high) / 2
+        return bisected(self.integral, theta, self.horizon)
 
 
 @dataclass(frozen=True)
@@ -228,6 +224,16 @@ def by_name(name: str, **parameters: float) -> Process:
 def forward_time(process: Process, t: Tensor) -> Tensor:
     """Return theta(t) = log(1 + sigma^2 / alpha^2), the equivalent Ornstein-Uhlenbeck time, in the precision of t."""
     return torch.log1p((process.sigma(t) / process.alpha(t)) ** 2)
+
+
+def bisected(increasing: Callable[[Tensor], Tensor], values: Tensor, highest: float) -> Tensor:
+    """Return where an increasing function of [0, highest] has some values [*], by bisection; outside its range, the ends."""
+    low, high = torch.zeros_like(values), torch.full_like(values, highest)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        below = increasing(middle) < values
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
 
 
 def radius(process: Process, t: Tensor) -> Tensor:

@@ -62,16 +62,18 @@ class Fields:
             )
             slope, offset = (np.where(there, part, 0.0).astype(np.float64) for part in (slope, offset))
             return cls(names, units, grid, slope, offset, there, model.normalisation.transforms)
-        zero, two = (_decoded(model, level) for level in (0.0, 2.0))
-        there = np.isfinite(zero)
-        slope = np.where(there, (two - zero) / 2, 0.0)
-        return cls(names, units, grid, slope, np.where(there, zero, 0.0), there, {})
+        return cls(names, units, grid, *straight_lines(model), {})
 
 
-def _decoded(model: Model, level: float) -> np.ndarray:
-    """The fields of a state of equal entries, [variables, points] float64."""
-    fields = model.normalisation.decode(torch.full((1, *model.event_shape), level))
-    return np.stack([values[0].astype(np.float64).ravel() for values in fields.values()])
+def straight_lines(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return slope and offset of a model's fields as straight lines of its states, zero without data, and where data are.
+
+    Each is [variables, points]; fields of all variables must have the same size.
+    """
+    levels = (model.normalisation.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 2.0))
+    zero, two = (np.stack([values[0].astype(np.float64).ravel() for values in fields.values()]) for fields in levels)
+    there = np.isfinite(zero)
+    return np.where(there, (two - zero) / 2, 0.0), np.where(there, zero, 0.0), there
 
 
 def encode(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from ...data.observations import ObservationTable, read_observations
 from ..climatology import climatology_of
 from ..model import Model
 from ..registry import find_model
-from .encode import Fields, encode
+from .encode import Fields, encode, straight_lines
 from .function import FunctionObservations
 from .geometry import geometry_of, of_positions
 from .pointwise import entry_values
@@ -136,19 +137,16 @@ def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor
     Variables that the model transforms are values, through the inverse of their transform. Raises ValueError for a model whose
     states have entries that belong to no variable.
     """
-    zero, two = (model.normalisation.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 2.0))
-    shapes = {name: values[0].shape for name, values in zero.items()}
-    filled = sum(values[0].size for values in zero.values()) == int(np.prod(model.event_shape))
-    if not filled or (len(zero) > 1 and (len(set(shapes.values())) > 1 or model.event_shape[0] != len(zero))):
+    shapes = {name: values[0].shape for name, values in model.normalisation.decode(torch.zeros(1, *model.event_shape)).items()}
+    filled = sum(math.prod(shape) for shape in shapes.values()) == math.prod(model.event_shape)
+    if not filled or (len(shapes) > 1 and (len(set(shapes.values())) > 1 or model.event_shape[0] != len(shapes))):
         raise ValueError("functions of fields need a model whose fields fill its states")
     if isinstance(model.normalisation, Normalisation) and model.normalisation.transforms:
         fields = Fields.of(model)
         slope, offset, transforms = fields.slope, fields.offset, fields.transforms
     else:
-        offset = np.stack([np.nan_to_num(values[0]).ravel() for values in zero.values()]).astype(np.float64)
-        slope = np.stack([np.nan_to_num(two[name][0] - zero[name][0]).ravel() for name in zero]).astype(np.float64) / 2
-        transforms = {}
-    decode = entry_values(tuple(zero), slope, offset, transforms)
+        (slope, offset, _), transforms = straight_lines(model), {}
+    decode = entry_values(tuple(shapes), slope, offset, transforms)
 
     def fields_of(x: Tensor) -> dict[str, Tensor]:
         values = decode(x.flatten(1)).reshape(len(x), len(shapes), -1)

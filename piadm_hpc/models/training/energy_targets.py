@@ -31,13 +31,11 @@ class EnergyTargets:
         gradients: gradients of U in the states, [n, *event] float32.
         axes: eigenvectors [d, k] of F in the subspace of the states, float32.
         curvatures: eigenvalues [k] of F, float32.
-        constraint: orthonormal directions [d, j] along which no state has a component.
     """
 
     gradients: Tensor
     axes: Tensor
     curvatures: Tensor
-    constraint: Tensor
 
     @classmethod
     def of(cls, gradients: Tensor, constraint: Tensor) -> EnergyTargets:
@@ -50,12 +48,12 @@ class EnergyTargets:
         curvatures, axes = torch.linalg.eigh(products + outside)
         kept = slice(0, flat.shape[1] - constraint.shape[1])
         single, axes = inside.to(torch.float32), axes[:, kept].to(torch.float32).contiguous()
-        return cls(single, axes, curvatures[kept].clamp(min=0).to(torch.float32), constraint)
+        return cls(single, axes, curvatures[kept].clamp(min=0).to(torch.float32))
 
     def correction(self, chosen: Tensor, ratio: Tensor, noise: Tensor) -> Tensor:
         """Return what to add to states number `chosen` [rows], given r [rows] and their noise [rows, *event]."""
         r = ratio.to(torch.float32).reshape(-1, *[1] * (noise.ndim - 1))
-        away = (r * orthogonal(noise, self.constraint) - r**2 * self.gradients[chosen]).flatten(1)
+        away = (r * noise - r**2 * self.gradients[chosen]).flatten(1)
         gains = 1 / (1 + r.reshape(-1, 1) ** 2 * self.curvatures)
         found: Tensor = (gains * (away @ self.axes)) @ self.axes.T
         return found.reshape(noise.shape)

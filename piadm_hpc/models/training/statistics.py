@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -96,14 +95,9 @@ def _examples(data: GriddedData, dims: tuple[str, ...], count: int) -> dict[str,
 
 def _physical(data: GriddedData, states: torch.Tensor) -> np.ndarray:
     """Fields of single times [times, slices, *grid] float64, of so few sequences that hardly a time occurs twice."""
-    fields = data.normalisation.decode(states[:: data.overlap])
+    sequences = states[:: data.overlap]
+    fields = data.normalisation.decode(sequences)
     grid = tuple(len(c.values) for c in data.coordinates.values())
     steps = len(data.leading[STEP].values) if STEP in data.leading else 1
-    return np.concatenate(
-        [fields[v.name].reshape(-1, *_levels(fields[v.name], steps, grid), *grid) for v in data.variables], axis=1
-    ).astype(np.float64)
-
-
-def _levels(values: np.ndarray, steps: int, grid: tuple[int, ...]) -> tuple[int]:
-    """The number of levels of a variable's samples [n, steps, *levels, *grid]."""
-    return (math.prod(values.shape[1:]) // (steps * math.prod(grid)),)
+    times = steps * len(sequences)
+    return np.concatenate([fields[v.name].reshape(times, -1, *grid) for v in data.variables], axis=1).astype(np.float64)
