@@ -50,8 +50,8 @@ def sections_of(
     record: dict[str, Any] = {}
     drawn: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for plane in planes:
-        fields = plane.samples(samples).astype(np.float64)
         one = by_name.get(plane.name)
+        fields = (plane.samples(samples) if one is None else one.fields).astype(np.float64)
         reference = None if real is None else real[plane.name].astype(np.float64)
         data = _map_data(plane, fields, one, reference)
         drawn[plane.name] = fields, data.examples
