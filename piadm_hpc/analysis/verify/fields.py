@@ -24,7 +24,7 @@ from ..grids import MapGrid
 from ..pages import Section, number
 from ..planes import Plane
 from ..report.tables import described_scores
-from ..scores import fair_crps
+from ..scores import fair_crps, rank_shares
 from .field_figures import against_truth, overview
 from .joint import correlation_section
 
@@ -178,9 +178,7 @@ def _against_truth(data: MapData, truth: np.ndarray, table: dict[str, Any]) -> S
     area = np.broadcast_to(data.grid.weights[:, None], there.shape)[there]
     scores = np.full(there.shape, np.nan)
     scores[there] = fair_crps(fields[:, there], truth[0][there])
-    ranks = (fields[:, there] < truth[0][there]).sum(0)
-    counts = np.bincount(ranks, weights=area, minlength=len(fields) + 1)
-    shares = counts / counts.sum()
+    shares = rank_shares(fields[:, there], truth[0][there], area)
     error = np.abs(fields[:, there].mean(0) - truth[0][there])
     table["fair_crps"], table["rank_histogram"] = float(np.average(scores[there], weights=area)), shares.tolist()
     factor, units = shown_units(data.attrs)
