@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from helpers import add_network, call, make_model, on_ranks
 from problems import F64, drawn, mixture, solve
 from torch import Tensor
 
+from piadm_hpc.analysis.density import Densities, _write
 from piadm_hpc.cli.main import main
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.gaussian.density import degrees_within, log_density
@@ -24,6 +26,7 @@ from piadm_hpc.models.card import load_model
 from piadm_hpc.models.target import states_like
 from piadm_hpc.models.volume import log_volume
 from piadm_hpc.run.resolve import resolve
+from piadm_hpc.schema.layout import Coordinate, Layout, Variable
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.encode import decode, encode
 from piadm_hpc.solvers.errors import ScoreError
@@ -349,3 +352,16 @@ def test_what_has_no_density_is_refused(gaussian: Path, tmp_path: Path, capsys: 
     sampler = resolve(RunConfig(model=str(gaussian), chain={"integrator": "ddim"}), model).sampler
     with pytest.raises(ValueError, match="solved by collocation goes back"):
         encode(sampler, torch.zeros(1, 8, 16))
+
+
+def test_maps_of_surprise_have_the_levels_of_their_variables(tmp_path: Path) -> None:
+    """One variable on two levels beside one on none."""
+    coordinates = {name: Coordinate((name,), np.arange(size)) for name, size in (("plev", 2), ("lat", 3), ("lon", 4))}
+    variables = (Variable("ta", ("plev", "lat", "lon")), Variable("ps", ("lat", "lon")))
+    model: Any = SimpleNamespace(name="levels", layout=Layout(variables, coordinates, leading=("plev",)))
+    surprise = np.arange(5.0 * 3 * 3 * 4).reshape(5, 3, 3, 4)
+    _write(tmp_path / "density.h5", model, Densities(*np.zeros((5, 5)), surprise, 36), "data.nc")
+    arrays, _ = read_arrays(tmp_path / "density.h5")
+    np.testing.assert_array_equal(arrays["surprise_ta"].values, surprise[:, :2])
+    np.testing.assert_array_equal(arrays["surprise_ps"].values, surprise[:, 2])
+    assert arrays["surprise_ps"].dims == ("sample", "lat", "lon")

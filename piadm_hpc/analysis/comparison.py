@@ -93,9 +93,13 @@ def compare(
     model: str | os.PathLike[str],
     *,
     against: str | os.PathLike[str] | None = None,
+    fields: Mapping[str, np.ndarray] | None = None,
     maps: Collection[str] | None = None,
 ) -> list[Comparison]:
-    """One comparison per map of the model's variables, or of the `maps` named; raises ValueError with nothing to compare with."""
+    """One comparison per map of the model's variables, or of the `maps` named; raises ValueError with nothing to compare with.
+
+    `fields` are those of the file `against`, as `fields_like` gives them, where they have been read.
+    """
     folder = find_model(Path(model))
     variables = variables_of(folder)
     absent = [v.name for v in variables if v.name not in dataset]
@@ -103,7 +107,7 @@ def compare(
         raise ValueError(f"the samples have no {', '.join(absent)}, which model {folder.name} makes; give the run's own model")
     planes = [plane for plane in planes_of(dataset, variables)[0] if maps is None or plane.name in maps]
     if against is not None:
-        real = fields_like(folder, against).fields
+        real = fields_like(folder, against).fields if fields is None else fields
         return [_with_file(dataset, plane, real[plane.name], Path(against).name) for plane in planes]
     statistics, _ = read_arrays(_statistics_file(folder))
     return [_with_statistics(dataset, plane, statistics) for plane in planes]

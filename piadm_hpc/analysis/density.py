@@ -157,8 +157,7 @@ def _read(config: RunConfig, data: Path) -> tuple[ResolvedRun, Tensor]:
 
 
 def _write(path: Path, model: Model, found: Densities, data: str) -> None:
-    names = [variable.name for variable in model.layout.variables]
-    dims = model.layout.variables[0].dims
+    layout = model.layout
     columns = {
         "log_density": (found.log_density, "logarithm of the probability density, per unit volume of the fields"),
         "log_density_error": (found.error, "error bar of log_density: it holds the truth in 95 of 100 cases"),
@@ -166,14 +165,16 @@ def _write(path: Path, model: Model, found: Densities, data: str) -> None:
         "bits_per_dimension": (found.bits, "-log2 of the density over the number of dimensions"),
         "anomaly": (found.anomaly, "squared norm of the encoded noise, in standard deviations from its mean"),
     }
-    arrays = {dim: model.layout.coordinates[dim] for dim in dims}
+    arrays = {dim: layout.coordinates[dim] for variable in layout.variables for dim in variable.dims}
     arrays["sample"] = Coordinate(("sample",), np.arange(len(found.bits)), {"long_name": "number of the field in the file"})
     for key, (values, meaning) in columns.items():
         arrays[key] = Coordinate(("sample",), values, {"long_name": meaning, "units": "1"})
-    maps = found.surprise.reshape(len(found.bits), len(names), *(len(arrays[dim].values) for dim in dims))
-    for k, variable in enumerate(names):
-        about = {"long_name": f"squared encoded noise of {variable}, one on average", "units": "1"}
-        arrays[f"surprise_{variable}"] = Coordinate(("sample", *dims), maps[:, k], about)
+    ends = np.cumsum([math.prod(layout.shape(variable)) for variable in layout.variables])
+    parts = np.split(found.surprise.reshape(len(found.bits), -1), ends[:-1], axis=1)
+    for variable, part in zip(layout.variables, parts, strict=True):
+        about = {"long_name": f"squared encoded noise of {variable.name}, one on average", "units": "1"}
+        maps = part.reshape(len(part), *layout.shape(variable))
+        arrays[f"surprise_{variable.name}"] = Coordinate(("sample", *variable.dims), maps, about)
     write_arrays(path, arrays, {"title": f"densities under {model.name}", "source": data})
 
 

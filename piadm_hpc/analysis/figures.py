@@ -11,17 +11,14 @@ import numpy as np
 
 from .drawing import colours, curves
 from .drawing.labels import bracketed, squared
-from .drawing.maps import colour_bar, draw_map, shape_of_map
+from .drawing.maps import colour_bar, draw_map, height_of_row
 from .drawing.quantities import kind_of_quantity, shown_units
-from .drawing.style import FAINT, OWN, PALE, SECOND, literal, styled
+from .drawing.style import OWN, PALE, SECOND, WIDTH, entitle, literal, styled
 from .grids import MapGrid
 from .scores import Reference, counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-WIDTH = 13.33
-"""Inches, the width of a slide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +77,10 @@ def draw(picture: Picture, *paths: str | os.PathLike[str]) -> None:
     with styled():
         from matplotlib.figure import Figure
 
-        maps = 0.25 * WIDTH * 0.86 * shape_of_map(picture.grid)
-        heights = (maps + 1.0, maps + 1.0, 2.75)
+        maps = height_of_row(picture.grid, 4) + 1.0
+        heights = (maps, maps, 2.75)
         figure = Figure(figsize=(WIDTH, sum(heights) + 0.45), layout="constrained")
-        figure.suptitle(literal(picture.title), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        entitle(figure, picture.title, picture.note)
         parts: Any = figure.subfigures(3, 1, height_ratios=heights)
         _members(parts[0].subplots(1, 4), picture)
         ensemble_maps(parts[1].subplots(1, 4), picture)
@@ -91,8 +88,6 @@ def draw(picture: Picture, *paths: str | os.PathLike[str]) -> None:
         spectrum_panel(left, picture)
         values_panel(middle, picture)
         _bounds(right, picture)
-        if picture.note:
-            figure.supxlabel(literal(picture.note), x=0.01, ha="left", fontsize=7.5, color=FAINT)
         for path in paths:
             figure.savefig(path)
 

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from .grids import MapGrid, grid_of
-from .scores import fair_crps
+from .scores import fair_crps, rank_shares
 
 START, LEAD, MEMBER = "init_time", "lead_time", "realization"
 LONG_NAMES = {
@@ -150,9 +150,7 @@ def _scores(members: np.ndarray, truth: np.ndarray, baseline: np.ndarray | None,
             other[there] = np.abs(baseline[0] - truth)[there] if one else fair_crps(baseline[:, there], truth[there])
             line, field = _averages(other, area, there)
             found |= {"crps_skill": 1 - found["crps"] / line, "crps_skill_map": 1 - found["crps_map"] / field}
-    ranks = (members < truth).sum(0)
-    counts = np.bincount(ranks[there], weights=area[there], minlength=n + 1)
-    found["rank_histogram"] = counts / counts.sum() if counts.sum() > 0 else np.full(n + 1, np.nan)
+    found["rank_histogram"] = rank_shares(members[:, there], truth[there], area[there])
     return found
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 
 from ..schema.layout import STEP, Variable
 from .grids import MapGrid, grid_of
-from .slices import short
+from .slices import short, slice_name
 
 MAX_BYTES = 2**30
 """Bytes of the fields of one map; of larger runs, evenly spaced samples are scored."""
@@ -110,7 +110,7 @@ def planes_of(dataset: xr.Dataset, variables: Sequence[Described]) -> tuple[list
         for place in product(*(range(array.sizes[dim]) for dim in further)):
             at = dict(zip(further, place, strict=True))
             where = {dim: array[dim].values[k] if dim in array.coords else k for dim, k in at.items()}
-            name = "_".join([variable.name, *(f"{dim}{short(value)}" for dim, value in where.items())])
+            name = slice_name(variable.name, where)
             words = [f"{dim} {short(value)} {_units(array, dim)}".strip() for dim, value in where.items()]
             title = ", ".join([str(array.attrs.get("long_name") or variable.name), *words])
             planes.append(Plane(name, title, variable.name, dims, at, where, grid, array.attrs, len(planes)))

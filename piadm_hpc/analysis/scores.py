@@ -160,6 +160,12 @@ def fair_crps(members: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.asarray(scoringrules.crps_ensemble(values, members, m_axis=0, estimator="fair"))
 
 
+def rank_shares(members: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Shares of the weights [m] by the rank, from 0 to n, of values [m] among members [n, m]; NaN without weights."""
+    counts = np.bincount((members < values).sum(0), weights=weights, minlength=len(members) + 1)
+    return counts / counts.sum() if counts.sum() > 0 else np.full(len(counts), np.nan)
+
+
 def counted(number: int, thing: str) -> str:
     """`3 fields`, `1 field`."""
     return f"{number} {thing}{'s' * (number != 1)}"

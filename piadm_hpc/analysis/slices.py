@@ -6,48 +6,31 @@ Every level of a variable is a field of its own, the steps of a sequence are fur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from ..schema.layout import STEP, Layout, Variable
+from ..schema.layout import STEP, Layout
 
 
-@dataclass(frozen=True)
-class Slice:
-    """One level of a variable: its name, where it stands along the levels, and a text that tells the level."""
-
-    name: str
-    variable: Variable
-    place: Mapping[str, int]
-    at: str
-
-
-def slices_of(layout: Layout) -> Iterator[Slice]:
-    """Yield every variable of a layout of fields on a grid, or every level of it."""
-    for variable in layout.variables:
-        levels = [dim for dim in variable.dims if dim in layout.leading and dim != STEP]
-        for places in product(*(range(len(layout.coordinates[dim].values)) for dim in levels)):
-            place = dict(zip(levels, places, strict=True))
-            words = [(dim, layout.coordinates[dim], k) for dim, k in place.items()]
-            name = "_".join([variable.name, *(f"{dim}{short(c.values[k])}" for dim, c, k in words)])
-            at = ", ".join(f"{dim} {short(c.values[k])} {c.attrs.get('units', '')}".strip() for dim, c, k in words)
-            yield Slice(name, variable, place, at)
-
-
-def plain_arrays(fields: Mapping[str, np.ndarray], layout: Layout, *, steps: bool = False) -> dict[str, np.ndarray]:
-    """Return fields [n, *levels, *grid] by slice as [n, rows, columns]; with `steps` they are sequences [n, steps, ...]."""
+def plain_arrays(fields: Mapping[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
+    """Return fields [n, *levels, *grid] of a layout by slice, every variable or every level of it, as [n, rows, columns]."""
     shape = tuple(len(layout.coordinates[dim].values) for dim in layout.grid)
     rows = shape if len(shape) == 2 else (*shape, 1)
     found = {}
-    for one in slices_of(layout):
-        values = fields[one.variable.name]
-        place = (slice(None),) * (1 + steps) + tuple(one.place.values())
-        found[one.name] = values[place].reshape(-1, *rows)
+    for variable in layout.variables:
+        levels = [dim for dim in variable.dims if dim in layout.leading and dim != STEP]
+        values = np.moveaxis(fields[variable.name], 0, len(levels))
+        for place in np.ndindex(values.shape[: len(levels)]):
+            where = {dim: layout.coordinates[dim].values[k] for dim, k in zip(levels, place, strict=True)}
+            found[slice_name(variable.name, where)] = values[place].reshape(-1, *rows)
     return found
+
+
+def slice_name(variable: str, where: Mapping[str, Any]) -> str:
+    """The variable's name, and for one of several fields where it is along the levels: `ta_plev850`."""
+    return "_".join([variable, *(f"{dim}{short(value)}" for dim, value in where.items())])
 
 
 def short(value: Any) -> str:

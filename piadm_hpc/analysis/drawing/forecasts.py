@@ -11,15 +11,15 @@ from ..grids import grid_of
 from ..planes import evenly_spaced
 from . import colours
 from .labels import bracketed
-from .maps import colour_bar, draw_map, shape_of_map
+from .maps import colour_bar, draw_map, height_of_row
 from .quantities import shown_units
-from .style import FAINT, OWN, SECOND, literal, styled
+from .style import FAINT, OWN, SECOND, WIDTH, entitle, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, MOST_LEADS = 13.33, 4
+MOST_LEADS = 4
 
 
 def forecast_figure(scores: xr.Dataset, title: str = "", note: str = "") -> Figure:
@@ -40,9 +40,9 @@ def forecast_figure(scores: xr.Dataset, title: str = "", note: str = "") -> Figu
     with styled():
         from matplotlib.figure import Figure
 
-        high = WIDTH / MOST_LEADS * 0.86 * shape_of_map(grid) + 0.95
+        high = height_of_row(grid, MOST_LEADS) + 0.95
         figure = Figure(figsize=(WIDTH, 2.9 + high * len(rows) + 0.4), layout="constrained")
-        figure.suptitle(literal(title), x=0.01, ha="left", fontsize=13, fontweight="bold")
+        entitle(figure, title, note)
         parts: Any = figure.subfigures(1 + len(rows), 1, height_ratios=[2.9, *[high] * len(rows)])
         _lines(parts[0].subplots(1, 3), scores, lead, factor, units)
         for part, (name, label, scale_of) in zip(parts[1:], rows, strict=True):
@@ -54,8 +54,6 @@ def forecast_figure(scores: xr.Dataset, title: str = "", note: str = "") -> Figu
             for axis in axes[len(shown) :]:
                 axis.set_visible(False)
             colour_bar(image, axes[: len(shown)], label, extend="max" if name == "crps_map" else "both")
-        if note:
-            figure.supxlabel(literal(note), x=0.01, ha="left", fontsize=7.5, color=FAINT)
     return figure
 
 

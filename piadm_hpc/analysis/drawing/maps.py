@@ -11,7 +11,7 @@ from ..grids import MapGrid
 from .coastlines import coastlines_between
 from .colours import Scale
 from .labels import meridian, parallel
-from .style import MISSING
+from .style import MISSING, WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,11 @@ def shape_of_map(grid: MapGrid) -> float:
     (south, north), (west, east) = extent(grid)
     ratio = (north - south) / (east - west) * _stretch(grid)
     return float(np.clip(ratio, 1 / WIDEST, TALLEST))
+
+
+def height_of_row(grid: MapGrid, count: int) -> float:
+    """Inches of a row of so many maps across a figure, without titles and colour bars."""
+    return WIDTH / count * 0.86 * shape_of_map(grid)
 
 
 def extent(grid: MapGrid) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -61,11 +66,8 @@ def _stretch(grid: MapGrid) -> float:
     return float(1 / max(np.cos(np.deg2rad(np.mean(extent(grid)[0]))), 0.3))
 
 
-def draw_map(axis: Axes, grid: MapGrid, field: np.ndarray, scale: Scale, title: str = "", *, rows_named: bool = True) -> Any:
-    """Draw a field [rows, columns], missing points in grey, with coastlines; returns the image for a colour bar.
-
-    Degrees are named along both edges, or along the lower one alone where `rows_named` is false.
-    """
+def draw_map(axis: Axes, grid: MapGrid, field: np.ndarray, scale: Scale, title: str = "") -> Any:
+    """Draw a field [rows, columns], missing points in grey, with coastlines; returns the image for a colour bar."""
     values = np.ma.masked_invalid(field)
     south_north, west_east = extent(grid)
     image: Any
@@ -81,7 +83,7 @@ def draw_map(axis: Axes, grid: MapGrid, field: np.ndarray, scale: Scale, title: 
         from matplotlib.collections import LineCollection
 
         axis.add_collection(LineCollection(coastlines_between(*west_east), **COAST), autolim=False)
-    _name_axes(axis, grid, rows_named)
+    _name_axes(axis, grid)
     if shape_of_map(grid) not in (1 / WIDEST, TALLEST):
         axis.set_aspect(_stretch(grid))
     axis.set_facecolor(MISSING)
@@ -114,13 +116,13 @@ def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     return np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
 
 
-def _name_axes(axis: Axes, grid: MapGrid, rows_named: bool) -> None:
+def _name_axes(axis: Axes, grid: MapGrid) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
-    axis.tick_params(length=2.5, labelsize=8, labelleft=rows_named)
+    axis.tick_params(length=2.5, labelsize=8)
     if not grid.geographic:
         axis.set_xlabel(grid.labels[1], fontsize=8.5)
-        axis.set_ylabel(grid.labels[0] if rows_named else "", fontsize=8.5)
+        axis.set_ylabel(grid.labels[0], fontsize=8.5)
         for one in (axis.xaxis, axis.yaxis):
             one.set_major_locator(MaxNLocator(4))
         return

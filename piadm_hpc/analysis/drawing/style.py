@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+WIDTH = 13.33
+"""Inches, the width of a slide."""
 
 OWN, PALE, SECOND = "#c0392b", "#e2b4ad", "#2c5f8a"
 REAL, FAINT, MISSING = "#1f1f1f", "#8a8a8a", "#d4d4d4"
@@ -37,6 +44,21 @@ def styled() -> Iterator[None]:
         raise PlotError("no figure was drawn, for matplotlib is not installed: pip install 'piadm_hpc[plot]'") from None
     with mpl.rc_context(STYLE):
         yield
+
+
+def drawn(draw: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> list[Figure]:
+    """The figure that a function draws, alone in a list, which is empty where matplotlib is not installed."""
+    try:
+        return [draw(*args, **kwargs)]
+    except PlotError:
+        return []
+
+
+def entitle(figure: Figure, title: str, note: str = "") -> None:
+    """Put a title above a figure, and a note below it if there is one."""
+    figure.suptitle(literal(title), x=0.01, ha="left", fontsize=13, fontweight="bold")
+    if note:
+        figure.supxlabel(literal(note), x=0.01, ha="left", fontsize=7.5, color=FAINT)
 
 
 def literal(text: str) -> str:

@@ -9,9 +9,9 @@ import numpy as np
 
 from ..drawing import colours, curves
 from ..drawing.labels import bracketed, squared
-from ..drawing.maps import colour_bar, draw_map, shape_of_map
-from ..drawing.style import literal, styled
-from ..figures import WIDTH, MapData, ensemble_maps, spectrum_panel, values_panel
+from ..drawing.maps import colour_bar, draw_map, height_of_row
+from ..drawing.style import WIDTH, literal, styled
+from ..figures import MapData, ensemble_maps, spectrum_panel, values_panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def overview(data: MapData, degrees: tuple[np.ndarray, np.ndarray] | None, label
     with styled():
         from matplotlib.figure import Figure
 
-        maps = 0.25 * WIDTH * 0.86 * shape_of_map(data.grid) + 1.0
+        maps = height_of_row(data.grid, 4) + 1.0
         figure = Figure(figsize=(WIDTH, maps + HIGH), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=(maps, HIGH))
         ensemble_maps(parts[0].subplots(1, 4), data)
@@ -51,7 +51,7 @@ def against_truth(data: MapData, truth: np.ndarray, crps: np.ndarray, shares: Se
     with styled():
         from matplotlib.figure import Figure
 
-        maps = 0.25 * WIDTH * 0.86 * shape_of_map(data.grid) + 1.0
+        maps = height_of_row(data.grid, 4) + 1.0
         figure = Figure(figsize=(WIDTH, maps + HIGH), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=(maps, HIGH))
         axes = parts[0].subplots(1, 4)

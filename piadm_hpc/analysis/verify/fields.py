@@ -18,13 +18,13 @@ from ...theory.bases import SphericalHarmonics
 from ..comparison import Comparison, as_record
 from ..drawing.labels import readable
 from ..drawing.quantities import shown_units
-from ..drawing.style import PlotError
+from ..drawing.style import drawn
 from ..figures import MapData
 from ..grids import MapGrid
 from ..pages import Section, number
 from ..planes import Plane
 from ..report.tables import described_scores
-from ..scores import fair_crps
+from ..scores import fair_crps, rank_shares
 from .field_figures import against_truth, overview
 from .joint import correlation_section
 
@@ -48,13 +48,13 @@ def sections_of(
     by_name = {one.plane.name: one for one in compared}
     sections: list[Section] = []
     record: dict[str, Any] = {}
-    drawn: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    shown: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for plane in planes:
-        fields = plane.samples(samples).astype(np.float64)
         one = by_name.get(plane.name)
+        fields = (plane.samples(samples) if one is None else one.fields).astype(np.float64)
         reference = None if real is None else real[plane.name].astype(np.float64)
         data = _map_data(plane, fields, one, reference)
-        drawn[plane.name] = fields, data.examples
+        shown[plane.name] = fields, data.examples
         table: dict[str, Any] = {}
         if one is not None:
             sections.append(_scores(one))
@@ -68,7 +68,7 @@ def sections_of(
         if training is not None:
             sections.append(_nearest(plane, fields, training[plane.name], reference, table))
         record.setdefault(plane.name, {}).update(table)
-    return [*sections, *correlation_section(planes, drawn, record)], record
+    return [*sections, *correlation_section(planes, shown, record)], record
 
 
 def stacked(dataset: xr.Dataset, variable: Variable) -> np.ndarray:
@@ -114,10 +114,7 @@ def _maps(data: MapData, table: dict[str, Any]) -> list[Section]:
         ratio = degrees[0].mean(0) / np.maximum(degrees[1], 1e-300)
         table["degree_power_ratio"] = [float(r) for r in ratio]
         rows = [[str(k), number(float(ratio[k]))] for k in SHOWN_DEGREES if k < len(ratio)]
-    try:
-        figures = [overview(data, degrees, data.examples_label)]
-    except PlotError:
-        figures = []
+    figures = drawn(overview, data, degrees, data.examples_label)
     if not figures and not rows:
         return []
     head = ("power at a degree on the sphere", f"samples over {data.examples_label}") if rows else ()
@@ -178,9 +175,7 @@ def _against_truth(data: MapData, truth: np.ndarray, table: dict[str, Any]) -> S
     area = np.broadcast_to(data.grid.weights[:, None], there.shape)[there]
     scores = np.full(there.shape, np.nan)
     scores[there] = fair_crps(fields[:, there], truth[0][there])
-    ranks = (fields[:, there] < truth[0][there]).sum(0)
-    counts = np.bincount(ranks, weights=area, minlength=len(fields) + 1)
-    shares = counts / counts.sum()
+    shares = rank_shares(fields[:, there], truth[0][there], area)
     error = np.abs(fields[:, there].mean(0) - truth[0][there])
     table["fair_crps"], table["rank_histogram"] = float(np.average(scores[there], weights=area)), shares.tolist()
     factor, units = shown_units(data.attrs)
@@ -192,10 +187,7 @@ def _against_truth(data: MapData, truth: np.ndarray, table: dict[str, Any]) -> S
     rows += [["truth below all samples", number(float(shares[0]))]]
     rows += [["truth above all samples", number(float(shares[-1]))]]
     note = f"A calibrated ensemble has {1 / (len(fields) + 1):.3g} of the area at each end."
-    try:
-        figures = [against_truth(data, np.where(there, truth[0], np.nan), scores, shares.tolist())]
-    except PlotError:
-        figures = []
+    figures = drawn(against_truth, data, np.where(there, truth[0], np.nan), scores, shares.tolist())
     return Section(f"{data.name}: against the truth", ("score", "value"), rows, [note], figures)
 
 

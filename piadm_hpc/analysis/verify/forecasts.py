@@ -14,7 +14,7 @@ from ..comparison import fields_like
 from ..drawing.forecasts import forecast_figure
 from ..drawing.labels import readable
 from ..drawing.quantities import shown_units
-from ..drawing.style import PlotError
+from ..drawing.style import drawn
 from ..forecasts import LEAD, START, UNITLESS, forecast_scores, matched
 from ..pages import Section, number
 from ..planes import Plane
@@ -68,9 +68,6 @@ def _section(plane: Plane, scores: xr.Dataset) -> Section:
         f"CRPS, error, spread and bias in {readable(units) or '1'}, averages over starts and area. Skill is that of the CRPS "
         "over persistence, whose CRPS is its absolute error. Spread over error is 1 for a calibrated ensemble."
     ]
-    try:
-        figures = [forecast_figure(scores, f"{plane.title}: forecasts by lead")]
-    except PlotError:
-        figures = []
+    figures = drawn(forecast_figure, scores, f"{plane.title}: forecasts by lead")
     head = ("lead", "fair CRPS", "skill", "RMSE of the mean", "spread", "spread over error", "bias")
     return Section(f"{plane.name}: forecasts by lead", head, rows, notes, figures)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..drawing.style import PlotError
+from ..drawing.style import drawn
 from ..pages import Section, number
 from ..planes import Plane
 from .field_figures import correlation_matrices
@@ -31,17 +31,17 @@ def correlation_matrix(fields: Sequence[np.ndarray], weights: np.ndarray) -> np.
 
 
 def correlation_section(
-    planes: Sequence[Plane], drawn: Mapping[str, tuple[np.ndarray, np.ndarray | None]], record: dict[str, Any]
+    planes: Sequence[Plane], fields: Mapping[str, tuple[np.ndarray, np.ndarray | None]], record: dict[str, Any]
 ) -> list[Section]:
     """The section on variables, or levels, that vary together; none for one map, or for maps on different grids."""
-    if len(planes) < 2 or len({plane.grid.dims for plane in planes}) > 1 or len(drawn[planes[0].name][0]) < 2:
+    if len(planes) < 2 or len({plane.grid.dims for plane in planes}) > 1 or len(fields[planes[0].name][0]) < 2:
         return []
     names, weights = [plane.name for plane in planes], planes[0].grid.weights
-    counts = {len(drawn[name][0]) for name in names}
-    examples = [real for name in names if (real := drawn[name][1]) is not None]
+    counts = {len(fields[name][0]) for name in names}
+    examples = [real for name in names if (real := fields[name][1]) is not None]
     if len(counts) > 1:
         return []
-    own = correlation_matrix([drawn[name][0] for name in names], weights)
+    own = correlation_matrix([fields[name][0] for name in names], weights)
     known = len(examples) == len(names) and len({len(one) for one in examples}) == 1 and len(examples[0]) > 1
     real = correlation_matrix(examples, weights) if known else None
     label = f"{len(examples[0])} real fields" if known else ""
@@ -57,8 +57,5 @@ def correlation_section(
     note = "Over all points, weighted by area, of deviations from the mean at each point." + (
         f" The {LISTED} pairs of {len(pairs)} that differ most." if len(pairs) > LISTED else ""
     )
-    try:
-        figures = [correlation_matrices(own, real, names, label)]
-    except PlotError:
-        figures = []
+    figures = drawn(correlation_matrices, own, real, names, label)
     return [Section("Correlations of variables", ("pair", "samples", label or "real fields"), rows, [note], figures)]

@@ -10,10 +10,9 @@ import numpy as np
 from ...data.observations import ObservationTable
 from ..drawing import colours
 from ..drawing.labels import bracketed
-from ..drawing.maps import colour_bar, draw_map, extent, shape_of_map
+from ..drawing.maps import colour_bar, draw_map, extent, height_of_row
 from ..drawing.quantities import shown_units
-from ..drawing.style import PlotError, literal, styled
-from ..figures import WIDTH
+from ..drawing.style import WIDTH, entitle, literal, styled
 from ..grids import MapGrid
 
 if TYPE_CHECKING:
@@ -28,28 +27,25 @@ SCALES: dict[str, tuple[Callable[[np.ndarray, Mapping[Any, Any]], colours.Scale]
 
 def map_figure(
     maps: Mapping[str, np.ndarray], grid: MapGrid, name: str, attrs: Mapping[Any, Any], table: ObservationTable | None
-) -> Figure | None:
+) -> Figure:
     """Draw mean, spread and increment [rows, columns] of the variable `name` with the points of observations.
 
-    None where matplotlib is not installed.
+    Raises PlotError without matplotlib.
     """
     factor, units = shown_units(attrs)
-    try:
-        with styled():
-            from matplotlib.figure import Figure
+    with styled():
+        from matplotlib.figure import Figure
 
-            figure = Figure(figsize=(WIDTH, WIDTH / len(maps) * 0.86 * shape_of_map(grid) + 1.3), layout="constrained")
-            axes = figure.subplots(1, len(maps), squeeze=False)[0]
-            figure.suptitle(literal(str(attrs.get("long_name") or name)), x=0.01, ha="left", fontsize=13, fontweight="bold")
-            for axis, (what, field) in zip(axes, maps.items(), strict=True):
-                scale, extend = SCALES[what]
-                image = draw_map(axis, grid, field * factor, scale(field * factor, attrs), what)
-                colour_bar(image, [axis], literal(name) + bracketed(units), extend=extend)
-                if table is not None and what != "mean" and grid.geographic:
-                    points = table["kind"] == "point"
-                    west = extent(grid)[1][0]
-                    lon = west + (table["lon"][points] - west) % 360
-                    axis.plot(lon, table["lat"][points], "k.", markersize=2)
-            return figure
-    except PlotError:
-        return None
+        figure = Figure(figsize=(WIDTH, height_of_row(grid, len(maps)) + 1.3), layout="constrained")
+        axes = figure.subplots(1, len(maps), squeeze=False)[0]
+        entitle(figure, str(attrs.get("long_name") or name))
+        for axis, (what, field) in zip(axes, maps.items(), strict=True):
+            scale, extend = SCALES[what]
+            image = draw_map(axis, grid, field * factor, scale(field * factor, attrs), what)
+            colour_bar(image, [axis], literal(name) + bracketed(units), extend=extend)
+            if table is not None and what != "mean" and grid.geographic:
+                points = table["kind"] == "point"
+                west = extent(grid)[1][0]
+                lon = west + (table["lon"][points] - west) % 360
+                axis.plot(lon, table["lat"][points], "k.", markersize=2)
+        return figure

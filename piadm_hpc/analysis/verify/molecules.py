@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..drawing.style import OWN, PlotError, literal, styled
+from ..drawing.style import OWN, drawn, literal, styled
 from ..pages import Section, number
 from ..scores import counted
 from .conformers import (
@@ -114,10 +114,12 @@ def _surface_section(placed: list[tuple[Surface, np.ndarray]]) -> Section:
     shown = sorted(placed, key=lambda pair: pair[0].floor - pair[0].jsd)[:MOST_SURFACES]
     if len(shown) < len(placed):
         note += f" Drawn are the {len(shown)} surfaces that differ most."
-    try:
-        figures = [_free_energies(one, points) for one, points in placed if any(one is other for other, _ in shown)]
-    except PlotError:
-        figures = []
+    figures = [
+        figure
+        for one, points in placed
+        if any(one is other for other, _ in shown)
+        for figure in drawn(_free_energies, one, points)
+    ]
     return Section("Free-energy surfaces", head, rows, [note], figures)
 
 

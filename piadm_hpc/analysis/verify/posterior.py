@@ -28,6 +28,7 @@ from ...models.observations.pointwise import PointwiseObservations
 from ...models.observations.posterior import expected_variance
 from ...models.observations.reading import climatology, read_for
 from ...models.observations.record import FILE, read_table
+from ..drawing.style import drawn
 from ..grids import grid_of
 from ..pages import Section, number
 from ..scores import fair_crps
@@ -237,7 +238,8 @@ def _of_gaussian(kept: LinearObservations, rows: ObservationTable, reference: An
 def _maps(samples: xr.Dataset, model: Model, table: ObservationTable | None) -> Section:
     """Mean, spread and increment of every variable, and their sizes."""
     before = model.decode(model.reference.mean.reshape(1, *model.event_shape).to(torch.float32))
-    rows, figures = [], []
+    rows: list[list[str]] = []
+    figures: list[Any] = []
     for variable in model.layout.variables:
         fields = stacked(samples, variable)
         maps = {"mean": fields.mean(0), "spread": fields.std(0, ddof=1), "increment": fields.mean(0) - before[variable.name][0]}
@@ -245,9 +247,9 @@ def _maps(samples: xr.Dataset, model: Model, table: ObservationTable | None) -> 
         weights = np.broadcast_to(grid.weights[:, None], fields.shape[1:])
         sizes = [_weighted_rms(maps[name], weights) for name in ("spread", "increment")]
         rows.append([variable.name, *(number(size) for size in sizes)])
-        figures.append(map_figure(maps, grid, variable.name, samples[variable.name].attrs, table))
+        figures += drawn(map_figure, maps, grid, variable.name, samples[variable.name].attrs, table)
     notes = ["Spread and increment are root mean squares over the area; the increment is the mean less the model's own."]
-    return Section("Maps", ("variable", "spread", "increment"), rows, notes, [figure for figure in figures if figure is not None])
+    return Section("Maps", ("variable", "spread", "increment"), rows, notes, figures)
 
 
 def _weighted_rms(field: np.ndarray, weights: np.ndarray) -> float:

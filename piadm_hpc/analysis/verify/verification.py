@@ -116,12 +116,13 @@ def _fields(
     model = find_model(run_model(folder, stored_config(folder, dataset)))
     planes, notes = _planes(dataset, select)
     names = {plane.name for plane in planes}
-    compared = compare(dataset, model, against=against, maps=names) if against is not None or has_statistics(model) else []
-    if not compared and truth is None and training is None:
-        raise ValueError(f"model {model.name} has no statistics; give --against, --truth or --training FILE")
     forecasts = truth is not None and "lead_time" in dataset
     files = (against, None if forecasts else truth, training)
     read = [None if name is None else fields_like(model, name).fields for name in files]
+    known = against is not None or has_statistics(model)
+    compared = compare(dataset, model, against=against, fields=read[0], maps=names) if known else []
+    if not compared and truth is None and training is None:
+        raise ValueError(f"model {model.name} has no statistics; give --against, --truth or --training FILE")
     sections, record = field_sections(dataset, planes, compared, *read)
     coupled, numbers = coupling_sections(dataset, model, against)
     sections, record = [*sections, *coupled], record | numbers
