@@ -1,6 +1,6 @@
 """Horizontal grids as files describe them: radians, latitudes past the pole, cyclic points, two-dimensional coordinates.
 
-What can be put right in one way only is put right, with a line for the log; everything else is refused.
+Mistakes that can be corrected in only one way are corrected, with a line for the log; all others are refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import xarray as xr
 from ..schema.layout import Coordinate
 
 SAME = 1e-3
-"""Coordinates this close are the same, in degrees or the grid's own units."""
+"""Coordinates closer than this are equal, in degrees or the grid's own units."""
 
 OVERSHOOT = 0.01
 """Degrees by which rounding may carry a latitude past the pole."""
@@ -35,11 +35,11 @@ UNITS = {
     for sides, kind in ((("north", "N"), "latitude"), (("east", "E"), "longitude"))
     for side in sides
 }
-"""Units that say by themselves which angle is meant (CF sections 4.1 and 4.2)."""
+"""Units that identify the angle by themselves (CF sections 4.1 and 4.2)."""
 
 
 def kind_of(name: str, attrs: Mapping[Any, Any]) -> str | None:
-    """What a coordinate is by its attributes or its usual name: "latitude", "longitude", "length", or None."""
+    """The kind of a coordinate by its attributes or its usual name: "latitude", "longitude", "length", or None."""
     units = str(attrs.get("units", ""))
     if units in UNITS:
         return UNITS[units]
@@ -52,9 +52,9 @@ def kind_of(name: str, attrs: Mapping[Any, Any]) -> str | None:
 
 
 def settled(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -> tuple[xr.Dataset, list[str]]:
-    """The chosen `variables` of a `dataset` with one coordinate in degrees along both `dims`, in order round the globe.
+    """The chosen `variables` of a `dataset` with one coordinate in degrees along both `dims`, in order around the globe.
 
-    Returns what was put right, one line each. Raises ValueError listing what could not be.
+    Also returns a line for each correction. Raises ValueError that lists what could not be corrected.
     """
     fields, notes = _with_coordinates(dataset, variables, dims)
     kinds = [kind_of(dim, fields[dim].attrs) if dim in fields.coords else None for dim in dims]
@@ -74,7 +74,7 @@ def settled(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -
 
 
 def _with_coordinates(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -> tuple[xr.Dataset, list[str]]:
-    """The variables with a coordinate of each dimension's own name, from auxiliary ones where there is none that helps."""
+    """The variables with a coordinate named like each dimension, made from auxiliary coordinates if it has no useful one."""
     known = {dim for dim in dims if dim in variables.coords and kind_of(dim, variables[dim].attrs) is not None}
     if len(known) == 2:
         return variables, []
@@ -97,7 +97,7 @@ def _with_coordinates(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[st
 
 
 def _angles(dataset: xr.Dataset, dims: tuple[str, str]) -> dict[str, xr.DataArray]:
-    """Latitude and longitude of a dataset along these dimensions, whatever they are called."""
+    """Latitude and longitude of a dataset along these dimensions, whatever their names."""
     found: dict[str, xr.DataArray] = {}
     for kind in KINDS:
         for name, array in dataset.variables.items():
@@ -126,7 +126,7 @@ def _bad_values(dim: str, values: np.ndarray) -> str | None:
 
 
 def _degrees(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str]]:
-    """Angles in radians in degrees, by their units, or where a whole globe has no units and is one of radians."""
+    """Convert angles from radians to degrees, by their units, or if a whole globe without units is in radians."""
     whole = np.abs(fields[lat].values).max() <= np.pi / 2 + 1e-3 and np.ptp(fields[lon].values) > 0.9 * 2 * np.pi
     whole = whole and np.ptp(fields[lon].values) < 2 * np.pi + 1e-3
     in_radians = [dim for dim in (lat, lon) if _in_radians(fields[dim], whole)]
@@ -182,9 +182,9 @@ def _steady(values: np.ndarray) -> bool:
 
 
 def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = False) -> tuple[xr.Dataset, list[str]]:
-    """Fields with the rows and columns of `grid`: turned over, begun at another meridian, with `part` also cut out.
+    """Fields with the rows and columns of `grid`: flipped, shifted to another first meridian, with `part` also cut out.
 
-    Returns what was done, one line each. Raises ValueError if the file lacks some of the grid's points.
+    Also returns a line for each change. Raises ValueError if the file lacks some of the grid's points.
     """
     places, notes, mistakes = {}, [], []
     for dim, coordinate in grid.items():
@@ -210,7 +210,7 @@ def _coordinate_values(fields: xr.Dataset, dim: str) -> np.ndarray:
 
 
 def _positions(own: np.ndarray, wanted: np.ndarray, round_the_globe: bool) -> np.ndarray | None:
-    """Where every wanted value stands among a file's own, or None if one is absent."""
+    """The position of every wanted value among those of a file, or None if one is absent."""
     apart = own[None] - wanted[:, None]
     apart = np.abs((apart + 180) % 360 - 180 if round_the_globe else apart)
     nearest = apart.argmin(1)
@@ -218,12 +218,12 @@ def _positions(own: np.ndarray, wanted: np.ndarray, round_the_globe: bool) -> np
 
 
 def geographic(grid: Mapping[str, Coordinate]) -> bool:
-    """Whether a grid is one of latitude and longitude."""
+    """Whether the axes of a grid are latitude and longitude."""
     return [kind_of(dim, coordinate.attrs) for dim, coordinate in grid.items()] == ["latitude", "longitude"]
 
 
 def why_not_global(latitudes: np.ndarray, longitudes: np.ndarray | None = None) -> str | None:
-    """Why rows at these degrees do not cover the globe from pole to pole, and columns not once round it; None if they do."""
+    """The reason why rows at these degrees do not reach from pole to pole, or columns not around the globe; None if they do."""
     rows = np.sort(np.asarray(latitudes, dtype=np.float64))
     if np.abs(rows).max() > 90:
         return f"latitudes reach from {rows[0]:g} to {rows[-1]:g}"

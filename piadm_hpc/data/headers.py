@@ -1,4 +1,4 @@
-"""How long a NetCDF-3 or HDF5 file should be, by its own header: readers fill what is missing at the end with zeros."""
+"""The length of a NetCDF-3 or HDF5 file according to its header: readers fill a missing end with zeros."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def require_whole(path: Path) -> None:
 
 
 def promised_bytes(path: Path) -> int:
-    """The least size of a NetCDF-3 or HDF5 file with this header; 0 for files of other formats.
+    """The smallest size of a NetCDF-3 or HDF5 file with this header; 0 for files of other formats.
 
-    Raises struct.error, KeyError, IndexError or OSError for a header that breaks off or is damaged.
+    Raises struct.error, KeyError, IndexError or OSError for a truncated or damaged header.
     """
     with path.open("rb") as file:
         magic = file.read(8)
