@@ -42,8 +42,8 @@ class DataConfig(BaseModel):
 
     `files` are paths or globs. `rename` maps names of variables and dimensions in the files to the names that all other
     keys, and the samples, use. `sample_dims` are the dimensions along which samples lie; `spatial_dims` are (latitude,
-    longitude), or the cells of an unstructured grid; `select` chooses one value along any other dimension, and `levels` keeps some, or "all", in every
-    sample. With `sequence` n a sample is n consecutive times, beginning `stride` times apart (default n: without overlap).
+    longitude), or the cells of an unstructured grid; `select` chooses one value along any other dimension, and `levels`
+    keeps some, or "all", in every sample. With `sequence` n a sample is n consecutive times, beginning `stride` times apart (default n: without overlap).
     With `regrid` "linear" or "nearest" files on other rows and columns are interpolated to those of the first.
     `missing_values` are numbers that mean missing values, and variables in `allow_outliers` may have values far from all others.
     With `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's mean,
