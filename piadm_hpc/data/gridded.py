@@ -40,17 +40,17 @@ Anomaly = Literal["none", "mean", "monthly"]
 class DataConfig(BaseModel):
     """The data to read, and how to standardise them.
 
-    `files` are paths or globs. `rename` maps names of variables and dimensions in the files to the names that all other
-    keys, and the samples, use. `sample_dims` are the dimensions along which samples lie; `spatial_dims` are (latitude,
-    longitude), or the cells of an unstructured grid; `select` chooses one value along any other dimension, and `levels`
-    keeps some, or "all", in every sample. With `sequence` n a sample is n consecutive times, beginning `stride` times apart (default n: without overlap).
-    With `regrid` "linear" or "nearest" files on other rows and columns are interpolated to those of the first.
-    `missing_values` are numbers that mean missing values, and variables in `allow_outliers` may have values far from all others.
-    With `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's mean,
-    with "none" of the fields themselves. Points missing in more than `max_missing` of the samples are masked. Files and samples
-    held out are named by glob (`*_files`) or by last fraction. Variables in `transforms` are first mapped to nearly normal
-    values, and samples are mapped back. `wrap` is true for the globe, "both" for a plane that is periodic along rows and columns.
-    `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
+    `files` are paths or globs. `rename` maps names of variables and dimensions in the files to the names that all other keys,
+    and the samples, use. `sample_dims` are the dimensions along which samples lie; `spatial_dims` are (latitude, longitude),
+    or the cells of an unstructured grid; `select` chooses one value along any other dimension, and `levels` keeps some, or
+    "all", in every sample. With `sequence` n a sample is n consecutive times, beginning `stride` times apart (default n:
+    without overlap). With `regrid` "linear" or "nearest" files on other rows and columns are interpolated to those of the
+    first. `missing_values` are numbers that mean missing values, and variables in `allow_outliers` may have values far from
+    all others. With `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's
+    mean, with "none" of the fields themselves. Points missing in more than `max_missing` of the samples are masked. Files and
+    samples held out are named by glob (`*_files`) or by last fraction. Variables in `transforms` are first mapped to nearly
+    normal values, and samples are mapped back. `wrap` is true for the globe, "both" for a plane that is periodic along rows
+    and columns. `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

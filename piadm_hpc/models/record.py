@@ -75,20 +75,20 @@ class InputCard(_Record):
 
     @property
     def spread(self) -> float:
-        """Deviation of the values that the network knows."""
+        """Standard deviation of the values in training."""
         return self.scale
 
     @property
     def own_dims(self) -> dict[str, int]:
-        """No input has dimensions beside those of the grid and the one that counts conditions."""
+        """No input has dimensions beside those of the grid and of the conditions."""
         return {}
 
 
 class ConditionCard(_Record):
-    """What a conditional model is given, and the regression of its states on that, see `gaussian.regression`.
+    """The inputs of a conditional model, and the regression of its states on them, see `gaussian.regression`.
 
     `explained` is the share of the training states' variance that the mean given the condition has in cross-validation. With
-    `dropout` above 0 the network knows what it does without a condition.
+    `dropout` above 0 the network was also trained without a condition.
     """
 
     inputs: tuple[InputCard, ...] = Field(min_length=1)
@@ -110,7 +110,7 @@ class ScoreCard(_Record):
 
 
 class DataCard(_Record):
-    """Where the training data come from, and how many samples were used for what."""
+    """The source of the training data, and the number of samples for each purpose."""
 
     source: str = ""
     licence: str = ""

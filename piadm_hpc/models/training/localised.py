@@ -1,6 +1,6 @@
-"""Many empirical orthogonal functions from few fields on any grid, with gaps or of several variables: localised covariances.
+"""Many empirical orthogonal functions from few fields on any grid, with gaps or several variables: localised covariances.
 
-The sample covariance of n fields has rank n - 1 and, between distant points, mostly chance. It is mixed with itself times a
+The sample covariance of n fields has rank n - 1, and between distant points it is mostly noise. It is mixed with itself times a
 correlation that falls to zero with distance (Gaspari and Cohn 1999, equation 4.10; Hamill et al. 2001): every point keeps its
 own variance and its own small scales, there are as many modes as wanted, and hardly anything is left to white noise.
 """
@@ -46,7 +46,7 @@ def fit_localised_eof(
 ) -> GaussianReference:
     """Fit a reference of at most `count` modes to fields [n, *event] float64, variables before points.
 
-    `places` [points, k] say where points lie; only distances count, so a periodic direction is laid round a circle. `mask`
+    `places` [points, k] are the positions of points; only distances count, so a periodic direction is mapped to a circle. `mask`
     [*event] is true where there are data. Held-out fields choose the share of the localised covariance; without any the last
     fifth of the training fields does. Raises ValueError for fields that are not on the grid of `places`, and for fewer than
     five.
@@ -78,7 +78,7 @@ def fit_localised_eof(
 
 
 def _rank(covariance: _Covariance, variances: np.ndarray, modes: np.ndarray, held: np.ndarray) -> tuple[int, float]:
-    """The number of modes under which held-out fields are likeliest, and the variance of every other direction.
+    """The number of modes that maximises the likelihood of held-out fields, and the variance of every other direction.
 
     All variances add up to the fields'. Only a small share of them may be left to white noise, which is grainy.
     """
@@ -228,7 +228,7 @@ class _Covariance:
         return values[::-1][:kept].clip(min=0), vectors @ rotation[:, ::-1][:, :kept].astype(np.float32)
 
     def best_share(self, held: np.ndarray) -> float:
-        """The share under which held-out fields [n, d] are likeliest, judged in the leading modes alone."""
+        """The share that maximises the likelihood of held-out fields [n, d] in the leading modes."""
         _, modes = self.modes(SHARES[-1], min(TRIED, self.apart.shape[1]))
         sample = (self.apart @ modes).astype(np.float64)
         local = (modes.T @ (self.local @ modes)).astype(np.float64)
