@@ -86,10 +86,11 @@ def judge(
     """Decide which samples are done after a sweep, by error bounds of the path that it evaluated and of the one that it made.
 
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
-    `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent` [points
-    + 1] is the deviation of states in units of the data's, compared with which intermediate errors must be small. Points that a
-    window has passed move little in the sweeps that certify them (`windowed`), so that growth and answer must be measured once
-    more, and the largest ever measured count.
+    `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
+    [points + 1] is the deviation of states in units of the data's, compared with which intermediate errors must be small.
+    Points that a window has passed move little in the sweeps that certify them (`windowed`), so that growth and answer must be
+    measured once more, and the largest ever measured count. The first move away from a guess is the guess's own error, which
+    does not show how other errors grow: with a guess, too, they must be measured once more.
     """
     exact = flight.exact >= block.stop
     growth, answer = _measured(motion, flight, precision, largest=windowed)
@@ -99,7 +100,7 @@ def judge(
     path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
     # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
     rounded = motion.is_rounding(precision)
-    known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
+    known = flight.whole & ((flight.swept > (2 if windowed or options.guessed else 1)) | rounded)
     flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
