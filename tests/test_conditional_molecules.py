@@ -166,7 +166,7 @@ def test_the_network_knows_the_condition_and_needs_it(folder: Path) -> None:
         model.score(x, t)
     stops = iter([StopReason.NONE, StopReason.NONE, StopReason.LIMIT])
     config = settings(folder / "stopped")
-    with pytest.raises(StopRequested, match="goes on from there"):
+    with pytest.raises(StopRequested, match="continues from there"):
         train_conformers(config, root=folder, report=lambda line: None, stop=lambda: next(stops))
     train_conformers(config, root=folder, report=lambda line: None)
     again = load_model(folder / "stopped")
@@ -244,7 +244,7 @@ def test_sections_that_exclude_each_other_are_refused(folder: Path) -> None:
     one = settings(folder / "on", condition=None).model_dump(exclude={"network", "condition"}) | {
         "initial": str(folder / "network")
     }
-    with pytest.raises(ValueError, match="goes on with models without a condition"):
+    with pytest.raises(ValueError, match="only models without a condition"):
         train_conformers(ConformerTrainConfig.model_validate(one), root=folder, report=lambda line: None)
 
 

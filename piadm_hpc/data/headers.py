@@ -21,10 +21,10 @@ def require_whole(path: Path) -> None:
         promised = promised_bytes(path)
     except (struct.error, KeyError, IndexError, OSError):
         raise ValueError(
-            f"breaks off within its header, after {there} bytes, or the header is damaged; copy the file again"
+            f"is truncated within its header, after {there} bytes, or the header is damaged; copy the file again"
         ) from None
     if there < promised:
-        raise ValueError(f"breaks off: {there} of {promised} bytes are there; copy the file again")
+        raise ValueError(f"is truncated: {there} of {promised} bytes are there; copy the file again")
 
 
 def promised_bytes(path: Path) -> int:

@@ -150,11 +150,13 @@ def _one_by_one(universe: Any, atoms: Any, part: slice, path: Path) -> np.ndarra
         for done, _ in enumerate(steps):
             frames[done] = positions_of(universe, atoms)
     except Exception as error:
-        raise ValueError(f"{path}: breaks off ({_first_line(error)}); copy it again, or cut it at the last whole frame") from None
+        raise ValueError(
+            f"{path} is truncated ({_first_line(error)}); copy it again, or cut it at the last whole frame"
+        ) from None
     found, promised = universe.trajectory.n_frames, _promised(path)
     if promised > found or done + 1 < len(steps):
         raise ValueError(
-            f"{path}: breaks off: {found} of {max(promised, found)} frames are there; copy it again, or cut it there"
+            f"{path} is truncated: {found} of {max(promised, found)} frames are there; copy it again, or cut it there"
         )
     return frames
 

@@ -211,7 +211,7 @@ class ConformerTrainConfig(_Record):
         if self.energy is not None and self.network == "none":
             raise ValueError("energy: the reference alone does not learn from it; leave one of energy and network = 'none' out")
         if self.condition is not None and self.initial is not None:
-            raise ValueError("condition: training goes on with models without one; leave one of condition and initial out")
+            raise ValueError("condition: only models without one can be continued; leave one of condition and initial out")
         if self.condition is not None and self.energy is not None:
             raise ValueError("energy: U/kT is that of one temperature and all conformers; leave one of energy and condition out")
         return self

@@ -74,9 +74,9 @@ def _initial(name: str) -> Initial:
     model = load_model(name)
     card = read_card(find_model(name) / CARD) if isinstance(model.denoiser, GaussianDenoiser) else None
     if model.conditioning is not None:
-        raise ValueError(f"initial = {name!r}: training goes on with models without a condition, and this has one")
+        raise ValueError(f"initial = {name!r}: only models without a condition can be continued, and this has one")
     if card is None or card.molecule is None or not isinstance(card.network, ConformerNetworkConfig):
-        raise ValueError(f"initial = {name!r}: training goes on with a trained model of conformers, which this is not")
+        raise ValueError(f"initial = {name!r}: training can only continue a trained model of conformers, which this is not")
     assert model.denoiser is not None and isinstance(model.normalisation, Normalisation) and model.layout.topology is not None
     assert model.denoiser.network is not None
     topology, turned = model.layout.topology, card.molecule.alignment == "superposed"
