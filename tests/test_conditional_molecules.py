@@ -292,7 +292,7 @@ def test_runs_are_verified_by_frames_of_their_own_condition(folder: Path, tmp_pa
 
 def test_conditions_that_do_not_fit_are_refused_before_any_work(folder: Path, tmp_path: Path) -> None:
     arguments = ["sample", "--model", folder / "gaussian", "--samples", 1, "--out", tmp_path / "run"]
-    assert "makes samples given temperature, state: give condition.file" in one_line(call(*arguments), 2)
+    assert "is conditional on temperature, state: give condition.file" in one_line(call(*arguments), 2)
     wrong = call(*arguments, "--condition", given(tmp_path / "bad.nc", [5000.0], [2]))
     assert wrong["code"] == 2 and "it may be in other units" in wrong["err"] and "whole numbers from 0 to 1" in wrong["err"]
     xr.Dataset({"temperature": 300.0}).to_netcdf(tmp_path / "half.nc")

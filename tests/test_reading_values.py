@@ -184,7 +184,7 @@ def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog:
     del unnamed.tas.attrs["units"]
     unnamed.to_netcdf(tmp_path / "b.nc")
     read(tmp_path, "a.nc", "b.nc")
-    assert "b.nc: tas names no units; taken to be in 'K'" in caplog.text
+    assert "b.nc: tas has no units; assumed to be in 'K'" in caplog.text
     with_values(unnamed, unnamed.tas.values - 273.15).to_netcdf(tmp_path / "b.nc")
     with pytest.raises(ValueError, match=r"b\.nc: the mean of tas is .*one holds anomalies or other units"):
         read(tmp_path, "a.nc", "b.nc")

@@ -143,7 +143,7 @@ def _read(config: RunConfig, data: Path) -> tuple[ResolvedRun, Tensor]:
     model = resolved.model
     if model.layout.topology is not None:
         raise ValueError(
-            f"{config.model}: makes conformers, and fields are asked for; `piadm sample --density` gives densities of samples"
+            f"{config.model}: draws conformers, and fields are needed here; `piadm sample --density` gives densities of samples"
         )
     fields = fields_like(find_model(config.model), model, data)
     count, given = len(next(iter(fields.values()))), resolved.config.condition

@@ -126,7 +126,7 @@ def _months(
     months = own if own is not None else given
     if months is None:
         raise ValueError(
-            "month: the model's climatology is monthly and the run does not say which months its samples are; give month "
+            "month: the model's climatology is monthly and the run does not determine the months of its samples; give month "
             "(--month 7), or a month for every sample in turn (--month 1-12)"
         )
     found = months[ids % len(months)]

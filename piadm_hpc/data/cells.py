@@ -28,11 +28,11 @@ def settled_cells(dataset: xr.Dataset, fields: xr.Dataset, dim: str) -> tuple[xr
         values, attrs = array.values.astype(np.float64), dict(array.attrs)
         if str(attrs.get("units", "")).lower() in RADIANS:
             values, attrs = np.rad2deg(values), attrs | {"units": DEGREES[kind]}
-            notes.append(f"{array.name} turned from radians into degrees")
+            notes.append(f"{array.name} converted from radians to degrees")
         limit = 90.0 if kind == "latitude" else 360.0
         if not bool((np.abs(values) <= limit + SAME).all()):
             raise ValueError(
-                f"{array.name} has values that are no degrees between {-limit:g} and {limit:g}; put them right in the file"
+                f"{array.name} has values that are not degrees between {-limit:g} and {limit:g}; correct them in the file"
             )
         fields = fields.assign_coords({array.name: (dim, values, {"standard_name": kind, "units": DEGREES[kind]} | attrs)})
     return fields, notes
@@ -87,7 +87,7 @@ def aligned_cells(fields: xr.Dataset, dim: str, wanted: Mapping[str, Coordinate]
         )
     if np.array_equal(nearest, np.arange(fields.sizes[dim])):
         return fields, []
-    return fields.isel({dim: nearest}), [f"{dim} put into the order of the grid, {count} of {fields.sizes[dim]}"]
+    return fields.isel({dim: nearest}), [f"{dim} reordered like the grid, {count} of {fields.sizes[dim]}"]
 
 
 def on_globe(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:

@@ -181,7 +181,7 @@ def _values(
     values = array.values.astype(np.float64)
     values = values if dim in dims else values[None]
     if units_of(array.attrs) is None and not same_units("", given.units):
-        notes.append(f"{given.name} names no units; taken to be in {given.units!r}")
+        notes.append(f"{given.name} has no units; assumed to be in {given.units!r}")
     if known.anomaly:
         values, subtracted = _anomalies(values, array.attrs, given, known, months)
         notes += [f"{given.name} holds absolute values; the model's climatology is subtracted"] * subtracted

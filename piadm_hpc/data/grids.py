@@ -87,7 +87,7 @@ def _with_coordinates(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[st
         if values is None:
             other = ", ".join(found)
             raise ValueError(
-                f"{other} are two-dimensional, and rows of {dims[0]!r} are no circles of latitude; "
+                f"{other} are two-dimensional, and rows of {dims[0]!r} are not circles of latitude; "
                 "bring the file to a regular grid first (cdo remapbil, xESMF)"
             )
         attrs = {"standard_name": kind, "units": DEGREES[kind]} | array.attrs
@@ -121,7 +121,7 @@ def _bad_values(dim: str, values: np.ndarray) -> str | None:
     bad = np.flatnonzero(~np.isfinite(values))
     shown = ", ".join(map(str, bad[:5]))
     return (
-        f"{dim} has {len(bad)} values that are not finite, at positions {shown}; put them right in the file" if len(bad) else None
+        f"{dim} has {len(bad)} values that are not finite, at positions {shown}; correct them in the file" if len(bad) else None
     )
 
 
@@ -133,7 +133,7 @@ def _degrees(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[s
     for dim in in_radians:
         attrs = fields[dim].attrs | {"units": DEGREES["latitude" if dim == lat else "longitude"]}
         fields = fields.assign_coords({dim: (dim, np.rad2deg(fields[dim].values), attrs)})
-    return fields, [f"{' and '.join(in_radians)} turned from radians into degrees"] if in_radians else []
+    return fields, [f"{' and '.join(in_radians)} converted from radians to degrees"] if in_radians else []
 
 
 def _in_radians(coordinate: xr.DataArray, whole: bool) -> bool:
@@ -163,11 +163,11 @@ def _round(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str
         if differing:
             raise ValueError(f"{lon} has {values[0]:g} twice, with different values of {', '.join(differing)}; keep one of them")
         fields, values = fields.isel({lon: slice(0, -1)}), values[:-1]
-        notes.append(f"the last {lon} is the first once more (a cyclic point); left out")
+        notes.append(f"the last {lon} repeats the first (a cyclic point); left out")
     falls = np.flatnonzero(np.diff(values) < 0)
     if len(falls) == 1 and values[-1] < values[0]:
         fields = fields.roll({lon: -int(falls[0] + 1)}, roll_coords=True)
-        notes.append(f"{lon} turned to begin at {fields[lon].values[0]:g}")
+        notes.append(f"{lon} shifted to begin at {fields[lon].values[0]:g}")
     return fields, notes
 
 
@@ -199,7 +199,7 @@ def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = 
             )
         elif not np.array_equal(found, np.arange(len(own))):
             places[dim] = found
-            notes.append(f"{dim} put into the order of the grid" + (f", {len(found)} of {len(own)}" * (len(own) != len(found))))
+            notes.append(f"{dim} reordered like the grid" + (f", {len(found)} of {len(own)}" * (len(own) != len(found))))
     if mistakes:
         raise ValueError("; ".join(mistakes))
     return fields.isel(places), notes

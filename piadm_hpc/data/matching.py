@@ -121,7 +121,7 @@ def _as_modelled(raw: RawFields, number: int, part: slice, target: Target) -> np
     variable, attrs = target.variables[number], raw.variables[number].attrs
     given, wanted = units_of(attrs), units_of(variable.attrs) or "1"
     if given is None and not same_units("", wanted):
-        log.warning("%s: %s names no units; taken to be in %r, as the model's", raw.names[0], variable.name, wanted)
+        log.warning("%s: %s has no units; assumed to be in %r, as the model's", raw.names[0], variable.name, wanted)
     with named(variable.name):
         absolute, apart = (
             raw.values[:, part] if given is None else converted(raw.values[:, part], given, wanted, difference=difference)

@@ -201,12 +201,12 @@ def _in_units(array: xr.DataArray, wanted: str | None, notes: list[str]) -> xr.D
     if wanted is None:
         return array
     if wanted == "" and given is not None:
-        notes.append(f"{array.name} is in {given!r}; files before name no units, and are taken to be in the same")
+        notes.append(f"{array.name} is in {given!r}; earlier files have no units, and are assumed to be in the same")
         return array
     if given is None:
         if same_units("", wanted):
             return array
-        notes.append(f"{array.name} names no units; taken to be in {wanted!r}")
+        notes.append(f"{array.name} has no units; assumed to be in {wanted!r}")
         return array.assign_attrs(units=wanted)
     with named(str(array.name)):
         values = converted(array.values, given, wanted, difference=named_anomaly(array.attrs))

@@ -44,7 +44,7 @@ def levelled(
             everything = dataset[dim].values if dim in dataset.dims else ()
             places = [_place(dataset, dim, value, sample_dims) for value in wanted or np.asarray(everything).tolist()[:1]]
             if len(set(places)) < len(places):
-                raise ValueError(f"{dim} is asked for the same value twice; give each once")
+                raise ValueError(f"{dim} is requested twice at the same value; give each value once")
             dataset = dataset.isel({dim: places}) if wanted else dataset
         except ValueError as error:
             mistakes.append(f"levels: {error}")
@@ -55,7 +55,7 @@ def _place(dataset: xr.Dataset, dim: str, wanted: Choice, sample_dims: Sequence[
     if dim not in dataset.dims:
         raise ValueError(f"no dimension {dim!r}; {nearest_names(dim, [str(d) for d in dataset.dims])}")
     if dim in sample_dims:
-        raise ValueError(f"{dim!r} counts samples; leave it out of here, or out of sample_dims")
+        raise ValueError(f"{dim!r} is a dimension of samples; leave it out here, or in sample_dims")
     if dim not in dataset.coords:
         raise ValueError(f"{dim!r} has no coordinate values to choose from")
     coordinate = dataset[dim]

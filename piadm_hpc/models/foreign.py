@@ -219,11 +219,11 @@ def try_network(network: Network, spec: NetworkSpec, states: Tensor, t: Tensor, 
         raise ConfigError(f"{source}: the network returns numbers that are not finite at time {float(t[0]):.6g} of the schedule")
     if differs(answer([0, 1])):
         raise ConfigError(
-            f"{source}: the network answers differently when it is called twice with the same states; switch off what is random "
+            f"{source}: the network returns different results for the same states; switch off what is random "
             "in it (dropout in training mode?)"
         )
     if differs(answer([0, 2])):
         raise ConfigError(
-            f"{source}: the network's answer for a state depends on the other states of the call (a normalisation over the batch "
+            f"{source}: the network's result for a state depends on the other states of the call (a normalisation over the batch "
             "in training mode?), so samples would depend on their batch"
         )

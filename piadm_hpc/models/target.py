@@ -33,7 +33,7 @@ def target_of(folder: Path, card: Mapping[str, Any], layout: Layout) -> Target:
     Raises ValueError for a model of conformers, and for arrays that cannot be read.
     """
     if layout.topology is not None:
-        raise ValueError("the model makes conformers, and fields on a grid are asked for; use `piadm verify --against`")
+        raise ValueError("the model draws conformers, and fields on a grid are needed here; use `piadm verify --against`")
     dims, trained = layout.grid, bool(card.get("leading"))
     if len(dims) != 2 and not layout.on_cells:
         raise ValueError(f"the model's fields have dimensions {', '.join(dims)}; only fields over two can be read from files")

@@ -58,11 +58,11 @@ class Starts:
             elif each.kind not in (*HELD, "month"):
                 raise ConfigError(f"rollout.leads: the model's input {each.name} ({each.kind}) is not known after the first lead")
         if not lags:
-            raise ConfigError(f"rollout.leads: the model {model.name} is given none of its own fields (inputs of kind lag)")
+            raise ConfigError(f"rollout.leads: the model {model.name} takes none of its own earlier fields (inputs of kind lag)")
         for variable, found in lags.items():
             if found != set(range(1, max(found) + 1)):
                 raise ConfigError(
-                    f"rollout.leads: the model is given {variable} at the lags {', '.join(map(str, sorted(found)))}; leads "
+                    f"rollout.leads: the model takes {variable} at the lags {', '.join(map(str, sorted(found)))}; leads "
                     f"after the first need all lags from 1 to {max(found)}"
                 )
         given = given_conditions(config)

@@ -106,13 +106,13 @@ def _climatology(config: RunConfig) -> tuple[Climatology | None, tuple[int, ...]
         return climatology, (0,)
     if months is None and given is None:
         raise ConfigError(
-            "statistics.month: give the month, since the model's climatology is monthly and the run does not say it"
+            "statistics.month: give the month, since the model's climatology is monthly and the run does not determine it"
         )
     if months is not None and given is not None:
         raise ConfigError("statistics.month: the run knows its months; leave it out")
     found = [given] if months is None else months.tolist()
     if absent := sorted(set(found) - set(climatology.months)):
-        raise ConfigError(f"statistics.month: the model knows no climatology of month {', '.join(map(str, absent))}")
+        raise ConfigError(f"statistics.month: the model has no climatology for month {', '.join(map(str, absent))}")
     return climatology, tuple(int(month) - 1 for month in found if month is not None)
 
 

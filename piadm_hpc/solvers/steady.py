@@ -45,11 +45,11 @@ class SteadyScore:
             return
         if differ(self.score(state.clone(), time.clone(), *given), alone):
             raise ScoreError(
-                "the score answers differently when it is given the same state again; switch off what is random in it (dropout "
+                "the score returns different results for the same state; switch off what is random in it (dropout "
                 "in training mode?), or what it remembers of earlier calls"
             )
         raise ScoreError(
-            "the score's answer for a state depends on the other states of the call (a normalisation over the batch in training "
+            "the score's result for a state depends on the other states of the call (a normalisation over the batch in training "
             "mode?), so that samples would depend on their batch"
         )
 

@@ -216,6 +216,6 @@ def _require_agreement(
             wrong.append(f"{name} has {file[name].shape[1:]} blocks, the others {arrays[name].shape[1:]}")
     if wrong:
         raise StoreError(
-            f"{shard.path} does not fit to the other shards: {'; '.join(wrong)}; "
+            f"{shard.path} does not fit the other shards: {'; '.join(wrong)}; "
             "it comes from another run: move it elsewhere, or start over in a new folder"
         )

@@ -74,9 +74,9 @@ class RunStatus:
         if self.complete:
             lines.append(f'  complete; open with:  xarray.open_dataset("{_file_to_open(self.folder)}")')
         elif self.failed:
-            lines.append("  nothing works on it any more: submit the same run again, only what is missing is drawn")
+            lines.append("  no job or process is left: submit the same run again, only missing samples are drawn")
         elif not self.alive and self._stopped:
-            lines.append("  stopped as asked: submit the same run again to go on")
+            lines.append("  stopped on request: submit the same run again to continue")
         return "\n".join(lines)
 
     def _marked(self) -> str:

@@ -261,4 +261,4 @@ def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarra
     if not again.any():
         return []
     shown = table.of_mistake(again)
-    return [f"{int(again.sum())} rows observe what an earlier row observes ({shown}); keep one of each, or their mean"]
+    return [f"{int(again.sum())} rows repeat the observation of an earlier row ({shown}); keep one of each, or their mean"]
