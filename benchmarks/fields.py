@@ -74,7 +74,7 @@ def made_up(folder: Path) -> Path:
 
 
 def row(data: GriddedData, basis: str, samples: int) -> dict[str, float]:
-    """One basis: its samples against the data, its likelihood a point, and what its fit takes."""
+    """One basis: its samples against the data, its likelihood per point, and the cost of its fit."""
     began = time.process_time()
     reference = fitted(data, basis)
     seconds = time.process_time() - began
@@ -87,9 +87,9 @@ def row(data: GriddedData, basis: str, samples: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Print a row for every basis, and what the rows should be."""
+    """Print a row for every basis, and the limits on the rows."""
     options = parser(__doc__ or "")
-    options.add_argument("file", nargs="?", type=Path, help="fields over latitude and longitude; without, only --quick runs")
+    options.add_argument("file", nargs="?", type=Path, help="fields over latitude and longitude; without them only --quick runs")
     options.add_argument("--variable", default="sst")
     options.add_argument("--anomaly", default="monthly", choices=["none", "mean", "monthly"])
     options.add_argument("--samples", type=int, default=50)

@@ -1,12 +1,12 @@
-"""Posterior samplers on signals with independent increments, beside a Gibbs sampler that knows the truth.
+"""Posterior samplers on signals with independent increments, compared with a Gibbs sampler that is exact.
 
     python benchmarks/increments.py
 
-Signals of 64 points are sums of Gaussian or Laplace increments. Half of the points are seen (imputation), or all of them blurred
-(deconvolution), with errors. Samplers work on increments, whose denoiser is known in closed form, and all use the same one.
-Coverage is the share of true signals in the region of highest posterior density that holds 90 % of a method's samples; the gap is
-how much larger the mean square error of a method's mean is than that of the Gibbs sampler. DPS and DiffPIR are those of azula,
-with 256 steps one after the other; without azula they are left out.
+Signals of 64 points are sums of Gaussian or Laplace increments. Half of the points are observed (imputation), or all of them
+blurred (deconvolution), with errors. Samplers work on increments, whose denoiser is known in closed form, and all use the same
+one. Coverage is the share of true signals in the region of highest posterior density that holds 90 % of a method's samples; the
+gap is how much larger the mean square error of a method's mean is than that of the Gibbs sampler. DPS and DiffPIR are those of
+azula, with 256 steps in sequence; without azula they are skipped.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from piadm_hpc.theory.process import OU
 
 F64, SIZE = torch.float64, 64
 PROCESS, HORIZON, DELTA = OU(), 8.0, 1e-3
-ZETA, LAMBDA = 0.03, 1.0  # of DPS and DiffPIR, as good as any of a few that were tried
+ZETA, LAMBDA = 0.03, 1.0  # settings of DPS and DiffPIR, as good as any of a few that were tried
 COLUMNS = ("method", "coverage of 90 %", "MMSE gap [dB]", "rounds", "calls")
 
 
 @dataclass(frozen=True)
 class World:
-    """Increments of variance one, seen as y = H (their sums) + e.
+    """Increments of variance one, observed as y = H (their sums) + e.
 
     `rows` [m, d] is H times the summation, `std` the deviation of the errors.
     """
@@ -177,7 +177,7 @@ def measured(world: World, given: Any, generator: torch.Generator) -> list[list[
         """Scores of samples [members, signals, d]."""
         inside = level >= torch.quantile(world.log_posterior(samples, y), 0.1, dim=0)
         error = float((((samples.mean(0) - truth) @ sums.T) ** 2).mean())
-        # what averaging over so many members adds to the error of a mean
+        # the mean over finitely many members adds this to its error
         error -= float(((samples @ sums.T).var(0)).mean()) / len(samples)
         return [name, float(inside.double().mean()), 10 * math.log10(error / best), rounds, calls]
 

@@ -1,11 +1,11 @@
-"""Posterior sampling of the shipped climate model given stations: rounds, calibration, and scores beside other methods.
+"""Posterior sampling of the shipped climate model given stations: rounds, calibration, and scores compared with other methods.
 
     python benchmarks/posterior.py                      twin experiment: truths are the model's own samples
     python benchmarks/posterior.py --data FILE.nc       fields of TREFHT(time, lat, lon) that the model was not trained on
 
-Stations are drawn by area and read with errors of 0.5 K. Scores are means by area over all other grid points, against the true
-field. Optimal interpolation is the closed form of the model's Gaussian given the same stations. SDA and DPS use the same network,
-step by step from noise, with a derivative of the network in every step.
+Stations are drawn by area, and their observations have errors of 0.5 K. Scores are means by area over all other grid points,
+against the true field. Optimal interpolation is the closed form of the model's Gaussian given the same stations. SDA and DPS use
+the same network, step by step from noise, with a derivative of the network in every step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SCORES = ("CRPS [K]", "RMSE of mean [K]", "spread / skill", "in 50 %", "in 90 %"
 
 @dataclass(frozen=True)
 class Case:
-    """A true field with stations: the field [d] in K, the grid points of stations, and the run given their readings."""
+    """A true field with stations: the field [d] in K, the grid points of stations, and the run given their observations."""
 
     number: int
     truth: np.ndarray
@@ -74,7 +74,7 @@ def truths(data: str | None, years: list[int], model: Model) -> list[np.ndarray]
 
 
 def case(model: Model, truth: np.ndarray, count: int, number: int, folder: Path, **settings: Any) -> Case:
-    """Draw stations by area, read the truth there with errors, and resolve the run given these readings."""
+    """Draw stations by area, observe the truth there with errors, and resolve the run given these observations."""
     lat, lon = (model.layout.coordinates[dim].values for dim in ("lat", "lon"))
     area = np.repeat(np.cos(np.deg2rad(lat)), len(lon))
     generator = np.random.default_rng(1000 * count + number)
@@ -108,7 +108,7 @@ def scores(members: np.ndarray, one: Case, area: np.ndarray) -> dict[str, float]
 
 
 def drawn(one: Case, sampler: Sampler, members: int, model: Model, area: np.ndarray, *, finish: bool) -> dict[str, float]:
-    """Draw members and score them, with what they cost."""
+    """Draw members, score them and measure their cost."""
     start = time.process_time()
     solution = sampler.draw(list(range(members)))
     states = one.run.finished(solution.x) if finish else solution.x
@@ -170,7 +170,7 @@ def summary(rows: list[dict[str, float]]) -> list[Any]:
 
 
 def bootstrap(ours: list[dict[str, float]], theirs: list[dict[str, float]], draws: int = 2000) -> tuple[float, float, float]:
-    """How much lower our CRPS is than theirs, as a share, with the 5 and 95 % quantiles over resampled fields."""
+    """How much lower this package's CRPS is than another method's, as a share, with quantiles (5, 95 %) over resampled fields."""
     pairs = np.array([[a["crps"], b["crps"]] for a, b in zip(ours, theirs, strict=True)])
     generator = np.random.default_rng(0)
     which = generator.integers(0, len(pairs), size=(draws, len(pairs)))
