@@ -85,7 +85,7 @@ def spread_months(file: Path, variable: str, anomaly: str, folder: Path) -> Grid
         place = np.arange(dataset.sizes["time"]) % 10
         parts = {"validation": place == 7, "test": place == 2, "train": ~np.isin(place, (2, 7))}
         for name, chosen in parts.items():
-            dataset[[variable]].isel(time=np.flatnonzero(chosen)).to_netcdf(folder / f"{name}.nc")
+            dataset[[variable]].isel(time=np.flatnonzero(chosen)).drop_encoding().to_netcdf(folder / f"{name}.nc")
     files = {f"{name}_files": [str(folder / f"{name}.nc")] for name in ("validation", "test")}
     config = {"files": [str(folder / f"{name}.nc") for name in parts], "variables": [variable], "anomaly": anomaly, **files}
     return read_fields(DataConfig.model_validate(config))
