@@ -46,7 +46,7 @@ class VariableCard(_Record):
 class ReferenceCard(_Record):
     """The basis of the Gaussian reference, whose arrays are in reference.h5."""
 
-    basis: Literal["eof", "masked_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
+    basis: Literal["eof", "masked_eof", "shared_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
     rank: int | None = None
     lmax: int | None = None
     split: int | None = None
