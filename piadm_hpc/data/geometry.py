@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from ..schema.layout import Coordinate
 from .grids import kind_of
@@ -17,6 +18,9 @@ Wrap = bool | Literal["both"]
 STRETCHED = 6.0
 """How many times a distance from north to south counts; covariances along circles of latitude, on which the zonal spectrum
 depends, are then kept over further distances."""
+
+AROUND = 8
+"""Neighbours of a cell."""
 
 
 def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate], *, wrap: Wrap) -> np.ndarray:
@@ -37,6 +41,33 @@ def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate
         y, x = np.broadcast_arrays(rows[:, None], columns)
         return np.column_stack([x.ravel(), y.ravel()])
     return rectangular(len(rows), len(columns), periodic=wrap)
+
+
+def neighbours_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate], *, wrap: Wrap) -> np.ndarray:
+    """Pairs [n, 2] of points beside each other: along rows and columns, or each cell with the AROUND nearest on the sphere."""
+    if len(grid) > 1:
+        rows, columns = (len(coordinate.values) for coordinate in grid.values())
+        return lattice(rows, columns, periodic=wrap)
+    lat, lon = (np.deg2rad(angle) for angle in _angles(next(iter(grid)), auxiliary))
+    return nearest(np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]), AROUND)
+
+
+def lattice(rows: int, columns: int, *, periodic: Wrap = False) -> np.ndarray:
+    """Pairs [n, 2] of points beside each other in rows and columns; `periodic` closes rows, "both" columns too."""
+    number = np.arange(rows * columns).reshape(rows, columns)
+    pairs = [(number[:, :-1], number[:, 1:]), (number[:-1], number[1:])]
+    if periodic:
+        pairs.append((number[:, -1:], number[:, :1]))
+    if periodic == "both":
+        pairs.append((number[-1:], number[:1]))
+    return np.concatenate([np.column_stack([first.ravel(), second.ravel()]) for first, second in pairs])
+
+
+def nearest(places: np.ndarray, count: int) -> np.ndarray:
+    """Pairs [n, 2] of each of the `places` [points, k] with so many of the nearest others, or with all there are."""
+    count = min(count, len(places) - 1)
+    near = KDTree(places).query(places, k=np.arange(2, count + 2))[1]
+    return np.column_stack([np.repeat(np.arange(len(places)), count), near.ravel()])
 
 
 def rectangular(rows: int, columns: int, *, periodic: Wrap = False) -> np.ndarray:

@@ -26,6 +26,9 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 """Columns that give the place of an observation, by its kind."""
 
+AXES = ("x", "y", "z")
+"""Columns of the observed position of an atom."""
+
 CELL = ("cell_lat", "cell_lon", "south", "north", "west", "east")
 
 
@@ -35,8 +38,8 @@ class ObservationTable:
 
     `columns` holds at least value and std [m] float64, variable and units [m] (text; units empty where none are given), kind
     [m] (a key of PLACES, "cell" for the value of a field, or "function"), group and correlation [m], and the columns of the
-    places, NaN where a row has none. `lead` (numbers) and `time` (text) are there where the file has them. `labels` [m] name the
-    rows in messages.
+    places, NaN where a row has none. `lead` (numbers), `time`, `axis` and `average` (text) are there where the file has
+    them. `labels` [m] name the rows in messages.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -93,7 +96,7 @@ def read_observations(
         raise ValueError(f"{path}: no such file")
     try:
         frame = read_csv(path) if path.suffix.lower() in SEPARATORS else read_netcdf(path, variables, select or {})
-        return _table(_long(frame, variables), variables, std, placed)
+        return _table(_by_axis(_long(frame, variables)), variables, std, placed)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -116,6 +119,18 @@ def _long(frame: pd.DataFrame, variables: Sequence[str]) -> pd.DataFrame:
                 part = part.assign(**{column: frame[f"{name}{end}"]})
         parts.append(part)
     return pd.concat(parts)
+
+
+def _by_axis(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose positions of atoms, rows with x, y and z, are three rows each, with a column axis."""
+    if not {"atoms", *AXES} <= set(frame.columns):
+        return frame
+    there = frame[list(AXES)].notna().any(axis=1)
+    parts = [frame[~there]] if not there.all() else []
+    for axis in AXES:
+        part = frame[there].assign(value=frame.loc[there, axis], axis=axis)
+        parts.append(part.set_index(pd.Index([f"{label} {axis}" for label in part.index])))
+    return pd.concat(parts).drop(columns=list(AXES))
 
 
 def _table(frame: pd.DataFrame, variables: Sequence[str], std: float | None, placed: bool) -> ObservationTable:
@@ -141,8 +156,7 @@ def _table(frame: pd.DataFrame, variables: Sequence[str], std: float | None, pla
     if "lead" in frame.columns:
         columns["lead"], wrong = _numbers(frame, "lead", None)
         mistakes += wrong
-    if "time" in frame.columns:
-        columns["time"] = _texts(frame, "time", "")
+    columns |= {name: _texts(frame, name, "") for name in ("time", "axis", "average") if name in frame.columns}
     columns["group"] = _groups(frame)
     table = ObservationTable(columns, np.asarray(frame.index, dtype=object))
     table = table.keep(np.isfinite(table["value"]))

@@ -46,7 +46,7 @@ class VariableCard(_Record):
 class ReferenceCard(_Record):
     """The basis of the Gaussian reference, whose arrays are in reference.h5."""
 
-    basis: Literal["eof", "masked_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
+    basis: Literal["eof", "masked_eof", "shared_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
     rank: int | None = None
     lmax: int | None = None
     split: int | None = None
@@ -109,6 +109,15 @@ class ScoreCard(_Record):
     ratio: tuple[float, ...]
 
 
+class DensityCard(_Record):
+    """Mean bits per dimension of a set of fields in physical units, with their standard error, and those of the Gaussian."""
+
+    states: int
+    bits_per_dimension: float
+    standard_error: float
+    gaussian: float
+
+
 class DataCard(_Record):
     """The source of the training data, and the number of samples for each purpose."""
 
@@ -138,7 +147,7 @@ class Card(_Record):
 
     Dimensions in `leading`, levels and steps, precede those of the grid in the variables that have them. `auxiliary` names
     further coordinates of the samples, which are in reference.h5 too. `scores` are denoising errors measured after training;
-    `samples` are scores of a run, written by `piadm report --card`.
+    `densities` are bits per dimension of sets of data, and `samples` scores of a run, written by `piadm report --card`.
     """
 
     format: int
@@ -162,6 +171,7 @@ class Card(_Record):
     data: DataCard = DataCard()
     training: TrainingCard = TrainingCard()
     scores: dict[str, ScoreCard] = {}
+    densities: dict[str, DensityCard] = {}
     samples: dict[str, Any] = {}
     sha256: dict[str, str]
 

@@ -119,8 +119,13 @@ def _of_function(table: ObservationTable, operator: Operator, model: Model) -> F
 
 
 def _of_molecule(table: ObservationTable, model: Model) -> FunctionObservations:
-    """Observations of the distances and angles that a table names by their atoms."""
+    """Observations of the distances, angles and positions that a table names by their atoms; ValueError for averages."""
     assert model.layout.topology is not None
+    if (averaged := table.columns.get("average", np.full(len(table), "")) != "").any():
+        raise ValueError(
+            f"averages over an ensemble are no observations of one conformer: {table.of_mistake(averaged)}; draw conformers "
+            "without them and give the table to `piadm weigh --averages`"
+        )
     geometry, values, std = geometry_of(table, len(model.layout.topology))
     return FunctionObservations(
         torch.from_numpy(values),
