@@ -169,7 +169,7 @@ def test_the_network_knows_the_condition_and_needs_it(folder: Path) -> None:
         model.score(x, t)
     stops = iter([StopReason.NONE, StopReason.NONE, StopReason.LIMIT])
     config = settings(folder / "stopped")
-    with pytest.raises(StopRequested, match="goes on from there"):
+    with pytest.raises(StopRequested, match="continues from there"):
         train_conformers(config, root=folder, report=lambda line: None, stop=lambda: next(stops))
     train_conformers(config, root=folder, report=lambda line: None)
     again = load_model(folder / "stopped")
@@ -247,7 +247,7 @@ def test_sections_that_exclude_each_other_are_refused(folder: Path) -> None:
     one = settings(folder / "on", condition=None).model_dump(exclude={"network", "condition"}) | {
         "initial": str(folder / "network")
     }
-    with pytest.raises(ValueError, match="goes on with models without a condition"):
+    with pytest.raises(ValueError, match="only models without a condition"):
         train_conformers(ConformerTrainConfig.model_validate(one), root=folder, report=lambda line: None)
 
 
@@ -295,7 +295,7 @@ def test_runs_are_verified_by_frames_of_their_own_condition(folder: Path, tmp_pa
 
 def test_conditions_that_do_not_fit_are_refused_before_any_work(folder: Path, tmp_path: Path) -> None:
     arguments = ["sample", "--model", folder / "gaussian", "--samples", 1, "--out", tmp_path / "run"]
-    assert "makes samples given temperature, state: give condition.file" in one_line(call(*arguments), 2)
+    assert "is conditional on temperature, state: give condition.file" in one_line(call(*arguments), 2)
     wrong = call(*arguments, "--condition", given(tmp_path / "bad.nc", [5000.0], [2]))
     assert wrong["code"] == 2 and "it may be in other units" in wrong["err"] and "whole numbers from 0 to 1" in wrong["err"]
     xr.Dataset({"temperature": 300.0}).to_netcdf(tmp_path / "half.nc")

@@ -197,7 +197,7 @@ def test_all_mistakes_of_a_table_come_at_once(model: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"unknown variable 'tos' \(row 13\); did you mean tas\?; outside .*: row 13"):
         encoded(model, path)
     twice.assign(units=["K"] * 12 + ["hPa"]).to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"tas is in 'hPa', .* \(row 13\); 1 rows observe what an earlier row observes"):
+    with pytest.raises(ValueError, match=r"tas is in 'hPa', .* \(row 13\); 1 rows repeat the observation of an earlier row"):
         encoded(model, path)
 
 

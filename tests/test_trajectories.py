@@ -151,7 +151,7 @@ def test_truncated_trajectories_of_other_programs(folder: Path, form: str) -> No
     trajectory_of(load_conformers(folder / "walker_1.h5", "real")).save(str(path))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2 + 100])
-    with pytest.raises(ValueError, match=rf"walker\.{form}: breaks off"):
+    with pytest.raises(ValueError, match=rf"walker\.{form} is truncated"):
         frames_of(folder, path.name)
 
 

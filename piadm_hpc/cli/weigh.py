@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--energy",
         metavar="NAME",
-        help="openmm, lennard-jones, or module:callable, a function that returns U/kT; none for samples given observations",
+        help="openmm, lennard-jones, or module:callable, a function that returns U/kT; none for samples with observations",
     )
     parser.add_argument("--temperature", type=float, default=300.0, metavar="K", help="temperature for openmm [300]")
     parser.add_argument(

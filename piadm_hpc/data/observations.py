@@ -1,4 +1,4 @@
-"""Tables of observations from CSV or NetCDF files: where, of what, how much, and how exact.
+"""Tables of observations from CSV or NetCDF files: places, variables, values and errors.
 
 A table has one observation a row. Its columns are `value`, `std` (the standard deviation of the error), `variable`, and a place:
 `lat` and `lon` of a point, `south`, `north`, `west` and `east` of a box that is averaged over, or `degree` and `order` of a
@@ -24,7 +24,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "box": ("south", "north", "west", "east"),
     "harmonic": ("degree", "order"),
 }
-"""Columns that say where an observation was made, by its kind."""
+"""Columns that give the place of an observation, by its kind."""
 
 AXES = ("x", "y", "z")
 """Columns of the observed position of an atom."""
@@ -34,7 +34,7 @@ CELL = ("cell_lat", "cell_lon", "south", "north", "west", "east")
 
 @dataclass(frozen=True)
 class ObservationTable:
-    """Observations as they stand in a file, one entry a row.
+    """Observations as they are in a file, one entry per row.
 
     `columns` holds at least value and std [m] float64, variable and units [m] (text; units empty where none are given), kind
     [m] (a key of PLACES, "cell" for the value of a field, or "function"), group and correlation [m], and the columns of the
@@ -53,7 +53,7 @@ class ObservationTable:
 
     @property
     def sha256(self) -> str:
-        """Digest of all rows, which tells other observations from these."""
+        """Digest of all rows, which distinguishes these observations from others."""
         digest = hashlib.sha256()
         for name in sorted(self.columns):
             values = self.columns[name]
@@ -63,7 +63,7 @@ class ObservationTable:
 
     @property
     def dates(self) -> np.ndarray:
-        """Return what tells when rows were observed, [m] text: their lead and time, empty where the file says neither."""
+        """Return lead and time of the rows, [m] text; empty where the file has neither."""
         parts = [self.columns[name].astype(str) for name in ("lead", "time") if name in self.columns]
         return np.array([" ".join(row) for row in zip(*parts, strict=True)] or [""] * len(self), dtype=object)
 
@@ -88,8 +88,8 @@ def read_observations(
     """Read observations of some `variables` from a CSV file, or from anything that xarray opens.
 
     `select` chooses one value along further dimensions of a NetCDF file. `std` holds where the file gives none. Rows without a
-    value are left out. With `placed` false the rows need no place, because a function observes. Raises ValueError with all
-    mistakes of the file at once.
+    value are left out. With `placed` false the rows need no place, because a function gives the observed values. Raises
+    ValueError with all mistakes of the file at once.
     """
     path = Path(path)
     if not path.is_file() and not path.is_dir():
@@ -174,7 +174,7 @@ def _numeric() -> tuple[str, ...]:
 
 
 def _kinds(frame: pd.DataFrame, placed: bool) -> tuple[np.ndarray, str]:
-    """What every row is, and what is wrong where a row is nothing or several things."""
+    """The kind of every row, and the mistake where a row has none or several."""
     if not placed:
         return np.full(len(frame), "function", dtype=object), ""
     if "cell_lat" in frame.columns:
@@ -222,7 +222,7 @@ def _groups(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _unusable(table: ObservationTable) -> list[str]:
-    """What is wrong with errors and correlations."""
+    """The mistakes in errors and correlations."""
     std, correlation, group = table["std"], table["correlation"], table["group"]
     checks = {
         "std must be a positive number": ~(np.isfinite(std) & (std > 0)),

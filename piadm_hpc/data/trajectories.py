@@ -25,10 +25,10 @@ class TrajectoryConfig(BaseModel):
     """Configuration of the frames to read and of their alignment.
 
     `trajectories` are paths or globs in any format of MDAnalysis, or HDF5 files of mdtraj or this package; `topology` names
-    the atoms (PDB and others; default: topology.pdb beside the first trajectory, or what such an HDF5 file says itself).
-    `selection` is MDAnalysis' selection language. `alignment`: "superposed" turns every frame onto the mean structure,
-    "centred" only shifts it. With `unwrap` molecules that a periodic box cut are made whole. Frames whose chiral centres
-    are mirror images of those in `topology` are left out. HDF5 files may carry a `log_weight` per frame. Every training
+    the atoms (PDB and others; default: topology.pdb beside the first trajectory, or the topology in such an HDF5 file).
+    `selection` is MDAnalysis' selection language. `alignment`: "superposed" rotates every frame onto the mean structure,
+    "centred" only shifts it. With `unwrap` molecules that are split across a periodic box are reassembled. Frames whose chiral
+    centres are mirror images of those in `topology` are left out. HDF5 files may carry a `log_weight` per frame. Every training
     frame is used `relabel` times, each time with the hydrogens of methyl groups (and other rotors) permuted at random.
     Held-out trajectories are named by glob, held-out frames by last fraction.
     """
@@ -147,8 +147,8 @@ def unweighted(frames: Frames, *, seed: int) -> Frames:
 def in_order(positions: np.ndarray, topology: Topology) -> np.ndarray:
     """Order the equivalent atoms of every rotor of positions [n, atoms, 3] counter-clockwise about its bond.
 
-    Exchanging the names of two hydrogens of a methyl group leaves the molecule unchanged, yet no motion of the atoms does it:
-    simulations set up separately would appear to be of different molecules.
+    Exchanging the names of two hydrogens of a methyl group leaves the molecule unchanged, but no motion of the atoms has this
+    effect: simulations set up separately would appear to be of different molecules.
     """
     near, ordered = topology.neighbours, positions.copy()
     for first, second, third in topology.rotors():

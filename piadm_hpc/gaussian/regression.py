@@ -47,13 +47,13 @@ class Regression:
 
 @dataclass(frozen=True)
 class Fit:
-    """A regression, and what it leaves of the training states it was fitted to.
+    """A regression, and its residuals at the training states.
 
     Attributes:
         regression: the fit to all training states.
         residuals: every training state less its mean by the fit to the other folds, [n, d]; residuals of the fit itself are
             too small.
-        shrinkage: how far the gains of single points are drawn to those of all, in units of the maps' variance.
+        shrinkage: how far the gains of single points are drawn towards those of all points, in units of the maps' variance.
         num_modes: number of modes of every map.
         penalty: the ridge, in units of the features' variance.
         explained: share of the variance of the training states that the residuals lack.

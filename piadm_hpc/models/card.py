@@ -93,7 +93,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
 
     Loading a trained model runs no code from its folder. A folder with adapter.toml holds a network of another package (see
     `adapters`): one that is imported or unpickled is code, which runs only with `allow_code`. Raises ValueError, naming the
-    file, for whatever is missing or damaged, and for code that is not allowed.
+    file, for anything missing or damaged, and for code that is not allowed.
     """
     path = find_model(folder)
     if (path / ADAPTER).is_file():
@@ -138,7 +138,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
 
 
 def _conditioning(card: Card, arrays: Mapping[str, Coordinate], normalisation: Normalisation) -> Conditioning | None:
-    """Return what encodes the model's condition; ValueError for arrays that are missing."""
+    """Return the encoder of the model's condition; ValueError for arrays that are missing."""
     if card.condition is None:
         return None
     num_maps = sum(given.kind in MAPS for given in card.condition.inputs)

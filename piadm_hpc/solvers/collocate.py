@@ -1,7 +1,8 @@
 """Sweeps over the nodes of a collocation: one batch of scores, one gather of remainders, one small solve per shell.
 
-Every slot holds a sample and the piece of the log-SNR range that it works on. A piece is halved when its sweeps do not converge,
-or its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step to step.
+Every slot holds a sample and the piece of the log-SNR range that is being solved. A piece is halved when its sweeps do not
+converge, or its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step
+to step.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
 PATIENCE = 3  # sweeps without a clearly smaller bound after which a piece is halved
 LONGEST = 30  # sweeps after which a piece is halved in any case
 OUTSIDE = 3.0  # deviations of the reference, root mean square over all coordinates, that no state of the data has
-RESOLVED = 1 / 4  # share of the tolerance that the nodes may leave unresolved
+RESOLVED = 1 / 4  # share of the tolerance allowed for the interpolation error
 
 
 class CollocationSolver:
-    """Solves a flow on one rank. All ranks decide alike, because they decide on numbers that they have shared."""
+    """Solves a flow on one rank. All ranks take the same decisions, because they base them on numbers that they have shared."""
 
     def __init__(
         self, scheme: Collocation, evaluator: Evaluator, first: Tensor, samples: Sequence[int], options: Options,
@@ -70,7 +71,7 @@ class CollocationSolver:
         return self.result
 
     def _fill(self) -> None:
-        """Give the room that is free to samples that wait."""
+        """Give free slots to waiting samples."""
         free = (self.options.in_flight or len(self.samples)) - len(self.slots)
         entering, self.waiting = self.waiting[:free], self.waiting[free:]
         self.slots += [self._enter(index) for index in entering]
@@ -119,10 +120,10 @@ class CollocationSolver:
             self.result.sweeps[slot.index] += 1
 
     def _advance(self) -> None:
-        """Compute the new paths, bound the errors of the evaluated ones, and estimate the error that the nodes leave."""
+        """Compute the new paths, bound the errors of the evaluated ones, and estimate the interpolation error."""
         scale, points = self.options.scale, self.scheme.points
         measured = [slot.advance(self.whitening, scale, points) for slot in self.slots]
-        # ranks on different processors may round differently, and must not decide differently
+        # ranks on different processors may round differently, but must take the same decision
         shared = largest(self.comm, torch.stack(measured, dim=-1))
         motion, missing = Motion(*shared[:4]), shared[7]
         growth = motion.over_move(motion.grown, torch.zeros_like(motion.move), self.precision)
@@ -178,13 +179,13 @@ class CollocationSolver:
         self._start(slot)
 
     def _piece_done(self, slot: Slot, status: Status) -> Slot | None:
-        """Record a finished piece, and go on with the next piece of this sample; None after the last."""
+        """Record a finished piece, and continue with the next piece of this sample; None after the last."""
         index, tol, slot.carried = slot.index, self.options.tol, slot.bound
         self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
         # a state far outside the reference is not resolved by nodes that were chosen for it
         trusted = tol is None or (slot.bound <= tol and slot.spread <= OUTSIDE)
         if status == Status.CONVERGED and not trusted:
-            # what an earlier piece left at the floor of rounding is no fault of this one
+            # an error that an earlier piece left at the floor of rounding does not count against this one
             floor = slot.rounded and slot.spread <= OUTSIDE and self.result.status[index] == Status.ROUND_OFF_FLOOR
             status = Status.ROUND_OFF_FLOOR if floor else Status.NOT_CERTIFIED
         self.result.status[index] = max(int(self.result.status[index]), int(status))

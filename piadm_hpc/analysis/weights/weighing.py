@@ -45,14 +45,14 @@ def weigh(
 ) -> str:
     """Weigh the samples of a run, write weights.h5 into its folder, and return the table to print.
 
-    log w = -U/kT - log q, less half the variance that random probes leave in log q, plus the volume of turned copies for
-    superposed conformers. `energy` is "openmm", "lennard-jones" or "module:callable"; `temperature` in K and `force_field` are
-    for OpenMM. Without an energy the samples are those given observations, and weighed towards the posterior: -U/kT is then
-    log p(y | x) + log p(x), with the density p of the model without observations. `averages` is a table of averages over all
-    conformers, which weights of maximum entropy give, see `averages.tilt`: with an energy starting from its weights, and else
-    from equal ones, for which samples need no densities. `resample` also stores how often each sample occurs among so many
-    equally weighted ones. `smooth` stores weights whose tail is smoothed (PSIS), which biases averages a little. Raises
-    ValueError for a run without log-densities.
+    log w = -U/kT - log q, less half the variance of log q due to random probes, plus the volume of rotated copies for superposed
+    conformers. `energy` is "openmm", "lennard-jones" or "module:callable"; `temperature` in K and `force_field` are
+    for OpenMM. Without an energy the samples must be conditioned on observations, and are weighted towards the posterior: -U/kT
+    is then log p(y | x) + log p(x), with the density p of the model without observations. `averages` is a table of averages over
+    all conformers; weights of maximum entropy reproduce them, see `averages.tilt`: with an energy they start from its weights,
+    and otherwise from equal weights, for which samples need no densities. `resample` also stores how often each sample occurs
+    among so many equally weighted ones. `smooth` stores weights whose tail is smoothed (PSIS), which biases averages a little.
+    Raises ValueError for a run without log-densities, unless `averages` are given alone.
     """
     folder = Path(run)
     if resample is not None and not 1 <= resample <= MOST_SAMPLES:

@@ -60,7 +60,7 @@ class Geometry:
 
 
 def geometry_of(table: ObservationTable, atoms: int) -> tuple[Geometry, np.ndarray, np.ndarray]:
-    """Return what the column `atoms` of a table observes of a molecule of so many atoms, and values and errors in its units.
+    """Return the geometry that the column `atoms` of a table observes in a molecule, and values and errors in its units.
 
     Raises ValueError with all mistakes: rows that do not name one, two or three different atoms, or two groups of them, units
     that do not convert, and positions that leave the molecule free to turn.

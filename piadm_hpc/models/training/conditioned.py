@@ -28,7 +28,8 @@ FitMean = Callable[[Tensor, Tensor, Tensor], Fit]
 class Conditioned(Generic[Data]):
     """The states of a conditional model with their encoded conditions, and the data `original` they come from.
 
-    Training states are what a regression fitted to other training states leaves, because its own residuals are too small.
+    Training states are residuals of a regression that was fitted to other training states, because its own residuals are too
+    small.
     """
 
     states: Data
@@ -38,12 +39,12 @@ class Conditioned(Generic[Data]):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Numbers of maps and of numbers that a network is given."""
+        """The numbers of maps and of numbers that a network receives."""
         return self.conditioning.num_maps, self.conditioning.num_numbers
 
     @property
     def words(self) -> str:
-        """What the condition explains, for the log."""
+        """The variance explained by the condition, for the log."""
         return f"the mean given the condition has {max(0, 100 * self.card.explained):.0f} % of the variance, in cross-validation"
 
 

@@ -49,7 +49,7 @@ class ConformerData:
 
 @dataclass(frozen=True)
 class Initial:
-    """A trained model of conformers, whose training goes on; `trained` are the ends of its log-SNR in training."""
+    """A trained model of conformers, whose training is continued; `trained` is the range of its log-SNR in training."""
 
     denoiser: GaussianDenoiser
     network: ConformerNetworkConfig
@@ -69,7 +69,7 @@ def read_conformers(
 ) -> ConformerData:
     """Read trajectories as states in units of their spread: deviations from the mean structure, or centred positions.
 
-    The structure and the units are those of the model `initial`, if training goes on with one. Raises ValueError for frames of
+    The structure and the units are those of the model `initial`, if its training is continued. Raises ValueError for frames of
     another molecule, or in another alignment.
     """
     frames = read_frames(config, root, condition)

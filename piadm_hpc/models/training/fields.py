@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data.geometry import Wrap, places_of
+from ...data.geometry import Wrap, neighbours_of, places_of
 from ...data.gridded import GriddedData, read_fields
 from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
@@ -63,8 +64,8 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     mask = data.normalisation.state_mask()
     given = None if config.condition is None else condition_on(config.condition, config.data, data, root)
     require_suitable(config, data)
-    states, places = data if given is None else given.states, places_of(data.coordinates, data.auxiliary, wrap=data.wrap)
-    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, places=places, **angles_of(data))
+    states = data if given is None else given.states
+    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, grid=grid_of(data), **angles_of(data))
     counts = f"{len(states.train)} training, {len(states.validation)} validation, {len(states.test)} test states"
     report(f"{counts}; {states.excluded} left out" + ("" if given is None else f"; {given.words}"))
     process = by_name(config.noise.process, **config.process_parameters)
@@ -98,6 +99,12 @@ def require_suitable(config: TrainConfig, data: GriddedData) -> None:
         mistakes.append(f"basis {config.reference.basis!r} takes one field on rows and columns, not {what}; use 'smooth'")
     if mistakes:
         raise ValueError("; ".join(mistakes))
+
+
+def grid_of(data: GriddedData) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the points of the data's grid, and pairs of neighbours among them."""
+    grid = data.coordinates, data.auxiliary
+    return places_of(*grid, wrap=data.wrap), neighbours_of(*grid, wrap=data.wrap)
 
 
 def angles_of(data: GriddedData) -> dict[str, list[float]]:
@@ -186,7 +193,7 @@ def fit_network(
                 save_checkpoint(checkpoints, state, identity)
             if not last and (asked := stop()):
                 save_checkpoint(checkpoints, state, identity)
-                text = f"stopped at step {state.step}: the same command goes on from there"
+                text = f"stopped at step {state.step}: the same command continues from there"
                 raise StopRequested(text, limit=asked == StopReason.LIMIT)
     put(network, state.best)
     network.eval()

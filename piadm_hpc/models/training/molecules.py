@@ -70,13 +70,13 @@ def train_conformers(
 
 
 def _initial(name: str) -> Initial:
-    """Load a model that training goes on with. Raises ValueError for one that is no trained model of conformers."""
+    """Load a model whose training is continued. Raises ValueError unless it is a trained model of conformers."""
     model = load_model(name)
     card = read_card(find_model(name) / CARD) if isinstance(model.denoiser, GaussianDenoiser) else None
     if model.conditioning is not None:
-        raise ValueError(f"initial = {name!r}: training goes on with models without a condition, and this has one")
+        raise ValueError(f"initial = {name!r}: only models without a condition can be continued, and this has one")
     if card is None or card.molecule is None or not isinstance(card.network, ConformerNetworkConfig):
-        raise ValueError(f"initial = {name!r}: training goes on with a trained model of conformers, which this is not")
+        raise ValueError(f"initial = {name!r}: training can only continue a trained model of conformers, which this is not")
     assert model.denoiser is not None and isinstance(model.normalisation, Normalisation) and model.layout.topology is not None
     assert model.denoiser.network is not None
     topology, turned = model.layout.topology, card.molecule.alignment == "superposed"
@@ -126,7 +126,7 @@ def publish_conformers(
     folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None,
     initial: Initial | None = None, given: Conditioned[ConformerData] | None = None,
 ) -> Path:  # fmt: skip
-    """Score the denoiser on held-out frames, write the model folder and return it; `initial` is what training went on with."""
+    """Score the denoiser on held-out frames, write the model folder and return it; `initial` is the model that was continued."""
     layout = conformer_layout(data.topology)
     alignment = config.data.alignment
     card = make_card(
