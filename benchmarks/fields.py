@@ -86,8 +86,8 @@ def spread_months(file: Path, variable: str, anomaly: str, folder: Path) -> Grid
         parts = {"validation": place == 7, "test": place == 2, "train": ~np.isin(place, (2, 7))}
         for name, chosen in parts.items():
             dataset[[variable]].isel(time=np.flatnonzero(chosen)).drop_encoding().to_netcdf(folder / f"{name}.nc")
-    files = {f"{name}_files": [str(folder / f"{name}.nc")] for name in ("validation", "test")}
-    config = {"files": [str(folder / f"{name}.nc") for name in parts], "variables": [variable], "anomaly": anomaly, **files}
+    held = {f"{name}_files": [f"{name}.nc"] for name in ("validation", "test")}
+    config = {"files": [str(folder / f"{name}.nc") for name in parts], "variables": [variable], "anomaly": anomaly, **held}
     return read_fields(DataConfig.model_validate(config))
 
 
