@@ -182,14 +182,17 @@ def bootstrap(ours: list[dict[str, float]], theirs: list[dict[str, float]], draw
 def measured(options: Any, model: Model, folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
     """Scores of every method, number of stations and field, in the order in which they are found."""
     area = np.repeat(np.cos(np.deg2rad(model.layout.coordinates["lat"].values)), len(model.layout.coordinates["lon"].values))
+    settings: dict[str, Any] = {"chain": {"eta": options.eta}}
+    if options.solver is not None:
+        settings["solver"] = {"kind": options.solver}
     prior, fields = prior_variance(model), truths(options.data, options.years, model)
     for number, truth in enumerate(fields):
-        plain = resolve(RunConfig(model=MODEL, chain={"eta": 0.0}), model)
-        first = case(model, truth, options.stations[0], number, folder)
+        plain = resolve(RunConfig(model=MODEL, **settings), model)
+        first = case(model, truth, options.stations[0], number, folder, **settings)
         if number == 0:
             yield "unconditional", drawn(first, plain.sampler, options.members, model, area, finish=False)
         for count in options.stations:
-            one = case(model, truth, count, number, folder)
+            one = case(model, truth, count, number, folder, **settings)
             yield f"optimal interpolation, {count}", interpolated(one, prior, model, area)
             yield f"posterior, {count}", drawn(one, one.run.sampler, options.members, model, area, finish=True)
             if count == options.compare and number < options.compared:
@@ -223,6 +226,8 @@ def main() -> int:
     options.add_argument("--compared", type=int, default=2, help="fields for which SDA and DPS are drawn")
     options.add_argument("--few", type=int, default=8, help="members of SDA and DPS")
     options.add_argument("--steps", type=int, default=256, help="their steps")
+    options.add_argument("--eta", type=float, default=0.0, help="0 for the flow, 1 for the reverse SDE")
+    options.add_argument("--solver", choices=("sequential", "picard"), help="step by step, or sweeps, of the SDE")
     options.add_argument("--lines", metavar="FILE", help="append every result as a line of JSON as it is found")
     given = options.parse_args()
     if given.quick:
