@@ -323,6 +323,7 @@ def test_selections_that_are_not_there_are_refused(tmp_path: Path, values: list,
         ({"spatial_dims": ("lat", "lat")}, "'lat' stands in spatial_dims and in spatial_dims"),
         ({"select": {"lev": 1}, "levels": {"lev": (1.0,)}}, "'lev' stands in select and in levels"),
         ({"variables": ("tas", "tas")}, "variables names 'tas' twice"),
+        ({"stride": 5}, "stride is how far apart sequences begin; give their length, sequence, as well"),
         ({"levels": {"lev": ()}}, "a dimension is named without values"),
     ],
 )

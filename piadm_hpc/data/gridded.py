@@ -105,6 +105,8 @@ class DataConfig(BaseModel):
         twice += [f"variables names {name!r} twice" for name in dict.fromkeys(self.variables) if self.variables.count(name) > 1]
         if twice:
             raise ValueError(f"{'; '.join(twice)}; name each once")
+        if self.stride is not None and self.sequence == 1:
+            raise ValueError("stride is how far apart sequences begin; give their length, sequence, as well")
         return self
 
     @model_validator(mode="after")

@@ -75,7 +75,7 @@ def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coord
     mistakes: list[str] = []
     names: set[str] = set()
     for path in paths:
-        with gathered(mistakes), named(f"{path.name}:"), undamaged(), open_fields(path) as dataset:
+        with gathered(mistakes), named(f"{path.name or path}:"), undamaged(), open_fields(path) as dataset:
             names |= {str(name) for name in (*dataset.variables, *dataset.dims)}
             part = _read(renamed(dataset, request.rename), request, grid, parts[0] if parts else None)
             for own, first, variable in zip(part.sizes, (parts or [part])[0].sizes, request.variables, strict=True):
