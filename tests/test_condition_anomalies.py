@@ -14,9 +14,11 @@ from helpers import call, one_line
 from test_conditional_models import LAT, LON, WAVE, make
 
 from piadm_hpc.data.anomalies import nearer_zero
+from piadm_hpc.data.condition_files import Known, read_conditions
 from piadm_hpc.models.climatology import climatology_of
 from piadm_hpc.models.condition_frame import ConditionFrame
 from piadm_hpc.models.record import InputCard
+from piadm_hpc.schema.layout import Coordinate
 from piadm_hpc.store.arrays import read_arrays, write_arrays
 
 COUNT = 72
@@ -203,3 +205,31 @@ def test_land_and_whatever_a_file_has_there_warn_of_nothing(season: Path, recwar
         assert nearer_zero(apart, apart, climatology) is True
     assert nearer_zero(absolute, np.full_like(absolute, np.nan), climatology) is None
     assert not [warning for warning in recwarn if "empty slice" in str(warning.message)]
+
+
+@pytest.mark.parametrize(
+    ("values", "attrs", "expected"),
+    [
+        ([0.5, 1.5], {"units": "K"}, [0.5, 1.5]),
+        ([0.5, 1.5], {"units": "degC"}, [0.5, 1.5]),
+        ([0.5, 1.5], {}, [0.5, 1.5]),
+        ([0.5, 1.5], {"units": "degC", "long_name": "temperature anomaly"}, [0.5, 1.5]),
+        ([14.6, 15.2], {"units": "degC"}, None),
+        ([287.6, 288.2], {"units": "K"}, None),
+        ([287.6, 288.2], {}, None),
+    ],
+)
+def test_area_means_are_those_of_anomalies(tmp_path: Path, values: list, attrs: dict, expected: list | None) -> None:
+    """An absolute mean lies within thirty deviations of anomalies where these vary as much as here."""
+    grid = {"lat": Coordinate(("lat",), LAT, {"units": "degrees_north"}), "lon": Coordinate(("lon",), LON, {})}
+    climatology = np.broadcast_to(287.0 + np.arange(12)[:, None, None] / 12, (12, len(LAT), len(LON)))
+    given = InputCard(name="warming", kind="ensemble_mean", variable="tas", units="K", mean=0.0, scale=20.0)
+    levels = {"tas": Known(0.0, 20.0, anomaly=True, removed=climatology)}
+    xr.Dataset({"warming": ("year", values, attrs)}).to_netcdf(tmp_path / "c.nc")
+    mask = np.ones((len(LAT), len(LON)), dtype=bool)
+    if expected is None:
+        with pytest.raises(ValueError, match=r"warming holds absolute values .*its climatology \(287.5 over the year\)"):
+            read_conditions(tmp_path / "c.nc", [given], grid, mask, levels)
+    else:
+        found = read_conditions(tmp_path / "c.nc", [given], grid, mask, levels).values["warming"]
+        np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -179,3 +179,17 @@ def test_what_cannot_go_on_is_refused(model: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             train(settings(out, **changes), root=REAL, report=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (EnergyConfig(name="opnmm"), "energy.name 'opnmm': use openmm, lennard-jones, or module:callable"),
+        (EnergyConfig(name="nowhere:energy"), "energy.name"),
+        (EnergyConfig(name="openmm", force_field=("none.xml",)), "energy.force_field none.xml: "),
+    ],
+)
+def test_mistakes_name_the_keys_of_the_recipe(config: EnergyConfig, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as found:
+        gradient_of(config, CLUSTER)
+    assert "--" not in str(found.value)

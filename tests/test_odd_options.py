@@ -5,18 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers import call, one_line
+from helpers import call, one_line, write_config, write_fields
 
 from piadm_hpc.config.chain import ChainConfig
 from piadm_hpc.config.templates import template
 from piadm_hpc.models.record import read_card
 from piadm_hpc.models.registry import CARD, find_model
+from piadm_hpc.models.training.command import train
 
 COMMANDS = {
     "density": ["--model", "ccsm-temperature", "--data", "none.nc"],
     "weigh": ["none"],
     "tune": ["--model", "ccsm-temperature"],
     "compare": ["target-a:8"],
+    "plan": ["--model", "ccsm-temperature"],
+    "reference": ["ccsm-temperature"],
+    "report": ["none"],
     "rollout": ["--model", "ersst-forecast", "--init", "none.nc", "--leads", "2"],
 }
 
@@ -52,6 +56,16 @@ ODD = [
     ("compare", "--model-batch", "0", "--model-batch: must be at least 1"),
     ("compare", "--accelerators", "²", "--accelerators '²': give numbers from 1"),
     ("compare", "--device", "gpu", "--device: no 'gpu' on this host"),
+    ("plan", "--latency", "nan", "--latency nan: must be a finite number"),
+    ("plan", "--bandwidth", "inf", "--bandwidth inf: must be a finite number"),
+    ("plan", "--memory", "inf", "--memory inf: give the GB that a rank has, a finite number"),
+    ("plan", "--ranks", "1000000000", "--ranks 1000000000: must be at most 1000000"),
+    ("plan", "--nodes", "1000000000", "--nodes 1000000000 --ranks-per-node 1: are 1000000000 ranks; give at most 1000000"),
+    ("reference", "--samples", "1000000000000", "--samples must be at most"),
+    ("reference", "--probes", "1000000000000", "--probes must be at most"),
+    ("reference", "--levels", "2", "--levels must be at least 3"),
+    ("reference", "--seed", "-1", "--seed must be from 0"),
+    ("report", "--baselines", "-3", "--baselines -3: give a number of samples from 1"),
     ("rollout", "--leads", "0", "rollout.leads: must be at least 1"),
     ("rollout", "--time-ranks", "²", "compute.time_ranks: must be a whole number or 'auto'"),
     ("rollout", "--guidance", "nan", "condition.guidance: must be a finite number"),
@@ -71,6 +85,43 @@ def test_odd_values_end_in_one_line_that_names_them(
 @pytest.mark.parametrize("name", ["target-a:²", "target-a:0", "target-a:99999999999"])
 def test_exact_scores_have_a_sensible_number_of_modes(name: str) -> None:
     assert "give the number of modes after the colon, from 2 to" in one_line(call("compare", name), 2)
+
+
+def test_nothing_is_replaced_that_is_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a command writes, it writes over its own kind of file alone: not over data, models, runs and configurations."""
+    monkeypatch.chdir(tmp_path)
+    write_fields(tmp_path / "a.nc", 20)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.nc").write_bytes((tmp_path / "a.nc").read_bytes())
+    recipe = {"name": "m", "output": "m", "network": "none", "data": {"files": ["a.nc"], "variables": ["tas"]}}
+    train(recipe, report=lambda line: None)
+    config = write_config(tmp_path / "run.toml", Path("m"), "run", samples=2, solver={"tol": 1e-2})
+    assert call("sample", config)["code"] == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "run"}
+    for output, words in (
+        ("data", "data is there already and is no"),
+        ("run", "run is there"),
+        ("a.nc", "a.nc is"),
+        (".", "no name"),
+    ):
+        with pytest.raises(ValueError, match=f"output: .*{words}"):
+            train(recipe | {"output": output}, report=lambda line: None)
+    for name in ("a.nc", "run/samples.h5", "m/card.toml", "m/reference.h5", "run.toml"):
+        for command in (("reference", "m", "--data", "a.nc"), ("density", "--model", "m", "--data", "a.nc")):
+            assert "something else is there already" in one_line(call(*command, "--out", name), 2)
+        if name != "run/samples.h5":
+            assert "holds no samples; remove it" in one_line(call("join", "run", "--copy", "--to", name), 1)
+    for again in (
+        ("sample", config, "--out", "m"),
+        ("sample", config, "--out", "m", "--overwrite"),
+        ("plan", config, "--out", "m"),
+    ):
+        assert "out: m is the folder of a model" in one_line(call(*again), 2)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    for _ in range(2):  # one's own files are replaced
+        assert call("join", "run", "--copy", "--to", "copy.h5")["code"] == 0
+        assert call("reference", "m", "--data", "a.nc", "--out", "reference.h5")["code"] == 0
+        train(recipe, report=lambda line: None)
 
 
 def test_all_mistakes_of_a_comparison_are_told_at_once() -> None:

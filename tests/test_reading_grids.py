@@ -6,6 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import cftime
 import netCDF4
 import numpy as np
 import pytest
@@ -62,9 +63,45 @@ def auxiliary(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.drop_vars(["lat", "lon"]).assign(latitude=("lat", LAT), longitude=("lon", LON))
 
 
+def called_degrees(dataset: xr.Dataset) -> xr.Dataset:
+    turned = radians(dataset)
+    return turned.assign_coords({name: (name, turned[name].values, dataset[name].attrs) for name in ("lat", "lon")})
+
+
+def falling(dataset: xr.Dataset) -> xr.Dataset:
+    return dataset.isel(lon=slice(None, None, -1))
+
+
+def around(dataset: xr.Dataset, first: int, last: int) -> xr.Dataset:
+    """The columns from `first` to `last`, some of them twice, as ocean models have them."""
+    columns = np.arange(first, last)
+    return dataset.isel(lon=columns % 12).assign_coords(lon=("lon", 30.0 * columns, dataset.lon.attrs))
+
+
+def halo_to_the_east(dataset: xr.Dataset) -> xr.Dataset:
+    return around(dataset, 0, 14)
+
+
+def halo_on_both_sides(dataset: xr.Dataset) -> xr.Dataset:
+    turned = around(dataset, -1, 13)
+    return turned.assign_coords(lon=("lon", turned.lon.values % 360, dataset.lon.attrs))
+
+
+def without_angles_on_land(dataset: xr.Dataset) -> xr.Dataset:
+    found = curvilinear(dataset)
+    land = np.zeros((6, 12), bool)
+    land[2, 3:5] = True
+    return found.assign_coords({name: (("lat", "lon"), np.where(land, np.nan, found[name])) for name in ("nav_lat", "nav_lon")})
+
+
 @pytest.mark.parametrize(
     ("change", "note"),
     [
+        (called_degrees, "converted from radians to degrees"),
+        (falling, "lon reversed to rise"),
+        (halo_to_the_east, "the last 2 of lon are the first once more"),
+        (halo_on_both_sides, "the last 2 of lon are the first once more"),
+        (without_angles_on_land, "lat is given by nav_lat"),
         (radians, "converted from radians to degrees"),
         (radians_without_units, "converted from radians to degrees"),
         (cyclic, "a cyclic point"),
@@ -110,6 +147,22 @@ def shuffled(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.assign_coords(lat=("lat", LAT[[0, 2, 1, 3, 4, 5]], dataset.lat.attrs))
 
 
+def in_units(dataset: xr.Dataset, lat: str, lon: str) -> xr.Dataset:
+    return dataset.assign_coords(lat=("lat", LAT, {"units": lat}), lon=("lon", LON, {"units": lon}))
+
+
+def counted_west(dataset: xr.Dataset) -> xr.Dataset:
+    return in_units(dataset, "degrees_north", "degrees_west")
+
+
+def of_a_gradian(dataset: xr.Dataset) -> xr.Dataset:
+    return in_units(dataset, "gon", "gon")
+
+
+def in_millidegrees(dataset: xr.Dataset) -> xr.Dataset:
+    return dataset.assign_coords(lon=("lon", 1000 * LON, dataset.lon.attrs))
+
+
 def other_cyclic(dataset: xr.Dataset) -> xr.Dataset:
     return xr.concat([dataset, dataset.isel(lon=[0]).assign_coords(lon=[360.0]) + 1], "lon", combine_attrs="override")
 
@@ -120,6 +173,9 @@ def other_cyclic(dataset: xr.Dataset) -> xr.Dataset:
         (bent, "TLAT, TLON are two-dimensional, and rows of 'lat' are not circles of latitude; bring the file to a regular grid"),
         (without_a_row, "lat has 1 values that are not finite, at positions 3"),
         (shuffled, "the values of lat do not rise or fall steadily"),
+        (counted_west, "lon is in 'degrees_west'; put it into degrees_east or radians"),
+        (of_a_gradian, "lat is in 'gon'; put it into degrees_north or radians; lon is in 'gon'"),
+        (in_millidegrees, "lon reaches from 0 to 330000; longitudes go round the globe once"),
         (other_cyclic, "lon has 0 twice, with different values of tas"),
     ],
 )
@@ -155,6 +211,26 @@ def test_a_regional_grid_is_not_wrapped(tmp_path: Path, caplog: pytest.LogCaptur
     assert model.card["wrap"] is False
     with pytest.raises(ValueError, match=r"'harmonic_eof' needs a global grid with latitudes in degrees, and .* use 'smooth'"):
         gaussian_model(tmp_path, reference={"basis": "harmonic_eof", "split": 2})
+
+
+@pytest.mark.parametrize("columns", [[10, 11, 0, 1, 2], [0, 1, 2, 10, 11]])
+def test_a_region_across_greenwich_stays_in_one_piece(tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: list) -> None:
+    """However the file counts or cuts it: neighbours in the model are neighbours on the globe."""
+    part = temperatures().isel(lon=columns)
+    part.to_netcdf(tmp_path / "a.nc")
+    data = read(tmp_path)
+    assert data.coordinates["lon"].values.tolist() == [-60, -30, 0, 30, 60] and not data.wrap
+    np.testing.assert_allclose(decoded(data), TRUE[..., [10, 11, 0, 1, 2]], atol=1e-3)
+    assert "lon counted on from -60 to 60" in caplog.text
+
+
+def test_rows_without_latitudes_have_equal_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    temperatures().drop_vars(["lat", "lon"]).to_netcdf(tmp_path / "a.nc")
+    grid = read(tmp_path).coordinates
+    assert kind_of("lat", grid["lat"].attrs) is None and not caplog.records
+    temperatures().assign_coords(lat=np.arange(6), lon=np.arange(12)).to_netcdf(tmp_path / "a.nc")
+    assert kind_of("lat", read(tmp_path).coordinates["lat"].attrs) == "latitude"
+    assert "lat and lon count from 0 and name no units; taken as degrees" in caplog.text
 
 
 def test_what_is_global() -> None:
@@ -204,6 +280,10 @@ def on_levels(path: Path, values: list, **attrs: str) -> None:
         ([1000.0, 850.2, 500.0], 850),
         (["r1", "r2", "r3"], "r2"),
         ([0, 1, 2], 1),
+        (["r10", "r1", "r11"], "r1"),
+        (list(np.array([0.1, 0.2, 0.3], np.float32)), 0.2),
+        ([cftime.DatetimeNoLeap(1990, m, 28) for m in (1, 2, 3)], "1990-02-28"),
+        (list(np.array(["1990-10-15", "1990-01-15", "1991-01-15"], "M8[ns]")), "1990-01"),
         ([-1.0, 0.0, 1.0], 0),
         (list(np.array(["1990-01-15", "1990-02-15", "1990-03-15"], "M8[ns]")), "1990-02-15"),
         (list(np.array(["1990-01-15", "1990-02-15", "1990-03-15"], "M8[ns]")), datetime.date(1990, 2, 15)),
@@ -224,6 +304,9 @@ def test_one_value_is_selected(tmp_path: Path, values: list, wanted: object) -> 
         ([1.0, 2.0], "r1", "lev has no r1, since it holds numbers"),
         (list(np.array(["1990-01-15", "1990-02-15"], "M8[ns]")), 3, "since it holds dates; give one, such as 2000-01-15"),
         (list(np.array(["1990-01-15", "1990-01-16"], "M8[ns]")), "1990-01", "lev has 1990-01 2 times"),
+        (list(np.array(["1990-02-15", "1990-11-15"], "M8[ns]")), "1990-1", "lev has no 1990-1; its values are 1990-02-15"),
+        ([850.0, 500.0], float("inf"), "lev has no inf within 0.1 %"),
+        ([np.nan, 850.0], 500, "lev has no 500 within 0.1 %"),
     ],
 )
 def test_selections_that_are_not_there_are_refused(tmp_path: Path, values: list, wanted: object, words: str) -> None:
@@ -231,9 +314,26 @@ def test_selections_that_are_not_there_are_refused(tmp_path: Path, values: list,
     refuse(tmp_path, words, select={"lev": wanted})
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"select": {"lat": 15}}, "'lat' stands in spatial_dims and in select"),
+        ({"levels": "lon"}, "'lon' stands in spatial_dims and in levels"),
+        ({"sample_dims": ("time", "lat")}, "'lat' stands in sample_dims and in spatial_dims"),
+        ({"spatial_dims": ("lat", "lat")}, "'lat' stands in spatial_dims and in spatial_dims"),
+        ({"select": {"lev": 1}, "levels": {"lev": (1.0,)}}, "'lev' stands in select and in levels"),
+        ({"variables": ("tas", "tas")}, "variables names 'tas' twice"),
+        ({"stride": 5}, "stride is how far apart sequences begin; give their length, sequence, as well"),
+        ({"levels": {"lev": ()}}, "a dimension is named without values"),
+    ],
+)
+def test_a_name_has_one_place_in_a_recipe(tmp_path: Path, keys: dict, words: str) -> None:
+    refuse(tmp_path, words, **keys)
+
+
 def test_samples_are_not_selected_and_levels_are_not_mixed(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
-    refuse(tmp_path, "select: 'time' counts samples", select={"time": 3})
+    refuse(tmp_path, "select: 'time' is a dimension of samples", select={"time": 3})
     for name, level, seed in (("a.nc", 500.0, 0), ("b.nc", 850.0, 1)):
         temperatures(seed=seed).expand_dims(lev=[level]).to_netcdf(tmp_path / name)
     with pytest.raises(ValueError, match=r"b.nc: its lev is 850.0, and 500.0 in the first file; name lev in sample_dims"):
@@ -332,6 +432,38 @@ def test_stamps_that_do_not_say_what_they_stand_for_are_named(tmp_path: Path, ca
     with_times(tmp_path / "a.nc", ENDS, "days since 1990-01-01", "noleap")
     assert (months_read(tmp_path) == (MONTHS + 1) % 12).all()
     assert "add bounds or cell_methods = 'time: mean'" in caplog.text
+
+
+@pytest.mark.parametrize("first", [1, 2, 7])
+def test_means_over_months_that_are_no_whole_years_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: int
+) -> None:
+    times = ENDS[first - 1 :][:36] if first > 1 else np.append(ENDS[:-1], ENDS[-1] + 31)
+    times = np.append(times, ENDS[-1] + np.array([31, 59, 90, 120, 151, 181]))[:36]
+    with_times(tmp_path / "a.nc", times, "days since 1990-01-01", "noleap", cell_methods="time: mean")
+    read(tmp_path, anomaly="monthly")
+    assert ("add bounds to the file" in caplog.text) == (first > 1)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        (np.zeros((36, 2)), r"time_bnds does not hold time for 36 of 36 samples, .*\(time 31, bounds 0 to 0\)"),
+        (24 * np.stack([np.append(0, ENDS[:-1]), ENDS], 1), "time_bnds does not hold time for 35 of 36 samples"),
+        (np.full((36, 2), np.nan), "time_bnds is missing for 36 of 36 samples"),
+    ],
+)
+def test_bounds_that_contradict_their_times_are_refused(tmp_path: Path, bounds: np.ndarray, words: str) -> None:
+    with_times(tmp_path / "a.nc", ENDS, "days since 1990-01-01", "noleap", bounds=bounds)
+    refuse(tmp_path, words)
+
+
+@pytest.mark.parametrize("sentinel", [-999.0, 1e20, 9.96921e36])
+def test_times_that_stand_for_missing_ones_are_named(tmp_path: Path, sentinel: float) -> None:
+    times = 30.0 * np.arange(36)
+    times[7] = sentinel
+    with_times(tmp_path / "a.nc", times, "days since 1990-01-01")
+    refuse(tmp_path, rf"time is {sentinel:g} for 1 of 36 samples, at positions 7, far from all others".replace("+", r"\+"))
 
 
 def test_stamps_at_the_beginnings_of_months_are_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

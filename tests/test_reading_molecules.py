@@ -182,6 +182,21 @@ def test_a_damaged_file_is_refused(folder: Path) -> None:
         frames_of(folder)
 
 
+@pytest.mark.parametrize(("factor", "length"), [(10.0, "1.1"), (0.1, "0.011")])
+def test_positions_in_other_units_are_refused(folder: Path, factor: float, length: str) -> None:
+    trajectory = trajectory_of(load_conformers(folder / "walker_0.h5", "real"))
+    trajectory.xyz = (factor * trajectory.xyz).astype(np.float32)
+    trajectory.save(str(folder / "other.dcd"))
+    with pytest.raises(ValueError, match=rf"other\.dcd: half of the bonds are longer than {length}\d* nm, where 0.05 to 0.8"):
+        frames_of(folder, trajectories=("other.dcd",))
+
+
+def test_a_trajectory_is_no_topology(folder: Path) -> None:
+    trajectory_of(load_conformers(folder / "walker_0.h5", "real")).save(str(folder / "a.dcd"))
+    with pytest.raises(ValueError, match=r"a\.dcd: has no .*resnames.* of its atoms; give a topology, such as a PDB file"):
+        frames_of(folder, trajectories=("a.dcd",), topology="a.dcd")
+
+
 # --- few samples ----------------------------------------------------------------------------------------------------------------
 
 

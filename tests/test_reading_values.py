@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import re
 from pathlib import Path
@@ -92,7 +93,26 @@ def test_the_limits_themselves_are_valid(tmp_path: Path) -> None:
     assert bool(read(tmp_path).normalisation.mask.all())
 
 
+@pytest.mark.parametrize("form", ["a.zarr", "NETCDF3_CLASSIC", "whole numbers", "limits of whole numbers"])
+def test_valid_ranges_of_every_format(tmp_path: Path, form: str) -> None:
+    dataset = land(-9999.0, valid_range=np.array([150, 400], np.int32 if form.startswith("limits") else np.float32))
+    if form == "whole numbers":
+        values = np.where(dataset.tas < 0, -99, dataset.tas * 10).astype("i2")
+        dataset = dataset.assign(tas=(dataset.tas.dims, values, {"units": "K", "valid_min": np.int16(0)}))
+    if form == "a.zarr":
+        dataset.to_zarr(tmp_path / form)
+    else:
+        dataset.to_netcdf(tmp_path / "a.nc", format=form if form.startswith("NET") else "NETCDF4")
+    assert int((~read(tmp_path, "a.*").normalisation.mask).sum()) == 6
+
+
 def test_limits_that_are_no_limits_are_refused(tmp_path: Path) -> None:
+    bare(land(np.nan, valid_range=np.array([400, 150], np.float32)), tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"a.nc: tas has no value within its valid range"):
+        read(tmp_path)
+    bare(land(np.nan, valid_range="150, 400"), tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=r"valid_range is '150, 400', not a number"):
+        read(tmp_path)
     bare(land(np.nan, valid_range=np.float32(3)), tmp_path / "a.nc")
     with pytest.raises(ValueError, match=r"a.nc: valid_range has 1 values; CF wants one for valid_min"):
         read(tmp_path)
@@ -104,7 +124,7 @@ def test_limits_that_are_no_limits_are_refused(tmp_path: Path) -> None:
 # --- numbers that nothing declares -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [1e20, -9999.0, -999.0, 9.96921e36, -32768.0, 1e35, 5e6])
+@pytest.mark.parametrize("value", [1e20, -9999.0, -999.0, 9.96921e36, -32768.0, 1e35, 5e6, 0.0, 99.0])
 def test_undeclared_sentinels_stop_the_training_and_can_be_declared(tmp_path: Path, value: float) -> None:
     bare(land(value), tmp_path / "a.nc")
     with pytest.raises(ValueError, match=r"a\.nc: tas has 216 values of .*, first at time 0, lat 1, lon 2") as refused:
@@ -112,6 +132,23 @@ def test_undeclared_sentinels_stop_the_training_and_can_be_declared(tmp_path: Pa
     named = str(refused.value).partition("data.missing_values = [")[2].partition("]")[0]
     data = read(tmp_path, missing_values=(float(named),))
     assert int((~data.normalisation.mask).sum()) == 6 and np.isfinite(data.train.numpy()).all()
+
+
+@pytest.mark.parametrize(("kind", "code"), [("i2", -32768), ("i2", -9999), ("i4", 32767), ("u1", 255)])
+def test_packed_sentinels_are_found_by_what_they_unpack_to(tmp_path: Path, kind: str, code: int) -> None:
+    values = np.round((temperatures().tas.values - 230) / 0.5)
+    values[LAND] = code
+    attrs = {"units": "K", "scale_factor": 0.5, "add_offset": 230.0}
+    temperatures().assign(tas=(("time", "lat", "lon"), values.astype(kind), attrs)).to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(ValueError, match=rf"a.nc: tas has 216 values of {230 + 0.5 * code:g}, first at time 0, lat 1, lon 2"):
+        read(tmp_path)
+    assert int((~read(tmp_path, missing_values=(230 + 0.5 * code,)).normalisation.mask).sum()) == 6
+
+
+@pytest.mark.parametrize("declared", [np.float64(1e20), np.array([-5, 1e20]), np.float64(1e20 * (1 + 1e-7))])
+def test_missing_values_may_be_declared_in_another_precision(tmp_path: Path, declared: np.ndarray) -> None:
+    bare(land(1e20, missing_value=declared), tmp_path / "a.nc")
+    assert int((~read(tmp_path).normalisation.mask).sum()) == 6
 
 
 def test_sporadic_sentinels_and_infinities_are_found_beside_each_other(tmp_path: Path) -> None:
@@ -191,8 +228,39 @@ def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog:
 
 
 @pytest.mark.parametrize(
+    ("units", "offset"), [("Celsius", 273.15), ("\N{DEGREE SIGN}C", 273.15), ("deg_C", 273.15), ("kelvin", 0.0)]
+)
+def test_units_have_many_names(tmp_path: Path, units: str, offset: float) -> None:
+    temperatures().to_netcdf(tmp_path / "a.nc")
+    other = temperatures(seed=2, start="2003-01-01")
+    with_values(other, other.tas.values - offset, units=units).to_netcdf(tmp_path / "b.nc")
+    np.testing.assert_allclose(decoded(read(tmp_path, "a.nc", "b.nc"))[36:], other.tas.values, atol=1e-3)
+
+
+@pytest.mark.parametrize(("factor", "units"), [(1.0, "degC"), (1.0, "mK"), (1e-3, "kK")])
+def test_units_that_the_values_contradict_are_refused(tmp_path: Path, factor: float, units: str) -> None:
+    """Kelvin under another name would be converted to hundreds of degrees too much."""
+    temperatures().to_netcdf(tmp_path / "a.nc")
+    wrong = with_values(temperatures(seed=2, start="2003-01-01"), factor * temperatures().tas.values, units=units)
+    wrong.to_netcdf(tmp_path / "b.nc")
+    if factor == 1:
+        with pytest.raises(ValueError, match=rf"b\.nc: tas says '{units}', but its mean 268.* is one in 'K'"):
+            read(tmp_path, "a.nc", "b.nc")
+    else:
+        assert len(read(tmp_path, "a.nc", "b.nc").train) == 72, "true kilokelvins are converted"
+
+
+@pytest.mark.parametrize(
     ("given", "wanted", "expected"),
-    [("degC", "K", 283.15), ("mm/day", "m s-1", 10 / 86.4e6), ("%", "1", 0.1), ("K", "Kelvin", 10.0), ("degF", "K", 260.9278)],
+    [
+        ("degC", "K", 283.15),
+        ("W m**-2", "W/m^2", 10.0),
+        ("hPa", "Pa", 1000.0),
+        ("mm/day", "m s-1", 10 / 86.4e6),
+        ("%", "1", 0.1),
+        ("K", "Kelvin", 10.0),
+        ("degF", "K", 260.9278),
+    ],
 )
 def test_conversions(given: str, wanted: str, expected: float) -> None:
     assert converted(np.array([10.0], np.float32), given, wanted)[0] == pytest.approx(expected, rel=1e-5)
@@ -216,6 +284,49 @@ def test_files_that_break_off_are_refused_with_both_sizes(tmp_path: Path, form: 
         (tmp_path / "a.nc").write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=rf"a\.nc: is truncated: {int(share * len(whole))} of \d+ bytes are there"):
             read(tmp_path)
+
+
+def unwritten(path: Path, form: str) -> None:
+    """Temperatures of whose three chunks the second was never written, or was lost."""
+    values, dims = temperatures().tas.values, ("time", "lat", "lon")
+    if form == "zarr":
+        temperatures().to_zarr(path, zarr_format=2, encoding={"tas": {"chunks": (12, 6, 12), "_FillValue": None}})
+        (path / "tas" / "1.0.0").unlink()
+        return
+    if form == "zeros":
+        with h5py.File(path, "w") as file:
+            dataset = file.create_dataset("tas", values.shape, "f4", chunks=(12, 6, 12))
+            dataset[:12], dataset[24:] = values[:12], values[24:]
+            for axis, (name, numbers) in enumerate(zip(dims, (np.arange(36.0), LAT, LON), strict=True)):
+                file[name] = numbers
+                file[name].make_scale(name)
+                dataset.dims[axis].attach_scale(file[name])
+        return
+    with netCDF4.Dataset(path, "w") as file:
+        for name, size in zip(dims, values.shape, strict=True):
+            file.createDimension(name, size)
+        variable = file.createVariable("tas", "i2" if form == "packed" else "f4", dims, chunksizes=(12, 6, 12))
+        if form == "packed":
+            variable.setncatts({"scale_factor": 0.01, "add_offset": 273.15})
+        variable[:12], variable[24:] = values[:12], values[24:]
+
+
+@pytest.mark.parametrize("form", ["zarr", "zeros", "packed", "filled"])
+def test_chunks_that_were_never_written_are_found(tmp_path: Path, form: str) -> None:
+    """What stands there reads as zeros, or as the format's own number for missing values, unpacked or not."""
+    unwritten(tmp_path / f"a.{'zarr' if form == 'zarr' else 'nc'}", form)
+    with pytest.raises(ValueError, match=r"tas has 864 values of .*, first at time 12, lat 0, lon 0, far from all others"):
+        read(tmp_path, "a.*")
+
+
+def test_a_compressed_file_that_breaks_off_is_refused(tmp_path: Path) -> None:
+    temperatures().to_netcdf(tmp_path / "plain.nc", format="NETCDF3_CLASSIC")
+    packed = gzip.compress((tmp_path / "plain.nc").read_bytes())
+    (tmp_path / "a.nc.gz").write_bytes(packed)
+    assert len(read(tmp_path, "a.nc.gz").train) == 36
+    (tmp_path / "a.nc.gz").write_bytes(packed[:3000])
+    with pytest.raises(ValueError, match=r"a\.nc\.gz: is damaged, its values cannot be read .*; copy the file again"):
+        read(tmp_path, "a.nc.gz")
 
 
 def test_one_variable_of_records_is_not_padded(tmp_path: Path) -> None:

@@ -89,3 +89,19 @@ def test_the_command_prints_what_it_tried(folder: Path, gaussian: Path) -> None:
     assert report["code"] == 2 and "none.nc: cannot be compared with the samples" in report["err"]
     fields = call("tune", path, "--batch", 2, "--set", "grid.steps=5", "--by", "mmd", "--against", folder / "fields.nc")
     assert fields["code"] == 0 and "squared discrepancy of features" in fields["out"]
+
+
+def test_the_device_of_the_configuration_is_the_one_that_tunes(
+    folder: Path, gaussian: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model is loaded where the run would load it, and nowhere else, if the host has that device."""
+    path = write_config(folder / "device.toml", gaussian, folder / "out")
+    monkeypatch.setattr("piadm_hpc.run.execute.device_names", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
+
+    def loaded(model: str, device: str, **options: object) -> Model:
+        raise ValueError(f"{Path(model).name} on {device}")
+
+    monkeypatch.setattr("piadm_hpc.models.card.load_model", loaded)
+    for device in ("cuda:1", "cpu"):
+        assert call("tune", path, "--device", device)["err"].endswith(f" on {device}\n")
+    assert call("tune", path)["err"].endswith(" on cuda:0\n"), "the first GPU where nothing is said"

@@ -27,7 +27,7 @@ from ..run.resolve import ResolvedRun, count_time_ranks
 from ..schema.conditions import matched
 from ..schema.layout import Coordinate
 from ..solvers.encode import encode
-from ..store.arrays import write_arrays
+from ..store.arrays import require_replaceable, write_arrays
 from .pages import number
 from .report.tables import table
 
@@ -127,6 +127,7 @@ def density(
     config = build(RunConfig, given, "the command line")
     if not Path(out).name or Path(out).is_dir() or not Path(out).absolute().parent.is_dir():
         raise ConfigError(f"--out {str(out)!r}: give the name of a file to write, in a folder that exists")
+    require_replaceable(Path(out), "--out", ("densities under ",))
     torch.set_num_threads(threads(config))
     world = rank_grid().world
     resolved, states = together(world, partial(_read, config, Path(data)))

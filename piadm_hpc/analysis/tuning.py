@@ -60,14 +60,17 @@ class Tuning:
         return "\n".join([*lines, f"best: {options or 'the configuration as it is'}"])
 
 
-def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", against: Tensor | None = None) -> Tuning:
-    """Tune the scalars that the configured integrator reads, one after the other, keeping the best of each for the next.
+def tune(
+    config: RunConfig, model: Model, *, samples: int, by: By = "auto", against: Tensor | None = None, device: str = "cpu"
+) -> Tuning:
+    """Tune the scalars that the configured integrator reads, one after another, with the best of each kept for the next.
 
     "error" is the distance to the converged probability flow from the same draws, for integrators without noise. "mmd" is the
     discrepancy of physical features from `against` (states [n, *event]), or else from converged samples of other ids. "auto"
-    is "error" where that is defined. Unstable candidates have an infinite score. Raises ConfigError for "error" with noise.
+    is "error" where that is defined. The model is one on `device`. Unstable candidates have an infinite score. Raises
+    ConfigError for "error" with noise.
     """
-    run = resolve(config, model)
+    run = resolve(config, model, device)
     config, sampler = run.config, run.sampler
     if by == "error" and sampler.chain.stochastic:
         raise ConfigError(f"{config.chain.method.name} is random: its samples have no converged flow to compare with; use mmd")
@@ -75,12 +78,12 @@ def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", agai
     truth = converged(run, range(samples) if chosen == "error" else range(samples, 3 * samples))
     measured = truth if against is None or chosen == "error" else against
     tuning, best = Tuning(chosen, sum(sampler.step_counts)), dict[str, Any]()
-    tuning.tried.append((best, _score(config, model, samples, chosen, measured)))
+    tuning.tried.append((best, _score(config, model, samples, chosen, measured, device)))
     for key in _keys(config):
         for candidate in CANDIDATES[key]:
             if candidate != _value(_with(config, best), key):
                 settings = {**best, key: candidate}
-                tuning.tried.append((settings, _score(_with(config, settings), model, samples, chosen, measured)))
+                tuning.tried.append((settings, _score(_with(config, settings), model, samples, chosen, measured, device)))
         best = tuning.best[0]
     tuning.shares = gaussian_shares(model, truth)
     return tuning
@@ -105,7 +108,7 @@ def converged(run: ResolvedRun, samples: range) -> Tensor:
     name, steps = CONVERGED[method.space], max(200, 10 * run.grid.num_steps * method.calls)
     grid = {"kind": "log-snr", "steps": steps, "calls": None, "teleport": None, "blocks": "auto"}
     fine = run.config.replace(chain={"integrator": name, "lam": 0.0, "lam_s": 1.0, "score_time": "now"}, grid=grid)
-    return _draw(fine, run.model, samples)
+    return _draw(fine, run.model, samples, run.sampler.device)
 
 
 def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[float, float]]:
@@ -115,7 +118,7 @@ def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[flo
     wiener = model.wiener()
     noise, shares = wiener.white(x, generator).to(x), []
     for time in torch.exp(torch.linspace(float(ends[0]), float(ends[1]), levels, dtype=torch.float64)):
-        t = time.expand(len(x))
+        t = time.to(x.device).expand(len(x))
         noised = wiener.noised(x, t, noise)
         score, gaussian = model.score(noised.clone(), t.clone()), wiener.score(noised, t)
         left = (score - gaussian).square().sum() / score.square().sum()
@@ -123,9 +126,9 @@ def gaussian_shares(model: Model, x: Tensor, levels: int = 12) -> list[tuple[flo
     return shares
 
 
-def _score(config: RunConfig, model: Model, samples: int, by: str, truth: Tensor) -> float:
+def _score(config: RunConfig, model: Model, samples: int, by: str, truth: Tensor, device: str) -> float:
     try:
-        x = _draw(config, model, range(samples))
+        x = _draw(config, model, range(samples), device)
     except ConfigError:
         return math.inf
     if not bool(torch.isfinite(x).all()):
@@ -135,8 +138,8 @@ def _score(config: RunConfig, model: Model, samples: int, by: str, truth: Tensor
     return mmd(features(x, model.reference), features(truth, model.reference))
 
 
-def _draw(config: RunConfig, model: Model, samples: range) -> Tensor:
-    return make_sampler(config.replace(solver={"kind": "sequential"}), model).draw(samples).x
+def _draw(config: RunConfig, model: Model, samples: range, device: str) -> Tensor:
+    return make_sampler(config.replace(solver={"kind": "sequential"}), model, device).draw(samples).x
 
 
 def _keys(config: RunConfig) -> list[str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from ..config.limits import MOST
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..host.launcher import launched
@@ -34,6 +36,10 @@ def run(options: argparse.Namespace) -> int:
     from ..run.plan import plan
 
     config, network = described_run(options), _network(options)
+    if options.ranks is not None and options.ranks > MOST:
+        raise ConfigError(f"--ranks {options.ranks}: must be at most {MOST}")
+    if options.memory is not None and not isfinite(options.memory):
+        raise ConfigError(f"--memory {options.memory:g}: give the GB that a rank has, a finite number")
     if getattr(options, "nodes", None) is not None:
         text = _of_a_job(options, config, network)
     else:
@@ -49,7 +55,9 @@ def _network(options: argparse.Namespace) -> Network:
     from ..comm.timing import Network, measure
 
     given = {name: value for name in ("latency", "bandwidth") if (value := getattr(options, name, None)) is not None}
-    if bad := [f"--{name} {value:g}: must be more than zero" for name, value in given.items() if value <= 0]:
+    bad = [f"--{name} {value:g}: must be more than zero" for name, value in given.items() if value <= 0]
+    bad += [f"--{name} {value:g}: must be a finite number" for name, value in given.items() if not isfinite(value)]
+    if bad:
         raise ConfigError("; ".join(bad))
     if launched() and not given:
         return measure(rank_grid().world)
@@ -63,6 +71,10 @@ def _of_a_job(options: argparse.Namespace, config: RunConfig, network: Network) 
     ranks = options.nodes * options.ranks_per_node
     if options.ranks is not None or options.nodes < 1 or options.ranks_per_node < 1:
         raise ConfigError(f"--nodes {options.nodes} --ranks-per-node {options.ranks_per_node}: at least one each, and no --ranks")
+    if ranks > MOST:
+        raise ConfigError(
+            f"--nodes {options.nodes} --ranks-per-node {options.ranks_per_node}: are {ranks} ranks; give at most {MOST}"
+        )
     plans = rank_grids(config, ranks=ranks, pilot=options.pilot, memory=options.memory, network=network)
     lines = [str(plans[0]), f"  a message        {network}", f"ways to arrange {ranks} ranks on {options.nodes} nodes:"]
     lines += [

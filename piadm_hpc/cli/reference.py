@@ -10,6 +10,9 @@ from ..config.validation import ConfigError
 from .exit_codes import DONE
 from .options import add_allow_code
 
+MOST_PROBED = 10_000
+"""Samples, probes and levels of a pilot run, whose response is kept in memory."""
+
 
 def add(commands: Any) -> None:
     """Register the command."""
@@ -27,16 +30,24 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from ..data.mistakes import gathered
     from ..run.probe import probe_model, refit
+    from ..store.arrays import require_replaceable
 
-    mistakes = [f"--{name} must be at least {least}" for name, least in (("samples", 1), ("probes", 1), ("levels", 3))
-                if getattr(options, name) < least]  # fmt: skip
+    given = {name: (getattr(options, name), least) for name, least in (("samples", 1), ("probes", 1), ("levels", 3))}
+    mistakes = [f"--{name} must be at least {least}" for name, (value, least) in given.items() if value < least]
+    mistakes += [f"--{name} must be at most {MOST_PROBED}" for name, (value, _) in given.items() if value > MOST_PROBED]
+    if not 0 <= options.seed < 2**63:
+        mistakes.append("--seed must be from 0 to 2^63 - 1")
     if options.data is not None and options.out is None:
         mistakes.append("--data needs --out, the file to write")
     if options.data is not None and options.condition is not None:
         mistakes.append("--condition is for probing: leave it out with --data")
     if options.out is not None and not Path(options.out).absolute().parent.is_dir():
         mistakes.append(f"--out {options.out}: there is no folder {Path(options.out).parent}; create it first")
+    elif options.out is not None:
+        with gathered(mistakes):
+            require_replaceable(Path(options.out), "--out", ("reference of ", "mean response of "))
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     if options.data is not None:

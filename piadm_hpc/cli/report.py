@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..config.validation import ConfigError
 from .exit_codes import DONE
 from .options import add_allow_code, add_select, selected
 
@@ -28,6 +29,8 @@ def _run(options: argparse.Namespace) -> int:
     from ..analysis.report.report import report
     from ..run.reporting import set_up_logging
 
+    if options.baselines < 0:
+        raise ConfigError(f"--baselines {options.baselines}: give a number of samples from 1, or leave it out")
     if options.baselines:
         set_up_logging(root=True)
     given = {name: getattr(options, name) for name in ("baselines", "against", "card", "allow_code")}

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from ..config.validation import ConfigError
-from ..host.devices import require_device
 from .exit_codes import DONE
 from .options import add_run_options, described_run
 
@@ -33,13 +32,13 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..analysis.tuning import read_states, tune
     from ..models.card import load_model
+    from ..run.execute import device_of
 
     config = described_run(options)
     if not 1 <= options.batch <= LARGEST_BATCH:
         raise ConfigError(f"--batch {options.batch}: give a number of samples from 1 to {LARGEST_BATCH}")
-    if config.compute.device != "auto":
-        require_device(config.compute.device, "compute.device")
-    model = load_model(config.model, allow_code=config.allow_code)
+    device = device_of(config)
+    model = load_model(config.model, device, allow_code=config.allow_code)
     against = None if options.against is None else read_states(options.against, config.model, model)
-    print(tune(config, model, samples=options.batch, by=options.by, against=against))
+    print(tune(config, model, samples=options.batch, by=options.by, against=against, device=device))
     return DONE

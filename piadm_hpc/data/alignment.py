@@ -125,7 +125,7 @@ def _along(fields: xr.Dataset, dim: str, *, whole: bool) -> Coordinate:
     """The coordinate of a dimension: float64 for rows and columns, for levels and cells also `whole` numbers or text."""
     if dim not in fields.coords:
         index = np.arange(fields.sizes[dim], dtype=np.int64 if whole else np.float64)
-        return Coordinate((dim,), index, {"long_name": f"index along {dim}"})
+        return Coordinate((dim,), index, {"long_name": f"index along {dim}", "units": "1"})
     attrs, values = _of_coordinate(fields[dim].attrs), fields[dim].values
     standard = {units: kind for kind, units in DEGREES.items()}.get(str(attrs.get("units", "")))
     kept = values if whole and values.dtype.kind in "iu" else values.astype(np.float64 if values.dtype.kind in "fiu" else object)

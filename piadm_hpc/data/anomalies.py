@@ -67,6 +67,16 @@ def require_alike(variable: str, own: Level, first: Level) -> None:
         )
 
 
+def require_own_units(given: float, own: Level, first: Level, units: tuple[str, str]) -> None:
+    """Raise ValueError for values whose mean, `given`, fits before they are converted between `units`, and no longer after it."""
+    apart = abs(own.mean - first.mean)
+    if first.absolute and apart > DECISIVE * max(own.std, first.std) and DECISIVE * abs(given - first.mean) < apart:
+        raise ValueError(
+            f"says {units[0]!r}, but its mean {given:.4g} is one in {units[1]!r} (it is {first.mean:.4g} in the file or model "
+            "that it is taken with); put the units right in the file"
+        )
+
+
 def as_anomalies(
     name: str, absolute: np.ndarray, apart: np.ndarray, removed: np.ndarray, months: np.ndarray | str, *, anomaly: bool
 ) -> tuple[np.ndarray, bool]:

@@ -10,8 +10,9 @@ import xarray as xr
 from scipy.spatial import KDTree
 
 from ..schema.layout import Coordinate
-from .grids import DEGREES, RADIANS, SAME, kind_of
+from .grids import DEGREES, RADIANS, kind_of
 from .healpix import healpix_of
+from .meridians import SAME
 
 
 def settled_cells(dataset: xr.Dataset, fields: xr.Dataset, dim: str) -> tuple[xr.Dataset, list[str]]:

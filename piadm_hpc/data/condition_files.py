@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ import xarray as xr
 
 from ..schema.layout import Coordinate
 from .anomalies import as_anomalies, named_anomaly, require_anomalies
+from .area_means import mean_anomalies
 from .conditions import MAPS
 from .dates import MONTH, Dates, dates_of
 from .gridded_files import open_fields
@@ -114,6 +115,8 @@ def read_conditions(
         for given in inputs:
             with gathered(mistakes), named(given.name):
                 known = levels[given.variable] if given.kind == "lag" else Known(given.mean, given.spread)
+                if given.kind == "ensemble_mean" and given.variable in levels:
+                    known = replace(known, removed=levels[given.variable].removed)
                 when = months.get(given.name, f"{given.name} is given by its own name; give {given.variable} with dates")
                 values[given.name] = _values(dataset[[given.name]], given, dim, grid, mask, known, when, notes)
         if mistakes:
@@ -186,7 +189,10 @@ def _values(
         values, subtracted = _anomalies(values, array.attrs, given, known, months)
         notes += [f"{given.name} holds absolute values; the model's climatology is subtracted"] * subtracted
     else:
-        values = _in_units(values, array.attrs, given, difference=named_anomaly(array.attrs))
+        anomaly = named_anomaly(array.attrs)
+        values, apart = (_in_units(values, array.attrs, given, difference=difference) for difference in (anomaly, True))
+        if known.removed is not None and not anomaly:
+            values = mean_anomalies(values, apart, known.removed, grid)
     _require_plausible(values[..., mask] if is_map else values, given, known)
     return values
 

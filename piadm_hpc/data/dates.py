@@ -10,6 +10,8 @@ from math import prod
 import numpy as np
 import xarray as xr
 
+from .missing import outliers, stands_for_missing, where
+
 MONTH = 31 * 86400
 """Increase of the key of a date from month to month: every month has room for the seconds of 31 days."""
 
@@ -75,6 +77,10 @@ FIRST_INSTANTS = (
     "{0} holds the first instants of February to January, taken as the beginnings of these months; "
     "if they are the ends of January to December, add bounds or cell_methods = 'time: mean' to the file"
 )
+EITHER = (
+    "{0} holds the first instants of months, and its fields are means over time; taken as the beginnings of these months; "
+    "if they are the ends of the months before, add bounds to the file"
+)
 
 
 def decoded(dataset: xr.Dataset, dim: str) -> xr.DataArray | str:
@@ -85,20 +91,34 @@ def decoded(dataset: xr.Dataset, dim: str) -> xr.DataArray | str:
     if raw.dtype.kind == "M":
         return raw
     units, calendar = raw.attrs.get("units"), raw.attrs.get("calendar")
-    described = f"{dim} has {'no units' if units is None else f'units {units!r}'}"
-    described += "" if calendar is None else f" and calendar {calendar!r}"
+    described = f"{dim} has {'no units' if units is None else f'units {str(units)!r}'}"
+    described += "" if calendar is None else f" and calendar {str(calendar)!r}"
     if raw.dtype.kind not in "fiu":
         return f"{dim} holds {raw.dtype}, not times"
     if units is None or " since " not in str(units):
         return described + ("" if units is None else ", which are no time since a date")
-    absent = np.flatnonzero(~np.isfinite(raw.values.astype(np.float64)))
-    if len(absent):
-        raise ValueError(f"{dim} is missing for {len(absent)} of {raw.size} samples, at positions {_shown(absent)}; remove them")
+    _require_times(dim, raw.values.astype(np.float64))
     attrs = {name: raw.attrs[name] for name in ("units", "calendar") if name in raw.attrs}
     try:
         return xr.decode_cf(xr.Dataset(coords={dim: (dim, raw.values, attrs)}), decode_timedelta=False)[dim]
     except (ValueError, TypeError, OverflowError, ImportError):
         return f"{described}, which cannot be decoded"
+
+
+def _require_times(dim: str, values: np.ndarray) -> None:
+    """Raise ValueError for times [n] that are missing, or numbers that programs write for a missing one, far from all others."""
+    absent = np.flatnonzero(~np.isfinite(values))
+    if len(absent):
+        raise ValueError(
+            f"{dim} is missing for {len(absent)} of {values.size} samples, at positions {_shown(absent)}; remove them"
+        )
+    for group in outliers(values):
+        if stands_for_missing(group.lowest) and group.lowest == group.highest:
+            places = np.flatnonzero(where(values, group))
+            raise ValueError(
+                f"{dim} is {group.value} for {group.count} of {values.size} samples, at positions {_shown(places)}, far from all "
+                f"others ({group.rest[0]:g} to {group.rest[1]:g}); remove them, or put their dates right"
+            )
 
 
 def _shown(positions: np.ndarray) -> str:
@@ -111,14 +131,34 @@ def _middle(dataset: xr.Dataset, dim: str, stamps: xr.DataArray, cell_methods: s
     if name in dataset and dataset[name].ndim == 2 and dataset[name].shape == (stamps.size, 2):
         # CF section 7.1: bounds have the units and the calendar of their coordinate
         attrs = dataset[name].attrs | {key: dataset[dim].attrs[key] for key in ("units", "calendar") if key in dataset[dim].attrs}
-        ends = dataset[name].values.astype(np.float64).mean(1)
-        middle = decoded(xr.Dataset(coords={dim: (dim, ends, attrs)}), dim)
+        ends = dataset[name].values.astype(np.float64)
+        _require_around(str(name), ends, dim, dataset[dim].values)
+        middle = decoded(xr.Dataset(coords={dim: (dim, ends.mean(1), attrs)}), dim)
         if not isinstance(middle, str):
             moved = int((middle.dt.month.values != stamps.dt.month.values).sum())
             return middle, [f"{moved} stamps of {dim} are labelled by the middle of {name}"] if moved else []
-    if _first_instants(stamps) and stamps.size % 12 == 0 and stamps.dt.month.values[0] == 2:
-        return stamps, [(END_OF_MONTH if _mean_over(cell_methods, dim) else FIRST_INSTANTS).format(dim)]
-    return stamps, []
+    if not _first_instants(stamps) or stamps.dt.month.values[0] == 1:
+        return stamps, []
+    mean = _mean_over(cell_methods, dim)
+    if stamps.size % 12 == 0 and stamps.dt.month.values[0] == 2:
+        return stamps, [(END_OF_MONTH if mean else FIRST_INSTANTS).format(dim)]
+    return stamps, [EITHER.format(dim)] if mean else []
+
+
+def _require_around(name: str, ends: np.ndarray, dim: str, times: np.ndarray) -> None:
+    """Raise ValueError for bounds [n, 2] that are missing, or farther from their times [n] than they are apart."""
+    absent = np.flatnonzero(~np.isfinite(ends).all(1))
+    if len(absent):
+        raise ValueError(f"{name} is missing for {len(absent)} of {len(ends)} samples, at positions {_shown(absent)}; remove it")
+    if times.dtype.kind not in "fiu":
+        return  # dates that were decoded elsewhere
+    outside = np.flatnonzero(np.abs(times - ends.mean(1)) > np.abs(ends[:, 1] - ends[:, 0]) * (1 + 1e-6))
+    if len(outside):
+        k = int(outside[0])
+        raise ValueError(
+            f"{name} does not hold {dim} for {len(outside)} of {len(ends)} samples, at positions {_shown(outside)} ({dim} "
+            f"{times[k]:g}, bounds {ends[k, 0]:g} to {ends[k, 1]:g}); put the bounds right, in the units of {dim}, or remove them"
+        )
 
 
 def _first_instants(stamps: xr.DataArray) -> bool:

@@ -18,6 +18,12 @@ FORCE_FIELD = ("amber14-all.xml", "implicit/gbn2.xml")
 TEMPERATURE = 300.0
 CLOSED = ("lennard-jones",)
 
+Keys = tuple[str, str]
+"""What messages call the energy and the force field: options of a command, or keys of a recipe."""
+
+OPTIONS: Keys = ("--energy", "--force-field")
+RECIPE: Keys = ("energy.name", "energy.force_field")
+
 Energy = Callable[[Any], np.ndarray]
 
 
@@ -35,7 +41,12 @@ class EnergyConfig(BaseModel):
 
 
 def energy_of(
-    name: str, topology: Topology | None, *, temperature: float = TEMPERATURE, force_field: Sequence[str] = FORCE_FIELD
+    name: str,
+    topology: Topology | None,
+    *,
+    temperature: float = TEMPERATURE,
+    force_field: Sequence[str] = FORCE_FIELD,
+    keys: Keys = OPTIONS,
 ) -> Energy:
     """Return the energy in kT of samples: "openmm", "lennard-jones", or a function "module:callable" of the user.
 
@@ -43,12 +54,12 @@ def energy_of(
     dictionary of arrays by variable. Raises ValueError for an unknown name and for energies of molecules where there is none.
     """
     if ":" in name:
-        return plugins.load("--energy", name)
+        return plugins.load(keys[0], name)
     if name not in ("openmm", *CLOSED):
-        raise ValueError(f"--energy {name!r}: use openmm, {', '.join(CLOSED)}, or module:callable, a function that returns U/kT")
+        raise ValueError(f"{keys[0]} {name!r}: use openmm, {', '.join(CLOSED)}, or module:callable, a function that returns U/kT")
     if topology is None:
-        raise ValueError(f"--energy {name}: the samples are not conformers; give module:callable, a function that returns U/kT")
-    return lennard_jones if name == "lennard-jones" else openmm_energy(topology, temperature, force_field)
+        raise ValueError(f"{keys[0]} {name}: the samples are not conformers; give module:callable, a function that returns U/kT")
+    return lennard_jones if name == "lennard-jones" else openmm_energy(topology, temperature, force_field, keys)
 
 
 def gradient_of(config: EnergyConfig, topology: Topology) -> Energy:
@@ -59,8 +70,8 @@ def gradient_of(config: EnergyConfig, topology: Topology) -> Energy:
     """
     if config.name == "openmm":
         # many frames at single precision, which is ten times as fast
-        return _openmm(topology, config.temperature, config.force_field, "CPU")[1]
-    function = _lennard_jones if config.name in CLOSED else energy_of(config.name, topology)
+        return _openmm(topology, config.temperature, config.force_field, "CPU", RECIPE)[1]
+    function = _lennard_jones if config.name in CLOSED else energy_of(config.name, topology, keys=RECIPE)
     return lambda positions: _differentiated(config.name, function, positions)
 
 
@@ -92,15 +103,15 @@ def _differentiated(name: str, function: Callable[[Any], Any], positions: np.nda
     return slope.numpy()
 
 
-def openmm_energy(topology: Topology, temperature: float, force_field: Sequence[str]) -> Energy:
+def openmm_energy(topology: Topology, temperature: float, force_field: Sequence[str], keys: Keys = OPTIONS) -> Energy:
     """Return the potential energy in kT by OpenMM, without cutoff and constraints, in double precision.
 
     Raises ValueError when OpenMM is not installed, and when the force field does not know the molecule.
     """
-    return _openmm(topology, temperature, force_field, "Reference")[0]
+    return _openmm(topology, temperature, force_field, "Reference", keys)[0]
 
 
-def _openmm(topology: Topology, temperature: float, force_field: Sequence[str], where: str) -> tuple[Energy, Energy]:
+def _openmm(topology: Topology, temperature: float, force_field: Sequence[str], where: str, keys: Keys) -> tuple[Energy, Energy]:
     """Return the potential energy in kT [n] and its gradient [n, atoms, 3] per nm."""
     try:
         import openmm
@@ -111,7 +122,7 @@ def _openmm(topology: Topology, temperature: float, force_field: Sequence[str], 
         known = app.ForceField(*force_field)
         system = known.createSystem(_openmm_topology(topology, app), nonbondedMethod=app.NoCutoff, constraints=None)
     except Exception as error:  # OpenMM raises ValueError, OSError or its own exceptions
-        raise ValueError(f"--force-field {' '.join(force_field)}: {error}") from None
+        raise ValueError(f"{keys[1]} {' '.join(force_field)}: {error}") from None
     platform, options = openmm.Platform.getPlatformByName(where), {"Threads": "1"} if where == "CPU" else {}
     context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform, options)
     thermal, force = BOLTZMANN * temperature, unit.kilojoule_per_mole / unit.nanometer

@@ -85,11 +85,28 @@ class DataConfig(BaseModel):
     @field_validator("levels", mode="before")
     @classmethod
     def _named(cls, value: object) -> object:
+        if isinstance(value, dict) and any(wanted in ([], ()) for wanted in value.values()):
+            raise ValueError('a dimension is named without values; list some, or give "all"')
         return {value: "all"} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_way_to_hold_out(self) -> DataConfig:
         require_one_way_to_hold_out(self)
+        return self
+
+    @model_validator(mode="after")
+    def _names_occur_once(self) -> DataConfig:
+        dims = {"sample_dims": self.sample_dims, "spatial_dims": self.spatial_dims, "select": self.select, "levels": self.levels}
+        places: dict[str, list[str]] = {}
+        for key, names in dims.items():
+            for name in names:
+                places.setdefault(name, []).append(key)
+        twice = [f"{name!r} stands in {' and in '.join(keys)}" for name, keys in places.items() if _clash(keys)]
+        twice += [f"variables names {name!r} twice" for name in dict.fromkeys(self.variables) if self.variables.count(name) > 1]
+        if twice:
+            raise ValueError(f"{'; '.join(twice)}; name each once")
+        if self.stride is not None and self.sequence == 1:
+            raise ValueError("stride is how far apart sequences begin; give their length, sequence, as well")
         return self
 
     @model_validator(mode="after")
@@ -216,6 +233,11 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
         overlap=-(-config.sequence // (config.stride or config.sequence)),
         calendar="" if isinstance(raw.dates, str) else raw.dates.calendar,
     )
+
+
+def _clash(keys: list[str]) -> bool:
+    """Whether a dimension cannot stand in all these keys; the reader itself tells what is chosen from dimensions of samples."""
+    return len(keys) > 1 and ("spatial_dims" in keys or keys[0] == keys[1] or "sample_dims" not in keys)
 
 
 def _standardised(

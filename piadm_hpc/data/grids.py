@@ -12,9 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ..schema.layout import Coordinate
-
-SAME = 1e-3
-"""Coordinates closer than this are equal, in degrees or the grid's own units."""
+from .meridians import SAME, round_the_globe
 
 OVERSHOOT = 0.01
 """Degrees by which rounding may carry a latitude past the pole."""
@@ -39,14 +37,17 @@ UNITS = {
 
 
 def kind_of(name: str, attrs: Mapping[Any, Any]) -> str | None:
-    """The kind of a coordinate by its attributes or its usual name: "latitude", "longitude", "length", or None."""
+    """What a coordinate is by its attributes or its usual name: "latitude", "longitude", "length", or None.
+
+    A usual name does not count for numbers in units of "1", such as the index along a dimension without a coordinate.
+    """
     units = str(attrs.get("units", ""))
     if units in UNITS:
         return UNITS[units]
     if units.lower() in LENGTHS:
         return "length"
     for kind, (standard, usual) in KINDS.items():
-        if attrs.get("standard_name") in standard or ("standard_name" not in attrs and name.lower() in usual):
+        if attrs.get("standard_name") in standard or ("standard_name" not in attrs and units != "1" and name.lower() in usual):
             return kind
     return None
 
@@ -61,10 +62,13 @@ def settled(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -
     if kinds[0] == "longitude" or kinds[1] == "latitude":
         raise ValueError(f"spatial_dims are {list(dims)}, and {dims[1]!r} is the latitude; give latitude first, then longitude")
     mistakes = [_bad_values(dim, fields[dim].values) for dim in dims if dim in fields.coords]
+    if kinds == ["latitude", "longitude"]:
+        mistakes += [_bad_units(dim, fields[dim].attrs, kind) for dim, kind in zip(dims, DEGREES, strict=True)]
     if any(mistakes):
         raise ValueError("; ".join(filter(None, mistakes)))
     if kinds == ["latitude", "longitude"]:
-        for mend in (_degrees, _poles, _round):
+        notes += _indices(fields, dims)
+        for mend in (_degrees, _poles, round_the_globe):
             fields, note = mend(fields, *dims)
             notes += note
     unordered = [dim for dim in dims if dim in fields.coords and not _steady(fields[dim].values)]
@@ -112,7 +116,8 @@ def _along(array: xr.DataArray, dim: str) -> np.ndarray | None:
     if dim not in array.dims:
         return None
     values = array.transpose(dim, ...).values.reshape(array.sizes[dim], -1).astype(np.float64)
-    return values[:, 0] if np.allclose(values, values[:, :1], rtol=0, atol=SAME, equal_nan=True) else None
+    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)  # points of land may have no angles
+    return None if (high - low > SAME).any() else low
 
 
 def _bad_values(dim: str, values: np.ndarray) -> str | None:
@@ -125,11 +130,32 @@ def _bad_values(dim: str, values: np.ndarray) -> str | None:
     )
 
 
+def _bad_units(dim: str, attrs: Mapping[Any, Any], kind: str) -> str | None:
+    """What is wrong with the units of an angle; CF's and those that are common are fine, and none, which are degrees."""
+    units = str(attrs.get("units", "")).lower().strip()
+    degrees = units.startswith(("deg", "\N{DEGREE SIGN}")) and not units.endswith(("west", "south", "_w", "_s"))
+    if degrees or units in RADIANS | {"", "1", "none"}:
+        return None
+    return f"{dim} is in {attrs['units']!r}; put it into {DEGREES[kind]} or radians"
+
+
+def _indices(fields: xr.Dataset, dims: tuple[str, str]) -> list[str]:
+    """A note if angles look like the numbers of rows and columns."""
+    told = any(attr in fields[dim].attrs for dim in dims for attr in ("units", "standard_name"))
+    if told or not all(np.array_equal(fields[dim].values, np.arange(fields.sizes[dim])) for dim in dims):
+        return []
+    return [f"{dims[0]} and {dims[1]} count from 0 and name no units; taken as degrees, and areas are those of such a region"]
+
+
 def _degrees(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str]]:
-    """Convert angles from radians to degrees, by their units, or if a whole globe without units is in radians."""
-    whole = np.abs(fields[lat].values).max() <= np.pi / 2 + 1e-3 and np.ptp(fields[lon].values) > 0.9 * 2 * np.pi
-    whole = whole and np.ptp(fields[lon].values) < 2 * np.pi + 1e-3
-    in_radians = [dim for dim in (lat, lon) if _in_radians(fields[dim], whole)]
+    """Convert angles from radians to degrees: by their units, or if they cover a globe in radians whatever the units."""
+    length = np.ptp(fields[lon].values)
+    whole = np.abs(fields[lat].values).max() <= np.pi / 2 + 1e-3 and 0.9 * 2 * np.pi < length < 2 * np.pi + 1e-3
+    step = length / max(fields.sizes[lon] - 1, 1)
+    closed = (
+        whole and np.ptp(fields[lat].values) > 0.8 * np.pi and np.isclose([length, length + step], 2 * np.pi, atol=1e-3).any()
+    )
+    in_radians = [dim for dim in (lat, lon) if closed or _in_radians(fields[dim], whole)]
     for dim in in_radians:
         attrs = fields[dim].attrs | {"units": DEGREES["latitude" if dim == lat else "longitude"]}
         fields = fields.assign_coords({dim: (dim, np.rad2deg(fields[dim].values), attrs)})
@@ -152,30 +178,6 @@ def _poles(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str
     return fields.assign_coords({lat: clipped}), [f"{lat} reaches past the pole by {past:.2g} degrees; set to 90"]
 
 
-def _round(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str]]:
-    """Longitudes rising from the lowest, each meridian once."""
-    notes = []
-    values = fields[lon].values.astype(np.float64)
-    order = np.sort(values % 360)
-    if len(values) > 2 and _apart(values[-1], values[0]) < SAME and np.diff(order).max(initial=0) < 180:
-        first, last = fields.isel({lon: 0}, drop=True), fields.isel({lon: -1}, drop=True)
-        differing = [str(name) for name in fields.data_vars if not np.array_equal(first[name], last[name], equal_nan=True)]
-        if differing:
-            raise ValueError(f"{lon} has {values[0]:g} twice, with different values of {', '.join(differing)}; keep one of them")
-        fields, values = fields.isel({lon: slice(0, -1)}), values[:-1]
-        notes.append(f"the last {lon} repeats the first (a cyclic point); left out")
-    falls = np.flatnonzero(np.diff(values) < 0)
-    if len(falls) == 1 and values[-1] < values[0]:
-        fields = fields.roll({lon: -int(falls[0] + 1)}, roll_coords=True)
-        notes.append(f"{lon} shifted to begin at {fields[lon].values[0]:g}")
-    return fields, notes
-
-
-def _apart(a: float, b: float) -> float:
-    """Degrees between two meridians."""
-    return abs((a - b + 180) % 360 - 180)
-
-
 def _steady(values: np.ndarray) -> bool:
     steps = np.diff(values)
     return bool((steps > 0).all() or (steps < 0).all())
@@ -189,8 +191,7 @@ def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = 
     places, notes, mistakes = {}, [], []
     for dim, coordinate in grid.items():
         own = _coordinate_values(fields, dim)
-        round_the_globe = kind_of(dim, coordinate.attrs) == "longitude"
-        found = _positions(own, coordinate.values, round_the_globe)
+        found = _positions(own, coordinate.values, kind_of(dim, coordinate.attrs) == "longitude")
         if found is None or (len(own) != len(found) and not part):
             wanted = f"{len(coordinate.values)} values, {coordinate.values[0]:g} to {coordinate.values[-1]:g}"
             mistakes.append(
@@ -209,10 +210,10 @@ def _coordinate_values(fields: xr.Dataset, dim: str) -> np.ndarray:
     return fields[dim].values.astype(np.float64) if dim in fields.coords else np.arange(fields.sizes[dim], dtype=np.float64)
 
 
-def _positions(own: np.ndarray, wanted: np.ndarray, round_the_globe: bool) -> np.ndarray | None:
+def _positions(own: np.ndarray, wanted: np.ndarray, meridians: bool) -> np.ndarray | None:
     """The position of every wanted value among those of a file, or None if one is absent."""
     apart = own[None] - wanted[:, None]
-    apart = np.abs((apart + 180) % 360 - 180 if round_the_globe else apart)
+    apart = np.abs((apart + 180) % 360 - 180 if meridians else apart)
     nearest = apart.argmin(1)
     return nearest if (apart[np.arange(len(wanted)), nearest] <= SAME).all() else None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..schema.layout import Coordinate, Variable
-from .anomalies import Level, as_anomalies, named_anomaly, require_alike, require_anomalies
+from .anomalies import Level, as_anomalies, named_anomaly, require_alike, require_anomalies, require_own_units
 from .gridded_files import Request
 from .inputs import expand
 from .mistakes import gathered, named
@@ -134,7 +134,11 @@ def _as_modelled(raw: RawFields, number: int, part: slice, target: Target) -> np
         if target.mean is not None:
             mean = target.mean[part]
             spread = float(np.hypot(np.nanstd(mean), np.sqrt(np.mean(target.spread[part] ** 2))))
-            require_alike(variable.name, own, Level(float(np.nanmean(mean)), spread, anomaly=False))
+            level = Level(float(np.nanmean(mean)), spread, anomaly=False)
+            if given is not None:
+                with named(variable.name):
+                    require_own_units(float(np.nanmean(raw.values[:, part], dtype=np.float64)), own, level, (given, wanted))
+            require_alike(variable.name, own, level)
         return absolute
     if target.removed is None:  # models of 0.1.0 did not keep the mean that they were trained without
         if not own.anomaly:

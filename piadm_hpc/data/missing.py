@@ -15,6 +15,9 @@ KNOWN = (999.0, 9999.0, 99999.0, 32767.0, 32768.0, 2147483647.0, 1e15, 1e20, 1e3
 KNOWN_GAP, ANY_GAP = 0.5, 10.0
 """Distance from all other values, in units of their range, from which a value is suspect: a known one, and any other."""
 
+REPEATED, DISTINCT = 5, 50
+"""A value that occurs this often, apart from this many different ones, is as suspect as a known one."""
+
 
 @dataclass(frozen=True)
 class Outliers:
@@ -80,6 +83,17 @@ def _unsigned(value: float, array: xr.DataArray, packed: np.dtype) -> float:
     return float(value) + 2.0 ** (8 * packed.itemsize)
 
 
+def declared_missing(array: xr.DataArray) -> tuple[float, ...]:
+    """What the file of an array declares missing; a reader compares it exactly, and so overlooks 1e20 in another precision.
+
+    Packed data have numbers of their own there, which the reader compares before it unpacks them.
+    """
+    if "scale_factor" in array.encoding or "add_offset" in array.encoding:
+        return ()
+    numbers = [np.atleast_1d(array.encoding[name]) for name in ("_FillValue", "missing_value") if name in array.encoding]
+    return tuple(float(value) for some in numbers if some.dtype.kind in "fiu" for value in some)
+
+
 def equal_to(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
     """Where values equal one of the numbers that mean missing data, to the six digits that messages show."""
     found = np.zeros(values.shape, dtype=bool)
@@ -92,7 +106,8 @@ def outliers(values: np.ndarray) -> list[Outliers]:
     """Groups of values far outside all others, the farthest first; NaN counts as missing already.
 
     Sorted, the values fall into two groups at their widest gap; the one with fewer distinct values is suspect if the gap
-    is at least ten times as wide as the other group, or half as wide where the value is one of those in KNOWN.
+    is at least ten times as wide as the other group, or half as wide where the value is one of those in KNOWN, or stands for
+    itself many times beside a continuum: zeros that were never written, 0 K on land, the unpacked form of a packed number.
     """
     infinite = int(np.isinf(values).sum())
     ordered = np.sort(values[np.isfinite(values)], axis=None).astype(np.float64)
@@ -103,7 +118,7 @@ def outliers(values: np.ndarray) -> list[Outliers]:
         parts = ordered[:cut], ordered[cut:]
         apart, rest = sorted(parts, key=lambda part: (np.count_nonzero(np.diff(part)), len(part)))
         width = rest[-1] - rest[0]
-        known = apart[0] == apart[-1] and np.isclose(abs(apart[0]), KNOWN, rtol=1e-5).any()
+        known = apart[0] == apart[-1] and (stands_for_missing(apart[0]) or _filled(apart, rest))
         if not width > 0 or gaps[cut - 1] < (KNOWN_GAP if known else ANY_GAP) * width:
             break
         found.append(Outliers(float(apart[0]), float(apart[-1]), len(apart), (float(rest[0]), float(rest[-1]))))
@@ -112,6 +127,16 @@ def outliers(values: np.ndarray) -> list[Outliers]:
         ends = (float(ordered[0]), float(ordered[-1])) if len(ordered) else (np.nan, np.nan)
         found.insert(0, Outliers(np.inf, np.inf, infinite, ends))
     return found
+
+
+def stands_for_missing(value: float) -> bool:
+    """Whether programs are known to write this number for a missing value."""
+    return bool(np.isclose(abs(value), KNOWN, rtol=1e-5).any())
+
+
+def _filled(apart: np.ndarray, rest: np.ndarray) -> bool:
+    """Whether one value occurs so often beside a continuum that it was filled in."""
+    return len(apart) >= REPEATED and int(np.count_nonzero(np.diff(rest))) >= DISTINCT
 
 
 def where(values: np.ndarray, group: Outliers) -> np.ndarray:

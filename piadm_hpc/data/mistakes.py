@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from zlib import error as DecompressionError
 
 
 @contextmanager
@@ -29,6 +30,6 @@ def undamaged() -> Iterator[None]:
     """Turn the errors of libraries for unreadable data, such as a chunk that does not decompress, into a ValueError."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, DecompressionError) as error:
         cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"is damaged, its values cannot be read ({cause}); copy the file again") from None

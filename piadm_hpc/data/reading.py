@@ -17,10 +17,10 @@ import xarray as xr
 
 from ..schema.layout import Coordinate, Variable
 from .alignment import Coordinates, channels_of, common, kept_attributes, placed
-from .anomalies import Level, named_anomaly, require_alike
+from .anomalies import Level, named_anomaly, require_alike, require_own_units
 from .dates import Dates, dates_of
 from .gridded_files import Request, chosen, open_fields, renamed, thinning
-from .missing import Outliers, equal_to, outliers, outside_valid, where
+from .missing import Outliers, declared_missing, equal_to, outliers, outside_valid, where
 from .mistakes import gathered, named, undamaged
 from .units import converted, same_units, units_of
 
@@ -75,7 +75,7 @@ def read_files(paths: Sequence[Path], request: Request, grid: Mapping[str, Coord
     mistakes: list[str] = []
     names: set[str] = set()
     for path in paths:
-        with gathered(mistakes), named(f"{path.name}:"), undamaged(), open_fields(path) as dataset:
+        with gathered(mistakes), named(f"{path.name or path}:"), undamaged(), open_fields(path) as dataset:
             names |= {str(name) for name in (*dataset.variables, *dataset.dims)}
             part = _read(renamed(dataset, request.rename), request, grid, parts[0] if parts else None)
             for own, first, variable in zip(part.sizes, (parts or [part])[0].sizes, request.variables, strict=True):
@@ -130,7 +130,8 @@ def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] 
     for k, variable in enumerate(request.variables):
         with gathered(mistakes):
             given = None if first is None else first.variables[k].attrs.get("units", "")
-            fields = fields.assign({variable: _in_units(fields[variable], request.units.get(variable, given), notes)})
+            level = None if first is None else first.sizes[k]
+            fields = fields.assign({variable: _in_units(fields[variable], request.units.get(variable, given), level, notes)})
     if mistakes:
         raise ValueError("; ".join(mistakes))
     shape = tuple(fields.sizes[dim] for dim in request.spatial_dims)
@@ -151,13 +152,16 @@ def _present(array: xr.DataArray, request: Request, notes: list[str]) -> np.ndar
     name = str(array.name)
     outside = outside_valid(array)
     values = array.values.astype(np.float32)
-    declared = equal_to(values, request.missing_values) & ~outside
-    for found, why in ((outside, "outside its valid range"), (declared, "in missing_values")):
+    by_file = equal_to(values, declared_missing(array)) & ~outside
+    declared = equal_to(values, request.missing_values) & ~outside & ~by_file
+    found_missing = (outside, "outside its valid range"), (by_file, "declared missing"), (declared, "in missing_values")
+    for found, why in found_missing:
         if found.any():
             notes.append(f"{int(found.sum())} values of {name} are {why}, and taken as missing")
-    values[outside | declared] = np.nan
+    values[outside | by_file | declared] = np.nan
     if not np.isfinite(values).any():
-        raise ValueError(f"{name} has no finite value at all")
+        left = "value within its valid range" if outside.any() else "finite value at all"
+        raise ValueError(f"{name} has no {left}")
     groups = [] if name in request.allow_outliers else outliers(values)
     if groups:
         listed = "; ".join(_outliers(array, values, group) for group in groups)
@@ -195,8 +199,8 @@ def _equal(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.isclose(a, b, rtol=1e-3)) if numbers else bool(a == b)
 
 
-def _in_units(array: xr.DataArray, wanted: str | None, notes: list[str]) -> xr.DataArray:
-    """An array in the wanted units."""
+def _in_units(array: xr.DataArray, wanted: str | None, first: Level | None, notes: list[str]) -> xr.DataArray:
+    """An array in the wanted units; ValueError if it was in these before, by its mean and that of the `first` file."""
     given = units_of(array.attrs)
     if wanted is None:
         return array
@@ -210,6 +214,9 @@ def _in_units(array: xr.DataArray, wanted: str | None, notes: list[str]) -> xr.D
         return array.assign_attrs(units=wanted)
     with named(str(array.name)):
         values = converted(array.values, given, wanted, difference=named_anomaly(array.attrs))
+        if first is not None:
+            own = Level.of(values, array.attrs)
+            require_own_units(float(np.nanmean(array.values, dtype=np.float64)), own, first, (given, wanted))
     if not same_units(given, wanted):
         notes.append(f"{array.name} converted from {given!r} to {wanted!r}")
     return array.copy(data=values).assign_attrs(units=wanted)

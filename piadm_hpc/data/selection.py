@@ -74,13 +74,19 @@ def _matches(values: np.ndarray, wanted: Choice) -> tuple[np.ndarray, str]:
     if _dated(values):
         if isinstance(wanted, int | float):
             return np.empty(0, dtype=int), ", since it holds dates; give one, such as 2000-01-15"
-        return np.flatnonzero([_text(value).startswith(_text(wanted)) for value in values]), ""
+        return np.flatnonzero([_begins(_text(value), _text(wanted)) for value in values]), ""
     if values.dtype.kind in "fiu":
         if not isinstance(wanted, int | float):
             return np.empty(0, dtype=int), ", since it holds numbers"
         apart = np.abs(values.astype(np.float64) - wanted)
-        return np.flatnonzero((apart == apart.min()) & (apart <= RELATIVE * abs(wanted))), f" within {100 * RELATIVE:g} %"
+        near = np.isfinite(apart) & (apart <= RELATIVE * abs(wanted))
+        return np.flatnonzero(near & (apart == np.nanmin(apart, initial=np.inf))), f" within {100 * RELATIVE:g} %"
     return np.flatnonzero([_text(value) == _text(wanted) for value in values]), ""
+
+
+def _begins(date: str, wanted: str) -> bool:
+    """Whether a date is the wanted one, or lies in the wanted year, month or day: 1990-1 is not the beginning of 1990-11."""
+    return date.startswith(wanted) and not date[len(wanted) :][:1].isdigit()
 
 
 def _dated(values: np.ndarray) -> bool:

@@ -96,6 +96,8 @@ def read_frames(config: TrajectoryConfig, root: Path = Path(), condition: FrameC
         read = [read_file(structure, path, config.selection, part, unwrap=config.unwrap) for path in paths]
     counts = [len(r[0]) for r in read]
     inputs = {} if condition is None else read_frame_inputs(condition, paths, counts, part, root)
+    for path, (frames, _) in zip(paths, read, strict=True):
+        _require_lengths(frames, topology, path)
     positions = in_order(np.concatenate([r[0] for r in read]), topology)
     logs = np.concatenate([r[1] for r in read])
     weight = np.exp(logs - logs[np.isfinite(logs)].max(initial=0.0))
@@ -175,6 +177,24 @@ def signs(positions: np.ndarray, topology: Topology) -> np.ndarray:
     four = np.array(topology.centres(), dtype=int).reshape(-1, 4)
     a, b, c = (positions[:, four[:, k]] - positions[:, four[:, 0]] for k in (1, 2, 3))
     return np.asarray(np.sign((a * np.cross(b, c)).sum(-1)))
+
+
+BONDS = (0.05, 0.8)
+"""The least and the largest median length in nm of bonds, also of those between beads of several atoms."""
+
+
+def _require_lengths(positions: np.ndarray, topology: Topology, path: Path) -> None:
+    """Raise ValueError for positions [n, atoms, 3] in nm between which bonds cannot be: most likely those in other units."""
+    if not topology.bonds or not len(positions):
+        return
+    first, second = np.array(topology.bonds).T
+    lengths = np.linalg.norm(positions[:, first] - positions[:, second], axis=-1)
+    usual = float(np.median(lengths[np.isfinite(lengths)])) if np.isfinite(lengths).any() else BONDS[0]
+    if not BONDS[0] <= usual <= BONDS[1]:
+        raise ValueError(
+            f"{path.name}: half of the bonds are longer than {usual:.3g} nm, where {BONDS[0]:g} to {BONDS[1]:g} is possible; its "
+            "positions seem to be in other units (DCD, XTC and PDB files have units of their own), or of another molecule"
+        )
 
 
 def _counts(excluded: dict[str, int]) -> str:

@@ -93,6 +93,11 @@ def topology_of(atoms: Any, source: object) -> Topology:
 
     Raises ValueError for atoms whose element or bonds remain unknown.
     """
+    absent = [name for name in ("names", "resnames", "resids", "segids") if not hasattr(atoms, name)]
+    if absent:
+        raise ValueError(
+            f"{source}: has no {', '.join(absent)} of its atoms; give a topology, such as a PDB file, as data.topology"
+        )
     elements = elements_of(atoms, source)
     place = {int(index): k for k, index in enumerate(atoms.indices)}
     ends = [(place[a], place[b]) for a, b in bonds_of(atoms, source) if a in place and b in place]

@@ -42,7 +42,7 @@ from .networks.unet import GridUNet
 from .packing import RESPONSE, pack_reference, unpack_reference, unpack_regression, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
-from .registry import CARD, find_model
+from .registry import CARD, find_model, require_replaceable
 
 REFERENCE, WEIGHTS, STATISTICS = "reference.h5", "weights.safetensors", "statistics.h5"
 TOPOLOGY, HELD_OUT = "topology.json", "held_out.h5"  # of models of conformers
@@ -85,6 +85,7 @@ def save_model(
         path.chmod(0o644)  # safetensors writes files that only their owner may read
     sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
     write_card(partial / CARD, card.model_copy(update={"sha256": sums}))
+    require_replaceable(folder, "output")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder

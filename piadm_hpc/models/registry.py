@@ -19,6 +19,14 @@ def find_model(folder: str | Path) -> Path:
     raise ValueError(f"{folder}: no such model folder; models shipped with the package are {shipped}")
 
 
+def require_replaceable(folder: Path, key: str) -> None:
+    """Raise ValueError, naming the key, unless a model can be written to a folder: it is new, empty, or a trained model."""
+    if not folder.name:
+        raise ValueError(f"{key}: {str(folder)!r} is no name for a folder of its own; give the model one")
+    if folder.exists() and not (folder / CARD).is_file() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(f"{key}: {folder} is there already and is no trained model, which would replace it; give another name")
+
+
 def shipped_models() -> list[str]:
     """Return the names of the models that come with the package."""
     return sorted({card.parent.name for shelf in _shelves() for card in shelf.glob(f"*/{CARD}")})

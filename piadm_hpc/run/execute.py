@@ -139,7 +139,7 @@ def _choose(config: RunConfig, ranks: RankGrid, *, overwrite: bool) -> Choice:
 
 def load(config: RunConfig) -> ResolvedRun:
     """Load the model on this rank's device and resolve the run. Raises ConfigError when they do not fit."""
-    device = _device(config)
+    device = device_of(config)
     return resolve(config, load_model(config.model, device=device, allow_code=config.allow_code), device)
 
 
@@ -157,8 +157,8 @@ def threads(config: RunConfig) -> int:
     return max(1, len(os.sched_getaffinity(0)) // ranks_here())
 
 
-def _device(config: RunConfig) -> str:
-    """The configured device, if this host has it, else the GPU assigned to this rank, else the CPU."""
+def device_of(config: RunConfig) -> str:
+    """The device that is given, if this host has it, else the GPU that falls to this rank, else the CPU. Raises ConfigError."""
     given, there = config.compute.device, device_names()
     if given != "auto":
         if given not in there:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from ..config.validation import ConfigError
 from ..gaussian.reference import GaussianReference
 from ..models.card import Model
 from ..models.compiled import with_compilation
+from ..models.foreign import ADAPTER
 from ..models.observations.dated import Dated
 from ..models.observations.reading import Given
 from ..models.patches import of_domain
+from ..models.registry import CARD
 from ..schema.conditions import Condition, rows_of
 from ..solvers.collocation import choose
 from ..solvers.sampler import Sampler
@@ -120,6 +123,7 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
 
     A solver that is left open sweeps, until `run.choose` has chosen.
     """
+    _require_own_folder(config)
     model = with_compilation(model, autocast=config.compute.autocast, compile_mode=config.compute.compile)
     model = of_domain(model, config.domain)
     reference = make_reference(config, model)
@@ -136,6 +140,12 @@ def resolve(config: RunConfig, model: Model, device: str = "cpu") -> ResolvedRun
     grid = make_grid(config, model)
     sampler = sampler_on(config, model, grid, reference, device, guide=given is None)
     return ResolvedRun(config, own, reference, grid, sampler, given, dated, condition)
+
+
+def _require_own_folder(config: RunConfig) -> None:
+    """Raise ConfigError for a run in the folder of a model, which training it again would delete."""
+    if any((Path(config.out) / name).is_file() for name in (CARD, ADAPTER)):
+        raise ConfigError(f"out: {config.out} is the folder of a model; give the run a folder of its own")
 
 
 def sampler_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,13 @@ def read_arrays(path: Path) -> tuple[dict[str, Coordinate], dict[str, str]]:
         for name, v in loaded.variables.items()
     }
     return arrays, {str(k): str(v) for k, v in loaded.attrs.items()}
+
+
+def require_replaceable(path: Path, option: str, titles: tuple[str, ...]) -> None:
+    """Raise ValueError, naming the option, for anything at `path` but such a file whose title begins with one of these."""
+    if not path.exists():
+        return
+    with suppress(ValueError):
+        if read_arrays(path)[1].get("title", "").startswith(titles):
+            return
+    raise ValueError(f"{option} {path}: something else is there already; remove it, or give another name")

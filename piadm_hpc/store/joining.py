@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from .errors import StoreError
 from .files import most_open_files
 from .index import INDEX, Arrangement, arrange, is_current, write_index
 from .merging import merge_into
-from .shard import scan
+from .shard import UNREADABLE, open_file, scan
 
 log = logging.getLogger(__name__)
 MAX_SHARDS = 500
@@ -41,6 +42,7 @@ def join_shards(
         raise StoreError(f"an index must lie beside its shards, not at {to}; ask for a copy to make a file elsewhere")
     if copy:
         target = Path(to).absolute() if to is not None else folder / INDEX
+        _require_samples(target)
         return with_topology(copied(target, arrange(shards)), layout)
     limit = max(1, min(max_shards, most_open_files()))
     if len(arrange(shards).shards) > limit:
@@ -50,3 +52,13 @@ def join_shards(
     if not (keep_current and is_current(folder, arrangement)):
         path = write_index(folder, arrangement, layout=layout, attributes=attributes)
     return with_topology(path, layout)
+
+
+def _require_samples(target: Path) -> None:
+    """Raise StoreError if a copy would replace anything else than samples."""
+    if not target.exists():
+        return
+    with suppress(*UNREADABLE), open_file(target) as file:
+        if "piadm_format" in file.attrs:
+            return
+    raise StoreError(f"{target} is there already and holds no samples; remove it, or give another file")

@@ -133,6 +133,8 @@ def first_line(error: BaseException) -> str:
 def _described(path: Path, file: h5py.File, index: bool) -> Shard:
     if RETIRED in file.attrs:
         raise RetiredShard(f"{path} was {file.attrs[RETIRED]} after this index was written")
+    if "piadm_format" not in file.attrs and "complete" not in file.attrs:
+        raise DamagedShard(f"{path} is no file of samples")
     if not file.attrs.get("complete", 0):
         raise DamagedShard(f"{path} was never finished")
     if elsewhere := list(_data_elsewhere(file, index)):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...config.validation import override
 from ..config import ConformerTrainConfig, TrainConfig, load_config, parsed
+from ..registry import require_replaceable
 from .fields import Report, say
 from .fields import train as train_fields
 from .molecules import train_conformers
@@ -34,6 +35,7 @@ def train(
         raise ValueError("changes belong to a configuration file; change the mapping or the record itself")
     else:
         settings = parsed(config) if isinstance(config, Mapping) else config
+    require_replaceable(Path(settings.output), "output")
     if isinstance(settings, ConformerTrainConfig):
         return train_conformers(settings, root=Path(root), report=report, afterwards=afterwards)
     return train_fields(settings, root=Path(root), report=report, afterwards=afterwards)
