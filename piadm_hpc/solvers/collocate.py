@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator, largest
-from ..theory.chebyshev import rest_of_series
 from ..theory.grid import Partition
 from .collocation import Collocation
 from .evaluate import Evaluator
@@ -136,8 +135,7 @@ class CollocationSolver:
         for number, slot in enumerate(self.slots):
             slot.rounded = bool(rounded[number])
             own, slot.bound = (float(end[number]) if slot.age > seen or slot.rounded else float("inf") for end in bounds)
-            *doubt, slot.spread = (float(part.max()) for part in shared[4:7, :, number])
-            slot.doubt = rest_of_series(*doubt)
+            slot.note_resolution(shared[:, :, number], self.precision)
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)
 

@@ -80,7 +80,8 @@ class Collocation:
     @cached_property
     def point_counts(self) -> tuple[int, ...]:
         """The numbers of points that the first sweeps over the whole range evaluate; the last one is all of them."""
-        return (*range(FIRST, self.points, MORE), self.points)
+        larger = math.ceil(self.points / MOST)
+        return (*range(FIRST * larger, self.points, MORE * larger), self.points)
 
     @property
     def num_steps(self) -> int:

@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..gaussian.reference import GaussianReference
-from ..theory.chebyshev import chebyshev_nodes, interpolation
+from ..theory.chebyshev import chebyshev_nodes, folded, interpolation, last_quarters, rest_of_series
 from .collocation import Collocation, Piece
+from .tolerance import ROUNDING
 from .whitening import Whitening
+
+ENOUGH = 16  # nodes, of which a quarter of the coefficients tells whether they still fall
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class PieceTables:
         weights: sum remainders at the nodes to whitened states, [M + 1, M].
         steps: differences of `weights` from node to node.
         doubt: the shares of the last Chebyshev coefficients in those sums, and of those before them, [2, M + 1, M].
+        tail: gives the last quarter of the Chebyshev coefficients, and the quarter before, [2, quarter, M].
         gain: the slope of the remainder that sweeps treat exactly, [M, n or 1]; None where the model was not probed.
         inverse: solves for the states at the nodes with that slope, [n or 1, M, M].
     """
@@ -34,6 +38,7 @@ class PieceTables:
     weights: Tensor
     steps: Tensor
     doubt: Tensor
+    tail: Tensor
     gain: Tensor | None
     inverse: Tensor | None
 
@@ -58,7 +63,8 @@ class PieceTables:
             eye = torch.eye(len(slope), dtype=torch.float64)
             solved = torch.linalg.inv(eye - piece.weights[:-1] * slope.T[:, None, :])
             gain, inverse = expanded(slope), expanded(solved.movedim(0, -1)).movedim(-1, 0).contiguous()
-        return cls(piece, expanded(piece.root), weights, steps, piece.doubt.to(like), gain, inverse)
+        tail = last_quarters(len(piece.t)).to(like)
+        return cls(piece, expanded(piece.root), weights, steps, piece.doubt.to(like), tail, gain, inverse)
 
     def path(self, y: Tensor, remainder: Tensor, at: Tensor) -> Tensor:
         """Compute the states [M + 1, n] at nodes and end from the first state y [n] and the remainders at states `at` [M, n].
@@ -180,10 +186,11 @@ class Slot:
         self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")
 
     def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
-        """Compute the next path from the remainders along the present one; return the sweep's measurements, [8, points].
+        """Compute the next path from the remainders along the present one; return what the sweep measured, [10, points].
 
         These are the fields of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
-        them, the root mean square of the whitened states, and the expected defect of the next path; zero beyond the nodes.
+        them, the root mean square of the whitened states, and the defect to be expected of the next path, zero beyond the
+        nodes; and the root mean squares of the last quarter of the coefficients and of the quarter before.
         """
         tables, before = self.tables, self.path[:-1]
         missed, moved = self.evaluated - tables.predicted(self.remainder, self.at, self.path), before - self.at
@@ -195,4 +202,14 @@ class Slot:
         self.at, self.remainder = self.path[:-1], self.evaluated
         self.path = tables.path(self.y, self.remainder, self.at)
         left = tables.next_defect(sizes[0], *(whitening.size(part, scale) for part in (missed, moved, self.path[:-1] - before)))
-        return functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))
+        tails = [whitening.size(part @ self.evaluated, scale).square().mean().sqrt().expand(points + 1) for part in tables.tail]
+        measured = functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))
+        return torch.cat([measured, torch.stack(tails)])
+
+    def note_resolution(self, measured: Tensor, precision: float) -> None:
+        """Take the spread of the path, and what the nodes leave, from what ranks share of `advance`, [10, points]."""
+        last, before, self.spread = (float(row.max()) for row in measured[4:7])
+        rounding = ROUNDING * precision * float(measured[2].max())
+        tails = float(measured[8, 0]), float(measured[9, 0])
+        unseen = max(0.0, folded(*tails) - rounding) if self.tables.nodes >= ENOUGH else 0.0
+        self.doubt = max(rest_of_series(last, before), unseen * abs(self.tables.piece.length) / 2)

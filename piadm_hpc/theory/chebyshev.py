@@ -10,7 +10,8 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
-STEEPEST = 0.95  # largest ratio of successive contributions for which the rest of the series is summed
+FOLDED = 4.0  # times the last coefficients, which bounds what is folded onto low ones
+STEEPEST = 0.95  # largest ratio of successive contributions of which the rest of the series is summed
 
 
 def chebyshev_nodes(points: int) -> np.ndarray:
@@ -46,6 +47,23 @@ def left_by_last(x: np.ndarray) -> np.ndarray:
     coefficients, summed = np.linalg.inv(vandermonde), integrals(x) @ vandermonde
     pairs = (slice(-DROPPED, None), slice(-2 * DROPPED, -DROPPED))
     return np.stack([summed[:, pair] @ coefficients[pair] for pair in pairs])
+
+
+def last_quarters(points: int) -> Tensor:
+    """Return the matrices [2, n, points] that give the coefficients of the last quarter, and those of the quarter before it."""
+    count = max(2, points // 4)
+    inverse = np.linalg.inv(chebyshev.chebvander(chebyshev_nodes(points), points - 1))
+    return torch.from_numpy(np.stack([inverse[-count:], inverse[-2 * count : -count]]))
+
+
+def folded(last: float, before: float) -> float:
+    """Bound the coefficients that the nodes mistake for low ones, from the root mean square of the two `last_quarters`.
+
+    M nodes fold the coefficient 2 M - k onto the coefficient k, so that low ones contain what lies four quarters and more
+    beyond the last. That is nothing where coefficients fall by half or more from quarter to quarter. Those of a remainder that
+    varies from node to node do not fall, and stand in the low ones at full size; FOLDED allows for how errors grow.
+    """
+    return FOLDED * last * min(max(2 * last / before - 1, 0.0), 1.0) if before > 0 else 0.0
 
 
 def rest_of_series(last: float, before: float) -> float:
