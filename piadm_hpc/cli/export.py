@@ -8,6 +8,7 @@ from typing import Any
 from ..config.samples import parse_ids
 from ..config.validation import ConfigError
 from .exit_codes import DONE
+from .options import add_select, selected
 
 
 def add(commands: Any) -> None:
@@ -20,6 +21,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--month", metavar="MONTHS", help="with --absolute: whose climatology, 1 to 12, or months in turn by sample, such as 1-12"
     )
+    add_select(parser, "fields: of a dimension of the variables this value alone, for example step=3 or plev=500 [all]")
     parser.set_defaults(run=_run)
 
 
@@ -27,7 +29,9 @@ def _run(options: argparse.Namespace) -> int:
     from ..analysis.export import export
 
     month = None if options.month is None else _months(options.month)
-    print(export(options.folder, options.to, options.out, absolute=options.absolute, month=month))
+    print(
+        export(options.folder, options.to, options.out, absolute=options.absolute, month=month, select=selected(options.select))
+    )
     return DONE
 
 

@@ -98,9 +98,14 @@ def _of_leads(labels: Coordinate, leads: int) -> dict[str, Coordinate]:
     count = len(labels.values)
     return {
         dims[0]: Coordinate(dims, np.arange(count * leads, dtype=np.int32), {"long_name": "number of the forecast"}),
-        "init_time": Coordinate(dims, np.repeat(labels.values, leads), {"long_name": "start of the forecast"}),
+        "init_time": Coordinate(dims, np.repeat(labels.values, leads), starts_described(labels)),
         "lead_time": Coordinate(dims, np.tile(numbers, count), {"long_name": "number of the lead", "units": "1"}),
     }
+
+
+def starts_described(labels: Coordinate) -> dict[str, str]:
+    """The attributes of the starts of forecasts, which keep the calendar of dates."""
+    return {"long_name": "start of the forecast"} | {key: labels.attrs[key] for key in ("calendar",) if key in labels.attrs}
 
 
 def coordinates_of(config: RunConfig, samples: Sequence[int]) -> dict[str, np.ndarray]:
