@@ -28,7 +28,7 @@ class SolverConfig(Record):
         start: the first path; "package.module:callable" names a function of (model, chain) that returns an operator, which
             predicts the path.
         student: folder of a model with a cheaper network for the same states, whose own path with the same noise is the first
-            path.
+            path, of a chain or of a flow.
         tol: bound on the error of a sample, in units of the data's standard deviation.
         sweeps: largest number of sweeps; samples that need more are finished step by step.
         fixed_depth: make exactly `sweeps` sweeps, as published, and ignore `tol`.

@@ -205,7 +205,8 @@ def _network(
     """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
         turned = card.molecule.alignment == "superposed"
-        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
+        numbers = None if conditioning is None else conditioning.num_numbers
+        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned, given=numbers)
     if not isinstance(card.network, NetworkConfig):
         raise ValueError(f"{CARD}: a network of atoms needs a section `molecule`")
     lat, lon = (coordinates[dim] for dim in card.grid)

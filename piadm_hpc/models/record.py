@@ -14,6 +14,7 @@ from ..data.geometry import Wrap
 from .config import ConformerNetworkConfig, NetworkConfig, SamplingConfig
 
 FORMAT = 1
+GIVEN = "condition_"  # before the names of the inputs of held-out conformers
 
 
 class _Record(BaseModel):

@@ -238,8 +238,6 @@ def student_of(config: RunConfig, model: Model) -> Score:
         student = load_model(folder, device, allow_code=config.allow_code)
     except ValueError as error:
         raise ConfigError(f"solver.student: {error}") from None
-    if config.chain.method.name == "collocation":
-        raise ConfigError("solver.student: it follows the steps of a chain; give chain.integrator one other than collocation")
     ends = torch.tensor([model.horizon, (model.horizon * model.delta) ** 0.5, model.delta], dtype=torch.float64)
     inputs = [None if one.conditioning is None else one.conditioning.inputs for one in (student, model)]
     differ = {

@@ -66,7 +66,7 @@ def encoded_conditions(config: RunConfig, model: Model, device: str) -> Conditio
     inputs = ", ".join(given.name for given in model.conditioning.inputs)
     if config.condition.file is None:
         raise ConfigError(
-            f"{model.name} makes fields given {inputs}: give condition.file (--condition FILE), which has them by these names"
+            f"{model.name} makes samples given {inputs}: give condition.file (--condition FILE), which has them by these names"
         )
     if weight != 1 and not model.card["condition"]["dropout"]:
         raise ConfigError(

@@ -20,7 +20,7 @@ from .collocation import Collocation
 from .evaluate import Evaluator
 from .options import Options
 from .pieces import PieceTables, Slot, Task, Visited
-from .remainders import remainders
+from .remainders import follow_student, remainders
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
 from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
 from .whitening import Whitening
@@ -44,7 +44,7 @@ class CollocationSolver:
         self.whitening = Whitening.of(scheme, first)
         self.reference, self.first = self.whitening.reference, first
         self.tables: dict[tuple[float, float, int], PieceTables] = {}
-        self.counts = scheme.point_counts if options.tol is not None else (scheme.points,)
+        self.counts = scheme.point_counts if options.tol is not None and options.student is None else (scheme.points,)
         self.result = BlockSolution.unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
         self.length = scheme.span[1] - scheme.span[0]
@@ -60,6 +60,9 @@ class CollocationSolver:
         self._fill()
         while self.slots:
             self._check_stop()
+            entered = [slot for slot in self.slots if slot.age == 0 and slot.tables.piece.length == self.length]
+            if (score := self.options.student) is not None:
+                follow_student(self.whitening, score, self.evaluator, entered, self.samples, self.comm)
             self._evaluate()
             self._advance()
             self.slots = [kept for slot in self.slots if (kept := self._next(slot)) is not None]
@@ -128,10 +131,10 @@ class CollocationSolver:
         path, after = (error_bounds(growth, missed, torch.zeros_like(carried)) for missed in (motion.defect, missing))
         alone = limit * shortfall(path, after, limit, torch.ones(len(path), dtype=torch.float64))
         bounds = alone, after[-1] + inherited(growth, carried)
-        rounded = motion.is_rounding(self.precision)
+        rounded, seen = motion.is_rounding(self.precision), 2 if self.options.guessed else 1
         for number, slot in enumerate(self.slots):
             slot.rounded = bool(rounded[number])
-            own, slot.bound = (float(end[number]) if slot.age > 1 or slot.rounded else float("inf") for end in bounds)
+            own, slot.bound = (float(end[number]) if slot.age > seen or slot.rounded else float("inf") for end in bounds)
             *doubt, slot.spread = (float(part.max()) for part in shared[4:7, :, number])
             slot.doubt = rest_of_series(*doubt)
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1

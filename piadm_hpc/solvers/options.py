@@ -42,7 +42,8 @@ class Options:
         operator: predicts the first path instead of `start`; it maps states [samples, c, d] and the later points to the
             states [points, samples, c, d] there.
         student: a score that costs little, such as a smaller network taught by the one that is solved, with the same
-            arguments. The first path is its own, step by step with the same noise, and its calls are not counted.
+            arguments. The first path is its own, step by step (node by node in a collocation) with the same noise, and its
+            calls are not counted.
         corrector: maps a time to a chain of position and velocity, which follows every block.
         memory: number of differences that "anderson" keeps.
         parts: number of parts of a block for "parareal" (default: the root of its steps), or of cores of "chords"
@@ -71,3 +72,8 @@ class Options:
     parts: int | None = None
     coarse: Literal["network", "reference"] = "network"
     traces: Literal["none", "exact"] | int = "none"
+
+    @property
+    def guessed(self) -> bool:
+        """Whether an operator or a student predicts the first path, of whose error nothing is known."""
+        return self.operator is not None or self.student is not None

@@ -90,7 +90,8 @@ def judge(
     `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
     [points + 1] is the deviation of states in units of the data's, against which errors on the way are small. Points that
     a window has passed move little in the sweeps that certify them (`windowed`), so that growth and answer must be seen once
-    more, and the largest ever seen count.
+    more, and the largest ever seen count. The first move away from a guess is the guess's own error, and says little of how
+    others grow: behind one, too, they must be seen once more.
     """
     exact = flight.exact >= block.stop
     growth, answer = _measured(motion, flight, precision, largest=windowed)
@@ -100,7 +101,7 @@ def judge(
     path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
     # a path that its own scores reproduce to rounding is the chain's, whatever growth would do to an error
     rounded = motion.is_rounding(precision)
-    known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
+    known = flight.whole & ((flight.swept > (2 if windowed or options.guessed else 1)) | rounded)
     flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))

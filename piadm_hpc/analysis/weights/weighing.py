@@ -57,6 +57,10 @@ def weigh(
     with open_run(folder) as dataset:
         if "log_density" not in dataset:
             raise ValueError(f"{folder}: its samples have no log_density; draw them with `piadm sample --density`")
+        if energy is not None and "condition" in dataset.dims:
+            raise ValueError(
+                f"{folder}: its samples are given {dataset.sizes['condition']} conditions; weigh runs of one condition each"
+            )
         ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
         model = load_model(run_model(folder, stored_config(folder, dataset)), allow_code=allow_code)
         if energy is None:

@@ -58,7 +58,7 @@ def publish(
     data: GriddedData,
     denoiser: GaussianDenoiser,
     state: TrainingState | None,
-    given: Conditioned | None = None,
+    given: Conditioned[GriddedData] | None = None,
 ) -> Path:
     """Score the denoiser on held-out states, write the model folder and return it."""
     further = data.leading | storable(data)
