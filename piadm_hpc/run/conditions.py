@@ -49,9 +49,21 @@ def given_conditions(config: RunConfig) -> GivenConditions:
             frame = frame.over(config.domain.shape)
         path = Path(str(config.condition.file))
         digest_of(path)
-        return frame.read(path)
+        found = frame.read(path)
+        return found if config.condition.only is None else _chosen(found, config.condition.only)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _chosen(given: GivenConditions, numbers: Sequence[int]) -> GivenConditions:
+    """The conditions with these numbers, with their own labels; ValueError for numbers that the file does not have."""
+    absent = [str(number) for number in numbers if not 0 <= number < len(given)]
+    if absent:
+        held = f"its file holds {len(given)}, numbered from 0 to {len(given) - 1}"
+        raise ValueError(f"condition.only: there is no condition {', '.join(absent)}; {held}")
+    rows = list(numbers)
+    labels = replace(given.labels, values=given.labels.values[rows])
+    return GivenConditions({name: values[rows] for name, values in given.values.items()}, labels)
 
 
 def encoded_conditions(config: RunConfig, model: Model, device: str) -> Condition | None:
