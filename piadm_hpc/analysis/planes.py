@@ -176,4 +176,6 @@ def _nearest(planes: Sequence[Plane], dim: str, text: str) -> list[Plane]:
 
 
 def _units(array: xr.DataArray, dim: str) -> str:
-    return str(array[dim].attrs.get("units", "")) if dim in array.coords else ""
+    """The units along a dimension as titles have them: none for plain numbers."""
+    units = str(array[dim].attrs.get("units", "")) if dim in array.coords else ""
+    return "" if units == "1" else units
