@@ -2,12 +2,15 @@
 
     python benchmarks/forecast.py --model ersst-forecast --data sst.mnmean.nc --out forecast
     python benchmarks/forecast.py --model ersst-forecast --data sst.mnmean.nc --leads 6       # rollouts, scored at every lead
+    python benchmarks/forecast.py --data sst.mnmean.nc --members 8 --figure skill.png         # maps of skill over the baselines
 
 The model is one trained by datasets/ersst-forecast.toml, the data are its file. For every held-out month the condition is the
 two months before it; `piadm sample` draws the members, with conditions.nc in the folder --out as --condition. With --leads every
 held-out month from which that many leads can be verified is a start. The members are compared with the linear inverse model,
 which is the conditional Gaussian alone, persistence of the last month, and climatology. CRPS is the fair one (Ferro 2014), means
-are over the area of the ocean; spread over skill is one for members whose scatter equals the error of their mean.
+are over the area of the ocean; spread over skill is one for members whose scatter equals the error of their mean. --figure
+draws the skill of the first lead at every point, one less the ratio of the CRPS, averaged over the held-out months, to that
+of each baseline.
 """
 
 from __future__ import annotations
@@ -23,6 +26,9 @@ import xarray as xr
 from common import Report, at_most, between, parser
 
 import piadm_hpc
+from piadm_hpc.analysis.drawing.maps import colour_bar, draw_map
+from piadm_hpc.analysis.drawing.style import styled
+from piadm_hpc.analysis.grids import grid_of
 from piadm_hpc.models.card import REFERENCE
 from piadm_hpc.models.registry import find_model
 from piadm_hpc.run.resolve import resolve
@@ -75,20 +81,23 @@ def main() -> int:
     options_parser.add_argument("--out", type=Path, default=Path("forecast"), help="folder of the conditions and the run")
     options_parser.add_argument("--members", type=int, default=32, help="members of every forecast")
     options_parser.add_argument("--leads", type=int, default=1, help="score rollouts at this many leads")
+    options_parser.add_argument("--figure", type=Path, help="a picture of maps of skill, of forecasts of one month")
     options_parser.add_argument("--every", type=int, default=1, help="months between the starts of rollouts")
     options = options_parser.parse_args()
     if options.quick:
         with tempfile.TemporaryDirectory() as folder:
             report = Report("forecast, quick")
             model, data = synthetic(Path(folder))
-            scored(report, model, data, Path(folder), members=8)
+            scored(report, model, data, Path(folder), 8, Path(folder) / "skill.png")
             by_lead(report, model, data, Path(folder), members=8, leads=2, every=12)
             return report.finish(options.json)
+    if options.figure is not None and options.leads > 1:
+        options_parser.error("--figure draws forecasts of one month; leave --leads out")
     if options.data is None:
         options_parser.error("give the file of monthly fields with --data")
     report = Report("forecast")
     if options.leads == 1:
-        scored(report, options.model, options.data, options.out, options.members)
+        scored(report, options.model, options.data, options.out, options.members, options.figure)
     else:
         by_lead(report, options.model, options.data, options.out, options.members, options.leads, options.every)
     return report.finish(options.json)
@@ -161,7 +170,32 @@ def by_lead(report: Report, name: str, data_file: Path, folder: Path, members: i
     report.add(f"{len(first)} starts, {members} members", ("lead", "forecast", "CRPS", "RMSE", "spread / skill"), rows)
 
 
-def scored(report: Report, name: str, data_file: Path, folder: Path, members: int) -> None:
+def skill_figure(path: Path, entries: dict[str, np.ndarray], truth: np.ndarray, anomalies: xr.DataArray) -> None:
+    """Draw maps of the skill of the first of some forecasts [members, cases, lat, lon] over each of the others."""
+    import io
+
+    from matplotlib.colors import BoundaryNorm
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    grid = grid_of(anomalies.to_dataset(name="sst"), "sst", ["time"])
+    maps = {title: crps(ensemble, truth).mean(0) for title, ensemble in entries.items()}
+    title, own = next(iter(maps.items()))
+    scale = {"cmap": "RdBu", "norm": BoundaryNorm(np.linspace(-1, 1, 11), 256)}
+    with styled():
+        figure = Figure(figsize=(9, 2.5), layout="constrained")
+        axes = figure.subplots(1, len(maps) - 1)
+        for axis, (other, field) in zip(axes, list(maps.items())[1:], strict=True):
+            image = draw_map(axis, grid, 1 - own / field, scale, f"over {other}")
+            axis.tick_params(labelleft=axis is axes[0])
+        colour_bar(image, axes, f"CRPS skill of the {title}", extend="min")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, dpi=100)
+    picture = Image.open(buffer).convert("RGB").quantize(24, Image.Quantize.MAXCOVERAGE, kmeans=8, dither=Image.Dither.NONE)
+    picture.save(path, optimize=True)
+
+
+def scored(report: Report, name: str, data_file: Path, folder: Path, members: int, figure: Path | None = None) -> None:
     """Draw the forecasts, and add a table of scores and its limits."""
     folder.mkdir(parents=True, exist_ok=True)
     model = piadm_hpc.load_model(name)
@@ -190,6 +224,8 @@ def scored(report: Report, name: str, data_file: Path, folder: Path, members: in
         "persistence": given.sst_1.values[None],
         "climatology": climatology,
     }
+    if figure is not None:
+        skill_figure(figure, entries, truth, anomalies)
     rows: list[list[str | float]] = []
     for title, ensemble in entries.items():
         rows.append([title, *scores(ensemble, truth, area_of(anomalies))])

@@ -25,7 +25,7 @@ from piadm_hpc.models.card import load_model
 
 IMAGES, RUNS = Path(__file__).resolve().parent / "images", Path("recipe-runs")
 MODEL, MEMBERS = "ccsm-temperature", 8
-EXTENT, COLOURS = 3.0, 96  # all pictures of the folder together stay below 300 kB
+EXTENT, COLOURS = 3.0, 64  # all pictures of the folder together stay below 300 kB
 
 
 def truth() -> xr.DataArray:

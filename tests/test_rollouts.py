@@ -258,6 +258,29 @@ def test_a_run_of_forecasts_is_starts_by_members_by_leads(forecasts: Path, tmp_p
     assert float(np.abs(found[:, 0] - found[:, 1]).mean()) > 0.1
 
 
+def test_an_array_over_starts_makes_the_forecasts_of_the_whole_run(forecasts: Path, tmp_path: Path) -> None:
+    """Every job of an array has one start of the file, whose members are those of the run of all starts; others are refused."""
+    with piadm_hpc.sample(forecast(forecasts, tmp_path / "whole", output={"batch": 8})) as dataset:
+        whole = dataset.tas.load()
+    given = ("--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--samples", 2, "--tol", 1e-3)
+    given = (*given, "--set", "rollout.leads=3", "--cluster", "debug", "--out", tmp_path / "starts")
+    done = call("submit", *given, "--array", "condition.only=1,3")
+    assert done["code"] == 0, done
+    parts = [piadm_hpc.open(tmp_path / "starts" / f"only-{number}").load() for number in (1, 3)]
+    together = xr.concat(parts, "init_time").tas
+    assert together.init_time.values.tolist() == whole.init_time.values[[1, 3]].tolist()
+    assert together.dims == whole.dims and together.sizes["init_time"] == 2
+    assert float(np.abs(together.values - whole.values[[1, 3]]).max()) < 1e-2
+    assert float(np.abs(parts[0].tas.values - whole.values[:1]).mean()) > 0.1
+    init = ("--model", forecasts / "months", "--init", forecasts / "starts.nc", "--leads", 3, "--out", tmp_path / "none")
+    message = one_line(call("rollout", *init, "--set", "condition.only=4"), 2)
+    assert "condition.only: there is no condition 4; its file holds 4, numbered from 0 to 3" in message
+    message = one_line(call("submit", *given, "--set", "condition.only=[1, 1]"), 2)
+    assert "condition.only: names a condition twice: 1, 1" in message
+    message = one_line(call("submit", *given, "--set", "condition.only=second"), 2)
+    assert "condition.only: got 'second'; give numbers of conditions such as 0-3,7" in message
+
+
 def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts: Path, tmp_path: Path) -> None:
     run = forecast(forecasts, tmp_path / "run")
     with piadm_hpc.sample(run) as dataset:

@@ -154,6 +154,32 @@ def test_sequences_are_verified_reported_and_refitted(world: Path) -> None:
     assert report["code"] == 0 and (world / "refitted.h5").is_file(), report
 
 
+def test_one_step_and_one_level_are_selected(world: Path) -> None:
+    """`open`, `export`, `report` and `verify` take one step and one level; those that are not there are refused in words."""
+    run, climatology = world / "selected", world / "selected.nc"
+    whole = sampled(world, world / "year", name="selected")
+    with piadm_hpc.open(run, select={"step": 3, "plev": 500}) as found:
+        xr.testing.assert_identical(found.load(), whole.sel(step=3, plev=500).load())
+        assert found.ta.dims == ("realization", "lat", "lon") and found.step == 3 and found.plev == 500
+    with piadm_hpc.open(run, absolute=True, month=11, select={"step": 3}) as found:
+        assert found.month.values.tolist() == [2] * 4
+    report = call("export", run, "--select", "step=3", "--select", "plev=500", "--out", climatology)
+    assert report["code"] == 0, report
+    with xr.open_dataset(climatology) as stored:
+        np.testing.assert_array_equal(stored.ta.values, whole.ta.sel(step=3, plev=500).values)
+        np.testing.assert_array_equal(stored.ps.values, whole.ps.sel(step=3).values)
+    for command in ("report", "verify"):
+        report = call(command, run, "--select", "step=3", "--select", "plev=850")
+        assert report["code"] == 0 and "amples of step 3 of 12 alone" in report["out"], report
+        assert "ta_plev850" in report["out"] and "ta_plev500" not in report["out"]
+        assert "no dimension 'depth'" in one_line(call("export", run, "--select", "depth=3"), 2)
+        assert "step has no 40" in one_line(call(command, run, "--select", "step=40"), 2)
+    with pytest.raises(ValueError, match=r"plev has no 700 within 0.1 %; its values \[hPa\] are 1000, 850"):
+        piadm_hpc.open(run, select={"plev": "700", "step": 3})
+    scores = json.loads((run / "report.json").read_text())["scores"]["ta_plev850"]
+    assert scores["num_samples"] == 4
+
+
 def test_memory_of_a_sequence_is_that_of_its_numbers(world: Path) -> None:
     """The plan of a year counts twelve times the output of a month."""
     sizes = []

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from ..data.anomalies import NAMES, named_anomaly
+from ..data.selection import Choice, taken
 from ..schema.layout import STEP
 from ..store.packs.records import ZARR
 from ..store.reading import arranged, open_run, open_samples, require_dialect
@@ -32,6 +33,7 @@ def open_dataset(
     dialect: str | None = None,
     flat: bool = False,
     statistics: bool = False,
+    select: Mapping[str, Choice] | None = None,
 ) -> xr.Dataset:
     """Open the samples of a run as a lazy dataset; `path` is its folder, its index, a copy or one shard.
 
@@ -49,7 +51,27 @@ def open_dataset(
     and for anomalies whose model is not found or keeps no climatology.
 
     With `statistics`, the stored statistics of the run's members are opened instead.
+
+    `select` takes one value along dimensions, such as `{"step": 3, "plev": 500}`, in the units of the coordinate, which stays as
+    a scalar. Raises ValueError for a dimension or a value that is not there, with those that are.
     """
+    found = _opened(path, absolute, month, chunks, engine, dialect, flat, statistics)
+    if not select:
+        return found
+    try:
+        part = taken(found, select)
+    except BaseException:
+        found.close()
+        raise
+    part.set_close(found.close)
+    return part
+
+
+def _opened(
+    path: str | os.PathLike[str], absolute: bool, month: int | Sequence[int] | None,
+    chunks: Mapping[str, int] | str | int | None, engine: str, dialect: str | None, flat: bool, statistics: bool,
+) -> xr.Dataset:  # fmt: skip
+    """The samples or the statistics of a run, see `open_dataset`."""
     if statistics:
         if absolute or month is not None or flat or dialect is not None:
             raise ValueError("statistics: opened as they are stored; leave absolute, month, flat and dialect out")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
+from ..data.selection import taken
 from ..schema.layout import STEP, Variable
 from .grids import MapGrid, grid_of
 from .slices import short, slice_name
@@ -34,7 +35,7 @@ class Plane:
 
     `where` has the coordinates of these positions. `name` is unique: the variable's own, or for one of several maps with its
     position, `ta_plev850`, as in `slices`. `number` counts the maps of all variables, in the order of the variables and
-    their dimensions. The steps of a sequence are no part of `dims`: they are further samples.
+    their dimensions. The steps of a sequence are not part of `dims` if they are further samples.
     """
 
     name: str
@@ -94,12 +95,15 @@ def variables_in(dataset: xr.Dataset) -> tuple[Variable, ...]:
     return tuple(Variable(name, tuple(str(dim) for dim in dataset[name].dims if dim != sample_dim)) for name in names)
 
 
-def planes_of(dataset: xr.Dataset, variables: Sequence[Described]) -> tuple[list[Plane], list[str]]:
-    """All maps of some variables, and a line for each variable that has none; the steps of sequences are further samples."""
+def planes_of(dataset: xr.Dataset, variables: Sequence[Described], *, steps: bool = False) -> tuple[list[Plane], list[str]]:
+    """All maps of some variables, and a line for each variable that has none.
+
+    The steps of sequences are further samples, or with `steps` maps of their own.
+    """
     planes: list[Plane] = []
     without: list[str] = []
     for variable in variables:
-        array, dims = dataset[variable.name], tuple(dim for dim in variable.dims if dim != STEP)
+        array, dims = dataset[variable.name], tuple(dim for dim in variable.dims if steps or dim != STEP)
         samples = [str(dim) for dim in array.dims if dim not in dims]
         try:
             grid = grid_of(dataset, variable.name, samples)
@@ -115,6 +119,20 @@ def planes_of(dataset: xr.Dataset, variables: Sequence[Described]) -> tuple[list
             title = ", ".join([str(array.attrs.get("long_name") or variable.name), *words])
             planes.append(Plane(name, title, variable.name, dims, at, where, grid, array.attrs, len(planes)))
     return planes, without
+
+
+def of_step(dataset: xr.Dataset, select: Mapping[str, str]) -> tuple[xr.Dataset, dict[str, str], list[str]]:
+    """The samples of the step of a sequence that is selected, the rest of `select`, and a line that says so.
+
+    Raises ValueError for a step that is not there.
+    """
+    rest = {dim: text for dim, text in select.items() if dim != STEP}
+    if len(rest) == len(select) or STEP not in dataset.dims:
+        return dataset, dict(select), []
+    at = taken(dataset, {STEP: select[STEP]})
+    number = int(at[STEP])
+    line = f"samples of step {number} of {dataset.sizes[STEP]} alone, beside data of all times"
+    return dataset.sel({STEP: [number]}), rest, [line]
 
 
 def chosen(planes: Sequence[Plane], select: Mapping[str, str], most: int) -> tuple[list[Plane], list[str]]:
@@ -140,17 +158,24 @@ def chosen(planes: Sequence[Plane], select: Mapping[str, str], most: int) -> tup
 
 
 def _nearest(planes: Sequence[Plane], dim: str, text: str) -> list[Plane]:
-    """The maps nearest to a value along a dimension; raises ValueError for text where the coordinate has numbers."""
+    """The maps nearest to a value along a dimension, of steps at that one.
+
+    Raises ValueError for text where the coordinate has numbers, and for a step that is not there.
+    """
     values = [plane.where[dim] for plane in planes]
+    listed = ", ".join(dict.fromkeys(map(short, values)))
     if any(short(value) == text for value in values):
         return [plane for plane, value in zip(planes, values, strict=True) if short(value) == text]
     try:
         apart = [abs(float(value) - float(text)) for value in values]
     except (TypeError, ValueError):
-        listed = ", ".join(dict.fromkeys(map(short, values)))
-        raise ValueError(f"--select {dim}={text}: no such value; there are {listed}") from None
+        apart = []
+    if dim == STEP or not apart:
+        raise ValueError(f"--select {dim}={text}: no such value; there are {listed}")
     return [plane for plane, distance in zip(planes, apart, strict=True) if distance == min(apart)]
 
 
 def _units(array: xr.DataArray, dim: str) -> str:
-    return str(array[dim].attrs.get("units", "")) if dim in array.coords else ""
+    """The units along a dimension as titles have them: none for plain numbers."""
+    units = str(array[dim].attrs.get("units", "")) if dim in array.coords else ""
+    return "" if units == "1" else units

@@ -8,6 +8,7 @@ from typing import Any
 from ..config.samples import parse_ids
 from ..config.validation import ConfigError
 from .exit_codes import DONE
+from .options import add_select, selected
 
 
 def add(commands: Any) -> None:
@@ -22,6 +23,7 @@ def add(commands: Any) -> None:
         metavar="MONTHS",
         help="with --absolute: month of the climatology, or months in turn, such as 1-12",
     )
+    add_select(parser, "fields: of a dimension of the variables this value alone, for example step=3 or plev=500 [all]")
     parser.set_defaults(run=_run)
 
 
@@ -29,7 +31,9 @@ def _run(options: argparse.Namespace) -> int:
     from ..analysis.export import export
 
     month = None if options.month is None else _months(options.month)
-    print(export(options.folder, options.to, options.out, absolute=options.absolute, month=month))
+    print(
+        export(options.folder, options.to, options.out, absolute=options.absolute, month=month, select=selected(options.select))
+    )
     return DONE
 
 

@@ -47,12 +47,12 @@ def add_set(command: argparse.ArgumentParser, example: str) -> None:
     )
 
 
-def add_select(command: argparse.ArgumentParser) -> None:
-    """Add --select DIM=VALUE, which may be given several times."""
-    command.add_argument(
-        "--select", action="append", default=[], metavar="DIM=VALUE",
-        help="for variables with levels or times, the maps nearest to this value, for example plev=85000 [a few evenly spaced]",
-    )  # fmt: skip
+MAPS = "the maps at this step of sequences, or nearest to this level or time, such as step=3 or plev=85000 [a few evenly spaced]"
+
+
+def add_select(command: argparse.ArgumentParser, meaning: str = MAPS) -> None:
+    """Add --select DIM=VALUE, which may be given several times, with its `meaning` in a line of help."""
+    command.add_argument("--select", action="append", default=[], metavar="DIM=VALUE", help=meaning)
 
 
 def selected(texts: list[str]) -> dict[str, str]:

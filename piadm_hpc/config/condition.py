@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from .limits import Count
 from .paths import PathName
-from .validation import Record
+from .samples import parse_ids
+from .validation import ConfigError, Record
+
+
+def _numbers(value: Any) -> Any:
+    """The numbers that a number, or text such as "0-3,7", stands for."""
+    try:
+        found = parse_ids(value) if isinstance(value, str) else (value,) if isinstance(value, int) else tuple(value)
+    except ConfigError:
+        raise ValueError(f"got {value!r}; give numbers of conditions such as 0-3,7") from None
+    if len(set(found)) < len(found):
+        raise ValueError(f"names a condition twice: {', '.join(map(str, found))}")
+    return found
 
 
 class RunCondition(Record):
@@ -17,12 +29,14 @@ class RunCondition(Record):
     Attributes:
         file: a file that xarray opens, with the model's inputs by name; along a further dimension it holds several conditions,
             and every member is drawn for each.
+        only: numbers of the conditions, or of the starts of forecasts, in the file that are drawn, from 0 on; None for all.
         guidance: weight of classifier-free guidance; 1 leaves the model as it is.
         count: number of conditions in the file, which the run fills in.
         sha256: checksum of the file, which the run fills in; it continues only with the same conditions.
     """
 
     file: Annotated[PathName, Field(min_length=1)] | None = None
+    only: Annotated[tuple[int, ...], BeforeValidator(_numbers), Field(min_length=1)] | None = None
     guidance: float = Field(1.0, ge=0, le=100)
     count: Count = 1
     sha256: str = ""

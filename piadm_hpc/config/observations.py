@@ -19,6 +19,7 @@ class ObservationsConfig(Record):
         file: the observations, a table (CSV or NetCDF) or fields; see the page on observations.
         std: standard deviation of the errors if the file has none, in the units of the values.
         select: one value along each further dimension of a NetCDF file, such as a date.
+        steps: first and last step of the mean over time that rows observe which name no steps, for models of sequences.
         cells: what the values of a field are: "points", "boxes" (means over its cells), or "auto", boxes where the field is
             coarser than the model's.
         nearest: take the nearest grid point instead of bilinear interpolation.
@@ -34,6 +35,7 @@ class ObservationsConfig(Record):
     file: Annotated[PathName, Field(min_length=1)]
     std: float | None = Field(None, gt=0)
     select: dict[str, float | datetime | date | str] = Field(default_factory=dict)
+    steps: tuple[int, int] | None = None
     cells: Literal["auto", "points", "boxes"] = "auto"
     nearest: bool = False
     absolute: bool = False

@@ -22,6 +22,7 @@ from .dates import MONTH, Dates, dates_of
 from .gridded_files import open_fields
 from .grids import aligned
 from .mistakes import gathered, named, undamaged
+from .selection import dated
 from .units import converted, same_units, units_of
 
 log = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def _values(
     ]
     if wrong:
         raise ValueError(f"has {' and '.join(wrong)}")
-    if given.kind == "month" and array.dtype.kind == "M":
+    if given.kind == "month" and dated(array.values):
         array = array.dt.month
     if array.dtype.kind not in "fiub":
         raise ValueError(f"holds {array.dtype}, not numbers")
@@ -243,11 +244,13 @@ def _require_plausible(values: np.ndarray, given: Input, known: Known) -> None:
 
 
 def _labels(dataset: xr.Dataset, dim: str, count: int) -> Coordinate:
-    """The labels of the conditions: the values of their dimension, dates as text, else their numbers."""
+    """The labels of the conditions: the values of their dimension, dates as text with their calendar, else their numbers."""
     attrs = {"long_name": f"condition, by its {dim}" if dim != NUMBERED else "number of the condition"}
     if dim not in dataset.coords or dataset[dim].ndim == 0:
         return Coordinate((NUMBERED,), np.arange(count, dtype=np.int32), attrs)
     values = dataset[dim].values
+    if dated(values):
+        attrs["calendar"] = str(dataset[dim].dt.calendar)
     if values.dtype.kind in "MO":
         values = np.array([str(value)[:19] for value in values], dtype=object)
     return Coordinate((NUMBERED,), values, attrs)

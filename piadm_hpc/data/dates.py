@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -11,6 +12,9 @@ import numpy as np
 import xarray as xr
 
 from .missing import outliers, stands_for_missing, where
+
+NUMPY_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+EPOCH = "seconds since 1970-01-01"
 
 MONTH = 31 * 86400
 """Increase of the key of a date from month to month: every month has room for the seconds of 31 days."""
@@ -199,6 +203,24 @@ def text_of(key: int) -> str:
     month, day = divmod(days, 31)
     year, month = divmod(month, 12)
     return f"{year:04d}-{month + 1:02d}-{day + 1:02d}"
+
+
+def from_text(texts: np.ndarray, calendar: str | None = None) -> np.ndarray:
+    """Return dates [n] written as text, in a CF `calendar`; numpy's dates for its own calendar, and where none is named.
+
+    Texts that are no dates of the calendar stay as they are, as do those of other calendars where cftime is not installed.
+    """
+    words = [one.decode() if isinstance(one, bytes) else str(one) for one in texts.tolist()]
+    try:
+        if calendar in (None, *NUMPY_CALENDARS):
+            return np.array(words).astype("datetime64[ns]")
+        import cftime
+
+        plain = [cftime.datetime(*map(int, re.findall(r"\d+", text)), calendar=calendar) for text in words]
+        numbers = cftime.date2num(plain, EPOCH, calendar=calendar)
+        return np.asarray(cftime.num2date(numbers, EPOCH, calendar=calendar, only_use_cftime_datetimes=True), dtype=object)
+    except (ValueError, TypeError, ImportError):
+        return texts
 
 
 def first_alike(values: np.ndarray, key: np.ndarray | None) -> np.ndarray:

@@ -10,9 +10,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..schema.layout import STEP, Coordinate
 from .gridded_files import open_fields
 from .grids import kind_of
+from .observation_steps import columns_along
 from .selection import Choice, selected
+from .units import converted, same_units, units_of
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": r"\s+"}
 """The separator of the columns of a table, by the ending of its name."""
@@ -36,14 +39,19 @@ def read_csv(path: Path) -> pd.DataFrame:
     return frame
 
 
-def read_netcdf(path: Path, variables: Sequence[str], select: Mapping[str, Choice]) -> pd.DataFrame:
-    """Read fields of some variables cell by cell, or a table along one dimension; ValueError for a file that has neither."""
+def read_netcdf(
+    path: Path, variables: Sequence[str], select: Mapping[str, Choice], along: Mapping[str, Coordinate]
+) -> pd.DataFrame:
+    """Read fields of some variables cell by cell, or a table along one dimension; ValueError for a file that has neither.
+
+    Fields may have the dimensions `along`, or others along which the file says which steps or levels they are.
+    """
     with open_fields(path) as dataset:
         found, wrong = selected(dataset, {dim: value for dim, value in select.items() if dim in dataset.dims}, ())
         if wrong:
             raise ValueError("; ".join(wrong))
         fields = [name for name in variables if name in found.data_vars and _horizontal(found[name]) is not None]
-        return _of_fields(found, fields) if fields else _of_rows(found, variables)
+        return _of_fields(found, fields, along) if fields else _of_rows(found, variables)
 
 
 def _horizontal(array: xr.DataArray) -> tuple[str, str] | None:
@@ -83,35 +91,71 @@ def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _of_fields(dataset: xr.Dataset, names: Sequence[str]) -> pd.DataFrame:
-    """Every value of some fields as a row, with its place and the bounds of its cell."""
+def _of_fields(dataset: xr.Dataset, names: Sequence[str], along: Mapping[str, Coordinate]) -> pd.DataFrame:
+    """Every value of some fields as a row, with its place, the bounds of its cell, and its step and level."""
     parts = []
     for name in names:
         array, dims = dataset[name], _horizontal(dataset[name])
         assert dims is not None
-        array = array.squeeze([dim for dim in array.dims if dim not in dims and array.sizes[dim] == 1])
-        further = [f"{dim} of {array.sizes[dim]} values" for dim in array.dims if dim not in dims]
-        if further:
-            raise ValueError(f"{name} has a dimension {', '.join(further)}; choose one with observations.select")
+        array, told = _placed_along(dataset, array, dims, along)
+        order = [*(str(dim) for dim in array.dims if dim not in dims), *dims]
+        array = array.transpose(*order)
         lat, lon = (array[dim].values.astype(np.float64) for dim in dims)
         polar = kind_of(dims[0], array[dims[0]].attrs) == "latitude"
         edges = cell_edges(lat, (-90.0, 90.0) if polar else None), cell_edges(lon, None)
-        rows, columns = (part.ravel() for part in np.meshgrid(np.arange(len(lat)), np.arange(len(lon)), indexing="ij"))
+        places = [part.ravel() for part in np.indices(array.shape)]
+        rows, columns = places[-2:]
         data: dict[str, Any] = {
-            "variable": name, "value": array.transpose(*dims).values.astype(np.float64).ravel(),
+            "variable": name, "value": array.values.astype(np.float64).ravel(),
             "cell_lat": lat[rows], "cell_lon": lon[columns],
             "south": edges[0].min(1)[rows], "north": edges[0].max(1)[rows],
             "west": edges[1].min(1)[columns], "east": edges[1].max(1)[columns],
         }  # fmt: skip
+        data |= {column: _spread(values, array) for column, values in told.items()}
         if f"{name}_std" in dataset:
-            spread = dataset[f"{name}_std"].squeeze(drop=True)
-            data["std"] = np.broadcast_to(spread.values, array.transpose(*dims).shape).astype(np.float64).ravel()
+            data["std"] = _spread(dataset[f"{name}_std"].squeeze(drop=True), array).astype(np.float64)
         if "units" in array.attrs:
             data["units"] = str(array.attrs["units"])
         frame = pd.DataFrame(data)
-        frame.index = pd.Index([f"{name}[{i}, {j}]" for i, j in zip(rows, columns, strict=True)])
+        frame.index = pd.Index([f"{name}[{', '.join(map(str, place))}]" for place in zip(*places, strict=True)])
         parts.append(frame[np.isfinite(frame["value"])])
     return pd.concat(parts)
+
+
+def _placed_along(
+    dataset: xr.Dataset, array: xr.DataArray, dims: tuple[str, str], along: Mapping[str, Coordinate]
+) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
+    """A field without dimensions of one value, and what says which step and level each value of it is, by column.
+
+    Raises ValueError for a dimension about which nothing is said, and for levels in units that do not convert.
+    """
+    if STEP in array.dims and STEP in along and STEP not in array.coords:
+        array = array.assign_coords({STEP: np.arange(array.sizes[STEP])})
+    array = array.squeeze([dim for dim in array.dims if dim not in dims and array.sizes[dim] == 1])
+    found = {name: array.coords[name] if name in array.coords else dataset.get(name) for name in columns_along(along)}
+    told = {name: c for name, c in found.items() if c is not None and set(c.dims) <= set(array.dims) - set(dims)}
+    known = {dim for c in told.values() for dim in c.dims}
+    further = [f"{dim} of {array.sizes[dim]} values" for dim in array.dims if dim not in dims and dim not in known]
+    if further:
+        raise ValueError(f"{array.name} has a dimension {', '.join(further)}; choose one with observations.select")
+    return array, {name: _in_units(c, along.get(name)) for name, c in told.items()}
+
+
+def _in_units(values: xr.DataArray, wanted: Coordinate | None) -> xr.DataArray:
+    """Levels in the units of the model's."""
+    given, units = units_of(values.attrs), None if wanted is None else units_of(wanted.attrs)
+    if given is None or units is None or same_units(given, units):
+        return values
+    try:
+        return values.copy(data=converted(values.values, given, units))
+    except ValueError as error:
+        raise ValueError(f"{values.name} {error}") from None
+
+
+def _spread(values: xr.DataArray, array: xr.DataArray) -> np.ndarray:
+    """Values along some dimensions of an array for each of its entries, in order."""
+    bare, like = (one.drop_vars(list(one.coords)) for one in (values, array))
+    return np.asarray(bare.broadcast_like(like).transpose(*array.dims).values).ravel()
 
 
 def cell_edges(centres: np.ndarray, ends: tuple[float, float] | None) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A table has one observation a row. Its columns are `value`, `std` (the standard deviation of the error), `variable`, and a place:
 `lat` and `lon` of a point, `south`, `north`, `west` and `east` of a box that is averaged over, or `degree` and `order` of a
-spherical harmonic. Optional are `units`, `group` and `correlation`. A file may also be wide, with a column for each variable
+spherical harmonic. Of sequences and levels it also has the columns of `observation_steps`. Optional are `units`, `group` and
+`correlation`. A file may also be wide, with a column for each variable
 and `NAME_std` beside it, or hold fields over latitude and longitude.
 """
 
@@ -16,7 +17,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..schema.layout import Coordinate
 from .observation_files import SEPARATORS, read_csv, read_netcdf, renamed
+from .observation_steps import places_along
 from .selection import Choice
 
 PLACES: dict[str, tuple[str, ...]] = {
@@ -38,8 +41,8 @@ class ObservationTable:
 
     `columns` holds at least value and std [m] float64, variable and units [m] (text; units empty where none are given), kind
     [m] (a key of PLACES, "cell" for the value of a field, or "function"), group and correlation [m], and the columns of the
-    places, NaN where a row has none. `lead` (numbers), `time`, `axis` and `average` (text) are there where the file has
-    them. `labels` [m] name the rows in messages.
+    places, NaN where a row has none, and of sequences and levels those of `places_along`. `lead` (numbers), `time`, `axis` and
+    `average` (text) are there where the file has them. `labels` [m] name the rows in messages.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -84,19 +87,23 @@ def read_observations(
     select: Mapping[str, Choice] | None = None,
     std: float | None = None,
     placed: bool = True,
+    along: Mapping[str, Coordinate] | None = None,
+    steps: tuple[int, int] | None = None,
 ) -> ObservationTable:
     """Read observations of some `variables` from a CSV file, or from anything that xarray opens.
 
     `select` chooses one value along further dimensions of a NetCDF file. `std` holds where the file gives none. Rows without a
-    value are left out. With `placed` false the rows need no place, because a function gives the observed values. Raises
+    value are left out. With `placed` false the rows need no place, because a function gives the observed values. `along` has the
+    dimensions that fields have before those of the grid, and `steps` the first and last step of rows that name none. Raises
     ValueError with all mistakes of the file at once.
     """
-    path = Path(path)
+    path, along = Path(path), along or {}
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"{path}: no such file")
     try:
-        frame = read_csv(path) if path.suffix.lower() in SEPARATORS else read_netcdf(path, variables, select or {})
-        return _table(_by_axis(_long(frame, variables)), variables, std, placed)
+        frame = read_csv(path) if path.suffix.lower() in SEPARATORS else read_netcdf(path, variables, select or {}, along)
+        frame = _by_axis(_long(frame, variables))
+        return _table(frame, variables, std, placed, *places_along(frame, along, steps))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -133,20 +140,23 @@ def _by_axis(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).drop(columns=list(AXES))
 
 
-def _table(frame: pd.DataFrame, variables: Sequence[str], std: float | None, placed: bool) -> ObservationTable:
+def _table(
+    frame: pd.DataFrame, variables: Sequence[str], std: float | None, placed: bool,
+    along: Mapping[str, np.ndarray], misplaced: Sequence[str],
+) -> ObservationTable:  # fmt: skip
     """The columns with their types, rows without a value left out; ValueError with all mistakes of the table."""
-    mistakes = []
+    mistakes = list(misplaced)
     if "value" not in frame.columns:
         there = ", ".join(map(str, frame.columns))
         raise ValueError(f"has no column value, nor one named {' or '.join(variables)}; it has {there}")
     if "std" not in frame.columns and std is None:
         mistakes.append("has no column std; give one, or observations.std for all")
-    if "variable" not in frame.columns and len(variables) > 1:
+    if placed and "variable" not in frame.columns and len(variables) > 1:
         mistakes.append(f"has no column variable, and the model has {', '.join(variables)}")
     kind, absent = _kinds(frame, placed)
     if absent:
         mistakes.append(absent)
-    columns: dict[str, np.ndarray] = {"kind": kind}
+    columns: dict[str, np.ndarray] = {"kind": kind, **along}
     for name, default in (("value", np.nan), ("std", std), ("correlation", 0.0), *((name, np.nan) for name in _numeric())):
         columns[name], wrong = _numbers(frame, name, default)
         mistakes += wrong

@@ -29,6 +29,28 @@ def selected(dataset: xr.Dataset, select: Mapping[str, Choice], sample_dims: Seq
     return dataset.isel(places), mistakes
 
 
+def taken(dataset: xr.Dataset, select: Mapping[str, Choice]) -> xr.Dataset:
+    """Return the dataset at one position of every dimension in `select`, whose values may also be numbers as text.
+
+    Raises ValueError with all that cannot be chosen.
+    """
+    wanted = {dim: _as_number(dataset, dim, value) for dim, value in select.items()}
+    found, mistakes = selected(dataset, wanted, ())
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return found
+
+
+def _as_number(dataset: xr.Dataset, dim: str, value: Choice) -> Choice:
+    """The number that a text is, along a dimension of numbers."""
+    if not isinstance(value, str) or dim not in dataset.coords or dataset[dim].dtype.kind not in "fiu":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
 def levelled(
     dataset: xr.Dataset, levels: Mapping[str, Sequence[Choice]], sample_dims: Sequence[str]
 ) -> tuple[xr.Dataset, list[str]]:
@@ -69,9 +91,15 @@ def _place(dataset: xr.Dataset, dim: str, wanted: Choice, sample_dims: Sequence[
     raise ValueError(f"{dim} has no {_text(wanted)}{kind}; {values}")
 
 
+def matches(values: np.ndarray, wanted: Any) -> np.ndarray:
+    """Return the positions of the values that are the one wanted: numbers within RELATIVE, text and dates as written."""
+    number = np.asarray(wanted).dtype.kind in "fiu"
+    return _matches(values, float(wanted) if number else wanted)[0]
+
+
 def _matches(values: np.ndarray, wanted: Choice) -> tuple[np.ndarray, str]:
     """Positions of the values that equal the wanted one, and a reason why there may be none."""
-    if _dated(values):
+    if dated(values):
         if isinstance(wanted, int | float):
             return np.empty(0, dtype=int), ", since it holds dates; give one, such as 2000-01-15"
         return np.flatnonzero([_begins(_text(value), _text(wanted)) for value in values]), ""
@@ -89,8 +117,9 @@ def _begins(date: str, wanted: str) -> bool:
     return date.startswith(wanted) and not date[len(wanted) :][:1].isdigit()
 
 
-def _dated(values: np.ndarray) -> bool:
-    return values.dtype.kind == "M" or hasattr(values.flat[0], "calendar")
+def dated(values: np.ndarray) -> bool:
+    """Return whether the values of a coordinate are dates, of numpy or of any calendar of cftime."""
+    return values.dtype.kind == "M" or (values.size > 0 and hasattr(values.flat[0], "calendar"))
 
 
 def _text(value: Any) -> str:

@@ -49,9 +49,21 @@ def given_conditions(config: RunConfig) -> GivenConditions:
             frame = frame.over(config.domain.shape)
         path = Path(str(config.condition.file))
         digest_of(path)
-        return frame.read(path)
+        found = frame.read(path)
+        return found if config.condition.only is None else _chosen(found, config.condition.only)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _chosen(given: GivenConditions, numbers: Sequence[int]) -> GivenConditions:
+    """The conditions with these numbers, with their own labels; ValueError for numbers that the file does not have."""
+    absent = [str(number) for number in numbers if not 0 <= number < len(given)]
+    if absent:
+        held = f"its file holds {len(given)}, numbered from 0 to {len(given) - 1}"
+        raise ValueError(f"condition.only: there is no condition {', '.join(absent)}; {held}")
+    rows = list(numbers)
+    labels = replace(given.labels, values=given.labels.values[rows])
+    return GivenConditions({name: values[rows] for name, values in given.values.items()}, labels)
 
 
 def encoded_conditions(config: RunConfig, model: Model, device: str) -> Condition | None:
@@ -98,9 +110,14 @@ def _of_leads(labels: Coordinate, leads: int) -> dict[str, Coordinate]:
     count = len(labels.values)
     return {
         dims[0]: Coordinate(dims, np.arange(count * leads, dtype=np.int32), {"long_name": "number of the forecast"}),
-        "init_time": Coordinate(dims, np.repeat(labels.values, leads), {"long_name": "start of the forecast"}),
+        "init_time": Coordinate(dims, np.repeat(labels.values, leads), starts_described(labels)),
         "lead_time": Coordinate(dims, np.tile(numbers, count), {"long_name": "number of the lead", "units": "1"}),
     }
+
+
+def starts_described(labels: Coordinate) -> dict[str, str]:
+    """The attributes of the starts of forecasts, which keep the calendar of dates."""
+    return {"long_name": "start of the forecast"} | {key: labels.attrs[key] for key in ("calendar",) if key in labels.attrs}
 
 
 def coordinates_of(config: RunConfig, samples: Sequence[int]) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from ..models.climatology import Climatology, climatology_of
 from ..models.registry import find_model
 from ..schema.layout import Coordinate, Layout
 from ..store.statistics.recipe import NEEDS, Recipe
-from .conditions import SAMPLE_DIM, given_conditions, months_of_run
+from .conditions import SAMPLE_DIM, given_conditions, months_of_run, starts_described
 
 REACH, STRETCH = 12.0, 2.5  # bins reach so many deviations of the data, and are three times as wide as evenly spaced ones there
 BINNED = {kind for kind, arrays in NEEDS.items() if "values" in arrays}
@@ -137,7 +137,7 @@ def _groups(config: RunConfig) -> dict[str, Coordinate]:
         return {labels.dims[0]: labels}
     numbers = np.arange(1, leads + 1, dtype=np.int32)
     return {
-        "init_time": Coordinate(("init_time",), labels.values, {"long_name": "start of the forecast"}),
+        "init_time": Coordinate(("init_time",), labels.values, starts_described(labels)),
         "lead_time": Coordinate(("lead_time",), numbers, {"long_name": "number of the lead", "units": "1"}),
     }
 

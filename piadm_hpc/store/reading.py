@@ -10,6 +10,8 @@ from typing import Any
 
 import xarray as xr
 
+from ..data.dates import from_text
+from ..data.selection import dated
 from .conventions import DIALECTS, realization
 from .errors import StoreError
 from .integrity import check
@@ -99,12 +101,13 @@ def _by_lead(dataset: xr.Dataset) -> xr.Dataset:
     leads = int(labels["lead_time"].values.max())
     split = dataset.drop_vars([*dims, "condition"]).coarsen(condition=leads).construct(condition=dims)
     starts, numbers = labels["init_time"].values[::leads], labels["lead_time"].values[:leads]
-    try:
-        starts = starts.astype(str).astype("datetime64[ns]") if starts.dtype.kind in "OUS" else starts
-    except ValueError:  # dates of a calendar that numpy does not know are kept as they are written
-        pass
+    attrs = dict(labels["init_time"].attrs)
+    if starts.dtype.kind in "OUS":
+        starts = from_text(starts, attrs.get("calendar"))
+    if dated(starts):
+        attrs.pop("calendar", None)  # the dates know it, and xarray writes it
     found = split.assign_coords(
-        init_time=("init_time", starts, labels["init_time"].attrs), lead_time=("lead_time", numbers, labels["lead_time"].attrs)
+        init_time=("init_time", starts, attrs), lead_time=("lead_time", numbers, labels["lead_time"].attrs)
     )
     return found.transpose("init_time", "realization", "lead_time", ...)
 

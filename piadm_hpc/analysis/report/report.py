@@ -25,7 +25,7 @@ from ..comparison import Comparison, as_record, compare, has_statistics
 from ..drawing.style import PlotError
 from ..figures import Picture, draw
 from ..origin import origin_line
-from ..planes import Plane, chosen, evenly_spaced, planes_of, variables_in
+from ..planes import Plane, chosen, evenly_spaced, of_step, planes_of, variables_in
 from ..scores import counted
 from .baselines import Baselines, measure
 from .tables import cost_lines, score_lines
@@ -48,10 +48,10 @@ def report(
     """Write report.png and report.json into a run's folder and return the table to print.
 
     A variable over levels or times has a figure at each of them, at most MOST_MAPS, or at the values nearest to those of
-    `select` by dimension. With `pdf` figures are also written as pages of PDF. The first `baselines` samples are solved again
-    step by step and by DPM-Solver++(2M). Scores compare the samples with the statistics in the model's folder, or with the
-    fields of a file `against`; `card` writes them into the model's card. Raises StoreError for a run that is incomplete or
-    damaged, and ValueError for a model that is missing or not the run's own.
+    `select` by dimension; the samples of one `step` of sequences are taken alone. With `pdf` figures are also written as pages
+    of PDF. The first `baselines` samples are solved again step by step and by DPM-Solver++(2M). Scores compare the samples with
+    the statistics in the model's folder, or with the fields of a file `against`; `card` writes them into the model's card. Raises
+    StoreError for a run that is incomplete or damaged, and ValueError for a model that is missing or not the run's own.
     """
     folder = Path(folder)
     with open_run(folder, flat=True) as dataset:
@@ -61,9 +61,10 @@ def report(
         model = load_model(path, device=device, allow_code=allow_code)
         _same_model(dataset, model, path)
         run = resolve(config, model, device)
-        planes, left_out = shown_planes(dataset, select or {})
+        shown, places, of_one = of_step(dataset, select or {})
+        planes, left_out = shown_planes(shown, places)
         maps = {plane.name for plane in planes}
-        compared = compare(dataset, path, against=against, maps=maps) if against is not None or has_statistics(path) else []
+        compared = compare(shown, path, against=against, maps=maps) if against is not None or has_statistics(path) else []
         measured = _baselines(dataset, run, baselines) if baselines > 0 else None
         summary = _summary(folder)
         record = _record(dataset, config, model, compared, measured, summary)
@@ -72,7 +73,7 @@ def report(
         lines += ["", *(score_lines(compared) or [f"no scores: model {model.name} has no statistics.h5 to compare with"])]
         if card:
             lines += ["", f"scores of the samples: {note_samples(path, _for_card(config, compared))}"]
-        lines += ["", *_figures(folder, dataset, config, model, compared, planes, pdf=pdf), *left_out]
+        lines += ["", *_figures(folder, shown, config, model, compared, planes, pdf=pdf), *of_one, *left_out]
     return "\n".join(lines)
 
 
@@ -223,7 +224,7 @@ def _picture(dataset: xr.Dataset, config: RunConfig, model: Model, plane: Plane,
     names = dataset[str(dataset.attrs["sample_dim"])].values
     ids = [str(int(name)) for name in names]
     if STEP in dataset[plane.variable].dims:
-        ids = [f"{name}, step {step}" for name in ids for step in range(1, dataset.sizes[STEP] + 1)]
+        ids = [f"{name}, step {step}" for name in ids for step in dataset[STEP].values]
     return Picture(
         title=f"{counted(len(names), 'sample')} of {model.name}: {plane.title}",
         name=plane.name,

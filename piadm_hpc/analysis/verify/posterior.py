@@ -29,8 +29,8 @@ from ...models.observations.posterior import expected_variance
 from ...models.observations.reading import climatology, read_for
 from ...models.observations.record import FILE, read_table
 from ..drawing.style import drawn
-from ..grids import grid_of
 from ..pages import Section, number
+from ..planes import chosen, planes_of
 from ..scores import fair_crps
 from .fields import stacked
 from .maps import map_figure
@@ -39,6 +39,7 @@ BINS = 10
 EXACT = 1e-6  # share of the spread that is used as the error of values without one
 LEVELS = (0.5, 0.9)
 MOST_DENSE = 5000
+MOST_MAPS = 4  # of one variable, of evenly spaced steps and levels if it has more
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,17 @@ class Predicted:
 
 
 def sections_of(
-    folder: Path, samples: xr.Dataset, model_folder: Path, config: ObservationsConfig, withheld: str | None
+    folder: Path,
+    samples: xr.Dataset,
+    model_folder: Path,
+    config: ObservationsConfig,
+    withheld: str | None,
+    select: Mapping[str, str],
 ) -> tuple[list[Section], dict[str, Any]]:
     """Return sections and numbers for a run with observations; with `withheld` also those at withheld observations.
 
-    Raises ValueError for observations that cannot be read, or are not of the model's variables.
+    `select` chooses maps by step and level. Raises ValueError for observations that cannot be read, or are not of the model's
+    variables.
     """
     model = load_model(model_folder)
     states = _states(samples, model)
@@ -73,7 +80,7 @@ def sections_of(
         kept, rows = read_for(other, model, str(model_folder))
         assert isinstance(kept, LinearObservations | PointwiseObservations)
         sections.append(_withheld(kept, rows, observations, model, states, record))
-    sections.append(_maps(samples, model, table))
+    sections.append(_maps(samples, model, table, select))
     return sections, record
 
 
@@ -235,20 +242,27 @@ def _of_gaussian(kept: LinearObservations, rows: ObservationTable, reference: An
     return found
 
 
-def _maps(samples: xr.Dataset, model: Model, table: ObservationTable | None) -> Section:
-    """Mean, spread and increment of every variable, and their sizes."""
+def _maps(samples: xr.Dataset, model: Model, table: ObservationTable | None, select: Mapping[str, str]) -> Section:
+    """Mean, spread and increment of every variable, at some of its steps and levels, and their sizes."""
     before = model.decode(model.reference.mean.reshape(1, *model.event_shape).to(torch.float32))
     rows: list[list[str]] = []
     figures: list[Any] = []
-    for variable in model.layout.variables:
-        fields = stacked(samples, variable)
-        maps = {"mean": fields.mean(0), "spread": fields.std(0, ddof=1), "increment": fields.mean(0) - before[variable.name][0]}
-        grid = grid_of(samples, variable.name, [str(dim) for dim in samples[variable.name].dims if dim not in variable.dims])
-        weights = np.broadcast_to(grid.weights[:, None], fields.shape[1:])
+    planes, left_out = chosen(planes_of(samples, model.layout.variables, steps=True)[0], select, MOST_MAPS)
+    dims = {variable.name: variable.dims for variable in model.layout.variables}
+    for plane in planes:
+        fields = plane.samples(samples).astype(np.float64)
+        own = xr.DataArray(before[plane.variable][0], dims=dims[plane.variable]).isel(plane.at).transpose(*plane.grid.dims)
+        mean = fields.mean(0)
+        maps = {"mean": mean, "spread": fields.std(0, ddof=1), "increment": mean - own.values.reshape(mean.shape)}
+        weights = np.broadcast_to(plane.grid.weights[:, None], mean.shape)
         sizes = [_weighted_rms(maps[name], weights) for name in ("spread", "increment")]
-        rows.append([variable.name, *(number(size) for size in sizes)])
-        figures += drawn(map_figure, maps, grid, variable.name, samples[variable.name].attrs, table)
-    notes = ["Spread and increment are root mean squares over the area; the increment is the mean less the model's own."]
+        rows.append([plane.name, *(number(size) for size in sizes)])
+        attrs = {**plane.attrs, "long_name": plane.title} if plane.at else plane.attrs
+        figures += drawn(map_figure, maps, plane.grid, plane.variable, attrs, table)
+    notes = [
+        "Spread and increment are root mean squares over the area; the increment is the mean less the model's own.",
+        *left_out,
+    ]
     return Section("Maps", ("variable", "spread", "increment"), rows, notes, figures)
 
 

@@ -18,7 +18,7 @@ from ...store.reading import open_run
 from ..comparison import compare, fields_like, has_statistics
 from ..origin import origin
 from ..pages import Section, number, write_page, write_record
-from ..planes import Plane, chosen, planes_of, variables_in
+from ..planes import Plane, chosen, of_step, planes_of, variables_in
 from ..report.report import MOST_MAPS, run_model, stored_config
 from ..report.tables import table
 from ..weights.checking import checked_energy
@@ -60,7 +60,7 @@ def verify(
             sections, record = _conformers(folder, dataset, against, energy)
         else:
             _only_for("conformers", energy=energy)
-            sections, record = _given(folder, dataset, withheld)
+            sections, record = _given(folder, dataset, withheld, select or {})
             if not sections or any(name is not None for name in (against, truth, training)):
                 more, numbers_of_fields = _fields(folder, dataset, against, truth, training, select or {})
                 sections, record = [*sections, *more], record | numbers_of_fields
@@ -94,7 +94,9 @@ def _conformers(
     return conformer_sections(own, real, function, weights)
 
 
-def _given(folder: Path, dataset: xr.Dataset, withheld: str | None) -> tuple[list[Section], dict[str, Any]]:
+def _given(
+    folder: Path, dataset: xr.Dataset, withheld: str | None, select: Mapping[str, str]
+) -> tuple[list[Section], dict[str, Any]]:
     """Sections of a posterior; none for a run without observations."""
     config = stored_config(folder, dataset)
     if config.observations is None:
@@ -105,7 +107,7 @@ def _given(folder: Path, dataset: xr.Dataset, withheld: str | None) -> tuple[lis
         if withheld is not None:
             raise ValueError(f"--withheld: the samples in {folder} are given conditions as well; use --truth for a field")
         return [], {}
-    return posterior_sections(folder, dataset, run_model(folder, config), config.observations, withheld)
+    return posterior_sections(folder, dataset, run_model(folder, config), config.observations, withheld, select)
 
 
 def _fields(
@@ -117,7 +119,10 @@ def _fields(
     select: Mapping[str, str],
 ) -> tuple[list[Section], dict[str, Any]]:
     model = find_model(run_model(folder, stored_config(folder, dataset)))
+    whole = dataset
+    dataset, select, of_one = of_step(dataset, select)
     planes, notes = _planes(dataset, select)
+    notes = [*(f"{line[0].upper()}{line[1:]}." for line in of_one), *notes]
     names = {plane.name for plane in planes}
     forecasts = truth is not None and "lead_time" in dataset
     files = (against, None if forecasts else truth, training)
@@ -127,7 +132,7 @@ def _fields(
     if not compared and truth is None and training is None:
         raise ValueError(f"model {model.name} has no statistics; give --against, --truth or --training FILE")
     sections, record = field_sections(dataset, planes, compared, *read)
-    coupled, numbers = coupling_sections(dataset, model, against)
+    coupled, numbers = coupling_sections(whole, model, against)
     sections, record = [*sections, *coupled], record | numbers
     if forecasts and truth is not None:
         more, record["forecasts"] = forecast_sections(folder, planes, model, truth)

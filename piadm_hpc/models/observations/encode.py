@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...data.normalise import Normalisation
 from ...data.observations import ObservationTable
-from ...data.transforms import Transform
-from ...data.units import converted, same_units, units_of
+from ...data.units import converted, same_units
 from ...gaussian.observed import LinearObservations
 from ..model import Model
+from .decoded import Fields
 from .places import LARGEST_DEGREE, Grid, Weights
 from .pointwise import PointwiseObservations, entry_values
 
@@ -26,54 +23,6 @@ LARGEST_ROWS = 200_000_000
 
 COARSE = 1.5
 """A field counts as box means where its cells are this many times as wide as the model's."""
-
-
-@dataclass(frozen=True)
-class Fields:
-    """The fields of a model as affine functions of its states: slope * state + offset, [variables, points].
-
-    `there` is false at points without data. The fields of variables in `transforms` are scores, from which the inverse transform
-    computes values.
-    """
-
-    names: tuple[str, ...]
-    units: tuple[str, ...]
-    grid: Grid
-    slope: np.ndarray
-    offset: np.ndarray
-    there: np.ndarray
-    transforms: Mapping[str, Transform]
-
-    @classmethod
-    def of(cls, model: Model) -> Fields:
-        """Determine them from the model's own decoding; ValueError for a model of anything but fields over two dimensions."""
-        variables, coordinates = model.layout.variables, model.layout.coordinates
-        dims = variables[0].dims
-        sizes = tuple(len(coordinates[dim].values) for dim in dims if dim in coordinates)
-        count = int(np.prod(sizes)) * len(variables)
-        if model.layout.topology is not None or len(sizes) != 2 or count != int(np.prod(model.event_shape)):
-            raise ValueError("observations at places need a model of fields over two dimensions; give observations.operator")
-        grid = Grid.of({dim: coordinates[dim] for dim in dims})
-        names, units = tuple(v.name for v in variables), tuple(units_of(variable.attrs) or "1" for variable in variables)
-        if isinstance(model.normalisation, Normalisation) and model.normalisation.transforms:
-            slope, offset, there = (
-                part.reshape(len(names), -1)
-                for part in (model.normalisation.scale, model.normalisation.mean, model.normalisation.mask)
-            )
-            slope, offset = (np.where(there, part, 0.0).astype(np.float64) for part in (slope, offset))
-            return cls(names, units, grid, slope, offset, there, model.normalisation.transforms)
-        return cls(names, units, grid, *straight_lines(model), {})
-
-
-def straight_lines(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return slope and offset of a model's fields as affine functions of its states, zero without data, and the mask of data.
-
-    Each is [variables, points]; fields of all variables must have the same size.
-    """
-    levels = (model.normalisation.decode(torch.full((1, *model.event_shape), level)) for level in (0.0, 2.0))
-    zero, two = (np.stack([values[0].astype(np.float64).ravel() for values in fields.values()]) for fields in levels)
-    there = np.isfinite(zero)
-    return np.where(there, (two - zero) / 2, 0.0), np.where(there, zero, 0.0), there
 
 
 def encode(
@@ -89,61 +38,63 @@ def encode(
 
     Those of variables that the model transforms are linear in values, not in states.
 
-    `nearest` takes the nearest grid point instead of bilinear interpolation. `cells` is the meaning of the values of a field:
-    "points", "boxes", or "auto", boxes where the field is coarser than the model. `removed` [variables, lat, lon] is the
-    climatology that values still contain. With `dated` rows of different times are different observations. Values of a field
-    where the model has no data are left out. Raises ValueError with all mistakes at once: unknown variables, units that do not
-    convert, places outside the domain or without data, duplicates.
+    `nearest` reads points at the nearest grid point instead of bilinearly. `cells` says what the values of a field are:
+    "points", "boxes", or "auto", boxes where the field is coarser than the model. `removed` [channels, points] is the
+    climatology that values still contain. With `dated` rows of other times are other observations. Values of a field where the
+    model has no data are left out. Raises ValueError with all mistakes at once: unknown variables, units that do not convert,
+    places outside the domain or without data, duplicates.
     """
     fields = Fields.of(model)
     mistakes = _misnamed(table, fields) + _misplaced(table, fields.grid)
     if mistakes:
         raise ValueError("; ".join(mistakes))
     boxes = cells == "boxes" or (cells == "auto" and _coarse(table, fields.grid))
-    channel = np.array([fields.names.index(name) for name in table["variable"]])
+    channels, wrong = fields.channels_of(table)
+    mistakes += wrong
     raw = [_weights(table, row, fields.grid, nearest=nearest, boxes=boxes) for row in range(len(table))]
-    if sum(len(places) for places, _ in raw) > LARGEST_ROWS:
+    if sum(len(places) * len(each) for (places, _), each in zip(raw, channels, strict=True)) > LARGEST_ROWS:
         raise ValueError(f"{len(table)} observations read more than {LARGEST_ROWS:,} grid points; thin them out")
-    kept = [_with_data(places, weights, fields.there[k]) for (places, weights), k in zip(raw, channel, strict=True)]
+    kept = [_with_data(one, each, fields.there) for one, each in zip(raw, channels, strict=True)]
     seen = np.array([len(places) > 0 for places, _ in kept])
-    if (dark := ~seen & (table["kind"] != "cell")).any():
+    dark = ~seen & (table["kind"] != "cell") & np.array([len(each) > 0 for each in channels])
+    if dark.any():
         mistakes.append(f"where the model has no data (masked): {table.of_mistake(dark)}")
-    values, std, wrong = _in_units(table, fields, channel, anomaly=removed is None and _anomaly(model))
-    mistakes += wrong + _duplicates(table, kept, channel, table.dates if dated else np.full(len(table), ""))
+    values, std, wrong = _in_units(table, fields, anomaly=removed is None and _anomaly(model))
+    mistakes += wrong + _duplicates(table, kept, table.dates if dated else np.full(len(table), ""))
     if not mistakes and not seen.any():
         mistakes.append("none of the values lies where the model has data")
     if mistakes:
         raise ValueError("; ".join(mistakes))
     if not seen.all():
         log.info("observations: %d of %d values lie where the model has no data, and are left out", int((~seen).sum()), len(seen))
-    rows = [(places, weights) for (places, weights), good in zip(kept, seen, strict=True) if good]
-    offset = fields.offset if removed is None else fields.offset + np.nan_to_num(removed.reshape(fields.offset.shape))
-    table, channel = table.keep(seen), channel[seen]
-    if not any(fields.names[k] in fields.transforms for k in channel):
-        return _linear(table, rows, channel, fields.slope, offset, values[seen], std[seen]), table
+    rows = [one for one, good in zip(kept, seen, strict=True) if good]
+    offset = fields.offset if removed is None else fields.offset + np.nan_to_num(removed)
+    used = {fields.labels[k] for each, good in zip(channels, seen, strict=True) if good for k in each}
+    table = table.keep(seen)
+    if not used & set(fields.transforms):
+        return _linear(table, rows, fields.slope, offset, values[seen], std[seen]), table
     if removed is not None:
         raise ValueError("observations.absolute: the model transforms its fields; give values as it has them")
-    # errors are scaled to one, so that variables of all units can be solved for together
-    plain = _linear(table, rows, channel, np.ones_like(fields.slope), 0 * offset, values[seen], std[seen])
+    # errors become one, so that variables of all units can be solved for together
+    plain = _linear(table, rows, np.ones_like(fields.slope), 0 * offset, values[seen], std[seen])
     white = plain.scaled(1 / plain.std)
-    return PointwiseObservations.of(white, entry_values(fields.names, fields.slope, offset, fields.transforms)), table
+    return PointwiseObservations.of(white, entry_values(fields.labels, fields.slope, offset, fields.transforms)), table
 
 
 def _linear(
-    table: ObservationTable, rows: list[Weights], channel: np.ndarray, slope: np.ndarray, offset: np.ndarray,
-    values: np.ndarray, std: np.ndarray,
-) -> LinearObservations:  # fmt: skip
+    table: ObservationTable, rows: list[Weights], slope: np.ndarray, offset: np.ndarray, values: np.ndarray, std: np.ndarray
+) -> LinearObservations:
     """Observations in units of states: every row's weights times the scales sum to one in size."""
-    size, numbers, places, columns, entries = slope.shape[1], values.copy(), [], [], []
+    numbers, places, entries = values.copy(), [], []
     norm = np.empty(len(values))
-    for row, ((points, weights), k) in enumerate(zip(rows, channel, strict=True)):
-        scaled = weights * slope[k, points]
+    for row, (columns, weights) in enumerate(rows):
+        scaled = weights * slope.flat[columns]
         norm[row] = np.abs(scaled).sum()
-        numbers[row] -= weights @ offset[k, points]
-        places.append(np.full(len(points), row))
-        columns.append(k * size + points)
+        numbers[row] -= weights @ offset.flat[columns]
+        places.append(np.full(len(columns), row))
         entries.append(scaled / norm[row])
-    index = torch.from_numpy(np.stack([np.concatenate(places), np.concatenate(columns)]).astype(np.int64))
+    columns = np.concatenate([columns for columns, _ in rows])
+    index = torch.from_numpy(np.stack([np.concatenate(places), columns]).astype(np.int64))
     matrix = torch.sparse_coo_tensor(
         index, torch.from_numpy(np.concatenate(entries)), (len(values), slope.size), check_invariants=True
     )
@@ -223,19 +174,26 @@ def _weights(table: ObservationTable, row: int, grid: Grid, *, nearest: bool, bo
     return grid.point(at(lat), at(lon), nearest=nearest)
 
 
-def _with_data(places: np.ndarray, weights: np.ndarray, there: np.ndarray) -> Weights:
-    """The weights of points with data; their sum does not change."""
-    good = there[places]
-    if good.all() or not good.any():
-        return places[good], weights[good]
-    total = weights[good].sum()
-    return places[good], weights[good] * (weights.sum() / total if total > 0 else 1.0)
+def _with_data(raw: Weights, channels: np.ndarray, there: np.ndarray) -> Weights:
+    """The weights [k] of a row in all its channels, by index into fields [channels, points] laid flat.
+
+    Channels count alike. Points without data are left out, and the sum of each channel's weights stays what it was; where one of
+    the channels has no data, nothing is left.
+    """
+    places, weights = raw
+    columns, shares = [], []
+    for k in channels:
+        good = there[k, places]
+        total = weights[good].sum()
+        if not good.any():
+            return places[:0], weights[:0]
+        columns.append(k * there.shape[1] + places[good])
+        shares.append(weights[good] * (weights.sum() / total if not good.all() and total > 0 else 1.0) / len(channels))
+    return np.concatenate([places[:0], *columns]), np.concatenate([weights[:0], *shares])
 
 
-def _in_units(
-    table: ObservationTable, fields: Fields, channel: np.ndarray, *, anomaly: bool
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Values and errors in the model's units; units that do not convert are mistakes."""
+def _in_units(table: ObservationTable, fields: Fields, *, anomaly: bool) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Values and errors in the model's units; what does not convert is a mistake."""
     values, std, mistakes = table["value"].copy(), table["std"].copy(), []
     for name, units in dict.fromkeys(zip(table["variable"], table["units"], strict=True)):
         wanted = fields.units[fields.names.index(name)]
@@ -250,13 +208,13 @@ def _in_units(
     return values, std, mistakes
 
 
-def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarray, dates: np.ndarray) -> list[str]:
-    """Rows of the table that repeat an observation, which would count twice."""
+def _duplicates(table: ObservationTable, rows: list[Weights], dates: np.ndarray) -> list[str]:
+    """Rows of the table that observe the same, which would count twice."""
     first: dict[tuple[object, ...], int] = {}
     again = np.zeros(len(rows), dtype=bool)
-    for row, ((places, weights), k) in enumerate(zip(rows, channel, strict=True)):
-        key = (k, table["kind"][row], dates[row], places.tobytes(), weights.round(9).tobytes())
-        if len(places) and first.setdefault(key, row) != row:
+    for row, (columns, weights) in enumerate(rows):
+        key = (table["kind"][row], dates[row], columns.tobytes(), weights.round(9).tobytes())
+        if len(columns) and first.setdefault(key, row) != row:
             again[row] = True
     if not again.any():
         return []

@@ -16,10 +16,12 @@ from ...config.observations import ObservationsConfig
 from ...config.validation import ConfigError
 from ...data.normalise import Normalisation
 from ...data.observations import ObservationTable, read_observations
+from ...schema.layout import STEP
 from ..climatology import climatology_of
 from ..model import Model
 from ..registry import find_model
-from .encode import Fields, encode, straight_lines
+from .decoded import straight_lines
+from .encode import encode
 from .function import FunctionObservations
 from .geometry import geometry_of, of_positions
 from .pointwise import entry_values
@@ -91,7 +93,12 @@ def read_for(
     """
     names = [variable.name for variable in model.layout.variables]
     placed = config.operator is None and model.layout.topology is None
-    table = read_observations(config.file, names, select=config.select, std=config.std, placed=placed)
+    along = {dim: model.layout.coordinates[dim] for dim in model.layout.leading} if placed else {}
+    if config.steps is not None and STEP not in along:
+        raise ValueError("observations.steps: only for models of sequences, and not with an operator; leave it out")
+    table = read_observations(
+        config.file, names, select=config.select, std=config.std, placed=placed, along=along, steps=config.steps
+    )
     if config.operator is not None:
         operator = plugins.call("observations.operator", config.operator, model)
         return _of_function(table, operator, model), table
@@ -143,29 +150,44 @@ def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor
     states have entries that belong to no variable.
     """
     shapes = {name: values[0].shape for name, values in model.normalisation.decode(torch.zeros(1, *model.event_shape)).items()}
-    filled = sum(math.prod(shape) for shape in shapes.values()) == math.prod(model.event_shape)
-    if not filled or (len(shapes) > 1 and (len(set(shapes.values())) > 1 or model.event_shape[0] != len(shapes))):
+    sizes, grid = [math.prod(shape) for shape in shapes.values()], model.event_shape[1:]
+    apart = len(shapes) > 1 and any(shape[len(shape) - len(grid) :] != grid for shape in shapes.values())
+    if sum(sizes) != math.prod(model.event_shape) or apart:
         raise ValueError("functions of fields need a model whose fields fill its states")
-    if isinstance(model.normalisation, Normalisation) and model.normalisation.transforms:
-        fields = Fields.of(model)
-        slope, offset, transforms = fields.slope, fields.offset, fields.transforms
-    else:
-        (slope, offset, _), transforms = straight_lines(model), {}
-    decode = entry_values(tuple(shapes), slope, offset, transforms)
+    transforms = model.normalisation.transforms if isinstance(model.normalisation, Normalisation) else {}
+    labels = model.normalisation.labels if isinstance(model.normalisation, Normalisation) and transforms else ("all",)
+    slope, offset, _ = (part.reshape(len(labels), -1) for part in straight_lines(model))
+    decode = entry_values(labels, slope, offset, transforms)
 
     def fields_of(x: Tensor) -> dict[str, Tensor]:
-        values = decode(x.flatten(1)).reshape(len(x), len(shapes), -1)
-        return {name: values[:, k].reshape(len(x), *shape) for k, (name, shape) in enumerate(shapes.items())}
+        parts = torch.split(decode(x.flatten(1)), sizes, dim=1)
+        return {name: part.reshape(len(x), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
     return fields_of
 
 
 def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:
-    """Return the climatology [variables, lat, lon] that was removed before training. Raises ValueError."""
+    """Return the climatology [channels, points] that a model of anomalies was trained without. Raises ValueError.
+
+    That of a step of a sequence is of the step's own month, counted from `observations.month`, the first step's.
+    """
     found = climatology_of(find_model(folder), model.sha256)
     if found is None:
         raise ValueError("observations.absolute: the model is not one of anomalies; leave it out")
-    if found.monthly and config.month is None:
-        raise ValueError("observations.absolute: the model's climatology is monthly; give observations.month")
-    month = 0 if config.month is None or not found.monthly else config.month - 1
-    return np.stack([fields[month] for fields in found.fields.values()])
+    step = model.layout.coordinates.get(STEP)
+    months = np.zeros(1 if step is None else len(step.values), dtype=np.int64)
+    if found.monthly:
+        first = None if step is None else step.attrs.get("first_month")
+        if config.month is None and first is None:
+            raise ValueError("observations.absolute: the model's climatology is monthly; give observations.month")
+        if None not in (config.month, first) and config.month != first:
+            raise ValueError(f"observations.month: all sequences of the model begin in month {first}; leave it out")
+        if step is not None and "months_per_step" not in step.attrs:
+            raise ValueError("observations.absolute: the steps are no whole months apart; give values as anomalies")
+        apart = 1 if step is None else int(step.attrs["months_per_step"])
+        months = ((config.month or int(first or 1)) - 1 + np.arange(len(months)) * apart) % 12
+    channels = []
+    for variable in model.layout.variables:
+        rows = months if STEP in variable.dims else months[:1]
+        channels.append(found.fields[variable.name][rows].reshape(math.prod(model.layout.channels(variable)), -1))
+    return np.concatenate(channels)
