@@ -134,6 +134,9 @@ def test_samples_have_the_moments_of_the_conditional_gaussian(folder: Path, tmp_
         assert float((modes.mean(0) / exact.sqrt()).abs().max()) < 4.5 / count**0.5
         assert abs(float((modes.square().mean(0) / exact).mean()) - 1) < 0.04
     assert np.linalg.norm(np.diff(found.mean(0), axis=0)) > 0.02  # the conditions differ by far more than the noise of a mean
+    (tmp_path / "noe.csv").write_text("atoms,value,std\n0 3,0.4,0.1\n")
+    refused = call("weigh", tmp_path / "run", "--averages", tmp_path / "noe.csv")
+    assert "are given 2 conditions; weigh runs of one condition each" in one_line(refused, 2)
 
 
 def test_one_condition_of_many_is_the_same_made_alone(folder: Path, tmp_path: Path) -> None:
