@@ -345,7 +345,7 @@ def test_densities_do_not_depend_on_ranks_and_batches(gaussian: Path, tmp_path: 
 def test_what_has_no_density_is_refused(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["--data", str(gaussian.parent / "fields.nc"), "--out", str(tmp_path / "density.h5")]
     assert main(["density", "--model", "alanine-dipeptide", *data]) == 2
-    assert "makes conformers" in capsys.readouterr().err
+    assert "draws conformers" in capsys.readouterr().err
     assert main(["density", "--model", str(gaussian), *data, "--traces", "1"]) == 2
     assert "a number of probes from 2" in capsys.readouterr().err
     model = load_model(gaussian)
