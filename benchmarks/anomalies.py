@@ -2,12 +2,13 @@
 
     python benchmarks/anomalies.py --data FOLDER --every 5 --out anomalies
 
-FOLDER has the files that the card of ccsm-temperature names. What is computed stays in the folder --out, and the same command
-goes on from there. Bits per dimension of the test member, the validation member and a training member, under the model and
+FOLDER contains the files that the card of ccsm-temperature names. Results are kept in the folder --out, and the same command
+resumes from them. Bits per dimension of the test member, the validation member and a training member, under the model and
 under its Gaussian alone. Then years of the test member with one box of 6 x 10 points shifted by three local standard
 deviations, at random places, with sharp edges or smoothly. A year is suspicious when its score exceeds that of all but 5 in 100
-years of the validation member; the share of clean years of the test member that do is measured as well. Scores: the log-density,
-its Gaussian part, the squared norm of the encoded noise, and the largest mean of the map of surprise over 3 x 3 points.
+years of the validation member; the share of clean years of the test member above that limit is measured as well. Scores: the
+log-density, its Gaussian part, the squared norm of the encoded noise, and the largest mean of the map of surprise over 3 x 3
+points.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from piadm_hpc.run.resolve import ResolvedRun
 
 BOX = (6, 10)  # rows and columns that are shifted
 FALSE_ALARMS = 0.05
-SIZE = 3.0  # of the shift, in local standard deviations
+SIZE = 3.0  # size of the shift, in local standard deviations
 KINDS = (("sharp", 100), ("smooth", 50))  # edges of the box, and how many years
 CHUNK = 10  # years between two files
 

@@ -86,13 +86,13 @@ def spread_months(file: Path, variable: str, anomaly: str, folder: Path) -> Grid
         parts = {"validation": place == 7, "test": place == 2, "train": ~np.isin(place, (2, 7))}
         for name, chosen in parts.items():
             dataset[[variable]].isel(time=np.flatnonzero(chosen)).drop_encoding().to_netcdf(folder / f"{name}.nc")
-    files = {f"{name}_files": [str(folder / f"{name}.nc")] for name in ("validation", "test")}
-    config = {"files": [str(folder / f"{name}.nc") for name in parts], "variables": [variable], "anomaly": anomaly, **files}
+    held = {f"{name}_files": [f"{name}.nc"] for name in ("validation", "test")}
+    config = {"files": [str(folder / f"{name}.nc") for name in parts], "variables": [variable], "anomaly": anomaly, **held}
     return read_fields(DataConfig.model_validate(config))
 
 
 def row(data: GriddedData, basis: str, samples: int) -> dict[str, float]:
-    """One basis: its samples against the data, its likelihood a point, and what its fit takes."""
+    """One basis: its samples against the data, its likelihood per point, and the cost of its fit."""
     began = time.process_time()
     reference = fitted(data, basis)
     seconds = time.process_time() - began
@@ -143,9 +143,9 @@ def shape(found: Mapping[str, float], of: str) -> list[Aim]:
 
 
 def main() -> int:
-    """Print a row for every basis, and what the rows should be."""
+    """Print a row for every basis, and the limits on the rows."""
     options = parser(__doc__ or "")
-    options.add_argument("file", nargs="?", type=Path, help="fields over latitude and longitude; without, only --quick runs")
+    options.add_argument("file", nargs="?", type=Path, help="fields over latitude and longitude; without them only --quick runs")
     options.add_argument("--variable", default="sst")
     options.add_argument("--anomaly", default="monthly", choices=["none", "mean", "monthly"])
     options.add_argument("--samples", type=int, default=50)

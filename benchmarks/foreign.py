@@ -141,7 +141,7 @@ Solve = Callable[[Tensor, int], Tensor]
 
 
 def heun(network: torch.nn.Module, coarse: Tensor, start: float, end: float) -> Solve:
-    """physicsnemo's `sample` from one noise level to another, with so many steps of Heun's method on the grid of EDM."""
+    """physicsnemo's `sample` from one noise level to another, with `steps` steps of Heun's method on the grid of EDM."""
     from physicsnemo.diffusion.noise_schedulers import EDMNoiseScheduler
     from physicsnemo.diffusion.samplers import sample
 
@@ -174,12 +174,12 @@ def multistep(unet: torch.nn.Module, classes: Tensor, folder: Path) -> Solve:
 
 
 def compared(report: Report, title: str, run: ResolvedRun, theirs: Solve, converged: int, calls: dict[int, int]) -> None:
-    """Add the table of one network: the difference from the converged sampler, for it with fewer steps and for ours."""
-    sampler = replace(run.sampler, stride=1)  # a noise of its own for every condition
+    """Add the table of one network: how far the same sampler with fewer steps and this package are from the converged one."""
+    sampler = replace(run.sampler, stride=1)  # separate noise for every condition
     ids = range(run.config.condition.count)
     first = sampler.prior_states(ids)[:, 0]
     truth = theirs(first, converged)
-    # networks that are hardly trained make samples of any size
+    # networks that are hardly trained draw samples of any magnitude
     scale = DEVIATION if report.name == "foreign" else float(truth.std())
 
     def apart(x: Tensor) -> float:
@@ -216,7 +216,7 @@ def measure(report: Report, folder: Path, budget: Budget) -> None:
 
 
 def main() -> int:
-    options = parser("Checkpoints of other packages against their own samplers.").parse_args()
+    options = parser("Checkpoints of other packages, sampled by this package and by their own samplers.").parse_args()
     report = Report("foreign, quick" if options.quick else "foreign")
     with tempfile.TemporaryDirectory() as folder:
         measure(report, Path(folder), QUICK if options.quick else FULL)

@@ -1,11 +1,11 @@
-"""First paths from a student: rounds until the sample of the network itself is certified, by how wrong the student is.
+"""First paths from a student: rounds until the sample of the network itself is certified, against the error of the student.
 
     python benchmarks/students.py
 
 The target is a mixture of three Gaussians in 12 dimensions with its exact score. Students are that score with a share of
 error that varies with the state, a score of zero, and random numbers a hundred times too large. The last row is a one-step
-generator that is exact: its path is the straight line from the first state to the right end. Of every solution the largest
-error is taken, root mean square in units of the tolerance, against the same scheme solved tightly.
+generator that is exact: its path is the straight line from the first state to the right end. The error of a solution is its
+largest root mean square error in units of the tolerance, against the same scheme solved tightly.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ TARGET = mixture()
 
 
 def wrong_by(share: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The score with an error of that share."""
+    """The score with a relative error of that size."""
     return lambda x, t: TARGET.score(x, t) * (1 + share * torch.sin(3 * x))
 
 

@@ -1,12 +1,12 @@
-"""Rollouts of a chaotic world with a trained network: leads pipelined, lead by lead, and step by step.
+"""Rollouts of a chaotic system with a trained network: leads pipelined, lead by lead, and step by step.
 
     python benchmarks/turbulence.py --model turbulence --data six_hours.nc --starts 4 --leads 0          # ten leads
     python benchmarks/turbulence.py --model turbulence --data six_hours.nc --starts 12 --tol             # fifty leads
 
-The model is one of datasets/turbulence.toml and the data its file, whose last fields no model has seen; starts are taken from
-these. For every tolerance ten leads are solved pipelined and lead by lead, and every lead of the former is compared with a tight
-solve from its own predecessor. `--leads` follow, pipelined and with a chain made step by step: deviation, spectrum and memory of
-the ensembles must agree, within three standard errors over the members and within a few per cent.
+The model is one trained by datasets/turbulence.toml and the data are its file, whose last fields are held out of training;
+starts are taken from these. For every tolerance ten leads are solved pipelined and lead by lead, and every lead of the former is
+compared with a tight solve from its own predecessor. `--leads` follow, pipelined and with a chain made step by step: deviation,
+spectrum and memory of the ensembles must agree, within three standard errors over the members and within a few per cent.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "datasets" / "turbu
 
 TOL = 1e-2
 LAST = 20  # leads whose statistics are compared
-# what a member is described by, and how much of it the ensembles may differ by
+# statistics of a member, and the share by which the ensembles may differ in each
 STATISTICS = {"deviation": 0.05, "share of wavenumbers 1-4": 0.15, "share of 8-15": 0.15, "memory of one lead": 0.05}
 
 
 def write_starts(data: Path, folder: Path, held_out: int, count: int) -> Path:
-    """Write `count` fields of the held-out part of a file, evenly apart, as the starts of a rollout."""
+    """Write `count` fields of the held-out part of a file, evenly spaced, as the starts of a rollout."""
     with xr.open_dataset(data) as dataset:
         places = np.linspace(len(dataset.time) - held_out, len(dataset.time) - 1, count).astype(int)
         starts = dataset.vorticity[places].load()
@@ -88,7 +88,7 @@ def statistics(fields: Tensor) -> Tensor:
 
 
 def pipelined(report: Report, name: str, starts: Path, leads: int, tol: float, most: float) -> None:
-    """Leads pipelined and one after the other, and the error of every lead given its own predecessor."""
+    """Leads pipelined and in sequence, and the error of every lead given its own predecessor."""
     made, known = rollout_with(name, starts, leads, solver={"tol": tol})
     alone = draw(replace(made, threshold=None), known, leads)
     rounds, calls = float(alone.rounds.double().mean()), float(alone.calls.sum(1).double().mean())
@@ -135,7 +135,7 @@ def after_many(report: Report, name: str, starts: Path, leads: int) -> None:
 
 
 def synthetic(folder: Path) -> tuple[str, Path, int]:
-    """The world on 16 x 16 points and the linear inverse model of it, for a quick run."""
+    """The system on 16 x 16 points and its linear inverse model, for a quick run."""
     from barotropic import Barotropic, dataset
 
     fields = np.stack(list(Barotropic(16).fields(120, 12, seed=0, spin_up=5)))
@@ -146,7 +146,7 @@ def synthetic(folder: Path) -> tuple[str, Path, int]:
 
 
 def main() -> int:
-    options_parser = parser("Rollouts of a chaotic world: pipelined, lead by lead, and step by step.")
+    options_parser = parser("Rollouts of a chaotic system: pipelined, lead by lead, and step by step.")
     options_parser.add_argument("--model", default="turbulence", help="a model folder")
     options_parser.add_argument("--data", type=Path, help="the file that the model was trained on")
     options_parser.add_argument("--out", type=Path, default=Path("starts"), help="folder of the starts")

@@ -41,7 +41,7 @@ def coarse(field: xr.DataArray) -> xr.DataArray:
 
 
 def observed(name: str, field: xr.DataArray, std: float) -> dict[str, float]:
-    """Draw the posterior given a field, draw its picture, and return errors and spread in K."""
+    """Draw samples of the posterior given a field, plot them, and return errors and spread in K."""
     path = RUNS / f"{name}.nc"
     field.to_dataset(name="TREFHT").to_netcdf(path)
     run = piadm_hpc.RunConfig(
@@ -73,7 +73,7 @@ def observed(name: str, field: xr.DataArray, std: float) -> dict[str, float]:
 
 
 def picture(name: str, shown: dict[str, xr.DataArray], spread: xr.DataArray) -> None:
-    """Draw deviations from the model's mean, and the spread, beside each other."""
+    """Plot deviations from the model's mean and the spread side by side."""
     figure, axes = plt.subplots(1, 4, figsize=(11, 1.75), constrained_layout=True)
     for axis, (title, one) in zip(axes, shown.items(), strict=False):
         drawn = one.plot(ax=axis, vmin=-EXTENT, vmax=EXTENT, cmap="RdBu_r", add_colorbar=False)

@@ -85,7 +85,7 @@ def test_scales_keep_their_power_with_few_modes() -> None:
 
 
 def test_power_is_that_of_a_known_spectrum_on_a_grid_with_gaps() -> None:
-    """A taper alone makes small scales of such fields five times too strong; the truth is the mean over 2,000 fields."""
+    """A taper alone makes some scales of such fields 1.8 times too strong; the truth is the mean over 2,000 fields."""
     mask = torch.ones(24, 36, dtype=torch.bool)
     mask[8:15, 10:20] = False
     mask[18:21, 28:33] = False
@@ -93,7 +93,7 @@ def test_power_is_that_of_a_known_spectrum_on_a_grid_with_gaps() -> None:
     def drawn(count: int, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         y, x = np.meshgrid(np.fft.fftfreq(48), np.fft.fftfreq(36), indexing="ij")
-        root = torch.from_numpy((1 + (x**2 + y**2) / 0.06**2) ** -1.5)
+        root = torch.from_numpy((1 + (x**2 + y**2) / 0.06**2) ** -1.0)
         white = torch.randn(count, 48, 36, generator=generator, dtype=torch.float64)
         fields = torch.fft.ifft2(torch.fft.fft2(white) * root).real[:, :24]
         return fields / root.square().mean().sqrt()
@@ -104,7 +104,7 @@ def test_power_is_that_of_a_known_spectrum_on_a_grid_with_gaps() -> None:
     rows = mask.all(1)
     power = [torch.fft.rfft(f[:, rows]).abs().square().mean((0, 1)) for f in (made, drawn(2000, 9))]
     for band in (slice(1, 4), slice(4, 7), slice(7, 11), slice(11, 17)):
-        assert 0.7 < float(power[0][band].sum() / power[1][band].sum()) < 1.4
+        assert 0.75 < float(power[0][band].sum() / power[1][band].sum()) < 1.35
 
 
 def test_modes_that_variables_share_are_orthonormal() -> None:

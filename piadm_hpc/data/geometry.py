@@ -31,7 +31,7 @@ def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate
     longitudes among the `auxiliary` coordinates. Raises ValueError without these.
     """
     if len(grid) == 1:
-        return _on_sphere(*_angles(next(iter(grid)), auxiliary))
+        return _on_sphere(*angles_of_cells(next(iter(grid)), auxiliary))
     kinds = [kind_of(name, coordinate.attrs) for name, coordinate in grid.items()]
     rows, columns = (coordinate.values.astype(np.float64) for coordinate in grid.values())
     if kinds == ["latitude", "longitude"]:
@@ -48,7 +48,7 @@ def neighbours_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordi
     if len(grid) > 1:
         rows, columns = (len(coordinate.values) for coordinate in grid.values())
         return lattice(rows, columns, periodic=wrap)
-    lat, lon = (np.deg2rad(angle) for angle in _angles(next(iter(grid)), auxiliary))
+    lat, lon = (np.deg2rad(angle) for angle in angles_of_cells(next(iter(grid)), auxiliary))
     return nearest(np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]), AROUND)
 
 
@@ -88,8 +88,8 @@ def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     return np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), STRETCHED * y])
 
 
-def _angles(dim: str, auxiliary: Mapping[str, Coordinate]) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes in degrees of the cells along a dimension."""
+def angles_of_cells(dim: str, auxiliary: Mapping[str, Coordinate]) -> tuple[np.ndarray, np.ndarray]:
+    """Latitudes and longitudes in degrees of the cells along a dimension. Raises ValueError where the files lack them."""
     found = {kind_of(name, c.attrs): c.values for name, c in auxiliary.items() if c.dims == (dim,)}
     if absent := [kind for kind in ("latitude", "longitude") if kind not in found]:
         raise ValueError(

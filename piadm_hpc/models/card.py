@@ -34,9 +34,11 @@ from .denoiser import DenoiserScore, GaussianDenoiser
 from .foreign import ADAPTER
 from .loading import with_weights
 from .model import Model
+from .networks.cells import CellUNet
+from .networks.fields import make_field_network
 from .networks.messages import MessageNetwork
 from .networks.pairs import ConformerNetwork, make_conformer_network
-from .networks.unet import GridUNet, latitudes_from
+from .networks.unet import GridUNet
 from .packing import RESPONSE, pack_reference, unpack_reference, unpack_regression, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
@@ -201,7 +203,7 @@ def _network(
     topology: Topology | None,
     kind: type[GaussianDenoiser],
     conditioning: Conditioning | None,
-) -> GridUNet | ConformerNetwork | MessageNetwork:
+) -> GridUNet | CellUNet | ConformerNetwork | MessageNetwork:
     """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
         turned = card.molecule.alignment == "superposed"
@@ -209,11 +211,11 @@ def _network(
         return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned, given=numbers)
     if not isinstance(card.network, NetworkConfig):
         raise ValueError(f"{CARD}: a network of atoms needs a section `molecule`")
-    lat, lon = (coordinates[dim] for dim in card.grid)
+    grid = {dim: coordinates[dim] for dim in card.grid}
     count = len(normalisation.mean)
     sizes = kind.inputs * count, kind.outputs * count
     given = None if conditioning is None else (conditioning.num_maps, conditioning.num_numbers)
-    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network, given)
+    return make_field_network(*sizes, grid, coordinates, card.wrap, card.network, given)
 
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:

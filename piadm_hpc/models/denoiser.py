@@ -84,7 +84,7 @@ class GaussianDenoiser:
     def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool, *condition: Condition) -> Tensor:
         """Return c_out F, which the network adds to the Wiener filter's estimate `linear`."""
         dtype = next(network.parameters()).dtype
-        grid = x.shape[-2:]
+        grid = x.shape[1:][-2:]  # of cells and one variable the last alone
         fields = torch.stack([x / broadcast(radius(self.process, t), x), linear], dim=1)
         # only the network is rounded: errors of the Wiener filter would exceed the noise of the last levels
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):

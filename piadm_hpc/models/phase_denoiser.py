@@ -82,7 +82,7 @@ class PhaseDenoiser(GaussianDenoiser):
         fields = torch.cat([_mix(torch.diag_embed(1 / sizes), x), linear[:, None]], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             raw: Tensor = network(
-                fields.reshape(len(x), -1, *x.shape[-2:]).to(dtype),
+                fields.reshape(len(x), -1, *x.shape[2:][-2:]).to(dtype),
                 self.log_snr(t).to(dtype),
                 *(matched(given, fields.to(dtype)) for given in condition),
             )

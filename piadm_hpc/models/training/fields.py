@@ -22,7 +22,9 @@ from ...schema.conditions import Condition, rows_of
 from ...theory.process import by_name
 from ..config import ConformerTrainConfig, NetworkConfig, OptimiserConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
-from ..networks.unet import GridUNet, count_parameters, latitudes_from
+from ..networks.cells import CellUNet
+from ..networks.fields import make_field_network
+from ..networks.unet import GridUNet, count_parameters
 from ..phase_denoiser import denoiser_kind
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .clock import Clock
@@ -86,19 +88,12 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
 
 
 def require_suitable(config: TrainConfig, data: GriddedData) -> None:
-    """Raise ValueError, listing everything, for a network or a basis that does not suit the data's grid and channels."""
-    mistakes, cells, channels = [], len(data.coordinates) == 1, len(data.normalisation.mean)
-    if cells and config.network != "none":
-        mistakes.append(
-            f"the network is one of rows and columns, and the fields lie on cells ({next(iter(data.coordinates))}); give "
-            'network = "none", which fits the Gaussian alone, or regrid the files first'
-        )
+    """Raise ValueError for a basis that does not suit the data's grid and channels."""
+    cells, channels = len(data.coordinates) == 1, len(data.normalisation.mean)
     single = ("spherical", "fourier", "harmonic_eof")
     if config.reference.basis in single and (cells or channels > 1):
         what = "cells" if cells else f"{channels} channels, one for each level and step"
-        mistakes.append(f"basis {config.reference.basis!r} takes one field on rows and columns, not {what}; use 'smooth'")
-    if mistakes:
-        raise ValueError("; ".join(mistakes))
+        raise ValueError(f"basis {config.reference.basis!r} takes one field on rows and columns, not {what}; use 'smooth'")
 
 
 def grid_of(data: GriddedData) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +117,7 @@ def make_network(
     seed: int,
     kind: type[GaussianDenoiser] = GaussianDenoiser,
     given: tuple[int, int] | None = None,
-) -> GridUNet:
+) -> GridUNet | CellUNet:
     """Make a network for the data's grid and a kind of denoiser, with initial weights drawn from `seed`.
 
     `given` are the numbers of maps and of numbers of its condition, None without one.
@@ -130,9 +125,8 @@ def make_network(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         channels = len(data.normalisation.mean)
-        lat, lon = data.coordinates.values()
-        inputs, outputs = kind.inputs * channels, kind.outputs * channels
-        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config, given)
+        sizes = kind.inputs * channels, kind.outputs * channels
+        return make_field_network(*sizes, data.coordinates, data.auxiliary, wrap, config, given)
 
 
 class States(Protocol):

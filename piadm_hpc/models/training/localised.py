@@ -21,7 +21,7 @@ from ...gaussian.masked import MaskedEOF
 from ...gaussian.reference import GaussianReference
 from ...gaussian.shared import SharedEOF
 from ...theory.bases import EOF
-from .scales import Scales
+from .scales import FLOOR, Scales
 from .tapered import Channels, Covariance, reach_of
 
 NUMBERS = 2**25
@@ -65,9 +65,9 @@ def fit_localised_eof(
     channels, links = Channels.of(flat, present), nearest(places, LINKS) if neighbours is None else neighbours
     if size * count > NUMBERS and len(present) > 1 and (present == present[0]).all():
         return _shared(mean, (flat, held), channels, present, (places, links), count, event, mask)
-    fitted = _fit((flat, held), channels, present, (places, links), max(1, min(count, NUMBERS // size)))
-    variances, vectors = _of_variance(flat.var(0, ddof=1), channels.back(fitted.roots), fitted.tail)
-    spectrum = torch.cat([torch.from_numpy(variances), torch.full((1,), fitted.tail, dtype=torch.float64)])
+    root, tail = _fit((flat, held), channels, present, (places, links), max(1, min(count, NUMBERS // size)))
+    variances, vectors = _of_variance(flat.var(0, ddof=1), channels.back(root), tail)
+    spectrum = torch.cat([torch.from_numpy(variances), torch.full((1,), tail, dtype=torch.float64)])
     columns = torch.zeros(size, len(variances), dtype=torch.float64)
     columns[torch.from_numpy(there)] = torch.from_numpy(vectors).to(torch.float64)
     if mask is None:
@@ -90,8 +90,8 @@ def _shared(
     variables, there = len(present), torch.from_numpy(present[0])
     size = int(present[0].sum())
     pooled = (channels.rotated(fields[0]).reshape(-1, size), channels.rotated(fields[1]).reshape(-1, size))
-    fitted = _fit(pooled, Channels.of(pooled[0], present[:1]), present[:1], grid, count, together=variables)
-    unit, modes = _of_variance(np.square(pooled[0]).sum(0) / (len(pooled[0]) - 1), fitted.roots, fitted.tail)
+    root, noise = _fit(pooled, Channels.of(pooled[0], present[:1]), present[:1], grid, count, together=variables)
+    unit, modes = _of_variance(np.square(pooled[0]).sum(0) / (len(pooled[0]) - 1), root, noise)
     unit, modes = unit[unit > 1e-12 * unit[0]], modes[:, unit > 1e-12 * unit[0]]
     found = (pooled[0] @ modes).T.reshape(len(unit), -1, variables)
     edges = _edges(len(unit))
@@ -110,10 +110,11 @@ def _shared(
 
 
 @dataclass(frozen=True)
-class _Fitted:
-    """The root [d, k] of a covariance of rotated variables, orthonormal or not, and the variance of white noise beside it."""
+class _Modes:
+    """Variances [k], orthonormal modes [d, k] of rotated variables, and the variance of every other direction."""
 
-    roots: np.ndarray
+    variances: np.ndarray
+    vectors: np.ndarray
     tail: float
 
 
@@ -124,28 +125,35 @@ def _fit(
     grid: tuple[np.ndarray, np.ndarray],
     count: int,
     together: int = 1,
-) -> _Fitted:
-    """A root of the covariance of fields [n, d] whose variances are calibrated, and whose scales have the fields' power.
+) -> tuple[np.ndarray, float]:
+    """A root [d, k] of the covariance of fields [n, d], with calibrated variances and their power in every band; and a tail.
 
     So many consecutive fields are kept `together` when they are divided.
     """
-    fitted = _calibrated(*fields, channels, grid[0], count, together)
+    modes = _calibrated(*fields, channels, grid[0], count, together)
     apart = (channels.rotated(fields[0]) / math.sqrt(len(fields[0]) - 1)).T
     scales: dict[bytes, Scales] = {}
     powers = []
     for variable, there in enumerate(present):
         if there.tobytes() not in scales:
             scales[there.tobytes()] = Scales.of(grid[1], there)
-        scale = scales[there.tobytes()]
-        powers.append((channels.variable == variable, scale, scale.power(apart[channels.variable == variable])))
-    tail = min(fitted.tail, *(scale.most_noise(power) for _, scale, power in powers))
+        entries, scale = channels.variable == variable, scales[there.tobytes()]
+        powers.append((entries, scale, scale.power(apart[entries])))
+    tail = min(modes.tail, *(scale.most_noise(power) for _, scale, power in powers))
+    covariance, gains = np.diag((1 - FLOOR) * modes.variances), []
     for entries, scale, power in powers:
-        fitted.roots[entries] = scale.corrected(fitted.roots[entries], power, tail)
-    return _Fitted(fitted.roots, tail)
+        gain, more = scale.balanced(modes.vectors[entries], modes.variances, power, tail)
+        gains.append(gain)
+        covariance += more
+    values, turn = np.linalg.eigh(covariance)
+    root = modes.vectors @ (turn * np.sqrt(values.clip(min=0))).astype(np.float32)
+    for (entries, scale, _), gain in zip(powers, gains, strict=True):
+        root[entries] = scale.filtered(root[entries], gain)
+    return root, tail
 
 
-def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: np.ndarray, count: int, together: int) -> _Fitted:
-    """Modes of the localised covariance times the roots of variances of fields that they were not fitted to.
+def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: np.ndarray, count: int, together: int) -> _Modes:
+    """Modes of the localised covariance, with the variances of fields that they were not fitted to.
 
     The energy of each part of the fields in the modes of all others says by how much variances are wrong. Bands of modes are
     corrected together.
@@ -170,7 +178,7 @@ def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: 
     edges = _edges(count)
     sums = [np.add.reduceat(values, edges[:-1]) for values in (energy, own)]
     ratio = np.repeat(sums[0] / sums[1], np.diff(edges))
-    return _Fitted(vectors * np.sqrt(variances * ratio).astype(np.float32), tail)
+    return _Modes(variances * ratio, vectors, tail)
 
 
 def _edges(count: int) -> np.ndarray:
@@ -183,10 +191,10 @@ def _edges(count: int) -> np.ndarray:
 
 def _of_variance(wanted: np.ndarray, roots: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
     """Variances and modes of a covariance with the root [d, k], scaled so that every point has the variance `wanted` [d]."""
-    has = np.square(roots).sum(1, dtype=np.float64)
-    scale = np.sqrt((wanted - tail).clip(min=0) / np.maximum(has, 1e-300))
     # columns of unit length, so that modes of little variance keep their precision
     length = np.sqrt(np.square(roots).sum(0, dtype=np.float64)).clip(min=1e-30)
-    q, r = np.linalg.qr(roots / length.astype(roots.dtype) * np.where(has > 0, scale, 0)[:, None].astype(roots.dtype))
+    has = np.square(roots).sum(1, dtype=np.float64)
+    scale = np.sqrt(np.divide((wanted - tail).clip(min=0), has, out=np.zeros_like(has), where=has > 0))
+    q, r = np.linalg.qr(roots / length.astype(roots.dtype) * scale[:, None].astype(roots.dtype))
     vectors, values, _ = np.linalg.svd(r.astype(np.float64) * length)
     return values**2, q @ vectors.astype(roots.dtype)

@@ -13,13 +13,16 @@ from scipy.sparse import coo_array, csc_array, diags_array
 from scipy.sparse.linalg import eigsh
 
 FUNCTIONS = 500
-"""The most smooth functions; everything beyond them is one band."""
+"""Smooth functions of larger grids; everything beyond them is one band."""
 
 DENSE = 1500
-"""Points up to which all eigenvectors are computed at once."""
+"""Points up to which all eigenvectors are taken."""
 
 BAND = 0.25, 4
 """Functions of a band: a share of all before it, and the fewest."""
+
+FLOOR = 0.15
+"""The share of the power in a band that is the same in all directions of it."""
 
 LEFT = 0.9
 """The share of the smallest variance in any band that may be left to white noise."""
@@ -43,7 +46,7 @@ class Scales:
         links.data[:] = 1  # pairs may be given once or twice
         laplacian = csc_array(diags_array(links.sum(1)) - links)
         if size <= DENSE:
-            functions = np.linalg.eigh(laplacian.toarray())[1][:, :FUNCTIONS]
+            functions = np.linalg.eigh(laplacian.toarray())[1]
         else:
             start = np.random.default_rng(0).standard_normal(size)
             functions = eigsh(laplacian, min(FUNCTIONS, size - 2), sigma=-1e-3, tol=1e-4, v0=start)[1]
@@ -63,18 +66,32 @@ class Scales:
         low = np.add.reduceat(np.square(self.functions.T @ fields).sum(1, dtype=np.float64), self.edges[:-1])
         return np.append(low, max(0.0, np.square(fields).sum(dtype=np.float64) - low.sum()))
 
+    def balanced(
+        self, modes: np.ndarray, variances: np.ndarray, wanted: np.ndarray, tail: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Gains of all bands, and what to add to a covariance of modes [points, k] before them, [k, k] in the modes.
+
+        With the gains, the addition, 1 - FLOOR times the covariance, and white noise of variance `tail`, the power in every
+        band is the one `wanted`. The addition is the share FLOOR of it, the same in all directions of a band: what modes of
+        large scales have of small ones is taken away by the gains, and the directions of small scales must not lose theirs.
+        """
+        degrees = self.degrees.clip(min=1e-9)
+        has, spanned = self.power(modes * np.sqrt(variances).astype(modes.dtype)), self.power(modes)
+        left = (wanted - tail * self.degrees).clip(min=0)
+        used = (has > 1e-12 * has.sum()) & (left > 0)
+        kept = left * (1 - FLOOR * (spanned / degrees).clip(max=1)) / (1 - FLOOR)
+        gains = np.sqrt(np.divide(kept, has, out=np.zeros_like(has), where=used))
+        floor = np.divide(FLOOR * left / degrees, gains**2, out=np.zeros_like(has), where=used)
+        inside = self.functions.T @ modes
+        spread = np.repeat(floor[:-1] - floor[-1], np.diff(self.edges))[:, None]
+        return gains, inside.T @ (spread * inside) + floor[-1] * (modes.T @ modes)
+
     def filtered(self, fields: np.ndarray, gains: np.ndarray) -> np.ndarray:
         """Fields [points, n] whose part in every band is multiplied with its gain."""
         inside = self.functions.T @ fields
         change = np.repeat(gains[:-1] - gains[-1], np.diff(self.edges))[:, None].astype(fields.dtype)
         result: np.ndarray = fields * fields.dtype.type(gains[-1]) + self.functions @ (change * inside)
         return result
-
-    def corrected(self, roots: np.ndarray, wanted: np.ndarray, tail: float) -> np.ndarray:
-        """Columns [points, k] of a covariance's root, filtered so that with white noise they have the power that is `wanted`."""
-        has = self.power(roots)
-        gains = np.sqrt((wanted - tail * self.degrees).clip(min=0) / np.maximum(has, 1e-300))
-        return self.filtered(roots, np.where(has > 1e-12 * has.sum(), gains, 0))
 
     def most_noise(self, wanted: np.ndarray) -> float:
         """The largest variance of white noise that fields of this power in every band may have."""
