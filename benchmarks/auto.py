@@ -1,4 +1,4 @@
-"""What a run chooses by itself against the best of fixed choices: wall time of whole runs, with files, in the same launch.
+"""The automatic choices of a run against the best fixed ones: wall time of whole runs, files included, in the same launch.
 
     python benchmarks/auto.py
 
@@ -87,7 +87,7 @@ def fixed(device: str, wait: float, ranks: int, samples: int) -> Iterator[dict[s
 
 
 def work(path: str) -> None:
-    """The part of one rank: all choices for all numbers of samples; rank 0 answers."""
+    """The part of one rank: all choices for all numbers of samples; rank 0 returns the result."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = MPICommunicator(world())
@@ -109,7 +109,7 @@ def work(path: str) -> None:
 
 
 def _run(comm: MPICommunicator, load: Any, samples: int, sections: dict[str, Any]) -> tuple[float, str]:
-    """Seconds of a whole run, and the words of its choice."""
+    """Seconds of a whole run, and a description of its choice."""
     folder = comm.bcast_object(tempfile.mkdtemp() if comm.rank == 0 else None)
     config = RunConfig.model_validate({"model": MODEL, "samples": samples, "out": f"{folder}/run", **sections})
     comm.barrier()
@@ -135,7 +135,7 @@ def _words(sections: dict[str, Any]) -> str:
 
 
 def table(report: Report, device: str, options: Any) -> None:
-    """The lines of one device, and the limit of each."""
+    """The rows of one device, and the limit of each."""
     rows: list[list[Cell]] = []
     for ranks in options.ranks:
         setting = {"device": device, "wait": options.wait, "samples": options.samples, "choices": None}
@@ -162,7 +162,7 @@ def conformers(report: Report, options: Any) -> None:
 
 
 def main() -> int:
-    options_parser = parser("What a run chooses against the best fixed choice.")
+    options_parser = parser("Automatic choices of a run against the best fixed choice.")
     options_parser.add_argument("--wait", type=float, default=0.03, help="seconds that the emulated network takes")
     options_parser.add_argument("--ranks", type=int, nargs="+", default=list(RANKS))
     options_parser.add_argument("--samples", type=int, nargs="+", default=list(SAMPLES))

@@ -78,7 +78,7 @@ class Truth:
         return float((x - self.flows[space]).square().mean().sqrt())
 
     def spectrum(self, x: Tensor) -> Tensor:
-        """Mean variance about the reference's mean in every group of modes."""
+        """Mean variance of the samples about the reference's mean, in every group of modes."""
         reference = self.model.reference
         energy = reference.basis.analyse(x.flatten(1).double() - reference.mean).square().mean(0)
         return torch.stack([energy[group].mean() for group in self.groups])

@@ -122,15 +122,15 @@ def parser(description: str) -> argparse.ArgumentParser:
     """The options common to all benchmarks. With `--worker` a benchmark runs as one rank of a launch."""
     options = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     options.add_argument(
-        "--quick", action="store_true", help="a tiny size, to check that it runs; limits that need the full size are left out"
+        "--quick", action="store_true", help="a tiny size, to check that it runs; limits that require the full size are skipped"
     )
-    options.add_argument("--json", metavar="FILE", help="write tables and aims here too")
+    options.add_argument("--json", metavar="FILE", help="also write tables and aims to this file")
     options.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
     return options
 
 
 def launch(script: str, ranks: int | None, setting: dict[str, Any], mpiexec: str | None = None, python: str | None = None) -> Any:
-    """Run `script --worker` with a setting on `ranks` ranks and return its answer; None runs one process without a launcher.
+    """Run `script --worker` with a setting on `ranks` ranks and return its result; None runs one process without a launcher.
 
     Every rank has one thread. Raises RuntimeError with the output of the ranks when they fail.
     """

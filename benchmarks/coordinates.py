@@ -1,4 +1,4 @@
-"""Rounds of one molecule in three kinds of coordinates: in which of them a Gaussian describes it best.
+"""Rounds of one molecule in three kinds of coordinates: which of them a Gaussian describes best.
 
     python benchmarks/coordinates.py            alanine dipeptide, 3,000 steps of training in each (ten minutes, one core)
     python benchmarks/coordinates.py --quick    a few steps, to check that it runs
@@ -157,7 +157,7 @@ def placed_by(topology: Topology) -> list[tuple[int, ...]]:
 
 
 def internal(positions: np.ndarray, atoms: tuple[int, ...]) -> list[np.ndarray]:
-    """Distance, angle and torsion of the first atom with respect to the others, as many as these define."""
+    """Distance, angle and torsion of the first atom with respect to the others, as far as these atoms define them."""
     x = [positions[:, atom] for atom in atoms]
     bond = x[1] - x[0]
     columns = [np.linalg.norm(bond, axis=1)]

@@ -1,9 +1,9 @@
-"""Forecasts that observations correct month by month, beside forecasts from the same start: a twin experiment.
+"""Forecasts that observations correct month by month, compared with forecasts from the same start: a twin experiment.
 
     python benchmarks/cycling.py                    monthly sea surface temperatures with ersst-forecast
 
-The truth is a forecast of the model itself with another seed, from two months without anomalies. It is read every month at other
-places, drawn by area, with errors; the members start from the same two months. Root mean squares are means by area.
+The truth is a forecast of the model itself with another seed, from two months without anomalies. It is observed every month at
+other places, drawn by area, with errors; the members start from the same two months. Root mean squares are means by area.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLUMNS = ("month", "error of free mean [K]", "error of cycled mean [K]", "cycle
 
 
 def start(folder: Path) -> tuple[Path, np.ndarray, np.ndarray, np.ndarray]:
-    """Write two months without anomalies; return the file, latitudes, longitudes and where there is sea."""
+    """Write two months without anomalies; return the file, latitudes, longitudes and the mask of the sea."""
     model = load_model(MODEL)
     lat, lon = (model.layout.coordinates[dim] for dim in ("lat", "lon"))
     sea = (

@@ -3,8 +3,8 @@
     python benchmarks/density.py            targets A, B, C with exact densities, 64 and 256 dimensions; dopri5 of torchdiffeq
 
 Errors are in nats, root mean square over draws: of the log-determinant of the map from first to last state, whose exact value
-follows from the target's densities at both ends. Rounds count the sweeps and the one round of traces. First all draws get as
-many sweeps, then those that a tolerance asks for.
+follows from the target's densities at both ends. Rounds count the sweeps and the one round of traces. First all draws take the
+same number of sweeps, then as many as a tolerance requires.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def collocated(name: str, d: int, draws: int, report: Report) -> list[Row]:
 
 
 def tolerant(name: str, d: int, draws: int, report: Report) -> list[Row]:
-    """Errors when each draw gets the sweeps that a tolerance of 0.01 asks for; rounds in the median and at most."""
+    """Errors when each draw takes as many sweeps as a tolerance of 0.01 requires; median and largest number of rounds."""
     rows: list[Row] = []
     for points, most in ((24, 0.02), (32, 0.005)):
         target = TARGETS[name](OU(), d)

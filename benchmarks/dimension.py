@@ -179,7 +179,7 @@ def at_fixed_total(report: Report, family: Callable[[int, int], Target], sizes: 
 
 
 def _print(target: Target, row: list[Cell]) -> None:
-    """Print every line when it is ready, since the last ones take long."""
+    """Print every row as soon as it is ready, since the last ones take long."""
     print(f"{target.name}: {', '.join(map(str, row))}", file=sys.stderr, flush=True)
 
 

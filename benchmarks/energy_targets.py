@@ -1,7 +1,7 @@
 """Errors of denoisers on held-out conformers against targets with and without energies, in nats, and gains between models.
 
     python benchmarks/energy_targets.py                                  # the shipped alanine dipeptide, OpenMM
-    python benchmarks/energy_targets.py alanine-dipeptide my-tuned-model  # and what another model of it gains
+    python benchmarks/energy_targets.py alanine-dipeptide my-tuned-model  # and the gain of another model of it
 
 At a log-SNR the table shows half the signal-to-noise ratio times the mean square distance of the estimate from its target. The
 integral of it over the log-SNR, less that of the best estimate, bounds the divergence of the model from the data (Song et al.

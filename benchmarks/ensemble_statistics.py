@@ -1,4 +1,4 @@
-"""Statistics of many members that are not stored: memory, disk, and equality with xarray's of stored ones, on ranks, after kills.
+"""Statistics of many members that are not stored: memory, disk, and agreement with statistics of stored members by xarray.
 
 python benchmarks/ensemble_statistics.py
 """
@@ -28,7 +28,7 @@ from piadm_hpc.store.statistics.output import ERROR
 from piadm_hpc.store.statistics.parts import PLACE
 
 EXACT = 1e-6
-"""What moments, extremes and shares may differ by, in standard deviations or shares of the members."""
+"""Allowed differences of moments, extremes and shares, in standard deviations or shares of the members."""
 
 LEVELS = (0.05, 0.5, 0.95)
 KINDS = ("mean", "std", "extremes", "quantiles", "histogram", "exceedance", "crps", "rank_histogram")
@@ -57,7 +57,7 @@ def make_model(folder: Path, shape: tuple[int, int]) -> Path:
 
 
 def command(folder: Path, out: str, samples: int, *, members: bool, kinds: Sequence[str] = KINDS) -> list[str]:
-    """A run without what is chosen by timing, so that its members are the same on any ranks."""
+    """A run without choices that depend on timing, so that its members are the same on any number of ranks."""
     settings = [f"statistics.kinds={list(kinds)}", f"output.members={str(members).lower()}", "output.batch=8"]
     settings += ["solver.kind=sequential", "compute.model_batch=8", "grid.steps=4"]
     if "crps" in kinds:
@@ -67,7 +67,7 @@ def command(folder: Path, out: str, samples: int, *, members: bool, kinds: Seque
 
 
 def killed(arguments: Sequence[str], out: Path, ranks: int, target: int) -> int:
-    """Start a run on ranks and kill all of them once `target` members are counted; how many members were."""
+    """Start a run on ranks and kill all of them once `target` members are counted; return how many were counted."""
     start = [] if ranks == 1 else [find_mpiexec(), "-n", str(ranks)]
     with (out.parent / "killed.log").open("w") as log:
         process = subprocess.Popen(
@@ -83,7 +83,7 @@ def killed(arguments: Sequence[str], out: Path, ranks: int, target: int) -> int:
 
 
 def work(path: str) -> None:
-    """Run a command on every rank; rank 0 answers with the largest peak memory of a rank in bytes."""
+    """Run a command on every rank; rank 0 returns the largest peak memory of a rank in bytes."""
     code = piadm(question(path)["command"])
     if code != 0:
         raise RuntimeError(f"piadm ended with {code}")

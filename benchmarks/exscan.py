@@ -118,7 +118,7 @@ def _gathered(comm: MPICommunicator, gains: list[float]) -> Scan:
 
 
 def work(path: str) -> None:
-    """Median seconds of the slowest rank per algorithm, and the largest difference of their results; rank 0 answers."""
+    """Median seconds of the slowest rank per algorithm, and the largest difference of their results; rank 0 returns them."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = MPICommunicator(world())

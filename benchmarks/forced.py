@@ -1,12 +1,12 @@
-"""The forced response of datasets/ccsm-forced beside the member that no model has seen.
+"""The forced response of datasets/ccsm-forced compared with that of the member held out of training.
 
     python benchmarks/forced.py --model ccsm-forced --data TREFHT.B06.61.atm.1890-1999ANN.nc --out forced
 
-The data are the file of the member held out; those of the training members lie beside it. Two conditions: the ensemble's global
-mean temperature in the first and in the last thirty years. Members of each, drawn by `piadm sample` with levels.nc in the
-folder --out as --condition, give a pattern of warming, which is compared with that of the held-out member (area-weighted
-correlation, and warming north of 60 N over the global mean), and a variance about their mean, compared with that of the held-
-out member's years about the mean of their thirty.
+The data are the file of the member held out; those of the training members are in the same folder. Two conditions: the
+ensemble's global mean temperature in the first and in the last thirty years. Members of each, drawn by `piadm sample` with
+levels.nc in the folder --out as --condition, give a pattern of warming, which is compared with that of the held-out member
+(area-weighted correlation, and warming north of 60 N over the global mean), and a variance about their mean, compared with that
+of the held-out member's years about the mean of their thirty.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def synthetic(folder: Path) -> tuple[str, Path]:
 
 
 def main() -> int:
-    options_parser = parser("The forced response of an emulator beside the member that no model has seen.")
+    options_parser = parser("The forced response of an emulator compared with that of the member held out of training.")
     options_parser.add_argument("--model", default="ccsm-forced", help="a shipped model, or a model folder")
     options_parser.add_argument("--data", type=Path, help="the file of the member held out")
     options_parser.add_argument("--out", type=Path, default=Path("forced"), help="folder of the conditions and the run")

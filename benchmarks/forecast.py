@@ -1,13 +1,13 @@
-"""Scores of forecasts of sea-surface temperature beside their baselines, on the years that no model has seen.
+"""Scores of forecasts of sea-surface temperature and of their baselines, on years held out of training.
 
     python benchmarks/forecast.py --model ersst-forecast --data sst.mnmean.nc --out forecast
     python benchmarks/forecast.py --model ersst-forecast --data sst.mnmean.nc --leads 6       # rollouts, scored at every lead
 
-The model is one of datasets/ersst-forecast.toml, the data its file. For every held-out month the condition is the two months
-before it; `piadm sample` draws the members, with conditions.nc in the folder --out as --condition. With --leads every held-out
-month from which so many leads can be verified is a start. Beside the members stand the linear inverse model, which is the
-conditional Gaussian alone, persistence of the last month, and climatology. CRPS is the fair one (Ferro 2014), means are over
-the area of the ocean; spread over skill is one for members that scatter as far as they err.
+The model is one trained by datasets/ersst-forecast.toml, the data are its file. For every held-out month the condition is the
+two months before it; `piadm sample` draws the members, with conditions.nc in the folder --out as --condition. With --leads every
+held-out month from which that many leads can be verified is a start. The members are compared with the linear inverse model,
+which is the conditional Gaussian alone, persistence of the last month, and climatology. CRPS is the fair one (Ferro 2014), means
+are over the area of the ocean; spread over skill is one for members whose scatter equals the error of their mean.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def synthetic(folder: Path) -> tuple[str, Path]:
 
 
 def main() -> int:
-    options_parser = parser("Scores of a one-month forecast beside its baselines, on held-out months.")
+    options_parser = parser("Scores of a one-month forecast and of its baselines, on held-out months.")
     options_parser.add_argument("--model", default="ersst-forecast", help="a shipped model, or a model folder")
     options_parser.add_argument("--data", type=Path, help="the file that the model was trained on")
     options_parser.add_argument("--out", type=Path, default=Path("forecast"), help="folder of the conditions and the run")
     options_parser.add_argument("--members", type=int, default=32, help="members of every forecast")
-    options_parser.add_argument("--leads", type=int, default=1, help="score rollouts at so many leads")
+    options_parser.add_argument("--leads", type=int, default=1, help="score rollouts at this many leads")
     options_parser.add_argument("--every", type=int, default=1, help="months between the starts of rollouts")
     options = options_parser.parse_args()
     if options.quick:

@@ -1,13 +1,16 @@
 """Checkpoints of other packages: their own samplers run until they converge, and this package from the same folder and noise.
 
     python benchmarks/foreign.py
+    python benchmarks/foreign.py --package diffusers
 
 Two small networks are trained here for minutes on fields made here. One is an EDMPrecond of a SongUNet of physicsnemo that is
 given a coarse image, saved as .mdlus; the other a U-Net of diffusers with class labels, saved by `save_pretrained` with its
 scheduler. Either is loaded as a model from a folder with adapter.toml, as any user would, probed by `piadm reference`, and drawn
 along the probability flow. The package's own sampler (`sample` with Heun's steps, DPM-Solver++ 2M) starts from the same
-states. It is converged at many steps, where both must agree to a thousandth of the data's deviation in every sample; how many
-calls it needs for that, one after the other, is compared with the rounds taken here.
+states. Both must agree with the same flow to a thousandth of the data's deviation in every sample; how many calls the package's
+sampler needs for that, one after the other, is compared with the rounds taken here. Heun's method is converged at many steps.
+DPM-Solver++ knows whole indices alone and at most one step for each, so that the flow is solved beside it in float64, by
+midpoint steps between the indices.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from piadm_hpc.config.run import RunConfig
 from piadm_hpc.models.card import load_model
 from piadm_hpc.run.probe import probe_model
 from piadm_hpc.run.resolve import ResolvedRun, resolve
+from piadm_hpc.theory.process import Process
 
 SIZE, COARSE, CLASSES, DEVIATION = 16, 4, 3, 0.5
 CHANNELS = '[[channels]]\nname = "field"\n'
@@ -37,7 +41,7 @@ POINTS = 32  # nodes of the flow
 
 @dataclass(frozen=True)
 class Budget:
-    """Steps of training, samples to draw and to probe, and numbers of steps of the other samplers; the last has converged."""
+    """Steps of training, samples to draw and to probe, and steps of the other samplers; Heun's last has converged."""
 
     steps: int
     samples: int
@@ -46,7 +50,7 @@ class Budget:
     multistep: tuple[int, ...]
 
 
-FULL = Budget(1000, 8, 4, (9, 18, 37, 50, 75, 100, 150, 200, 400), (10, 20, 37, 50, 75, 111, 150, 200, 333, 999))
+FULL = Budget(1000, 8, 4, (9, 18, 37, 50, 75, 100, 150, 200, 400), (10, 37, 111, 200, 333, 500, 666, 999))
 QUICK = Budget(10, 2, 1, (9, 40), (10, 60))
 
 
@@ -141,7 +145,7 @@ Solve = Callable[[Tensor, int], Tensor]
 
 
 def heun(network: torch.nn.Module, coarse: Tensor, start: float, end: float) -> Solve:
-    """physicsnemo's `sample` from one noise level to another, with so many steps of Heun's method on the grid of EDM."""
+    """physicsnemo's `sample` from one noise level to another, with `steps` steps of Heun's method on the grid of EDM."""
     from physicsnemo.diffusion.noise_schedulers import EDMNoiseScheduler
     from physicsnemo.diffusion.samplers import sample
 
@@ -173,12 +177,34 @@ def multistep(unet: torch.nn.Module, classes: Tensor, folder: Path) -> Solve:
     return solve
 
 
-def compared(report: Report, title: str, run: ResolvedRun, theirs: Solve, converged: int, calls: dict[int, int]) -> None:
-    """Add the table of one network: the difference from the converged sampler, for it with fewer steps and for ours."""
+def between_indices(unet: torch.nn.Module, classes: Tensor, process: Process, first: Tensor) -> Tensor:
+    """The flow of a U-Net in float64 by midpoint steps, one for every index, and sixteen for each of the last twenty."""
+    unet, t = unet.double(), torch.cat([torch.arange(999.0, 20, -1), torch.linspace(20, 0, 321)]).double()
+    x, level = first.double() / process.alpha(t[0]), torch.log(process.sigma(t) / process.alpha(t))
+
+    def slope(x: Tensor, log_level: Tensor, t: Tensor) -> Tensor:
+        """Of x / alpha along log(sigma / alpha), which is a straight line between two indices."""
+        noise: Tensor = unet(process.alpha(t) * x, t, class_labels=classes).sample
+        return torch.exp(log_level) * noise
+
+    with torch.no_grad():
+        for j in range(len(t) - 1):
+            step, middle = level[j + 1] - level[j], (t[j] + t[j + 1]) / 2
+            half = x + step / 2 * slope(x, level[j], t[j])
+            x = x + step * slope(half, level[j] + step / 2, middle)
+    unet.float()
+    return process.alpha(t[-1]) * x
+
+
+def first_states(run: ResolvedRun) -> Tensor:
+    """The states that the samples begin with, one for every condition of the run."""
+    return replace(run.sampler, stride=1).prior_states(range(run.config.condition.count))[:, 0]
+
+
+def compared(report: Report, title: str, run: ResolvedRun, theirs: Solve, truth: Tensor, calls: dict[int, int]) -> None:
+    """Add the table of one network: the difference from the flow, for its own sampler and for ours."""
     sampler = replace(run.sampler, stride=1)  # a noise of its own for every condition
-    ids = range(run.config.condition.count)
-    first = sampler.prior_states(ids)[:, 0]
-    truth = theirs(first, converged)
+    ids, first = range(run.config.condition.count), first_states(run)
     # networks that are hardly trained make samples of any size
     scale = DEVIATION if report.name == "foreign" else float(truth.std())
 
@@ -202,24 +228,35 @@ def compared(report: Report, title: str, run: ResolvedRun, theirs: Solve, conver
         report.aims.append(at_most(f"{title}: difference", own, 0.1))
 
 
-def measure(report: Report, folder: Path, budget: Budget) -> None:
-    _, coarse, classes = fields(budget.samples, torch.Generator().manual_seed(2))
+def measure_physicsnemo(report: Report, folder: Path, budget: Budget) -> None:
+    _, coarse, _ = fields(budget.samples, torch.Generator().manual_seed(2))
     network = physicsnemo_folder(folder / "songunet", budget.steps)
     run = prepared(folder / "songunet", {"coarse": (("case", "y", "x"), coarse[:, 0].numpy())}, budget)
     theirs = heun(network, coarse, run.model.horizon, run.model.delta)
-    compared(report, "physicsnemo: EDMPrecond", run, theirs, budget.heun[-1], {n: 2 * n for n in budget.heun[:-1]})
+    truth = theirs(first_states(run), budget.heun[-1])
+    compared(report, "physicsnemo: EDMPrecond", run, theirs, truth, {n: 2 * n for n in budget.heun[:-1]})
 
+
+def measure_diffusers(report: Report, folder: Path, budget: Budget) -> None:
+    _, _, classes = fields(budget.samples, torch.Generator().manual_seed(2))
     unet = diffusers_folder(folder / "unet", budget.steps)
     run = prepared(folder / "unet", {"kind": ("case", classes.numpy())}, budget)
     theirs = multistep(unet, classes, folder / "unet")
-    compared(report, "diffusers: UNet2DModel", run, theirs, budget.multistep[-1], {n: n for n in budget.multistep[:-1]})
+    truth = between_indices(unet, classes, run.model.process, first_states(run))
+    compared(report, "diffusers: UNet2DModel", run, theirs, truth, {n: n for n in budget.multistep})
+
+
+MEASURES = {"physicsnemo": measure_physicsnemo, "diffusers": measure_diffusers}
 
 
 def main() -> int:
-    options = parser("Checkpoints of other packages against their own samplers.").parse_args()
+    options_parser = parser("Checkpoints of other packages against their own samplers.")
+    options_parser.add_argument("--package", choices=list(MEASURES), nargs="+", default=list(MEASURES), help="whose networks")
+    options = options_parser.parse_args()
     report = Report("foreign, quick" if options.quick else "foreign")
     with tempfile.TemporaryDirectory() as folder:
-        measure(report, Path(folder), QUICK if options.quick else FULL)
+        for package in options.package:
+            MEASURES[package](report, Path(folder), QUICK if options.quick else FULL)
     return report.finish(options.json)
 
 

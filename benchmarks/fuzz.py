@@ -55,7 +55,7 @@ def _call(arguments: Sequence[object]) -> tuple[object, str]:
 
 
 def one_try(name: str, number: int, stock: Stock) -> dict[str, Any]:
-    """Make the input of a try and call its command; what came of it."""
+    """Make the input of a try and call its command; return the outcome."""
     dice = Random(f"{name}/{number}")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         place = Path(folder)
@@ -68,7 +68,7 @@ def one_try(name: str, number: int, stock: Stock) -> dict[str, Any]:
         code, text = _call(arguments)
         signal.setitimer(signal.ITIMER_PROF, 0)
         os.chdir("/")
-    # Python prints what an interruption met inside a callback, and goes on
+    # Python prints an exception raised inside a callback by an interruption, and continues
     told = "Traceback" not in text or "Exception ignored in" in text
     wrong = "" if code in CODES and told else f"{code}\n{text}"
     shown = " ".join(str(argument).replace(folder, "PLACE") for argument in arguments)
@@ -83,7 +83,7 @@ def one_try(name: str, number: int, stock: Stock) -> dict[str, Any]:
 
 
 def many_tries(tries: Sequence[tuple[str, int]], stock: Stock) -> list[dict[str, Any]]:
-    """All tries in forked processes, since a damaged file may end a process; a new one goes on after the try that did."""
+    """All tries in forked processes, since a damaged file may end a process; a new process continues after that try."""
     found: list[dict[str, Any]] = []
     while len(found) < len(tries):
         reading, writing = os.pipe()
@@ -126,15 +126,15 @@ def _lines_in_time(child: int, results: Any) -> list[dict[str, Any]]:
 
 
 def limit_memory() -> None:
-    """A configuration may ask for any amount of memory; this process gets ROOM more than it has."""
+    """A configuration may request any amount of memory; this process may take ROOM bytes more than it has."""
     used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, resource.RLIM_INFINITY))
 
 
 def main() -> int:
-    """Make the tries, and print those that failed with what is needed to repeat them."""
+    """Make the tries, and print those that failed with the commands that repeat them."""
     asked = parser(__doc__ or "")
-    asked.add_argument("--tries", type=int, default=TRIES, help="how many, shared among the kinds of input")
+    asked.add_argument("--tries", type=int, default=TRIES, help="number of tries, shared among the kinds of input")
     asked.add_argument("--only", metavar="KIND/NUMBER", help="one try alone")
     options = asked.parse_args()
     number = QUICK_TRIES if options.quick else options.tries

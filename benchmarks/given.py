@@ -1,4 +1,4 @@
-"""What a model or a run is given beside its configuration: fields, conditions, starts, observations, energies and months.
+"""Inputs of a model or a run beyond its configuration: fields, conditions, starts, observations, energies and months.
 
 Each function is a generator as in benchmarks/inputs.py.
 """

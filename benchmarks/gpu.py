@@ -1,4 +1,4 @@
-"""A few samples on one device with a real network: all points in one batch, compared with one call after the other.
+"""A few samples on one device with a real network: all points in one batch, compared with calls in sequence.
 
     python benchmarks/gpu.py                          the GPU if there is one, else the processor
     python benchmarks/gpu.py --bf16 --graphs          the network in bfloat16, recorded as CUDA graphs
@@ -46,7 +46,7 @@ class Timed:
 
 
 def sampler(model: Model, options: argparse.Namespace, **changes: Any) -> Sampler:
-    """The package's sampler of the model on the device, compiled as the options say; one call takes all rows of a sweep."""
+    """The package's sampler of the model on the device, compiled according to the options; one call takes all rows of a sweep."""
     compiled = "reduce-overhead" if options.graphs else "default" if options.compile else "off"
     compute = {"model_batch": options.rows, "autocast": "bfloat16" if options.bf16 else "off", "compile": compiled}
     compute |= changes.pop("compute", {})
@@ -159,8 +159,8 @@ def _options() -> argparse.Namespace:
     )
     options_parser.add_argument("--rows", type=int, default=1024, help="largest number of rows in a network call")
     options_parser.add_argument("--bf16", action="store_true", help="the network in bfloat16")
-    options_parser.add_argument("--compile", action="store_true", help="the network through torch.compile")
-    options_parser.add_argument("--graphs", action="store_true", help="the same, recorded as CUDA graphs")
+    options_parser.add_argument("--compile", action="store_true", help="compile the network by torch.compile")
+    options_parser.add_argument("--graphs", action="store_true", help="the same, and record it as CUDA graphs")
     return options_parser.parse_args()
 
 

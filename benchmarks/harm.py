@@ -34,7 +34,7 @@ def harm_folder(dice: Random, out: Path, stock: Pair) -> None:
 
 
 def harmed(dice: Random, content: bytes) -> bytes:
-    """Some bytes changed, cut off, doubled or left out."""
+    """Return the content with some bytes changed, cut off, doubled or removed."""
     data = bytearray(content)
     for _ in range(dice.choice([1, 1, 3, 20])):
         if not data:
@@ -70,7 +70,7 @@ def _harm_note(dice: Random, out: Path, stock: Pair) -> None:
 
 
 def _harm_hdf5(dice: Random, out: Path, stock: Pair) -> None:
-    """A file of HDF5 that is sound, and says or holds something else."""
+    """A sound HDF5 file with other attributes or contents."""
     found = [path for path in _files(out) if path.suffix == ".h5"]
     if not found:
         return

@@ -1,4 +1,4 @@
-"""Damage done to gridded files and to tables, for benchmarks/given.py: what files of other programs may hold."""
+"""Damage done to gridded files and to tables, for benchmarks/given.py: defects that files of other programs may have."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def harm_fields(dice: Random, dataset: xr.Dataset) -> xr.Dataset:
 
 
 def write_fields(dice: Random, dataset: xr.Dataset, path: Path) -> Path:
-    """Write a dataset as NetCDF-4, NetCDF-3 or Zarr, now and then with damaged bytes; the path of what was written."""
+    """Write a dataset as NetCDF-4, NetCDF-3 or Zarr, now and then with damaged bytes; return its path."""
     kind = dice.choice(["netcdf4", "netcdf4", "netcdf3", "zarr"])
     where = path.with_suffix(".zarr" if kind == "zarr" else ".nc")
     try:
@@ -55,7 +55,7 @@ def write_fields(dice: Random, dataset: xr.Dataset, path: Path) -> Path:
             dataset.to_zarr(where)
         else:
             dataset.to_netcdf(where, engine="scipy" if kind == "netcdf3" else "h5netcdf")
-    except Exception:  # a format that cannot hold it
+    except Exception:  # a format that cannot store it
         path.with_suffix(".nc").write_bytes(dice.randbytes(100))
         return path.with_suffix(".nc")
     if dice.random() < 0.15:
@@ -76,7 +76,7 @@ def _values(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _scaled(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
-    """Numbers in other units than they are said to be in, or backwards."""
+    """Numbers in other units than their attribute states, or with the opposite sign or order."""
     array = dataset[name]
     changed: xr.DataArray = dice.choice([array * 1e6, array - 273.15, np.deg2rad(array), -array, array * 0, array[::-1]])
     return dataset.assign({name: (array.dims, changed.values, array.attrs)})
@@ -102,7 +102,7 @@ def _lost(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _part(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
-    """Nothing, one or a few along a dimension; or in another order, or some twice."""
+    """No entry, one or a few along a dimension, or entries in another order or repeated."""
     dim = dice.choice(sorted(map(str, dataset.sizes)))
     size = dataset.sizes[dim]
     kept = dice.choice([[], [0], [0, 1], list(range(size))[::-1], [0] * size, list(range(size - 1)), [0, *range(size)]])
@@ -110,7 +110,7 @@ def _part(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _dimensions(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
-    """Another order of dimensions, one more, or one less."""
+    """Dimensions in another order, one added or one removed."""
     how = dice.randrange(4)
     if how == 0:
         return dataset.transpose(*dice.sample(list(dataset.sizes), len(dataset.sizes)))
@@ -129,7 +129,7 @@ def _curvilinear(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
 
 
 def _dates(dice: Random, dataset: xr.Dataset, name: str) -> xr.Dataset:
-    """Dates of another calendar, one lost, or one twice."""
+    """Dates of another calendar, one missing or one repeated."""
     count = dataset.sizes["time"]
     if dice.random() < 0.5:
         times = xr.date_range("0001-01-01", periods=count, freq="MS", calendar=dice.choice(CALENDARS), use_cftime=True)

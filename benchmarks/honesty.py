@@ -1,13 +1,14 @@
-"""Samples that are marked converged, compared with the same chain step by step, on targets that are easily judged wrong.
+"""Samples that are marked converged, compared with the same chain step by step, on targets that mislead stopping tests.
 
-    python benchmarks/honesty.py                           100,000 draws over all combinations, hours on one core
+    python benchmarks/honesty.py                           100,000 draws over all combinations, many hours on one core
+    python benchmarks/honesty.py --each 64                 as many draws of fewer combinations, a third of the time
     python benchmarks/honesty.py --draws 2000 --seed 3     a random part of the combinations
-    python benchmarks/honesty.py --out honesty.jsonl       goes on where the file ends
+    python benchmarks/honesty.py --out honesty.jsonl       resumes where the file ends
 
 The combinations are those of every integrator below, a predictor-corrector chain among them; of the whole chain, windows of 8
-and 32 points and pipelined blocks; of references with the target's own mean and variances, with wrong ones and without any; of
+and 32 points and pipelined blocks; of references with the target's own mean and variances, with wrong ones and with none; of
 four tolerances; and of the targets of `hard_targets.py`. A flow by collocation is compared with the exact flow; draws on which
-two fine solvers of it disagree are left out and counted.
+two fine solvers of it disagree are excluded and counted.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Case:
 
     @property
     def possible(self) -> bool:
-        """A collocation has one way to be solved, and a reference."""
+        """Return whether the combination exists: a collocation is solved in one way only, and needs a reference."""
         return self.integrator != "collocation" or (self.mode == "whole" and self.reference != "none")
 
 
@@ -125,7 +126,7 @@ def chain_of(case: Case, target: Target, reference: GaussianReference | None) ->
 
 
 def run(case: Case, target: Target, draws: int, first: int) -> dict[str, Any]:
-    """What became of some draws: how many were passed on, and how far off those are in tolerances."""
+    """Results of some draws: how many are marked converged, and the errors of these in tolerances."""
     reference = reference_of(target, case.reference)
     size, samples = len(target.reference.mean), list(range(first, first + draws))
     scale = float(target.reference.spectrum.mean().sqrt())
@@ -139,7 +140,7 @@ def run(case: Case, target: Target, draws: int, first: int) -> dict[str, Any]:
         found = solve(scheme, target.score, x0, options, reference=reference, samples=samples)
         truth, known = _flow(target, x0, scale * case.tol)
     else:
-        # what is built on a reference needs one, also where sweeps have none
+        # an integrator that is built on a reference needs one, even where sweeps have none
         aware = reference or (target.reference if case.integrator.startswith("gaussian") else None)
         chain = chain_of(case, target, aware)
         first_state = _first(chain.entry(), target.reference, noise, samples)
@@ -210,11 +211,14 @@ def main() -> int:
     """Run combinations in a random order until there are enough draws."""
     options_parser = parser("Samples marked converged, compared with the same chain step by step.")
     options_parser.add_argument("--draws", type=int, default=100_000, help="number of draws over all combinations")
+    options_parser.add_argument("--each", type=int, default=DRAWS, help="number of draws of a combination")
     options_parser.add_argument("--seed", type=int, default=0, help="seed of the order of combinations")
-    options_parser.add_argument("--out", type=Path, help="file of JSON lines, one a combination; later calls go on there")
+    options_parser.add_argument(
+        "--out", type=Path, help="file of JSON lines, one for each combination; later calls resume from it"
+    )
     options = options_parser.parse_args()
     if options.quick:
-        options.draws = 4 * DRAWS
+        options.draws = 4 * options.each
     torch.set_num_threads(1)
     by_name, order = {target.name: target for target in targets()}, cases()
     random.Random(options.seed).shuffle(order)
@@ -223,7 +227,7 @@ def main() -> int:
         if sum(record["draws"] for record in records) >= options.draws:
             break
         turn = (len(records)) // len(order)
-        records.append(run(case, by_name[case.target], DRAWS, DRAWS * turn))
+        records.append(run(case, by_name[case.target], options.each, options.each * turn))
         if options.out:
             with options.out.open("a") as file:
                 file.write(json.dumps(records[-1]) + "\n")

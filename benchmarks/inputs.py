@@ -1,4 +1,4 @@
-"""Inputs that somebody might give to the commands by mistake or on purpose, for benchmarks/fuzz.py.
+"""Inputs that a user might give to the commands by mistake or on purpose, for benchmarks/fuzz.py.
 
 A generator writes files into an empty folder and returns the arguments of `piadm`; GENERATORS names them all.
 """
@@ -29,7 +29,7 @@ Generator = Callable[[Random, Path, Stock], Arguments]
 # configurations
 
 ODD_NUMBERS = [0, -1, 1, 2, 3, 0.5, 1e-12, -0.0, 1e30, 10**30, -(10**30), 2**31, 2**63, math.inf, math.nan, 1e-300]
-# nothing here leads out of the folder of a try, whose home it is
+# no path here leaves the folder of a try, which is its home
 ODD_TEXTS = ["", " ", "auto", "none", "\n", "\x00", "a\nb", "$HOME", "$NOT_SET", "~", "~nobody", ".", "é" * 300, "x:y", "-1"]
 ODD_TEXTS += ["os:getcwd", "/dev/null", "/proc/self/mem", "a.b:c", "{}", "[", "%s", "1e3", "True", "\u2028", "./" * 50]
 ODD_VALUES: list[Any] = [*ODD_NUMBERS, *ODD_TEXTS, True, False, [], {}, [[]], [1, 1], [-1], {"a": {"b": 1}}, ["x", 2]]
@@ -73,7 +73,7 @@ PLAUSIBLE: list[tuple[str, Any]] = [
     *(("rollout.leads", value) for value in (1, 2)),
     *(("condition.guidance", value) for value in (0.0, 2.0)),
 ]
-"""Values that may well belong together."""
+"""Values that plausibly belong together."""
 
 
 def configurations(dice: Random, place: Path, stock: Stock) -> Arguments:

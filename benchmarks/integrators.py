@@ -173,7 +173,7 @@ def teleport_table(report: Report, count: int, fine: int) -> None:
 
 
 def after(chain: Chain, skip: int) -> Chain:
-    """The steps from point `skip` on."""
+    """The steps after point `skip`."""
     assert chain.alpha is not None and chain.sigma is not None
     return replace(
         chain, P=chain.P[skip:], Q=chain.Q[skip:], N=chain.noise[skip:], M=chain.shift[skip:], R=chain.rows[skip:],

@@ -4,9 +4,9 @@
     python benchmarks/long_chains.py --draws 100   fewer draws of DDPM-1000
 
 DDPM-1000 samples the eight separated modes of `mixtures.py` at d = 64 in a window of 32 points, with and without the sweeps that
-certify what a window has passed. The predictor-corrector chains (reverse diffusion, each step followed by a Langevin step of a
-fixed signal-to-noise ratio that shares its score; Song et al. 2021, algorithms 2 and 5) have 500 and 1,000 steps on modes with
-as many coordinates as 22 atoms.
+certify the points that a window has left behind. The predictor-corrector chains (reverse diffusion, each step followed by a
+Langevin step of a fixed signal-to-noise ratio that shares its score; Song et al. 2021, algorithms 2 and 5) have 500 and 1,000
+steps on modes with as many coordinates as 22 atoms.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> int:
     options = options_parser.parse_args()
     report = Report("long chains, quick" if options.quick else "long chains")
     if options.quick:
-        # two of these draws cross to another mode on the way, where their paths are far from converged
+        # on the way two of these draws cross to another mode, where their paths are far from converged
         correctors(report, STEPS[-1], 5)
     else:
         for steps in STEPS:

@@ -95,7 +95,7 @@ def make_model(folder: Path, case: Case) -> Path:
 
 
 def work(path: str) -> None:
-    """Run a piadm command on every rank; rank 0 answers with the peak memory of all ranks in bytes."""
+    """Run a piadm command on every rank; rank 0 returns the peak memory of all ranks in bytes."""
     setting = question(path)
     if "plan" in setting:
         answer(path, plan(setting))

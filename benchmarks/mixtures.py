@@ -129,7 +129,7 @@ class Case:
 
 
 def own(report: Report, case: Case, windows: Sequence[int | None], levels: Sequence[float]) -> None:
-    """Our solver at several tolerances and windows: a table, and its limits."""
+    """This package's solver at several tolerances and windows: a table, and its limits."""
     truth, rows = case.solve(solver="sequential").x, []
     for window in windows:
         for tol in levels:
@@ -197,7 +197,7 @@ def case_of(d: int, method: str, steps: int, seeds: int) -> Case:
 
 def main() -> int:
     options_parser = parser("Eight separated modes: wrong modes, and errors in units of the tolerance.")
-    options_parser.add_argument("--baselines", action="store_true", help="rounds of the baselines instead of our own")
+    options_parser.add_argument("--baselines", action="store_true", help="rounds of the baselines instead of this package's")
     options_parser.add_argument("--seeds", type=int, default=100, help="draws (DDPM at d = 1024: one in 25)")
     options = options_parser.parse_args()
     few = max(1, options.seeds // 8)

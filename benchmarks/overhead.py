@@ -128,7 +128,7 @@ def _reference(kind: str, size: int) -> GaussianReference:
 
 
 def work(path: str) -> None:
-    """The part of one rank; the last rank, which skips no point, answers."""
+    """The part of one rank; the last rank, which skips no point, returns the result."""
     setting = question(path)
     comm: Communicator = MPICommunicator(world()) if setting["mpi"] else SerialCommunicator()
     if setting["mpi"] and comm.size != launcher_size()[1]:

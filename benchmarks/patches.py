@@ -1,10 +1,10 @@
-"""Samples of a domain made of overlapping patches: their spectrum beside the patch model's, and the seams.
+"""Samples of a domain made of overlapping patches: their spectrum compared with the patch model's, and the seams.
 
     python benchmarks/patches.py --model turbulence-windows
 
-The model is one of datasets/turbulence-windows.toml. Windows of samples of the domain, cut where no patch begins and where one
-does, are tapered and compared with samples of the model itself, wave number by wave number. The mean squared gradient at the
-edges of patches is compared with that of all points.
+The model is one trained by datasets/turbulence-windows.toml. Windows of samples of the domain, cut both within patches and
+across their edges, are tapered and compared with samples of the model itself, wave number by wave number. The mean squared
+gradient at the edges of patches is compared with that of all points.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def sampler(sections: dict[str, Any], wait: float = 0.0) -> Sampler:
 
 
 def work(path: str) -> None:
-    """The part of one rank: all samples of one method, timed over all ranks; rank 0 answers."""
+    """The part of one rank: all samples of one method, timed over all ranks; rank 0 returns the result."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = MPICommunicator(world())
@@ -180,7 +180,7 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
 def main() -> int:
     options_parser = parser("The time of one sample against ranks, on emulated devices and on shared cores.")
     options_parser.add_argument("--wait", type=float, default=0.4, help="seconds that the emulated device takes for a point")
-    options_parser.add_argument("--samples", type=int, default=2, help="samples, one after the other")
+    options_parser.add_argument("--samples", type=int, default=2, help="samples, drawn in sequence")
     options_parser.add_argument("--repeats", type=int, default=3, help="repeats on shared cores; the shortest counts")
     options_parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="ranks of one sample")
     options_parser.add_argument("--figure", type=Path, metavar="FILE", help="draw both tables into this file")

@@ -2,8 +2,8 @@
 
     python benchmarks/plain_loop.py
 
-Both take DDIM steps at the same whole indices of the same schedule. Processor time, which other programs on the machine change
-less than wall time, of the shortest of several alternating runs; a network of random weights does for that.
+Both take DDIM steps at the same whole indices of the same schedule. The time is processor time, which other programs on the
+machine change less than wall time, of the shortest of several alternating runs; a network of random weights suffices.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def unet(size: int, width: int) -> UNet2DModel:
 
 
 def plain(network: UNet2DModel, scheduler: DDIMScheduler, first: Tensor) -> Tensor:
-    """What the documentation of diffusers shows."""
+    """The loop that the documentation of diffusers shows."""
     x = first
     for t in scheduler.timesteps:
         x = scheduler.step(network(x, t).sample, t, x).prev_sample

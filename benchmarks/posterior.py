@@ -1,11 +1,11 @@
-"""Posterior sampling of the shipped climate model given stations: rounds, calibration, and scores beside other methods.
+"""Posterior sampling of the shipped climate model given stations: rounds, calibration, and scores compared with other methods.
 
     python benchmarks/posterior.py                      twin experiment: truths are the model's own samples
     python benchmarks/posterior.py --data FILE.nc       fields of TREFHT(time, lat, lon) that the model was not trained on
 
-Stations are drawn by area and read with errors of 0.5 K. Scores are means by area over all other grid points, against the true
-field. Optimal interpolation is the closed form of the model's Gaussian given the same stations. SDA and DPS use the same network,
-step by step from noise, with a derivative of the network in every step.
+Stations are drawn by area, and their observations have errors of 0.5 K. Scores are means by area over all other grid points,
+against the true field. Optimal interpolation is the closed form of the model's Gaussian given the same stations. SDA and DPS use
+the same network, step by step from noise, with a derivative of the network in every step.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SCORES = ("CRPS [K]", "RMSE of mean [K]", "spread / skill", "in 50 %", "in 90 %"
 
 @dataclass(frozen=True)
 class Case:
-    """A true field with stations: the field [d] in K, the grid points of stations, and the run given their readings."""
+    """A true field with stations: the field [d] in K, the grid points of stations, and the run given their observations."""
 
     number: int
     truth: np.ndarray
@@ -74,7 +74,7 @@ def truths(data: str | None, years: list[int], model: Model) -> list[np.ndarray]
 
 
 def case(model: Model, truth: np.ndarray, count: int, number: int, folder: Path, **settings: Any) -> Case:
-    """Draw stations by area, read the truth there with errors, and resolve the run given these readings."""
+    """Draw stations by area, observe the truth there with errors, and resolve the run given these observations."""
     lat, lon = (model.layout.coordinates[dim].values for dim in ("lat", "lon"))
     area = np.repeat(np.cos(np.deg2rad(lat)), len(lon))
     generator = np.random.default_rng(1000 * count + number)
@@ -108,7 +108,7 @@ def scores(members: np.ndarray, one: Case, area: np.ndarray) -> dict[str, float]
 
 
 def drawn(one: Case, sampler: Sampler, members: int, model: Model, area: np.ndarray, *, finish: bool) -> dict[str, float]:
-    """Draw members and score them, with what they cost."""
+    """Draw members, score them and measure their cost."""
     start = time.process_time()
     solution = sampler.draw(list(range(members)))
     states = one.run.finished(solution.x) if finish else solution.x
@@ -170,7 +170,7 @@ def summary(rows: list[dict[str, float]]) -> list[Any]:
 
 
 def bootstrap(ours: list[dict[str, float]], theirs: list[dict[str, float]], draws: int = 2000) -> tuple[float, float, float]:
-    """How much lower our CRPS is than theirs, as a share, with the 5 and 95 % quantiles over resampled fields."""
+    """How much lower this package's CRPS is than another method's, as a share, with quantiles (5, 95 %) over resampled fields."""
     pairs = np.array([[a["crps"], b["crps"]] for a, b in zip(ours, theirs, strict=True)])
     generator = np.random.default_rng(0)
     which = generator.integers(0, len(pairs), size=(draws, len(pairs)))
@@ -182,14 +182,17 @@ def bootstrap(ours: list[dict[str, float]], theirs: list[dict[str, float]], draw
 def measured(options: Any, model: Model, folder: Path) -> Iterator[tuple[str, dict[str, float]]]:
     """Scores of every method, number of stations and field, in the order in which they are found."""
     area = np.repeat(np.cos(np.deg2rad(model.layout.coordinates["lat"].values)), len(model.layout.coordinates["lon"].values))
+    settings: dict[str, Any] = {"chain": {"eta": options.eta}}
+    if options.solver is not None:
+        settings["solver"] = {"kind": options.solver}
     prior, fields = prior_variance(model), truths(options.data, options.years, model)
     for number, truth in enumerate(fields):
-        plain = resolve(RunConfig(model=MODEL, chain={"eta": 0.0}), model)
-        first = case(model, truth, options.stations[0], number, folder)
+        plain = resolve(RunConfig(model=MODEL, **settings), model)
+        first = case(model, truth, options.stations[0], number, folder, **settings)
         if number == 0:
             yield "unconditional", drawn(first, plain.sampler, options.members, model, area, finish=False)
         for count in options.stations:
-            one = case(model, truth, count, number, folder)
+            one = case(model, truth, count, number, folder, **settings)
             yield f"optimal interpolation, {count}", interpolated(one, prior, model, area)
             yield f"posterior, {count}", drawn(one, one.run.sampler, options.members, model, area, finish=True)
             if count == options.compare and number < options.compared:
@@ -223,6 +226,8 @@ def main() -> int:
     options.add_argument("--compared", type=int, default=2, help="fields for which SDA and DPS are drawn")
     options.add_argument("--few", type=int, default=8, help="members of SDA and DPS")
     options.add_argument("--steps", type=int, default=256, help="their steps")
+    options.add_argument("--eta", type=float, default=0.0, help="0 for the flow, 1 for the reverse SDE")
+    options.add_argument("--solver", choices=("sequential", "picard"), help="step by step, or sweeps, of the SDE")
     options.add_argument("--lines", metavar="FILE", help="append every result as a line of JSON as it is found")
     given = options.parse_args()
     if given.quick:

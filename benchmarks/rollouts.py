@@ -3,8 +3,8 @@
     python benchmarks/rollouts.py
 
 A step of 6 hours or of a day moves 40 variables by Lorenz-96 (Lorenz 1996; one unit of time is five days), then draws one of two
-modes and adds white noise, so that the score given the field before is known. States are what a linear inverse model leaves, its
-Gaussian is the reference. Every lead is compared with the tight solve from its own predecessor.
+modes and adds white noise, so that the score given the previous field is known. States are residuals of a linear inverse model,
+whose Gaussian is the reference. Every lead is compared with the tight solve from its own predecessor.
 """
 
 from __future__ import annotations

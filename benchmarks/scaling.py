@@ -4,7 +4,8 @@
 
 Every rank has an accelerator of its own that evaluates one point in one wait, independent of the processors of this machine: a
 call of n rows takes n waits, while exact scores of a Gaussian mixture are computed. Ranks, messages, sweeps and stopping tests
-are real. There are more ranks than cores, so the wait of 200 ms must be long compared with the work that they do in turn.
+are real. There are more ranks than cores, so the wait of 200 ms must be long compared with the work that ranks on one core do in
+turn.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def scheme(target: Target, method: str) -> Scheme:
 
 
 def work(path: str) -> None:
-    """The part of one rank; rank 0 answers with seconds of the slowest rank, waits of the busiest one and costs per sample."""
+    """The part of one rank; rank 0 returns seconds of the slowest rank, waits of the busiest one and costs per sample."""
     setting = question(path)
     torch.set_num_threads(1)
     comm = MPICommunicator(world())
@@ -134,7 +135,7 @@ def main() -> int:
     options_parser = parser("Strong scaling over ranks with an emulated accelerator.")
     options_parser.add_argument("--wait", type=float, default=0.2, help="seconds that the emulated network takes for a point")
     options_parser.add_argument("--size", type=int, default=1 << 12, help="entries of the state")
-    options_parser.add_argument("--samples", type=int, default=4, help="samples solved per line, one after the other")
+    options_parser.add_argument("--samples", type=int, default=4, help="samples solved for each row, in sequence")
     options_parser.add_argument(
         "--ranks", type=int, nargs="+", default=list(RANKS), help="numbers of ranks; speeds are relative to the first"
     )

@@ -74,7 +74,7 @@ def warm_up() -> None:
 
 
 def refused(folder: Path, count: int) -> float:
-    """1 if an index over more files than may be open is refused with advice, else 0."""
+    """Return 1 if an index over more files than may be open is refused with advice, else 0."""
     with Store.existing(folder) as store:
         store.join(max_shards=count)
     resource.setrlimit(resource.RLIMIT_NOFILE, (count // 2, count // 2))

@@ -25,7 +25,7 @@ INPUTS = {
 
 @dataclass(frozen=True)
 class Stock:
-    """What generators start from: small models, the configuration of a run of one, and finished runs of several kinds."""
+    """The material of the generators: small models, the configuration of a run of one, and finished runs of several kinds."""
 
     folder: Path
 
@@ -46,7 +46,7 @@ class Stock:
 
     @property
     def other(self) -> Path:
-        """The same run from another seed."""
+        """The same run with another seed."""
         return self.folder / "other"
 
     @property
@@ -65,7 +65,7 @@ class Stock:
         return self.folder / "forecasts"
 
     def configuration(self, out: Path | str, **changes: Any) -> dict[str, Any]:
-        """A run that takes a moment."""
+        """A short run."""
         short = {"samples": 4, "grid": {"steps": 4}, "solver": {"tol": 0.1}, "output": {"batch": 2}}
         return {"model": str(self.model), "out": str(out), **short, **changes}
 
@@ -79,7 +79,7 @@ class Stock:
         return {"name": name, "output": str(out), "network": "none", "data": data, "reference": {"rank": 2}, **sections}
 
     def starts(self, count: int = 2) -> xr.Dataset:
-        """What the conditional model is given, for the last months of the fields."""
+        """The conditions of the conditional model for the last months of the fields."""
         last = xr.load_dataset(self.folder / "forcing.nc").isel(time=slice(-count, None))
         before = self.fields().tas.isel(time=slice(-count, None)) - 280
         before.attrs = {"units": "K", "long_name": "anomaly of the month before"}

@@ -1,7 +1,7 @@
-"""The cost and the effect of a tolerance: rounds, calls and true errors of the defaults at their own stop.
+"""The cost and the effect of a tolerance: rounds, calls and true errors of the defaults when they stop by themselves.
 
     python benchmarks/tolerance.py               exact scores: targets A, B, C of 1024 modes (10 minutes, one core)
-    python benchmarks/tolerance.py --targets C --size 256 --samples 512     rare draws: those near a boundary between modes
+    python benchmarks/tolerance.py --targets C --size 256 --samples 512     includes rare draws near a boundary between modes
 
 The probability flow is compared with its exact solution (collocation with 64 points to 1e-9), the SDE with the same chain and
 noise step by step. Errors are root mean squares over modes, in standard deviations of the data, and printed in units of the

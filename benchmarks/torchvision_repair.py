@@ -1,7 +1,7 @@
 """Lets a torchvision that was built for CUDA be imported beside a torch for the CPU.
 
-Its operators are in a library that does not load there, and its import fails because two of them are unknown. diffusers and
-physicsnemo import torchvision, but their U-Nets need none of its operators, so that declaring the two is enough.
+Its operators are in a library that does not load on such a machine, and its import fails because two of them are unknown.
+diffusers and physicsnemo import torchvision, but their U-Nets need none of its operators, so that declaring the two is enough.
 """
 
 from __future__ import annotations

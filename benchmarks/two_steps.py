@@ -3,8 +3,8 @@
     python benchmarks/two_steps.py                 64 fields of the shipped climate model
     python benchmarks/two_steps.py --samples 16    fewer
 
-The draws of a long step are joined from those of the short ones as the reference's own noise adds up, so the fields differ by
-what the steps do to the remainder, and ratios of their power have small errors.
+The draws of a long step are joined from those of the short ones in the way in which the reference's own noise adds up, so the
+fields differ only by the effect of the steps on the remainder, and ratios of their power have small errors.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python docs/gallery.py          a few minutes; writes its runs to gallery-runs/ in the current folder
 
-docs/images/ranks.svg, docs/calls.svg, docs/calls-molecule.svg and docs/compare.svg belong to commands that stand beside them.
+docs/images/ranks.svg, docs/calls.svg, docs/calls-molecule.svg and docs/compare.svg are made by the commands printed beside them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def piadm(*words: str, ranks: int | None = None) -> None:
 
 
 def save(image: Image.Image, name: str) -> None:
-    """The picture at most WIDTH wide, with few colours."""
+    """Save the picture at most WIDTH wide, with few colours."""
     image = image.convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)

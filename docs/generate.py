@@ -1,6 +1,6 @@
 """Write docs/configuration.md, docs/cli.txt and the table of docs/integrators.md from the code: `make docs`, checked by a test.
 
-What a key means stands in docs/meanings.toml, its name and default in the records of the package.
+The meaning of a key is in docs/meanings.toml; its name and default are in the records of the package.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def configuration() -> str:
     meanings = tomllib.loads((DOCS / "meanings.toml").read_text(encoding="utf-8"))
     run, train = table(RunConfig, meanings["run"], INDEPENDENT_KEYS), table(TrainConfig, meanings["train"])
     known = {key for key, _, _ in fields(ConformerTrainConfig)}
-    # what a key means is said once, unless it means something else here
+    # the meaning of a key is written once, unless it means something else here
     shared = {key: meaning for key, meaning in meanings["train"].items() if key in known}
     conformers = table(ConformerTrainConfig, shared | meanings["conformers"])
     return f"{HEAD}{RUN_HEAD}\n{run}{TRAIN_HEAD}\n{train}{CONFORMERS_HEAD}\n{conformers}"

@@ -271,3 +271,31 @@ def test_draws_whose_changes_shrink_slowly_are_held_to_more() -> None:
     truth = solve(replace(made, points=64), target.score, first, tol=1e-9, **common).x
     found = solve(made, target.score, first, tol=1e-2, **common)
     assert float(((found.x - truth) / scale).square().mean(1).max().sqrt()) < 1e-2  # they ended in another mode, at 0.5
+
+
+@pytest.mark.parametrize("points", [16, 32])
+def test_a_score_that_varies_from_node_to_node_is_seen(points: int) -> None:
+    """A time embedding that turns a hundred times is folded onto low coefficients: samples were off by 3 to 5 `tol`."""
+    process, target, tol = OU(), target_c(OU(), 12), 1e-3
+    draws = torch.rand(2, 12, generator=torch.Generator().manual_seed(0), dtype=F64)
+    speed, phase = 40 * (1 + draws[0]), 2 * math.pi * draws[1]
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        log_snr = 2 * torch.log(process.alpha(t) / process.sigma(t))[:, None]
+        return target.score(x, t) + 0.02 * torch.sin(speed * log_snr + phase) / process.sigma(t)[:, None]
+
+    made = scheme(process, target.reference(), points)
+    x0, reference = prior(made, 3), target.reference()
+    # enough nodes for all of the variation, over the whole range
+    exact = solve(replace(made, points=600), score, x0, tol=None, sweeps=12, reference=reference)
+    found = solve(made, score, x0, tol=tol, reference=reference)
+    assert bool(found.converged.all())
+    assert float((found.x - exact.x).square().mean(1).sqrt().max()) <= tol
+
+
+def test_many_points_are_reached_in_as_many_sweeps() -> None:
+    """Eight points and four more in every sweep up to 64; proportionally more beyond."""
+    reference = target_c(OU(), 6).reference()
+    assert scheme(OU(), reference, 20).point_counts == (8, 12, 16, 20)
+    assert scheme(OU(), reference, 64).point_counts == (*range(8, 64, 4), 64)
+    assert scheme(OU(), reference, 256).point_counts == (*range(32, 256, 16), 256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from piadm_hpc.models.guidance import guided
 from piadm_hpc.models.training.fields import train
 from piadm_hpc.models.volume import log_volume
 from piadm_hpc.run.probe import probe_model, probe_trained
+from piadm_hpc.run.resolve import resolve
 from piadm_hpc.store.arrays import read_arrays
 
 LAT, LON, COUNT = np.linspace(70, -70, 8), np.arange(16) * 22.5, 160
@@ -289,7 +291,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(world: Any, tmp_path: Path) -> 
 def test_models_and_conditions_that_do_not_go_together_are_refused(world: Any, tmp_path: Path) -> None:
     out = ["--samples", 1, "--out", tmp_path / "run"]
     words = one_line(call("sample", "--model", world / "conditional", *out), 2)
-    assert "makes fields given before, forcing, kind, month: give condition.file" in words
+    assert "is conditional on before, forcing, kind, month: give condition.file" in words
     path = today(world, 1)
     words = one_line(call("sample", "--model", "ccsm-temperature", "--condition", path, *out), 2)
     assert "takes no condition" in words
@@ -354,6 +356,23 @@ def test_sweeps_of_a_probed_conditional_model_find_the_same_samples(world: Any, 
         if number == 0:
             probe_model(probed, condition=today(world, 2), samples=3)
     assert float(np.abs(drawn[0] - drawn[1]).max()) < 0.02
+
+
+def test_the_shipped_emulator_comes_probed_and_draws_the_same_samples(tmp_path: Path) -> None:
+    """`ccsm-forced` at two levels of warming, with its response and without it: the same samples, for fewer calls."""
+    levels = xr.Dataset({"warming": ("level", [285.17, 285.63], {"units": "K"})})
+    levels.to_netcdf(tmp_path / "levels.nc")
+    probed = load_model("ccsm-forced")
+    assert probed.reference.response is not None and probed.reference.response.smoothness is not None
+    settings: dict[str, Any] = {"model": "ccsm-forced", "condition": {"file": str(tmp_path / "levels.nc")}}
+    settings |= {"chain": {"integrator": "collocation", "eta": 0.0}, "solver": {"tol": 1e-2}}
+    found = []
+    for model in (probed, replace(probed, reference=replace(probed.reference, response=None))):
+        run = resolve(piadm_hpc.RunConfig.model_validate(settings), model)
+        found.append(run.sampler.draw(range(2), condition=run.condition_of(range(2))))
+    assert bool(found[0].converged.all())
+    assert float((found[0].x - found[1].x).flatten(1).square().mean(1).sqrt().max()) <= 1e-2
+    assert int(found[0].calls.sum()) < int(found[1].calls.sum())
 
 
 def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path: Path) -> Any:

@@ -15,6 +15,7 @@ from piadm_hpc.data.normalise import Normalisation
 from piadm_hpc.gaussian.harmonics import HarmonicEOF, fit_harmonic_eof
 from piadm_hpc.gaussian.masked import MaskedEOF, shell_degrees
 from piadm_hpc.gaussian.reference import GaussianReference, from_fields
+from piadm_hpc.gaussian.shared import SharedEOF
 from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture, sphere_field, target_a, target_b, target_c
 from piadm_hpc.models.base import EDMPreconditioned, wrap
 from piadm_hpc.models.card import load_model, save_model
@@ -341,6 +342,11 @@ def test_decoding_and_encoding_are_inverse(tmp_path: Path) -> None:
             torch.zeros(128),
             HarmonicEOF(SphericalHarmonics(8, 16, 6, np.linspace(80, -80, 8).tolist(), area_weighted=False), torch.eye(16), 4),
             torch.rand(19),
+        ),
+        GaussianReference(
+            torch.zeros(128),
+            SharedEOF(torch.eye(128)[:, :5], torch.tensor([[[1.0]], [[-1.0]]]), torch.tensor([0, 0, 0, 1, 1]), (8, 16)),
+            torch.rand(6),
         ),
     ],
 )

@@ -97,16 +97,16 @@ def without_angles_on_land(dataset: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (called_degrees, "turned from radians into degrees"),
-        (falling, "lon turned to rise"),
+        (called_degrees, "converted from radians to degrees"),
+        (falling, "lon reversed to rise"),
         (halo_to_the_east, "the last 2 of lon are the first once more"),
         (halo_on_both_sides, "the last 2 of lon are the first once more"),
         (without_angles_on_land, "lat is given by nav_lat"),
-        (radians, "turned from radians into degrees"),
-        (radians_without_units, "turned from radians into degrees"),
+        (radians, "converted from radians to degrees"),
+        (radians_without_units, "converted from radians to degrees"),
         (cyclic, "a cyclic point"),
         (first_again, "a cyclic point"),
-        (unsorted, "turned to begin at -150"),
+        (unsorted, "shifted to begin at -150"),
         (curvilinear, "lat is given by nav_lat; lon is given by nav_lon"),
         (auxiliary, "lat is given by latitude"),
     ],
@@ -170,7 +170,7 @@ def other_cyclic(dataset: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (bent, "TLAT, TLON are two-dimensional, and rows of 'lat' are no circles of latitude; bring the file to a regular grid"),
+        (bent, "TLAT, TLON are two-dimensional, and rows of 'lat' are not circles of latitude; bring the file to a regular grid"),
         (without_a_row, "lat has 1 values that are not finite, at positions 3"),
         (shuffled, "the values of lat do not rise or fall steadily"),
         (counted_west, "lon is in 'degrees_west'; put it into degrees_east or radians"),
@@ -333,7 +333,7 @@ def test_a_name_has_one_place_in_a_recipe(tmp_path: Path, keys: dict, words: str
 
 def test_samples_are_not_selected_and_levels_are_not_mixed(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
-    refuse(tmp_path, "select: 'time' counts samples", select={"time": 3})
+    refuse(tmp_path, "select: 'time' is a dimension of samples", select={"time": 3})
     for name, level, seed in (("a.nc", 500.0, 0), ("b.nc", 850.0, 1)):
         temperatures(seed=seed).expand_dims(lev=[level]).to_netcdf(tmp_path / name)
     with pytest.raises(ValueError, match=r"b.nc: its lev is 850.0, and 500.0 in the first file; name lev in sample_dims"):

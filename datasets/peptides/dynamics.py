@@ -39,7 +39,7 @@ STEP = 0.003  # ps; the fastest motion, C=O stretching, takes 20 fs
 FRICTION = 1.0  # 1/ps
 HYDROGEN_MASS = 4.0  # u
 GRID = 60  # points of the bias per torsion
-FRACTIONS = (0.8, 0.5)  # of the free energy that the fixed bias takes away, for even and odd walkers
+FRACTIONS = (0.8, 0.5)  # share of the free energy that the fixed bias removes, for even and odd walkers
 CEILING = 60.0  # kJ/mol: free energies above this are not followed
 FRAME = 1.0  # ps between frames
 SEGMENT = 1000  # frames in a file
@@ -259,7 +259,7 @@ def run(folder: Path, residues: int, walkers: list[int], segments: int, seed: in
 
 
 def described(topology: app.Topology) -> Topology:
-    """OpenMM's topology in this package's words."""
+    """OpenMM's topology in this package's record."""
     atoms = tuple(Atom(a.name, a.element.symbol, a.residue.name, a.residue.index + 1) for a in topology.atoms())
     pairs = [sorted((first.index, second.index)) for first, second in topology.bonds()]
     return Topology(atoms, tuple((low, high) for low, high in sorted(pairs)))

@@ -1,4 +1,4 @@
-"""Two-dimensional turbulence on a beta plane: a chaotic world whose weather is made by one page of code.
+"""Two-dimensional turbulence on a beta plane: a chaotic system whose fields are computed by one page of code.
 
     python barotropic.py six_hours.nc --days 500                                    # 64 x 64 points, every six hours
     python barotropic.py wide.nc --points 256 --days 240 --every 4 --patches 64        # windows of a domain four times as wide
@@ -79,7 +79,7 @@ class Barotropic:
         return np.asarray(-self.kept * fft.rfft2(u * along_x + v * along_y) - self.beta * 1j * k * psi)
 
     def friction(self, q: np.ndarray) -> np.ndarray:
-        """Return what friction and growth leave of every wavenumber of the spectrum q after a step."""
+        """Return the factor by which friction and growth change every wavenumber of the spectrum q in a step."""
         squares = 2 * np.abs(q) ** 2
         squares[:, [0, -1]] /= 2
         growth = self.growth * (1 - squares.sum() / self.points**4 / self.saturation**2)
@@ -99,7 +99,7 @@ class Barotropic:
         return np.asarray(white * self.ring * self.stirring * np.sqrt(self.step / share))
 
     def advance(self, q: np.ndarray, generator: np.random.Generator | None) -> np.ndarray:
-        """Take one step of the spectrum q by the third-order Runge-Kutta scheme of Heun; None leaves the forcing out."""
+        """Take one step of the spectrum q by the third-order Runge-Kutta scheme of Heun; None means no forcing."""
         first = self.tendency(q)
         second = self.tendency(q + self.step / 3 * first)
         third = self.tendency(q + self.step * 2 / 3 * second)
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=64, help="points along each side of the domain")
     parser.add_argument("--days", type=float, default=500)
     parser.add_argument("--every", type=float, default=0.25, help="days between fields")
-    parser.add_argument("--patches", type=int, help="write windows of so many points in place of the whole domain")
+    parser.add_argument("--patches", type=int, help="write windows of this many points instead of the whole domain")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     world = Barotropic(given.points)

@@ -27,7 +27,7 @@ def round_the_globe(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset,
     if len(values) < 2 or seam <= WIDE * steps.max():
         if len(falls) == 1 and values[-1] < values[0]:
             fields = fields.roll({lon: -int(falls[0] + 1)}, roll_coords=True)
-            notes.append(f"{lon} turned to begin at {fields[lon].values[0]:g}")
+            notes.append(f"{lon} shifted to begin at {fields[lon].values[0]:g}")
         return _together(fields, lon, steps, seam, notes) if len(values) > 1 else (fields, notes)
     return _counted_on(fields, lon, notes) if len(falls) == 1 and values[-1] < values[0] else (fields, notes)
 
@@ -36,7 +36,7 @@ def _rising(fields: xr.Dataset, lon: str) -> tuple[xr.Dataset, list[str]]:
     """Columns from west to east."""
     steps = np.diff(fields[lon].values.astype(np.float64))
     falling = (steps < 0).all() if (steps < 0).all() or (steps > 0).all() else (-steps % 360).sum() < (steps % 360).sum()
-    return (fields.isel({lon: slice(None, None, -1)}), [f"{lon} turned to rise"]) if len(steps) and falling else (fields, [])
+    return (fields.isel({lon: slice(None, None, -1)}), [f"{lon} reversed to rise"]) if len(steps) and falling else (fields, [])
 
 
 def _once(fields: xr.Dataset, lon: str) -> tuple[xr.Dataset, list[str]]:

@@ -12,6 +12,7 @@ from ..theory.bases import EOF, Basis, _Spectral
 from .harmonics import HarmonicEOF
 from .reference import GaussianReference
 from .rotated import Rotated
+from .shared import SharedEOF
 
 
 class MaskedEOF(EOF):
@@ -44,6 +45,8 @@ def shell_degrees(basis: Basis) -> Tensor:
     size = math.prod(basis.event_shape)
     if isinstance(basis, Rotated):
         return torch.cat([torch.ones(basis.rank, dtype=torch.float64), basis.left.to("cpu", torch.float64)])
+    if isinstance(basis, SharedEOF):
+        return basis.degrees
     if isinstance(basis, MaskedEOF):
         valid = int(basis.valid.sum())
         return _with_head(basis.rank, [valid - basis.rank, size - valid])

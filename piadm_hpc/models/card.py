@@ -34,9 +34,11 @@ from .denoiser import DenoiserScore, GaussianDenoiser
 from .foreign import ADAPTER
 from .loading import with_weights
 from .model import Model
+from .networks.cells import CellUNet
+from .networks.fields import make_field_network
 from .networks.messages import MessageNetwork
 from .networks.pairs import ConformerNetwork, make_conformer_network
-from .networks.unet import GridUNet, latitudes_from
+from .networks.unet import GridUNet
 from .packing import RESPONSE, pack_reference, unpack_reference, unpack_regression, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
@@ -94,7 +96,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
 
     Loading a trained model runs no code from its folder. A folder with adapter.toml holds a network of another package (see
     `adapters`): one that is imported or unpickled is code, which runs only with `allow_code`. Raises ValueError, naming the
-    file, for whatever is missing or damaged, and for code that is not allowed.
+    file, for anything missing or damaged, and for code that is not allowed.
     """
     path = find_model(folder)
     if (path / ADAPTER).is_file():
@@ -139,7 +141,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
 
 
 def _conditioning(card: Card, arrays: Mapping[str, Coordinate], normalisation: Normalisation) -> Conditioning | None:
-    """Return what encodes the model's condition; ValueError for arrays that are missing."""
+    """Return the encoder of the model's condition; ValueError for arrays that are missing."""
     if card.condition is None:
         return None
     num_maps = sum(given.kind in MAPS for given in card.condition.inputs)
@@ -202,18 +204,19 @@ def _network(
     topology: Topology | None,
     kind: type[GaussianDenoiser],
     conditioning: Conditioning | None,
-) -> GridUNet | ConformerNetwork | MessageNetwork:
+) -> GridUNet | CellUNet | ConformerNetwork | MessageNetwork:
     """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
         turned = card.molecule.alignment == "superposed"
-        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
+        numbers = None if conditioning is None else conditioning.num_numbers
+        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned, given=numbers)
     if not isinstance(card.network, NetworkConfig):
         raise ValueError(f"{CARD}: a network of atoms needs a section `molecule`")
-    lat, lon = (coordinates[dim] for dim in card.grid)
+    grid = {dim: coordinates[dim] for dim in card.grid}
     count = len(normalisation.mean)
     sizes = kind.inputs * count, kind.outputs * count
     given = None if conditioning is None else (conditioning.num_maps, conditioning.num_numbers)
-    return GridUNet(*sizes, latitudes_from(lat.values), len(lon.values), card.wrap, card.network, given)
+    return make_field_network(*sizes, grid, coordinates, card.wrap, card.network, given)
 
 
 def _constraint(molecule: MoleculeCard, normalisation: Normalisation) -> Tensor:

@@ -27,7 +27,7 @@ class GaussianDenoiser:
     """The estimate E[x_0 | x_t] of states [rows, *event] at times [rows], in the precision of the states.
 
     `network` maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to [rows, variables, lat, lon] in its own precision;
-    None leaves the Wiener filter alone. A condition is handed on to the network as third argument. `mask` [*event] is true where
+    None leaves only the Wiener filter. A condition is passed on to the network as third argument. `mask` [*event] is true where
     there are data, and the result is zero elsewhere. No state has a component along the orthonormal directions `constraint`
     [d, k], such as shifts of a molecule. With `half` the network multiplies matrices in bfloat16.
     """
@@ -84,7 +84,7 @@ class GaussianDenoiser:
     def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool, *condition: Condition) -> Tensor:
         """Return c_out F, which the network adds to the Wiener filter's estimate `linear`."""
         dtype = next(network.parameters()).dtype
-        grid = x.shape[-2:]
+        grid = x.shape[1:][-2:]  # of cells and one variable the last alone
         fields = torch.stack([x / broadcast(radius(self.process, t), x), linear], dim=1)
         # only the network is rounded: errors of the Wiener filter would exceed the noise of the last levels
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):

@@ -16,16 +16,18 @@ from ..gaussian.harmonics import HarmonicEOF
 from ..gaussian.masked import MaskedEOF
 from ..gaussian.reference import GaussianReference, Response, Smoothness
 from ..gaussian.regression import Regression
+from ..gaussian.shared import SharedEOF
 from ..schema.layout import Coordinate
 from ..store.arrays import read_arrays, write_arrays
 from ..theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from .record import ReferenceCard
 
-RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
+RESPONSE = "response.h5"  # the response preconditions sweeps; no sample depends on it, so the card does not list it
 
 KINDS: dict[type, str] = {
     MaskedEOF: "masked_eof",
     EOF: "eof",
+    SharedEOF: "shared_eof",
     HarmonicEOF: "harmonic_eof",
     SphericalHarmonics: "spherical",
     Fourier: "fourier",
@@ -40,7 +42,7 @@ def describe_reference(reference: GaussianReference) -> ReferenceCard:
     if type(basis) not in KINDS:
         accepted = ", ".join(KINDS.values())
         raise ValueError(f"a reference in basis {type(basis).__name__} cannot be stored; accepted are {accepted}")
-    rank = basis.rank if isinstance(basis, EOF) else None
+    rank = basis.rank if isinstance(basis, EOF) else basis.count if isinstance(basis, SharedEOF) else None
     if isinstance(basis, HarmonicEOF):
         return ReferenceCard(basis="harmonic_eof", lmax=basis.harmonics.lmax, split=basis.split)
     if isinstance(basis, SphericalHarmonics):
@@ -64,7 +66,21 @@ def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[
         rotation = _numpy(reference.basis.rotation).T.astype(np.float32)
         attrs = {"long_name": "empirical orthogonal functions in coordinates of the spherical harmonics of low degree"}
         arrays["reference_modes"] = Coordinate(("mode", "harmonic"), rotation, attrs)
+    if isinstance(reference.basis, SharedEOF):
+        arrays |= _pack_shared(reference.basis, grid)
     return arrays
+
+
+def _pack_shared(basis: SharedEOF, grid: tuple[str, ...]) -> dict[str, Coordinate]:
+    shape = basis.event_shape[-len(grid) :]
+    modes = _numpy(basis.modes).T.reshape(basis.count, *shape).astype(np.float32)
+    about = {"long_name": "empirical orthogonal functions that all variables share, orthonormal"}
+    turns = {"long_name": "patterns of the variables in a band of modes, orthonormal"}
+    return {
+        "reference_modes": Coordinate(("mode", *grid), modes, about),
+        "reference_turns": Coordinate(("band", "variable", "pattern"), _numpy(basis.turns), turns),
+        "reference_bands": Coordinate(("mode",), _numpy(basis.band), {"long_name": "band of a mode"}),
+    }
 
 
 def pack_regression(regression: Regression, grid: tuple[str, ...]) -> dict[str, Coordinate]:
@@ -112,13 +128,16 @@ def unpack_reference(
     Raises ValueError for arrays that are missing, of another size, or not finite.
     """
     wanted = ["reference_mean", "reference_spectrum"] + (["reference_modes"] if "eof" in card.basis else [])
+    wanted += ["reference_turns", "reference_bands"] if card.basis == "shared_eof" else []
     absent = [name for name in wanted if name not in arrays]
     damaged = [name for name in wanted if name in arrays and not np.isfinite(arrays[name].values).all()]
     mistakes = [f"no array {name}" for name in absent] + [f"{name} has values that are not finite" for name in damaged]
     if mistakes:
         raise ValueError("; ".join(mistakes))
     found = {name: torch.from_numpy(np.array(arrays[name].values)).to(torch.float64) for name in wanted}
-    basis = _basis(card, found.get("reference_modes"), normalisation, latitudes)
+    modes = found.get("reference_modes")
+    shared = card.basis == "shared_eof"
+    basis = _shared_eof(card, found, normalisation) if shared else _basis(card, modes, normalisation, latitudes)
     return GaussianReference(found["reference_mean"].flatten(), basis, found["reference_spectrum"])
 
 
@@ -137,6 +156,17 @@ def _basis(card: ReferenceCard, modes: Tensor | None, normalisation: Normalisati
         return SphericalHarmonics(nlat, nlon, card.lmax or min(nlat, nlon // 2), None if card.gauss_latitudes else latitudes)
     kinds: dict[str, type[Fourier | Pixelwise | Identity]] = {"fourier": Fourier, "pixelwise": Pixelwise, "isotropic": Identity}
     return kinds[card.basis](event)
+
+
+def _shared_eof(card: ReferenceCard, found: Mapping[str, Tensor], normalisation: Normalisation) -> SharedEOF:
+    modes, turns, bands = (found[f"reference_{name}"] for name in ("modes", "turns", "bands"))
+    points = normalisation.mask[0].size
+    if modes.numel() != (card.rank or 0) * points or bands.shape != (card.rank,):
+        raise ValueError(f"reference_modes must have {card.rank} modes of {points} points, and reference_bands as many bands")
+    if turns.ndim != 3 or not bool(((bands >= 0) & (bands < len(turns))).all()):
+        raise ValueError("reference_turns must have a square matrix for every band in reference_bands")
+    valid = None if normalisation.mask.all() else torch.from_numpy(normalisation.mask[0].reshape(-1))
+    return SharedEOF(modes.flatten(1).T.contiguous(), turns, bands.long(), normalisation.event_shape, valid)
 
 
 def _harmonic_eof(card: ReferenceCard, modes: Tensor | None, event: tuple[int, ...], latitudes: Sequence[float]) -> HarmonicEOF:
@@ -187,7 +217,7 @@ def save_response(path: Path, response: Response, title: str) -> Path:
 
 
 def with_response(reference: GaussianReference, path: Path) -> GaussianReference:
-    """Return the reference with the response that a model was probed for, where its folder has one."""
+    """Return the reference with the probed response of a model, if its folder has one."""
     if not path.is_file():
         return reference
     try:

@@ -82,7 +82,7 @@ class PhaseDenoiser(GaussianDenoiser):
         fields = torch.cat([_mix(torch.diag_embed(1 / sizes), x), linear[:, None]], dim=1)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             raw: Tensor = network(
-                fields.reshape(len(x), -1, *x.shape[-2:]).to(dtype),
+                fields.reshape(len(x), -1, *x.shape[2:][-2:]).to(dtype),
                 self.log_snr(t).to(dtype),
                 *(matched(given, fields.to(dtype)) for given in condition),
             )
@@ -96,7 +96,7 @@ class PhaseDenoiser(GaussianDenoiser):
 
 
 def denoiser_kind(process: Process) -> type[GaussianDenoiser]:
-    """Return the class of denoisers for a process: of position, or of position and momentum."""
+    """Return the class of denoisers for a process: of the position, or of position and momentum."""
     return PhaseDenoiser if process.fields > 1 else GaussianDenoiser
 
 

@@ -1,4 +1,4 @@
-"""Pieces of a flow: the tables that sweeps over their nodes use, and the records of the samples that work on them."""
+"""Pieces of a flow: the tables for sweeps over their nodes, and the records of the samples that are solved on them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..gaussian.reference import GaussianReference
-from ..theory.chebyshev import chebyshev_nodes, interpolation
+from ..theory.chebyshev import chebyshev_nodes, folded, interpolation, last_quarters, rest_of_series
 from .collocation import Collocation, Piece
+from .tolerance import ROUNDING
 from .whitening import Whitening
+
+ENOUGH = 16  # nodes, of which a quarter of the coefficients tells whether they still fall
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class PieceTables:
         weights: sum remainders at the nodes to whitened states, [M + 1, M].
         steps: differences of `weights` from node to node.
         doubt: the shares of the last Chebyshev coefficients in those sums, and of those before them, [2, M + 1, M].
+        tail: gives the last quarter of the Chebyshev coefficients, and the quarter before, [2, quarter, M].
         gain: the slope of the remainder that sweeps treat exactly, [M, n or 1]; None where the model was not probed.
         inverse: solves for the states at the nodes with that slope, [n or 1, M, M].
     """
@@ -34,6 +38,7 @@ class PieceTables:
     weights: Tensor
     steps: Tensor
     doubt: Tensor
+    tail: Tensor
     gain: Tensor | None
     inverse: Tensor | None
 
@@ -58,7 +63,8 @@ class PieceTables:
             eye = torch.eye(len(slope), dtype=torch.float64)
             solved = torch.linalg.inv(eye - piece.weights[:-1] * slope.T[:, None, :])
             gain, inverse = expanded(slope), expanded(solved.movedim(0, -1)).movedim(-1, 0).contiguous()
-        return cls(piece, expanded(piece.root), weights, steps, piece.doubt.to(like), gain, inverse)
+        tail = last_quarters(len(piece.t)).to(like)
+        return cls(piece, expanded(piece.root), weights, steps, piece.doubt.to(like), tail, gain, inverse)
 
     def path(self, y: Tensor, remainder: Tensor, at: Tensor) -> Tensor:
         """Compute the states [M + 1, n] at nodes and end from the first state y [n] and the remainders at states `at` [M, n].
@@ -75,11 +81,12 @@ class PieceTables:
     def next_defect(self, defect: Tensor, missed: Tensor, moved: Tensor, move: Tensor) -> Tensor:
         """Predict the defects [M] of the next path, which moves by `move` [M].
 
-        The present path has defects `defect` [M], made of what the remainders missed after moves of `moved`, `missed` [M].
+        The present path has the defects `defect` [M], which are sums of the changes `missed` [M] of the remainders after moves
+        `moved`.
         """
         shares = self.steps.abs().to(missed) * missed
         ratio = torch.where(moved > 0, move / torch.where(moved > 0, moved, 1.0), 1.0)
-        # where nothing was missed there is no defect either
+        # without a change of the remainder there is no defect either
         return defect * (shares @ ratio) / shares.sum(1).clamp(min=torch.finfo(shares.dtype).tiny)
 
     def predicted(self, remainder: Tensor, at: Tensor, path: Tensor) -> Tensor:
@@ -119,7 +126,7 @@ class Visited:
 
 @dataclass
 class Slot:
-    """A sample at work on a piece of the flow.
+    """A sample that is being solved on a piece of the flow.
 
     Attributes:
         index: position of the sample in the batch.
@@ -132,9 +139,9 @@ class Slot:
         evaluated: the remainders of the present sweep, along `path`.
         age: number of sweeps over this piece.
         idle: number of sweeps since the bound last became clearly smaller.
-        bound: bound on the error at the end of the piece, with what the pieces before it left.
+        bound: bound on the error at the end of the piece, including the errors of the pieces before it.
         best: the smallest bound for this piece alone.
-        doubt: error that the nodes may leave because they do not resolve the remainder.
+        doubt: estimate of the interpolation error, because the nodes do not resolve the remainder.
         spread: largest root mean square of a whitened state on the path.
         rounded: whether the path reproduces its own remainders to rounding.
         carried: bound on the error of `y`.
@@ -158,7 +165,7 @@ class Slot:
     carried: float = 0.0
 
     def grow(self, tables: PieceTables) -> None:
-        """Go on with the more nodes of other tables of the same piece, from the polynomials through what is known.
+        """Continue with more nodes, those of other tables of the same piece, from the polynomials through the known values.
 
         The remainders form one polynomial, and the states at which they were evaluated, with the first state, another.
         """
@@ -179,10 +186,11 @@ class Slot:
         self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")
 
     def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
-        """Compute the next path from the remainders along the present one; return what the sweep measured, [8, points].
+        """Compute the next path from the remainders along the present one; return what the sweep measured, [10, points].
 
         These are the fields of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
-        them, the root mean square of the whitened states, and the defect to be expected of the next path; zero beyond the nodes.
+        them, the root mean square of the whitened states, and the defect to be expected of the next path, zero beyond the
+        nodes; and the root mean squares of the last quarter of the coefficients and of the quarter before.
         """
         tables, before = self.tables, self.path[:-1]
         missed, moved = self.evaluated - tables.predicted(self.remainder, self.at, self.path), before - self.at
@@ -194,4 +202,14 @@ class Slot:
         self.at, self.remainder = self.path[:-1], self.evaluated
         self.path = tables.path(self.y, self.remainder, self.at)
         left = tables.next_defect(sizes[0], *(whitening.size(part, scale) for part in (missed, moved, self.path[:-1] - before)))
-        return functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))
+        tails = [whitening.size(part @ self.evaluated, scale).square().mean().sqrt().expand(points + 1) for part in tables.tail]
+        measured = functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))
+        return torch.cat([measured, torch.stack(tails)])
+
+    def note_resolution(self, measured: Tensor, precision: float) -> None:
+        """Take the spread of the path, and what the nodes leave, from what ranks share of `advance`, [10, points]."""
+        last, before, self.spread = (float(row.max()) for row in measured[4:7])
+        rounding = ROUNDING * precision * float(measured[2].max())
+        tails = float(measured[8, 0]), float(measured[9, 0])
+        unseen = max(0.0, folded(*tails) - rounding) if self.tables.nodes >= ENOUGH else 0.0
+        self.doubt = max(rest_of_series(last, before), unseen * abs(self.tables.piece.length) / 2)

@@ -1,4 +1,4 @@
-"""Polynomials through values at Chebyshev points: interpolation, integrals, and what the last coefficients add to them."""
+"""Polynomials through values at Chebyshev points: interpolation, integrals, and the contributions of the last coefficients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
+FOLDED = 4.0  # times the last coefficients, which bounds what is folded onto low ones
 STEEPEST = 0.95  # largest ratio of successive contributions of which the rest of the series is summed
 
 
@@ -25,7 +26,7 @@ def highest_coefficients(points: int) -> Tensor:
 
 
 def interpolation(known: np.ndarray, wanted: np.ndarray) -> Tensor:
-    """Return the matrix [wanted, known] of the polynomial through values at `known` places, at `wanted` places."""
+    """Return the matrix [wanted, known] that evaluates at `wanted` points the polynomial through values at `known` points."""
     degree = len(known) - 1
     return torch.from_numpy(chebyshev.chebvander(wanted, degree) @ np.linalg.inv(chebyshev.chebvander(known, degree)))
 
@@ -48,11 +49,28 @@ def left_by_last(x: np.ndarray) -> np.ndarray:
     return np.stack([summed[:, pair] @ coefficients[pair] for pair in pairs])
 
 
-def rest_of_series(last: float, before: float) -> float:
-    """Estimate what the polynomial leaves out, from the contributions of its last coefficients and of those before them.
+def last_quarters(points: int) -> Tensor:
+    """Return the matrices [2, n, points] that give the coefficients of the last quarter, and those of the quarter before it."""
+    count = max(2, points // 4)
+    inverse = np.linalg.inv(chebyshev.chebvander(chebyshev_nodes(points), points - 1))
+    return torch.from_numpy(np.stack([inverse[-count:], inverse[-2 * count : -count]]))
 
-    Coefficients of a smooth function fall fast, and the last ones exceed what follows. Where they fall slowly, at a kink or a
-    jump, what follows is the sum of a geometric series.
+
+def folded(last: float, before: float) -> float:
+    """Bound the coefficients that the nodes mistake for low ones, from the root mean square of the two `last_quarters`.
+
+    M nodes fold the coefficient 2 M - k onto the coefficient k, so that low ones contain what lies four quarters and more
+    beyond the last. That is nothing where coefficients fall by half or more from quarter to quarter. Those of a remainder that
+    varies from node to node do not fall, and stand in the low ones at full size; FOLDED allows for how errors grow.
+    """
+    return FOLDED * last * min(max(2 * last / before - 1, 0.0), 1.0) if before > 0 else 0.0
+
+
+def rest_of_series(last: float, before: float) -> float:
+    """Estimate the error of the polynomial, from the contributions of its last coefficients and of those before them.
+
+    Coefficients of a smooth function decay fast, and the last ones exceed the sum of those that follow. Where they decay slowly,
+    at a kink or a jump, the rest is summed as a geometric series.
     """
     ratio = min(last / before, STEEPEST) if before > 0 else 0.0
     return last * max(1.0, ratio / (1 - ratio))

@@ -7,7 +7,8 @@ adaptive group normalisation; latitude and a few learned maps tell the network w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -46,13 +47,20 @@ class GridPad(nn.Module):
         return torch.cat([tall[..., columns - west :], tall, tall[..., :east]], dim=-1)
 
 
-class GridConv(nn.Module):
+class Convolution(nn.Module):
+    """A convolution over a point and its neighbours, whose weights are those of `conv`."""
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__()
+        self.conv = conv
+
+
+class GridConv(Convolution):
     """A 3 x 3 convolution over a padded grid; a `stride` of 2 halves the resolution."""
 
     def __init__(self, inputs: int, outputs: int, wrap: Wrap, stride: int = 1):
-        super().__init__()
+        super().__init__(nn.Conv2d(inputs, outputs, 3, stride=stride))
         self.pad = GridPad(wrap)
-        self.conv = nn.Conv2d(inputs, outputs, 3, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
         padded: Tensor = self.conv(self.pad(x))
@@ -75,14 +83,17 @@ class AdaptiveNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block of norm, SiLU and convolution, twice; its second convolution is initially zero, the block the identity."""
+    """A residual block of norm, SiLU and convolution, twice; its second convolution is initially zero, the block the identity.
 
-    def __init__(self, inputs: int, outputs: int, config: NetworkConfig, wrap: Wrap):
+    `convolve` makes a convolution from the numbers of its inputs and outputs.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: NetworkConfig, convolve: Callable[[int, int], Convolution]):
         super().__init__()
         self.first_norm = AdaptiveNorm(inputs, config.embedding)
-        self.first = GridConv(inputs, outputs, wrap)
+        self.first = convolve(inputs, outputs)
         self.second_norm = AdaptiveNorm(outputs, config.embedding)
-        self.second = GridConv(outputs, outputs, wrap)
+        self.second = convolve(outputs, outputs)
         self.dropout = nn.Dropout2d(config.dropout)
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
         nn.init.zeros_(self.second.conv.weight)
@@ -108,6 +119,19 @@ class LevelEmbedding(nn.Module):
         phase = log_snr[:, None] * self.frequencies
         features: Tensor = self.mix(torch.cat([phase.sin(), phase.cos()], dim=1))
         return features
+
+
+def with_numbers(level: Tensor, given: nn.Linear | None, condition: Mapping[str, Tensor] | None) -> Tensor:
+    """Add what the layer `given` makes of a condition's numbers to features of the noise level; without a layer these alone.
+
+    Raises ValueError where a network with such a layer is given no condition.
+    """
+    if given is None:
+        return level
+    if condition is None:
+        raise ValueError("the network was trained with conditions; give one")
+    informed: Tensor = level + given(condition["numbers"])
+    return informed
 
 
 class GridUNet(nn.Module):
@@ -142,24 +166,21 @@ class GridUNet(nn.Module):
         self.register_buffer("sphere", sphere.contiguous(), persistent=False)
         self.maps = nn.Parameter(torch.zeros(config.static_maps, *self.shape))
         self.level = LevelEmbedding(config.embedding)
-        widths = [config.width * m for m in config.multipliers]
+        widths, convolve = [config.width * m for m in config.multipliers], partial(GridConv, wrap=wrap)
         self.stem = GridConv(4 * (inputs + num_maps + 2 + config.static_maps), widths[0], wrap)
-        self.down = nn.ModuleList(Block(w, w, config, wrap) for w in widths)
+        self.down = nn.ModuleList(Block(w, w, config, convolve) for w in widths)
         self.halve = nn.ModuleList(GridConv(a, b, wrap, stride=2) for a, b in pairwise(widths))
-        self.middle = Block(widths[-1], widths[-1], config, wrap)
+        self.middle = Block(widths[-1], widths[-1], config, convolve)
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairwise(widths))
-        self.up = nn.ModuleList(Block(w, w, config, wrap) for w in widths)
+        self.up = nn.ModuleList(Block(w, w, config, convolve) for w in widths)
         self.norm = AdaptiveNorm(widths[0], config.embedding)
         self.head = GridConv(widths[0], 4 * outputs, wrap)
         for parameter in self.head.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, fields: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
-        level = self.level(log_snr)
-        if self.given is not None:
-            if condition is None:
-                raise ValueError("the network was trained with conditions; give one")
-            level = level + self.given(condition["numbers"])
+        level = with_numbers(self.level(log_snr), self.given, condition)
+        if self.given is not None and condition is not None:
             fields = torch.cat([fields, condition["maps"]], dim=1)
         x, crop = self._begin(fields)
         kept = []

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data.geometry import Wrap, places_of
+from ...data.geometry import Wrap, neighbours_of, places_of
 from ...data.gridded import GriddedData, read_fields
 from ...data.grids import geographic
 from ...host.stop import StopReason, StopRequested
@@ -21,7 +22,9 @@ from ...schema.conditions import Condition, rows_of
 from ...theory.process import by_name
 from ..config import ConformerTrainConfig, NetworkConfig, OptimiserConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
-from ..networks.unet import GridUNet, count_parameters, latitudes_from
+from ..networks.cells import CellUNet
+from ..networks.fields import make_field_network
+from ..networks.unet import GridUNet, count_parameters
 from ..phase_denoiser import denoiser_kind
 from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .clock import Clock
@@ -63,8 +66,8 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
     mask = data.normalisation.state_mask()
     given = None if config.condition is None else condition_on(config.condition, config.data, data, root)
     require_suitable(config, data)
-    states, places = data if given is None else given.states, places_of(data.coordinates, data.auxiliary, wrap=data.wrap)
-    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, places=places, **angles_of(data))
+    states = data if given is None else given.states
+    reference = fit_reference(states.train, states.validation, config.reference, mask=mask, grid=grid_of(data), **angles_of(data))
     counts = f"{len(states.train)} training, {len(states.validation)} validation, {len(states.test)} test states"
     report(f"{counts}; {states.excluded} left out" + ("" if given is None else f"; {given.words}"))
     process = by_name(config.noise.process, **config.process_parameters)
@@ -85,19 +88,18 @@ def train(config: TrainConfig, *, root: Path = Path(), report: Report = say, sto
 
 
 def require_suitable(config: TrainConfig, data: GriddedData) -> None:
-    """Raise ValueError, listing everything, for a network or a basis that does not suit the data's grid and channels."""
-    mistakes, cells, channels = [], len(data.coordinates) == 1, len(data.normalisation.mean)
-    if cells and config.network != "none":
-        mistakes.append(
-            f"the network is one of rows and columns, and the fields lie on cells ({next(iter(data.coordinates))}); give "
-            'network = "none", which fits the Gaussian alone, or regrid the files first'
-        )
+    """Raise ValueError for a basis that does not suit the data's grid and channels."""
+    cells, channels = len(data.coordinates) == 1, len(data.normalisation.mean)
     single = ("spherical", "fourier", "harmonic_eof")
     if config.reference.basis in single and (cells or channels > 1):
         what = "cells" if cells else f"{channels} channels, one for each level and step"
-        mistakes.append(f"basis {config.reference.basis!r} takes one field on rows and columns, not {what}; use 'smooth'")
-    if mistakes:
-        raise ValueError("; ".join(mistakes))
+        raise ValueError(f"basis {config.reference.basis!r} takes one field on rows and columns, not {what}; use 'smooth'")
+
+
+def grid_of(data: GriddedData) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the points of the data's grid, and pairs of neighbours among them."""
+    grid = data.coordinates, data.auxiliary
+    return places_of(*grid, wrap=data.wrap), neighbours_of(*grid, wrap=data.wrap)
 
 
 def angles_of(data: GriddedData) -> dict[str, list[float]]:
@@ -115,7 +117,7 @@ def make_network(
     seed: int,
     kind: type[GaussianDenoiser] = GaussianDenoiser,
     given: tuple[int, int] | None = None,
-) -> GridUNet:
+) -> GridUNet | CellUNet:
     """Make a network for the data's grid and a kind of denoiser, with initial weights drawn from `seed`.
 
     `given` are the numbers of maps and of numbers of its condition, None without one.
@@ -123,9 +125,8 @@ def make_network(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         channels = len(data.normalisation.mean)
-        lat, lon = data.coordinates.values()
-        inputs, outputs = kind.inputs * channels, kind.outputs * channels
-        return GridUNet(inputs, outputs, latitudes_from(lat.values), len(lon.values), wrap, config, given)
+        sizes = kind.inputs * channels, kind.outputs * channels
+        return make_field_network(*sizes, data.coordinates, data.auxiliary, wrap, config, given)
 
 
 class States(Protocol):
@@ -186,7 +187,7 @@ def fit_network(
                 save_checkpoint(checkpoints, state, identity)
             if not last and (asked := stop()):
                 save_checkpoint(checkpoints, state, identity)
-                text = f"stopped at step {state.step}: the same command goes on from there"
+                text = f"stopped at step {state.step}: the same command continues from there"
                 raise StopRequested(text, limit=asked == StopReason.LIMIT)
     put(network, state.best)
     network.eval()

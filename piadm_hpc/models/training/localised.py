@@ -1,242 +1,200 @@
-"""Many empirical orthogonal functions from few fields on any grid, with gaps or of several variables: localised covariances.
+"""Many empirical orthogonal functions from few fields on any grid, with gaps or of several variables.
 
-The sample covariance of n fields has rank n - 1 and, between distant points, mostly chance. It is mixed with itself times a
-correlation that falls to zero with distance (Gaspari and Cohn 1999, equation 4.10; Hamill et al. 2001): every point keeps its
-own variance and its own small scales, there are as many modes as wanted, and hardly anything is left to white noise.
+They are those of a covariance that is localised by distance (`tapered`), so there are as many modes as wanted. A taper moves
+power from large scales to small ones, and leading modes are fitted to their sample. So the variances of modes are those of
+fields that these were not fitted to, the power in bands of smooth functions (`scales`) is that of the fields, and so is the
+variance of every point.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array, csr_array, diags_array
-from scipy.spatial import KDTree
 from torch import Tensor
 
+from ...data.geometry import nearest
 from ...gaussian.masked import MaskedEOF
 from ...gaussian.reference import GaussianReference
+from ...gaussian.shared import SharedEOF
 from ...theory.bases import EOF
+from .scales import FLOOR, Scales
+from .tapered import Channels, Covariance, reach_of
 
-SHARES = (0.4, 0.45, 0.5)
-"""Shares of the localised covariance that are tried: above them large scales lose power, below them small ones are overfitted."""
+NUMBERS = 2**25
+"""The most numbers in modes of all variables together, 128 MB in single precision; beyond, variables share their modes."""
 
-NEIGHBOURS = (200, 500)
-"""The fewest and the most points, in the mean, within reach of another; between them it is a twentieth of all."""
+FOLDS = 2
+"""Parts of the training fields whose energy in the modes of all others becomes the variance of these."""
 
-PAIRS = 60_000_000
-"""The most entries of a localised covariance; beyond them every variable is localised for itself, then within less reach."""
+GROWTH = 0.1
+"""Modes of a band, as a share of those before it, whose variances are corrected together."""
 
-NUMBERS = 2**26
-"""The most numbers in all modes: 256 MB in single precision."""
-
-OVERSAMPLED, ITERATIONS, TRIED = 60, 2, 300
-
-BLOCK = 200_000
-"""Pairs whose covariances are computed at once."""
-
-GRAINY = 0.022
-"""The largest share of the variance that fewer modes than there are may leave to white noise."""
+LINKS = 4
+"""Neighbours of a point where no pairs are given."""
 
 
 def fit_localised_eof(
-    train: Tensor, validation: Tensor, places: np.ndarray, mask: Tensor | None = None, count: int = 1000
+    train: Tensor,
+    validation: Tensor,
+    places: np.ndarray,
+    mask: Tensor | None = None,
+    count: int = 1000,
+    neighbours: np.ndarray | None = None,
 ) -> GaussianReference:
     """Fit a reference of at most `count` modes to fields [n, *event] float64, variables before points.
 
-    `places` [points, k] say where points lie; only distances count, so a periodic direction is laid round a circle. `mask`
-    [*event] is true where there are data. Held-out fields choose the share of the localised covariance; without any the last
-    fifth of the training fields does. Raises ValueError for fields that are not on the grid of `places`, and for fewer than
+    `places` [points, k] are the positions of points; only distances count, so a periodic direction is mapped to a circle. `mask`
+    [*event] is true where there are data. `neighbours` [pairs, 2] are points next to each other, by default the nearest four of
+    each. Held-out fields choose the share of the localised covariance; without any the last part of the training fields does.
+    Where `count` modes of all variables together have more than NUMBERS numbers, and all variables have data at the same
+    points, the basis is a `SharedEOF`. Raises ValueError for fields that are not on the grid of `places`, and for fewer than
     five.
     """
     size, points = math.prod(train.shape[1:]), len(places)
     if size % points or len(train) < 5:
         raise ValueError(f"basis 'smooth' needs 5 or more fields on a grid of {points} points, got {len(train)} of {size} values")
     there = np.ones(size, dtype=bool) if mask is None else mask.numpy().ravel()
+    present, event = there.reshape(-1, points), tuple(train.shape[1:])
     flat = train.flatten(1).numpy()[:, there]
-    held = validation.flatten(1).numpy()[:, there]
-    mean = flat.mean(0)
-    channels = _Channels.of(flat - mean, there.reshape(-1, points))
-    reach = _reach(channels, places)
-    kept = len(flat) if len(held) else len(flat) - max(1, len(flat) // 5)
-    probe = _Covariance.of(flat[:kept], channels, reach)
-    share = probe.best_share(held if len(held) else flat[kept:])
-    covariance = probe if kept == len(flat) else _Covariance.of(flat, channels, reach)
-    variances, modes = covariance.modes(share, max(1, min(count, NUMBERS // size)))
-    rank, tail = _rank(covariance, variances, modes, held)
-    variances, modes = variances[:rank], modes[:, :rank]
+    held = validation.flatten(1).numpy()[:, there] - flat.mean(0)
+    mean, flat = train.flatten(1).mean(0), flat - flat.mean(0)
+    channels, links = Channels.of(flat, present), nearest(places, LINKS) if neighbours is None else neighbours
+    if size * count > NUMBERS and len(present) > 1 and (present == present[0]).all():
+        return _shared(mean, (flat, held), channels, present, (places, links), count, event, mask)
+    root, tail = _fit((flat, held), channels, present, (places, links), max(1, min(count, NUMBERS // size)))
+    variances, vectors = _of_variance(flat.var(0, ddof=1), channels.back(root), tail)
     spectrum = torch.cat([torch.from_numpy(variances), torch.full((1,), tail, dtype=torch.float64)])
     columns = torch.zeros(size, len(variances), dtype=torch.float64)
-    columns[torch.from_numpy(there)] = torch.from_numpy(channels.back(modes)).to(torch.float64)
-    event = tuple(train.shape[1:])
+    columns[torch.from_numpy(there)] = torch.from_numpy(vectors).to(torch.float64)
     if mask is None:
-        return GaussianReference(train.flatten(1).mean(0), EOF(columns, event), spectrum)
+        return GaussianReference(mean, EOF(columns, event), spectrum)
     basis = MaskedEOF(columns, event, mask.flatten())
-    return GaussianReference(train.flatten(1).mean(0), basis, torch.cat([spectrum, torch.zeros(1, dtype=torch.float64)]))
+    return GaussianReference(mean, basis, torch.cat([spectrum, torch.zeros(1, dtype=torch.float64)]))
 
 
-def _rank(covariance: _Covariance, variances: np.ndarray, modes: np.ndarray, held: np.ndarray) -> tuple[int, float]:
-    """The number of modes under which held-out fields are likeliest, and the variance of every other direction.
+def _shared(
+    mean: Tensor,
+    fields: tuple[np.ndarray, np.ndarray],
+    channels: Channels,
+    present: np.ndarray,
+    grid: tuple[np.ndarray, np.ndarray],
+    count: int,
+    event: Sequence[int],
+    mask: Tensor | None,
+) -> GaussianReference:
+    """The reference of many variables: modes of all their fields taken together, and a covariance of variables per band."""
+    variables, there = len(present), torch.from_numpy(present[0])
+    size = int(present[0].sum())
+    pooled = (channels.rotated(fields[0]).reshape(-1, size), channels.rotated(fields[1]).reshape(-1, size))
+    root, noise = _fit(pooled, Channels.of(pooled[0], present[:1]), present[:1], grid, count, together=variables)
+    unit, modes = _of_variance(np.square(pooled[0]).sum(0) / (len(pooled[0]) - 1), root, noise)
+    unit, modes = unit[unit > 1e-12 * unit[0]], modes[:, unit > 1e-12 * unit[0]]
+    found = (pooled[0] @ modes).T.reshape(len(unit), -1, variables)
+    edges = _edges(len(unit))
+    between = np.add.reduceat(np.einsum("knu,knv->kuv", found, found), edges[:-1]) / (len(fields[0]) - 1)
+    values, vectors = np.linalg.eigh(between / np.add.reduceat(unit, edges[:-1])[:, None, None])
+    bands = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+    tail = max(0.0, float(np.square(fields[0]).sum()) / (len(fields[0]) - 1) - float((unit[:, None] * values[bands]).sum()))
+    degrees = variables * (len(modes) - len(unit))
+    columns = torch.zeros(present.shape[1], len(unit), dtype=torch.float64)
+    columns[there] = torch.from_numpy(modes).to(torch.float64)
+    turns = torch.from_numpy(channels.rotation @ vectors)
+    basis = SharedEOF(columns, turns, torch.from_numpy(bands), event, None if mask is None else there)
+    spectrum = np.append((unit[:, None] * values[bands].clip(min=0)).ravel(), tail / max(1, degrees))
+    rest = [] if mask is None else [torch.zeros(1, dtype=torch.float64)]
+    return GaussianReference(mean, basis, torch.cat([torch.from_numpy(spectrum), *rest]))
 
-    All variances add up to the fields'. Only a small share of them may be left to white noise, which is grainy.
+
+@dataclass(frozen=True)
+class _Modes:
+    """Variances [k], orthonormal modes [d, k] of rotated variables, and the variance of every other direction."""
+
+    variances: np.ndarray
+    vectors: np.ndarray
+    tail: float
+
+
+def _fit(
+    fields: tuple[np.ndarray, np.ndarray],
+    channels: Channels,
+    present: np.ndarray,
+    grid: tuple[np.ndarray, np.ndarray],
+    count: int,
+    together: int = 1,
+) -> tuple[np.ndarray, float]:
+    """A root [d, k] of the covariance of fields [n, d], with calibrated variances and their power in every band; and a tail.
+
+    So many consecutive fields are kept `together` when they are divided.
     """
-    size = len(modes)
-    inside = np.square(covariance.channels.rotated(held - covariance.mean) @ modes).mean(0) if len(held) else variances
-    whole = float(np.square(held - covariance.mean).sum(1).mean()) if len(held) else covariance.total
-
-    def tail(rank: int) -> float:
-        return max(0.0, covariance.total - float(variances[:rank].sum())) / max(1, size - rank)
-
-    def surprise(rank: int) -> float:
-        head = (np.log(variances[:rank]) + inside[:rank] / variances[:rank]).sum()
-        rest = (size - rank) * np.log(tail(rank)) + (whole - inside[:rank].sum()) / tail(rank) if rank < size else 0.0
-        return float(head + rest)
-
-    ranks = [
-        r for r in range(10, len(variances), 10) if 0 < tail(r) * (size - r) < GRAINY * covariance.total and variances[r] > 0
-    ]
-    most = int((variances > 1e-9 * variances[0]).sum())
-    best = min((r for r in ranks if r <= most), key=surprise, default=most) if len(held) else most
-    return best, tail(best)
-
-
-@dataclass(frozen=True)
-class _Channels:
-    """The `point` [d] and `variable` [d] of every entry, and a rotation [c, c] that leaves variables no mean covariance."""
-
-    point: np.ndarray
-    variable: np.ndarray
-    rotation: np.ndarray
-
-    @classmethod
-    def of(cls, apart: np.ndarray, there: np.ndarray) -> _Channels:
-        variable, point = np.nonzero(there)
-        rotation = np.eye(len(there))
-        if len(there) > 1 and (there == there[0]).all():
-            fields = apart.reshape(len(apart), len(there), -1)
-            _, rotation = np.linalg.eigh(np.einsum("ncd,njd->cj", fields, fields))
-        return cls(point, variable, rotation)
-
-    @property
-    def turned(self) -> bool:
-        return not np.array_equal(self.rotation, np.eye(len(self.rotation)))
-
-    def rotated(self, flat: np.ndarray) -> np.ndarray:
-        """States [n, d] with their variables rotated."""
-        if not self.turned:
-            return flat
-        fields: np.ndarray = np.einsum("ncd,cj->njd", flat.reshape(len(flat), len(self.rotation), -1), self.rotation)
-        return fields.reshape(flat.shape)
-
-    def back(self, modes: np.ndarray) -> np.ndarray:
-        """Modes [d, k] of rotated variables as those of the variables themselves."""
-        if not self.turned:
-            return modes
-        fields: np.ndarray = np.einsum("jdk,cj->cdk", modes.reshape(len(self.rotation), -1, modes.shape[1]), self.rotation)
-        return fields.reshape(modes.shape)
+    modes = _calibrated(*fields, channels, grid[0], count, together)
+    apart = (channels.rotated(fields[0]) / math.sqrt(len(fields[0]) - 1)).T
+    scales: dict[bytes, Scales] = {}
+    powers = []
+    for variable, there in enumerate(present):
+        if there.tobytes() not in scales:
+            scales[there.tobytes()] = Scales.of(grid[1], there)
+        entries, scale = channels.variable == variable, scales[there.tobytes()]
+        powers.append((entries, scale, scale.power(apart[entries])))
+    tail = min(modes.tail, *(scale.most_noise(power) for _, scale, power in powers))
+    covariance, gains = np.diag((1 - FLOOR) * modes.variances), []
+    for entries, scale, power in powers:
+        gain, more = scale.balanced(modes.vectors[entries], modes.variances, power, tail)
+        gains.append(gain)
+        covariance += more
+    values, turn = np.linalg.eigh(covariance)
+    root = modes.vectors @ (turn * np.sqrt(values.clip(min=0))).astype(np.float32)
+    for (entries, scale, _), gain in zip(powers, gains, strict=True):
+        root[entries] = scale.filtered(root[entries], gain)
+    return root, tail
 
 
-@dataclass(frozen=True)
-class _Reach:
-    """Pairs of entries of a state within reach, by index, and the correlation that their covariance is multiplied with."""
+def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: np.ndarray, count: int, together: int) -> _Modes:
+    """Modes of the localised covariance, with the variances of fields that they were not fitted to.
 
-    rows: np.ndarray
-    columns: np.ndarray
-    weights: np.ndarray
-
-
-def _reach(channels: _Channels, place: np.ndarray) -> _Reach:
-    variables = len(channels.rotation)
-    used = np.unique(channels.point)
-    wanted = min(len(used), int(np.clip(len(used) // 20, *NEIGHBOURS)))
-    # all pairs of variables where there are few enough, else each with itself: after the rotation these matter most
-    together = variables**2 * len(used) * wanted <= PAIRS
-    wanted = max(2, min(wanted, PAIRS // (len(used) * variables * (variables if together else 1))))
-    tree = KDTree(place[used])
-    some = np.random.default_rng(0).choice(len(used), min(200, len(used)), replace=False)
-    radius = float(np.median(tree.query(place[used][some], k=[wanted])[0]))
-    near = tree.sparse_distance_matrix(tree, max(radius, 1e-12), output_type="coo_matrix")
-    entry = np.full((variables, len(place)), -1, dtype=np.int32)  # half the memory of millions of pairs
-    entry[channels.variable, channels.point] = np.arange(len(channels.point))
-    rows, columns, weights = [], [], []
-    taper = gaspari_cohn(near.data / (radius / 2))
-    for u in range(variables):
-        for v in range(variables) if together else (u,):
-            i, j = entry[u, used[near.row]], entry[v, used[near.col]]
-            kept = (i >= 0) & (j >= 0)
-            rows.append(i[kept])
-            columns.append(j[kept])
-            weights.append(taper[kept])
-    return _Reach(np.concatenate(rows), np.concatenate(columns), np.concatenate(weights))
+    The energy of each part of the fields in the modes of all others says by how much variances are wrong. Bands of modes are
+    corrected together.
+    """
+    reach = reach_of(channels, places)
+    covariance = Covariance.of(flat, channels, reach)
+    folds = np.array_split(np.arange(len(flat)).reshape(-1, together), FOLDS)
+    parts = [Covariance.of(np.delete(flat, fold.ravel(), axis=0), channels, reach) for fold in folds]
+    share = covariance.best_share(held) if len(held) else parts[-1].best_share(flat[folds[-1].ravel()])
+    variances, vectors = covariance.modes(share, count)
+    count = int((variances > 1e-9 * variances[0]).sum())
+    variances, vectors = variances[:count], vectors[:, :count]
+    own, energy, whole = np.zeros(count), np.zeros(count), 0.0
+    for part, fold in zip(parts, folds, strict=True):
+        fitted, modes = part.modes(share, count, vectors)
+        apart = channels.rotated(flat[fold.ravel()] - part.mean)
+        weight = fold.size / len(flat) / (1 + 1 / (len(flat) - fold.size))
+        energy += weight * np.square(apart @ modes).mean(0)
+        whole += weight * float(np.square(apart).sum(1).mean())
+        own += fold.size / len(flat) * fitted
+    tail = max(0.0, whole - float(energy.sum())) / max(1, flat.shape[1] - count)
+    edges = _edges(count)
+    sums = [np.add.reduceat(values, edges[:-1]) for values in (energy, own)]
+    ratio = np.repeat(sums[0] / sums[1], np.diff(edges))
+    return _Modes(variances * ratio, vectors, tail)
 
 
-def gaspari_cohn(ratio: np.ndarray) -> np.ndarray:
-    """Return the correlation of Gaspari and Cohn at distances over the half-width; it is one at 0, and zero from 2 on."""
-    near, far = np.minimum(ratio, 1), np.clip(ratio, 1, 2)
-    inner = 1 - near**2 * (5 / 3 - near * (5 / 8 + near * (0.5 - near * 0.25)))
-    outer = 4 - far * (5 - far * (5 / 3 + far * (5 / 8 - far * (0.5 - far / 12)))) - 2 / (3 * far)
-    taper: np.ndarray = np.where(ratio <= 1, inner, np.maximum(outer, 0))
-    return taper
+def _edges(count: int) -> np.ndarray:
+    """Where bands of modes begin and end, from 0 to `count`; each is a share GROWTH of all before it, and one mode at least."""
+    edges = [0]
+    while edges[-1] < count:
+        edges.append(min(count, edges[-1] + max(1, int(GROWTH * edges[-1]))))
+    return np.array(edges)
 
 
-@dataclass(frozen=True)
-class _Covariance:
-    """A covariance in two parts: that of fields `apart` [n, d], with n - 1 taken account of, and the same localised."""
-
-    mean: np.ndarray
-    apart: np.ndarray
-    local: csr_array
-    channels: _Channels
-
-    @classmethod
-    def of(cls, flat: np.ndarray, channels: _Channels, reach: _Reach) -> _Covariance:
-        mean = flat.mean(0)
-        apart = (channels.rotated(flat - mean) / math.sqrt(len(flat) - 1)).astype(np.float32)
-        values = np.empty(len(reach.rows), dtype=np.float32)
-        for start in range(0, len(values), BLOCK):
-            block = slice(start, start + BLOCK)
-            products = np.einsum("nk,nk->k", apart[:, reach.rows[block]], apart[:, reach.columns[block]])
-            values[block] = products * reach.weights[block]
-        size = apart.shape[1]
-        local = coo_array((values, (reach.rows, reach.columns)), shape=(size, size)).tocsr()
-        # a point's distance to itself is no entry of a sparse matrix of distances
-        variance = (apart**2).sum(0) - local.diagonal()
-        return cls(mean, apart, csr_array(local + diags_array(variance)), channels)
-
-    @property
-    def total(self) -> float:
-        """The sum of all variances."""
-        return float((self.apart.astype(np.float64) ** 2).sum())
-
-    def times(self, share: float, vectors: np.ndarray) -> np.ndarray:
-        """Multiply vectors [d, k] by the covariance with a share of the localised part."""
-        product: np.ndarray = share * (self.local @ vectors) + (1 - share) * (self.apart.T @ (self.apart @ vectors))
-        return product
-
-    def modes(self, share: float, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return leading variances [k], descending, and modes [d, k] by subspace iteration (Halko et al. 2011, algorithm 4.4)."""
-        size = self.apart.shape[1]
-        wide = min(size, count + OVERSAMPLED)
-        vectors = np.random.default_rng(0).standard_normal((size, wide), dtype=np.float32)
-        for _ in range(ITERATIONS):
-            vectors, _ = np.linalg.qr(self.times(share, vectors))
-        inner = (vectors.T @ self.times(share, vectors)).astype(np.float64)
-        values, rotation = np.linalg.eigh((inner + inner.T) / 2)
-        kept = min(count, wide)
-        return values[::-1][:kept].clip(min=0), vectors @ rotation[:, ::-1][:, :kept].astype(np.float32)
-
-    def best_share(self, held: np.ndarray) -> float:
-        """The share under which held-out fields [n, d] are likeliest, judged in the leading modes alone."""
-        _, modes = self.modes(SHARES[-1], min(TRIED, self.apart.shape[1]))
-        sample = (self.apart @ modes).astype(np.float64)
-        local = (modes.T @ (self.local @ modes)).astype(np.float64)
-        coordinates = self.channels.rotated(held - self.mean) @ modes
-
-        def surprise(share: float) -> float:
-            values, vectors = np.linalg.eigh((1 - share) * sample.T @ sample + share * (local + local.T) / 2)
-            values = values.clip(min=1e-9 * values[-1])
-            return float((np.log(values) + ((coordinates @ vectors) ** 2).mean(0) / values).sum())
-
-        return min(SHARES, key=surprise)
+def _of_variance(wanted: np.ndarray, roots: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:
+    """Variances and modes of a covariance with the root [d, k], scaled so that every point has the variance `wanted` [d]."""
+    # columns of unit length, so that modes of little variance keep their precision
+    length = np.sqrt(np.square(roots).sum(0, dtype=np.float64)).clip(min=1e-30)
+    has = np.square(roots).sum(1, dtype=np.float64)
+    scale = np.sqrt(np.divide((wanted - tail).clip(min=0), has, out=np.zeros_like(has), where=has > 0))
+    q, r = np.linalg.qr(roots / length.astype(roots.dtype) * scale[:, None].astype(roots.dtype))
+    vectors, values, _ = np.linalg.svd(r.astype(np.float64) * length)
+    return values**2, q @ vectors.astype(roots.dtype)
