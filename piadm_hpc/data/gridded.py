@@ -101,7 +101,7 @@ class DataConfig(BaseModel):
         for key, names in dims.items():
             for name in names:
                 places.setdefault(name, []).append(key)
-        twice = [f"{name!r} stands in {' and in '.join(keys)}" for name, keys in places.items() if _clash(keys)]
+        twice = [f"{name!r} is used twice, in {' and in '.join(keys)}" for name, keys in places.items() if _clash(keys)]
         twice += [f"variables names {name!r} twice" for name in dict.fromkeys(self.variables) if self.variables.count(name) > 1]
         if twice:
             raise ValueError(f"{'; '.join(twice)}; name each once")
