@@ -9,6 +9,8 @@
 MPI ?= mpich
 PIP_ARGS ?=
 SAMPLES ?= 8
+# files of tests that run at the same time, each with one thread
+WORKERS ?= 2
 
 ifeq ($(MPI),mpich)
 VENV := .venv
@@ -58,7 +60,7 @@ demo: $(FOR_USE)
 	@echo 'The samples, in Python:   import xarray; xarray.open_dataset("demo/samples.h5")'
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(FOR_TESTS)
 	$(BIN)/ruff check .

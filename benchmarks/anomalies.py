@@ -28,7 +28,8 @@ from torch.nn.functional import avg_pool2d, pad
 import piadm_hpc
 from piadm_hpc.analysis.density import Densities, densities
 from piadm_hpc.config.run import RunConfig
-from piadm_hpc.models.registry import find_model
+from piadm_hpc.models.record import DensityCard, read_card, write_card
+from piadm_hpc.models.registry import CARD, find_model
 from piadm_hpc.models.target import states_like
 from piadm_hpc.run.execute import load
 from piadm_hpc.run.resolve import ResolvedRun
@@ -137,6 +138,7 @@ def main() -> int:
     options_parser.add_argument("--data", type=Path, help="folder of the files that the model's card names")
     options_parser.add_argument("--every", type=int, default=1, help="take every n-th year of a member")
     options_parser.add_argument("--out", type=Path, default=Path("anomalies"), help="folder of what was computed")
+    options_parser.add_argument("--card", action="store_true", help="write the bits per dimension into the model's card")
     options = options_parser.parse_args()
     report = Report("anomalies, quick" if options.quick else "anomalies")
     if options.quick:
@@ -146,12 +148,15 @@ def main() -> int:
             return report.finish(options.json)
     if options.data is None:
         options_parser.error("give the folder of the model's files with --data")
-    compared(report, "ccsm-temperature", options.data, options.every, options.out)
+    found = compared(report, "ccsm-temperature", options.data, options.every, options.out)
+    if options.card:
+        path = find_model("ccsm-temperature") / CARD
+        write_card(path, read_card(path).model_copy(update={"densities": found}))
     return report.finish(options.json)
 
 
-def compared(report: Report, name: str, folder: Path, every: int, out: Path) -> None:
-    """Densities of the members of a model's data, clean and corrupted."""
+def compared(report: Report, name: str, folder: Path, every: int, out: Path) -> dict[str, DensityCard]:
+    """Densities of the members of a model's data, clean and corrupted; return what a card says of the clean ones."""
     out.mkdir(parents=True, exist_ok=True)
     config = RunConfig(model=name, density={"enabled": True, "traces": 2}, solver={"tol": 0.1}, compute={"model_batch": 64})
     resolved = load(config)
@@ -169,6 +174,14 @@ def compared(report: Report, name: str, folder: Path, every: int, out: Path) -> 
     parts = {part: computed(out, part, resolved, x) for part, x in states.items()}
     bits(report, {part: parts[part] for part in clean})
     detection(report, parts)
+    return {part: for_card(parts[part]) for part in clean}
+
+
+def for_card(found: Densities) -> DensityCard:
+    """Mean bits per dimension to four digits."""
+    mean, error, alone = found.bits.mean(), found.bits.std(ddof=1) / len(found.bits) ** 0.5, found.gaussian_bits.mean()
+    digits = {"bits_per_dimension": mean, "standard_error": error, "gaussian": alone}
+    return DensityCard(states=len(found.bits), **{key: round(float(value), 4) for key, value in digits.items()})
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""An ensemble of global fields on two nodes with four GPUs each: one rank a GPU, and four hours at a time until it is done.
+"""An ensemble of global fields on two nodes with four GPUs each: one rank per GPU, four hours at a time until it is done.
 
     python jobs/climate_ensemble.py                 submit
     python jobs/climate_ensemble.py --print         the batch script instead
     python jobs/climate_ensemble.py --cluster local --nodes 1 --samples 8      the same here
 
-Any option of `piadm submit` may follow and wins over the numbers below.
+Any option of `piadm submit` may follow; it takes precedence over the numbers below.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""A training on one node, for as many times eight hours as it takes: it goes on from its last checkpoint.
+"""A training on one node, in jobs of eight hours until it is done; each continues from the last checkpoint.
 
 piadm init train > train.toml
 python jobs/training.py

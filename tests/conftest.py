@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 importlib.import_module("torchvision_repair").install()
 
 REQUIRED = "PIADM_REQUIRE_SLURM"
-skipped: list[str] = []
+WITHOUT = "no Slurm here"
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if "cluster" in getattr(item, "fixturenames", ()):
-            skipped.append(item.name)
-            item.add_marker(pytest.mark.skip(reason=f"no Slurm here: {', '.join(missing)} not found"))
+            item.add_marker(pytest.mark.skip(reason=f"{WITHOUT}: {', '.join(missing)} not found"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name what was left out, where people look: in the last lines."""
+    # workers skip, so the controller knows it from their reports alone
+    skipped = [report.nodeid for report in terminalreporter.getreports("skipped") if WITHOUT in str(report.longrepr)]
     if skipped:
         terminalreporter.section("not run: tests on a real Slurm")
         terminalreporter.write_line("\n".join(skipped))

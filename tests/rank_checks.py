@@ -77,22 +77,22 @@ def a_student_of_any_number_of_ranks_gives_the_same_path(comm: Any) -> None:
     """Every rank follows the student to its own points: rounds and samples are those of one rank, and all fail together."""
     mpi, target = MPICommunicator(comm), mixture(PROCESS)
     reference = target.reference()
-    chain = chains(PROCESS, reference, num_blocks=2)["ddpm"]
-    x0, noise = start(PROCESS, chain, [0, 1, 2])
-    given = {"noise": noise, "reference": reference, "tol": 1e-6}
 
     def student(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return target.score(x, t) * (1 + 0.01 * torch.sin(3 * x))
 
-    alone = solve(chain, target.score, x0, student=student, **given)
-    found = solve(chain, target.score, x0, student=student, comm=mpi, **given)
-    assert torch.allclose(found.x, alone.x, atol=1e-10) and torch.equal(found.rounds, alone.rounds)
-    try:
-        solve(chain, target.score, x0, comm=mpi, student=student if comm.rank else lambda x, t: x * torch.nan, **given)
-    except ScoreError as error:
-        assert "not finite" in str(error)
-    else:
-        raise AssertionError("a student that is not finite on one rank was accepted")
+    for scheme in (chains(PROCESS, reference, num_blocks=2)["ddpm"], Collocation(PROCESS, reference, 6.0, 0.02, 16)):
+        x0 = drawn(scheme, reference, range(3), 11)
+        given = {"noise": Noise(11, 12, dtype=F64), "reference": reference, "tol": 1e-6}
+        alone = solve(scheme, target.score, x0, student=student, **given)
+        found = solve(scheme, target.score, x0, student=student, comm=mpi, **given)
+        assert torch.allclose(found.x, alone.x, atol=1e-10) and torch.equal(found.rounds, alone.rounds)
+        try:
+            solve(scheme, target.score, x0, comm=mpi, student=student if comm.rank else lambda x, t: x * torch.nan, **given)
+        except ScoreError as error:
+            assert "not finite" in str(error)
+        else:
+            raise AssertionError("a student that is not finite on one rank was accepted")
 
 
 def every_rank_grid_gives_the_same_samples(comm: Any) -> None:

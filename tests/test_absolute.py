@@ -175,7 +175,7 @@ def test_conditions_that_name_months_need_no_option(world: Path) -> None:
 def test_conditions_without_months_take_those_that_are_given(world: Path) -> None:
     with open_run(world / "lagged-run") as stored, piadm_hpc.open(world / "lagged-run", absolute=True, month=[3, 9]) as found:
         require_sum(found.tas, stored.tas, climatology("tas", "monthly")[[2, 8]])
-    with pytest.raises(ValueError, match="does not say which months its samples are"):
+    with pytest.raises(ValueError, match="does not determine the months of its samples"):
         piadm_hpc.open(world / "lagged-run", absolute=True)
 
 

@@ -93,7 +93,7 @@ def test_the_same_command_again_has_nothing_to_do_and_more_samples_are_added(wor
     first = call("sample", config)
     assert first["code"] == 0 and f'open with:  xarray.open_dataset("{work}/more/samples.h5")' in first["out"]
     again = call("sample", config)
-    assert again["code"] == 0 and "nothing to do: every sample of this run is there already" in again["out"]
+    assert again["code"] == 0 and "nothing to do: every sample of this run has already been drawn" in again["out"]
     assert call("sample", config, "--samples", 5)["code"] == 0
     with piadm_hpc.open(work / "more") as more, piadm_hpc.open(work / "run") as whole:
         xr.testing.assert_allclose(more["tas"], whole["tas"][:5], rtol=1e-6)

@@ -289,7 +289,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(world: Any, tmp_path: Path) -> 
 def test_models_and_conditions_that_do_not_go_together_are_refused(world: Any, tmp_path: Path) -> None:
     out = ["--samples", 1, "--out", tmp_path / "run"]
     words = one_line(call("sample", "--model", world / "conditional", *out), 2)
-    assert "makes fields given before, forcing, kind, month: give condition.file" in words
+    assert "is conditional on before, forcing, kind, month: give condition.file" in words
     path = today(world, 1)
     words = one_line(call("sample", "--model", "ccsm-temperature", "--condition", path, *out), 2)
     assert "takes no condition" in words

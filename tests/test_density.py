@@ -350,7 +350,7 @@ def test_what_has_no_density_is_refused(gaussian: Path, tmp_path: Path, capsys: 
     assert "a number of probes from 2" in capsys.readouterr().err
     model = load_model(gaussian)
     sampler = resolve(RunConfig(model=str(gaussian), chain={"integrator": "ddim"}), model).sampler
-    with pytest.raises(ValueError, match="solved by collocation goes back"):
+    with pytest.raises(ValueError, match="flow solved by collocation can be solved backward"):
         encode(sampler, torch.zeros(1, 8, 16))
 
 

@@ -17,8 +17,8 @@ from piadm_hpc.data.turns import log_turns, log_turns_gradient
 from piadm_hpc.models.card import load_model
 from piadm_hpc.models.config import ConformerTrainConfig
 from piadm_hpc.models.training.command import train
+from piadm_hpc.models.training.conformer_data import read_conformers
 from piadm_hpc.models.training.energy_targets import EnergyTargets, conformer_targets
-from piadm_hpc.models.training.molecules import read_conformers
 from piadm_hpc.schema.topology import Atom, Topology
 
 REAL = Path(__file__).parent / "data" / "alanine"

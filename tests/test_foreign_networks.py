@@ -173,7 +173,7 @@ class Fickle(torch.nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["picard", "sequential"])
-@pytest.mark.parametrize(("fault", "words"), [("chance", "answers differently"), ("batch", "depends on the other states")])
+@pytest.mark.parametrize(("fault", "words"), [("chance", "returns different results"), ("batch", "depends on the other states")])
 def test_a_network_that_changes_after_loading_is_noticed_when_a_run_begins(
     tmp_path: Path, fault: str, words: str, kind: str
 ) -> None:
@@ -287,8 +287,8 @@ def test_networks_whose_answers_cannot_be_relied_on(tmp_path: Path) -> None:
         calls[0] += 1
         return denoised(x, t) * (1 + 0.01 * (calls[0] % 3))
 
-    assert "called twice with the same states" in message(adapter(tmp_path / "a", lambda x, t: drop(denoised(x, t))))
-    assert "called twice with the same states" in message(adapter(tmp_path / "a", counting))
+    assert "different results for the same states" in message(adapter(tmp_path / "a", lambda x, t: drop(denoised(x, t))))
+    assert "different results for the same states" in message(adapter(tmp_path / "a", counting))
     centred = adapter(tmp_path / "b", lambda x, t: denoised(x - x.mean(0, keepdim=True), t))
     assert "depends on the other states of the call" in message(centred)
     forgot = adapter(tmp_path / "c", lambda x, t: x * VARIANCE / (VARIANCE + t**2), grid=(4, 2))

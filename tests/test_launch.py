@@ -328,7 +328,7 @@ def test_status_says_what_is_there_and_what_is_not(work: Path, tmp_path: Path, m
     fake(tmp_path, monkeypatch, squeue="echo '1|1|RUNNING|None|n1|1:00:00|N/A|/home/somebody/else.sh'")
     found = call("status", out)
     assert found["code"] == 1 and "job 1: over, Slurm has forgotten it" in found["out"]
-    assert "nothing works on it any more: submit the same run again" in found["out"]
+    assert "no job or process is left: submit the same run again" in found["out"]
 
 
 def test_a_line_of_the_log_says_how_far_how_fast_and_until_when(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

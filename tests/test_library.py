@@ -191,7 +191,7 @@ def test_a_score_that_answers_by_chance_or_by_its_batch_is_refused() -> None:
         return score(x, t)
 
     for solver in ("picard", "sequential"):
-        for wrong, words in ((by_chance, "answers differently"), (by_batch, "depends on the other states")):
+        for wrong, words in ((by_chance, "returns different results"), (by_batch, "depends on the other states")):
             with pytest.raises(ScoreError, match=words):
                 piadm.solve(chain, wrong, x0, piadm.Options(solver=solver), noise=noise)
             unchecked = piadm.solve(chain, wrong, x0, piadm.Options(solver=solver, check_score=False), noise=noise)

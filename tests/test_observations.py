@@ -17,6 +17,7 @@ from posteriors import closed_form, dense
 import piadm_hpc
 from piadm_hpc.config.run import RunConfig
 from piadm_hpc.data.observations import read_observations
+from piadm_hpc.gaussian import conditioned
 from piadm_hpc.gaussian.observed import LinearObservations
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.models.observations.encode import encode
@@ -196,7 +197,7 @@ def test_all_mistakes_of_a_table_come_at_once(model: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"unknown variable 'tos' \(row 13\); did you mean tas\?; outside .*: row 13"):
         encoded(model, path)
     twice.assign(units=["K"] * 12 + ["hPa"]).to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"tas is in 'hPa', .* \(row 13\); 1 rows observe what an earlier row observes"):
+    with pytest.raises(ValueError, match=r"tas is in 'hPa', .* \(row 13\); 1 rows repeat the observation of an earlier row"):
         encoded(model, path)
 
 
@@ -284,6 +285,32 @@ def test_a_run_given_observations(model: Path, tmp_path: Path) -> None:
     assert set(found) >= {"coverage_50", "coverage_90", "spread_over_skill", "rank_p_value", "rank_histogram"}
     assert record["given"]["observations"] == 10
     assert "<img" in (tmp_path / "run" / "report" / "verify.html").read_text()
+
+
+def test_a_field_with_errors_at_every_point_is_the_wiener_filters(model: Path, tmp_path: Path) -> None:
+    """Denoising of a Gaussian field, by factors and by conjugate gradients: mean and variances are those of the Wiener filter."""
+    loaded = load_model(model)
+    reference = loaded.reference
+    white = torch.randn(1, *reference.event_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    truth = reference.draw(white, torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64))
+    noisy = loaded.decode(truth)["tas"][0] + np.random.default_rng(2).normal(size=(8, 16))
+    coordinates = {"lat": ("lat", LAT8, {"units": "degrees_north"}), "lon": ("lon", LON16, {"units": "degrees_east"})}
+    xr.Dataset({"tas": (("lat", "lon"), noisy, {"units": "K"})}, coordinates).to_netcdf(tmp_path / "noisy.nc")
+    observations, _ = encoded(model, tmp_path / "noisy.nc", std=1.0)
+    mean, covariance = closed_form(reference.mean, dense(reference), observations)
+    deviation = torch.sqrt(covariance.diagonal())
+    for name, dense_systems in (("factors", 2000), ("iterations", 100)):
+        run = RunConfig(
+            model=str(model), samples=40, out=str(tmp_path / name), compute={"precision": "float64"}, output={"batch": 40},
+            grid={"steps": 8}, observations={"file": str(tmp_path / "noisy.nc"), "std": 1.0},
+        )  # fmt: skip
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(conditioned, "DENSE", dense_systems)
+            samples = piadm_hpc.sample(run)
+        states = loaded.encode({"tas": samples["tas"].values}).flatten(1).to(torch.float64)
+        assert int(samples["rounds"].max()) <= 2 and len(observations) == 128
+        assert float(((states.mean(0) - mean) / deviation).square().mean().sqrt()) < 3 / np.sqrt(40)
+        assert float((states.var(0) / deviation**2).mean()) == pytest.approx(1, abs=0.2)
 
 
 def test_variables_that_the_model_transforms_are_observed_as_values(tmp_path: Path) -> None:

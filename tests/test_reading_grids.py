@@ -65,11 +65,11 @@ def auxiliary(dataset: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        (radians, "turned from radians into degrees"),
-        (radians_without_units, "turned from radians into degrees"),
+        (radians, "converted from radians to degrees"),
+        (radians_without_units, "converted from radians to degrees"),
         (cyclic, "a cyclic point"),
         (first_again, "a cyclic point"),
-        (unsorted, "turned to begin at -150"),
+        (unsorted, "shifted to begin at -150"),
         (curvilinear, "lat is given by nav_lat; lon is given by nav_lon"),
         (auxiliary, "lat is given by latitude"),
     ],
@@ -117,7 +117,7 @@ def other_cyclic(dataset: xr.Dataset) -> xr.Dataset:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (bent, "TLAT, TLON are two-dimensional, and rows of 'lat' are no circles of latitude; bring the file to a regular grid"),
+        (bent, "TLAT, TLON are two-dimensional, and rows of 'lat' are not circles of latitude; bring the file to a regular grid"),
         (without_a_row, "lat has 1 values that are not finite, at positions 3"),
         (shuffled, "the values of lat do not rise or fall steadily"),
         (other_cyclic, "lon has 0 twice, with different values of tas"),

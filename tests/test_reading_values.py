@@ -184,7 +184,7 @@ def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog:
     del unnamed.tas.attrs["units"]
     unnamed.to_netcdf(tmp_path / "b.nc")
     read(tmp_path, "a.nc", "b.nc")
-    assert "b.nc: tas names no units; taken to be in 'K'" in caplog.text
+    assert "b.nc: tas has no units; assumed to be in 'K'" in caplog.text
     with_values(unnamed, unnamed.tas.values - 273.15).to_netcdf(tmp_path / "b.nc")
     with pytest.raises(ValueError, match=r"b\.nc: the mean of tas is .*one holds anomalies or other units"):
         read(tmp_path, "a.nc", "b.nc")
@@ -214,7 +214,7 @@ def test_files_that_break_off_are_refused_with_both_sizes(tmp_path: Path, form: 
     assert len(whole) - 4 < promised_bytes(tmp_path / "a.nc") <= len(whole)
     for share in (0.7, 0.999):
         (tmp_path / "a.nc").write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(ValueError, match=rf"a\.nc: breaks off: {int(share * len(whole))} of \d+ bytes are there"):
+        with pytest.raises(ValueError, match=rf"a\.nc: is truncated: {int(share * len(whole))} of \d+ bytes are there"):
             read(tmp_path)
 
 
@@ -229,7 +229,7 @@ def test_one_variable_of_records_is_not_padded(tmp_path: Path) -> None:
 def test_a_file_that_ends_in_its_header_says_so(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc", format="NETCDF3_CLASSIC")
     (tmp_path / "a.nc").write_bytes((tmp_path / "a.nc").read_bytes()[:90])
-    with pytest.raises(ValueError, match=r"a\.nc: breaks off within its header, after 90 bytes"):
+    with pytest.raises(ValueError, match=r"a\.nc: is truncated within its header, after 90 bytes"):
         read(tmp_path)
 
 

@@ -321,7 +321,7 @@ def test_leads_are_given_their_month_and_the_fields_before_them(forecasts: Path,
     ("changes", "words"),
     [
         ({"condition": {}}, "rollout.leads: forecasts begin at fields; give condition.file (--init FILE)"),
-        ({"rollout": {"leads": 3, "pipelined": "on"}, "chain": {"eta": 1.0}}, "leads are pipelined along the flow alone"),
+        ({"rollout": {"leads": 3, "pipelined": "on"}, "chain": {"eta": 1.0}}, "only leads of the flow are pipelined"),
         ({"density": {"enabled": True}}, "rollout.leads: forecasts have no densities"),
     ],
 )

@@ -174,7 +174,8 @@ def test_members_differ_and_follow_the_seed(work: Work) -> None:
 
 def test_a_stop_file_ends_every_group_and_the_next_run_goes_on(work: Work, reports: Reports) -> None:
     text = said_once(reports, 2, 2, 75)
-    assert text == f"{work.folder}/stopped/{STOP_FILE} was found: what is finished is kept, the same command goes on from there"
+    found = f"{work.folder}/stopped/{STOP_FILE} was found"
+    assert text == f"{found}: finished samples are kept, the same command continues from there"
     assert codes(reports, 2, 3) == {0} and not (work.folder / "stopped" / STOP_FILE).exists()
     left = int(reports[2][0][3]["out"].split(" of 6 samples to make")[0].split()[-1])
     assert 0 < left < 6, "the batch that was being solved is stored before the run stops"

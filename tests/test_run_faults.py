@@ -206,7 +206,7 @@ def test_a_run_that_is_interrupted_by_hand_says_how_to_go_on(work: Path, monkeyp
 
     monkeypatch.setattr("piadm_hpc.run.execute.resolve", interrupted)
     text = one_line(call("sample", work / "run.toml", "--out", work / "by-hand"), 75)
-    assert text == "interrupted; finished shards are kept, the same command goes on from there"
+    assert text == "interrupted; finished shards are kept, the same command continues from there"
 
 
 def test_a_stop_file_of_an_earlier_run_does_not_stay(work: Path) -> None:

@@ -155,7 +155,7 @@ def test_status_knows_runs_that_were_started_by_hand(work: Path) -> None:
     assert running["code"] == 75 and f"at work: process {os.getpid()} on {socket.gethostname()}" in running["out"]
     (out / ".lock").write_text(lock.text.replace(str(os.getpid()), "999999999"))  # a process that is gone
     over = call("status", out)
-    assert over["code"] == 1 and "at work" not in over["out"] and "nothing works on it any more" in over["out"]
+    assert over["code"] == 1 and "at work" not in over["out"] and "no job or process is left" in over["out"]
     elsewhere = {**Holder.here().__dict__, "host": "node7", "job": ""}
     (out / ".lock").write_text(json.dumps(elsewhere))
     assert "on node7" in call("status", out)["out"]

@@ -205,10 +205,10 @@ def test_truths_that_do_not_fit_are_refused_before_any_work(world: Path, tmp_pat
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["output.members=false"], "output.members = false: nothing would be left; name statistics.kinds"),
+        (["output.members=false"], "output.members = false: nothing would be stored; name statistics.kinds"),
         (["statistics.kinds=['exceedance']"], "statistics.thresholds: exceedance needs levels"),
         (["statistics.kinds=['mean']", "statistics.thresholds={tas=[280]}"], "add it, or leave thresholds out"),
-        (["statistics.kinds=['crps']"], "statistics.truth: give the file of what happened, for crps"),
+        (["statistics.kinds=['crps']"], "statistics.truth: give the file of the observed truth, for crps"),
         (["statistics.kinds=['mean']", "statistics.truth=x.nc"], "statistics.truth: only for crps and rank_histogram"),
         (["statistics.kinds=['mean', 'mean']"], "lists something twice"),
         (["statistics.kinds=['median']"], "did you mean"),

@@ -220,7 +220,7 @@ def test_transforms_hold_for_every_level_and_step(tmp_path: Path) -> None:
         ({}, "keep them in every sample with levels"),
         ({"levels": "height"}, "none of ta, ps has the dimension 'height'"),
         ({"levels": {"plev": [700]}}, "plev has no 700"),
-        ({"levels": {"plev": [500, 500]}}, "the same value twice"),
+        ({"levels": {"plev": [500, 500]}}, "twice at the same value"),
         ({"levels": "plev", "sequence": 400}, "0 sequences of 400"),
         ({"levels": {"plev": "all", "lat": "all"}}, "used twice"),
     ],

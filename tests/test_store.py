@@ -261,7 +261,7 @@ def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"not rising.*at least one sample per shard.*compression: 'lzma'"):
         Store.attach(tmp_path, layout=weather(), samples=[2, 1], shard_size=0, attributes={}, compression="lzma")
     bad = Layout((Variable("seed", ("x",), {}),), {"y": Coordinate(("y",), np.zeros((2, 2)))})
-    with pytest.raises(StoreError, match=r"'seed' is used twice.*dimension 'x' has no coordinate.*do not fit to dimensions"):
+    with pytest.raises(StoreError, match=r"'seed' is used twice.*dimension 'x' has no coordinate.*do not fit dimensions"):
         Store.attach(tmp_path, layout=bad, samples=[1], shard_size=1, attributes={})
 
 

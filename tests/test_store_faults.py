@@ -124,7 +124,7 @@ def test_another_runs_shard_under_a_known_name(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "b/shards" / shards[1].name, shards[1])
     with (
         Store.existing(tmp_path / "a") as store,
-        pytest.raises(StoreError, match=r"does not fit to the other shards: u has shape"),
+        pytest.raises(StoreError, match=r"does not fit the other shards: u has shape"),
     ):
         store.join()
 

@@ -167,7 +167,7 @@ def test_a_model_weighed_towards_its_own_density_has_equal_weights(drawn: Path) 
 
 
 def test_what_cannot_be_weighed_is_refused(drawn: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the samples are no conformers"):
+    with pytest.raises(ValueError, match="the samples are not conformers"):
         weigh(drawn, energy="openmm")
     wrong = {"short": r"returned float64 \(1,\) for 8", "words": "return U/kT of each", "fails": "failed: ZeroDivisionError"}
     for name, words in wrong.items():

@@ -1,13 +1,14 @@
-"""One chain, solved three ways: step by step, by Picard sweeps, and by sweeps that know a Gaussian reference.
+"""One chain, solved three ways: step by step, by Picard sweeps, and by sweeps preconditioned with a Gaussian reference.
 
     python docs/tutorial/01_one_chain_three_ways.py
 
 The target is a random vector of 1024 independent entries with heavy tails, whose score is known in closed form. The
-chain is the published exponential integrator on the reverse SDE with 64 steps. A *sweep* evaluates the score at all 64
-points in one batch, and is one sequential network call; step by step, 64 such calls follow one another.
+chain is the published exponential integrator of the reverse SDE with 64 steps. A *sweep* evaluates the score at all 64
+points in one batch, which counts as one sequential call of the network; step by step, 64 calls follow one another.
 
-What one sees: three times the same samples to the tolerance, after 64, 24 and 9 sequential calls. The sweeps pay with
-more evaluations in total: 540 instead of 64 for each sample, which is why they need ranks to share them.
+What one sees: all three ways find the same samples to the tolerance, after 64, 24 and 9 sequential calls (the
+sequential NFE). In total the sweeps need more evaluations (the NFE): 540 instead of 64 for each sample, which is why
+several ranks should share them.
 """
 
 import torch

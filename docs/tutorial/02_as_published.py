@@ -2,12 +2,12 @@
 
     python docs/tutorial/02_as_published.py
 
-The target is a mixture of two Gaussians in the plane, three tenths of it on the left. The grid has eight blocks of
-forward time one, the last of them with shrinking steps; every block is solved by a fixed number of Picard sweeps.
+The target is a mixture of two Gaussians in the plane, with three tenths of its mass on the left. The grid has eight
+blocks of unit forward time; the steps of the last block shrink. Every block is solved by a fixed number of Picard sweeps.
 
-What one sees: moments of 400 samples beside those of the target. Rounds are sequential score calls: a block of 16 steps
-is exact after 16 sweeps, so the SDE takes 7 x 16 + 17 of them, where step by step it would take 226. The corrector
-follows every block, and its rounds are included.
+What one sees: moments of 400 samples beside those of the target. Rounds are sequential score calls (the sequential
+NFE): a block of 16 steps is exact after 16 sweeps, so the SDE takes 7 x 16 + 17 rounds, where step by step it would
+take 226. The corrector follows every block, and its rounds are included.
 """
 
 import torch

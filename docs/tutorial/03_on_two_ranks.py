@@ -1,13 +1,13 @@
-"""The chain of the first page on several MPI ranks, which share its points in time.
+"""The chain of the first page, on several MPI ranks that share its points in time.
 
     mpiexec -n 2 python docs/tutorial/03_on_two_ranks.py
     mpiexec -n 4 python docs/tutorial/03_on_two_ranks.py 2      # four ranks as two groups of two
 
-Without a launcher the same script runs alone: a serial run is a parallel one on a single rank, and loads no MPI.
-`rank_grid(time)` arranges the ranks as groups that take different samples, of `time` ranks that share each sample.
+Without a launcher the same script runs on a single rank and loads no MPI. `rank_grid(time)` arranges the ranks in
+groups of `time` ranks: the groups draw different samples, and the ranks of a group share the time axis of each sample.
 
-What one sees: every group's samples, and how many of a sample's score evaluations each rank made. The samples do not
-depend on the number of ranks: compare the last column of several runs.
+What one sees: the samples of every group, and how many score evaluations each rank made. The samples do not depend on
+the number of ranks: compare the last columns of several runs.
 """
 
 import sys

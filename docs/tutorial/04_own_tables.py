@@ -1,13 +1,13 @@
-"""Your own coefficients, score and noise through `solve`, with points that must stay zero.
+"""Coefficients, score and noise of your own, solved by `solve`, with points that must stay zero.
 
     python docs/tutorial/04_own_tables.py
 
-A chain is three tables, x[j+1] = P[j] x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j]: here those of an ancestral sampler with a
-schedule of betas, written down by hand. The data are one of two patterns on a small map, part of which is land. The
-score is an ordinary function of states and of times as the caller counts them.
+A chain consists of three tables, x[j+1] = P[j] x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j]. Here they are those of an
+ancestral sampler, written out by hand from a schedule of betas. Each datum is one of two patterns on a small map, part
+of which is land. The score is an ordinary function of states and times; the caller chooses what a time means.
 
-What one sees: both solvers find the same members of each pattern, the sweeps in far fewer sequential calls, and land is
-exactly zero in every state that the score was shown.
+What one sees: both solvers draw the same members, with the same patterns, the sweeps in far fewer sequential calls, and
+land is exactly zero in every state that the score receives.
 """
 
 import torch
@@ -34,7 +34,7 @@ pattern = (torch.cos(lat) * torch.sin(2 * lon)).double() * sea
 
 
 def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """Of the two patterns +p and -p, each with independent deviations of variance 0.01 on top."""
+    """Score of the patterns +p and -p with equal weights, each plus independent noise of variance 0.01."""
     assert bool((x * (1 - sea) == 0).all())
     alpha = torch.sqrt(kept[t.long()])[:, None, None]
     variance = 1 - 0.99 * alpha**2

@@ -1,14 +1,14 @@
-"""From a NetCDF file of your own to a model, to new fields, to xarray.
+"""From a NetCDF file of your own to a model, and from the model to new fields in xarray.
 
     python docs/tutorial/05_train_on_your_fields.py [FOLDER]
 
-The fields are made up here: 120 months of waves with a moving phase, on a grid of 16 x 32 points with a patch of missing
+The fields are synthetic: 120 months of waves with a random phase, on a grid of 16 x 32 points with a patch of missing
 values. `network="none"` fits the Gaussian reference alone (mean, leading patterns and their variances), which takes
-seconds; leave it out to train a network on what a Gaussian cannot say. The same settings may stand in a TOML file:
-`piadm init train > train.toml`, `piadm train train.toml`.
+seconds; without that argument a network is trained on what the Gaussian does not describe. A TOML file can hold the
+same settings: `piadm init train > train.toml`, `piadm train train.toml`.
 
-What one sees: a dataset with named dimensions and coordinates, the missing patch still missing, and the standard
-deviation of the samples beside that of the data.
+What one sees: a dataset with named dimensions and coordinates, in which the missing patch is still missing, and the
+standard deviation of the samples beside that of the data.
 """
 
 import sys

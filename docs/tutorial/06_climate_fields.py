@@ -1,11 +1,11 @@
-"""New fields of annual mean temperature from the model that comes with the package, and a figure of them.
+"""New fields of annual mean temperature, drawn by a model that comes with the package, and a figure of them.
 
     python docs/tutorial/06_climate_fields.py [FOLDER]
 
-The model was trained on an ensemble of a climate model of the 20th century; each sample is one possible year. The model's
-card names 16 steps; on one core they are taken one after the other, in seconds.
+The model was trained on an ensemble of 20th-century climate simulations; each sample is one possible year. The model's
+card specifies 16 steps, which one core takes one after the other, in seconds.
 
-What one sees: the area mean of both members, in kelvin, and a figure with their maps and the difference between them.
+What one sees: the area means of both members, in kelvin, and a figure with their maps and the difference between them.
 """
 
 import sys

@@ -1,11 +1,11 @@
-"""Fields given observations: 200 stations of one year, and the posterior's mean and spread beside the truth.
+"""Fields conditioned on observations: 200 stations in one year, and the posterior mean and spread beside the truth.
 
     python docs/tutorial/07_observations.py [FOLDER] [FIELDS.nc POSITION]
 
-The truth is a member of the shipped model with another seed, or a field of a file with TREFHT(time, lat, lon) in K, at a position
-in time. Stations are drawn by area and read with errors of 0.5 K.
+The truth is a sample of the shipped model with another seed, or, if a file with TREFHT(time, lat, lon) in K is given,
+its field at POSITION in time. Stations are placed at random with equal density by area, and observed with errors of 0.5 K.
 
-What one sees: how far the mean of four members lies from the truth and how wide they are spread, in kelvin, and maps of the
+What one sees: the distance of the mean of four members from the truth and their spread, in kelvin, and maps of the
 truth with the stations, of the mean and of the spread.
 """
 

@@ -96,7 +96,7 @@ def compare(
     fields: Mapping[str, np.ndarray] | None = None,
     maps: Collection[str] | None = None,
 ) -> list[Comparison]:
-    """One comparison per map of the model's variables, or of the `maps` named; raises ValueError with nothing to compare with.
+    """One comparison per map of the model's variables, or of the named `maps`; raises ValueError with nothing to compare with.
 
     `fields` are those of the file `against`, as `fields_like` gives them, where they have been read.
     """
@@ -135,7 +135,7 @@ def _map_of(statistics: Mapping[str, Coordinate], name: str, plane: Plane, axis:
 def fields_like(folder: Path, file: str | os.PathLike[str]) -> MatchedFields:
     """Fields of a file, or of all files that match a glob, in the slices (`slices`) and on the grid of the model in `folder`.
 
-    Of too many fields, evenly spaced ones. Raises ValueError for fields that cannot be converted.
+    If there are too many fields, evenly spaced ones are taken. Raises ValueError for fields that cannot be converted.
     """
     card, layout = described(folder)
     target = target_of(folder, card, layout)

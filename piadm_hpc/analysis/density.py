@@ -45,7 +45,7 @@ class Densities:
         gaussian: the same under the model's Gaussian reference alone, [n].
         anomaly: how far the squared norm of the encoded noise is from its mean, in standard deviations, [n].
         surprise: squared encoded noise at every point, one on average, [n, *event].
-        directions: number of directions that a state has.
+        directions: number of degrees of freedom of a state.
     """
 
     log_density: np.ndarray
@@ -111,8 +111,8 @@ def density(
     """Compute densities of the fields of a file under a model, write them with maps of surprise, and return the table to print.
 
     Collective over the ranks of the launch. A conditional model takes a file `condition` with one condition, or with one for
-    every field. Raises ConfigError for numbers that cannot be, and ValueError for a model of conformers, for fields that are not
-    the model's, and for a file `out` that cannot be written.
+    every field. Raises ConfigError for impossible numbers, and ValueError for a model of conformers, for fields that do not fit
+    the model, and for a file `out` that cannot be written.
     """
     if not 1 <= batch <= MOST_SAMPLES:
         raise ConfigError(f"--batch {batch}: give a number of fields from 1 to {MOST_SAMPLES}")
@@ -143,7 +143,7 @@ def _read(config: RunConfig, data: Path) -> tuple[ResolvedRun, Tensor]:
     model = resolved.model
     if model.layout.topology is not None:
         raise ValueError(
-            f"{config.model}: makes conformers, and fields are asked for; `piadm sample --density` gives densities of samples"
+            f"{config.model}: draws conformers, and fields are needed here; `piadm sample --density` gives densities of samples"
         )
     fields = fields_like(find_model(config.model), model, data)
     count, given = len(next(iter(fields.values()))), resolved.config.condition
@@ -160,7 +160,7 @@ def _write(path: Path, model: Model, found: Densities, data: str) -> None:
     layout = model.layout
     columns = {
         "log_density": (found.log_density, "logarithm of the probability density, per unit volume of the fields"),
-        "log_density_error": (found.error, "error bar of log_density: it holds the truth in 95 of 100 cases"),
+        "log_density_error": (found.error, "error bar of log_density: it covers the true value in 95 of 100 cases"),
         "log_density_gaussian": (found.gaussian, "log_density under the Gaussian reference alone"),
         "bits_per_dimension": (found.bits, "-log2 of the density over the number of dimensions"),
         "anomaly": (found.anomaly, "squared norm of the encoded noise, in standard deviations from its mean"),

@@ -1,4 +1,4 @@
-"""The figure of a map of a run: samples, mean and difference to the data, spread, spectrum, values, and the bounds on errors."""
+"""The figure of a map of a run: samples, mean and its difference from the data, spread, spectrum, values, bounds on errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class MapData:
 
     @property
     def factor(self) -> float:
-        """What values are multiplied by to have the units that are shown."""
+        """The factor that converts values to the units that are shown."""
         return shown_units(self.attrs)[0]
 
     @property
@@ -133,7 +133,7 @@ def ensemble_maps(axes: Sequence[Axes], picture: MapData) -> None:
 
 
 def spectrum_panel(axis: Axes, picture: MapData) -> None:
-    """Spectra of samples and real fields, or why there are none."""
+    """Spectra of samples and real fields, or the reason why there are none."""
     if picture.power is None or picture.reference is None or picture.reference.transform is None:
         why = "no spectrum of scattered points" if picture.grid.transform is None else "no statistics of the data to compare with"
         curves.empty(axis, why)

@@ -60,7 +60,7 @@ def forecast_scores(
 
 
 def matched(truth: xr.DataArray, forecasts: xr.DataArray, starts: str, leads: str, grid: MapGrid) -> xr.DataArray:
-    """The truth over starts and leads, from fields with dates if need be; NaN after its last date.
+    """The truth over starts and leads, from dated fields if necessary; NaN after its last date.
 
     Raises ValueError if it lacks the date of a start, or has another grid.
     """
@@ -109,7 +109,7 @@ def _require(members: xr.DataArray, truth: xr.DataArray, baseline: xr.DataArray 
 
 
 def _like(baseline: xr.DataArray, forecasts: xr.DataArray, starts: str, realizations: str) -> xr.DataArray:
-    """A baseline with starts, the same for all where it has none, and members, one where it has none."""
+    """A baseline with starts, the same for all if it has none, and with members, a single one if it has none."""
     if starts not in baseline.dims:
         baseline = baseline.expand_dims({starts: forecasts.sizes[starts]})
     if baseline.sizes[starts] != forecasts.sizes[starts]:
@@ -155,7 +155,7 @@ def _scores(members: np.ndarray, truth: np.ndarray, baseline: np.ndarray | None,
 
 
 def _averages(values: np.ndarray, area: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The average over starts and area, and the map of averages over starts; NaN where there is nothing."""
+    """The average over starts and area, and the map of averages over starts; NaN where there are no data."""
     filled, count = np.where(there, values, 0.0), there.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         line = (filled * area).sum() / area.sum()

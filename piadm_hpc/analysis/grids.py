@@ -1,4 +1,4 @@
-"""Where the points of fields lie: rows and columns, curved rows, or cells along one dimension."""
+"""The positions of the points of fields: rows and columns, curved rows, or cells along one dimension."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class MapGrid:
 
     @property
     def transform(self) -> str | None:
-        """The transform that spectra are taken with.
+        """The transform with which spectra are computed.
 
         Fourier series along whole circles of latitude ("zonal"), cosines in a region ("cosine"), and None for cells and for
         rows without neighbours.

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy between physical features of two sets of fields, a distance of distributions (Gretton et al. 2012)."""
+"""Maximum mean discrepancy of physical features of two sets of fields, a distance of distributions (Gretton et al. 2012)."""
 
 from __future__ import annotations
 

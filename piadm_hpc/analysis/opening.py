@@ -41,14 +41,14 @@ def open_dataset(
     they stay along one dimension. Raises StoreError when anything is missing or damaged. So does every later read of samples
     whose files were merged, overwritten or lost since then: a value that was not written never reads as NaN.
 
-    With `absolute`, samples of a model of anomalies are given the climatology back that the model was trained without, and the
+    With `absolute`, the climatology that was removed before training is added to samples of a model of anomalies, which get the
     names of the absolute field; they too are dask arrays where dask is installed. If the climatology is monthly, `month` (1 to
-    12) says which month's it is, for all samples or for them in turn: sample k has month k modulo their number. It is left out
-    where the run itself knows its months, from its conditions or its observations, and is stored as the coordinate `month`.
-    Samples that are absolute already stay as they are. Raises ValueError for months that are missing or wrong, for conformers,
+    12) selects the month, for all samples or in turn: sample k has month k modulo their number. It is left out if the run itself
+    knows its months, from its conditions or its observations, and is stored as the coordinate `month`. Samples that are absolute
+    already do not change. Raises ValueError for months that are missing or wrong, for conformers,
     and for anomalies whose model is not found or keeps no climatology.
 
-    With `statistics`, the statistics that the run computed of its members are opened instead, as they are stored.
+    With `statistics`, the stored statistics of the run's members are opened instead.
     """
     if statistics:
         if absolute or month is not None or flat or dialect is not None:
@@ -72,7 +72,7 @@ def open_dataset(
 
 
 def _made_absolute(dataset: xr.Dataset, path: Path, month: int | Sequence[int] | None) -> xr.Dataset:
-    """Samples along one dimension with their climatology, or as they are where they are absolute already."""
+    """Samples along one dimension with their climatology, or unchanged if they are absolute already."""
     # imported here because samples as they are stored are opened without a model, and without torch
     from ..models.climatology import climatology_of
     from .report.report import run_model, stored_config
@@ -95,7 +95,7 @@ def _made_absolute(dataset: xr.Dataset, path: Path, month: int | Sequence[int] |
 
 
 def _require_absolute(dataset: xr.Dataset, path: Path) -> None:
-    """Raise ValueError if samples of a model that knows no climatology are anomalies by their names."""
+    """Raise ValueError if samples of a model without a climatology are anomalies by their names."""
     names = [name for name in str(dataset.attrs["variables"]).split() if named_anomaly(dataset[name].attrs)]
     if names:
         raise ValueError(
@@ -105,7 +105,7 @@ def _require_absolute(dataset: xr.Dataset, path: Path) -> None:
 
 
 def _first_month(dataset: xr.Dataset) -> np.ndarray | None:
-    """The month that all sequences of the training data began in, if there is one."""
+    """The month in which all sequences of the training data began, if there is one."""
     first = dataset[STEP].attrs.get("first_month") if STEP in dataset.coords else None
     return None if first is None else np.array([int(first)], dtype=np.int32)
 
@@ -126,7 +126,7 @@ def _months(
     months = own if own is not None else given
     if months is None:
         raise ValueError(
-            "month: the model's climatology is monthly and the run does not say which months its samples are; give month "
+            "month: the model's climatology is monthly and the run does not determine the months of its samples; give month "
             "(--month 7), or a month for every sample in turn (--month 1-12)"
         )
     found = months[ids % len(months)]
@@ -172,7 +172,7 @@ def _with_climatology(dataset: xr.Dataset, climatology: Climatology, months: np.
 
 
 def _of_steps(months: np.ndarray, dataset: xr.Dataset) -> np.ndarray:
-    """The months [samples, steps] of sequences by those of their first steps; months [samples] of single times as they are."""
+    """The months [samples, steps] of sequences from those of their first steps; months [samples] of single times unchanged."""
     if STEP not in dataset.coords:
         return months
     step = dataset[STEP]

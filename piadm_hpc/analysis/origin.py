@@ -1,4 +1,4 @@
-"""Where samples come from: model, seed, date and version, for the foot of a figure and the head of a page."""
+"""The origin of samples: model, seed, date and version, for the foot of a figure and the head of a page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import xarray as xr
 
 
 def origin(dataset: xr.Dataset, model: str) -> dict[str, str]:
-    """What identifies the samples of a run, as pairs of words; what its files do not say is left out."""
+    """Pairs of words that identify the samples of a run; those missing in its files are left out."""
     attrs = dataset.attrs
     version = str(attrs.get("piadm_version", ""))
     commit = str(attrs.get("git_commit", ""))[:10]

@@ -1,4 +1,4 @@
-"""The maps that a data set of samples consists of: one for each variable, or for each level, month, ... of it."""
+"""The maps in a data set of samples: one for each variable, or for each of its levels, months, ..."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .grids import MapGrid, grid_of
 from .slices import short, slice_name
 
 MAX_BYTES = 2**30
-"""Bytes of the fields of one map; of larger runs, evenly spaced samples are scored."""
+"""Bytes of the fields of one map; in larger runs evenly spaced samples are scored."""
 
 
 class Described(Protocol):
@@ -32,8 +32,8 @@ class Described(Protocol):
 class Plane:
     """One map of a variable over the dimensions `dims` of a sample, at the positions `at` along those beyond the map.
 
-    `where` has the coordinates of these positions. `name` is unique: the variable's own, or for one of several maps also
-    where it is, `ta_plev850`, as `slices` has it. `number` counts the maps of all variables, in the order of the variables and
+    `where` has the coordinates of these positions. `name` is unique: the variable's own, or for one of several maps with its
+    position, `ta_plev850`, as in `slices`. `number` counts the maps of all variables, in the order of the variables and
     their dimensions. The steps of a sequence are no part of `dims`: they are further samples.
     """
 
@@ -53,7 +53,7 @@ class Plane:
 
     @property
     def file_name(self) -> str:
-        """The name in a form that every file system takes."""
+        """The name in a form that every file system accepts."""
         return "".join(c if c.isalnum() or c in "._-" else "-" for c in self.name)
 
     def samples(self, dataset: xr.Dataset, most: int | None = None) -> np.ndarray:
@@ -81,7 +81,7 @@ class Plane:
 
 
 def evenly_spaced(count: int, most: int) -> np.ndarray:
-    """Positions of at most `most` of `count` things, the first and the last among them."""
+    """Positions of at most `most` of `count` items, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
@@ -118,7 +118,7 @@ def planes_of(dataset: xr.Dataset, variables: Sequence[Described]) -> tuple[list
 
 
 def chosen(planes: Sequence[Plane], select: Mapping[str, str], most: int) -> tuple[list[Plane], list[str]]:
-    """The maps at the selected places, at most `most` of every variable, and a line for each variable of which some are left out.
+    """The maps at the selected places, at most `most` of every variable, and a line for each variable with maps left out.
 
     `select` has values by dimension, of which the nearest is taken. Raises ValueError for a dimension that no variable has.
     """

@@ -1,4 +1,4 @@
-"""Fields of a file on levels, of sequences or on cells as plain fields over two dimensions, which scores are made of.
+"""Fields of a file on levels, of sequences or on cells as plain fields over two dimensions, for scores.
 
 Every level of a variable is a field of its own, the steps of a sequence are further samples, and cells are rows of one column.
 `planes` finds the same fields among samples.
@@ -29,12 +29,12 @@ def plain_arrays(fields: Mapping[str, np.ndarray], layout: Layout) -> dict[str, 
 
 
 def slice_name(variable: str, where: Mapping[str, Any]) -> str:
-    """The variable's name, and for one of several fields where it is along the levels: `ta_plev850`."""
+    """The variable's name, and for one of several fields its position along the levels: `ta_plev850`."""
     return "_".join([variable, *(f"{dim}{short(value)}" for dim, value in where.items())])
 
 
 def short(value: Any) -> str:
-    """A coordinate in few characters; of a date the day."""
+    """A coordinate in few characters; for a date the day."""
     if isinstance(value, float | int | np.number):
         return f"{value:g}"
     return str(value)[:10] if isinstance(value, np.datetime64) or hasattr(value, "calendar") else str(value)

@@ -1,4 +1,4 @@
-"""Power of fields by scale, with the transform that their grid allows."""
+"""Power of fields by scale, with the transform that suits their grid."""
 
 from __future__ import annotations
 

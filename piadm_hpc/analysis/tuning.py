@@ -61,7 +61,7 @@ class Tuning:
 
 
 def tune(config: RunConfig, model: Model, *, samples: int, by: By = "auto", against: Tensor | None = None) -> Tuning:
-    """Tune the scalars that the configured integrator reads, one after another, with the best of each kept for the next.
+    """Tune the scalars that the configured integrator reads, one after the other, keeping the best of each for the next.
 
     "error" is the distance to the converged probability flow from the same draws, for integrators without noise. "mmd" is the
     discrepancy of physical features from `against` (states [n, *event]), or else from converged samples of other ids. "auto"

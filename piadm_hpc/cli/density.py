@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("density", help="densities of given fields under a model: bits per dimension, maps of surprise")
     parser.add_argument("--model", required=True, help="name of a shipped model, or a model folder")
     parser.add_argument("--data", required=True, metavar="FILE", help="fields like the model's")
-    parser.add_argument("--condition", metavar="FILE", help="what the fields are given, for a conditional model")
+    parser.add_argument("--condition", metavar="FILE", help="the conditions of the fields, for a conditional model")
     parser.add_argument("--out", default="density.h5", metavar="FILE", help="file to write [density.h5]")
     parser.add_argument("--tol", type=float, default=1e-2, help="bound on the error of the encoded states [0.01]")
     parser.add_argument("--traces", type=whole_or_text, default="auto", metavar="auto|exact|N", help="as in a run [auto]")

@@ -1,4 +1,4 @@
-"""Checks of the machine: MPI, ranks, threads, devices, HDF5 and the file system. A check that fails says what to do."""
+"""Checks of the machine: MPI, ranks, threads, devices, HDF5 and the file system. A check that fails explains what to do."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _messages() -> str:
 
 
 def _cuda_aware() -> int:
-    """Whether the loaded MPI library says that it is CUDA-aware: 1 or 0, or -1 when it cannot be asked."""
+    """Whether the loaded MPI library reports that it is CUDA-aware: 1 or 0, or -1 if it does not tell."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         path = line.rsplit(None, 1)[-1]
         if "/libmpi" in path and ".so" in path and "fort" not in path:

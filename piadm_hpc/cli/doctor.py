@@ -11,7 +11,7 @@ from .options import speaks
 
 def add(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("doctor", help="test MPI, devices, HDF5 and the file system from where you stand")
+    parser = commands.add_parser("doctor", help="test MPI, devices, HDF5 and the file system, here or on the ranks of a launcher")
     parser.add_argument("--folder", default=".", help="folder whose file system to test [.]")
     parser.set_defaults(run=_run)
 

@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", metavar="FILE", help="file to write [samples with the usual suffix, in the folder]")
     parser.add_argument("--absolute", action="store_true", help="fields: add the climatology of a model of anomalies")
     parser.add_argument(
-        "--month", metavar="MONTHS", help="with --absolute: whose climatology, 1 to 12, or months in turn by sample, such as 1-12"
+        "--month",
+        metavar="MONTHS",
+        help="with --absolute: month of the climatology, or months in turn, such as 1-12",
     )
     parser.set_defaults(run=_run)
 

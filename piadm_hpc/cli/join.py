@@ -13,8 +13,8 @@ def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser("join", help="rebuild the index of a run, or copy its samples into one file", epilog=EXIT_CODES)
     parser.add_argument("folder", help="folder of the run")
-    parser.add_argument("--copy", action="store_true", help="make one ordinary file instead of an index")
-    parser.add_argument("--to", metavar="FILE", help="where the copy goes [samples.h5 in the folder]")
+    parser.add_argument("--copy", action="store_true", help="write one ordinary file instead of an index")
+    parser.add_argument("--to", metavar="FILE", help="path of the copy [samples.h5 in the folder]")
     parser.set_defaults(run=_run)
 
 

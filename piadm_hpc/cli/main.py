@@ -91,7 +91,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (ValueError, LauncherError, ScoreError, StoreError, OSError) as error:
         return _fail(error, BAD_CONFIGURATION if isinstance(error, ValueError) else FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted; finished shards are kept, the same command goes on from there", STOPPED)
+        return _fail("interrupted; finished shards are kept, the same command continues from there", STOPPED)
 
 
 def job(run: Mapping[str, Any] | str, **numbers: Any) -> int:

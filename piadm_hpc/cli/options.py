@@ -18,11 +18,9 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="FOLDER", help="folder of the run")
     command.add_argument("--samples", type=int, metavar="N", help="number of samples")
     command.add_argument("--only", metavar="IDS", help="ids of the samples to draw, for example 17,42-47")
-    command.add_argument(
-        "--condition", metavar="FILE", help="what the samples are given: the model's inputs by name, one or many"
-    )
-    command.add_argument("--guidance", type=float, metavar="W", help="weight of the condition; 1 leaves the model as it is")
-    command.add_argument("--seed", type=int, help="the number that all noise is derived from")
+    command.add_argument("--condition", metavar="FILE", help="file of conditions: the model's inputs by name, one or many")
+    command.add_argument("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 is the model itself")
+    command.add_argument("--seed", type=int, help="the number from which all noise is derived")
     command.add_argument("--tol", type=float, help="bound on a sample's error, in units of the data's standard deviation")
     command.add_argument("--density", action="store_true", help="compute log_density of every sample, from the probability flow")
     command.add_argument("--time-ranks", metavar="N|auto", help="ranks that share one sample's time axis")
@@ -53,7 +51,7 @@ def add_select(command: argparse.ArgumentParser) -> None:
     """Add --select DIM=VALUE, which may be given several times."""
     command.add_argument(
         "--select", action="append", default=[], metavar="DIM=VALUE",
-        help="of variables over levels or times, the maps nearest to this value, for example plev=85000 [a few evenly spaced]",
+        help="for variables with levels or times, the maps nearest to this value, for example plev=85000 [a few evenly spaced]",
     )  # fmt: skip
 
 
@@ -90,7 +88,7 @@ def described_run(options: argparse.Namespace) -> RunConfig:
 
 
 def whole_or_text(text: str) -> str | int:
-    """The whole number that a text is, or the text, of which the configuration says whether it is a word that it knows."""
+    """The whole number in a text, or the text itself; the configuration checks whether it is a known word."""
     return int(text) if re.fullmatch("-?[0-9]{1,30}", text) else text
 
 

@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("plan", help="what a run will cost: rounds, calls, memory per rank, output, time")
     add_run_options(parser)
     parser.add_argument("--ranks", type=int, help="plan for this many ranks instead of the present ones")
-    parser.add_argument("--memory", type=float, metavar="GB", help="of a rank, to arrange points by [its share of this host's]")
+    parser.add_argument("--memory", type=float, metavar="GB", help="memory of a rank [its share of this host's]")
     parser.add_argument("--nodes", type=int, metavar="N", help="plan for a job, and compare the ways to arrange its ranks")
     parser.add_argument("--ranks-per-node", type=int, metavar="N", default=1, help="with --nodes [1]")
     parser.add_argument("--latency", type=float, metavar="S", help="of a message; measured under a launcher")

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "rollout",
-        help="forecasts: samples given the ones before them; goes on with what is missing",
+        help="forecasts: samples conditioned on those before them; continues with what is missing",
         epilog=EXIT_CODES,
     )
     add_run_options(parser)

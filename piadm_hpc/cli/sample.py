@@ -16,7 +16,7 @@ from .options import add_run_options, described_run
 def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
-        "sample", help="run here, serial or under mpiexec / srun; goes on with what is missing", epilog=EXIT_CODES
+        "sample", help="run here, serially or under mpiexec / srun; continues with what is missing", epilog=EXIT_CODES
     )
     add_run_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="start again; without it finished shards are kept")
@@ -29,7 +29,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def draw(options: argparse.Namespace, *, forecasts: bool = False) -> int:
-    """Draw the run that a command line describes, and log what it cost. ConfigError for forecasts without a number of leads."""
+    """Draw the run that a command line describes, and log its cost. ConfigError for forecasts without a number of leads."""
     from ..run.execute import execute
     from ..run.reporting import logger
 

@@ -1,4 +1,4 @@
-"""piadm status: what is drawn, who works on it, and when the rest will be ready."""
+"""piadm status: the progress of a run, its jobs, and when the rest will be ready."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def add(commands: Any) -> None:
     """Register the command."""
     parser = commands.add_parser(
         "status",
-        help="what is drawn, running or failed, and when the rest will be ready",
-        epilog="exit codes: 0 complete; 1 failed, nothing works on it; 3 complete, some not converged; 75 not complete yet",
+        help="samples drawn, jobs running or failed, and when the rest will be ready",
+        epilog="exit codes: 0 complete; 1 failed, no job left; 3 complete, some not converged; 75 not complete yet",
     )
     parser.add_argument("folder", help="folder of a run, or of the runs of an array")
     parser.set_defaults(run=lambda options: show(Path(options.folder)))

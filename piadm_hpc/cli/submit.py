@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 NUMBERS: dict[str, Any] = {
     "nodes": (int, "N", "nodes"),
-    "ranks_per_node": (int, "N", "MPI ranks on each; one a GPU, or one"),
+    "ranks_per_node": (int, "N", "MPI ranks on each; one per GPU, or one"),
     "gpus_per_node": (int, "N", "GPUs on each"),
     "cpus_per_rank": (int, "N", "cores, and threads, of every rank"),
     "hours": (float, "H", "time limit"),
-    "grace": (int, "SECONDS", "how long before the limit the run stops and the job queues itself again"),
-    "chain": (int, "N", "jobs submitted at once, each after the one before, where jobs may not queue themselves again"),
-    "parallel": (int, "N", "most jobs of an array at once"),
+    "grace": (int, "SECONDS", "how long before the limit the run stops and the job requeues itself"),
+    "chain": (int, "N", "jobs submitted at once, each after the one before, for sites where jobs may not requeue themselves"),
+    "parallel": (int, "N", "largest number of jobs of an array at once"),
     "name": (str, "NAME", "what the queue shows"),
-    "mpi": (str, "KIND", "value of srun --mpi; auto asks the MPI library"),
+    "mpi": (str, "KIND", "value of srun --mpi; auto determines it from the MPI library"),
 }
 
 
 def add(commands: Any) -> None:
     """Register the command."""
-    parser = commands.add_parser("submit", help="the same as a job: Slurm through submitit, or here in the background")
+    parser = commands.add_parser("submit", help="run or training as a job: on Slurm through submitit, or here in the background")
     add_run_options(parser)
     add_job_options(parser)
     parser.set_defaults(run=_run)
@@ -44,10 +44,10 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=meaning)
     parser.add_argument("--cluster", choices=("auto", "slurm", "local", "debug"), help="local and debug run the same job here")
     parser.add_argument("--sbatch", action="append", default=[], metavar="NAME=VALUE", help="further option, such as account=abc")
-    parser.add_argument("--setup", action="append", default=[], metavar="LINE", help="line of shell before the run")
+    parser.add_argument("--setup", action="append", default=[], metavar="LINE", help="shell command to execute before the run")
     parser.add_argument("--array", metavar="KEY=VALUES", help="one job for every value: seed=0-3, or solver.tol=1e-2,1e-3")
     parser.add_argument("--print", action="store_true", help="print the batch script and submit nothing")
-    parser.add_argument("--wait", action="store_true", help="wait for the jobs, then say how the run stands")
+    parser.add_argument("--wait", action="store_true", help="wait for the jobs, then print the status of the run")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def _send(configs: list[RunConfig], request: JobRequest, options: argparse.Names
         return DONE
     submission = submit(configs, request)
     _say_where(request, submission)
-    print(f"{submission}\nhow it stands:  piadm status {submission.folder.parent.parent}", flush=True)
+    print(f"{submission}\nstatus: piadm status {submission.folder.parent.parent}", flush=True)
     if not (options.wait or submission.cluster == "debug"):
         return DONE
     submission.wait()
@@ -96,7 +96,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _say_where(request: JobRequest, submission: Submission) -> None:
-    """Say so when there is no Slurm and the job therefore runs on this machine, which somebody may not expect."""
+    """Print a note if there is no Slurm and the job therefore runs on this machine, which may be unexpected."""
     if request.cluster == "auto" and submission.cluster == "local":
         print(
             "there is no Slurm here (no sbatch and srun on the PATH): the job runs on this machine, in the background, for at "

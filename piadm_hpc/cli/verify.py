@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
         help="fields: observations, for the fair CRPS and the rank histogram; forecasts: fields with dates, from the starts on",
     )  # fmt: skip
     parser.add_argument("--training", metavar="FILE", help="fields: training data, for distances to its nearest members")
-    parser.add_argument("--withheld", metavar="FILE", help="fields: observations that a posterior was not given")
+    parser.add_argument("--withheld", metavar="FILE", help="fields: observations withheld from a posterior")
     parser.add_argument("--energy", metavar="MODULE:FUNCTION", help="conformers: energy of positions [n, atoms, 3] in nm")
     add_select(parser)
     parser.set_defaults(run=_run)

@@ -68,7 +68,7 @@ class Communicator(Protocol):
         ...
 
     def barrier(self) -> None:
-        """Wait until every rank has come here."""
+        """Wait until every rank has called this."""
         ...
 
 

@@ -42,5 +42,5 @@ def together(comm: Communicator, action: Callable[[], T], rename: Callable[[Exce
 
 
 def describe(failure: BaseException, rank: int) -> str:
-    """Say which rank was asked to exit, and by what."""
+    """Name the rank that exited, and the exception that made it exit."""
     return f"rank {rank} ended with {type(failure).__name__}{f' {failure}' if str(failure) else ''}"

@@ -42,7 +42,7 @@ class RankGrid:
 
     @property
     def root(self) -> bool:
-        """Whether this rank speaks for the run."""
+        """Whether this rank reports for the run."""
         return self.world.rank == 0
 
     @property
@@ -112,7 +112,7 @@ def rank_grid(time_ranks: int | None = None) -> RankGrid:
 
 
 def abort(message: str) -> NoReturn:
-    """Print a message and end every rank of the launch; after an exception alone the other ranks would wait for ever."""
+    """Print a message and end every rank of the launch; an exception on one rank would leave the others waiting for ever."""
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     time.sleep(LAST_WORDS)

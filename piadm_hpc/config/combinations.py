@@ -1,4 +1,4 @@
-"""Settings that are right alone and wrong together: what each part of a run's configuration does not go with."""
+"""Settings that are valid alone but not together, for each part of a run's configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def mistakes_together(config: RunConfig) -> list[str]:
-    """List everything in a configuration that cannot be had together, each with what to do."""
+    """List the combinations in a configuration that are not possible, each with what to do."""
     return [*_of_chain(config), *_of_solver(config), *_of_given(config), *_of_numbers(config)]
 
 
@@ -95,13 +95,13 @@ def _of_given(config: RunConfig) -> list[str]:
 
 
 def _with_more(config: RunConfig) -> bool:
-    """Whether samples are given something, or become more than samples."""
+    """Whether the run has conditions or observations, or draws more than samples."""
     given = (config.rollout.leads, config.observations, config.condition.file, config.chain.generator)
     return any(each is not None for each in given) or config.density.enabled or config.corrector.enabled
 
 
 def _of_numbers(config: RunConfig) -> list[str]:
-    """The ids of members, conditions and leads, and the files that they go into."""
+    """The ids of members, conditions and leads, and the files in which they are stored."""
     mistakes = []
     if config.output.format == "zarr" and config.only is not None:
         mistakes.append("output.format = 'zarr': row r of the store is sample r; draw the samples from 0 on, without only")

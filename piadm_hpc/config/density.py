@@ -18,8 +18,8 @@ class DensityConfig(Record):
 
     Attributes:
         enabled: compute `log_density` and its error for every sample. The chain is then the flow, solved by collocation.
-        traces: "exact" takes one vector-Jacobian product for every direction that a state has, and a number as many random
-            probes at every node. "auto" takes exact traces for up to 256 directions, and 16 probes otherwise.
+        traces: "exact" takes one vector-Jacobian product for every degree of freedom of a state, and a number that many random
+            probes at every node. "auto" takes exact traces for up to 256 degrees of freedom, and 16 probes otherwise.
     """
 
     enabled: bool = False
@@ -33,7 +33,7 @@ class DensityConfig(Record):
         return value
 
     def chosen(self, directions: int) -> int | Literal["none", "exact"]:
-        """Return how traces are computed for states that have so many directions."""
+        """Return how traces are computed for states with so many degrees of freedom."""
         if not self.enabled:
             return "none"
         if self.traces == "auto":
@@ -41,7 +41,7 @@ class DensityConfig(Record):
         return self.traces
 
     def mistakes(self, integrator: str, eta: float | str) -> list[str]:
-        """List what of a chain's settings does not go with densities."""
+        """List the settings of a chain that are not possible with densities."""
         if not self.enabled:
             return []
         words = "densities belong to the probability flow, solved by collocation; leave it out"

@@ -13,7 +13,7 @@ class DomainConfig(Record):
 
     Attributes:
         shape: numbers of rows and columns of the domain. None samples the model's own grid.
-        overlap: number of points that neighbouring patches share, at least; None takes half a patch.
+        overlap: smallest number of points that neighbouring patches share; None takes half a patch.
         periodic: the domain continues at the opposite edge; otherwise it ends there.
     """
 

@@ -1,4 +1,4 @@
-"""Keys of files written by version 0.1.0, under the names they have today."""
+"""Keys of files written by version 0.1.0, under their present names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LATER: Mapping[str, Mapping[str, Any]] = {
 
 
 def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a run of 0.1.0 in today's words; any other one as it is.
+    """The configuration of a run of 0.1.0 with the present keys; any other configuration unchanged.
 
     Version 0.1.0 wrote every key of a run, so its files are recognised by `churn` and `eta` side by side: one key now, `eta`,
     which was `eta` for `ddim` and `churn` for the rest; its `gaussian-ab2` was never random. The integrator "auto" of a run with
@@ -34,7 +34,7 @@ def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded_card(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a model in today's words: `sampling.churn` is `eta`, `molecule.frame` is `alignment`."""
+    """The card of a model with the present keys: `sampling.churn` is `eta`, `molecule.frame` is `alignment`."""
     card = dict(values)
     for section, old, new in (("sampling", "churn", "eta"), ("molecule", "frame", "alignment")):
         part = card.get(section)

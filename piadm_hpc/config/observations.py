@@ -1,4 +1,4 @@
-"""The section of a run's configuration that names observations, given which samples are drawn from the posterior."""
+"""The section of a run's configuration that names observations; samples are then drawn from the posterior."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class ObservationsConfig(Record):
 
     Attributes:
         file: the observations, a table (CSV or NetCDF) or fields; see the page on observations.
-        std: standard deviation of the errors where the file gives none, in the units of the values.
+        std: standard deviation of the errors if the file has none, in the units of the values.
         select: one value along each further dimension of a NetCDF file, such as a date.
         cells: what the values of a field are: "points", "boxes" (means over its cells), or "auto", boxes where the field is
             coarser than the model's.
-        nearest: read points at the nearest grid point instead of between the points around.
+        nearest: take the nearest grid point instead of bilinear interpolation.
         absolute: values are absolute, and the model is one of anomalies: subtract its climatology.
         month: month (1 to 12) of the climatology to subtract, for a model of anomalies from monthly means.
         operator: "package.module:callable", a differentiable function of the fields that gives the observed values.

@@ -1,4 +1,4 @@
-"""The section of a run's configuration that makes its samples forecasts, each given the ones before it."""
+"""The section of a run's configuration that makes its samples forecasts, each conditioned on those before it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .validation import Record
 
 
 class RolloutConfig(Record):
-    """Forecasts: every condition of `condition.file` is a start, and every lead a sample given the leads before it.
+    """Forecasts: every condition of `condition.file` is a start, every lead a sample conditioned on the leads before it.
 
     Attributes:
-        leads: number of leads of every start. None draws samples given the conditions and no more.
-        pipelined: begin a lead on the unconverged estimate of the one before it; "auto" does so where the chain is the flow,
-            solved by collocation, which is what a rollout solves unless `chain` says otherwise.
+        leads: number of leads of every start. None draws samples given the conditions, without leads.
+        pipelined: begin a lead with the unconverged estimate of the one before it; "auto" does so if the flow is solved by
+            collocation, the default of a rollout.
         threshold: a lead is open while the end of the one before it moved in the last sweep by at most this many standard
             deviations of the data.
         months: months from one lead to the next, for an input of the kind "month".
@@ -30,14 +30,14 @@ class RolloutConfig(Record):
     def mistakes(
         self, *, file: str | None, integrator: str, eta: float | str, fixed_depth: bool, observed: bool
     ) -> list[str]:  # fmt: skip
-        """List what of a run's other settings does not go with forecasts."""
+        """List the other settings of a run that are not possible with forecasts."""
         if self.leads is None:
             return []
         wrong = ["rollout.leads: forecasts begin at fields; give condition.file (--init FILE)"] if file is None else []
         if self.pipelined == "on" and (integrator not in ("auto", "collocation") or eta not in ("auto", 0)):
             wrong.append(
-                f"rollout.pipelined with chain.integrator = {integrator!r}, chain.eta = {eta}: leads are pipelined along the "
-                'flow alone; use collocation and eta 0, or pipelined = "auto"'
+                f"rollout.pipelined with chain.integrator = {integrator!r}, chain.eta = {eta}: only leads of the flow are "
+                'pipelined; use collocation and eta 0, or pipelined = "auto"'
             )
         if self.pipelined == "on" and fixed_depth:
             wrong.append("rollout.pipelined with solver.fixed_depth: leads end by their error bounds; leave one of the two out")

@@ -33,15 +33,15 @@ class GridConfig(Record):
         kind: "piadm" for the published grid, whose steps shrink in the last block; "log-snr"; "karras"; or "power" for a
             distance to the end like (1 - u)^`exponent` in the integrator's own time.
         steps: number of steps; the kind "piadm" ignores it. "auto" takes the number that the model's card recommends, or 48.
-            For collocation it is the number of points; "auto" takes as many as the tolerance needs where the model was
-            probed, and then chooses `teleport` too, and 8 for every digit of the tolerance elsewhere.
+            For collocation it is the number of points; "auto" takes as many as the tolerance needs if the model was probed, and
+            then chooses `teleport` too; otherwise it takes 8 for every digit of the tolerance.
         calls: number of network calls, instead of `steps`.
         step: step of the kind "piadm", in forward time.
         block: length of its blocks, in forward time.
         exponent: exponent of the kind "power".
         horizon: first point, as forward time theta; "auto" takes the model's.
         delta: last point (early stopping), as forward time theta; "auto" takes the model's.
-        teleport: leave out the points with more noise over signal than this; the Gaussian takes the sample over them.
+        teleport: omit the points with a larger ratio of noise to signal than this; the flow of the Gaussian replaces them.
         blocks: number of blocks; "auto" keeps the published blocks for a solver without reference, and makes one block
             otherwise.
         cut: "even" makes blocks of nearly the same number of points, "lambda" blocks that need nearly the same number of
@@ -94,11 +94,11 @@ class ComputeConfig(Record):
     """Where and how a run computes. These keys change a sample by rounding only, that of `autocast` in the network included.
 
     Attributes:
-        time_ranks: number of ranks that share a sample's time axis; "auto" takes as many as the samples leave free.
+        time_ranks: number of ranks that share a sample's time axis; "auto" takes as many as remain when every sample has a rank.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: precision of the states.
-        model_batch: largest number of rows of one network call; "auto" takes as many as pay by a few timed calls.
-        in_flight: number of samples of a batch solved at once; a sample that is done makes room for the next. By default all
+        model_batch: largest number of rows of one network call; "auto" chooses it from a few timed calls.
+        in_flight: number of samples of a batch solved at once; when a sample is done, the next takes its place. By default all
             are solved at once.
         threads: threads per rank; "auto" takes the launcher's share of the cores.
         autocast: "bfloat16" runs the network in that precision.
@@ -129,8 +129,8 @@ class OutputConfig(Record):
     """The output of a run.
 
     Attributes:
-        batch: number of samples that are solved together and stored in one shard; "auto" takes as many as pay, but no
-            more than are made in half a minute or have room in a quarter of the memory.
+        batch: number of samples that are solved together and stored in one shard; "auto" takes the fastest number, but no more
+            than are drawn in half a minute or fit into a quarter of the memory.
         compression: compression of the arrays.
         members: store the samples; without them only their statistics are kept.
         format: "hdf5" for shards with an index, or "zarr" for one Zarr store.
@@ -150,12 +150,12 @@ class RunConfig(Record):
     Attributes:
         model: name of a shipped model, or a model folder.
         samples: number of samples, for each condition where there are several; their ids are 0 .. samples-1.
-        seed: the number that all noise is derived from.
+        seed: the number from which all noise is derived.
         out: folder of the run.
         only: ids of the samples to draw, instead of 0 .. samples-1. A sample with the same id is the same in any run.
         allow_code: let a model folder run its own code, that is, import or unpickle a network.
         observations: draw from the posterior given these observations.
-        steering: weigh samples by a potential on their fields, and resample them in groups.
+        steering: weight samples by a potential on their fields, and resample them in groups.
     """
 
     model: PathName = Field(min_length=1)

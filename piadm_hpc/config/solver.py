@@ -21,21 +21,21 @@ class SolverConfig(Record):
     Kinds other than "auto", "picard" and "sequential" are baselines: solvers from other papers, for comparison.
 
     Attributes:
-        kind: the solver: "picard" (sweeps), "sequential" (step by step), or a baseline. "auto" takes steps, sweeps or a window
-            of sweeps when the run starts, whatever is predicted to be the fastest, and sweeps where a setting is given that
-            only they read.
+        kind: the solver: "picard" (sweeps), "sequential" (step by step), or a baseline. "auto" chooses steps, sweeps or a
+            window of sweeps when the run starts, whichever is predicted to be the fastest, and sweeps if a setting is given
+            that applies only to them.
         linear: the preconditioner, the part of a step that every sweep treats exactly.
         start: the first path; "package.module:callable" names a function of (model, chain) that returns an operator, which
             predicts the path.
-        student: folder of a model with a cheaper network for the same states, whose own path with the same noise is the first
-            path.
+        student: folder of a model with a cheaper network for the same states, whose path with the same noise is the first path,
+            of a chain or of a flow.
         tol: bound on the error of a sample, in units of the data's standard deviation.
         sweeps: largest number of sweeps; samples that need more are finished step by step.
         fixed_depth: make exactly `sweeps` sweeps, as published, and ignore `tol`.
         reference: a file from `piadm reference MODEL --data FILE`, which replaces the model's own reference.
         window: largest number of points open to a sweep.
-        pipelined: open one block more every sweep, instead of solving blocks one after the other.
-        certify: sweep over all points once a window has passed them, until the error bound holds.
+        pipelined: open one more block at every sweep, instead of solving blocks one after the other.
+        certify: sweep over all points once a window has passed them, until the error bound is met.
         memory: number of differences that "anderson" keeps.
         parts: number of parts of a block for "parareal" (default: the root of its steps), or of cores of "chords" (4, 6 or 8).
         coarse: coarse solver of "parareal".
@@ -58,7 +58,7 @@ class SolverConfig(Record):
 
     @property
     def free(self) -> bool:
-        """Whether steps, sweeps and windows are all open to the run."""
+        """Whether the run may choose between steps, sweeps and windows."""
         return self.kind == "auto" and not any(getattr(self, key) != type(self).model_fields[key].default for key in SWEPT)
 
     @model_validator(mode="after")

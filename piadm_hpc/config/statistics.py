@@ -1,4 +1,4 @@
-"""The section of a run's configuration that says which statistics of its members are computed while it runs."""
+"""The section of a run's configuration that names the statistics of its members to compute during the run."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class StatisticsConfig(Record):
         kinds: what is computed: mean, std, extremes, quantiles, histogram, exceedance, crps, rank_histogram.
         quantiles: levels of the quantiles.
         thresholds: levels of every variable whose exceedance is counted, in its units.
-        truth: a file with what happened, by variable, for crps and rank_histogram.
+        truth: a file with the observed truth, by variable, for crps and rank_histogram.
         bins: number of bins of a histogram at every point.
-        exact: up to so many members quantiles and crps are exact; of more, the members in every bin are counted.
+        exact: number of members up to which quantiles and crps are exact; beyond it the members in every bin are counted.
         absolute: add the climatology of a model of anomalies first.
-        month: month of a monthly climatology, where the run does not say it.
+        month: month of a monthly climatology, if the run does not determine it.
     """
 
     kinds: tuple[Kind, ...] = ()
@@ -54,17 +54,17 @@ class StatisticsConfig(Record):
         return {name: tuple(sorted(values)) for name, values in levels.items()}
 
     def mistakes(self, *, members: bool) -> list[str]:
-        """List what does not go together, with `members` stored or not."""
+        """List the settings that are not possible together, with `members` stored or not."""
         wrong = []
         scores = [kind for kind in SCORES if kind in self.kinds]
         if not members and not self.kinds:
-            wrong.append('output.members = false: nothing would be left; name statistics.kinds, such as ["mean", "std"]')
+            wrong.append('output.members = false: nothing would be stored; name statistics.kinds, such as ["mean", "std"]')
         if "exceedance" in self.kinds and not self.thresholds:
             wrong.append("statistics.thresholds: exceedance needs levels, for example { tas = [273.15, 300] }")
         if self.thresholds and "exceedance" not in self.kinds:
             wrong.append('statistics.thresholds: only for statistics.kinds = ["exceedance"]; add it, or leave thresholds out')
         if scores and self.truth is None:
-            wrong.append(f"statistics.truth: give the file of what happened, for {' and '.join(scores)}")
+            wrong.append(f"statistics.truth: give the file of the observed truth, for {' and '.join(scores)}")
         if self.truth is not None and not scores:
             wrong.append(f"statistics.truth: only for {' and '.join(SCORES)}; add one to statistics.kinds, or leave truth out")
         if "quantiles" in self.kinds and not self.quantiles:

@@ -10,12 +10,12 @@ from .validation import Record
 
 
 class SteeringConfig(Record):
-    """Samples weighted by exp(potential), steered there in groups by resampling at the ends of blocks.
+    """Samples weighted by exp(potential), and steered in groups by resampling at the ends of blocks.
 
     Attributes:
         potential: "package.module:callable", a function of the model that returns a function of its fields: log-potentials [n].
         group: members that are steered together, those with the ids k group to (k + 1) group - 1. They depend on each other.
-        threshold: a group is resampled where its effective sample size is below this share of it; 0 never resamples.
+        threshold: a group is resampled if its effective sample size is below this fraction of its members; 0 never resamples.
     """
 
     potential: PluginName
@@ -23,7 +23,7 @@ class SteeringConfig(Record):
     threshold: float = Field(0.5, ge=0, le=1)
 
     def mistakes(self, *, ids: tuple[int, ...], batch: int | str, blocks: int | str, alone: bool, noisy: bool) -> list[str]:
-        """List what of a run's other settings does not go with steering."""
+        """List the other settings of a run that are not possible with steering."""
         wrong, there = [], set(ids)
         if any(first - first % self.group + k not in there for first in ids for k in range(self.group)):
             wrong.append(

@@ -150,7 +150,7 @@ def _sentences(record: type[BaseModel], details: Iterable[Any]) -> list[str]:
     for detail in details:
         mistake = _mistake(record, detail)
         by_key.setdefault(mistake.key, []).append(mistake)
-    # mistakes within a section are enough; that the section is not the union's other alternative is no further mistake
+    # mistakes within a section are enough; not being the union's other alternative is no further mistake
     sections = [
         key
         for key, mistakes in by_key.items()

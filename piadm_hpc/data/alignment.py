@@ -1,4 +1,4 @@
-"""The coordinates of fields in one file: put right, brought to the grid of other files, and kept for samples."""
+"""The coordinates of fields in one file: corrected, brought to the grid of other files, and kept for samples."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Coordinates:
 
     @property
     def places(self) -> dict[str, Coordinate]:
-        """What says where the points of the grid are."""
+        """The coordinates that give the positions of the grid's points."""
         cells = tuple(self.grid)
         return self.grid | {name: c for name, c in self.auxiliary.items() if len(cells) == 1 and c.dims == cells}
 
@@ -63,10 +63,10 @@ def placed(
     *,
     part: bool,
 ) -> xr.Dataset:
-    """Fields with coordinates put right, and with the rows and columns, or the cells, of the `wanted` grid; adds to `notes`.
+    """Fields with corrected coordinates, and with the rows and columns, or the cells, of the `wanted` grid; adds to `notes`.
 
-    With `part` they may be cut out of a larger grid, and where the request says so they are interpolated. Raises ValueError for
-    what cannot be put right, and for points that are absent.
+    With `part` they may be cut out of a larger grid; they are interpolated if the request asks for it. Raises ValueError for
+    coordinates that cannot be corrected, and for points that are absent.
     """
     if len(request.spatial_dims) == 1:
         fields, mended = settled_cells(dataset, fields, request.spatial_dims[0])
@@ -93,7 +93,7 @@ def placed(
 
 
 def channels_of(variables: Sequence[Variable], leading: Mapping[str, Coordinate]) -> dict[str, slice]:
-    """Which channels are those of each variable: one for each combination of its values along `leading` dimensions."""
+    """The slice of channels of each variable: one channel for each combination of its values along `leading` dimensions."""
     return channel_slices({variable.name: variable.sizes(leading) for variable in variables})
 
 
@@ -113,7 +113,7 @@ def kept_attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _lasts(array: xr.DataArray, name: Any, dims: Sequence[str]) -> bool:
-    """Whether a coordinate is an auxiliary one of every sample, and can be stored beside it."""
+    """Whether a coordinate is an auxiliary one that holds for every sample and can be stored with it."""
     return name not in dims and set(array.dims) <= set(dims) and array.dtype.kind in "iufSUO" and str(name).isidentifier()
 
 
@@ -122,7 +122,7 @@ def _auxiliary(array: xr.DataArray) -> Coordinate:
 
 
 def _along(fields: xr.Dataset, dim: str, *, whole: bool) -> Coordinate:
-    """The coordinate of a dimension; of rows and columns it is in float64, of levels and cells also `whole` numbers or text."""
+    """The coordinate of a dimension: float64 for rows and columns, for levels and cells also `whole` numbers or text."""
     if dim not in fields.coords:
         index = np.arange(fields.sizes[dim], dtype=np.int64 if whole else np.float64)
         return Coordinate((dim,), index, {"long_name": f"index along {dim}"})

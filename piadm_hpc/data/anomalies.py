@@ -1,4 +1,4 @@
-"""Absolute values or anomalies: what a file holds, and what a model of anomalies needs of it."""
+"""Absolute values or anomalies: which of them a file holds, and their conversion for a model of anomalies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DECISIVE = 3.0
 
 @dataclass(frozen=True)
 class Level:
-    """Mean and standard deviation over all samples and points of a variable, and whether its attributes say anomaly."""
+    """Mean and standard deviation over all samples and points of a variable, and whether its attributes name an anomaly."""
 
     mean: float
     std: float
@@ -32,17 +32,17 @@ class Level:
 
     @property
     def absolute(self) -> bool:
-        """Whether the mean is so large, in units of the spread, that these are no anomalies."""
+        """Whether the mean is so large, in units of the spread, that the values cannot be anomalies."""
         return abs(self.mean) > DECISIVE * self.std
 
 
 def named_anomaly(attrs: Mapping[str, Any]) -> bool:
-    """Whether a variable's names say that it is an anomaly."""
+    """Whether the names of a variable identify it as an anomaly."""
     return any("anomal" in str(attrs.get(name, "")).lower() for name in NAMES)
 
 
 def anomaly_names(attrs: Mapping[str, Any], name: str, kind: str) -> dict[str, Any]:
-    """Attributes of the variable `name` as an anomaly: a long name that tells what was removed, and no standard name."""
+    """Attributes of the variable `name` as an anomaly: a long name that states what was removed, and no standard name."""
     kept = {key: value for key, value in attrs.items() if key != "standard_name"}
     return kept | {"long_name": f"{attrs.get('long_name', name)}, {REMOVED[kind]}"}
 
@@ -72,9 +72,9 @@ def as_anomalies(
 ) -> tuple[np.ndarray, bool]:
     """Fields [n, ...] as the anomalies of a model, and whether the climatology `removed` [1 or 12, ...] was subtracted for that.
 
-    `absolute` are the fields as absolute values in the model's units, `apart` the same as differences, and `anomaly` says whether
-    their names call them anomalies; if not, their mean decides. `months` are the calendar months of the samples [n], or why
-    these are unknown. Raises ValueError where the mean decides nothing, and for absolute values of unknown months.
+    `absolute` are the fields as absolute values in the model's units, `apart` the same as differences, and `anomaly` tells
+    whether their names call them anomalies; if not, their mean decides. `months` are the calendar months of the samples [n], or
+    the reason why these are unknown. Raises ValueError if the mean does not decide, and for absolute values of unknown months.
     """
     dated = not isinstance(months, str) and len(removed) == 12
     climatology = removed[np.asarray(months) - 1] if dated else _mean(removed)[None]
@@ -104,12 +104,12 @@ def require_anomalies(name: str, apart: np.ndarray, spread: float) -> None:
 
 
 def nearer_zero(values: np.ndarray, differences: np.ndarray, climatology: np.ndarray) -> bool | None:
-    """Whether fields are anomalies (True) or absolute values (False), by their mean; None where that does not decide.
+    """Whether fields are anomalies (True) or absolute values (False), by their mean; None if that does not decide.
 
     `values` [n, lat, lon] are the fields as absolute values in the model's units, `differences` the same as differences
     (degC in place of K), `climatology` [n, lat, lon] or [1, lat, lon] is what a model of anomalies removed.
     """
-    known = ~np.isnan(_mean(climatology))  # whatever a file has at other points, on land say, decides nothing
+    known = ~np.isnan(_mean(climatology))  # values at other points, on land for example, are ignored
     from_zero, from_climatology = _size(_mean(differences)[known]), _size(_mean(values - climatology)[known])
     if from_climatology > DECISIVE * from_zero:
         return True

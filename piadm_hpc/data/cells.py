@@ -1,4 +1,4 @@
-"""Cells along one dimension, of HEALPix or any other mesh: where they lie, and bringing them into the order of other files."""
+"""Cells along one dimension, of HEALPix or any other mesh: their positions, and reordering them like those of other files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .healpix import healpix_of
 def settled_cells(dataset: xr.Dataset, fields: xr.Dataset, dim: str) -> tuple[xr.Dataset, list[str]]:
     """The chosen `fields` of a `dataset` with a latitude and a longitude in degrees for every cell along `dim`.
 
-    Both are coordinates of the file, or else those of the HEALPix cells that it describes. Returns what was put right, one line
-    each. Raises ValueError for cells whose place is unknown or impossible.
+    Both are coordinates of the file, or else those of the HEALPix cells that it describes. Also returns a line for each
+    correction. Raises ValueError for cells whose position is unknown or impossible.
     """
     found = angles_along(dataset, dim)
     if len(found) < 2:
@@ -28,11 +28,11 @@ def settled_cells(dataset: xr.Dataset, fields: xr.Dataset, dim: str) -> tuple[xr
         values, attrs = array.values.astype(np.float64), dict(array.attrs)
         if str(attrs.get("units", "")).lower() in RADIANS:
             values, attrs = np.rad2deg(values), attrs | {"units": DEGREES[kind]}
-            notes.append(f"{array.name} turned from radians into degrees")
+            notes.append(f"{array.name} converted from radians to degrees")
         limit = 90.0 if kind == "latitude" else 360.0
         if not bool((np.abs(values) <= limit + SAME).all()):
             raise ValueError(
-                f"{array.name} has values that are no degrees between {-limit:g} and {limit:g}; put them right in the file"
+                f"{array.name} has values that are not degrees between {-limit:g} and {limit:g}; correct them in the file"
             )
         fields = fields.assign_coords({array.name: (dim, values, {"standard_name": kind, "units": DEGREES[kind]} | attrs)})
     return fields, notes
@@ -67,9 +67,9 @@ def _of_healpix(dataset: xr.Dataset, fields: xr.Dataset, dim: str) -> tuple[xr.D
 
 
 def aligned_cells(fields: xr.Dataset, dim: str, wanted: Mapping[str, Coordinate]) -> tuple[xr.Dataset, list[str]]:
-    """Fields with their cells in the order of the `wanted` coordinates, found by where they lie.
+    """Fields with their cells in the order of the `wanted` coordinates, matched by position.
 
-    Returns what was done, one line each. Raises ValueError if the file lacks some of the cells.
+    Also returns a line for each change. Raises ValueError if the file lacks some of the cells.
     """
     there = {
         kind_of(name, c.attrs): c.values.astype(np.float64) for name, c in wanted.items() if c.dims == (dim,) and name != dim
@@ -87,7 +87,7 @@ def aligned_cells(fields: xr.Dataset, dim: str, wanted: Mapping[str, Coordinate]
         )
     if np.array_equal(nearest, np.arange(fields.sizes[dim])):
         return fields, []
-    return fields.isel({dim: nearest}), [f"{dim} put into the order of the grid, {count} of {fields.sizes[dim]}"]
+    return fields.isel({dim: nearest}), [f"{dim} reordered like the grid, {count} of {fields.sizes[dim]}"]
 
 
 def on_globe(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ NUMBERED = "condition"
 
 
 class Input(Protocol):
-    """What is known of an input: see `models.record.InputCard` and `models.adapter_condition.InputSpec`."""
+    """The description of an input: see `models.record.InputCard` and `models.adapter_condition.InputSpec`."""
 
     @property
     def name(self) -> str: ...
@@ -76,9 +76,9 @@ class GivenConditions:
 
 @dataclass(frozen=True)
 class Known:
-    """What a model knows of one of its variables: mean and spread, and of an `anomaly` the mean that it was trained without.
+    """Statistics of a variable of a model: mean and spread, and for an `anomaly` the mean that was removed before training.
 
-    `removed` [1 or 12, lat, lon] is that mean, NaN where the model has no data, or None where nobody knows it.
+    `removed` [1 or 12, lat, lon] is that mean, NaN where the model has no data, or None if it is unknown.
     """
 
     mean: float
@@ -90,12 +90,12 @@ class Known:
 def read_conditions(
     path: Path, inputs: Sequence[Input], grid: Mapping[str, Coordinate], mask: np.ndarray, levels: Mapping[str, Known]
 ) -> GivenConditions:
-    """The conditions in a file; ValueError listing everything that does not fit.
+    """The conditions in a file; ValueError lists everything that does not fit.
 
     The file has a variable for every input, on the model's grid (`mask` [lat, lon] is true where the model has data) or a
     number, along at most one further dimension, which counts conditions. A file that has fields of the model's variable with
-    dates in place of inputs of the kinds "lag" and "month" gives one condition for every date that has enough of them before
-    it. `levels` says what is known of the model's variables: absolute fields become anomalies if the model is one of anomalies.
+    dates in place of inputs of the kinds "lag" and "month" gives one condition for every date that has enough of them before it.
+    `levels` describes the model's variables: absolute fields become anomalies if the model is one of anomalies.
     """
     mistakes: list[str] = []
     notes: list[str] = []
@@ -181,7 +181,7 @@ def _values(
     values = array.values.astype(np.float64)
     values = values if dim in dims else values[None]
     if units_of(array.attrs) is None and not same_units("", given.units):
-        notes.append(f"{given.name} names no units; taken to be in {given.units!r}")
+        notes.append(f"{given.name} has no units; assumed to be in {given.units!r}")
     if known.anomaly:
         values, subtracted = _anomalies(values, array.attrs, given, known, months)
         notes += [f"{given.name} holds absolute values; the model's climatology is subtracted"] * subtracted
@@ -201,7 +201,7 @@ def _in_units(values: np.ndarray, attrs: Any, given: Input, *, difference: bool)
 def _anomalies(
     values: np.ndarray, attrs: Any, given: Input, known: Known, months: np.ndarray | str
 ) -> tuple[np.ndarray, bool]:  # fmt: skip
-    """Fields [K or 1, lat, lon] of a model of anomalies, and whether they are made of absolute values in the file."""
+    """Fields [K or 1, lat, lon] of a model of anomalies, and whether the file holds absolute values."""
     anomaly = named_anomaly(attrs)
     apart = _in_units(values, attrs, given, difference=True)
     if known.removed is not None:
@@ -237,7 +237,7 @@ def _require_plausible(values: np.ndarray, given: Input, known: Known) -> None:
 
 
 def _labels(dataset: xr.Dataset, dim: str, count: int) -> Coordinate:
-    """What the conditions are called: the values of their dimension, dates as text, else their numbers."""
+    """The labels of the conditions: the values of their dimension, dates as text, else their numbers."""
     attrs = {"long_name": f"condition, by its {dim}" if dim != NUMBERED else "number of the condition"}
     if dim not in dataset.coords or dataset[dim].ndim == 0:
         return Coordinate((NUMBERED,), np.arange(count, dtype=np.int32), attrs)
@@ -250,8 +250,8 @@ def _labels(dataset: xr.Dataset, dim: str, count: int) -> Coordinate:
 def _with_lags(raw: xr.Dataset, inputs: Sequence[Input], grid: tuple[str, ...]) -> tuple[xr.Dataset, dict[str, np.ndarray | str]]:
     """The decoded dataset, with inputs of the kinds "lag" and "month" made from any dated fields of the model's variable.
 
-    Other inputs along the dates belong to the last field that is known. With the dataset come the calendar months of the fields
-    of every such lag, or why they are unknown.
+    Other inputs along the dates belong to the last field that is known. Also returns the calendar months of the fields of every
+    such lag, or the reason why they are unknown.
     """
     dataset = xr.decode_cf(raw)
     lags = [given for given in inputs if given.kind == "lag" and given.name not in dataset.variables]

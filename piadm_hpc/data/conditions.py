@@ -1,4 +1,4 @@
-"""The inputs of a conditional model: what a recipe names, and their values for every sample of the training data."""
+"""The inputs of a conditional model: their description in a recipe, and their values for every sample of the training data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MAPS = ("lag", "map")
 class InputConfig(BaseModel):
     """One input of a condition.
 
-    "lag" is the field of the model's own `variable` `lag` samples earlier; "map" and "scalar" are a `variable` of `files`, a
-    field or a number a sample; "class" a whole number there below `classes`; "month" the calendar month of the sample;
-    "ensemble_mean" the mean over the training samples of one date of the area mean of `variable`. What comes from files is
-    matched by date, and by position where there are no dates. By default `variable` is the first of the model's for "lag"
+    "lag" is the field of the model's own `variable` `lag` samples earlier; "map" and "scalar" are a `variable` of `files`, one
+    field or one number per sample; "class" a whole number there below `classes`; "month" the calendar month of the sample;
+    "ensemble_mean" the mean over the training samples of one date of the area mean of `variable`. Values from files are matched
+    by date, or by position if there are no dates. By default `variable` is the first of the model's for "lag"
     and "ensemble_mean", and has the input's own name for the others.
     """
 
@@ -55,9 +55,9 @@ class InputConfig(BaseModel):
 
 
 class ConditionConfig(BaseModel):
-    """The section `condition` of a recipe: its inputs by name, and the share of training states that are shown none of them.
+    """The section `condition` of a recipe: its inputs by name, and the share of training states without a condition.
 
-    With `dropout` above 0 a network also learns what it does without a condition, which guidance needs.
+    With `dropout` above 0 a network also learns the unconditional score, which guidance needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,7 +107,7 @@ def _read(name: str, given: InputConfig, recipe: DataConfig, data: GriddedData, 
 
 
 def _require_single(kind: str, variable: Variable, data: GriddedData) -> None:
-    """Raise ValueError for a variable that has levels or steps, whose earlier fields and means are no single maps and numbers."""
+    """Raise ValueError for a variable with levels or steps, whose earlier fields and means are not single maps and numbers."""
     leading = [f"{len(data.leading[dim].values)} values of {dim}" for dim in variable.dims if dim in data.leading]
     if leading:
         raise ValueError(

@@ -30,13 +30,13 @@ class StoredConformers:
 
 
 def read_stored(path: Path, part: slice = slice(None)) -> StoredConformers | None:
-    """The frames `part` of a file of conformers; None for files that are none. ValueError for positions in other units."""
+    """The frames `part` of a file of conformers; None for any other file. ValueError for positions in other units."""
     if path.suffix not in H5 or not path.is_file():
         return None
     try:
         dataset = xr.open_dataset(path, engine="h5netcdf", phony_dims="access", decode_times=False)
     except (OSError, ValueError, KeyError, RuntimeError):
-        return None  # the reader of other formats says what it is
+        return None  # the reader of other formats reports what is wrong
     with named(f"{path}:"), undamaged(), dataset:
         if "topology" not in dataset or "coordinates" not in dataset:
             return None
@@ -54,5 +54,5 @@ def read_stored(path: Path, part: slice = slice(None)) -> StoredConformers | Non
 
 
 def text(value: Any) -> str:
-    """Text that a file may hold as bytes."""
+    """Return text that a file may store as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)

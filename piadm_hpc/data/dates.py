@@ -1,4 +1,4 @@
-"""When samples are: dates decoded, the month that a stamp stands for, samples that occur twice."""
+"""Dates of samples: decoded dates, the month that a stamp stands for, samples that occur twice."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 import xarray as xr
 
 MONTH = 31 * 86400
-"""What the key of a date rises by from month to month: every month has room for 31 days of as many seconds."""
+"""Increase of the key of a date from month to month: every month has room for the seconds of 31 days."""
 
 
 @dataclass(frozen=True)
 class Dates:
     """Dates of samples [n]: `key` rises with time in any calendar, `month` is the calendar month 1-12.
 
-    `day` counts days, with their fractions, and `series` numbers what follows each other in time: each file's members of an
-    ensemble, from 0 on. `calendar` is CF's name of the calendar. `notes` says what was read into the stamps, one line each.
+    `day` counts days, with their fractions, and `series` numbers the samples that follow each other in time: the ensemble
+    members of each file, from 0 on. `calendar` is CF's name of the calendar. `notes` has a line for each interpretation of the
+    stamps.
     """
 
     key: np.ndarray
@@ -43,7 +44,7 @@ class Dates:
 
 
 def dates_of(dataset: xr.Dataset, sample_dims: Sequence[str], variable: str) -> Dates | str:
-    """Dates of all samples, row by row over `sample_dims`, or why there are none.
+    """Dates of all samples, row by row over `sample_dims`, or the reason why there are none.
 
     The dataset's times are not decoded yet. A stamp stands for the middle of its bounds. Without bounds, a mean over time
     stamped at the first instants of February to January stands for the months that end there. Raises ValueError for
@@ -77,7 +78,7 @@ FIRST_INSTANTS = (
 
 
 def decoded(dataset: xr.Dataset, dim: str) -> xr.DataArray | str:
-    """The dates along a dimension, or why it has none. Raises ValueError for dates that are missing."""
+    """The dates along a dimension, or the reason why it has none. Raises ValueError for dates that are missing."""
     if dim not in dataset.coords:
         return f"{dim} has no coordinate"
     raw = dataset[dim]
@@ -105,7 +106,7 @@ def _shown(positions: np.ndarray) -> str:
 
 
 def _middle(dataset: xr.Dataset, dim: str, stamps: xr.DataArray, cell_methods: str) -> tuple[xr.DataArray, list[str]]:
-    """Dates in the middle of their bounds, where the file has any, and what was noticed."""
+    """Dates in the middle of their bounds, if the file has any, and a note about it."""
     name = dataset[dim].attrs.get("bounds")
     if name in dataset and dataset[name].ndim == 2 and dataset[name].shape == (stamps.size, 2):
         # CF section 7.1: bounds have the units and the calendar of their coordinate
@@ -137,7 +138,7 @@ def _days(stamps: xr.DataArray) -> np.ndarray:
     if stamps.dtype.kind == "M":
         seconds: np.ndarray = stamps.values.astype("datetime64[s]").astype(np.int64)
         return seconds / 86400
-    from cftime import date2num  # only xarray's own dates of other calendars need it, and then it is there
+    from cftime import date2num  # only xarray's dates of other calendars need it, and then it is installed
 
     return np.asarray(date2num(stamps.values, "days since 1970-01-01", calendar=stamps.dt.calendar), dtype=np.float64)
 
@@ -161,9 +162,9 @@ def text_of(key: int) -> str:
 
 
 def first_alike(values: np.ndarray, key: np.ndarray | None) -> np.ndarray:
-    """For every sample [n, ...] the number of the first one with the same date and the same field; constant fields are unlike.
+    """For every sample [n, ...] the number of the first one with the same date and the same field; constant fields never match.
 
-    Without dates fields alone are compared.
+    Without dates only the fields are compared.
     """
     count = len(values)
     first = np.arange(count)

@@ -1,4 +1,4 @@
-"""Elements and bonds of atoms that a topology file describes in part: from names where these leave one choice, from distances.
+"""Elements and bonds of atoms that a topology file describes in part: from unambiguous names, and from distances.
 
 A name such as CA is carbon in an amino acid, calcium as an ion, and either in an unknown molecule: then it is refused.
 """
@@ -26,7 +26,7 @@ NEAR = 3.0
 
 
 def element_of(name: str, residue: str = "", *, standard: bool = False, alone: bool = False) -> str | None:
-    """The element that the name of an atom leaves as the only choice, or None.
+    """The only element that the name of an atom allows, or None.
 
     `standard` says that its residue is an amino acid, a nucleotide or water, `alone` that it is the residue's only atom.
     """
@@ -89,11 +89,10 @@ def _elements(atoms: Any) -> list[str | None]:
 
 
 def bonds_of(atoms: Any, source: object) -> set[tuple[int, int]]:
-    """Bonds between atoms of a universe as pairs of indices: those of its file, and guessed ones that join what it leaves apart.
+    """Bonds between atoms of a universe as pairs of indices: those of its file, and guessed ones that connect separate pieces.
 
-    A file with a few CONECT records, as for a ligand, names some bonds of many: everything in separate pieces whose atoms
-    are as near as bonded ones is bonded. What was guessed is logged. Raises ValueError for atoms of a larger molecule that
-    are left without a bond.
+    A file with a few CONECT records, as for a ligand, has only some of the bonds: separate pieces whose atoms are as near as
+    bonded ones are bonded. Guesses are logged. Raises ValueError for atoms of a larger molecule that are left without a bond.
     """
     universe = atoms.universe
     near = universe.select_atoms(f"group chosen or around {NEAR} group chosen", chosen=atoms)

@@ -47,7 +47,7 @@ def energy_of(
     if name not in ("openmm", *CLOSED):
         raise ValueError(f"--energy {name!r}: use openmm, {', '.join(CLOSED)}, or module:callable, a function that returns U/kT")
     if topology is None:
-        raise ValueError(f"--energy {name}: the samples are no conformers; give module:callable, a function that returns U/kT")
+        raise ValueError(f"--energy {name}: the samples are not conformers; give module:callable, a function that returns U/kT")
     return lennard_jones if name == "lennard-jones" else openmm_energy(topology, temperature, force_field)
 
 

@@ -1,4 +1,4 @@
-"""Where the points of a grid lie: from its coordinates, whatever kind they are of."""
+"""The positions of the points of a grid, from coordinates of any kind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..schema.layout import Coordinate
 from .grids import kind_of
 
 Wrap = bool | Literal["both"]
-"""How a grid continues beyond its edges: round the globe and over its poles, not at all, or along both rows and columns."""
+"""How a grid continues beyond its edges: around the globe and across its poles, not at all, or along both rows and columns."""
 
 STRETCHED = 6.0
 """How many times a distance from north to south counts; covariances along circles of latitude, on which the zonal spectrum
@@ -24,10 +24,10 @@ AROUND = 8
 
 
 def places_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordinate], *, wrap: Wrap) -> np.ndarray:
-    """The places [points, k] between which distances are taken, of rows and columns, or of cells along one dimension.
+    """The positions [points, k] between which distances are computed, of rows and columns, or of cells along one dimension.
 
-    Angles are laid on a sphere of radius one, stretched along its axis, lengths are taken as they are, and along other
-    coordinates points are one apart, round a circle with `wrap`, both ways with "both". Cells need their latitudes and
+    Angles become points on a unit sphere, stretched along its axis; lengths are used unchanged; along other coordinates points
+    are one apart, on a circle with `wrap`, in both directions with "both". Cells need their latitudes and
     longitudes among the `auxiliary` coordinates. Raises ValueError without these.
     """
     if len(grid) == 1:

@@ -1,6 +1,6 @@
 """Training fields from NetCDF, HDF5 or Zarr: files to standardised states, split by file or by date.
 
-What is needed to go back to physical units stays with the states, as a `Normalisation`.
+A `Normalisation`, kept with the states, converts them back to physical units.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ Anomaly = Literal["none", "mean", "monthly"]
 
 
 class DataConfig(BaseModel):
-    """What to read and how to standardise it.
+    """The data to read, and how to standardise them.
 
-    `files` are paths or globs. `rename` maps names of variables and dimensions in the files to the names that all other
-    keys, and the samples, use. `sample_dims` together count samples; `spatial_dims` are (latitude, longitude), or the cells of
-    an unstructured grid; `select` chooses one value along any other dimension, and `levels` keeps some, or "all", in every
-    sample. With `sequence` n a sample is n consecutive times, beginning `stride` times apart (default n: without overlap).
-    With `regrid` "linear" or "nearest" files on other rows and columns are interpolated to those of the first.
-    `missing_values` are numbers that stand for missing ones, and variables in `allow_outliers` may have values far from all
-    others. With `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's mean,
-    with "none" of the fields themselves. Points missing in more than `max_missing` of the samples are masked. Files and samples
-    held out are named by glob (`*_files`) or by last fraction. Variables in `transforms` are mapped to something nearly normal
-    first, and back in samples. `wrap` is true for the globe, "both" for a plane that is periodic along rows and columns.
-    `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
+    `files` are paths or globs. `rename` maps names of variables and dimensions in the files to the names that all other keys,
+    and the samples, use. `sample_dims` are the dimensions along which samples lie; `spatial_dims` are (latitude, longitude),
+    or the cells of an unstructured grid; `select` chooses one value along any other dimension, and `levels` keeps some, or
+    "all", in every sample. With `sequence` n a sample is n consecutive times, beginning `stride` times apart (default n:
+    without overlap). With `regrid` "linear" or "nearest" files on other rows and columns are interpolated to those of the
+    first. `missing_values` are numbers that mean missing values, and variables in `allow_outliers` may have values far from
+    all others. With `anomaly` "mean" or "monthly" the model is one of deviations from the mean or from each calendar month's
+    mean, with "none" of the fields themselves. Points missing in more than `max_missing` of the samples are masked. Files and
+    samples held out are named by glob (`*_files`) or by last fraction. Variables in `transforms` are first mapped to nearly
+    normal values, and samples are mapped back. `wrap` is true for the globe, "both" for a plane that is periodic along rows
+    and columns. `attributes` adds CF attributes to variables; units among them are those that all files are converted to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,7 +106,7 @@ class DataConfig(BaseModel):
         return self
 
     def request(self) -> Request:
-        """What the reader of files is asked for."""
+        """The request to the reader of files."""
         return Request(
             variables=self.variables,
             spatial_dims=self.spatial_dims,
@@ -123,9 +123,9 @@ class DataConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Stamps:
-    """When samples are [n]: `key` rises with time, None where they have no dates; `month` is 1-12; `file` numbers their files.
+    """Dates of samples [n]: `key` rises with time, None if they have no dates; `month` is 1-12; `file` numbers their files.
 
-    `day` counts days, and `series` numbers what follows each other in time: each file's members of an ensemble.
+    `day` counts days, and `series` numbers the samples that follow each other in time: the ensemble members of each file.
     """
 
     key: np.ndarray | None
@@ -145,15 +145,15 @@ class Stamps:
 
 @dataclass(frozen=True)
 class GriddedData:
-    """Standardised states [n, *event] float32 for training, validation and test, and how to read them physically.
+    """Standardised states [n, *event] float32 for training, validation and test, and their conversion to physical units.
 
     `coordinates` are those of the grid, `leading` those of the levels and steps before it, `auxiliary` all others of the fields.
-    `climatology` is what was removed from single times: [12, channels, *grid] when the anomaly is monthly, [1, channels, *grid]
-    when it is from the mean, else None; `absolute_names` has the standard and long names of the fields from which nothing is
-    removed. `when` has the stamps (of a sequence those of its first time) and `conditions` the encoded conditions of every part's
-    samples. `excluded` counts samples left out because they had gaps of their own. `wrap` says whether the grid goes round the
-    globe and over its poles, or is periodic in both directions. Of `overlap` consecutive sequences
-    all but one repeat times of the others.
+    `climatology` is the mean that was removed from single times: [12, channels, *grid] for monthly anomalies, [1, channels,
+    *grid] for anomalies from the time mean, else None; `absolute_names` has the standard and long names of the fields from which
+    nothing is removed. `when` has the stamps (of a sequence those of its first time) and `conditions` the encoded conditions of
+    every part's samples. `excluded` counts samples left out because they had gaps of their own. `wrap` tells whether the grid
+    continues around the globe and across its poles, or is periodic in both directions. Among `overlap` consecutive sequences all
+    but one repeat times of the others.
     """
 
     train: Tensor
@@ -178,7 +178,7 @@ class GriddedData:
 def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
     """The states that a configuration describes; relative paths start at `root`.
 
-    Raises ValueError listing everything that is wrong with the data.
+    Raises ValueError that lists all mistakes in the data.
     """
     raw, part = split(config, read_files(expand(config.files, root, "files"), config.request()))
     mask, whole = static_mask(raw.values, config.max_missing)
@@ -221,7 +221,7 @@ def read_fields(config: DataConfig, root: Path = Path()) -> GriddedData:
 def _standardised(
     config: DataConfig, raw: RawFields, train: np.ndarray, mask: np.ndarray
 ) -> tuple[Tensor, Normalisation, np.ndarray]:
-    """States of single times [n, channels, *grid] float32, how to read them, and the climatology [12 or 1, channels, *grid]."""
+    """States of single times [n, channels, *grid] float32, their normalisation, the climatology [12 or 1, channels, *grid]."""
     labels = channel_labels(raw.channels)
     wanted = {label: one for name, one in config.transforms.items() for label in labels[raw.channels[name]]}
     transforms, scores = transformed(labels, raw.values, wanted, train, mask)
@@ -240,7 +240,7 @@ def _standardised(
 
 
 def _wrap(wrap: Wrap, coordinates: dict[str, Coordinate]) -> Wrap:
-    """How a network continues a grid; one without angles is taken at the recipe's word. ValueError for angles both ways."""
+    """How a network continues a grid; without angles, as the recipe says. ValueError for angles that wrap both ways."""
     if not wrap or not geographic(coordinates):
         return wrap
     if wrap == "both":
@@ -257,7 +257,7 @@ def _configured(variable: Variable, config: DataConfig) -> dict[str, Any]:
 
 
 def _described(variable: Variable, config: DataConfig) -> Variable:
-    """The variable with the configured attributes, and a long name that tells what was removed."""
+    """The variable with the configured attributes, and a long name that states what was removed."""
     attrs = _configured(variable, config)
     if config.anomaly != "none":
         attrs = anomaly_names(attrs, variable.name, config.anomaly)

@@ -22,19 +22,18 @@ from .units import converted, same_units, units_of
 
 @dataclass(frozen=True)
 class Request:
-    """Which fields to read from files.
+    """The fields to read from files.
 
     `variables`, `sample_dims` and `spatial_dims` (rows and columns, or cells alone) are names after `rename`, which maps names
     of the files to names used here. `select` chooses one value along any other dimension, and `levels` keeps some of its values,
     or all where none are given, in every sample of the variables that have it; their coordinates are converted to `level_units`.
-    `missing_values` are numbers that stand for missing ones;
-    variables in `allow_outliers` may hold values far outside all others. `units` converts a variable's units. Of a file of
-    more than `most` samples evenly spaced ones are read.
+    `missing_values` are numbers that mean missing values; variables in `allow_outliers` may hold values far from all others.
+    `units` converts a variable's units. From a file with more than `most` samples evenly spaced ones are read.
 
     Fields on other rows and columns than the first file's are interpolated by the method `regrid`, and refused without one.
 
-    A recipe is `exact`: every dimension it names must be there. Files that are compared with a model need not be: what
-    it renames or selects is applied where it is found, and dimensions in `sample_dims`, or with dates, count samples.
+    A recipe is `exact`: every dimension it names must be there. Files that are compared with a model need not be: its renames
+    and selections apply where they are found, and samples lie along dimensions in `sample_dims`, or with dates.
     """
 
     variables: tuple[str, ...]
@@ -52,7 +51,7 @@ class Request:
     most: int | None = None
 
     def at(self, levels: Mapping[str, Coordinate]) -> Request:
-        """The same request, for exactly these levels."""
+        """The same request for exactly these levels."""
         return replace(
             self,
             levels={dim: tuple(coordinate.values.tolist()) for dim, coordinate in levels.items()},
@@ -63,7 +62,7 @@ class Request:
 def open_fields(path: Path) -> xr.Dataset:
     """The dataset in a file, times not decoded, by xarray's own choice of reader, or as plain HDF5 without dimension names.
 
-    Raises ValueError for a file that breaks off, and for one that no reader can open.
+    Raises ValueError for a truncated file, and for one that no reader can open.
     """
     require_whole(path)
     attempts: list[dict[str, Any]] = [{}, {"engine": "h5netcdf", "phony_dims": "access"}]
@@ -90,9 +89,9 @@ def renamed(dataset: xr.Dataset, rename: Mapping[str, str]) -> xr.Dataset:
 
 
 def chosen(dataset: xr.Dataset, request: Request) -> tuple[xr.Dataset, tuple[str, ...]]:
-    """The variables with dimensions in order (samples, levels, lat, lon), and which dimensions count samples.
+    """The variables with dimensions in order (samples, levels, lat, lon), and the dimensions along which samples lie.
 
-    Raises ValueError listing absent variables and dimensions, selections that do not work, and further dimensions.
+    Raises ValueError that lists absent variables and dimensions, impossible selections, and further dimensions.
     """
     names = [str(name) for name in dataset.data_vars]
     absent = "no variable {0!r}" if request.exact else "there is no {0} among its variables"
@@ -124,7 +123,7 @@ def _in_level_units(dataset: xr.Dataset, units: Mapping[str, str]) -> xr.Dataset
     for dim, wanted in units.items():
         given = units_of(dataset[dim].attrs) if dim in dataset.coords else None
         if given is not None and not same_units(given, wanted):
-            with suppress(ValueError):  # then no level is found, which says what there is
+            with suppress(ValueError):  # then no level is found, and the message lists those that exist
                 values = converted(dataset[dim].values.astype(np.float64), given, wanted)
                 dataset = dataset.assign_coords({dim: (dim, values, dataset[dim].attrs | {"units": wanted})})
     return dataset
@@ -142,7 +141,7 @@ def thinning(fields: xr.Dataset, sample_dims: Sequence[str], most: int | None) -
 
 
 def _samples(dataset: xr.Dataset, present: Sequence[str], request: Request, select: Mapping[str, Choice]) -> tuple[str, ...]:
-    """The dimensions that count samples in a file which no recipe describes."""
+    """The dimensions along which samples lie in a file that no recipe describes."""
     dims = dict.fromkeys(str(dim) for name in present for dim in dataset[name].dims)
     others = [dim for dim in dims if dim not in request.spatial_dims and dim not in select and dim not in request.levels]
     return tuple(dim for dim in others if dim in request.sample_dims or _has_dates(dataset, dim))
@@ -155,7 +154,7 @@ def _has_dates(dataset: xr.Dataset, dim: str) -> bool:
 
 
 def _with_dates(dataset: xr.Dataset, select: Mapping[str, Choice]) -> xr.Dataset:
-    """The dataset with the dates along dimensions that a date is chosen from decoded."""
+    """The dataset with decoded dates along the dimensions from which a date is selected."""
     for dim in select:
         if dim in dataset.dims and _has_dates(dataset, dim):
             with suppress(ValueError):  # dates that are missing are no choice

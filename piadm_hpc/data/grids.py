@@ -1,6 +1,6 @@
 """Horizontal grids as files describe them: radians, latitudes past the pole, cyclic points, two-dimensional coordinates.
 
-What can be put right in one way only is put right, with a line for the log; everything else is refused.
+Mistakes that can be corrected in only one way are corrected, with a line for the log; all others are refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import xarray as xr
 from ..schema.layout import Coordinate
 
 SAME = 1e-3
-"""Coordinates this close are the same, in degrees or the grid's own units."""
+"""Coordinates closer than this are equal, in degrees or the grid's own units."""
 
 OVERSHOOT = 0.01
 """Degrees by which rounding may carry a latitude past the pole."""
@@ -35,11 +35,11 @@ UNITS = {
     for sides, kind in ((("north", "N"), "latitude"), (("east", "E"), "longitude"))
     for side in sides
 }
-"""Units that say by themselves which angle is meant (CF sections 4.1 and 4.2)."""
+"""Units that identify the angle by themselves (CF sections 4.1 and 4.2)."""
 
 
 def kind_of(name: str, attrs: Mapping[Any, Any]) -> str | None:
-    """What a coordinate is by its attributes or its usual name: "latitude", "longitude", "length", or None."""
+    """The kind of a coordinate by its attributes or its usual name: "latitude", "longitude", "length", or None."""
     units = str(attrs.get("units", ""))
     if units in UNITS:
         return UNITS[units]
@@ -52,9 +52,9 @@ def kind_of(name: str, attrs: Mapping[Any, Any]) -> str | None:
 
 
 def settled(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -> tuple[xr.Dataset, list[str]]:
-    """The chosen `variables` of a `dataset` with one coordinate in degrees along both `dims`, in order round the globe.
+    """The chosen `variables` of a `dataset` with one coordinate in degrees along both `dims`, in order around the globe.
 
-    Returns what was put right, one line each. Raises ValueError listing what could not be.
+    Also returns a line for each correction. Raises ValueError that lists what could not be corrected.
     """
     fields, notes = _with_coordinates(dataset, variables, dims)
     kinds = [kind_of(dim, fields[dim].attrs) if dim in fields.coords else None for dim in dims]
@@ -74,7 +74,7 @@ def settled(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -
 
 
 def _with_coordinates(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[str, str]) -> tuple[xr.Dataset, list[str]]:
-    """The variables with a coordinate of each dimension's own name, from auxiliary ones where there is none that helps."""
+    """The variables with a coordinate named like each dimension, made from auxiliary coordinates if it has no useful one."""
     known = {dim for dim in dims if dim in variables.coords and kind_of(dim, variables[dim].attrs) is not None}
     if len(known) == 2:
         return variables, []
@@ -87,7 +87,7 @@ def _with_coordinates(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[st
         if values is None:
             other = ", ".join(found)
             raise ValueError(
-                f"{other} are two-dimensional, and rows of {dims[0]!r} are no circles of latitude; "
+                f"{other} are two-dimensional, and rows of {dims[0]!r} are not circles of latitude; "
                 "bring the file to a regular grid first (cdo remapbil, xESMF)"
             )
         attrs = {"standard_name": kind, "units": DEGREES[kind]} | array.attrs
@@ -97,7 +97,7 @@ def _with_coordinates(dataset: xr.Dataset, variables: xr.Dataset, dims: tuple[st
 
 
 def _angles(dataset: xr.Dataset, dims: tuple[str, str]) -> dict[str, xr.DataArray]:
-    """Latitude and longitude of a dataset along these dimensions, whatever they are called."""
+    """Latitude and longitude of a dataset along these dimensions, whatever their names."""
     found: dict[str, xr.DataArray] = {}
     for kind in KINDS:
         for name, array in dataset.variables.items():
@@ -121,19 +121,19 @@ def _bad_values(dim: str, values: np.ndarray) -> str | None:
     bad = np.flatnonzero(~np.isfinite(values))
     shown = ", ".join(map(str, bad[:5]))
     return (
-        f"{dim} has {len(bad)} values that are not finite, at positions {shown}; put them right in the file" if len(bad) else None
+        f"{dim} has {len(bad)} values that are not finite, at positions {shown}; correct them in the file" if len(bad) else None
     )
 
 
 def _degrees(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str]]:
-    """Angles in radians in degrees, by their units, or where a whole globe has no units and is one of radians."""
+    """Convert angles from radians to degrees, by their units, or if a whole globe without units is in radians."""
     whole = np.abs(fields[lat].values).max() <= np.pi / 2 + 1e-3 and np.ptp(fields[lon].values) > 0.9 * 2 * np.pi
     whole = whole and np.ptp(fields[lon].values) < 2 * np.pi + 1e-3
     in_radians = [dim for dim in (lat, lon) if _in_radians(fields[dim], whole)]
     for dim in in_radians:
         attrs = fields[dim].attrs | {"units": DEGREES["latitude" if dim == lat else "longitude"]}
         fields = fields.assign_coords({dim: (dim, np.rad2deg(fields[dim].values), attrs)})
-    return fields, [f"{' and '.join(in_radians)} turned from radians into degrees"] if in_radians else []
+    return fields, [f"{' and '.join(in_radians)} converted from radians to degrees"] if in_radians else []
 
 
 def _in_radians(coordinate: xr.DataArray, whole: bool) -> bool:
@@ -163,11 +163,11 @@ def _round(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset, list[str
         if differing:
             raise ValueError(f"{lon} has {values[0]:g} twice, with different values of {', '.join(differing)}; keep one of them")
         fields, values = fields.isel({lon: slice(0, -1)}), values[:-1]
-        notes.append(f"the last {lon} is the first once more (a cyclic point); left out")
+        notes.append(f"the last {lon} repeats the first (a cyclic point); left out")
     falls = np.flatnonzero(np.diff(values) < 0)
     if len(falls) == 1 and values[-1] < values[0]:
         fields = fields.roll({lon: -int(falls[0] + 1)}, roll_coords=True)
-        notes.append(f"{lon} turned to begin at {fields[lon].values[0]:g}")
+        notes.append(f"{lon} shifted to begin at {fields[lon].values[0]:g}")
     return fields, notes
 
 
@@ -182,9 +182,9 @@ def _steady(values: np.ndarray) -> bool:
 
 
 def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = False) -> tuple[xr.Dataset, list[str]]:
-    """Fields with the rows and columns of `grid`: turned over, begun at another meridian, with `part` also cut out.
+    """Fields with the rows and columns of `grid`: flipped, shifted to another first meridian, with `part` also cut out.
 
-    Returns what was done, one line each. Raises ValueError if the file lacks some of the grid's points.
+    Also returns a line for each change. Raises ValueError if the file lacks some of the grid's points.
     """
     places, notes, mistakes = {}, [], []
     for dim, coordinate in grid.items():
@@ -199,7 +199,7 @@ def aligned(fields: xr.Dataset, grid: Mapping[str, Coordinate], *, part: bool = 
             )
         elif not np.array_equal(found, np.arange(len(own))):
             places[dim] = found
-            notes.append(f"{dim} put into the order of the grid" + (f", {len(found)} of {len(own)}" * (len(own) != len(found))))
+            notes.append(f"{dim} reordered like the grid" + (f", {len(found)} of {len(own)}" * (len(own) != len(found))))
     if mistakes:
         raise ValueError("; ".join(mistakes))
     return fields.isel(places), notes
@@ -210,7 +210,7 @@ def _coordinate_values(fields: xr.Dataset, dim: str) -> np.ndarray:
 
 
 def _positions(own: np.ndarray, wanted: np.ndarray, round_the_globe: bool) -> np.ndarray | None:
-    """Where every wanted value stands among a file's own, or None if one is absent."""
+    """The position of every wanted value among those of a file, or None if one is absent."""
     apart = own[None] - wanted[:, None]
     apart = np.abs((apart + 180) % 360 - 180 if round_the_globe else apart)
     nearest = apart.argmin(1)
@@ -218,12 +218,12 @@ def _positions(own: np.ndarray, wanted: np.ndarray, round_the_globe: bool) -> np
 
 
 def geographic(grid: Mapping[str, Coordinate]) -> bool:
-    """Whether a grid is one of latitude and longitude."""
+    """Whether the axes of a grid are latitude and longitude."""
     return [kind_of(dim, coordinate.attrs) for dim, coordinate in grid.items()] == ["latitude", "longitude"]
 
 
 def why_not_global(latitudes: np.ndarray, longitudes: np.ndarray | None = None) -> str | None:
-    """Why rows at these degrees do not cover the globe from pole to pole, and columns not once round it; None if they do."""
+    """The reason why rows at these degrees do not reach from pole to pole, or columns not around the globe; None if they do."""
     rows = np.sort(np.asarray(latitudes, dtype=np.float64))
     if np.abs(rows).max() > 90:
         return f"latitudes reach from {rows[0]:g} to {rows[-1]:g}"

@@ -1,4 +1,4 @@
-"""How long a NetCDF-3 or HDF5 file should be, by its own header: readers fill what is missing at the end with zeros."""
+"""The length of a NetCDF-3 or HDF5 file according to its header: readers fill a missing end with zeros."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def require_whole(path: Path) -> None:
         promised = promised_bytes(path)
     except (struct.error, KeyError, IndexError, OSError):
         raise ValueError(
-            f"breaks off within its header, after {there} bytes, or the header is damaged; copy the file again"
+            f"is truncated within its header, after {there} bytes, or the header is damaged; copy the file again"
         ) from None
     if there < promised:
-        raise ValueError(f"breaks off: {there} of {promised} bytes are there; copy the file again")
+        raise ValueError(f"is truncated: {there} of {promised} bytes are there; copy the file again")
 
 
 def promised_bytes(path: Path) -> int:
-    """The least size of a NetCDF-3 or HDF5 file with this header; 0 for files of other formats.
+    """The smallest size of a NetCDF-3 or HDF5 file with this header; 0 for files of other formats.
 
-    Raises struct.error, KeyError, IndexError or OSError for a header that breaks off or is damaged.
+    Raises struct.error, KeyError, IndexError or OSError for a truncated or damaged header.
     """
     with path.open("rb") as file:
         magic = file.read(8)

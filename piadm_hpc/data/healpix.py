@@ -1,4 +1,4 @@
-"""Where the cells of HEALPix grids lie (Gorski et al. 2005), and how files say that they have such a grid."""
+"""The positions of the cells of HEALPix grids (Gorski et al. 2005), and how files describe such a grid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Healpix:
             raise ValueError(f"a HEALPix grid of nside {self.nside}: give a positive one, in nested order a power of two")
 
     def angles(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return latitude and longitude in degrees of the centres of cells [n]; ValueError for numbers that there are not."""
+        """Return latitude and longitude in degrees of the centres of cells [n]; ValueError for numbers that do not exist."""
         number = np.asarray(cells).astype(np.int64)
         if number.size and (number.min() < 0 or number.max() >= 12 * self.nside**2):
             raise ValueError(
@@ -45,7 +45,7 @@ class Healpix:
         return np.rad2deg(np.arcsin(sine)), longitude % 360
 
     def _around(self, ring: np.ndarray) -> np.ndarray:
-        """A quarter of the number of cells round each ring, [n]: the side, and less in the polar caps."""
+        """A quarter of the number of cells around each ring, [n]: the side, and less in the polar caps."""
         around: np.ndarray = np.minimum(ring, 4 * self.nside - ring).clip(max=self.nside)
         return around
 
@@ -75,7 +75,7 @@ class Healpix:
 
 
 def healpix_of(dataset: xr.Dataset, dim: str) -> Healpix | None:
-    """Return the HEALPix grid that a dataset says its cells along `dim` are numbered in, or None.
+    """Return the HEALPix grid in which, by its attributes, a dataset numbers its cells along `dim`, or None.
 
     The attributes are those of CF's grid mapping "healpix" (refinement_level and indexing_scheme, or healpix_nside and
     healpix_order), of xdggs, or nside and ordering. Raises ValueError for an order that is neither ring nor nested.

@@ -1,4 +1,4 @@
-"""Which files a recipe names, and which of their samples are for training, validation and test."""
+"""The files that a recipe names, and their split into training, validation and test samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PARTS = ("train", "validation", "test")
 
 
 class HoldOut(Protocol):
-    """The keys of a recipe that say what is held out: globs of files, or the last fractions of the samples."""
+    """The keys of a recipe that hold data out: globs of files, or the last fractions of the samples."""
 
     @property
     def validation_files(self) -> tuple[str, ...]: ...

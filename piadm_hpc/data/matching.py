@@ -1,4 +1,4 @@
-"""Fields of any file as a model has them: its variables and units, on its grid, as anomalies if the model is one of anomalies."""
+"""Fields of any file in the form of a model: its variables and units, on its grid, as anomalies if the model draws anomalies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Target:
-    """What fields have to be like to be compared with a model's.
+    """The form in which fields can be compared with those of a model.
 
     `variables` carry the model's units, `grid` its coordinates in order (latitude, longitude), or those of its cells, whose
     latitudes and longitudes are in `cells`; `levels` are the coordinates of further dimensions of each field, and `sequence` is
@@ -53,7 +53,7 @@ class Target:
     max_missing: float = 0.1
 
     def request(self, most: int | None) -> Request:
-        """What the reader of files is asked for."""
+        """The request to the reader of files."""
         return Request(
             variables=tuple(variable.name for variable in self.variables),
             spatial_dims=tuple(self.grid),
@@ -69,9 +69,9 @@ class Target:
 
 @dataclass(frozen=True)
 class MatchedFields:
-    """Fields [n, *levels, *grid] float32 by variable, and how many points of the model's, `gaps`, the file has no data at.
+    """Fields [n, *levels, *grid] float32 by variable, and the number `gaps` of the model's points without data in the file.
 
-    Of sequences they are [n, steps, *levels, *grid].
+    Fields of sequences are [n, steps, *levels, *grid].
     """
 
     fields: dict[str, np.ndarray]
@@ -82,7 +82,7 @@ class MatchedFields:
 
 
 def read_like(files: str | Path, target: Target, *, most: int | None = None, sequences: bool = False) -> MatchedFields:
-    """Fields of a file, or of all files that match a glob, as the target has them; evenly spaced ones if there are over `most`.
+    """Fields of a file, or of all files that match a glob, in the form of the target; of more than `most`, evenly spaced ones.
 
     They are fields of single times, or all the `sequences` that the target has, which follow each other without overlap.
     Samples with gaps of their own are left out, with a line in the log. Raises ValueError listing what does not fit.
@@ -117,11 +117,11 @@ def read_like(files: str | Path, target: Target, *, most: int | None = None, seq
 
 
 def _as_modelled(raw: RawFields, number: int, part: slice, target: Target) -> np.ndarray:
-    """A variable, its channels `part`, in the model's units, less the climatology that the model was trained without."""
+    """A variable, its channels `part`, in the model's units, less the climatology that was removed before training."""
     variable, attrs = target.variables[number], raw.variables[number].attrs
     given, wanted = units_of(attrs), units_of(variable.attrs) or "1"
     if given is None and not same_units("", wanted):
-        log.warning("%s: %s names no units; taken to be in %r, as the model's", raw.names[0], variable.name, wanted)
+        log.warning("%s: %s has no units; assumed to be in %r, as the model's", raw.names[0], variable.name, wanted)
     with named(variable.name):
         absolute, apart = (
             raw.values[:, part] if given is None else converted(raw.values[:, part], given, wanted, difference=difference)

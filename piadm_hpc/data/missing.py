@@ -1,4 +1,4 @@
-"""Values that stand for missing ones: outside the valid range that a file declares, or undeclared and far from all others."""
+"""Values that mean missing data: outside the valid range that a file declares, or undeclared and far from all others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KNOWN = (999.0, 9999.0, 99999.0, 32767.0, 32768.0, 2147483647.0, 1e15, 1e20, 1e3
 """Magnitudes that programs are known to write for a missing value."""
 
 KNOWN_GAP, ANY_GAP = 0.5, 10.0
-"""How far from all other values, in units of their whole range, a value is suspect: a known one, and any other."""
+"""Distance from all other values, in units of their range, from which a value is suspect: a known one, and any other."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _unsigned(value: float, array: xr.DataArray, packed: np.dtype) -> float:
 
 
 def equal_to(values: np.ndarray, missing: Sequence[float]) -> np.ndarray:
-    """Where values are one of the numbers that stand for missing ones, to the six digits that messages show."""
+    """Where values equal one of the numbers that mean missing data, to the six digits that messages show."""
     found = np.zeros(values.shape, dtype=bool)
     for number in missing:
         found |= np.isclose(values, number, rtol=1e-5, atol=0)

@@ -1,4 +1,4 @@
-"""Collecting and naming what is wrong with files, so that all mistakes are reported at once, each with its file."""
+"""Collecting the mistakes in files, so that all of them are reported at once, each with its file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def gathered(mistakes: list[str]) -> Iterator[None]:
-    """Add the text of a ValueError to `mistakes` and go on."""
+    """Add the text of a ValueError to `mistakes` and continue."""
     try:
         yield
     except ValueError as error:
@@ -26,7 +26,7 @@ def named(name: str) -> Iterator[None]:
 
 @contextmanager
 def undamaged() -> Iterator[None]:
-    """Turn what the libraries raise when data cannot be read, such as a chunk that does not decompress, into a ValueError."""
+    """Turn the errors of libraries for unreadable data, such as a chunk that does not decompress, into a ValueError."""
     try:
         yield
     except (OSError, RuntimeError) as error:

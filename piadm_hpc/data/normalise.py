@@ -37,7 +37,7 @@ class Normalisation:
 
     @cached_property
     def channels(self) -> dict[str, slice]:
-        """Which channels are those of each variable."""
+        """The slice of channels that belongs to each variable."""
         return channel_slices({name: self.shapes.get(name, ()) for name in self.names})
 
     @cached_property
@@ -46,7 +46,7 @@ class Normalisation:
         return channel_labels(self.channels)
 
     def state_mask(self) -> Tensor | None:
-        """The mask in the shape of a state, [*event], or None if there are data everywhere."""
+        """The mask in the shape of a state, [*event], or None if all points have data."""
         return None if bool(self.mask.all()) else torch.from_numpy(self.mask).reshape(self.event_shape)
 
     def encode(self, fields: Mapping[str, np.ndarray]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rows of observations out of files: CSV, tables in NetCDF, and fields over latitude and longitude."""
+"""Rows of observations from files: CSV, tables in NetCDF, and fields over latitude and longitude."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .grids import kind_of
 from .selection import Choice, selected
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": r"\s+"}
-"""What stands between the columns of a table, by the ending of its name."""
+"""The separator of the columns of a table, by the ending of its name."""
 
 OTHER_NAMES = {"latitude": "lat", "longitude": "lon", "error": "std", "sigma": "std", "uncertainty": "std"}
 
 
 def renamed(name: str) -> str:
-    """Return the name of a column as tables have it here."""
+    """Return the name of a column in its canonical form."""
     plain = name.strip()
     return OTHER_NAMES.get(plain.lower(), plain)
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """Read a CSV file, its rows labelled; ValueError for a file that is no table."""
+    """Read a CSV file with labelled rows; ValueError for a file that is not a table."""
     try:
         frame = pd.read_csv(path, comment="#", sep=SEPARATORS[path.suffix.lower()], skipinitialspace=True)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, OSError) as error:

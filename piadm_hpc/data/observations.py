@@ -1,4 +1,4 @@
-"""Tables of observations from CSV or NetCDF files: where, of what, how much, and how exact.
+"""Tables of observations from CSV or NetCDF files: places, variables, values and errors.
 
 A table has one observation a row. Its columns are `value`, `std` (the standard deviation of the error), `variable`, and a place:
 `lat` and `lon` of a point, `south`, `north`, `west` and `east` of a box that is averaged over, or `degree` and `order` of a
@@ -24,19 +24,22 @@ PLACES: dict[str, tuple[str, ...]] = {
     "box": ("south", "north", "west", "east"),
     "harmonic": ("degree", "order"),
 }
-"""Columns that say where an observation was made, by its kind."""
+"""Columns that give the place of an observation, by its kind."""
+
+AXES = ("x", "y", "z")
+"""Columns of the observed position of an atom."""
 
 CELL = ("cell_lat", "cell_lon", "south", "north", "west", "east")
 
 
 @dataclass(frozen=True)
 class ObservationTable:
-    """Observations as they stand in a file, one entry a row.
+    """Observations as they are in a file, one entry per row.
 
     `columns` holds at least value and std [m] float64, variable and units [m] (text; units empty where none are given), kind
     [m] (a key of PLACES, "cell" for the value of a field, or "function"), group and correlation [m], and the columns of the
-    places, NaN where a row has none. `lead` (numbers) and `time` (text) are there where the file has them. `labels` [m] name the
-    rows in messages.
+    places, NaN where a row has none. `lead` (numbers), `time`, `axis` and `average` (text) are there where the file has
+    them. `labels` [m] name the rows in messages.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -50,7 +53,7 @@ class ObservationTable:
 
     @property
     def sha256(self) -> str:
-        """Digest of all rows, which tells other observations from these."""
+        """Digest of all rows, which distinguishes these observations from others."""
         digest = hashlib.sha256()
         for name in sorted(self.columns):
             values = self.columns[name]
@@ -60,7 +63,7 @@ class ObservationTable:
 
     @property
     def dates(self) -> np.ndarray:
-        """Return what tells when rows were observed, [m] text: their lead and time, empty where the file says neither."""
+        """Return lead and time of the rows, [m] text; empty where the file has neither."""
         parts = [self.columns[name].astype(str) for name in ("lead", "time") if name in self.columns]
         return np.array([" ".join(row) for row in zip(*parts, strict=True)] or [""] * len(self), dtype=object)
 
@@ -85,15 +88,15 @@ def read_observations(
     """Read observations of some `variables` from a CSV file, or from anything that xarray opens.
 
     `select` chooses one value along further dimensions of a NetCDF file. `std` holds where the file gives none. Rows without a
-    value are left out. With `placed` false the rows need no place, because a function observes. Raises ValueError with all
-    mistakes of the file at once.
+    value are left out. With `placed` false the rows need no place, because a function gives the observed values. Raises
+    ValueError with all mistakes of the file at once.
     """
     path = Path(path)
     if not path.is_file() and not path.is_dir():
         raise ValueError(f"{path}: no such file")
     try:
         frame = read_csv(path) if path.suffix.lower() in SEPARATORS else read_netcdf(path, variables, select or {})
-        return _table(_long(frame, variables), variables, std, placed)
+        return _table(_by_axis(_long(frame, variables)), variables, std, placed)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -116,6 +119,18 @@ def _long(frame: pd.DataFrame, variables: Sequence[str]) -> pd.DataFrame:
                 part = part.assign(**{column: frame[f"{name}{end}"]})
         parts.append(part)
     return pd.concat(parts)
+
+
+def _by_axis(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose positions of atoms, rows with x, y and z, are three rows each, with a column axis."""
+    if not {"atoms", *AXES} <= set(frame.columns):
+        return frame
+    there = frame[list(AXES)].notna().any(axis=1)
+    parts = [frame[~there]] if not there.all() else []
+    for axis in AXES:
+        part = frame[there].assign(value=frame.loc[there, axis], axis=axis)
+        parts.append(part.set_index(pd.Index([f"{label} {axis}" for label in part.index])))
+    return pd.concat(parts).drop(columns=list(AXES))
 
 
 def _table(frame: pd.DataFrame, variables: Sequence[str], std: float | None, placed: bool) -> ObservationTable:
@@ -141,8 +156,7 @@ def _table(frame: pd.DataFrame, variables: Sequence[str], std: float | None, pla
     if "lead" in frame.columns:
         columns["lead"], wrong = _numbers(frame, "lead", None)
         mistakes += wrong
-    if "time" in frame.columns:
-        columns["time"] = _texts(frame, "time", "")
+    columns |= {name: _texts(frame, name, "") for name in ("time", "axis", "average") if name in frame.columns}
     columns["group"] = _groups(frame)
     table = ObservationTable(columns, np.asarray(frame.index, dtype=object))
     table = table.keep(np.isfinite(table["value"]))
@@ -160,7 +174,7 @@ def _numeric() -> tuple[str, ...]:
 
 
 def _kinds(frame: pd.DataFrame, placed: bool) -> tuple[np.ndarray, str]:
-    """What every row is, and what is wrong where a row is nothing or several things."""
+    """The kind of every row, and the mistake where a row has none or several."""
     if not placed:
         return np.full(len(frame), "function", dtype=object), ""
     if "cell_lat" in frame.columns:
@@ -208,7 +222,7 @@ def _groups(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _unusable(table: ObservationTable) -> list[str]:
-    """What is wrong with errors and correlations."""
+    """The mistakes in errors and correlations."""
     std, correlation, group = table["std"], table["correlation"], table["group"]
     checks = {
         "std must be a positive number": ~(np.isfinite(std) & (std > 0)),

@@ -1,6 +1,6 @@
-"""The one reader of gridded fields: every file is opened, chosen from, put right and checked here, whoever asks.
+"""The reader of all gridded fields: every file is opened, its fields selected, corrected and checked here.
 
-What can be put right in one way only is put right, with a line in the log; all other mistakes are reported at once.
+Mistakes that can be corrected in only one way are corrected, with a line in the log; all others are reported at once.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class RawFields:
     """Fields as they are in the files: `values` [samples, channels, *grid] float32, NaN where missing.
 
     A variable has a channel for each of its levels. `file` [samples] numbers the file each sample came from, `names` are those
-    files' names. `dates` has the date of every sample, in order, or is a text that says why there are none. `coordinates` are
-    those of the grid, `levels` those of dimensions kept in every sample, and `auxiliary` all others of the fields.
+    files' names. `dates` has the date of every sample, in order, or is a text with the reason why there are none. `coordinates`
+    are those of the grid, `levels` those of dimensions kept in every sample, and `auxiliary` all others of the fields.
     """
 
     values: np.ndarray
@@ -47,13 +47,13 @@ class RawFields:
 
     @property
     def channels(self) -> dict[str, slice]:
-        """Which channels are those of each variable."""
+        """The slice of channels that belongs to each variable."""
         return channels_of(self.variables, self.levels)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one file holds: `single` are the values along dimensions of one, `sizes` mean and spread of every variable."""
+    """The content of a file: `single` has values along dimensions of length one, `sizes` mean and spread of every variable."""
 
     values: np.ndarray
     dates: Dates | str
@@ -109,7 +109,7 @@ def taken(raw: RawFields, which: np.ndarray) -> RawFields:
 
 
 def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] | None, first: _Part | None) -> _Part:
-    """One file, in the units and on the grid of the first; what was put right is logged by the caller."""
+    """One file, in the units and on the grid of the first; the caller logs the corrections."""
     fields, sample_dims = chosen(dataset, request)
     some = thinning(fields, sample_dims, request.most)
     fields, dataset = fields.isel(some), dataset.isel(some)
@@ -147,7 +147,7 @@ def _read(dataset: xr.Dataset, request: Request, grid: Mapping[str, Coordinate] 
 
 
 def _present(array: xr.DataArray, request: Request, notes: list[str]) -> np.ndarray:
-    """Values float32 with NaN for everything that stands for a missing value; ValueError for what is not declared."""
+    """Values float32 with NaN for all missing values; ValueError for those that are not declared."""
     name = str(array.name)
     outside = outside_valid(array)
     values = array.values.astype(np.float32)
@@ -182,7 +182,7 @@ def _outliers(array: xr.DataArray, values: np.ndarray, group: Outliers) -> str:
 
 
 def _other_values(own: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
-    """Dimensions of one value that have another one in the first file, which cannot be distinguished later."""
+    """Dimensions of length one with another value in the first file, which could not be distinguished later."""
     differing = [dim for dim in own.keys() & first.keys() if not _equal(own[dim], first[dim])]
     return [
         f"its {dim} is {own[dim]}, and {first[dim]} in the first file; name {dim} in sample_dims, or use files of one"
@@ -201,12 +201,12 @@ def _in_units(array: xr.DataArray, wanted: str | None, notes: list[str]) -> xr.D
     if wanted is None:
         return array
     if wanted == "" and given is not None:
-        notes.append(f"{array.name} is in {given!r}; files before name no units, and are taken to be in the same")
+        notes.append(f"{array.name} is in {given!r}; earlier files have no units, and are assumed to be in the same")
         return array
     if given is None:
         if same_units("", wanted):
             return array
-        notes.append(f"{array.name} names no units; taken to be in {wanted!r}")
+        notes.append(f"{array.name} has no units; assumed to be in {wanted!r}")
         return array.assign_attrs(units=wanted)
     with named(str(array.name)):
         values = converted(array.values, given, wanted, difference=named_anomaly(array.attrs))
@@ -216,7 +216,7 @@ def _in_units(array: xr.DataArray, wanted: str | None, notes: list[str]) -> xr.D
 
 
 def _all_dates(dates: Sequence[Dates | str], names: Sequence[str]) -> Dates | str:
-    """The dates of all files, or why they cannot be put in order."""
+    """The dates of all files, or the reason why they cannot be put in order."""
     found = [date for date in dates if not isinstance(date, str)]
     if len(found) == len(dates):
         return Dates.joined(found)

@@ -1,4 +1,4 @@
-"""Interpolation of fields to another grid of rows and columns, by xarray, where a recipe asks for it."""
+"""Interpolation of fields to another grid of rows and columns, by xarray, if a recipe asks for it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Method = Literal["linear", "nearest"]
 
 
 def regridded(fields: xr.Dataset, grid: Mapping[str, Coordinate], method: Method) -> tuple[xr.Dataset, list[str]]:
-    """Fields interpolated to the rows and columns of `grid`, round the globe where longitudes go round it; and a note.
+    """Fields interpolated to the rows and columns of `grid`, across the date line if longitudes are global; and a note.
 
-    Rows up to one step beyond the file's are those of its edge, as at the poles. Raises ValueError for a grid that reaches
+    Rows up to one step beyond the file's get the values of its edge, as at the poles. Raises ValueError for a grid that reaches
     farther than the file. A point near a missing one is missing.
     """
     own = {dim: fields[dim].values.astype(np.float64) for dim in grid}

@@ -13,13 +13,13 @@ import xarray as xr
 Choice = float | str | datetime | date
 
 RELATIVE = 1e-3
-"""How near to the number asked for a coordinate's value must be, relative to that number."""
+"""Largest relative difference between a coordinate's value and the requested number."""
 
 SHOWN = 8
 
 
 def selected(dataset: xr.Dataset, select: Mapping[str, Choice], sample_dims: Sequence[str]) -> tuple[xr.Dataset, list[str]]:
-    """The dataset at one position of every dimension in `select`, and one line for each that cannot be chosen."""
+    """The dataset at one position of every dimension in `select`, and one line for each impossible selection."""
     places, mistakes = {}, []
     for dim, wanted in select.items():
         try:
@@ -44,7 +44,7 @@ def levelled(
             everything = dataset[dim].values if dim in dataset.dims else ()
             places = [_place(dataset, dim, value, sample_dims) for value in wanted or np.asarray(everything).tolist()[:1]]
             if len(set(places)) < len(places):
-                raise ValueError(f"{dim} is asked for the same value twice; give each once")
+                raise ValueError(f"{dim} is requested twice at the same value; give each value once")
             dataset = dataset.isel({dim: places}) if wanted else dataset
         except ValueError as error:
             mistakes.append(f"levels: {error}")
@@ -55,7 +55,7 @@ def _place(dataset: xr.Dataset, dim: str, wanted: Choice, sample_dims: Sequence[
     if dim not in dataset.dims:
         raise ValueError(f"no dimension {dim!r}; {nearest_names(dim, [str(d) for d in dataset.dims])}")
     if dim in sample_dims:
-        raise ValueError(f"{dim!r} counts samples; leave it out of here, or out of sample_dims")
+        raise ValueError(f"{dim!r} is a dimension of samples; leave it out here, or in sample_dims")
     if dim not in dataset.coords:
         raise ValueError(f"{dim!r} has no coordinate values to choose from")
     coordinate = dataset[dim]
@@ -70,7 +70,7 @@ def _place(dataset: xr.Dataset, dim: str, wanted: Choice, sample_dims: Sequence[
 
 
 def _matches(values: np.ndarray, wanted: Choice) -> tuple[np.ndarray, str]:
-    """Positions of values that are the one wanted, and why there may be none."""
+    """Positions of the values that equal the wanted one, and a reason why there may be none."""
     if _dated(values):
         if isinstance(wanted, int | float):
             return np.empty(0, dtype=int), ", since it holds dates; give one, such as 2000-01-15"
@@ -88,7 +88,7 @@ def _dated(values: np.ndarray) -> bool:
 
 
 def _text(value: Any) -> str:
-    """A value as it is compared and shown; dates as in ISO 8601, without a time of midnight."""
+    """A value as text, for comparison and display; dates as in ISO 8601, without a time of midnight."""
     if isinstance(value, bytes):
         return value.decode(errors="replace").strip()
     if isinstance(value, np.datetime64):
@@ -104,6 +104,6 @@ def _listed(values: np.ndarray) -> str:
 
 
 def nearest_names(name: str, known: Sequence[str]) -> str:
-    """Which known names are like a name, else all of them."""
+    """The known names that are similar to a name, else all of them."""
     close = get_close_matches(name, known, n=3, cutoff=0.4)
     return f"nearest are {', '.join(close)}" if close else f"there are {', '.join(known) or 'none'}"

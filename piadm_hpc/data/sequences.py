@@ -16,13 +16,13 @@ from .normalise import Normalisation
 log = logging.getLogger(__name__)
 
 NEAR = 1.5
-"""Times the usual distance of two samples in time beyond which there is a gap between them."""
+"""Multiple of the usual time step from which there is a gap between two samples."""
 
 
 def starts_of(dates: Dates | str, file: np.ndarray, members: np.ndarray, length: int, stride: int) -> np.ndarray:
     """Return the samples [windows, length] of all sequences among the `members` [k], by index, without gaps in time.
 
-    Sequences begin `stride` samples apart, anew after every gap. Without dates the samples of each file are taken to be
+    Sequences begin `stride` samples apart, counted anew after every gap. Without dates the samples of each file are taken to be
     consecutive.
     """
     if isinstance(dates, str):
@@ -66,7 +66,7 @@ def joined(states: Tensor, windows: np.ndarray, channels: Mapping[str, slice]) -
 
 
 def first_times(layout: Layout) -> np.ndarray:
-    """Return the channels of the first step of every variable, by number; all of them where there are no steps."""
+    """Return the channels of the first step of every variable, by number; all of them if there are no steps."""
     sizes = {variable.name: layout.channels(variable) for variable in layout.variables}
     rows = []
     for variable, part in zip(layout.variables, channel_slices(sizes).values(), strict=True):

@@ -1,4 +1,4 @@
-"""Which samples of fields are trained on: repetitions left out, and parts held out by file or by fraction."""
+"""The samples of fields to train on: repetitions are left out, and parts are held out by file or by fraction."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def split(config: HoldOut, raw: RawFields) -> tuple[RawFields, np.ndarray]:
 
 
 def _name_shared_dates(raw: RawFields, part: np.ndarray) -> None:
-    """Log dates that stand in training and held-out files with different fields, as those of an ensemble do."""
+    """Log dates that occur in training and held-out files with different fields, as in an ensemble."""
     if isinstance(raw.dates, str):
         return
     shared = np.isin(raw.dates.key, raw.dates.key[part == "train"]) & (part != "train")

@@ -1,4 +1,4 @@
-"""What fields are standardised by: where there are data, the climatology, and the scale of their deviations from it."""
+"""The standardisation of fields: the mask of points with data, the climatology, and the scale of deviations from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Where there are data [channels, *grid], and which samples [samples, channels, *grid] have all of them [samples].
+    """The mask of points with data [channels, *grid], and which of the fields [samples, channels, *grid] are complete [samples].
 
     Raises ValueError if nothing is left of the grid or of the samples.
     """
@@ -34,7 +34,7 @@ def static_mask(values: np.ndarray, max_missing: float) -> tuple[np.ndarray, np.
 
 
 def seasons_of(raw: RawFields) -> np.ndarray:
-    """Which climatology each sample is compared with: 0 for January to 11 for December."""
+    """The index of the climatology for each sample: 0 for January to 11 for December."""
     if isinstance(raw.dates, str):
         raise ValueError(
             f'anomaly = "monthly" needs a sample dimension with calendar dates, and {raw.dates}; write times as '
@@ -58,7 +58,7 @@ def climatology_of(values: np.ndarray, train: np.ndarray, season: np.ndarray, se
 def scale_of(
     centred: np.ndarray, mask: np.ndarray, labels: Sequence[str], kind: Literal["pointwise", "global"], floor: float
 ) -> np.ndarray:
-    """Standard deviation [channels, *grid], floored at a fraction of its global rms: what a state of one stands for."""
+    """Standard deviation [channels, *grid], floored at a fraction of its global rms: the physical size of a state of one."""
     spread = np.sqrt((centred**2).mean(0, dtype=np.float64))
     rms = np.array([np.sqrt((s[m] ** 2).mean()) if m.any() else 0.0 for s, m in zip(spread, mask, strict=True)])
     flat = [label for label, r in zip(labels, rms, strict=True) if not r > 0]

@@ -6,7 +6,8 @@ not fit together are refused with advice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..config.paths import expanded
 from ..schema.topology import Topology
+from .frame_inputs import FrameConditionConfig, FrameInput, read_frame_inputs
 from .inputs import PARTS, expand, parts_by_file, parts_by_fraction, require_one_way_to_hold_out
 from .trajectory_files import open_universe, positions_of, read_file, readable_failures, select, topology_file, topology_of
 
@@ -23,10 +25,10 @@ class TrajectoryConfig(BaseModel):
     """Configuration of the frames to read and of their alignment.
 
     `trajectories` are paths or globs in any format of MDAnalysis, or HDF5 files of mdtraj or this package; `topology` names
-    the atoms (PDB and others; default: topology.pdb beside the first trajectory, or what such an HDF5 file says itself).
-    `selection` is MDAnalysis' selection language. `alignment`: "superposed" turns every frame onto the mean structure,
-    "centred" only shifts it. With `unwrap` molecules that a periodic box cut are made whole. Frames whose chiral centres
-    are mirror images of those in `topology` are left out. HDF5 files may carry a `log_weight` per frame. Every training
+    the atoms (PDB and others; default: topology.pdb beside the first trajectory, or the topology in such an HDF5 file).
+    `selection` is MDAnalysis' selection language. `alignment`: "superposed" rotates every frame onto the mean structure,
+    "centred" only shifts it. With `unwrap` molecules that are split across a periodic box are reassembled. Frames whose chiral
+    centres are mirror images of those in `topology` are left out. HDF5 files may carry a `log_weight` per frame. Every training
     frame is used `relabel` times, each time with the hydrogens of methyl groups (and other rotors) permuted at random.
     Held-out trajectories are named by glob, held-out frames by last fraction.
     """
@@ -58,7 +60,7 @@ class TrajectoryConfig(BaseModel):
 class Frames:
     """Usable frames: `positions` [n, atoms, 3] in nm, `weight` [n], and the numbers `file` [n] of their files among `names`.
 
-    `excluded` counts the frames that were left out, by reason.
+    `excluded` counts the frames that were left out, by reason. `inputs` are those of a conditional model, by name.
     """
 
     positions: np.ndarray
@@ -67,14 +69,17 @@ class Frames:
     names: tuple[str, ...]
     topology: Topology
     excluded: dict[str, int]
+    inputs: Mapping[str, FrameInput] = field(default_factory=dict)
 
     def take(self, chosen: np.ndarray) -> Frames:
         """Select frames by index."""
-        return Frames(self.positions[chosen], self.weight[chosen], self.file[chosen], self.names, self.topology, self.excluded)
+        inputs = {name: replace(given, values=given.values[chosen]) for name, given in self.inputs.items()}
+        arrays = {name: getattr(self, name)[chosen] for name in ("positions", "weight", "file")}
+        return replace(self, **arrays, inputs=inputs)
 
 
-def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
-    """Read the frames that a configuration describes; relative paths start at `root`.
+def read_frames(config: TrajectoryConfig, root: Path = Path(), condition: FrameConditionConfig | None = None) -> Frames:
+    """Read the frames that a configuration describes, with the inputs of a `condition`; relative paths start at `root`.
 
     Raises ValueError for files that cannot be read or do not fit together, and if fewer than two frames are usable.
     """
@@ -89,21 +94,28 @@ def read_frames(config: TrajectoryConfig, root: Path = Path()) -> Frames:
         topology = topology_of(atoms, structure)
         hands = signs(positions_of(first, atoms)[None], topology)
         read = [read_file(structure, path, config.selection, part, unwrap=config.unwrap) for path in paths]
+    counts = [len(r[0]) for r in read]
+    inputs = {} if condition is None else read_frame_inputs(condition, paths, counts, part, root)
     positions = in_order(np.concatenate([r[0] for r in read]), topology)
     logs = np.concatenate([r[1] for r in read])
     weight = np.exp(logs - logs[np.isfinite(logs)].max(initial=0.0))
-    file = np.repeat(np.arange(len(read)), [len(r[0]) for r in read])
+    file = np.repeat(np.arange(len(read)), counts)
     finite = np.isfinite(positions).all((1, 2)) & np.isfinite(weight)
     flipped = finite & (signs(np.where(finite[:, None, None], positions, 0), topology) != hands).any(1)
     excluded = {"not finite": int((~finite).sum()), "other hand": int(flipped.sum())}
-    kept = np.flatnonzero(finite & ~flipped)
+    usable = finite & ~flipped
+    if inputs:
+        given = np.all([np.isfinite(one.values) for one in inputs.values()], axis=0)
+        excluded["without a condition"] = int((usable & ~given).sum())
+        usable &= given
+    kept = np.flatnonzero(usable)
     if len(kept) < 2:
         raise ValueError(
             f"{len(kept)} of {len(positions)} frames can be used ({_counts(excluded)}); check that {structure} has the "
             "handedness of the trajectories, and that these are whole"
         )
     names = tuple(path.name for path in paths)
-    return Frames(positions, weight, file, names, topology, excluded).take(kept)
+    return Frames(positions, weight, file, names, topology, excluded, inputs).take(kept)
 
 
 def split(config: TrajectoryConfig, frames: Frames) -> dict[str, Frames]:
@@ -120,8 +132,8 @@ def split(config: TrajectoryConfig, frames: Frames) -> dict[str, Frames]:
     return parts
 
 
-def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
-    """Draw positions [n, atoms, 3] by weight, as many as there are frames, by systematic resampling in shuffled order.
+def unweighted(frames: Frames, *, seed: int) -> Frames:
+    """Draw frames of equal weight by their weights, as many as there are, by systematic resampling in shuffled order.
 
     Frames of equal weight are drawn once each.
     """
@@ -129,14 +141,14 @@ def unweighted(frames: Frames, *, seed: int) -> np.ndarray:
     generator = np.random.default_rng(seed)
     ladder = np.cumsum(frames.weight) / frames.weight.sum()
     chosen = np.searchsorted(ladder, (np.arange(count) + generator.random()) / count).clip(max=count - 1)
-    return np.asarray(frames.positions[generator.permutation(chosen)])
+    return replace(frames.take(generator.permutation(chosen)), weight=np.ones(count))
 
 
 def in_order(positions: np.ndarray, topology: Topology) -> np.ndarray:
     """Order the equivalent atoms of every rotor of positions [n, atoms, 3] counter-clockwise about its bond.
 
-    Exchanging the names of two hydrogens of a methyl group leaves the molecule unchanged, yet no motion of the atoms does it:
-    simulations set up separately would appear to be of different molecules.
+    Exchanging the names of two hydrogens of a methyl group leaves the molecule unchanged, but no motion of the atoms has this
+    effect: simulations set up separately would appear to be of different molecules.
     """
     near, ordered = topology.neighbours, positions.copy()
     for first, second, third in topology.rotors():

@@ -35,7 +35,7 @@ def topology_file(given: Path | None, trajectory: Path) -> Iterator[Path]:
 
 @contextmanager
 def readable_failures(structure: Path) -> Iterator[None]:
-    """Turn failures of the reader into words, and leave out its warnings."""
+    """Turn failures of the reader into readable errors, and suppress its warnings."""
     try:
         import MDAnalysis  # noqa: F401
     except ImportError:
@@ -89,7 +89,7 @@ def positions_of(universe: Any, atoms: Any) -> np.ndarray:
 
 
 def topology_of(atoms: Any, source: object) -> Topology:
-    """The selected atoms with elements and bonds; what the file `source` leaves out is guessed where one choice is left.
+    """The selected atoms with elements and bonds; those missing in the file `source` are guessed if only one choice is possible.
 
     Raises ValueError for atoms whose element or bonds remain unknown.
     """
@@ -134,7 +134,7 @@ def _require_same_atoms(stored: Topology, universe: Any, path: Path, structure: 
 
 
 def _in_memory(structure: Path, path: Path, stored: StoredConformers) -> Any:
-    """MDAnalysis' universe of frames that were read already, with their periodic boxes."""
+    """MDAnalysis' universe of frames that have already been read, with their periodic boxes."""
     universe = open_universe(structure)
     _require_same_atoms(stored.topology, universe, path, structure)
     box = None if stored.box is None else stored.box / np.array([ANGSTROM] * 3 + [1.0] * 3)
@@ -150,11 +150,13 @@ def _one_by_one(universe: Any, atoms: Any, part: slice, path: Path) -> np.ndarra
         for done, _ in enumerate(steps):
             frames[done] = positions_of(universe, atoms)
     except Exception as error:
-        raise ValueError(f"{path}: breaks off ({_first_line(error)}); copy it again, or cut it at the last whole frame") from None
+        raise ValueError(
+            f"{path} is truncated ({_first_line(error)}); copy it again, or cut it at the last whole frame"
+        ) from None
     found, promised = universe.trajectory.n_frames, _promised(path)
     if promised > found or done + 1 < len(steps):
         raise ValueError(
-            f"{path}: breaks off: {found} of {max(promised, found)} frames are there; copy it again, or cut it there"
+            f"{path} is truncated: {found} of {max(promised, found)} frames are there; copy it again, or cut it there"
         )
     return frames
 

@@ -1,4 +1,4 @@
-"""Transforms of single variables back to values, as differentiable functions of tensors."""
+"""The inverse transforms of single variables, as differentiable functions of tensors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .transforms import Transform
 def tensor_values(transform: Transform, scores: Tensor) -> Tensor:
     """Return the values of scores, float64 in any shape, as `transform.values` does.
 
-    Where scores stand for an atom, such as dry days, the derivative is that at its edge: the value does not move there, and
-    what is observed could not move the score either.
+    Where scores belong to an atom, such as dry days, the derivative is that at its edge: the value is constant there, so that an
+    observation could not change the score otherwise.
     """
     z, lower, upper = scores.to(torch.float64), transform.lower, transform.upper
     if transform.kind == "log":

@@ -1,4 +1,4 @@
-"""Transforms of single variables to something nearly Gaussian and back, so that samples keep bounds, skewness and dry days."""
+"""Transforms of single variables to nearly Gaussian values and back, so that samples keep bounds, skewness and dry days."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KNOTS, TAIL, ATOM = 400, 0.01, 1e-3
 """Knots of a table of quantiles, the share of values in an extrapolated tail, and the least share at a bound that is an atom."""
 
 BLUR = 2.0
-"""Points over which the neighbourhood of a dry point reaches."""
+"""Radius of the neighbourhood of a dry point, in points."""
 
 
 class TransformConfig(BaseModel):
@@ -28,7 +28,7 @@ class TransformConfig(BaseModel):
 
     "log", "sqrt" and "boxcox" need a lower bound (default 0), "logit" both (default 0 and 1). "quantile" maps quantiles to
     those of a normal distribution, with generalised Pareto tails where there is no bound; values at the lower bound itself, such
-    as dry days, become an atom where they are many. `power` is that of "boxcox"; without it the most likely one is used.
+    as dry days, become an atom if there are many of them. `power` is that of "boxcox"; by default the most likely one is used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +59,7 @@ class Transform:
     """A monotone map of values to scores and back.
 
     `table` [k, 2] holds quantiles and their scores; `dry` [k, 2] blurred scores of points at the lower bound, and the scores
-    that they are given, below `atom`; `tails` are location, scale and shape of the lower and the upper one.
+    assigned to them, below `atom`; `tails` are location, scale and shape of the lower and the upper one.
     """
 
     kind: Kind
@@ -72,7 +72,7 @@ class Transform:
     tails: tuple[tuple[float, float], tuple[float, float]] = ((0.0, 0.0), (0.0, 0.0))
 
     def scores(self, values: np.ndarray) -> np.ndarray:
-        """Return the scores of values [n, *grid], NaN where they are; a dry point's follow from those around it."""
+        """Return the scores of values [n, *grid], NaN where values are NaN; those of dry points follow from their neighbours."""
         x = values.astype(np.float64)
         if self.kind == "log":
             return np.log(x - self.lower)
@@ -243,9 +243,9 @@ def _fit_quantiles(values: np.ndarray, x: np.ndarray, lower: float, upper: float
 
 
 def _tail(x: np.ndarray, edge: float, side: int, bounded: np.bool) -> tuple[float, float]:
-    """Scale and shape of the generalised Pareto distribution of what lies beyond `edge`, by probability-weighted moments.
+    """Scale and shape of the generalised Pareto distribution of values beyond `edge`, by probability-weighted moments.
 
-    Of a bounded side there is none (Hosking and Wallis 1987); shapes beyond one half have no variance and are not believed.
+    A bounded side has none (Hosking and Wallis 1987); shapes beyond one half have no variance and are not accepted.
     """
     excess = np.sort(np.abs(x[x > edge] - edge if side else edge - x[x < edge]))
     if bounded or len(excess) < 10 or excess[-1] <= 0:

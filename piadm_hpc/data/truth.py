@@ -1,4 +1,4 @@
-"""What happened, from any file that xarray opens: fields that the members of a run are scored against."""
+"""The observed truth, from any file that xarray opens: fields against which the members of a run are scored."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def read_truth(
     """The truth by variable, [groups or 1, *grid] float32, in the units and on the grid of the variables.
 
     `groups` are the dimensions of a run along which its statistics are separate: the file has a variable of every name on the
-    grid, along these dimensions, or one further dimension that counts the same, or none, and then it is the truth of all.
-    `ranges` are the lowest and the highest field that the members are likely to reach, NaN where they have no value. Raises
-    ValueError listing everything that does not fit.
+    grid, along these dimensions, or along one dimension of their joint size, or along none, and then it is the truth for all
+    groups. `ranges` are the lowest and the highest field that the members are likely to reach, NaN where they have no value.
+    Raises ValueError listing everything that does not fit.
     """
     mistakes: list[str] = []
     found: dict[str, np.ndarray] = {}
@@ -81,7 +81,7 @@ def _field(
 
 
 def _further(dims: list[str], array: xr.DataArray, groups: Mapping[str, Coordinate]) -> list[str]:
-    """The dimensions beside the grid, in the order of the run's groups; dimensions of one value count for nothing."""
+    """The dimensions beside the grid, in the order of the run's groups; dimensions of length one are ignored."""
     counting = [dim for dim in dims if array.sizes[dim] > 1 or dim in groups]
     if not counting:
         return dims
@@ -96,7 +96,7 @@ def _further(dims: list[str], array: xr.DataArray, groups: Mapping[str, Coordina
 
 
 def _ordered(array: xr.DataArray, dims: Sequence[str], groups: Mapping[str, Coordinate]) -> xr.DataArray:
-    """The fields in the order of the run's conditions or starts, by their labels, where the file has such labels."""
+    """The fields in the order of the run's conditions or starts, by their labels, if the file has such labels."""
     last = dims[-len(groups) :] if groups and len(dims) >= len(groups) else []
     for dim, (name, coordinate) in zip(last, groups.items(), strict=False):
         if dim not in array.coords or array.sizes[dim] != len(coordinate.values):

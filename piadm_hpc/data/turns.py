@@ -1,4 +1,4 @@
-"""The volume of the copies of a conformer that superposition makes one: the weight of a density over superposed frames."""
+"""The volume of the rotated copies of a conformer that superposition identifies: the weight of a density of superposed frames."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .superpose import centred
 def log_turns(positions: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Return log det(tr(S) I - S) [n], S = sym(sum_i x_i c_i^T), of conformers [n, atoms, 3] superposed on `centre` [atoms, 3].
 
-    A density of all conformers, turned in every way, is a density over superposed frames times this volume, up to a constant:
-    the Jacobian of the coordinates (frame, rotation) at a frame, in which sum_i c_i x x_i = 0. A frame where the matrix is not
-    positive definite is no least-squares superposition but another stationary point of it, and has -inf.
+    A density of all conformers in all orientations is a density of superposed frames times this volume, up to a constant:
+    the Jacobian of the coordinates (frame, rotation) at a frame, in which sum_i c_i x x_i = 0. A frame whose matrix is not
+    positive definite is not a least-squares superposition but another stationary point, and has -inf.
     """
     sizes = np.linalg.eigvalsh(_inertia(positions, centre))
     positive = (sizes > 0).all(1)

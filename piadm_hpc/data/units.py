@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 
 NONE = ("", "1")
-"""How files write that a number has no dimension."""
+"""The units with which files mark dimensionless numbers."""
 
 
 def units_of(attrs: Any) -> str | None:
-    """The units among a variable's attributes, or None where it names none."""
+    """The units among a variable's attributes, or None if it has none."""
     return str(attrs["units"]).strip() if "units" in attrs else None
 
 
 def same_units(given: str, wanted: str) -> bool:
-    """Whether two texts are the same units as they stand."""
+    """Whether two texts are the same units without conversion."""
     return given == wanted or {given, wanted} <= set(NONE)
 
 
 def converted(values: np.ndarray, given: str, wanted: str, *, difference: bool = False) -> np.ndarray:
-    """Values in the units `wanted`, float32; of a `difference`, such as an anomaly, only the factor counts (1 degC is 1 K).
+    """Values in the units `wanted`, float32; for a `difference`, such as an anomaly, only the factor counts (1 degC is 1 K).
 
     Raises ValueError, naming both units, where one of them is unknown or they measure different things.
     """
@@ -35,7 +35,7 @@ def converted(values: np.ndarray, given: str, wanted: str, *, difference: bool =
         old, new = (_parsed(registry, text) for text in (given, wanted))
         # pint measures with exact offsets; a straight line through two points is all a conversion can be
         zero, one = (float(registry.Quantity(value, old).to(new).magnitude) for value in (0.0, 1.0))
-    except Exception:  # the library has an error of its own for every way in which text is no unit
+    except Exception:  # the library has a separate error for every way in which text is not a unit
         raise ValueError(f"is in {given!r}, which cannot be converted to {wanted!r}; convert the file first") from None
     return np.asarray(values * (one - zero) + (0.0 if difference else zero), dtype=np.float32)
 

@@ -53,8 +53,8 @@ class Update:
     """The gain K of observations at any noise level, for the covariance that a reference has there.
 
     Up to DENSE observations a level is one Cholesky factor of R + H C H^T, shared by all samples and kept for later calls;
-    above, its systems are solved by conjugate gradients, preconditioned by what the leading directions of the covariance are at
-    the observations. `reference` is in float64.
+    above, its systems are solved by conjugate gradients, preconditioned with the leading directions of the covariance as mapped
+    to the observations. `reference` is in float64.
     """
 
     reference: GaussianReference
@@ -78,7 +78,7 @@ class Update:
         return self._increment(float(ratio), given_noisy(self.reference, ratio), innovation)
 
     def prior_increment(self, innovation: Tensor) -> Tensor:
-        """Return K (y - H x), [n, d] float64, where nothing is known of x but the reference."""
+        """Return K (y - H x), [n, d] float64, with the covariance of the reference itself."""
         return self._increment(math.inf, self.reference.spectrum.to(torch.float64), innovation)
 
     def _increment(self, level: float, gains: Tensor, innovation: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Update:
         return seen + self.observations.noise(u)
 
     def _nearly_inverse(self, level: float, gains: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return (W G W^T + diag R)^-1 as a map of rows [n, m], by Woodbury's formula, with W the leading directions seen."""
+        """Return (W G W^T + diag R)^-1 as a map of rows [n, m], by Woodbury; W are the leading directions at observations."""
         rows, seen, information = self._leading
         inverse = 1 / self.observations.std**2
         if not len(rows):
@@ -114,7 +114,7 @@ class Update:
 
     @cached_property
     def _leading(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Orthonormal rows [k, d] that span the shells of largest variance, what is seen of them [k, m], and how well [k, k]."""
+        """Orthonormal rows W [k, d] that span the shells of largest variance, W H^T [k, m], and their information [k, k]."""
         rows = leading_directions(self.reference, LEADING)
         seen = self.observations.apply(rows) if len(rows) else rows.new_zeros(0, len(self.observations))
         return rows, seen, seen * (1 / self.observations.std**2) @ seen.T
@@ -163,7 +163,7 @@ def condition(reference: GaussianReference, observations: LinearObservations, *,
 def _by_information(reference: GaussianReference, observations: LinearObservations, inside: Tensor, seen: Tensor) -> Tensor:
     """Condition the covariance `inside` [k, k] of the modes, H V = `seen` [m, k], without a matrix over observations.
 
-    Errors, and what the modes leave of the reference at an observation, count as uncorrelated.
+    Errors, and the variance of the reference outside the modes at an observation, count as uncorrelated.
     """
     left = seen_variance(reference, observations) - ((seen @ inside) * seen).sum(-1)
     weight = 1 / (observations.std**2 + left.clamp(min=0))

@@ -47,7 +47,7 @@ class Smoother:
         return torch.cholesky_solve(innovation.T, self.root).T @ self.seen.T @ self.factor
 
     def reduced(self, rows: Tensor) -> Tensor:
-        """Return rows [r, k] that stood beside those of the factor as the observations leave them."""
+        """Return rows [r, k] that correspond to those of the factor, reduced by the observations."""
         half = torch.linalg.solve_triangular(self.root, self.seen.T, upper=False)
         left = torch.eye(len(rows), dtype=rows.dtype, device=rows.device) - half.T @ half
         values, vectors = torch.linalg.eigh((left + left.T) / 2)

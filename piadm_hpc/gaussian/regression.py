@@ -47,15 +47,16 @@ class Regression:
 
 @dataclass(frozen=True)
 class Fit:
-    """A regression, and what it leaves of the training states it was fitted to.
+    """A regression, and its residuals at the training states.
 
     Attributes:
         regression: the fit to all training states.
         residuals: every training state less its mean by the fit to the other folds, [n, d]; residuals of the fit itself are
             too small.
-        shrinkage: how far the gains of single points are drawn to those of all, in units of the maps' variance.
+        shrinkage: how far the gains of single points are drawn towards those of all points, in units of the maps' variance.
         num_modes: number of modes of every map.
         penalty: the ridge, in units of the features' variance.
+        explained: share of the variance of the training states that the residuals lack.
     """
 
     regression: Regression
@@ -63,6 +64,7 @@ class Fit:
     shrinkage: float
     num_modes: int
     penalty: float
+    explained: float
 
 
 def features(modes: Tensor, maps: Tensor, numbers: Tensor) -> Tensor:
@@ -104,7 +106,22 @@ def fit_regression(states: Tensor, maps: Tensor, numbers: Tensor) -> Fit:
     gains = _gains(x, fields, shrinkage, everything)
     regression = Regression(gains, modes[:, :size], *_ridge(phi, x - persisted(gains, fields), penalty))
     local = [_less_persisted(x, fields, shrinkage, kept) for kept in _folds(count)]
-    return Fit(regression, _held_out(local, phi, penalty), shrinkage, size, penalty)
+    residuals = _held_out(local, phi, penalty)
+    explained = 1 - float(residuals.square().sum() / (x - x.mean(0)).square().sum())
+    return Fit(regression, residuals, shrinkage, size, penalty, explained)
+
+
+def without_mean(states: Tensor, maps: Tensor, numbers: Tensor) -> Fit:
+    """Return the fit of a mean that is zero whatever the condition, as that of states is which are as likely turned around."""
+    x, (num_maps, points), num_numbers = states.flatten(1).to(F64), maps.flatten(2).shape[1:], numbers.shape[1]
+    zero = Regression(
+        gains=x.new_zeros(num_maps, x.shape[1] // points, points),
+        modes=x.new_zeros(num_maps, 0, points),
+        centre=x.new_zeros(num_numbers),
+        coefficients=x.new_zeros(num_numbers, x.shape[1]),
+        mean=x.new_zeros(x.shape[1]),
+    )
+    return Fit(zero, x, 0.0, 0, 0.0, 0.0)
 
 
 def _folds(count: int) -> list[Tensor]:
@@ -118,6 +135,8 @@ def _folds(count: int) -> list[Tensor]:
 
 
 def _less_persisted(x: Tensor, fields: Tensor, shrinkage: float, kept: Tensor) -> Tensor:
+    if not fields.shape[1]:
+        return x  # the same one for all folds: there may be hundreds of thousands of conformers
     return x - persisted(_gains(x, fields, shrinkage, kept), fields)
 
 

@@ -1,7 +1,7 @@
 """The stationary Gaussian of a large periodic domain whose windows look like the Gaussian of a small one.
 
-The power of a window, tapered to its edges, is the power of the domain blurred by the taper's own. It is made sharp again by
-multiplying with the ratio of what it should be to what it is, as Lucy (1974) and Richardson (1972) do.
+The power of a window, tapered to its edges, is the power of the domain blurred by the taper's own. It is deconvolved by repeated
+multiplication with the ratio of the wanted to the present power (Richardson 1972, Lucy 1974).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHARPENED = 30  # times
 def stationary(reference: GaussianReference, shape: tuple[int, int]) -> GaussianReference:
     """Return the reference of a periodic domain of `shape` whose windows have mean and spectrum of `reference` [rows, columns].
 
-    Correlations beyond the size of a window are not known, and fall off as smoothly as it allows. Raises ValueError for a
+    Correlations beyond the size of a window are unknown, and decay as smoothly as the window allows. Raises ValueError for a
     domain smaller than the window.
     """
     rows, columns = reference.event_shape

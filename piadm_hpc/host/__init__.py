@@ -1,1 +1,1 @@
-"""The machine: what launchers, Slurm and signals tell a process, without loading MPI."""
+"""The machine: devices, launchers, Slurm and signals, without loading MPI."""

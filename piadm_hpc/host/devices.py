@@ -1,4 +1,4 @@
-"""The devices that networks can run on at this host."""
+"""The devices of this host on which networks can run."""
 
 from __future__ import annotations
 

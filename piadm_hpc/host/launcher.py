@@ -1,4 +1,4 @@
-"""What a launcher tells its processes through the environment, and whether it fits the MPI library; MPI is not loaded here."""
+"""Environment variables that a launcher sets, and checks that it fits the MPI library; MPI is not loaded here."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def start_up_settings(library: str) -> dict[str, str]:
 def clear_leftovers(folder: Path = Path("/dev/shm"), processes: Path = Path("/proc")) -> list[Path]:
     """Remove the shared memory of killed MPICH ranks from this host; returns the files that were removed.
 
-    MPICH names it after the job and the step, and a requeued job has the same ones: its ranks would attach to that memory and
-    end ("Out of memory") or wait for processes that are gone. Memory that is mapped by a process, or new, is in use.
+    MPICH names it after the job and the step, which are the same for a requeued job: its ranks would attach to that memory and
+    end ("Out of memory") or wait for processes that no longer exist. Memory that a process has mapped, or that is new, is in use.
     """
     now, mine = time.time(), os.getuid()
     old = []

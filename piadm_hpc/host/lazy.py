@@ -14,9 +14,9 @@ NONE: Mapping[str, str] = MappingProxyType({})
 def loader(
     package: str, homes: Mapping[str, str], *, modules: Mapping[str, str] = NONE, aliases: Mapping[str, str] = NONE
 ) -> Callable[[str], Any]:
-    """The `__getattr__` of a package: `homes` says in which of its modules each name lives, `modules` where a module lies.
+    """Build the `__getattr__` of a package: `homes` gives the module of each name, `modules` the place of each module.
 
-    A name in `aliases` is called otherwise in its module. What was loaded is kept as an attribute of the package.
+    `aliases` maps names to their names in their module, where these differ. Loaded objects become attributes of the package.
     """
 
     def load(name: str) -> Any:

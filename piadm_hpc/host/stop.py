@@ -1,4 +1,4 @@
-"""Requests to stop a run: by a file in its folder, by a signal, or by a time limit that comes near.
+"""Requests to stop a run: by a file in its folder, by a signal, or because of an approaching time limit.
 
 A signal handler only records the request: ranks communicate between sweeps, never inside a handler.
 """
@@ -28,7 +28,7 @@ MEANING = {signal.SIGUSR1: StopReason.LIMIT, signal.SIGUSR2: StopReason.LIMIT, s
 
 
 class StopRequested(Exception):
-    """A run stopped on request: what is finished is kept, and the same command goes on later.
+    """A run stopped on request: finished work is kept, and the same command continues it later.
 
     `limit` is true when the reason was a time limit, so that the job may requeue itself.
     """
@@ -77,7 +77,7 @@ def request_stop(folder: Path, who: StopReason) -> None:
 
 
 def stop_requested(folder: Path) -> StopReason:
-    """Read who asks by the file in `folder`; a file without a known word was made by a person."""
+    """Read the reason from the stop file in `folder`; a file without a known word counts as the request of a person."""
     try:
         text = (folder / STOP_FILE).read_text(encoding="ascii", errors="replace").strip()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What the network of an adapter is given beside states and times: the section `condition` of adapter.toml, and its tensors."""
+"""The condition of an adapter's network: the section `condition` of adapter.toml, and its tensors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 
 
 class InputSpec(Record):
-    """One input of a foreign network: the variable of that name in files of conditions, and what the network makes of it.
+    """One input of a foreign network: the variable of that name in files of conditions, and its form for the network.
 
-    A "map" is a field on the grid and a "scalar" a number; the network is given (value - offset) / scale of both. A "lag" is the
+    A "map" is a field on the grid and a "scalar" a number; the network receives (value - offset) / scale of both. A "lag" is the
     field of the model's own channel `variable`, `lag` steps earlier, in the scale of that channel. A "class" is a whole number
-    below `classes`; `null` is the label that means "none" to the network. An "embedding" is an array over two `dims` of its
-    own, of the sizes `shape`, such as the states that cross-attention looks at.
+    below `classes`; `null` is the label that means "none" to the network. An "embedding" is an array over two `dims` of its own,
+    of the sizes `shape`, such as the input of cross-attention.
     """
 
     name: str = Field(min_length=1, pattern=NAME)
@@ -65,25 +65,25 @@ class InputSpec(Record):
 
     @property
     def mean(self) -> float:
-        """The value that the network is given as zero."""
+        """The value that becomes zero for the network."""
         return self.offset
 
     @property
     def spread(self) -> float:
-        """Deviation of the values that the network knows; infinite where the file leaves `scale` out."""
+        """Standard deviation of the values in training; infinite if the file has no `scale`."""
         return abs(self.scale) if "scale" in self.model_fields_set else float("inf")
 
     @property
     def own_dims(self) -> dict[str, int]:
-        """Dimensions of the values that are neither of the grid nor count conditions, with their sizes."""
+        """Dimensions of the values beside those of the grid and of the conditions, with their sizes."""
         return {} if self.shape is None else dict(zip(self.dims, self.shape, strict=True))
 
 
 class ConditionSpec(Record):
     """The inputs of a conditional network, in the order in which it takes them within their kind.
 
-    With `dropout` above 0, the share of training in which the network was shown no condition, runs may guide it: then maps,
-    scalars and embeddings are zero and the class is its `null`.
+    With `dropout` above 0, the share of training without a condition, runs may guide it: without a condition maps, scalars and
+    embeddings are zero and the class is its `null`.
     """
 
     inputs: tuple[InputSpec, ...] = Field(min_length=1)
@@ -112,11 +112,11 @@ class ConditionSpec(Record):
 
 @dataclass(frozen=True)
 class ForeignConditioning:
-    """Encodes the inputs of a foreign network as the tensors that it is given, float32, of the kinds that it has.
+    """Encodes the inputs of a foreign network as its tensors, float32, of the kinds that it has.
 
     {"maps": [n, k, y, x], "scalars": [n, q], "classes": [n] int64, "embedding": [n, tokens, features]}, in this order. With a
-    `regression`, a function of such tensors that returns the mean states [n, *event], states of the model are what that mean
-    leaves; the mean is the entry "mean", and with `shown` the first of the maps as well. `channels` has the scale and the
+    `regression`, a function of such tensors that returns the mean states [n, *event], states of the model are the residuals of
+    that mean; the mean is the entry "mean", and with `shown` the first of the maps as well. `channels` has the scale and the
     offset of every channel of the states.
     """
 
@@ -183,7 +183,7 @@ class ForeignConditioning:
         return tree
 
     def trial(self, count: int) -> Tree:
-        """Draw conditions of the network's own scale, with which it can be tried."""
+        """Draw conditions of the network's own scale for a trial call."""
         generator = np.random.default_rng(0)
 
         def value(given: InputSpec) -> np.ndarray:
@@ -205,6 +205,6 @@ class ForeignConditioning:
 
 
 def arguments_of(condition: Condition) -> Tree:
-    """Return what a network is given of an encoded condition: everything but the mean that is added to its states."""
+    """Return the part of an encoded condition that a network receives: everything except the mean that is added to its states."""
     assert isinstance(condition, Mapping)
     return {key: part for key, part in condition.items() if key != "mean" and isinstance(part, Tensor)}

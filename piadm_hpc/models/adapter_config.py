@@ -38,22 +38,22 @@ class NetworkFile(Record):
 
     @property
     def runs_code(self) -> str | None:
-        """The key whose value makes Python run code that the folder chooses; None for a format that is only read."""
+        """The key whose value makes Python run code of the folder's choice; None for a format that is only read."""
         return "callable" if self.callable is not None else "exported" if self.exported is not None else None
 
 
 class RegressionSpec(NetworkFile):
-    """The network that predicts the mean of the states given the condition; the model's own states are what it leaves.
+    """The network that predicts the mean of the states given the condition; the model's own states are its residuals.
 
-    It is called as `f(maps, ...)`, with what a conditional network is given after states and times. With `shown` its prediction
-    is the first of the maps that the model's network is given.
+    It is called as `f(maps, ...)`, with the arguments of a conditional network after states and times. With `shown` its
+    prediction is the first of the maps that the model's network receives.
     """
 
     shown: bool = False
 
 
 class NetworkSpec(NetworkFile):
-    """Where the network is and how it is called: `f(x, time)`, or `f(x, time, node_mask)`, and then what it is conditioned on.
+    """Where the network is and how it is called: `f(x, time)` or `f(x, time, node_mask)`, followed by its condition.
 
     Exactly one of `callable` ("package.module:name"), `diffusers` (a folder with a U-Net), `exported` (a file of
     torch.export) and `mdlus` (a checkpoint of physicsnemo) is given. `time` names what the network takes as its time,
@@ -131,7 +131,7 @@ class ScheduleSpec(Record):
 class ChannelSpec(Record):
     """Components of a state: physical = scale * state + offset, with CF attributes for the file of samples.
 
-    Of a `centred` channel the mean over the atoms of each molecule is zero.
+    The mean of a `centred` channel over the atoms of each molecule is zero.
     """
 
     name: str = Field(min_length=1, pattern=NAME)
@@ -161,8 +161,9 @@ class AdapterConfig(Record):
 
     Give `atoms`, the sizes of the molecules in a state, padded to `nodes`; or `grid`, the shape of fields. `coordinates` is a
     file in the folder that xarray opens, with a coordinate for each of `dims`, the names of the grid's axes, and the variable
-    that `mask` names: non-zero where there are data. `variance` is that of clean states, for the Gaussian that sweeps are
-    built on. `condition` says what a conditional network is given, and `regression` what predicts the mean given that.
+    that `mask` names: non-zero where there are data. `variance` is that of clean states, for the Gaussian that preconditions
+    sweeps. `condition` describes the inputs of a conditional network, and `regression` the network that predicts the mean from
+    them.
     """
 
     name: str = Field(min_length=1)

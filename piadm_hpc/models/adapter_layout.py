@@ -1,4 +1,4 @@
-"""What the states of a foreign network are called in files: variables, coordinates with their attributes, atoms, and gaps."""
+"""The layout of a foreign network's states in files: variables, coordinates with their attributes, atoms, and gaps."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_grid(config: AdapterConfig, folder: Path) -> tuple[dict[str, Coordinate
 
 
 def _weighted(axes: dict[str, Coordinate]) -> dict[str, Coordinate]:
-    """Give rows that are not latitudes equal weights, so that nothing later takes their numbers for degrees."""
+    """Give rows that are not latitudes equal weights, so that their numbers are not taken for degrees later."""
     if not axes:
         return axes
     dim, rows = next(iter(axes.items()))

@@ -1,8 +1,8 @@
-"""Networks of other packages as they are: a folder with adapter.toml says where one is and what it expects.
+"""Unchanged networks of other packages: adapter.toml in a folder describes where a network is and what it expects.
 
 The network is a callable `package.module:name`, a diffusers U-Net folder, a file of torch.export, or a checkpoint of physicsnemo.
-The file names its time, its prediction, its noise schedule, a node mask, the normalisation of its channels and what it is
-conditioned on; nothing is trained again.
+The file names its time, its prediction, its noise schedule, a node mask, the normalisation of its channels and its condition;
+nothing is trained again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .schedules import make_process, with_scheduler
 def adapt(folder: Path, device: torch.device | str = "cpu", *, allow_code: bool = False) -> Model:
     """Load the model of a foreign network that an adapter folder describes, and try it on a few states.
 
-    Raises ConfigError or ValueError, naming file and key, for whatever does not fit, and for code that `allow_code` does not
-    allow to run.
+    Raises ConfigError or ValueError, naming file and key, for anything that does not fit, and for code that `allow_code` does
+    not permit.
     """
     source = folder / ADAPTER
     config = read_adapter(folder)
@@ -90,7 +90,7 @@ def read_adapter(folder: Path) -> AdapterConfig:
 def _conditioning(
     config: AdapterConfig, folder: Path, device: torch.device | str, *, allow_code: bool
 ) -> tuple[ForeignConditioning | None, str]:
-    """Return what encodes the conditions of an adapter (None without any), and the digest of its regression."""
+    """Return the encoder of an adapter's conditions (None without any), and the digest of its regression."""
     if config.condition is None:
         return None, ""
     channels = {channel.name: (channel.scale, channel.offset) for channel in config.channels}
@@ -139,7 +139,7 @@ def _try(
 
 
 def _digest(config: AdapterConfig, folder: Path, network: str) -> str:
-    """SHA-256 of what decides a sample: the configuration, the network, and the file of coordinates and mask."""
+    """SHA-256 of everything that determines a sample: the configuration, the network, and the file of coordinates and mask."""
     parts = [(folder / ADAPTER).read_bytes(), config.model_dump_json().encode(), network.encode()]
     if config.coordinates is not None:
         parts.append((folder / config.coordinates).read_bytes())
@@ -155,7 +155,7 @@ def node_mask(config: AdapterConfig, device: torch.device | str) -> Tensor:
 
 
 def state_mask(config: AdapterConfig, data_mask: np.ndarray | None, device: torch.device | str) -> Tensor | None:
-    """Return which entries of a flat state hold data, [d]; None where all of them do."""
+    """Return which entries of a flat state hold data, [d]; None if all of them do."""
     if config.grid is None:
         mask = node_mask(config, device).expand(config.event_shape).flatten().bool()
     elif data_mask is not None:
@@ -166,7 +166,7 @@ def state_mask(config: AdapterConfig, data_mask: np.ndarray | None, device: torc
 
 
 def centring(config: AdapterConfig) -> Tensor:
-    """Return orthonormal directions [d, k] without any component of a state: shifts of every molecule in centred channels."""
+    """Return orthonormal directions [d, k] along which states have no component: shifts of every molecule in centred channels."""
     if config.grid is not None:
         return torch.zeros(int(np.prod(config.event_shape)), 0, dtype=torch.float64)
     starts, directions = np.cumsum([0, *config.atoms]), []
@@ -180,7 +180,7 @@ def centring(config: AdapterConfig) -> Tensor:
 
 
 def free_gaussian(config: AdapterConfig, constraint: Tensor, mask: Tensor | None) -> GaussianReference:
-    """Return a Gaussian of one variance on the subspace that states lie in, and of none outside it."""
+    """Return a Gaussian with one variance on the subspace of states, and zero variance outside it."""
     shape, size = config.event_shape, int(np.prod(config.event_shape))
     mean, variance = torch.zeros(size, dtype=torch.float64), torch.tensor([config.variance], dtype=torch.float64)
     if constraint.shape[1] == 0:

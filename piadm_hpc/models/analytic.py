@@ -1,6 +1,6 @@
 """Distributions whose scores are known in closed form under any noising process: oracles for tests and benchmarks.
 
-Each target is a score model, draws exact samples, and gives its mean and covariance as a Gaussian reference.
+Each target is a score model, draws exact samples, and provides its mean and covariance as a Gaussian reference.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def score_from_denoised(process: Process, denoised: Tensor, x: Tensor, t: Tensor
 
 
 def checked(result: object, x: Tensor, name: str = "the network") -> Tensor:
-    """Return what a network gave for states x [rows, *event] if it is real numbers of the same shape; ScoreError otherwise.
+    """Return a network's output for states x [rows, *event] if it is real and of the same shape; ScoreError otherwise.
 
     It is detached unless the states require gradients.
     """
@@ -59,7 +59,7 @@ def wrap(network: Network, *, predicts: Prediction, process: Process) -> ScoreMo
     """Return a score model for a network that predicts the score, the noise, x_0, v or the flow.
 
     `network(x [rows, *event], t [rows])` takes states and the process's own times, both in the precision of the states, and
-    returns the shape of the states. A condition that the score is given is passed on as third argument. v = alpha eps - sigma x_0
+    returns the shape of the states. A condition of the score is passed on as third argument. v = alpha eps - sigma x_0
     (Salimans and Ho 2022, divided by alpha^2 + sigma^2 for processes that do not preserve variance); flow = eps - x_0, the
     velocity of rectified flow. Networks may work in place, so callers give states and times that they do not need again, as
     solvers always do. Raises ValueError for another word; the score model raises ScoreError for an output of another shape or

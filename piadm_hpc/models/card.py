@@ -95,7 +95,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
 
     Loading a trained model runs no code from its folder. A folder with adapter.toml holds a network of another package (see
     `adapters`): one that is imported or unpickled is code, which runs only with `allow_code`. Raises ValueError, naming the
-    file, for whatever is missing or damaged, and for code that is not allowed.
+    file, for anything missing or damaged, and for code that is not allowed.
     """
     path = find_model(folder)
     if (path / ADAPTER).is_file():
@@ -140,7 +140,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
 
 
 def _conditioning(card: Card, arrays: Mapping[str, Coordinate], normalisation: Normalisation) -> Conditioning | None:
-    """Return what encodes the model's condition; ValueError for arrays that are missing."""
+    """Return the encoder of the model's condition; ValueError for arrays that are missing."""
     if card.condition is None:
         return None
     num_maps = sum(given.kind in MAPS for given in card.condition.inputs)
@@ -207,7 +207,8 @@ def _network(
     """Return the network that the card describes, without its weights."""
     if isinstance(card.network, ConformerNetworkConfig) and topology is not None and card.molecule is not None:
         turned = card.molecule.alignment == "superposed"
-        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned)
+        numbers = None if conditioning is None else conditioning.num_numbers
+        return make_conformer_network(card.network, normalisation, topology, superposed_frame=turned, given=numbers)
     if not isinstance(card.network, NetworkConfig):
         raise ValueError(f"{CARD}: a network of atoms needs a section `molecule`")
     grid = {dim: coordinates[dim] for dim in card.grid}

@@ -1,4 +1,4 @@
-"""The climatology that a model of anomalies was trained without, and the names of the absolute fields; no model is loaded."""
+"""The climatology that was removed before training, and the names of the absolute fields; no model is loaded."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Climatology:
 
 
 def climatology_of(folder: Path, sha256: str | None = None) -> Climatology | None:
-    """Read the climatology in a model's folder; None for a model whose fields are absolute, or whose data nobody described.
+    """Read the climatology in a model's folder; None for a model whose fields are absolute, or whose data are not described.
 
     With `sha256`, that of the model that samples were made with, the folder must hold that model. Raises ValueError for another
     model, for files that were changed, and for a model of anomalies that keeps no climatology.
@@ -81,7 +81,7 @@ def _sizes(arrays: Mapping[str, Coordinate], dims: Sequence[str]) -> tuple[int, 
 
 
 def _names(card: Card, stored: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Names as they were stored; for a model without them, those that its recipe and the long names of its anomalies tell."""
+    """The stored names; for a model without them, those that follow from its recipe and the long names of its anomalies."""
     if NAMES in stored:
         found: dict[str, dict[str, str]] = json.loads(str(stored[NAMES]))
         return found

@@ -1,4 +1,4 @@
-"""What a model's folder says of its conditions: the inputs, and the grid and the levels that files of conditions must fit."""
+"""The description of conditions in a model's folder: the inputs, and the grid and levels that files of conditions must fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Levels = Mapping[str, Known]
 
 @dataclass(frozen=True)
 class ConditionFrame:
-    """The inputs of a conditional model, its grid with the points that have data, and what is known of its variables."""
+    """The inputs of a conditional model, its grid with the points that have data, and statistics of its variables."""
 
     inputs: Sequence[Input]
     grid: Mapping[str, Coordinate]
@@ -57,7 +57,7 @@ class ConditionFrame:
         return cls(config.condition.inputs, grid, everywhere if mask is None else mask, levels)
 
     def over(self, shape: Sequence[int]) -> ConditionFrame:
-        """Return the frame on a larger domain of no known climatology, whose coordinates go on as those of the grid begin."""
+        """Return the frame on a larger domain without a climatology, whose coordinates continue those of the grid."""
         levels = {name: replace(known, removed=None) for name, known in self.levels.items()}
         return replace(self, grid=domain_grid(self.grid, shape), mask=np.ones(tuple(shape), dtype=bool), levels=levels)
 
@@ -67,7 +67,7 @@ class ConditionFrame:
 
 
 def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> Levels:
-    """Mean and spread of the model's variables in physical units, and the climatology that a model of anomalies removed."""
+    """Mean and spread of the model's variables in physical units, and the climatology that was removed before training."""
     mask, mean, scale = (arrays[name].values for name in ("mask", "mean_field", "scale_field"))
     levels = {}
     channels = tuple(Variable(variable.name, variable.dims) for variable in card.variables)
@@ -76,7 +76,7 @@ def _levels(card: Card, arrays: Mapping[str, Coordinate]) -> Levels:
         k = parts[variable.name]
         here = mask[k].astype(bool)
         spread = float(np.sqrt((scale[k][here] ** 2).mean() + mean[k][here].var()))
-        # a variable over levels or times is no input of its own model, and what was removed from it is not asked for
+        # a variable over levels or times is not an input of its own model, so its climatology is not needed
         single = CLIMATOLOGY in arrays and not set(card.leading) & set(variable.dims)
         removed = np.where(here[0], arrays[CLIMATOLOGY].values[:, k.start], np.nan) if single else None
         levels[variable.name] = Known(float(mean[k][here].mean()), spread, card.anomaly != "none", removed)

@@ -24,8 +24,8 @@ class Conditioning:
     """Encodes a model's inputs as {"maps": [n, k + v, lat, lon], "numbers": [n, q + 1]}, float32.
 
     The last v maps are the mean of the v channels of the states given the inputs, by `regression`; the last number is one, and
-    all are zero where no condition is given. States of a conditional model are what that mean leaves, and nothing but `encode`
-    and `mean` knows it.
+    all are zero without a condition. States of a conditional model are the residuals of that mean, which only `encode` and
+    `mean` know.
     """
 
     inputs: tuple[InputCard, ...]
@@ -44,7 +44,7 @@ class Conditioning:
 
     @property
     def num_numbers(self) -> int:
-        """Number of numbers, with the one that says that a condition is given."""
+        """Number of numbers, including the one that marks the presence of a condition."""
         return sum(width_of(given) for given in self.inputs) + 1
 
     def encode(self, values: Mapping[str, np.ndarray]) -> Tree:
@@ -68,7 +68,7 @@ class Conditioning:
 
 
 def width_of(given: InputCard) -> int:
-    """How many numbers an input becomes."""
+    """The number of numbers that an input becomes."""
     return {"lag": 0, "map": 0, "scalar": 1, "ensemble_mean": 1, "month": 2, "class": given.classes}[given.kind]
 
 

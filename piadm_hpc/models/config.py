@@ -13,6 +13,7 @@ from ..config.paths import PathName
 from ..config.validation import build, parse_toml, read
 from ..data.conditions import ConditionConfig
 from ..data.energies import EnergyConfig
+from ..data.frame_inputs import FrameConditionConfig
 from ..data.gridded import DataConfig
 from ..data.trajectories import TrajectoryConfig
 from ..integrators.catalogue import find
@@ -175,8 +176,8 @@ class ConformerTrainConfig(_Record):
     """A training run on conformers of one molecule that writes the model folder `output`.
 
     `network = "none"` fits the Gaussian reference alone. With `energy` the network learns from the energy of the training frames
-    as well, which must be in equilibrium. `initial` is a model, by its name or folder, whose training goes on with these frames:
-    its network, its reference and its coordinates are kept.
+    as well, which must be in equilibrium. `initial` is a model, by its name or folder, whose training is continued with these
+    frames: its network, reference and coordinates are kept. With `condition` the model is one of conformers given its inputs.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
@@ -190,6 +191,7 @@ class ConformerTrainConfig(_Record):
     noise: NoiseConfig = NoiseConfig(lowest=-8.0, highest=11.0, spread=0.5)
     optimiser: OptimiserConfig = OptimiserConfig(batch=1024, rate=1e-3, warm_up=200, weight_decay=0.01)
     sampling: SamplingConfig = SamplingConfig()
+    condition: FrameConditionConfig | None = None
     held_out_frames: int = Field(default=10_000, ge=0)
     stored: Literal["float32", "float16"] = "float32"
     horizon: float | None = Field(default=None, gt=0)
@@ -208,6 +210,10 @@ class ConformerTrainConfig(_Record):
             raise ValueError(f"network: it is that of initial = {self.initial!r}; leave the section out")
         if self.energy is not None and self.network == "none":
             raise ValueError("energy: the reference alone does not learn from it; leave one of energy and network = 'none' out")
+        if self.condition is not None and self.initial is not None:
+            raise ValueError("condition: only models without one can be continued; leave one of condition and initial out")
+        if self.condition is not None and self.energy is not None:
+            raise ValueError("energy: U/kT is that of one temperature and all conformers; leave one of energy and condition out")
         return self
 
     @property
@@ -217,7 +223,7 @@ class ConformerTrainConfig(_Record):
 
 
 def load_config(path: str | Path, changes: Iterable[tuple[str, Any]] = ()) -> TrainConfig | ConformerTrainConfig:
-    """Read a training configuration from a TOML file, with dotted changes; its section `data` tells fields from trajectories.
+    """Read a training configuration from TOML, with dotted changes; the section `data` tells fields and trajectories apart.
 
     Raises ConfigError listing every mistake.
     """

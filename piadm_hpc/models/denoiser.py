@@ -27,7 +27,7 @@ class GaussianDenoiser:
     """The estimate E[x_0 | x_t] of states [rows, *event] at times [rows], in the precision of the states.
 
     `network` maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to [rows, variables, lat, lon] in its own precision;
-    None leaves the Wiener filter alone. A condition is handed on to the network as third argument. `mask` [*event] is true where
+    None leaves only the Wiener filter. A condition is passed on to the network as third argument. `mask` [*event] is true where
     there are data, and the result is zero elsewhere. No state has a component along the orthonormal directions `constraint`
     [d, k], such as shifts of a molecule. With `half` the network multiplies matrices in bfloat16.
     """

@@ -19,8 +19,8 @@ CLASSES = ("UNet2DModel", "UNet2DConditionModel")
 def load_unet(path: Path, device: torch.device | str, dtype: str) -> LoadedNetwork:
     """Load a U-Net's folder, or that of a pipeline; ValueError for what diffusers cannot load or this package cannot call.
 
-    Maps of a condition join the channels of the states, after them; a class is the U-Net's label, and an embedding what
-    its cross-attention looks at.
+    Maps of a condition are appended to the channels of the states; a class is the U-Net's label, and an embedding the input of
+    its cross-attention.
     """
     try:
         import diffusers
@@ -44,7 +44,7 @@ def load_unet(path: Path, device: torch.device | str, dtype: str) -> LoadedNetwo
 
 
 def _caller(unet: Any, *, attends: bool) -> Callable[..., Tensor]:
-    """The U-Net as a function of states, times and a condition; ValueError for kinds of inputs that it lacks or does not take."""
+    """The U-Net as a function of states, times and a condition; ValueError for inputs that it needs or does not take."""
     taken = {"maps", "classes", *(["embedding"] if attends else [])}
 
     def call(x: Tensor, t: Tensor, given: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""A digest of a network that Python imports, so that a run notices when another network stands under the same name.
+"""A digest of a network that Python imports, so that a run notices when another network has the same name.
 
-What can be had is hashed: source files, weights, and the values that a function refers to. What a network reads while it is
-called (files, the environment, a compiled extension) leaves no trace here.
+It covers source files, weights, and the values to which a function refers, as far as they are accessible. It does not cover what
+a network reads while it is called (files, the environment, a compiled extension).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIBRARIES = {"torch", "numpy", "diffusers", "scipy"} | sys.stdlib_module_names  
 
 
 def fingerprint(network: Any) -> tuple[str, tuple[str, ...]]:
-    """Return the SHA-256 of a callable's source, weights and the values it refers to, and the names that could not be seen."""
+    """Return the SHA-256 of a callable's source, weights and the values it refers to, and the names that were not accessible."""
     look = _Look()
     try:
         look.at(network, "the network")
@@ -37,7 +37,7 @@ class _Look:
 
     def __init__(self) -> None:
         self.digest, self.unseen, self.visited = hashlib.sha256(), list[str](), set[int]()
-        self.alive: list[Any] = []  # ids are only unique among objects that live
+        self.alive: list[Any] = []  # ids are unique only among objects that exist
 
     def at(self, value: Any, name: str) -> None:
         """Add one value under a name."""
@@ -91,12 +91,12 @@ class _Look:
         for key, tensor in (*module.named_parameters(), *module.named_buffers()):
             self.at(tensor, f"{name}.{key}")
         for path, part in module.named_modules():
-            # what can grow while the network is called, such as a list of calls, says nothing about which network it is
+            # objects that grow while the network is called, such as a list of calls, do not identify the network
             own = {key: inner for key, inner in vars(part).items() if not key.startswith("_") and key != "training"}
             self.at({key: inner for key, inner in own.items() if isinstance(inner, (*PLAIN, tuple))}, f"{name}.{path}")
 
     def _function(self, function: types.FunctionType, name: str) -> None:
-        """The file it is defined in, its defaults, what it closes over, and the values of the module that it names."""
+        """The file that defines it, its defaults, its closure, and the values of the module that it names."""
         self._source(function, name)
         self.at(function.__defaults__ or (), f"{name}.defaults")
         for key, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):

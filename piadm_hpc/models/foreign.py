@@ -1,7 +1,7 @@
 """A network of another package as a function of states and process times: found, loaded, called and checked.
 
-Networks may work in place, want whole or scaled times, or have weights of lower precision; what they return is checked before
-it enters any arithmetic.
+Networks may work in place, need integer or scaled times, or have weights of lower precision; their output is checked before any
+arithmetic.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _exported(path: Path, device: torch.device | str) -> LoadedNetwork:
 def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, mask: Tensor) -> Network:
     """Return the network as a function of states [rows, *event] and process times [rows], for `wrap` to call.
 
-    That of a conditional model takes an encoded condition as well. What it returns has been checked to be real numbers of the
-    states' shape; they have the precision of the network.
+    That of a conditional model takes an encoded condition as well. Its output has been checked to be real and of the states'
+    shape; it has the precision of the network.
     """
     spec = config.network
     precision = loaded.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
@@ -148,7 +148,7 @@ def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, m
 
 
 def network_time(config: AdapterConfig, process: Process, t: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what the network takes as its time, [rows], for process times t [rows] and states of precision `dtype`."""
+    """Return the network's times, [rows], for process times t [rows] and states of precision `dtype`."""
     spec, t = config.network, t.to(torch.float64)
     if spec.time == "fraction":
         time = t / (config.schedule.count or 1)
@@ -187,11 +187,11 @@ class _InBuckets:
 
 
 def try_network(network: Network, spec: NetworkSpec, states: Tensor, t: Tensor, source: Path, *condition: Condition) -> None:
-    """Call a network on three states [3, *event] at their times t [3], two at a time, and refuse one that cannot be relied on.
+    """Call a network on three states [3, *event] at their times t [3], two at a time, and refuse an unreliable one.
 
     That of a conditional model is called with a condition of three entries.
 
-    A row must have the same answer beside another row and in a second call. Raises ConfigError saying what went wrong.
+    A row must have the same result beside another row and in a second call. Raises ConfigError that explains the failure.
     """
 
     def answer(rows: list[int]) -> Tensor:
@@ -219,11 +219,11 @@ def try_network(network: Network, spec: NetworkSpec, states: Tensor, t: Tensor, 
         raise ConfigError(f"{source}: the network returns numbers that are not finite at time {float(t[0]):.6g} of the schedule")
     if differs(answer([0, 1])):
         raise ConfigError(
-            f"{source}: the network answers differently when it is called twice with the same states; switch off what is random "
+            f"{source}: the network returns different results for the same states; switch off what is random "
             "in it (dropout in training mode?)"
         )
     if differs(answer([0, 2])):
         raise ConfigError(
-            f"{source}: the network's answer for a state depends on the other states of the call (a normalisation over the batch "
+            f"{source}: the network's result for a state depends on the other states of the call (a normalisation over the batch "
             "in training mode?), so samples would depend on their batch"
         )

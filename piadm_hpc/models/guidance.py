@@ -1,4 +1,4 @@
-"""Classifier-free guidance: the score with its condition, and without, in one call of the network."""
+"""Classifier-free guidance: the score with and without its condition, in one call of the network."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Guided:
 
 
 def guided(score: ScoreModel, null: Condition, weight: float) -> ScoreModel:
-    """Return a conditional score under classifier-free guidance; with weight 1 the score itself, which costs no more calls.
+    """Return a conditional score under classifier-free guidance; with weight 1 the score itself, at no extra cost.
 
-    Weights above 1 move samples towards what the condition says, 0 ignores it. `null` is the condition that means "no
+    Weights above 1 strengthen the condition, 0 ignores it. `null` is the condition that means "no
     condition" to the score; every tensor of it has one entry. Raises ValueError for a weight that is not finite.
     """
     if not math.isfinite(weight):

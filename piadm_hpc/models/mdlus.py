@@ -1,4 +1,4 @@
-"""Checkpoints of physicsnemo (.mdlus) as foreign networks: which classes they name, how they are called, and what they imply."""
+"""Checkpoints of physicsnemo (.mdlus) as foreign networks: their classes, how they are called, and the settings they imply."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_mdlus(path: Path, device: torch.device | str, spec: ConditionSpec | Non
     """Load a checkpoint and return it as a function of states, times and a condition.
 
     ValueError for a file that names classes other than physicsnemo's diffusion networks, or cannot be loaded. Only those are
-    instantiated, and weights are read by torch's loader for weights alone.
+    instantiated, and weights are read by torch's loader that accepts weights only.
     """
     module = _module(path, device)
     labels = spec.of_kind("class")[0].classes if spec is not None and spec.of_kind("class") else 0
@@ -178,7 +178,7 @@ def _caller(module: Any, labels: int) -> Callable[..., Tensor]:
 
 
 def _vector(given: Mapping[str, Tensor], labels: int, x: Tensor) -> Tensor | None:
-    """The class as one of so many ones, zero for a label beyond them, followed by the scalars."""
+    """The class as a one-hot vector, zero for a label beyond it, followed by the scalars."""
     if "embedding" in given:
         raise ValueError('physicsnemo\'s U-Nets take no input of kind = "embedding"')
     parts = [given["scalars"].to(x)] if "scalars" in given else []

@@ -28,7 +28,7 @@ class Model:
 
     `score` takes states [rows, *event] (for a network of phase space [rows, 2, *event], position and momentum), times [rows]
     of the process's own clock, both in the precision of the states, and of a conditional model the condition that `conditioning`
-    encodes; its states are residuals, what the mean given the condition leaves. `denoiser` is None for a network of another
+    encodes; its states are residuals of the mean given the condition. `denoiser` is None for a network of another
     package. `reference` is in float64. `mask` [d] (or None) is true where there are data, and no state has a component along
     `constraint` [d, k] (or None). `card` is the model's card, or adapter.toml, as a dictionary; `sha256` identifies all its
     numbers.

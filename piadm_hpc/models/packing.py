@@ -22,7 +22,7 @@ from ..store.arrays import read_arrays, write_arrays
 from ..theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
 from .record import ReferenceCard
 
-RESPONSE = "response.h5"  # what sweeps are built on; no sample depends on it, so the card does not know it
+RESPONSE = "response.h5"  # the response preconditions sweeps; no sample depends on it, so the card does not list it
 
 KINDS: dict[type, str] = {
     MaskedEOF: "masked_eof",
@@ -217,7 +217,7 @@ def save_response(path: Path, response: Response, title: str) -> Path:
 
 
 def with_response(reference: GaussianReference, path: Path) -> GaussianReference:
-    """Return the reference with the response that a model was probed for, where its folder has one."""
+    """Return the reference with the probed response of a model, if its folder has one."""
     if not path.is_file():
         return reference
     try:

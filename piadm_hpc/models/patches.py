@@ -2,7 +2,7 @@
 
 On a periodic domain only what the network adds to its own Gaussian is averaged, on top of the score of the domain's Gaussian,
 which is exact at all scales: s(x) = s_G(x) + mean over patches of s_p(x_p) - s_G,p(x_p). A Gaussian model is then sampled
-without seams. On a domain that ends, scores are averaged as they are, and the Gaussian only preconditions sweeps.
+without seams. On a domain with edges the scores themselves are averaged, and the Gaussian only preconditions sweeps.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from .conditioning import Conditioning, Tree
 from .model import Model
 from .tiling import Tiling
 
-ALIKE = 0.25  # deviations by which the mean may differ between points of a grid whose points are all alike
+ALIKE = 0.25  # standard deviations by which the mean may differ between points of a homogeneous grid
 
 
 @dataclass(frozen=True)
 class PatchedScore:
     """The score of states [rows, *domain]; every row is one call of the patch model's score.
 
-    `small` and `large` are the Gaussian references of a patch and of the domain; without `large` scores are averaged alone.
+    `small` and `large` are the Gaussian references of a patch and of the domain; without `large` the scores themselves are
+    averaged.
     """
 
     score: ScoreModel
@@ -83,8 +84,8 @@ class PatchedConditioning(Conditioning):
 def patched(model: Model, shape: Sequence[int], *, overlap: int | None = None, periodic: bool = True) -> Model:
     """Return a model of a domain of `shape` (rows, columns) that is covered by overlapping patches of a model's grid.
 
-    Neighbouring patches share at least `overlap` points, by default half a patch. Raises ConfigError listing everything that
-    keeps the model from being one of patches: a globe, gaps, several variables, points that are not alike.
+    Neighbouring patches share at least `overlap` points, by default half a patch. Raises ConfigError that lists all reasons why
+    the model cannot be used on patches: a globe, gaps, several variables, an inhomogeneous grid.
     """
     if mistakes := _mistakes(model):
         raise ConfigError("; ".join(f"domain.shape: the model {model.name} {each}" for each in mistakes))
@@ -118,7 +119,7 @@ def of_domain(model: Model, domain: DomainConfig) -> Model:
 
 
 def domain_grid(grid: Mapping[str, Coordinate], shape: Sequence[int]) -> dict[str, Coordinate]:
-    """The coordinates of a domain, which go on as those of the grid begin."""
+    """The coordinates of a domain, which continue those of the grid."""
     return {
         name: replace(given, values=given.values[0] + (given.values[1] - given.values[0]) * np.arange(size))
         for (name, given), size in zip(grid.items(), shape, strict=True)
@@ -132,7 +133,7 @@ def _normalised(own: Normalisation, shape: tuple[int, int]) -> Normalisation:
 
 
 def _mistakes(model: Model) -> list[str]:
-    """Say what keeps a model from being one of patches."""
+    """List the reasons why a model cannot be used on patches."""
     if model.constraint is not None or len(model.event_shape) != 2 or not isinstance(model.normalisation, Normalisation):
         return ["is not one of fields of one variable on rows and columns, which patches are made of"]
     found, grid, own = [], model.layout.coordinates, model.normalisation

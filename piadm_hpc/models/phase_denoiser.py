@@ -96,7 +96,7 @@ class PhaseDenoiser(GaussianDenoiser):
 
 
 def denoiser_kind(process: Process) -> type[GaussianDenoiser]:
-    """Return the class of denoisers for a process: of position, or of position and momentum."""
+    """Return the class of denoisers for a process: of the position, or of position and momentum."""
     return PhaseDenoiser if process.fields > 1 else GaussianDenoiser
 
 

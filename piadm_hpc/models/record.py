@@ -14,6 +14,7 @@ from ..data.geometry import Wrap
 from .config import ConformerNetworkConfig, NetworkConfig, SamplingConfig
 
 FORMAT = 1
+GIVEN = "condition_"  # before the names of the inputs of held-out conformers
 
 
 class _Record(BaseModel):
@@ -74,20 +75,20 @@ class InputCard(_Record):
 
     @property
     def spread(self) -> float:
-        """Deviation of the values that the network knows."""
+        """Standard deviation of the values in training."""
         return self.scale
 
     @property
     def own_dims(self) -> dict[str, int]:
-        """No input has dimensions beside those of the grid and the one that counts conditions."""
+        """No input has dimensions beside those of the grid and of the conditions."""
         return {}
 
 
 class ConditionCard(_Record):
-    """What a conditional model is given, and the regression of its states on that, see `gaussian.regression`.
+    """The inputs of a conditional model, and the regression of its states on them, see `gaussian.regression`.
 
     `explained` is the share of the training states' variance that the mean given the condition has in cross-validation. With
-    `dropout` above 0 the network knows what it does without a condition.
+    `dropout` above 0 the network was also trained without a condition.
     """
 
     inputs: tuple[InputCard, ...] = Field(min_length=1)
@@ -108,8 +109,17 @@ class ScoreCard(_Record):
     ratio: tuple[float, ...]
 
 
+class DensityCard(_Record):
+    """Mean bits per dimension of a set of fields in physical units, with their standard error, and those of the Gaussian."""
+
+    states: int
+    bits_per_dimension: float
+    standard_error: float
+    gaussian: float
+
+
 class DataCard(_Record):
-    """Where the training data come from, and how many samples were used for what."""
+    """The source of the training data, and the number of samples for each purpose."""
 
     source: str = ""
     licence: str = ""
@@ -137,7 +147,7 @@ class Card(_Record):
 
     Dimensions in `leading`, levels and steps, precede those of the grid in the variables that have them. `auxiliary` names
     further coordinates of the samples, which are in reference.h5 too. `scores` are denoising errors measured after training;
-    `samples` are scores of a run, written by `piadm report --card`.
+    `densities` are bits per dimension of sets of data, and `samples` scores of a run, written by `piadm report --card`.
     """
 
     format: int
@@ -161,6 +171,7 @@ class Card(_Record):
     data: DataCard = DataCard()
     training: TrainingCard = TrainingCard()
     scores: dict[str, ScoreCard] = {}
+    densities: dict[str, DensityCard] = {}
     samples: dict[str, Any] = {}
     sha256: dict[str, str]
 

@@ -25,6 +25,6 @@ def shipped_models() -> list[str]:
 
 
 def _shelves() -> list[Path]:
-    """Return where shipped models may lie: inside an installed package, or beside it in a working copy."""
+    """Return the places of shipped models: inside an installed package, or beside it in a working copy."""
     package = Path(__file__).resolve().parent.parent
     return [package / "datasets", package.parent / "datasets"]

@@ -16,7 +16,7 @@ from .adapter_config import AdapterConfig, ScheduleSpec
 SCHEDULER = "scheduler_config.json"
 KINDS = {"linear": "linear", "scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
-MOST_NOISE = 1e8  # sigma / alpha, above which a state holds nothing of the data in float64
+MOST_NOISE = 1e8  # sigma / alpha above which a float64 state contains no information on the data
 
 
 def make_process(spec: ScheduleSpec, *, whole: bool = False) -> tuple[Process, tuple[float, float]]:
@@ -34,7 +34,7 @@ def make_process(spec: ScheduleSpec, *, whole: bool = False) -> tuple[Process, t
         process, last = by_name(spec.kind), {"flow": 1.0, "vp": 1.0}.get(spec.kind)
         horizon, delta = float(spec.horizon or 0), float(spec.delta or 0)
     else:
-        # a schedule of zero terminal SNR has no signal at its last index, which a chain cannot start from
+        # a schedule of zero terminal SNR has no signal at its last index, where a chain cannot start
         last = float(spec.count - 1 - spec.zero_snr)
         process = Tabulated.from_alphas_cumprod(alphas_cumprod(spec)[: int(last) + 1], whole=whole)
         first = 0.0 if whole else min(0.5, 0.5 * last)
@@ -92,7 +92,7 @@ def _without_terminal_signal(squared: Tensor) -> Tensor:
 def with_scheduler(config: AdapterConfig, folder: Path, source: Path) -> AdapterConfig:
     """Complete a configuration from the scheduler file of its diffusers folder, where there is one.
 
-    What `source`, the adapter's own file, says must agree with it. Raises ConfigError naming both values of every key that
+    The keys of `source`, the adapter's own file, must agree with it. Raises ConfigError naming both values of every key that
     does not, and for a scheduler that this package does not know.
     """
     path = scheduler_file(folder)

@@ -1,4 +1,4 @@
-"""What fields of a file have to be like to be compared with a model's: read from the model's folder, its recipe included."""
+"""The form in which fields of a file can be compared with a model's, from the model's folder and its recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .card import Model
 from .foreign import ADAPTER
 
 SAMPLE_DIMS = ("time", "sample", *DIALECTS.values())
-"""Dimensions that count samples in any file, beside those of the recipe and those with dates."""
+"""Dimensions along which samples lie in any file, beside those of the recipe and those with dates."""
 
 FROM_THE_RECIPE = ("select", "rename", "missing_values", "allow_outliers", "max_missing")
 
@@ -33,7 +33,7 @@ def target_of(folder: Path, card: Mapping[str, Any], layout: Layout) -> Target:
     Raises ValueError for a model of conformers, and for arrays that cannot be read.
     """
     if layout.topology is not None:
-        raise ValueError("the model makes conformers, and fields on a grid are asked for; use `piadm verify --against`")
+        raise ValueError("the model draws conformers, and fields on a grid are needed here; use `piadm verify --against`")
     dims, trained = layout.grid, bool(card.get("leading"))
     if len(dims) != 2 and not layout.on_cells:
         raise ValueError(f"the model's fields have dimensions {', '.join(dims)}; only fields over two can be read from files")
@@ -81,7 +81,7 @@ def states_like(folder: Path, model: Model, file: str | Path) -> Tensor:
 def fields_like(folder: Path, model: Model, file: str | Path) -> dict[str, np.ndarray]:
     """Fields of a file by variable, each [n, lat, lon], like those of the model in `folder`, all points of which it must have.
 
-    Raises ValueError naming the file for fields that cannot be made like the model's.
+    Raises ValueError, naming the file, for fields that cannot be converted to the model's form.
     """
     try:
         found = read_like(file, target_of(folder, model.card, model.layout), sequences=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 class Tiling:
     """Patches of the size `patch` over a domain of the size `shape` that share at least `overlap` points with their neighbours.
 
-    Patches lie as evenly as points allow. Blended, each counts with a weight that falls to nearly zero at its edges, where
-    another one has its middle. Raises ValueError listing everything about the sizes that does not fit.
+    Patches are spaced as evenly as the grid allows. In a blend each has a weight that falls to nearly zero at its edges, where
+    another patch has its middle. Raises ValueError listing everything about the sizes that does not fit.
     """
 
     shape: tuple[int, int]
@@ -48,7 +48,7 @@ class Tiling:
 
     @cached_property
     def places(self) -> Tensor:
-        """Where in the flat domain the points of every patch lie, [patches, rows * columns]."""
+        """The positions of the points of every patch in the flat domain, [patches, rows * columns]."""
         down, across = (
             (torch.tensor(self.begins(axis))[:, None] + torch.arange(self.patch[axis])) % self.shape[axis] for axis in (0, 1)
         )

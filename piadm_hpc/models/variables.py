@@ -1,4 +1,4 @@
-"""The fields that a model generates, known from its folder without loading it."""
+"""The fields that a model generates, read from its folder without loading it."""
 
 from __future__ import annotations
 

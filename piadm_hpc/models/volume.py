@@ -1,4 +1,4 @@
-"""Volumes: how the density of a state becomes the density of the physical fields that it is decoded into."""
+"""Volumes that convert the density of a state to the density of the decoded physical fields."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .model import Model
 
 
 def num_directions(model: Model) -> int:
-    """Return the number of directions that a state has: its entries with data, less the rigid motions of a molecule."""
+    """Return the number of degrees of freedom of a state: its entries with data, less the rigid motions of a molecule."""
     size = math.prod(model.event_shape) if model.mask is None else int(model.mask.sum())
     return size - (0 if model.constraint is None else model.constraint.shape[1])
 
 
 def log_volume(model: Model, x: Tensor) -> Tensor:
-    """Return log |det of decoding| at states x [samples, *event] over their directions, [samples] float64.
+    """Return log |det of decoding| at states x [samples, *event] over their degrees of freedom, [samples] float64.
 
     A log-density of states less this is the log-density of the decoded fields, in their physical units.
     """
@@ -35,7 +35,7 @@ def log_volume(model: Model, x: Tensor) -> Tensor:
 
 
 def _projection(model: Model) -> Callable[[Tensor], Tensor]:
-    """Return the projection of flat states, on the host, to the subspace that the model's states lie in."""
+    """Return the projection of flat states, on the host, to the subspace of the model's states."""
     mask, constraint = model.mask, model.constraint
     kept = torch.ones(math.prod(model.event_shape)) if mask is None else mask.cpu()
     return lambda flat: orthogonal(flat * kept.to(flat.dtype), None if constraint is None else constraint.cpu())

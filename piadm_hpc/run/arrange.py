@@ -1,4 +1,4 @@
-"""How the points of a chain are best swept on given ranks and memory: in one block, blocks, a window, or pipelined."""
+"""The best arrangement of a chain's points for given ranks and memory: one block, several blocks, a window, or pipelined."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIGABYTE = 1e9
 NARROWEST = 8  # points of a window: a narrower one saves few calls and costs many rounds
 MOST_FRONTS = 8
 
-# bytes of a rank that works on (points of a block, samples at once)
+# bytes of a rank with (points of a block, samples solved at once)
 Memory = Callable[[int, int], int]
 
 
@@ -35,9 +35,9 @@ class Arrangement:
 def arrange(resolved: ResolvedRun, *, time_ranks: int, batch: int, memory: Memory, available: int) -> Arrangement:
     """Choose the arrangement with the fewest rounds that fits into `available` bytes of each of `time_ranks` time ranks.
 
-    The rules follow measurements with exact scores (docs/scale.md). Where memory is short, fewer samples are worked on at
-    once, and then the chain is cut into blocks. Where there are fewer ranks than points, a window is as wide as the ranks
-    allow, or a front is pipelined at a fixed depth, which moves no window.
+    The rules follow measurements with exact scores (docs/scale.md). If memory is short, fewer samples are solved at once, and
+    then the chain is cut into blocks. If there are fewer ranks than points, a window is as wide as the ranks allow, or a front
+    is pipelined at a fixed depth, with which no window moves.
     """
     config, sampler = resolved.config, resolved.sampler
     if config.solver.kind == "sequential":
@@ -56,7 +56,7 @@ def arrange(resolved: ResolvedRun, *, time_ranks: int, batch: int, memory: Memor
 
 
 def _schedule(resolved: ResolvedRun, time_ranks: int) -> tuple[str, dict[str, Any]]:
-    """Which points a sweep evaluates, where memory holds the whole chain."""
+    """The points that a sweep evaluates, if the whole chain fits into memory."""
     config, chain = resolved.config, resolved.scheme
     steps = chain.num_steps
     width = time_ranks * -(-NARROWEST // time_ranks)
@@ -71,7 +71,7 @@ def _schedule(resolved: ResolvedRun, time_ranks: int) -> tuple[str, dict[str, An
         fronts = min(MOST_FRONTS, -(-steps // width))
         why = f"pipelined over {fronts} blocks of equal Lambda: {shared}, and a fixed depth moves no window"
         return why, {"grid.blocks": fronts, "solver.window": None, "solver.pipelined": True}
-    why = f"a window of {width}: {shared}, and those far ahead would be evaluated in vain"
+    why = f"a window of {width}: {shared}, and evaluations far ahead would be wasted"
     return why, {**one, "solver.window": width}
 
 
@@ -112,7 +112,7 @@ def _ranks(count: int) -> str:
 
 
 def memory_of_host(ranks: int) -> int:
-    """Bytes of this host's free memory for each of `ranks` ranks, of which at most one a core runs on this host."""
+    """Bytes of this host's free memory for each of `ranks` ranks, of which at most one per core runs on this host."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
     return math.floor(free / min(ranks, len(os.sched_getaffinity(0))))

@@ -1,4 +1,4 @@
-"""Drawing the samples that are missing: batch by batch, each solved and stored, or kept unfinished when the run is stopped."""
+"""Drawing the missing samples: batch by batch, each solved and stored, or kept unfinished when the run is stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .reporting import EventLog, Progress
 from .resolve import ResolvedRun
 
 HEARTBEAT = 60.0
-# seconds for which a block may go on after a request to stop, where the time limit of the job is not known
+# seconds for which a block may continue after a request to stop, if the time limit of the job is unknown
 PATIENCE = {StopReason.LIMIT: 30.0, StopReason.PERSON: 3.0}
 
 
@@ -47,7 +47,7 @@ class Run:
 
     @property
     def mark(self) -> str:
-        """Fingerprint of what an unfinished batch must share with this run to be continued by it."""
+        """Fingerprint of the settings that an unfinished batch must share with this run to be continued by it."""
         values = without_none(self.resolved.config.model_dump(mode="json"))
         return fingerprint(values, self.resolved.model.sha256, INDEPENDENT_KEYS)
 
@@ -57,8 +57,8 @@ class Run:
         return len(self.resolved.scheme.edges) - 1
 
     def request(self, stop: StopReason) -> StopRequested:
-        """The exception that ends the run on request, with the reason and how to go on."""
-        goes_on = "what is finished is kept, the same command goes on from there"
+        """The exception that ends the run on request, with the reason and how to continue."""
+        goes_on = "finished samples are kept, the same command continues from there"
         if self.signals.name:
             return StopRequested(f"stopped by {self.signals.name}: {goes_on}", limit=stop == StopReason.LIMIT)
         return StopRequested(f"{self.resolved.config.out}/STOP was found: {goes_on}", limit=stop == StopReason.LIMIT)
@@ -72,7 +72,7 @@ class Batch:
     draft: str = ""
 
     def resume(self) -> Unfinished | None:
-        """Read the states that an earlier stop left."""
+        """Read the states that were kept at an earlier stop."""
         if not self.draft:
             return None
         arrays = {name: torch.from_numpy(array) for name, array in read_draft(Path(self.draft)).items()}
@@ -82,7 +82,7 @@ class Batch:
 
 @dataclass
 class Drawn:
-    """What a group has drawn: costs without states, seconds spent writing, and why it stopped early, if it did."""
+    """The samples that a group has drawn: costs without states, seconds spent writing, and the reason for an early stop."""
 
     costs: list[Solution] = field(default_factory=list)
     writing: float = 0.0
@@ -90,7 +90,7 @@ class Drawn:
 
 
 def missing_batches(run: Run) -> list[Batch]:
-    """List what is missing: unfinished batches first, then new ones, so small that every group has one."""
+    """List the missing batches: unfinished ones first, then new ones, so small that every group has one."""
     missing = [sample for batch in run.store.missing() for sample in batch]
     steering = run.resolved.config.steering
     if steering is not None:
@@ -108,9 +108,9 @@ def missing_batches(run: Run) -> list[Batch]:
 
 
 def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn, kind: type[Work]) -> None:
-    """Solve and store this group's share of the missing batches, and add what they cost to `drawn`; collective over the group.
+    """Solve and store this group's share of the missing batches, and add their costs to `drawn`; collective over the group.
 
-    `kind` solves a batch. Ends early when somebody asks to stop.
+    `kind` solves a batch. Ends early on a request to stop.
     """
     gaps, before = gaps_of(run.resolved.model), 0
     batches = missing[run.ranks.group :: run.ranks.num_groups]
@@ -123,7 +123,7 @@ def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn, kind: type[Wo
         enabled=run.ranks.root,
         ends=run.ends,
         events=run.events,
-        # the shards of the other groups tell how far they are
+        # the shards of the other groups show their progress
         elsewhere=(lambda: run.store.num_drawn(wanted) - before) if run.ranks.num_groups > 1 else None,
     ) as progress:
         try:
@@ -143,7 +143,7 @@ def draw_batches(run: Run, missing: Sequence[Batch], drawn: Drawn, kind: type[Wo
 def _write(
     run: Run, batch: Batch, solution: Solution, gaps: dict[str, np.ndarray], columns: dict[str, np.ndarray]
 ) -> float:  # fmt: skip
-    """Store a finished batch, from the rank that writes; returns the seconds that this took."""
+    """Store a finished batch, on the rank that writes; returns the seconds that this took."""
     start = time.perf_counter()
     if run.ranks.writer:
         _store(run, batch.samples, solution, gaps, columns)
@@ -155,15 +155,15 @@ def _write(
 
 
 def without_states(solution: Solution) -> Solution:
-    """The costs alone, so that an ensemble of any size fits into memory; an empty view would keep all states alive."""
+    """Only the costs, so that an ensemble of any size fits into memory; an empty view would keep all states alive."""
     return replace(solution, x=solution.x[:0].clone(), state=solution.state[:0].clone())
 
 
 @dataclass
 class Work:
-    """A batch being solved, as the callback of the solver: it reports progress and passes requests to stop on.
+    """A batch that is being solved, as the callback of the solver: it reports progress and passes on requests to stop.
 
-    After a request the block being solved may come to its end, if that does not take beyond `patient_until`.
+    After a request the present block may be finished, if that does not take longer than until `patient_until`.
     """
 
     run: Run
@@ -192,11 +192,11 @@ class Work:
             raise self.run.request(stop_asked(self.run)) from None
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Return what is stored beside every sample, in addition to its costs."""
+        """Return the quantities stored beside every sample, in addition to its costs."""
         return {}
 
     def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
-        """Report a block and stop there if somebody asks for it; collective over the group."""
+        """Report a block and stop there on request; collective over the group."""
         sweeps = int((result.sweeps + result.sequential_steps).max())
         self.note = f"{self.name} block {block.index + 1} sweeps {sweeps} residual {float(result.residual.max()):.1e}"
         self.latest, self.sweeps = unfinished, 0
@@ -206,7 +206,7 @@ class Work:
             self.leave_if_asked(keep=True)
 
     def leave_if_asked(self, *, keep: bool = False) -> None:
-        """Raise StopRequested when somebody asks to stop, after writing down the finished blocks if they are to be kept."""
+        """Raise StopRequested on a request to stop, after storing the finished blocks if they are to be kept."""
         if stop := stop_asked(self.run):
             if keep and self.run.ranks.writer and self.latest is not None:
                 _keep(self.run, self.batch, self.latest)
@@ -235,7 +235,7 @@ class Work:
 
 
 def stop_asked(run: Run) -> StopReason:
-    """Who asks to stop, by a signal to a rank of the group or by the stop file; collective over the group."""
+    """The reason of a request to stop, by a signal to a rank of the group or by the stop file; collective over the group."""
     found = stop_requested(run.store.folder) if run.ranks.writer else StopReason.NONE
     stop = StopReason(int(run.ranks.time.max(torch.tensor([float(max(found, run.signals.reason))]))))
     if stop and run.ranks.writer and not found:
@@ -263,7 +263,7 @@ def _keep(run: Run, batch: Batch, unfinished: Unfinished) -> None:
 
 
 def gaps_of(model: Model) -> dict[str, np.ndarray]:
-    """Where a variable has no value in any sample (land in an ocean model): the points that a zero state decodes to NaN."""
+    """The points where a variable has no value in any sample (land in an ocean model): where a zero state decodes to NaN."""
     empty = model.normalisation.decode(torch.zeros(1, *model.event_shape))
     return {name: np.isnan(values[0]) for name, values in empty.items()}
 

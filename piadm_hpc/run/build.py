@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ..models.observations.dated import Dated
     from ..models.observations.reading import Given
 
-# samples of a chain that a coarse grid merely blurs stay well below this
+# a coarse but stable grid leaves samples well below this
 MAX_GROWTH = 10.0
 ROWS = 16  # of a call, where no call was timed
 
@@ -60,7 +60,7 @@ def make_grid(config: RunConfig, model: Model) -> TimeGrid:
 
 
 def with_equal_blocks(grid: TimeGrid, process: Process, blocks: int) -> TimeGrid:
-    """The same points in blocks of nearly equal Lambda, the Lipschitz constant of the frozen part integrated over a block."""
+    """The same points in blocks of nearly equal Lambda, the integral over a block of the frozen part's Lipschitz constant."""
     theta = forward_time(process, grid.t)
     return grid.with_edges_at(theta[0] - theta - torch.log(theta / theta[0]), blocks)
 
@@ -93,7 +93,7 @@ def _counted_grid(config: RunConfig, model: Model, horizon: float, delta: float)
 
 
 def _teleported(config: RunConfig, model: Model, grid: TimeGrid) -> TimeGrid:
-    """The grid without the points of high noise, over which the Gaussian's closed form carries the sample."""
+    """The grid without the points of high noise, which the closed-form flow of the Gaussian replaces."""
     level = config.grid.teleport
     if level is None or config.chain.method.name == "collocation":
         return grid
@@ -119,12 +119,12 @@ def _theta(model: Model, t: float) -> float:
 
 
 def _published(config: RunConfig) -> bool:
-    """Whether sweeps are those of the PIADM paper, whose number stays bounded only in its blocks."""
+    """Whether sweeps are those of the PIADM paper, whose number is bounded only within its blocks."""
     return config.solver.linear in ("process", "identity")
 
 
 def make_reference(config: RunConfig, model: Model) -> GaussianReference:
-    """The Gaussian that chain and sweeps are built on: the model's own, or one from a file."""
+    """The Gaussian for chain and sweeps: the model's own, or one from a file."""
     from ..models.packing import load_refitted
 
     if config.solver.reference is None:
@@ -133,7 +133,7 @@ def make_reference(config: RunConfig, model: Model) -> GaussianReference:
 
 
 def make_posterior(config: RunConfig, model: Model, reference: GaussianReference) -> Given | None:
-    """The posterior given the configured observations, by the run's Gaussian; None for a run without. Raises ConfigError."""
+    """The posterior given the configured observations, with the run's Gaussian; None without observations. Raises ConfigError."""
     from ..models.observations.reading import read_given
 
     if config.observations is None or config.rollout.leads is not None:
@@ -156,7 +156,7 @@ def make_dated(config: RunConfig, model: Model, reference: GaussianReference) ->
 
 
 def with_guidance(config: RunConfig, model: Model) -> Model:
-    """The model under classifier-free guidance, which has no denoiser to take derivatives of."""
+    """The model under classifier-free guidance, which has no denoiser whose derivatives could be taken."""
     if model.conditioning is None or config.condition.guidance == 1:
         return model
     return replace(model, score=guided(model.score, model.conditioning.null, config.condition.guidance), denoiser=None)
@@ -195,13 +195,13 @@ def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: Gauss
 
 
 def make_score(config: RunConfig, model: Model, grid: TimeGrid, *, guide: bool = True) -> Score:
-    """What the scheme calls: the network's score, the kernel of an integrator that has one, or a generator of one call.
+    """The score that the scheme calls: the network's, the kernel of an integrator that has one, or a generator of one call.
 
-    A conditional score is put under the configured guidance, but for that of a posterior, which has it already.
+    A conditional score is put under the configured guidance, except that of a posterior, which has it already.
     """
     if config.chain.generator is not None:
         return cast(Score, plugins.call("chain.generator", config.chain.generator, model))
-    # networks of this package cannot answer by chance, and compiled ones would be compiled for one more number of rows
+    # networks of this package are deterministic, and compiled ones would be compiled for one more number of rows
     score = SteadyScore(model.score) if model.denoiser is None else model.score
     if model.conditioning is not None and guide:
         score = guided(score, model.conditioning.null, config.condition.guidance)
@@ -229,7 +229,7 @@ def make_options(config: RunConfig, model: Model, scheme: Scheme) -> Options:
 
 
 def student_of(config: RunConfig, model: Model) -> Score:
-    """Load the score of a run's student, the cheaper network whose path sweeps start from.
+    """Load the score of a run's student, the cheaper network whose path is the start of the sweeps.
 
     Raises ConfigError for a student of other states, of another noise or under other conditions.
     """
@@ -238,8 +238,6 @@ def student_of(config: RunConfig, model: Model) -> Score:
         student = load_model(folder, device, allow_code=config.allow_code)
     except ValueError as error:
         raise ConfigError(f"solver.student: {error}") from None
-    if config.chain.method.name == "collocation":
-        raise ConfigError("solver.student: it follows the steps of a chain; give chain.integrator one other than collocation")
     ends = torch.tensor([model.horizon, (model.horizon * model.delta) ** 0.5, model.delta], dtype=torch.float64)
     inputs = [None if one.conditioning is None else one.conditioning.inputs for one in (student, model)]
     differ = {
@@ -257,9 +255,9 @@ def student_of(config: RunConfig, model: Model) -> Score:
 
 
 def projection_of(model: Model, device: str) -> Projection | None:
-    """The projection to the subspace that all states of a model lie in, or None where that is the whole space.
+    """The projection to the subspace of all states of a model, or None if that is the whole space.
 
-    States are zero where there are no data, and molecules do not move or turn as a whole.
+    States are zero at points without data, and molecules do not move or rotate as a whole.
     """
     masked = mask_projection(model.mask, model.event_shape, device)
     if model.constraint is None:

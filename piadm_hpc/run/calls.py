@@ -18,10 +18,10 @@ from .build import ROWS
 
 TIMED = 1 / 48  # share of the predicted time of a run that further timed calls may take
 STEP = 8  # ratio of one timed number of rows to the one before it
-GAIN = 0.9  # time of a row, relative to that with fewer rows, at which more rows still pay
+GAIN = 0.9  # time per row, relative to that with fewer rows, at which more rows still pay
 REPEATS, SHORT = 3, 0.02  # of a call, as long as they have taken fewer seconds
 SHORTEST = 1e-6  # seconds of a call, below which clocks tell nothing
-NEAR = 1.05  # time of a row, relative to the shortest, at which a call is as good
+NEAR = 1.05  # time per row, relative to the shortest, at which a call counts as equally good
 
 # predicted seconds of the run, from what is known of a call
 Predict = Callable[["CallTimes"], float]
@@ -31,7 +31,7 @@ Predict = Callable[["CallTimes"], float]
 class CallTimes:
     """Seconds of a call with `rows` rows, rising from 1, on an idle processor; between them a call's time is linear.
 
-    While all ranks call, each call takes `crowding` times as long, because ranks take turns on the processors of a host. The
+    While all ranks call, each call takes `crowding` times as long, because ranks share the processors of a host. The
     first call of a network is slow, so times are `warm` only from the second one on.
     """
 
@@ -53,10 +53,10 @@ class CallTimes:
         return calls * self._one(most) + self._one(rest)
 
     def best_rows(self, *, untried: bool) -> int:
-        """The most timed rows of a call whose time per row is near the shortest.
+        """The largest timed number of rows whose time per row is near the shortest.
 
-        With `untried` they are more than were timed while more rows still pay: a GPU that runs out of memory says so, and calls
-        are halved; a process that runs out of the host's memory is killed.
+        With `untried` it exceeds all timed numbers while more rows still pay: when a GPU runs out of memory calls are halved,
+        whereas a process that runs out of the host's memory is killed.
         """
         each = [seconds / rows for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         if len(each) == 1:
@@ -97,7 +97,7 @@ def time_calls(sampler: Sampler, comm: Communicator, predict: Predict, useful: i
 
 
 def _following(times: CallTimes, predicted: float, useful: int) -> int:
-    """How many rows to time next: one a second time, because a first call is slow, then more of them; 0 to stop."""
+    """The number of rows to time next: one a second time, because a first call is slow, then more of them; 0 to stop."""
     last, seconds = times.rows[-1], times.seconds[-1]
     affordable = TIMED * predicted / (times.crowding * seconds)
     if not times.warm:

@@ -1,4 +1,4 @@
-"""What a run leaves open: steps, sweeps or a window over the same chain, the ranks that share a sample, and batches.
+"""The choices that a run leaves open: steps, sweeps or a window over the same chain, time ranks, and batches.
 
 `piadm plan` and `piadm sample` choose by the same function, from the ranks, the samples to draw, a few timed calls of the
 network and the expected number of calls. The samples are the same within the tolerance whatever is chosen.
@@ -21,16 +21,16 @@ from .calls import CallTimes, time_calls
 from .resolve import ResolvedRun, count_time_ranks
 from .ways import Ways
 
-CHOSEN = ("kind", "window", "sweeps")  # keys of the section `solver` that a run begins with and keeps
+CHOSEN = ("kind", "window", "sweeps")  # keys of the section `solver` that a run chooses at its beginning and keeps
 # calls whose time grows with their rows, as on a processor, and calls that take as long for any number of rows
 EXTREMES = CallTimes((1,), (1.0,)), CallTimes((1, 2**30), (1.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen: the run with nothing left open, the ranks that share a sample, and one line that says it.
+    """The choice: the run with nothing left open, the ranks that share a sample, and one line that describes it.
 
-    The line is empty where nothing was open.
+    The line is empty if nothing was open.
     """
 
     resolved: ResolvedRun
@@ -39,7 +39,7 @@ class Choice:
 
 
 def choose(resolved: ResolvedRun, comm: Communicator, *, ranks: int, threads: int, network: Network | None = None) -> Choice:
-    """Choose what the configuration of a run leaves open, for `ranks` ranks of `threads` threads; collective over `comm`.
+    """Make the choices that the configuration of a run leaves open, for `ranks` ranks of `threads` threads; collective.
 
     Calls are timed on all ranks of `comm`, and the first rank decides for all. No call is timed where the choice would be the
     same for calls of any duration.
@@ -52,7 +52,7 @@ def choose(resolved: ResolvedRun, comm: Communicator, *, ranks: int, threads: in
     times = None
     if comm.bcast_object(turns > 1 or not _certain(ways)):
         times = time_calls(resolved.timed, comm, lambda known: ways.fastest(known).seconds, ways.most_rows)
-    # ranks on different processors may round differently, and must not choose differently
+    # ranks on different processors may round differently, but must make the same choice
     settings, time_ranks, text = comm.bcast_object(_decided(ways, times))
     return Choice(resolved.with_settings(settings), time_ranks, text)
 
@@ -86,7 +86,7 @@ def _decided(ways: Ways, times: CallTimes | None) -> tuple[dict[str, dict[str, o
 def solver_of_run(resolved: ResolvedRun) -> dict[str, object] | None:
     """The solver that was chosen when the same run was begun in its folder; None for another or a new run.
 
-    The samples of a run are made in one way, on however many ranks it goes on.
+    All samples of a run are drawn in one way, whatever the number of ranks on which it continues.
     """
     config = resolved.config
     if not config.solver.free:

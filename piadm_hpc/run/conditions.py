@@ -1,7 +1,7 @@
-"""The conditions of a run: read and checked before any work, and handed to the samples of the run by their ids.
+"""The conditions of a run: read and checked before any work, and assigned to the samples of the run by their ids.
 
-A run of M members and K conditions has the ids m K + k, so that more members follow those that are there, and member m has
-the same noise for every condition.
+A run of M members and K conditions has the ids m K + k, so that more members can be appended, and member m has the same noise
+for every condition.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def encoded_conditions(config: RunConfig, model: Model, device: str) -> Conditio
     inputs = ", ".join(given.name for given in model.conditioning.inputs)
     if config.condition.file is None:
         raise ConfigError(
-            f"{model.name} makes fields given {inputs}: give condition.file (--condition FILE), which has them by these names"
+            f"{model.name} is conditional on {inputs}: give condition.file (--condition FILE), with inputs of these names"
         )
     if weight != 1 and not model.card["condition"]["dropout"]:
         raise ConfigError(
@@ -77,7 +77,7 @@ def encoded_conditions(config: RunConfig, model: Model, device: str) -> Conditio
 
 
 def of_samples(condition: Condition | None, count: int, samples: Sequence[int]) -> Condition | None:
-    """The condition of every sample, by the samples' ids in a run of so many conditions."""
+    """The condition of every sample, by the samples' ids, in a run of so many conditions."""
     return None if condition is None else rows_of(condition, torch.tensor([sample % count for sample in samples]))
 
 
@@ -113,7 +113,7 @@ def coordinates_of(config: RunConfig, samples: Sequence[int]) -> dict[str, np.nd
 
 
 def months_of_run(config: RunConfig) -> np.ndarray | None:
-    """The months that a run was drawn for, 1 to 12, in turn by sample: of its conditions, or of absolute observations."""
+    """The months of a run's samples, 1 to 12, in turn: those of its conditions, or of absolute observations."""
     if config.observations is not None and config.observations.month is not None:
         return np.array([config.observations.month], dtype=np.int32)
     if config.condition.file is None:

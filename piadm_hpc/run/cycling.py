@@ -1,7 +1,7 @@
-"""Forecasts that observations correct lead by lead: an ensemble Kalman smoother around draws given observations.
+"""Forecasts corrected by observations lead by lead: an ensemble Kalman smoother around draws conditioned on observations.
 
-Before a lead is drawn, the fields that it is given are updated by its observations, each member's by its own forecast with
-errors drawn for it; then the lead is drawn given these fields and the observations. Both gains are those of the model's
+Before a lead is drawn, its observations update the fields on which it is conditioned, each member's by its own forecast with
+errors drawn for it; then the lead is drawn conditioned on these fields and the observations. Both gains are those of the model's
 Gaussian part, its regression and the reference of its residuals, so that no member depends on another, and for a model that is
 this Gaussian every member is a draw of the Kalman filter's distribution.
 """
@@ -35,9 +35,9 @@ ONE, ZERO = torch.ones((), dtype=F64), torch.zeros((), dtype=F64)
 
 @dataclass
 class Filter:
-    """The observations of the leads of one start, and the covariance of the fields that leads are given.
+    """The observations of the leads of one start, and the covariance of the fields on which leads are conditioned.
 
-    Leads are taken in their order; a lead that was passed is not built again.
+    Leads are processed in their order; a lead that was passed is not built again.
     """
 
     run: ResolvedRun
@@ -48,7 +48,7 @@ class Filter:
     _found: Observed | None = field(default=None, repr=False)
 
     def at(self, lead: int) -> Observed | None:
-        """Return how the observations of a lead change it; None for a lead without."""
+        """Return the effect of a lead's observations; None for a lead without observations."""
         while self._lead < lead:
             self._lead += 1
             self._found = self._advanced(self._lead)
@@ -61,7 +61,7 @@ class Filter:
         return conditioning
 
     def _advanced(self, lead: int) -> Observed | None:
-        """Carry the covariance over a lead, and return what its observations change."""
+        """Propagate the covariance over a lead, and return the effect of its observations."""
         dated, reference, size = self.run.dated, self.run.reference, len(self.run.reference.mean)
         assert dated is not None
         factor = self._factor
@@ -88,7 +88,7 @@ class Filter:
         )
 
     def _next(self, kept: Tensor, moved: Tensor, drawn: Tensor) -> Tensor:
-        """The factor of the last fields after a lead: those before it move up, and it adds what was drawn."""
+        """The factor of the last fields after a lead: earlier fields move up by one, and the drawn field is added."""
         size = drawn.shape[1]
         uncertain = torch.cat([kept[:, size:], moved], dim=1)
         return joined_rows(uncertain, torch.cat([drawn.new_zeros(len(drawn), kept.shape[1] - size), drawn], dim=1))
@@ -109,7 +109,7 @@ class Filter:
         return ((found[:-1] - found[-1:]) * torch.from_numpy(normalisation.mask).flatten()).to(rows.device)
 
     def _smoothed(self, smoother: Smoother, update: Update, past: Tensor, links: Sequence[Link], noise: NoiseSource) -> Tensor:
-        """Return the last fields [rows, order, *event] given the observations of the lead that they are given to."""
+        """Return the last fields [rows, order, *event] given the observations of the lead that follows them."""
         if not len(smoother.factor):
             return past
         observations, d = update.observations, past[0, 0].numel()

@@ -12,7 +12,7 @@ from .resolve import ResolvedRun
 
 
 def density_columns(resolved: ResolvedRun, samples: Sequence[int], solution: Solution) -> dict[str, np.ndarray]:
-    """Return log_density, log_density_error and log_density_variance [samples]; empty where they were not asked for."""
+    """Return log_density, log_density_error and log_density_variance [samples]; empty if they were not requested."""
     log_det = solution.log_det
     if log_det is None:
         return {}

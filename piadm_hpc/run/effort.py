@@ -1,4 +1,4 @@
-"""How many network function evaluations (NFE) a sample is expected to take, in all and in sequence."""
+"""The expected number of network function evaluations of a sample: its NFE and its sequential NFE."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..solvers.window import Window
 from ..theory.grid import Block
 
 ADDED = 2  # rounds that a pipelined lead adds where its range is not cut (docs/rollouts.md)
-CERTIFYING = 2  # sweeps over all points that bound the error of what a window has passed
+CERTIFYING = 2  # sweeps over all points that bound the error of a sample after its window has passed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
 
 
 def rollout_rounds(rounds: int, leads: int, *, pipelined: bool) -> int:
-    """Rounds of a forecast whose leads take `rounds` each; pipelined, a further lead adds what its final condition takes."""
+    """Rounds of a forecast whose leads take `rounds` each; pipelined, a further lead adds the rounds of its final condition."""
     return rounds + (leads - 1) * (min(ADDED, rounds) if pipelined else rounds)
 
 
@@ -69,8 +69,8 @@ def open_leads(sweeps: int, leads: int, *, pipelined: bool) -> int:
 def _moving(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
     """The effort of a window or front, which leaves points as they settle; sweeps over all points then certify the end.
 
-    The points of a narrow window settle in fewer sweeps than those of the whole chain: one, and as many more as its share of
-    the chain asks for. At a fixed depth every point is given all sweeps, and nothing is certified.
+    The points of a narrow window settle in fewer sweeps than those of the whole chain: one, and a number proportional to its
+    share of the chain. At a fixed depth every point takes part in all sweeps, and nothing is certified.
     """
     options, steps, fronts = sampler.options, sampler.chain.num_steps, len(sampler.chain.edges) - 1
     width = min(window_of(sampler).width(Block(0, 0, steps)) or steps, steps)
@@ -88,9 +88,9 @@ def _moving(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
 def expected_sweeps(sampler: Sampler) -> int:
     """Sweeps of the longest block: those of a fixed depth, or one and 2.75 for every digit of the tolerance, two for a flow.
 
-    That is what references take (docs/scale.md). Without one the Lambda law counts, the smallest k with Lambda^k / k! below
-    the tolerance: for a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)) with half of
-    kappa for the flow. For A = I, whose measured sweeps are about two thirds of those of A = P, it is two thirds of that.
+    That is the number with a reference (docs/scale.md). Without one the Lambda law applies, the smallest k with Lambda^k / k!
+    below the tolerance: for a Gaussian with smallest variance lam, Lambda = kappa (theta_a - theta_b + ln(v_a / v_b)) with half
+    of kappa for the flow. For A = I, whose measured sweeps are about two thirds of those of A = P, it is two thirds of that.
     """
     options, chain, longest = sampler.options, sampler.chain, max(sampler.step_counts)
     if options.tol is None:
@@ -111,5 +111,5 @@ def expected_sweeps(sampler: Sampler) -> int:
 
 
 def window_of(sampler: Sampler) -> Window:
-    """Which points of its blocks a sampler sweeps over at first."""
+    """The points of its blocks over which a sampler sweeps at first."""
     return Window.of(sampler.options, sampler.chain.edges)

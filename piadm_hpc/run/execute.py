@@ -1,4 +1,4 @@
-"""A run from its configuration to its files: where it takes place, what it draws, and how its ranks end together."""
+"""A run from its configuration to its files: its devices, the samples it draws, and how its ranks end together."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("piadm_hpc")
 SUMMARY_FILE = "summary.json"
-PATIENCE = 2.0  # seconds in which the first rank speaks for several that hold the same error
-ATTEMPTS = 3  # how often samples are drawn whose shards vanish meanwhile
+PATIENCE = 2.0  # seconds for which the other ranks wait while the first prints an error that several have
+ATTEMPTS = 3  # number of attempts to draw samples whose shards vanish during the run
 
 
 def sample(config: RunConfig, *, overwrite: bool = False) -> xr.Dataset:
@@ -72,7 +72,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
         store = together(ranks.world, partial(open_store, resolved, ranks, overwrite, command))
         events = EventLog(store.folder, speaks=ranks.root)
         with _failing_together(ranks, store, events):
-            if ranks.root:  # a request to stop that is left from a killed run; one that comes after the log is obeyed
+            if ranks.root:  # an old request to stop, left by a killed run; one that comes after this log line is obeyed
                 (store.folder / STOP_FILE).unlink(missing_ok=True)
             set_up_logging(root=ranks.root, file=store.folder / "log.txt")
             if choice.text:
@@ -86,7 +86,7 @@ def execute(config: RunConfig, *, overwrite: bool = False, command: str = "piadm
 
 @contextmanager
 def _exiting_together(ranks: RankGrid) -> Iterator[None]:
-    """End all ranks when one of them exits by request, which the others would not notice."""
+    """End all ranks when one of them exits on request, which the others would not notice."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt, RankEnded) as error:
@@ -110,7 +110,7 @@ def _failing_together(ranks: RankGrid, store: Store, events: EventLog) -> Iterat
 
 
 def _end_all(ranks: RankGrid, error: BaseException, events: EventLog | None = None) -> None:
-    """Write an error down, and where there are several ranks print it and end all of them."""
+    """Record an error, and if there are several ranks print it and end all of them."""
     alone, message = ranks.world.size == 1, str(error)
     if not isinstance(error, Exception):
         if alone:
@@ -125,7 +125,7 @@ def _end_all(ranks: RankGrid, error: BaseException, events: EventLog | None = No
 
 
 def _choose(config: RunConfig, ranks: RankGrid, *, overwrite: bool) -> Choice:
-    """Resolve the run, and choose what it leaves open; collective. A run that goes on keeps the solver that it was begun with."""
+    """Resolve the run, and make its open choices; collective. A continued run keeps the solver with which it was begun."""
     resolved = together(ranks.world, partial(load, config))
     begun = None if overwrite or not ranks.root else solver_of_run(resolved)
     if begun := ranks.world.bcast_object(begun):
@@ -158,7 +158,7 @@ def threads(config: RunConfig) -> int:
 
 
 def _device(config: RunConfig) -> str:
-    """The device that is given, if this host has it, else the GPU that falls to this rank, else the CPU."""
+    """The configured device, if this host has it, else the GPU assigned to this rank, else the CPU."""
     given, there = config.compute.device, device_names()
     if given != "auto":
         if given not in there:
@@ -200,7 +200,7 @@ def open_store(resolved: ResolvedRun, ranks: RankGrid, overwrite: bool, command:
 
 
 def _set_damaged_aside(run: Run) -> None:
-    """Read the shards that are there already, every rank its share; those that are damaged are drawn again."""
+    """Read the existing shards, every rank its share; the samples of damaged ones are drawn again."""
     world = run.ranks.world
     damaged = [path for part in world.gather_objects(run.store.damaged(world.rank, world.size)) for path in part]
     if damaged and run.ranks.root:
@@ -208,7 +208,7 @@ def _set_damaged_aside(run: Run) -> None:
 
 
 def _draw_missing(run: Run) -> Drawn:
-    """Draw what is missing, and what a purge of the file system takes meanwhile; collective. All groups stop together."""
+    """Draw missing samples, and those that a purge of the file system deletes meanwhile; collective. All groups stop together."""
     drawn, ranks = Drawn(), run.ranks
     forecasts = run.resolved.config.rollout.leads is not None
     kind = Work if run.resolved.config.steering is None else Steered
@@ -220,7 +220,7 @@ def _draw_missing(run: Run) -> Drawn:
         if not missing:
             break
         draw(run, missing, drawn)
-        # groups come here at different batches; all of them stop when one of them was asked to
+        # groups arrive here after different batches; all of them stop when one of them was asked to
         drawn.stop = StopReason(int(ranks.world.max(torch.tensor([float(drawn.stop)]))))
         if drawn.stop:
             break
@@ -228,7 +228,7 @@ def _draw_missing(run: Run) -> Drawn:
 
 
 def _announce(run: Run, batches: list[Batch]) -> None:
-    """Log what is to be drawn, and where."""
+    """Log which samples are to be drawn, and where."""
     config, sampler, ranks = run.resolved.config, run.resolved.sampler, run.ranks
     missing = sum(len(batch.samples) for batch in batches)
     logger.info(
@@ -243,7 +243,7 @@ def _announce(run: Run, batches: list[Batch]) -> None:
 
 
 def _finish(run: Run, drawn: Drawn, began: float) -> Summary:
-    """Join the shards and sum up what the groups have drawn; StopRequested on all ranks when any was asked to stop."""
+    """Join the shards and summarise what the groups have drawn; StopRequested on all ranks when any was asked to stop."""
     store, ranks, stop = run.store, run.ranks, drawn.stop
     if ranks.root:
         (store.folder / STOP_FILE).unlink(missing_ok=True)

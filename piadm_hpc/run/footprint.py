@@ -1,4 +1,4 @@
-"""Bytes of a run: what a rank holds in memory, and what it sends in a sweep."""
+"""Bytes of a run: those that a rank holds in memory, and those that it sends in a sweep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..solvers.scheme import BlockSolver
 
 
 def solver_of(sampler: Sampler) -> BlockSolver:
-    """The solver of the run's blocks, which knows what it will hold in memory."""
+    """The solver of the run's blocks, which knows the bytes that it will hold in memory."""
     chain, options, like = sampler.chain, sampler.options, torch.zeros(0, math.prod(sampler.event_shape), dtype=sampler.dtype)
     evaluator = Evaluator(sampler.score, sampler.event_shape, sampler.project, options.model_batch, fields=chain.reads)
     return block_solver(chain, evaluator, None, sampler.reference, options, SerialCommunicator(), like=like)

@@ -1,4 +1,4 @@
-"""Drawing the forecasts that are missing: members of starts batch by batch, every lead stored as soon as it is done."""
+"""Drawing the missing forecasts: members of starts batch by batch, every lead stored as soon as it is done."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .rollout import Starts, rollout_of
 
 
 def missing_leads(run: Run) -> list[Batch]:
-    """List what is missing as batches of members of starts that go on at the same lead, each with all its ids from there on.
+    """List the missing leads as batches of members of starts that continue at the same lead, with all ids from there on.
 
     With observations a batch has one start.
     """
@@ -29,7 +29,7 @@ def missing_leads(run: Run) -> list[Batch]:
     first: dict[int, int] = {}
     for sample in (sample for batch in run.store.missing() for sample in batch):
         path, lead = divmod(sample, leads)
-        # leads that are counted and not stored cannot be gone on from; they are made again, and counted once
+        # leads that are counted and not stored cannot be continued; they are drawn again, and counted once
         first[path] = min(lead, first.get(path, leads)) if run.store.members else 0
     alike = defaultdict(list)
     apart = run.resolved.dated is not None  # observations belong to starts
@@ -44,9 +44,9 @@ def missing_leads(run: Run) -> list[Batch]:
 
 
 def draw_leads(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
-    """Forecast and store this group's share of the missing batches, and add what they cost to `drawn`; collective over the group.
+    """Forecast and store this group's share of the missing batches, and add their costs to `drawn`; collective over the group.
 
-    Ends early when somebody asks to stop; what is done of a batch is kept, lead by lead.
+    Ends early on a request to stop; the finished leads of a batch are kept.
     """
     starts, before = Starts.of(run.resolved.config, run.resolved.model), 0
     batches = missing[run.ranks.group :: run.ranks.num_groups]
@@ -69,7 +69,7 @@ def draw_leads(run: Run, missing: Sequence[Batch], drawn: Drawn) -> None:
 
 @dataclass
 class _Forecasts:
-    """A batch of members being forecast, as the callback of the rollout: it stores leads and passes requests to stop on."""
+    """A batch of members being forecast, as the callback of the rollout: it stores leads and passes on requests to stop."""
 
     run: Run
     starts: Starts
@@ -78,7 +78,7 @@ class _Forecasts:
     done: int = 0
 
     def draw(self) -> None:
-        """Forecast the whole batch. Raises StopRequested when somebody asks to stop."""
+        """Forecast the whole batch. Raises StopRequested on a request to stop."""
         run, leads, count = self.run, _leads(self.run), self.run.resolved.config.condition.count
         self.paths = sorted({sample // leads for sample in self.work.batch.samples})
         first = min(self.work.batch.samples) % leads
@@ -98,7 +98,7 @@ class _Forecasts:
     def _past(self, rollout: Rollout, first: int) -> Tensor:
         """The states before lead `first`, counted from 0: those of the starts, and of leads that are stored.
 
-        Observed leads have updated the fields before them, which is done again.
+        Observed leads have updated the fields before them; the update is repeated.
         """
         run, order, leads = self.run, self.starts.order, _leads(self.run)
         # a single field before a lead has no part in the past of the next one
@@ -113,7 +113,7 @@ class _Forecasts:
         return past
 
     def lead_ended(self, result: LeadEnded) -> None:
-        """Store a lead, from the rank that writes."""
+        """Store a lead, on the rank that writes."""
         run, begun = self.run, time.perf_counter()
         samples = [path * _leads(run) + result.lead - 1 for path in self.paths]
         if run.ranks.writer:

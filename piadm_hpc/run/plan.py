@@ -139,7 +139,7 @@ def rank_grids(
 
 
 def _chosen(config: RunConfig, ranks: int, network: Network) -> Choice:
-    """The resolved run, with what it leaves open chosen as `piadm sample` chooses it."""
+    """The resolved run, with its open choices made as by `piadm sample`."""
     torch.set_num_threads(threads(config))
     resolved = resolve(config, load_model(config.model, allow_code=config.allow_code))
     if begun := solver_of_run(resolved):
@@ -161,7 +161,7 @@ def _estimate(choice: Choice, groups: int, pilot: bool, memory: float | None) ->
 
 @dataclass(frozen=True)
 class _Estimate:
-    """What is known of a run without its ranks.
+    """The properties of a run that do not depend on its ranks.
 
     `seconds` a row and `activations` in bytes of one timed call, `measured` on a pilot sample, `memory` of a rank in GB
     where it was given; the `recipe` of its statistics, if it has any.
@@ -256,7 +256,7 @@ def _longest(sampler: Sampler) -> int:
 
 
 def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
-    """Seconds per row of one call of the network, and the most bytes that it took beyond those in use before."""
+    """Seconds per row of one call of the network, and the largest number of bytes that it took beyond those in use before."""
     fields = () if sampler.chain.reads == 1 else (sampler.chain.reads,)
     x = torch.randn(rows, *fields, *sampler.event_shape, dtype=sampler.dtype)
     t = sampler.chain.t[len(sampler.chain.t) // 2].to(sampler.dtype).expand(rows)
@@ -270,6 +270,6 @@ def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
 
 
 def _peak() -> int:
-    """The most bytes that this process has held, from the kernel's record; the peak of rusage includes the parent's."""
+    """The largest number of bytes that this process has held, from the kernel; the peak of rusage includes the parent's."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

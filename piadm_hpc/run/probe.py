@@ -26,9 +26,9 @@ from ..theory.process import Process, Tabulated, forward_time
 from .build import make_collocation, projection_of
 from .resolve import resolve
 
-STEP = 0.05  # of a probe in units of the noise: far below the scale on which the score varies, far above rounding
-PROBED_ROWS = 5_000  # of the network that probing takes, about: the pilot, the probes at all levels, and the flows
-NODES = 40  # of the flows whose variation along time is measured
+STEP = 0.05  # size of a probe in units of the noise: far below the scale on which the score varies, far above rounding
+PROBED_ROWS = 5_000  # rows of the network that probing takes, about: the pilot, the probes at all levels, and the flows
+NODES = 40  # number of flows whose variation along time is measured
 
 
 def probe_trained(folder: str | Path) -> None:
@@ -54,8 +54,8 @@ def probe_model(
     """Probe a model at `samples` samples of a short pilot run and write its response; returns the file.
 
     Without `out` it goes into the model's folder, where every later run finds it. `allow_code` is that of `load_model`. A
-    conditional model is probed under the conditions of the file `condition`, in turn. Raises ValueError for what the model, the
-    pilot run or the folder do not allow.
+    conditional model is probed under the conditions of the file `condition`, in turn. Raises ValueError if the model, the pilot
+    run or the folder do not allow it.
     """
     model = load_model(folder, device, allow_code=allow_code)
     if model.process.fields > 1:
@@ -93,7 +93,7 @@ def probe_model(
 def refit(folder: str | Path, data: str | Path, out: str | Path, *, allow_code: bool = False) -> Path:
     """Fit a reference in the model's own basis to the fields of a file, or of a run's samples.h5; returns the file written.
 
-    Raises ValueError for a file whose fields cannot be made like the model's, or that has fewer than three of them.
+    Raises ValueError for a file whose fields cannot be converted to the model's form, or that has fewer than three of them.
     """
     model = load_model(folder, allow_code=allow_code)
     states = states_like(find_model(folder), model, data)
@@ -128,8 +128,8 @@ def probe_response(
 
     Hutchinson's estimate of the mean diagonal per shell: E[w . J w] over random signs w of the coordinates, by central
     differences, so that any score will do. Costs 2 n probes levels rows of the network. Adjacent levels are averaged.
-    `project` maps states to the subspace that the model knows, which noise and probes stay in; `condition` is that of a
-    conditional score, with an entry for every state.
+    `project` maps states to the model's subspace, in which noise and probes stay; `condition` is that of a conditional score,
+    with an entry for every state.
     """
     ends = torch.tensor([horizon, delta], dtype=torch.float64)
     low, high = (float(x) for x in -torch.log(torch.expm1(forward_time(process, ends))))
@@ -178,7 +178,7 @@ def _response(
             given = () if condition is None else (rows_of(condition, here),)
             change[here] += sign * score(part, t.to(x).repeat(len(part)), *given).to(x)
     answer = basis.analyse(change.flatten(1)) * (sigma**2 / (2 * step))
-    # shells of a basis that does not span the space see only their share of a probe
+    # shells of a basis that does not span the space receive only their share of a probe
     asked = basis.analyse(direction.flatten(1))
     return 1 + _inner(reference, asked, answer) / _inner(reference, asked, asked).clamp(min=1e-12)
 
@@ -193,7 +193,7 @@ def _inner(reference: GaussianReference, u: Tensor, v: Tensor) -> Tensor:
 def probe_smoothness(
     sampler: Sampler, scheme: Collocation, samples: Sequence[int], condition: Condition | None = None
 ) -> Smoothness:
-    """Measure how what the Gaussian leaves over varies along the flow, on the flows of `samples` (`collocation.choose`).
+    """Measure how the remainder of the Gaussian varies along the flow, on the flows of `samples` (`collocation.choose`).
 
     The sampler gives score, prior and options; the flows are those of `scheme`, under a `condition` with an entry for each.
     """

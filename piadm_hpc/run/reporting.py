@@ -1,4 +1,4 @@
-"""What a run reports: a log and a progress bar for people, events for programs, and a summary at the end."""
+"""The reports of a run: a log and a progress bar for people, events for programs, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class EventLog:
     speaks: bool
 
     def write(self, event: str, *, always: bool = False, **more: Any) -> None:
-        """Add an event, with `always` from any rank. An event that finds the disk full is lost; the samples' writer says so."""
+        """Add an event, with `always` from any rank. An event is lost if the disk is full; the writer of samples reports that."""
         if not (self.speaks or always):
             return
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -121,7 +121,7 @@ class Progress:
             self.bar.close()
 
     def show(self, done: float, note: str) -> None:
-        """Report the amount done here, with a note of what is being worked on."""
+        """Report the amount done here, with a note on the present work."""
         due = self.enabled and time.monotonic() - self.spoke >= self.interval
         if due and self.elsewhere is not None:
             self.others = max(self.others, self.elsewhere())
@@ -159,7 +159,7 @@ class Summary:
         rounds: sequential network function evaluations (NFE) of a sample, median.
         calls: network function evaluations (NFE) of a sample, median.
         sequential_rounds: NFE of a sample that is made step by step; None where only sweeps make samples.
-        sweeps: the most sweeps of every block.
+        sweeps: largest number of sweeps of every block.
         seconds: wall-clock time.
         communication: seconds in collective operations, mean over ranks.
         writing: seconds of writing shards, maximum over groups.
@@ -180,7 +180,7 @@ class Summary:
     def lines(self, tol: float) -> list[str]:
         """Describe the cost in a few lines for the log."""
         if self.num_samples == 0:
-            return ["nothing to do: every sample of this run is there already"]
+            return ["nothing to do: every sample of this run has already been drawn"]
         share, steps = 100 / max(self.seconds, 1e-9), self.sequential_rounds
         in_sequence = "" if steps is None else f"; the same chain step by step: {steps} in {steps}"
         return [

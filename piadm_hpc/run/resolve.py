@@ -43,17 +43,17 @@ GIVEN_STEPS = 48  # of a chain with another integrator
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A configuration whose settings "auto" are replaced by values for its model, and what is built from both.
+    """A configuration whose settings "auto" are replaced by values for its model, and the objects built from both.
 
     Attributes:
         config: the configuration, complete.
-        model: the model, with its network compiled where that is asked for.
-        reference: the Gaussian that chain and sweeps are built on; the model's own, or one from a file.
+        model: the model, with its network compiled if that is requested.
+        reference: the Gaussian for chain and sweeps; the model's own, or one from a file.
         grid: points in the model's own time.
         sampler: draws the samples.
         given: the observations that samples are conditioned on, or None.
         dated: the observations that leads of forecasts are conditioned on, or None.
-        condition: what the run's samples are conditioned on, with one entry for each condition; None for a model without.
+        condition: the conditions of the run's samples, one entry for each; None for a model without conditions.
     """
 
     config: RunConfig
@@ -88,12 +88,12 @@ class ResolvedRun:
         return self.sampler.chain
 
     def with_settings(self, settings: Mapping[str, Mapping[str, Any]]) -> ResolvedRun:
-        """The same run with some keys of the sections `solver`, `compute` and `output` changed; the scheme stays as it is."""
+        """The same run with some keys of the sections `solver`, `compute` and `output` changed; the scheme does not change."""
         config = self.config.replace(**settings)
         return replace(self, config=config, sampler=replace(self.sampler, options=make_options(config, self.model, self.scheme)))
 
     def finished(self, states: Tensor, condition: Condition | None = None) -> Tensor:
-        """Return the samples of solved states [samples, *event]; given observations, after the last step of the posterior.
+        """Return the samples of solved states [samples, *event]; with observations, after the last step of the posterior.
 
         With densities there is no such step: they are those of the states at the last noise level.
         """
@@ -164,7 +164,7 @@ def make_sampler(config: RunConfig, model: Model, device: str = "cpu") -> Sample
 
 
 def count_time_ranks(config: RunConfig, size: int) -> int:
-    """How many of `size` ranks share the time axis of a sample: as given, else those left when every sample has a rank."""
+    """The number of ranks, of `size`, that share a sample's time axis: as given, else those left when every sample has a rank."""
     if config.compute.time_ranks != "auto":
         return int(config.compute.time_ranks)
     if config.solver.kind == "sequential":
@@ -174,12 +174,12 @@ def count_time_ranks(config: RunConfig, size: int) -> int:
 
 
 def with_defaults(config: RunConfig, model: Model, reference: GaussianReference) -> RunConfig:
-    """Fill in what a configuration leaves to the model: eta, the integrator, the number of steps. Settings of sweeps mean sweeps.
+    """Fill in the settings that depend on the model: eta, the integrator, the number of steps. Settings of sweeps select sweeps.
 
     The steps of the model's card suit the default integrator; another one takes GIVEN_STEPS.
 
-    A network of position and momentum gets an integrator of phase space. Collocation of a probed model gets as many points,
-    and the first time, that the variation of its flow along time asks for; of another model 8 points for every digit of `tol`.
+    A network of position and momentum gets an integrator of phase space. Collocation of a probed model gets its number of points
+    and its first time from the variation of its flow along time; for another model it gets 8 points for every digit of `tol`.
     """
     suits = {key: value for key, value in (model.card.get("sampling") or {}).items() if value is not None}
     left_open = config.chain.integrator == "auto"
@@ -214,7 +214,7 @@ def with_defaults(config: RunConfig, model: Model, reference: GaussianReference)
 
 
 def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any]) -> str:
-    """Choose the integrator: of phase space for a network of two fields, and for the flow what the card says."""
+    """Choose the integrator: of phase space for a network of two fields, and for the flow the one on the card."""
     if model.process.fields > 1:
         return "sscs" if config.chain.eta else "gddim-ab2"
     return str(config.method.name if config.chain.eta else suits.get("flow", config.method.name))

@@ -1,7 +1,7 @@
 """Rollouts of a configured run: the starts in its file of conditions, and members that are stored lead by lead.
 
-A run of M members, S starts and L leads has the ids (m S + s) L + l - 1 for lead l, so that more members follow those that are
-there. The random numbers of a start belong to its date, so that it is the same in a file of its own.
+A run of M members, S starts and L leads has the ids (m S + s) L + l - 1 for lead l, so that more members can be appended. The
+random numbers of a start depend on its date, so that they are the same in a file of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..solvers.rollout import Rollout
 from .conditions import given_conditions
 from .resolve import ResolvedRun
 
-HELD = ("map", "scalar", "class")  # inputs that a start has once, and all its leads keep
+HELD = ("map", "scalar", "class")  # inputs that have one value per start, which all its leads keep
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,10 @@ class Starts:
     """The starts of a run as states, and the conditions of its leads.
 
     Attributes:
-        model: a model given its own fields before.
-        given: the model's inputs at every start.
-        order: how many of the fields before it a lead is given.
+        model: a model that takes its own earlier fields. given: the model's inputs at every start. order: number of earlier
+            fields on which a lead is conditioned.
         months: months from one lead to the next.
-        numbers: what the random numbers of every start go by.
+        numbers: the number that determines the random numbers of every start.
     """
 
     model: Model
@@ -48,7 +47,7 @@ class Starts:
 
     @classmethod
     def of(cls, config: RunConfig, model: Model) -> Starts:
-        """Read the starts of a run. Raises ConfigError for a model that no lead can be passed on to."""
+        """Read the starts of a run. Raises ConfigError for a model to which no lead can be passed on."""
         conditioning = model.conditioning
         if conditioning is None:
             raise ConfigError(f"rollout.leads: the model {model.name} takes no condition, so that no lead follows from another")
@@ -59,11 +58,11 @@ class Starts:
             elif each.kind not in (*HELD, "month"):
                 raise ConfigError(f"rollout.leads: the model's input {each.name} ({each.kind}) is not known after the first lead")
         if not lags:
-            raise ConfigError(f"rollout.leads: the model {model.name} is given none of its own fields (inputs of kind lag)")
+            raise ConfigError(f"rollout.leads: the model {model.name} takes none of its own earlier fields (inputs of kind lag)")
         for variable, found in lags.items():
             if found != set(range(1, max(found) + 1)):
                 raise ConfigError(
-                    f"rollout.leads: the model is given {variable} at the lags {', '.join(map(str, sorted(found)))}; leads "
+                    f"rollout.leads: the model takes {variable} at the lags {', '.join(map(str, sorted(found)))}; leads "
                     f"after the first need all lags from 1 to {max(found)}"
                 )
         given = given_conditions(config)
@@ -76,12 +75,12 @@ class Starts:
         names, inputs = self.model.conditioning.variables, self.model.conditioning.inputs
         known = {(each.variable, each.lag): self.given.values[each.name][list(starts)] for each in inputs if each.kind == "lag"}
         empty = np.zeros_like(next(iter(known.values())))
-        # a field that no lead is given is not looked at
+        # a field that no lead takes is not examined
         fields = [{name: known.get((name, lag), empty) for name in names} for lag in range(self.order, 0, -1)]
         return torch.stack([self.model.normalisation.encode(each) for each in fields], dim=1)
 
     def condition(self, past: Tensor, links: Sequence[Link]) -> Condition:
-        """Return what leads are given: their last states [rows, order, *event], and the inputs of their starts."""
+        """Return the conditions of leads: their last states [rows, order, *event], and the inputs of their starts."""
         model, rows = self.model, [self.numbers.index(link.start) for link in links]
         assert model.conditioning is not None
         lead = np.array([link.lead for link in links])
@@ -97,13 +96,13 @@ class Starts:
         return model.conditioning.encode(values)
 
     def field(self, x: Tensor, condition: Condition) -> Tensor:
-        """Return states with the mean that models of residuals leave out."""
+        """Return states plus the mean that models of residuals subtract."""
         assert self.model.conditioning is not None
         return x + self.model.conditioning.mean(condition).to(x)
 
 
 def rollout_of(resolved: ResolvedRun, starts: Starts) -> Rollout:
-    """Build the rollout of a run; leads are pipelined where its chain allows, unless the configuration says otherwise."""
+    """Build the rollout of a run; leads are pipelined if its chain allows it, unless the configuration forbids it."""
     threshold = resolved.config.rollout.threshold if pipelines(resolved) else None
     return Rollout(replace(resolved.sampler, stride=1), starts.condition, starts.field, threshold)
 
@@ -116,7 +115,7 @@ def pipelines(resolved: ResolvedRun) -> bool:
 
 
 def _number(label: object) -> int:
-    """The number that the random numbers of a start go by: that of the start, or of its date, whatever file it is in."""
+    """The number that determines the random numbers of a start: its position, or its date, whatever file it is in."""
     if isinstance(label, int | np.integer) and 0 <= int(label) < MOST_STARTS:
         return int(label)
     return int.from_bytes(hashlib.sha256(str(label).encode()).digest()[:5], "big")

@@ -1,4 +1,4 @@
-"""The statistics of a run: which members belong together, the bins of every point, and what they are scored against."""
+"""The statistics of a run: the groups of members, the bins of every point, and the truth."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from .conditions import SAMPLE_DIM, given_conditions, months_of_run
 
 REACH, STRETCH = 12.0, 2.5  # bins reach so many deviations of the data, and are three times as wide as evenly spaced ones there
 BINNED = {kind for kind, arrays in NEEDS.items() if "values" in arrays}
-KEPT_BITS = np.uint32(0xFFFFFF00)  # of an edge, so that two hosts that round otherwise have the same edges
+KEPT_BITS = np.uint32(0xFFFFFF00)  # digits of an edge, so that two hosts that round differently have the same edges
 
 
 def recipe_of(config: RunConfig, model: Model) -> Recipe | None:
-    """The statistics that a run's configuration asks for; None for none. Raises ConfigError for what does not fit the model."""
+    """The statistics that a run's configuration requests; None for none. Raises ConfigError if they do not fit the model."""
     asked = config.statistics
     if not asked.kinds:
         return None
@@ -67,7 +67,7 @@ def recipe_of(config: RunConfig, model: Model) -> Recipe | None:
 
 @dataclass(frozen=True)
 class Counted:
-    """Bytes of a run's statistics: what a rank that writes holds in memory, and what is on disk; `words` describe them."""
+    """Bytes of a run's statistics: in the memory of a rank that writes, and on disk; `words` describe them."""
 
     memory: int = 0
     disk: int = 0
@@ -106,18 +106,18 @@ def _climatology(config: RunConfig) -> tuple[Climatology | None, tuple[int, ...]
         return climatology, (0,)
     if months is None and given is None:
         raise ConfigError(
-            "statistics.month: give the month, since the model's climatology is monthly and the run does not say it"
+            "statistics.month: give the month, since the model's climatology is monthly and the run does not determine it"
         )
     if months is not None and given is not None:
         raise ConfigError("statistics.month: the run knows its months; leave it out")
     found = [given] if months is None else months.tolist()
     if absent := sorted(set(found) - set(climatology.months)):
-        raise ConfigError(f"statistics.month: the model knows no climatology of month {', '.join(map(str, absent))}")
+        raise ConfigError(f"statistics.month: the model has no climatology for month {', '.join(map(str, absent))}")
     return climatology, tuple(int(month) - 1 for month in found if month is not None)
 
 
 def _layout(layout: Layout, climatology: Climatology | None, sample_dim: str) -> Layout:
-    """The layout of what is counted: that of the samples, with the names of absolute fields where these are asked for."""
+    """The layout of the counted fields: that of the samples, with the names of absolute fields if these are requested."""
     if climatology is None:
         return replace(layout, sample_dim=sample_dim)
     variables = [
@@ -145,10 +145,10 @@ def _groups(config: RunConfig) -> dict[str, Coordinate]:
 def _edges(model: Model, bins: int, added: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Edges of the bins of every point by variable, [bins + 1, *shape] float32: narrow about the data's mean, wide far from it.
 
-    They are those of states, decoded, so that they follow transforms and bounds of a variable.
+    They are decoded from states, so that they follow transforms and bounds of a variable.
     """
     reference, scale = model.reference, 1.0
-    if model.conditioning is None:  # else the reference is that of what the condition leaves, less than a state
+    if model.conditioning is None:  # else the reference is that of residuals given the condition, which are smaller than states
         variance = float(reference.basis.expand(reference.spectrum.to(torch.float64)).expand(reference.basis.num_coords).sum())
         scale = 2.0 ** round(math.log2(max(math.sqrt(variance / len(reference.mean)), 1e-30)))
     mean = reference.mean.to("cpu", torch.float64).reshape(1, *model.event_shape)

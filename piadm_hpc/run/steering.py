@@ -2,7 +2,7 @@
 
 With r the log-potential and D the denoised estimate, the weight of a sample at the end of a block is multiplied by
 exp(r(D) - r(D before)), and at the end of the chain by exp(r(x) - r(D)) (Feynman-Kac steering, Singhal et al. 2025,
-arXiv:2501.06848). Weighted samples are of p(x) exp(r(x)) whether groups are resampled or not.
+arXiv:2501.06848). Weighted samples follow p(x) exp(r(x)) whether or not groups are resampled.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _BlockEnded(Exception):
 
 @dataclass
 class Steered(Work):
-    """A group of samples being solved and steered, as the callback of the solver.
+    """A group of samples that is being solved and steered, as the callback of the solver.
 
     Attributes:
         log_weights: logarithms of the weights, [group] float64.
@@ -48,7 +48,7 @@ class Steered(Work):
     ancestors: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def solve(self, gaps: dict[str, np.ndarray]) -> Solution:
-        """Solve the whole group. Raises StopRequested, and nothing of the group is kept then."""
+        """Solve the whole group. Raises StopRequested; then nothing of the group is kept."""
         run, samples = self.run, self.batch.samples
         potential, sampler, comm = potential_of(run.resolved), run.resolved.sampler, run.ranks.time
         self.note, resume = self.name, None
@@ -82,7 +82,7 @@ class Steered(Work):
             raise _BlockEnded(unfinished)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Return what is stored beside every sample of the group."""
+        """Return the quantities stored beside every sample of the group."""
         return {"log_weight": self.log_weights, "ancestor": self.ancestors}
 
     def _potentials(self, potential: Potential, states: Tensor) -> np.ndarray:
@@ -91,7 +91,7 @@ class Steered(Work):
         return found
 
     def _resampled(self, blocks: int) -> np.ndarray:
-        """Return which samples go on, [group], and give them equal weights where they were drawn."""
+        """Return which samples continue, [group], with equal weights if they were resampled."""
         spec, run = self.run.resolved.config.steering, self.run
         assert spec is not None
         self._say(f"block {blocks}")

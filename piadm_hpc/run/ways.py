@@ -20,11 +20,11 @@ from .effort import Effort, expected_effort, expected_sweeps
 from .footprint import bytes_per_sweep, solver_of
 from .resolve import ResolvedRun, count_time_ranks
 
-CAP = 3.0  # sweeps and the steps that take over from them end within this many times what steps alone take
+CAP = 3.0  # sweeps and the steps that finish them end within this many times the time of steps alone
 BESIDE = 1.1  # a sweep costs about a tenth more than its calls
 SWEEP = 0.005  # seconds of a sweep in which processors work outside the network, on one core a rank
 STORING = 0.02  # seconds in which a batch is compressed, written and renamed
-LONGEST = 30.0  # seconds of a batch, unless a single sample takes more: what a kill may cost
+LONGEST = 30.0  # seconds of a batch, unless a single sample takes more: the largest loss by a kill
 MOST_ROWS = 4096  # of a timed call
 HELD = 1 / 4  # share of a rank's memory that the solver's arrays may take
 
@@ -54,7 +54,7 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Ways:
-    """The ways that are open to a run on `ranks` ranks, `turns` of which take turns on a core."""
+    """The ways that are open to a run on `ranks` ranks, `turns` of which share a core."""
 
     resolved: ResolvedRun
     ranks: int
@@ -66,19 +66,19 @@ class Ways:
         return min((self._batched(way, times) for way in self.all), key=lambda found: found.seconds)
 
     def alternative(self, times: CallTimes, way: Way) -> Predicted | None:
-        """The fastest in sweeps where `way` is step by step, and the reverse; None where there is none."""
+        """The fastest in sweeps if `way` is step by step, and the reverse; None if there is none."""
         others = [other for other in self.all if other.kind != way.kind]
         return min((self._batched(other, times) for other in others), key=lambda found: found.seconds, default=None)
 
     def rows_of_a_call(self, times: CallTimes) -> int:
-        """The most rows of a call: as given, else as many as pay."""
+        """The largest number of rows of a call: as given, else the fastest."""
         given = self.resolved.config.compute.model_batch
         return times.best_rows(untried=self.resolved.sampler.device.startswith("cuda")) if given == "auto" else int(given)
 
     def most_sweeps(self, chosen: Predicted, times: CallTimes) -> int | None:
-        """The most sweeps after which steps can still end within CAP times what steps alone take.
+        """The largest number of sweeps after which steps can still end within CAP times the time of steps alone.
 
-        None where steps are not open: in a flow, and where more than one time rank is asked for.
+        None if steps are not possible: for a flow, and if more than one time rank is requested.
         """
         way, steps, stepwise = chosen.way, self.resolved.scheme.num_steps, Way("sequential", None, 1)
         if way.kind == "sequential" or stepwise not in self.all:
@@ -96,12 +96,12 @@ class Ways:
 
     @property
     def rows_are_few(self) -> bool:
-        """Whether a single call holds whatever a rank evaluates at once, or the rows of a call are given."""
+        """Whether a single call holds all rows that a rank evaluates at once, or the rows of a call are given."""
         return self.resolved.config.compute.model_batch != "auto" or self.most_rows <= ROWS
 
     @cached_property
     def most_rows(self) -> int:
-        """The most rows that a rank evaluates at once, in any way and batch."""
+        """The largest number of rows that a rank evaluates at once, in any way and batch."""
         return min(MOST_ROWS, max(math.ceil(self._rows(way) * self._batches(way.time_ranks)[-1]) for way in self.all))
 
     @cached_property
@@ -124,14 +124,14 @@ class Ways:
         return {way: expected_effort(one, expected_sweeps(one), way.time_ranks) for way, one in samplers.items()}
 
     def _sampler(self, way: Way) -> Sampler:
-        """The sampler of one way; options that are given stay as they are."""
+        """The sampler of one way; options that are given do not change."""
         sampler = self.resolved.sampler
         if not self.resolved.config.solver.free:
             return sampler
         return replace(sampler, options=replace(sampler.options, solver=way.kind, window=way.window))
 
     def _windows(self, time_ranks: int) -> Iterator[int]:
-        """Windows that the chain can have, if it can; their points are shared evenly by the time ranks."""
+        """Possible windows of the chain, if any; their points are shared evenly by the time ranks."""
         chain = self.resolved.scheme
         if chain.sequential_rounds is None or not chain.knows_levels or len(chain.edges) > 2:
             return
@@ -143,7 +143,7 @@ class Ways:
             width *= 2
 
     def _batches(self, time_ranks: int) -> list[int]:
-        """Numbers of samples that may be solved together, rising: powers of two as far as samples and memory go."""
+        """Numbers of samples that may be solved together, rising: powers of two as far as samples and memory allow."""
         config, sampler = self.resolved.config, self.resolved.sampler
         share = -(-len(config.ids) // (self.ranks // time_ranks))
         if config.output.batch != "auto":
@@ -163,7 +163,7 @@ class Ways:
 
     @cached_property
     def _room(self) -> float:
-        """Bytes that the solver's arrays may take: a share of the rank's GPU, or of what this host has for it."""
+        """Bytes that the solver's arrays may take: a share of the rank's GPU, or of its part of this host's memory."""
         device = self.resolved.sampler.device
         return HELD * (torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else memory_of_host(self.ranks))
 
@@ -192,7 +192,7 @@ class Ways:
         return rounds * seconds * self._slowed(way, times)
 
     def _slowed(self, way: Way, times: CallTimes) -> float:
-        """The time of a call relative to one on an idle processor; ranks without samples leave theirs to the others."""
+        """The time of a call relative to one on an idle processor; ranks without samples leave their cores to the others."""
         busy = way.time_ranks * min(self.ranks // way.time_ranks, len(self.resolved.config.ids))
         return 1.0 if self.ranks == 1 else 1 + (times.crowding - 1) * (busy - 1) / (self.ranks - 1)
 

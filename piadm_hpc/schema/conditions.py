@@ -1,4 +1,4 @@
-"""Conditions: what a score is given beside states and times, as a tree of tensors with one entry for every sample."""
+"""Conditions: further arguments of a score beside states and times, a tree of tensors with one entry for every sample."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def matched(condition: Condition, like: Tensor) -> Condition:
 
 
 def mistakes_of_condition(condition: object, samples: int) -> Iterator[str]:
-    """Say what keeps `condition` from being a condition of so many samples."""
+    """List the reasons why `condition` cannot be the condition of so many samples."""
     wrong = list(_not_tensors(condition, "condition"))
     if wrong:
         yield from wrong

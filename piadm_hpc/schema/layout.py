@@ -63,7 +63,7 @@ class Layout:
 
     @property
     def on_cells(self) -> bool:
-        """Whether the grid is one of cells, which have coordinates of their own that say where they lie."""
+        """Whether the grid consists of cells, whose positions are coordinates of their own."""
         return len(self.grid) == 1 and any(c.dims == self.grid and name not in self.grid for name, c in self.coordinates.items())
 
     def channels(self, variable: Variable) -> tuple[int, ...]:
@@ -72,7 +72,7 @@ class Layout:
 
 
 def channel_slices(shapes: Mapping[str, Sequence[int]]) -> dict[str, slice]:
-    """Which channels are those of each variable, in order, from the sizes of its leading dimensions."""
+    """The slice of channels that belongs to each variable, in order, from the sizes of its leading dimensions."""
     channels, start = {}, 0
     for name, shape in shapes.items():
         channels[name] = slice(start, start + prod(shape))

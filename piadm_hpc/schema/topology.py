@@ -72,7 +72,7 @@ class Topology:
         return [(three[0], three[1], three[2]) for three in alike]
 
     def atom_classes(self) -> list[int]:
-        """A class per atom, equal for atoms with the same element, the same neighbours' elements, and so on to ten bonds."""
+        """A class per atom, equal for atoms with the same element, the same elements of neighbours, and so on to ten bonds."""
         near = self.neighbours
         classes: list[Any] = [atom.element for atom in self.atoms]
         for _ in range(10):
@@ -82,7 +82,7 @@ class Topology:
         return classes
 
     def centres(self) -> list[tuple[int, int, int, int]]:
-        """Chiral carbons, with four neighbours of different classes: (centre, three of them); their signed volume is its hand."""
+        """Chiral carbons, with four different neighbours: (centre, three of them), whose signed volume is the handedness."""
         near, classes = self.neighbours, self.atom_classes()
         four = [(i, bonded) for i, bonded in enumerate(near) if self.atoms[i].element == "C" and len(bonded) == 4]
         chosen = [(i, bonded) for i, bonded in four if len({classes[j] for j in bonded}) == 4]

@@ -6,7 +6,7 @@ integrals W and w of the collocation, the adjoint is the solution of
     mu_j = w_j v + sum_i W_ij G_i^T mu_i,        d objective / dy_start = v + sum_i G_i^T mu_i
 
 All vector-Jacobian products of a sweep are one batch, shared by the ranks. This is the exact gradient of the collocation
-equations (discretise, then differentiate), whatever path the sweeps took to their solution.
+equations (discretise, then differentiate), whatever sweeps led to their solution.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def gradient(
     samples: Sequence[int] | None = None,
     project: Projection | None = None,
 ) -> Gradient:
-    """Differentiate an objective of the end states of a flow in its first states and its condition; collective over `comm`.
+    """Differentiate an objective of a flow's end states with respect to first states and condition; collective over `comm`.
 
     Args:
         chain: the flow.
@@ -82,7 +82,7 @@ def gradient(
     """
     comm, options = comm or SerialCommunicator(), options or Options()
     if not isinstance(chain, Collocation):
-        raise ValueError("gradient: backward sweeps go over the nodes of a collocation, and this is a chain of steps")
+        raise ValueError("gradient: backward sweeps need the nodes of a collocation, and this is a chain of steps")
     if options.tol is None:
         raise ValueError("gradient: backward sweeps end at a tolerance; give `tol`")
     names = list(range(len(x0))) if samples is None else list(samples)

@@ -117,8 +117,6 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
             yield f"solver = {options.solver!r}, linear = {options.linear!r}: collocation has its own sweeps; use the defaults"
         if moves or options.corrector is not None:
             yield "collocation solves all its points at once: use no window, pipeline or corrector with it"
-        if options.student is not None:
-            yield "a student follows the steps of a chain, and collocation has none: use another integrator"
         if comm.size > chain.num_steps:
             yield f"{comm.size} time ranks for {chain.num_steps} collocation points; use fewer ranks or more points"
     if options.solver == "sequential" and comm.size > 1:

@@ -21,7 +21,7 @@ MOST_SWEEPS = 200
 
 
 class Backward:
-    """Backward sweeps of several samples, each through its own pieces from the last to the first."""
+    """Backward sweeps of several samples, each through its own pieces, from the last to the first."""
 
     def __init__(
         self, whitening: Whitening, evaluator: Evaluator, names: Sequence[int], visited: Sequence[Sequence[Visited]],
@@ -47,7 +47,7 @@ class Backward:
         while open_samples := [k for k, pieces in enumerate(self.left) if pieces]:
             found, in_condition = self._sweep(open_samples, slopes, products)
             changes = [self._change(slopes[k], products[k], new) for k, new in zip(open_samples, found, strict=True)]
-            # ranks on different processors may round differently, and must not decide differently
+            # ranks on different processors may round differently, but must take the same decision
             shared = self.comm.max(torch.tensor(changes, dtype=torch.float64)).tolist()
             for k, new, residual in zip(open_samples, found, shared, strict=True):
                 products[k], tried[k] = new, tried[k] + 1
@@ -70,7 +70,7 @@ class Backward:
         return float(torch.linalg.vector_norm((new - old).sum(0)) / size)
 
     def _sweep(self, samples: list[int], slopes: list[Tensor], products: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the products G_i^T mu_i [M, n] of some samples, and what they add to the gradient in the condition."""
+        """Return the products G_i^T mu_i [M, n] of some samples, and their contribution to the gradient in the condition."""
         multipliers = []
         for k in samples:
             weights = self.left[k][-1].tables.weights

@@ -88,7 +88,7 @@ class ChainBlocks:
         return BlockSolution(z, zero, carried, zero, steps, steps)
 
     def state(self, end: Tensor) -> Tensor:
-        """Return the states [samples, c, d] that end coordinates [samples, c, n] stand for."""
+        """Return the states [samples, c, d] of end coordinates [samples, c, n]."""
         return self.problem.state(end)
 
     def correct(
@@ -148,7 +148,7 @@ class CollocationBlocks:
         return result.end, result
 
     def _with_log_det(self, result: BlockSolution, solver: CollocationSolver, done: Sequence[int]) -> BlockSolution:
-        """Add the log-determinants of the samples at the positions `done`, one more round, where they are asked for."""
+        """Add the log-determinants of the samples at the positions `done` if they are requested, which takes one more round."""
         if self.options.traces == "none":
             return result
         names, visited = [solver.samples[k] for k in done], [solver.visited[k] for k in done]

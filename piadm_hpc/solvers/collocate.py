@@ -1,7 +1,8 @@
 """Sweeps over the nodes of a collocation: one batch of scores, one gather of remainders, one small solve per shell.
 
-Every slot holds a sample and the piece of the log-SNR range that it works on. A piece is halved when its sweeps do not converge,
-or its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step to step.
+Every slot holds a sample and the piece of the log-SNR range that is being solved. A piece is halved when its sweeps do not
+converge, or its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step
+to step.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .collocation import Collocation
 from .evaluate import Evaluator
 from .options import Options
 from .pieces import PieceTables, Slot, Task, Visited
-from .remainders import remainders
+from .remainders import follow_student, remainders
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
 from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
 from .whitening import Whitening
@@ -29,11 +30,11 @@ SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
 PATIENCE = 3  # sweeps without a clearly smaller bound after which a piece is halved
 LONGEST = 30  # sweeps after which a piece is halved in any case
 OUTSIDE = 3.0  # deviations of the reference, root mean square over all coordinates, that no state of the data has
-RESOLVED = 1 / 4  # share of the tolerance that the nodes may leave unresolved
+RESOLVED = 1 / 4  # share of the tolerance allowed for the interpolation error
 
 
 class CollocationSolver:
-    """Solves a flow on one rank. All ranks decide alike, because they decide on numbers that they have shared."""
+    """Solves a flow on one rank. All ranks take the same decisions, because they base them on numbers that they have shared."""
 
     def __init__(
         self, scheme: Collocation, evaluator: Evaluator, first: Tensor, samples: Sequence[int], options: Options,
@@ -44,7 +45,7 @@ class CollocationSolver:
         self.whitening = Whitening.of(scheme, first)
         self.reference, self.first = self.whitening.reference, first
         self.tables: dict[tuple[float, float, int], PieceTables] = {}
-        self.counts = scheme.point_counts if options.tol is not None else (scheme.points,)
+        self.counts = scheme.point_counts if options.tol is not None and options.student is None else (scheme.points,)
         self.result = BlockSolution.unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
         self.length = scheme.span[1] - scheme.span[0]
@@ -60,6 +61,9 @@ class CollocationSolver:
         self._fill()
         while self.slots:
             self._check_stop()
+            entered = [slot for slot in self.slots if slot.age == 0 and slot.tables.piece.length == self.length]
+            if (score := self.options.student) is not None:
+                follow_student(self.whitening, score, self.evaluator, entered, self.samples, self.comm)
             self._evaluate()
             self._advance()
             self.slots = [kept for slot in self.slots if (kept := self._next(slot)) is not None]
@@ -67,7 +71,7 @@ class CollocationSolver:
         return self.result
 
     def _fill(self) -> None:
-        """Give the room that is free to samples that wait."""
+        """Give free slots to waiting samples."""
         free = (self.options.in_flight or len(self.samples)) - len(self.slots)
         entering, self.waiting = self.waiting[:free], self.waiting[free:]
         self.slots += [self._enter(index) for index in entering]
@@ -116,10 +120,10 @@ class CollocationSolver:
             self.result.sweeps[slot.index] += 1
 
     def _advance(self) -> None:
-        """Compute the new paths, bound the errors of the evaluated ones, and estimate the error that the nodes leave."""
+        """Compute the new paths, bound the errors of the evaluated ones, and estimate the interpolation error."""
         scale, points = self.options.scale, self.scheme.points
         measured = [slot.advance(self.whitening, scale, points) for slot in self.slots]
-        # ranks on different processors may round differently, and must not decide differently
+        # ranks on different processors may round differently, but must take the same decision
         shared = largest(self.comm, torch.stack(measured, dim=-1))
         motion, missing = Motion(*shared[:4]), shared[7]
         growth = motion.over_move(motion.grown, torch.zeros_like(motion.move), self.precision)
@@ -128,10 +132,10 @@ class CollocationSolver:
         path, after = (error_bounds(growth, missed, torch.zeros_like(carried)) for missed in (motion.defect, missing))
         alone = limit * shortfall(path, after, limit, torch.ones(len(path), dtype=torch.float64))
         bounds = alone, after[-1] + inherited(growth, carried)
-        rounded = motion.is_rounding(self.precision)
+        rounded, seen = motion.is_rounding(self.precision), 2 if self.options.guessed else 1
         for number, slot in enumerate(self.slots):
             slot.rounded = bool(rounded[number])
-            own, slot.bound = (float(end[number]) if slot.age > 1 or slot.rounded else float("inf") for end in bounds)
+            own, slot.bound = (float(end[number]) if slot.age > seen or slot.rounded else float("inf") for end in bounds)
             *doubt, slot.spread = (float(part.max()) for part in shared[4:7, :, number])
             slot.doubt = rest_of_series(*doubt)
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
@@ -175,13 +179,13 @@ class CollocationSolver:
         self._start(slot)
 
     def _piece_done(self, slot: Slot, status: Status) -> Slot | None:
-        """Record a finished piece, and go on with the next piece of this sample; None after the last."""
+        """Record a finished piece, and continue with the next piece of this sample; None after the last."""
         index, tol, slot.carried = slot.index, self.options.tol, slot.bound
         self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
         # a state far outside the reference is not resolved by nodes that were chosen for it
         trusted = tol is None or (slot.bound <= tol and slot.spread <= OUTSIDE)
         if status == Status.CONVERGED and not trusted:
-            # what an earlier piece left at the floor of rounding is no fault of this one
+            # an error that an earlier piece left at the floor of rounding does not count against this one
             floor = slot.rounded and slot.spread <= OUTSIDE and self.result.status[index] == Status.ROUND_OFF_FLOOR
             status = Status.ROUND_OFF_FLOOR if floor else Status.NOT_CERTIFIED
         self.result.status[index] = max(int(self.result.status[index]), int(status))

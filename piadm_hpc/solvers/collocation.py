@@ -25,8 +25,8 @@ from ..theory.chebyshev import chebyshev_nodes, integrals, interpolation, left_b
 from ..theory.grid import TimeGrid
 from ..theory.process import Process
 
-EDGE = 1 / 16  # share of the tolerance that the part of the range left to the Gaussian may cost
-SHARE = 1 / 4  # share of the tolerance that the interpolation at the chosen points may cost
+EDGE = 1 / 16  # share of the tolerance allowed for the part of the range that the Gaussian solves alone
+SHARE = 1 / 4  # share of the tolerance allowed for the interpolation at the chosen points
 FEWEST, MOST = 5, 64  # limits of the number of points
 FIRST, MORE = 8, 4  # points of the first sweep, and of every further one: sweeps gain half a digit each, eight points a digit
 
@@ -35,7 +35,7 @@ FIRST, MORE = 8, 4  # points of the first sweep, and of every further one: sweep
 class Collocation:
     """The flow from forward time `horizon` to `delta`, solved at `points` nodes; the solver cuts it into pieces where needed.
 
-    With `backward` it goes from `delta` to `horizon`, from data to the first state that they would be drawn from.
+    With `backward` it goes from `delta` to `horizon`, from data to the first states that the flow maps to them.
 
     Raises ValueError for an empty range and for fewer than four points.
     """
@@ -163,8 +163,8 @@ class Piece:
 def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple[float, int]:
     """Choose the log-SNR to begin at and the number of points, for an error of `tol` between log-SNRs low and high.
 
-    Before the beginning, the remainder of the Gaussian adds up to less than EDGE * tol; the interpolation at the points costs
-    less than SHARE * tol. Both are root mean squares over the samples on which the smoothness was measured.
+    Before the beginning, the remainders add up to less than EDGE * tol; the interpolation error at the points is less than SHARE
+    * tol. Both are root mean squares over the samples on which the smoothness was measured.
     """
     nodes, half = chebyshev_nodes(len(smoothness.gram)), (smoothness.high - smoothness.low) / 2
     lagrange = np.linalg.inv(chebyshev.chebvander(nodes, len(nodes) - 1))

@@ -1,4 +1,4 @@
-"""The flow with given ends: data to the first states that they would be drawn from, with their densities, and back.
+"""The flow in both directions: data to the first states that the flow maps to them, with their densities, and back.
 
 Encoding solves the same flow from its last time to its first (Song et al. 2021, section 4.3, exact likelihood and encoding).
 """
@@ -21,11 +21,12 @@ from .solve import solve
 
 @dataclass(frozen=True)
 class Encoded:
-    """Data [samples, *event] on their way back to noise.
+    """Data [samples, *event], encoded as first states of the flow.
 
     Attributes:
         first: the states at the chain's first point that the flow carries to the data, [samples, *event].
-        white: the same as white noise, [samples, *event]: standard normal in every direction where the data are the model's.
+        white: the same as white noise, [samples, *event]: standard normal in every direction if the data follow the model's
+            distribution.
         solution: the solution of the flow from data to noise, with its costs.
         log_density: log-densities of the data, per unit volume of states, [samples] float64; None without `options.traces`.
     """
@@ -40,7 +41,7 @@ def encode(
     sampler: Sampler, x: Tensor, *, condition: Condition | None = None, samples: Sequence[int] | None = None,
     comm: Communicator | None = None,
 ) -> Encoded:  # fmt: skip
-    """Encode data x [samples, *event] as the first states that a sampler would draw them from; collective over `comm`.
+    """Encode data x [samples, *event] as the first states from which a sampler would draw them; collective over `comm`.
 
     Data are states at the last time of the flow. `condition` is as in `solve`; `samples`
     are ids, which select the probes of traces. Raises ValueError unless
@@ -69,7 +70,9 @@ def decode(
 
 def _flow(sampler: Sampler) -> Collocation:
     if not isinstance(sampler.chain, Collocation):
-        raise ValueError("only a flow that is solved by collocation goes back to noise; use chain.integrator = 'collocation'")
+        raise ValueError(
+            "only a flow solved by collocation can be solved backward, to noise; use chain.integrator = 'collocation'"
+        )
     return sampler.chain
 
 

@@ -39,9 +39,9 @@ class Conditions:
 class Evaluator:
     """Evaluates a score on flat rows x [rows, k, d] at times t [rows], with at most `max_rows` rows a call.
 
-    With `fields` = k = 1 the score is called with [rows, *event], else with [rows, k, *event], and with `conditions` it is
-    given for every row the condition of the row's sample as well. `projection` maps states [rows, *event] to the subspace
-    that they lie in; the input of the score must lie there already. An out-of-memory error halves `max_rows`, and a warning
+    With `fields` = k = 1 the score is called with [rows, *event], else with [rows, k, *event], and with `conditions` it also
+    receives, for every row, the condition of the row's sample. `projection` maps states [rows, *event] to the subspace of all
+    states; the input of the score must lie there already. An out-of-memory error halves `max_rows`, and a warning
     says so. `resolution` is the coarsest relative rounding of all scores so far. Raises
     ScoreError for a score of the wrong shape or type; `check` raises it for numbers that are not finite.
     """
@@ -93,7 +93,7 @@ class Evaluator:
         return result.detach().to(x.dtype).reshape(x.shape)
 
     def halve(self, rows: int) -> None:
-        """Use half as many rows a call from now on, after a call of so many ran out of memory."""
+        """Halve the number of rows per call, after a call of so many rows ran out of memory."""
         if rows == 1:
             raise ScoreError("out of memory with a single row a call; use a smaller model or a larger device")
         self.max_rows = math.ceil(rows / 2)

@@ -28,7 +28,7 @@ class GivenUp:
 class SequentialFinish:
     """Collects the samples of a block that sweeps gave up, and takes them to the end of the block step by step.
 
-    All ranks keep the same queue and share its samples out. A rank takes its samples through the steps together.
+    All ranks keep the same queue and divide its samples among them. A rank takes its samples through the steps together.
     """
 
     def __init__(self, problem: Problem, block: Block, samples: Sequence[int], comm: Communicator):
@@ -37,7 +37,7 @@ class SequentialFinish:
 
     @property
     def indices(self) -> list[int]:
-        """Positions in the batch of the samples that still wait."""
+        """Positions in the batch of the samples that are still waiting."""
         return [sample.index for sample in self.queue]
 
     def add(self, index: int, point: int, state: Tensor) -> None:
@@ -63,7 +63,7 @@ class SequentialFinish:
             steps = self.block.stop - sample.point
             result.sequential_steps[sample.index] = steps
             result.calls[sample.index] += steps
-            # what exact steps do to an error that was there before is not known
+            # the growth of earlier errors in exact steps is unknown
             result.residual[sample.index] = 0.0 if carried[sample.index] == 0 else torch.inf
             result.end[sample.index] = end
         self.queue.clear()

@@ -93,7 +93,7 @@ def reference_path(
     Fills the states `z` and increments `b` [points, samples, c, n] and the end states `end` [samples, c, n]. `scan` is the
     recurrence of the predictor's linear part.
     """
-    # what the predicted score adds to its own linear part does not depend on the state, so it is evaluated at zero
+    # the predicted score is affine: its constant part does not depend on the state, so it is evaluated at zero
     zero = torch.zeros_like(first)
     for local, j in enumerate(rows.points):
         predictor.problem.step(b[local], None if draws is None else draws[local], j, zero, predictor.score(j, zero, remainder))

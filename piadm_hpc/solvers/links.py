@@ -1,4 +1,4 @@
-"""Links of a rollout: which forecast a row is, its random numbers, and what is passed from lead to lead."""
+"""Links of a rollout: the forecast to which a row belongs, its random numbers, and the fields passed from lead to lead."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Link(NamedTuple):
     lead: int
 
 
-# given(past [rows, order, *event], links): what the samples of links are conditioned on; the newest field comes last
+# given(past [rows, order, *event], links): the condition of the samples of links; the newest field comes last
 Given = Callable[[Tensor, Sequence[Link]], Condition]
 # field(x [rows, *event], condition): the fields that later leads are given, of a model's states
 Field = Callable[[Tensor, Condition], Tensor]
@@ -68,10 +68,10 @@ class StopBetween:
         self.callback = callback
 
     def block_ended(self, block: Block, result: BlockSolution, unfinished: Unfinished) -> None:
-        """Keep nothing: a rollout goes on from a lead."""
+        """Keep nothing: a rollout continues from a lead."""
 
     def should_stop(self, done: int) -> bool:
-        """Return what the rollout's callback says."""
+        """Return the answer of the rollout's callback."""
         return self.callback.should_stop()
 
 
@@ -96,7 +96,7 @@ class LinkNoise:
 
 @dataclass(frozen=True)
 class Succession:
-    """What leads from one link to the next: the functions of a rollout, which fail on all ranks together; collective."""
+    """The functions of a rollout, which lead from one link to the next; they fail on all ranks together; collective."""
 
     given: Given
     field: Field | None
@@ -115,7 +115,7 @@ class Succession:
 def mistakes_of_links(
     past: Tensor, leads: range, members: list[int], starts: list[int], event_shape: tuple[int, ...]
 ) -> Iterator[str]:
-    """Say what keeps the arguments of a rollout from fitting together."""
+    """List the reasons why the arguments of a rollout do not fit together."""
     if past.ndim < 2 or len(past) != len(members) or tuple(past.shape[2:]) != event_shape or past.shape[1] < 1:
         shape = [len(members), "order", *event_shape]
         yield f"past is {list(past.shape)} for {len(members)} samples; give their last fields [{', '.join(map(str, shape))}]"

@@ -67,9 +67,9 @@ def log_determinants(
 ) -> tuple[LogDet, Tensor]:
     """Return the log-determinants of samples from the pieces `visited` of each, and the calls [samples] that they cost.
 
-    Collective over `comm`. The error bar adds what the nodes leave unresolved, what the bounds `residual` [samples] on the end
-    states make of the density (a log-density over r directions changes by about r times as much), and WIDTH deviations of the
-    probes. The number of a node, which selects its probes, counts through all pieces of a sample. Raises
+    Collective over `comm`. The error bar adds the quadrature error of the nodes, the effect of the bounds `residual` [samples]
+    on the end states (a log-density over r directions changes by about r times as much), and WIDTH deviations of the probes. The
+    number of a node, which selects its probes, counts through all pieces of a sample. Raises
     ScoreError on every rank when the score fails on any.
     """
     nodes: list[Node] = [
@@ -121,7 +121,7 @@ def _divergences(
 
 
 def _summed(piece: Visited, divergence: Tensor, variance: Tensor) -> Tensor:
-    """Integrate the divergence [M] over a piece: the integral, the size of what the nodes do not resolve, and its variance.
+    """Integrate the divergence [M] over a piece: the integral, the size of its quadrature error, and its variance.
 
     The last Chebyshev coefficients count with the length of the piece, because errors of the path at the nodes, which are of
     their size, do not cancel in the integral as the polynomials themselves do.

@@ -1,4 +1,4 @@
-"""Pieces of a flow: the tables that sweeps over their nodes use, and the records of the samples that work on them."""
+"""Pieces of a flow: the tables for sweeps over their nodes, and the records of the samples that are solved on them."""
 
 from __future__ import annotations
 
@@ -75,11 +75,12 @@ class PieceTables:
     def next_defect(self, defect: Tensor, missed: Tensor, moved: Tensor, move: Tensor) -> Tensor:
         """Predict the defects [M] of the next path, which moves by `move` [M].
 
-        The present path has defects `defect` [M], made of what the remainders missed after moves of `moved`, `missed` [M].
+        The present path has the defects `defect` [M], which are sums of the changes `missed` [M] of the remainders after moves
+        `moved`.
         """
         shares = self.steps.abs().to(missed) * missed
         ratio = torch.where(moved > 0, move / torch.where(moved > 0, moved, 1.0), 1.0)
-        # where nothing was missed there is no defect either
+        # without a change of the remainder there is no defect either
         return defect * (shares @ ratio) / shares.sum(1).clamp(min=torch.finfo(shares.dtype).tiny)
 
     def predicted(self, remainder: Tensor, at: Tensor, path: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class Visited:
 
 @dataclass
 class Slot:
-    """A sample at work on a piece of the flow.
+    """A sample that is being solved on a piece of the flow.
 
     Attributes:
         index: position of the sample in the batch.
@@ -132,9 +133,9 @@ class Slot:
         evaluated: the remainders of the present sweep, along `path`.
         age: number of sweeps over this piece.
         idle: number of sweeps since the bound last became clearly smaller.
-        bound: bound on the error at the end of the piece, with what the pieces before it left.
+        bound: bound on the error at the end of the piece, including the errors of the pieces before it.
         best: the smallest bound for this piece alone.
-        doubt: error that the nodes may leave because they do not resolve the remainder.
+        doubt: estimate of the interpolation error, because the nodes do not resolve the remainder.
         spread: largest root mean square of a whitened state on the path.
         rounded: whether the path reproduces its own remainders to rounding.
         carried: bound on the error of `y`.
@@ -158,7 +159,7 @@ class Slot:
     carried: float = 0.0
 
     def grow(self, tables: PieceTables) -> None:
-        """Go on with the more nodes of other tables of the same piece, from the polynomials through what is known.
+        """Continue with more nodes, those of other tables of the same piece, from the polynomials through the known values.
 
         The remainders form one polynomial, and the states at which they were evaluated, with the first state, another.
         """
@@ -179,10 +180,10 @@ class Slot:
         self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")
 
     def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
-        """Compute the next path from the remainders along the present one; return what the sweep measured, [8, points].
+        """Compute the next path from the remainders along the present one; return the sweep's measurements, [8, points].
 
         These are the fields of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
-        them, the root mean square of the whitened states, and the defect to be expected of the next path; zero beyond the nodes.
+        them, the root mean square of the whitened states, and the expected defect of the next path; zero beyond the nodes.
         """
         tables, before = self.tables, self.path[:-1]
         missed, moved = self.evaluated - tables.predicted(self.remainder, self.at, self.path), before - self.at

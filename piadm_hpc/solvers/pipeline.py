@@ -2,8 +2,8 @@
 
 A lead is open while the end of the lead before it moved by at most a threshold in the last sweep. Before every sweep its
 condition is made from the present estimates of the leads before it. After a larger move it is closed, together with all leads
-that follow it, and begins anew later. Where a range had to be cut, what was swept on early estimates is lost: the two leads
-that follow wait until the one before them is done. A lead is done only when the leads before it are done, and its own bound,
+that follow it, and begins anew later. Where a time range had to be cut, sweeps with early estimates are lost: the two leads that
+follow wait until the one before them is done. A lead is done only when the leads before it are done, and its own bound,
 measured with their final fields as its condition, meets the tolerance: it is as exact given its own predecessor as if solved
 alone.
 """
@@ -72,12 +72,12 @@ class Pipeline(CollocationSolver):
         return self.ended
 
     def _check_stop(self) -> None:
-        """Raise Stopped where the callback asks for it; leads that are done were handed to it already."""
+        """Raise Stopped if the callback asks for it; it has already received the leads that are done."""
         if self.callback is not None and self.callback.should_stop():
             raise Stopped([], None)
 
     def _fill(self) -> None:
-        """Close leads whose condition moved too far, open those that may begin, and condition all on the present estimates."""
+        """Close leads whose condition moved too far, open those that may begin, and update the conditions of all leads."""
         self._hand_out()
         slots: dict[int, Slot] = {}
         for slot in sorted(self.slots, key=lambda slot: slot.index):
@@ -95,7 +95,7 @@ class Pipeline(CollocationSolver):
         return index % self.count == 0
 
     def _may_begin(self, index: int, slots: dict[int, Slot]) -> bool:
-        """Whether the lead before is done, or open and nearly at rest where no range was cut lately."""
+        """Whether the lead before is done, or open and nearly converged, unless a range was cut recently."""
         before = index - 1
         if self._is_first(index) or before in self.done:
             return True
@@ -103,7 +103,7 @@ class Pipeline(CollocationSolver):
         return whole and before in slots and bool(self.moved[before] <= self.threshold)
 
     def _next_leads(self, slots: dict[int, Slot]) -> list[int]:
-        """The leads that may begin; samples that have begun come first, so that they end before others begin."""
+        """The leads that may begin; samples that have begun come first, so that they finish before others begin."""
         closed = [index for index in range(len(self.links)) if index not in self.done and index not in slots]
         return sorted((index for index in closed if self._may_begin(index, slots)), key=self._is_first)
 
@@ -117,23 +117,23 @@ class Pipeline(CollocationSolver):
         apply_to_leaves(self.conditions.tree, lambda values, new: values.index_copy_(0, rows.to(values.device), new), made)
 
     def _window(self, index: int) -> Tensor:
-        """The fields that a lead is given, [order, *event]."""
+        """The fields on which a lead is conditioned, [order, *event]."""
         sample, lead = divmod(index, self.count)
         return self.fields[sample, lead : lead + self.order]
 
     def _advance(self) -> None:
-        """Advance all paths, and note the ends that they have now and how far these moved."""
+        """Advance all paths, and record their present ends and how far these have moved."""
         self.rounds[sorted({slot.index // self.count for slot in self.slots})] += 1
         super()._advance()
         # the end of a range that was cut is not known before its last piece is done
         self._note_ends(
             [slot for slot in self.slots if len(slot.todo) == 1 and slot.todo[0].high - slot.todo[0].low == self.length]
         )
-        # the first sweep measures the guess
+        # the change in the first sweep is the error of the first guess
         self.moved[self.fresh] = torch.inf
 
     def _note_ends(self, slots: Sequence[Slot]) -> None:
-        """Pass the present ends of leads on, and note how far they moved since they were last passed on."""
+        """Pass the present ends of leads on, and record how far they have moved since they were last passed on."""
         if not slots:
             return
         ends = self.evaluator.project(torch.stack([self.whitening.leave(slot.path[-1]) for slot in slots]))
@@ -151,9 +151,9 @@ class Pipeline(CollocationSolver):
         return change
 
     def _next(self, slot: Slot) -> Slot | None:
-        """Decide as for a sample alone where the lead before was done; else sweep once more, whatever the bound says.
+        """Decide as for a single sample if the lead before was done; otherwise sweep once more, whatever the bound.
 
-        Bounds that were measured with another condition tell nothing of the final one.
+        Bounds that were measured with another condition say nothing about the final one.
         """
         if slot.index not in self.certain:
             slot.best, slot.idle, slot.age = torch.inf, 0, 1
@@ -168,7 +168,7 @@ class Pipeline(CollocationSolver):
         return kept
 
     def _hand_out(self) -> None:
-        """Hand out the leads that all samples have done."""
+        """Pass on the leads that are done for all samples."""
         samples = len(self.fields)
         while len(self.ended) < self.count:
             lead = len(self.ended)

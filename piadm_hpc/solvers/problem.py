@@ -1,4 +1,4 @@
-"""The problem that a solver is given, and the affine increments of its steps, which all solvers share."""
+"""The problem that a solver solves, and the affine increments of its steps, which all solvers share."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ class Problem:
     def as_read(self, z: Tensor, x: Tensor) -> Tensor:
         """Return coordinates z [rows, c, n] with their read channels replaced by those of the score's input x [rows, k, d].
 
-        A basis with more coordinates than entries has combinations that stand for nothing. Rounding puts a little into them,
-        no score answers it, and P alone would make it grow from step to step.
+        A basis with more coordinates than entries has combinations of coordinates that no state has. Rounding puts a little into
+        them, to which no score responds, and P alone would make it grow from step to step.
         """
         if not self.chain.plain or self.basis.num_coords <= math.prod(self.basis.event_shape):
             return z

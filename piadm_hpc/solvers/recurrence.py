@@ -1,6 +1,6 @@
 """The recurrence x[j+1] = A[j] x[j] + b[j] on all ranks.
 
-It takes local passes and one exclusive scan of affine maps, and one broadcast more where a block has several rows.
+It takes local passes and one exclusive scan of affine maps, and one more broadcast if a block has several rows.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Recurrence:
         return self._pass(b, r, torch.zeros_like(like), None)
 
     def _pass(self, b: Tensor, r: int, state: Tensor, z: Tensor | None) -> Tensor:
-        """Take this rank's steps of a row from `state`; the states on the way are written into z, if given."""
+        """Take this rank's steps of a row from `state`; the intermediate states are written into z, if given."""
         own = self.rows.local(r)
         if z is not None and len(own):
             z[own[0]] = state

@@ -1,7 +1,7 @@
-"""Rollouts: chains of samples, each given the ones before it, for many starts, members and leads.
+"""Rollouts: sequences of samples, each conditioned on those before it, for many starts, members and leads.
 
-The random numbers of a lead follow from seed, member, start and lead alone, so that a member is the same whatever else is in
-the batch, on any number of ranks, and after any restart.
+The random numbers of a lead depend only on seed, member, start and lead, so that a member is the same whatever else is in the
+batch, on any number of ranks, and after any restart.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .sampler import Sampler
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a rollout made, for samples in the order in which they were given.
+    """The forecasts of a rollout, for samples in the order of its arguments.
 
     Attributes:
         x: the fields, [samples, leads, *event].
         state: the model's states, [samples, leads, *event].
         rounds: network calls that had to wait for the one before them, over all leads, [samples].
-        calls: network calls for every lead, those of guesses that were given up included, [samples, leads].
+        calls: network calls (NFE) for every lead, including those with estimates that were discarded, [samples, leads].
         status: how every lead ended, a `Status`, [samples, leads].
         residual: bound on the error of every lead relative to the exact sample given the lead before, in units of the data's
             scale, [samples, leads].
@@ -75,10 +75,10 @@ class Observed:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Draws forecasts: every lead is a sample given the leads before it.
+    """Draws forecasts: every lead is a sample conditioned on the leads before it.
 
-    Lead by lead, a lead begins when the one before it is done. Pipelined, it begins on the unconverged estimate of the one
-    before, and is done when its own error bound holds given the final one. Either way each lead is within the sampler's
+    Lead by lead, a lead begins when the one before it is done. Pipelined, it begins with the unconverged estimate of the one
+    before, and is done when its own error bound is met given the final one. Either way each lead is within the sampler's
     tolerance of the exact one given its predecessor.
 
     Attributes:
@@ -110,7 +110,7 @@ class Rollout:
         if self.threshold is not None and not self.threshold > 0:
             yield f"threshold = {self.threshold:g} must be positive; None solves lead by lead"
         if not isinstance(self.sampler.chain, Collocation):
-            yield "leads are pipelined along the flow alone: give a Collocation, or threshold = None for a chain of steps"
+            yield "only leads of the flow are pipelined: give a Collocation, or threshold = None for a chain of steps"
         if self.sampler.options.tol is None:
             yield "pipelined leads end by their error bounds: give options.tol, or threshold = None"
         if self.observed is not None:
@@ -130,7 +130,7 @@ class Rollout:
 
         Args:
             past: the fields before the first lead, [samples, order, *event], the newest last.
-            leads: the number of leads, from 1 on; or a range of them, to go on from fields of earlier leads.
+            leads: the number of leads, from 1 on; or a range of them, to continue from fields of earlier leads.
             members: number of the member that a sample is.
             starts: number of the start of a sample, by default 0 for all; no two samples are the same member of one start.
             comm: the ranks that share the work; default: this process alone.
@@ -183,5 +183,5 @@ class Rollout:
         return ended
 
     def _observed(self, comm: Communicator, lead: int) -> Observed | None:
-        """Return what the observations of a lead change, on all ranks."""
+        """Return the effect of the observations of a lead, on all ranks."""
         return None if self.observed is None else together(comm, partial(self.observed, lead))

@@ -32,11 +32,11 @@ class Sampler:
         chain: the steps, or the points of the flow.
         score: called as score(x [rows, *event], t [rows]), and as score(x, t, c) where samples are drawn given a condition.
         event_shape: shape of one sample.
-        seed: the number that all noise is derived from.
+        seed: the number from which all noise is derived.
         options: how to solve; they change a sample by no more than the tolerance.
         reference: the Gaussian that preconditions sweeps and gives their first path.
-        prior: first states are drawn from its marginal at the chain's first point; by default from that of the reference,
-            and without either from N(0, alpha^2 + sigma^2).
+        prior: its marginal at the chain's first point is the distribution of first states; by default that of the reference,
+            and without either N(0, alpha^2 + sigma^2).
         project: maps states to the subspace that all of them lie in, as in `solve`.
         stride: samples whose ids agree in id // stride have the same noise, as those of one member under several conditions.
         dtype: precision of the states.
@@ -81,8 +81,8 @@ class Sampler:
     def log_density(self, samples: Sequence[int], solution: Solution) -> Tensor:
         """Return the log-density [samples], float64, of the states of samples that were drawn with `options.traces`.
 
-        It is over the subspace that the states lie in, per unit volume of states: that of the first states under the prior,
-        less the log-determinant of the flow. Raises ValueError for a solution without it.
+        It is over the subspace of the states, per unit volume of states: that of the first states under the prior, less the
+        log-determinant of the flow. Raises ValueError for a solution without it.
         """
         if solution.log_det is None:
             raise ValueError("the samples have no log-determinants; set options.traces to 'exact' or a number of probes")
@@ -101,7 +101,7 @@ class Sampler:
 
     @property
     def measure(self) -> GaussianReference:
-        """The Gaussian whose marginal at the chain's first point the first states are drawn from."""
+        """The Gaussian whose marginal at the chain's first point is the distribution of first states."""
         return (self.prior or self.reference or isotropic(self.event_shape)).to(self.device, self.dtype)
 
     def draw(

@@ -1,4 +1,4 @@
-"""Protocols of what a sampler solves (a chain of steps, or the points of a flow) and of what solves its blocks."""
+"""Protocols of the scheme that a sampler solves (a chain of steps, or the points of a flow) and of the solver of its blocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scheme(Protocol):
 
     @property
     def stochastic(self) -> bool:
-        """Whether the scheme draws noise on the way."""
+        """Whether the scheme draws noise between its first and its last point."""
         ...
 
     @property

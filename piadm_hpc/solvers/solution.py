@@ -1,4 +1,4 @@
-"""Results of the solvers: solutions of blocks and of whole chains with their costs, and states to continue from."""
+"""Results of the solvers: solutions of blocks and of whole chains with their costs, and states from which to continue."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LogDet:
 
     Attributes:
         value: log |det dx_end / dx_start| over the subspace that states lie in, [samples].
-        error: an error bar on it, half of the width of an interval that holds the truth in 95 of 100 cases, [samples].
+        error: an error bar on it, half the width of an interval that covers the true value in 95 of 100 cases, [samples].
         variance: the part of the error that comes from random probes, as a variance; zero for exact traces, [samples].
     """
 
@@ -55,7 +55,7 @@ class BlockSolution:
         status: how the sample ended, a `Status`.
         calls: number of network calls (NFE).
         sequential_steps: number of steps taken one after the other.
-        log_det: the log-determinant of the flow, where it was asked for.
+        log_det: the log-determinant of the flow, if it was requested.
     """
 
     end: Tensor
@@ -104,7 +104,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Solution:
-    """The samples at the end of a chain, and what they cost.
+    """The samples at the end of a chain, and their costs.
 
     The corrector after a block adds to `rounds` and `calls`, and the worse status of both counts for the block.
 
@@ -118,7 +118,7 @@ class Solution:
             scale, [samples, blocks].
         status: how each block ended, a `Status`, [samples, blocks].
         sequential_steps: number of steps taken one after the other, [samples, blocks].
-        log_det: the log-determinant of the map from first to last state, with `Options.traces`; it takes one round more.
+        log_det: the log-determinant of the map from first to last state, with `Options.traces`; it takes one more round.
     """
 
     x: Tensor

@@ -64,8 +64,9 @@ def solve(
         options: how to solve; the default sweeps until errors are below 1e-2.
         noise: a Noise, or the draws themselves [steps, samples, *event].
         reference: the Gaussian that preconditions sweeps and gives their first path.
-        condition: what the score is given beside states and times: a tensor, or a dictionary of tensors, whose first dimension
-            counts the samples. Every row of a call gets the entries of its own sample, its real numbers in the precision of x0.
+        condition: a further argument of the score beside states and times: a tensor, or a dictionary of tensors, whose first
+            dimension counts the samples. Every row of a call receives the entries of its own sample, real numbers in the
+            precision of x0.
         comm: the ranks that share the time axis; default: this process alone.
         samples: ids of the samples, which select their noise; default 0, 1, ...
         project: maps states [rows, *event] to the linear subspace that all of them lie in (a mask, a fixed centre of mass).
@@ -74,7 +75,7 @@ def solve(
 
     Raises:
         ValueError: for arguments that do not fit together; all mistakes at once, before any call of the score.
-        ScoreError: on every rank, when the score fails on any, and where `options.check_score` finds that its answer to a state
+        ScoreError: on every rank, when the score fails on any, and if `options.check_score` finds that its result for a state
             depends on chance or on the other states of a call.
         Stopped: when the callback ends the work.
     """
@@ -93,7 +94,7 @@ def solve(
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
     solver = block_solver(chain, evaluator, source, reference, options, comm, like=x0.flatten(1))
     blocks = solver.blocks()
-    # samples that leave a block are finished only if nothing follows it
+    # samples that leave a block are finished only if it is the last one
     alone = len(blocks) == 1 and options.corrector is None
     should_stop = None if callback is None else callback.should_stop if alone else _of_blocks(callback)
     state, results, extra = (

@@ -1,4 +1,4 @@
-"""A check of the score: sweeps need the same answer for the same state, whatever stands beside it in a call."""
+"""A check of the score: sweeps need the same result for the same state, whatever other states are in the call."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from .errors import ScoreError
 from .evaluate import Score
 from .options import Options
 
-LIMIT = 1e-2  # relative difference of two answers for one state: above rounding in bfloat16, far below what dropout does
+LIMIT = 1e-2  # relative difference of two results for one state: above rounding in bfloat16, far below the effect of dropout
 
 
 class SteadyScore:
-    """A score that is given one state of its first call once more, alone, and one of its first call with several states.
+    """A score that evaluates one state of its first call once more, alone, and one of its first call with several states.
 
-    The state is the one in the middle, because the points at the ends of a sweep depend least on the network. The answers to
-    the solver's own calls are passed on unchanged. Raises ScoreError where the second answer differs, and says whether chance
-    or the other states of the call made the difference. What becomes random after these calls, or changes an answer by less
-    than LIMIT, is not noticed.
+    The state is the one in the middle, because the points at the ends of a sweep depend least on the network. The results of the
+    solver's own calls are passed on unchanged. Raises ScoreError if the second result differs; the message says whether chance
+    or the other states of the call caused the difference. A score that becomes random after these calls, or changes its result
+    by less than LIMIT, is not noticed.
     """
 
     def __init__(self, score: Score):
@@ -35,7 +35,7 @@ class SteadyScore:
         if isinstance(answer, Tensor) and answer.shape == x.shape and answer.is_floating_point():
             answer = answer.clone()
             self._compare(answer[here], state, time, *given)
-            # one state alone says nothing about other states beside it
+            # a call of one state cannot show an influence of other states
             self.tried = min(len(x), 2)
         return answer
 
@@ -45,22 +45,22 @@ class SteadyScore:
             return
         if differ(self.score(state.clone(), time.clone(), *given), alone):
             raise ScoreError(
-                "the score answers differently when it is given the same state again; switch off what is random in it (dropout "
+                "the score returns different results for the same state; switch off what is random in it (dropout "
                 "in training mode?), or what it remembers of earlier calls"
             )
         raise ScoreError(
-            "the score's answer for a state depends on the other states of the call (a normalisation over the batch in training "
+            "the score's result for a state depends on the other states of the call (a normalisation over the batch in training "
             "mode?), so that samples would depend on their batch"
         )
 
 
 def checked(score: Score, options: Options) -> Score:
-    """Return the score as `options.check_score` asks for it: one that is checked already stays as it is."""
+    """Return the score with a check, if `options.check_score` asks for one and the score has none yet."""
     return SteadyScore(score) if options.check_score and not isinstance(score, SteadyScore) else score
 
 
 def differ(one: Tensor, other: Tensor) -> bool:
-    """Whether two answers for a state differ by more than rounding; answers that are not finite are left to the solver."""
+    """Whether two results for a state differ by more than rounding; the solver deals with results that are not finite."""
     one, other = one.to(torch.float64), other.to(torch.float64)
     both = bool(torch.isfinite(one).all()) and bool(torch.isfinite(other).all())
     return both and bool((one - other).norm() > LIMIT * other.norm())

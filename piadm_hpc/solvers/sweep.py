@@ -3,7 +3,7 @@
     x_new[j+1] = A[j] x_new[j] + ((P[j]-A[j]) x[j] + Q[j] s(x[j], t[j]) + N[j] xi[j] + M[j] mean)      (sweep)
 
 Each time rank owns slices of the block's points. A sweep costs one batched score call, one exclusive scan and two
-maxima. A block costs one broadcast more, and a moving window one broadcast and one sum more in every sweep. After k sweeps
+maxima. A block costs one more broadcast, and a moving window one more broadcast and one more sum in every sweep. After k sweeps
 the states at the points up to k are exact, whatever A is.
 """
 
@@ -106,7 +106,7 @@ class PicardSolver:
         self.trajectory.enter(slots, self.first[index], [self.samples[i] for i in index])
 
     def _evaluate(self) -> Motion:
-        """Evaluate the score at the open points of all ranks; returns what the sweep measured there."""
+        """Evaluate the score at the open points of all ranks; returns the measurements of the sweep there."""
         flight, evaluator = self.flight, self.problem.evaluator
         samples = [self.samples[i] for i in flight.index]
         parts = torch.zeros(3, len(self.block), len(samples), dtype=torch.float64)
@@ -129,7 +129,7 @@ class PicardSolver:
         trajectory.propagate(int(ahead.max()), flight.low)
 
     def _share_moves(self) -> None:
-        """Let all ranks know how far the path has moved at the open points."""
+        """Share with all ranks how far the path has moved at the open points."""
         low, high = self.flight.span()
         here = slice(low - self.block.start, high - self.block.start)
         self.flight.moved[here] = largest(self.comm, self.trajectory.moves(low, high))

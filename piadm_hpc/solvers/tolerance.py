@@ -1,17 +1,17 @@
 """When a sample is done: a bound on the error of its end, from quantities that a sweep leaves in memory.
 
-A sweep evaluates the step F of every point j at the current path z. The path was made from increments taken earlier, so it
-misses F by the change of the increment, the *defect* d[j] = z[j+1] - F(z[j]). The last move m of the path gives the *growth*
-g[j] = |F(z) - F(z - m)| / |m| of what a step does to an error, and the *answer* a[j] = |d[j]| / |m[j]| of the increment to a
-move, each the larger of the last two. With e the error of the path,
+A sweep evaluates the step F of every point j at the current path z. The path was made from earlier increments, so it differs
+from F by the change of the increment, the *defect* d[j] = z[j+1] - F(z[j]). The last move m of the path gives the *growth*
+g[j] = |F(z) - F(z - m)| / |m| of an error in a step, and the *answer* a[j] = |d[j]| / |m[j]| of the increment to a move, each
+the larger of the last two. With e the error of the path,
 
     |e[j+1]| <= g[j] |e[j]| + |d[j]|.                                                                   (bound)
 
-The path that the sweep makes next is the one that a sample leaves with. It moves by n, which is known, so its own defect is
-a[j] |n[j]|, and the same scan bounds its error. Sweeps that contract make it better than the path they evaluated; sweeps that
-do not, worse. Nothing is assumed of the preconditioner or of the score, but that a step grows an error, and answers a move, not
-much more than it did the last; SAFETY allows for that. Growth is that of a linear map, so it tells nothing of errors that are
-not small where they are: a path that crosses to another mode of the data has a large bound at the crossing, and a small one
+A sample that is done leaves with the path that the sweep makes next. That path moves by n, which is known, so its own defect is
+a[j] |n[j]|, and the same scan bounds its error. Where sweeps contract it is better than the evaluated path, otherwise worse.
+Nothing is assumed about the preconditioner or the score, except that growth and answer are not much larger than for the last
+move; SAFETY allows for that. Growth is that of a linear map, so it does not describe errors that are not small: a path that
+crosses to another mode of the data has a large bound at the crossing, and a small one
 again after many steps that contract to the modes. The bounds of all points, of both paths, must be small.
 """
 
@@ -28,22 +28,21 @@ from .flight import Flight
 from .options import Options
 from .solution import Status
 
-SAFETY = 1 / 4  # of the tolerance may be left by the bound: errors may grow faster than the last move did
-SMALL = 0.03  # of the data's scale: larger errors are not small beside what separates modes, and growth tells nothing of them
+SAFETY = 1 / 4  # share of the tolerance that the bound must meet: errors may grow faster than the last move did
+SMALL = 0.03  # of the data's scale: larger errors are not small compared with the distance of modes, nor described by growth
 ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
-STALLED = 3  # sweeps without a smaller bound after which it is rounding that keeps it up, where defects are as small
+STALLED = 3  # sweeps without a smaller bound after which rounding is taken to limit it, if defects are that small
 PATIENCE = 12, 1 / 8  # sweeps, or this share of the steps, without progress after which steps are no slower than sweeps
-MOVING = 2  # points a sweep by which a front of certified points beats steps
+MOVING = 2  # points per sweep at which a front of certified points is faster than steps
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What a sweep measured at the steps of a block, root mean squares [points, samples] in units of the data's scale.
+    """Measurements of a sweep at the steps of a block, root mean squares [points, samples] in units of the data's scale.
 
     Attributes:
         defect: change of the increment since it was last evaluated.
-        grown: what the step makes of the last move.
-        size: size of what the step adds up, by which rounding is measured.
+        grown: the last move after the step. size: size of the terms of the step, which sets the size of rounding errors.
         move: last move of the state, zero where the step was not evaluated before.
     """
 
@@ -53,7 +52,7 @@ class Motion:
     move: Tensor
 
     def over_move(self, part: Tensor, before: Tensor, precision: float) -> Tensor:
-        """Return `part` [points, samples] over the last move; as `before` where a move within rounding tells nothing."""
+        """Return `part` [points, samples] divided by the last move, or `before` where the move is within rounding."""
         measured = self.move > ROUNDING * precision * self.size
         return torch.where(measured, part / torch.where(measured, self.move, 1.0), before)
 
@@ -84,23 +83,24 @@ def judge(
     staircase: float,
     extent: Tensor,
 ) -> Verdict:
-    """Who is done after a sweep, by the bounds on the errors of the path that it evaluated and of the one that it made.
+    """Decide which samples are done after a sweep, by error bounds of the path that it evaluated and of the one that it made.
 
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
     `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
-    [points + 1] is the deviation of states in units of the data's, against which errors on the way are small. Points that
-    a window has passed move little in the sweeps that certify them (`windowed`), so that growth and answer must be seen once
-    more, and the largest ever seen count.
+    [points + 1] is the deviation of states in units of the data's, compared with which intermediate errors must be small.
+    Points that a window has passed move little in the sweeps that certify them (`windowed`), so that growth and answer must be
+    measured once more, and the largest ever measured count. The first move away from a guess is the guess's own error, which
+    does not show how other errors grow: with a guess, too, they must be measured once more.
     """
     exact = flight.exact >= block.stop
     growth, answer = _measured(motion, flight, precision, largest=windowed)
-    # a score of lower precision than the states is a staircase, on which small errors show no growth
+    # a score of lower precision than the states is a step function, on which small errors show no growth
     stairs = staircase * motion.size
     missed = motion.defect + stairs, _next_defect(motion, flight, answer, block, precision) + stairs
     path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
-    # a path that its own scores reproduce to rounding is the chain's, whatever growth would do to an error
+    # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
     rounded = motion.is_rounding(precision)
-    known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
+    known = flight.whole & ((flight.swept > (2 if windowed or options.guessed else 1)) | rounded)
     flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
@@ -133,7 +133,7 @@ def _measured(motion: Motion, flight: Flight, precision: float, *, largest: bool
 
 
 def _next_defect(motion: Motion, flight: Flight, answer: Tensor, block: Block, precision: float) -> Tensor:
-    """The defect [points, samples] of the path that the sweep made: the answer to its moves, not below a step's rounding."""
+    """The defect [points, samples] of the path that the sweep made: the answer to its moves, at least a step's rounding."""
     points = block.points[:, None]
     answered = _ratios(answer) * flight.moved
     # a move within rounding is no reason for a larger defect
@@ -155,7 +155,7 @@ def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
 
 
 def shortfall(path: Tensor, after: Tensor, limit: float, extent: Tensor) -> Tensor:
-    """How many times too large the bounds [points + 1, samples] of the evaluated path and of the one after it are.
+    """The factor by which the bounds [points + 1, samples] of the evaluated path and of the next one are too large.
 
     At most 1 where the end of the later one meets `limit`, and all bounds of both are small.
     """
@@ -163,7 +163,7 @@ def shortfall(path: Tensor, after: Tensor, limit: float, extent: Tensor) -> Tens
 
 
 def inherited(growth: Tensor, carried: Tensor) -> Tensor:
-    """What errors `carried` [samples] of the first states become at the end: [samples]."""
+    """The errors `carried` [samples] of the first states after their growth to the end: [samples]."""
     return torch.where(carried > 0, carried * _ratios(growth).prod(0), 0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
@@ -173,7 +173,7 @@ def _ratios(measured: Tensor) -> Tensor:
 
 
 def _note_progress(flight: Flight, block: Block, bounds: Tensor, left: Tensor, limit: float) -> None:
-    """How many sweeps ago what is left of a sample's bounds, or its front of certified points, last made progress."""
+    """Number of sweeps since a sample's shortfall, or its front of certified points, last made progress."""
     within = (bounds <= limit).to(torch.long).cumprod(0).sum(0) - 1
     front = torch.maximum(block.start + within, flight.exact)
     improved = (left < 0.9 * flight.best) | (front > flight.front + MOVING) | ~flight.whole | (flight.swept < 2)

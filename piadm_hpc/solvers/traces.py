@@ -24,7 +24,7 @@ MOST_FLAT = 4096  # entries of a state up to which the basis of its subspace is 
 
 
 class Directions(Protocol):
-    """Directions along which derivatives are taken, and what their quadratic forms say about a trace.
+    """Directions along which derivatives are taken, and the estimate of a trace from their quadratic forms.
 
     Attributes:
         degrees: degrees of freedom of the states in every shell, [num_shells] float64.

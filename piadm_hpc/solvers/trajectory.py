@@ -54,7 +54,7 @@ class Trajectory:
         self.base: tuple[int, Tensor] = (0, self.first)
 
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
-        """Give slots to new samples: draw their noise and set their first path, which costs no call; collective."""
+        """Assign slots to new samples: draw their noise and set their first path, which costs no call; collective."""
         own = contiguous(slots)
         self.first[own] = self.end[own] = first
         self.move[:, own] = self.b[:, own] = 0
@@ -90,8 +90,8 @@ class Trajectory:
     def evaluate(self, flight: Flight, samples: Sequence[int], parts: Tensor, start: int) -> None:
         """Evaluate the score at the open points, at most `max_rows` rows a call, and update the increments there.
 
-        `samples` are the ids of the slots' samples. The defect, what the step makes of the last move, and the size of what it
-        adds up are written into `parts` [3, points, slots], whose first point is `start`. Raises ScoreError for scores that
+        `samples` are the ids of the slots' samples. The defect, the last move after the step, and the size of the step's terms
+        are written into `parts` [3, points, slots], whose first point is `start`. Raises ScoreError for scores that
         are not finite.
         """
         evaluator = self.problem.evaluator
@@ -107,7 +107,7 @@ class Trajectory:
             z = self.problem.as_read(z, x)
             score = self.problem.basis.analyse(output)
             measured = self._increments(local, slot, z, score)
-            # a point that was never evaluated has no last move: what moved it before does not count
+            # a point that was never evaluated has no last move: earlier moves do not count
             measured[1, points >= flight.reached[slot]] = 0
             if not bool(torch.isfinite(measured).all()):
                 evaluator.check(output, t, ids)
@@ -116,7 +116,7 @@ class Trajectory:
                 self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, score)
 
     def _increments(self, local: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> Tensor:
-        """Update the increments of some steps; returns what was measured there, [3, rows]."""
+        """Update the increments of some steps; returns the measurements there, [3, rows]."""
         problem, scale = self.problem, self.options.scale
         before, move = self.b[local, slot], self.move[local, slot]
         draws = None if self.draws is None else self.draws[local, slot]
@@ -160,7 +160,7 @@ class Trajectory:
     def propagate(self, high: int, low: Tensor) -> None:
         """Run the recurrence up to point `high`; the next one changes nothing before the least of `low` [slots]. Collective.
 
-        A passed point, before its slot's `low`, stays where it is, and keeps the move that it made after its last evaluation.
+        A passed point, before its slot's `low`, keeps its state and the move that it made after its last evaluation.
         """
         row, state = self.base
         next_low = min(int(low.min()), self.rows.stop - 1)

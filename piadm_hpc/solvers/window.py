@@ -17,8 +17,8 @@ from .options import Options
 class Window:
     """The points that are open to a sweep. Points before them have been passed; points beyond them are predicted.
 
-    `size` is the largest number of open points (Shih et al. 2023). `edges` are the block edges of a front, which opens one
-    block more every sweep (the diagonal schedule of Zhou and Sugiyama, 2412.07435): after k sweeps the first k+1 blocks are
+    `size` is the largest number of open points (Shih et al. 2023). `edges` are the block edges of a front, which opens one more
+    block at every sweep (the diagonal schedule of Zhou and Sugiyama, 2412.07435): after k sweeps the first k+1 blocks are
     open. With `slides`, points are passed as their states settle; otherwise they are passed block by block.
     """
 
@@ -28,7 +28,7 @@ class Window:
 
     @classmethod
     def of(cls, options: Options, edges: tuple[int, ...]) -> Window:
-        """Build the window that the options ask for; it slides when there is a tolerance."""
+        """Build the window that the options describe; it slides if there is a tolerance."""
         fronts = edges if options.pipelined else ()
         moves = options.window is not None or len(fronts) > 2
         return cls(options.window, fronts, slides=moves and options.tol is not None)

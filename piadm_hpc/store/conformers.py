@@ -50,7 +50,7 @@ def add_readers(file: h5py.File, topology: Topology, sample_dim: str, num_sample
 
 
 def _h5md(file: h5py.File) -> None:
-    """Write H5MD's groups on the creator of the file and on the box, of which there is none."""
+    """Write H5MD's groups for the creator of the file and for the box, which does not exist."""
     file.create_group("h5md").attrs["version"] = np.array([1, 1], dtype="i4")
     file.create_group("h5md/author").attrs["name"] = np.bytes_("n/a")
     creator = file.create_group("h5md/creator")

@@ -1,4 +1,4 @@
-"""What is in the folder of a run: shards, parts of statistics, and packs of a Zarr store."""
+"""The content of a run's folder: shards, parts of statistics, and packs of a Zarr store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .statistics.tally import Source
 
 @dataclass(frozen=True)
 class Contents:
-    """The whole files of a run's folder, and those that are damaged."""
+    """The complete files of a run's folder, and those that are damaged."""
 
     shards: list[Shard]
     parts: list[Shard]
@@ -40,13 +40,13 @@ class Contents:
 
     @classmethod
     def of(cls, folder: Path) -> Contents:
-        """Look at the files of a folder. Raises StoreError for one that this process may not read."""
+        """Inspect the files of a folder. Raises StoreError for one that this process may not read."""
         (shards, damaged), (parts, wrong), (packs, lost) = scan(folder), scan(folder, PLACE), whole_packs(folder)
         return cls(shards, parts, packs, damaged + wrong + lost)
 
     @property
     def held(self) -> list[Shard]:
-        """All files that name the run that wrote them."""
+        """All files that record the run that wrote them."""
         return self.shards + self.parts + [pack.record for pack in self.packs]
 
     @property
@@ -60,7 +60,7 @@ class Contents:
         return self.stored if members else self.stored | {sample for part in self.parts for sample in part.ids}
 
     def require_form(self, folder: Path, form: str, samples: Sequence[int]) -> None:
-        """Raise StoreError unless `samples` can be stored in a form, hdf5 or zarr, beside what is there."""
+        """Raise StoreError unless `samples` can be stored in a form, hdf5 or zarr, beside the existing files."""
         if form == "hdf5":
             if self.packs:
                 raise StoreError(f'{folder} holds a Zarr store; set output.format = "zarr", or choose another folder')
@@ -92,21 +92,21 @@ def read_samples(folder: Path, layout: Layout, samples: Sequence[int]) -> dict[s
 
 
 def stored_rows(folder: Path, layout: Layout) -> list[Source]:
-    """The ids of every file of stored samples, and what reads some of its rows."""
+    """The ids of every file of stored samples, and a function that reads some of its rows."""
     found = Contents.of(folder)
     rows: list[Source] = [(shard.ids, partial(rows_of_shard, shard, layout)) for shard in found.shards]
     return rows + [(pack.ids, partial(Packs(folder, layout, {}).rows_of, pack)) for pack in found.packs]
 
 
 def rows_of_shard(shard: Shard, layout: Layout, rows: Sequence[int]) -> Rows:
-    """Read some rows of a shard: fields by variable, and what is recorded of the samples. Raises StoreError."""
+    """Read some rows of a shard: fields by variable, and the quantities recorded per sample. Raises StoreError."""
     with reading(shard) as file:
         fields = {variable.name: file[variable.name][list(rows)] for variable in layout.variables}
         return fields, {name: file[name][list(rows)] for name in sorted(shard.recorded)}
 
 
 def as_it_is(path: Path) -> dict[str, Any]:
-    """What a store of the run in a folder is made of, without its model. Raises StoreError where there is none."""
+    """The settings of the store in a run's folder, read without its model. Raises StoreError where there is none."""
     found = Contents.of(path)
     recipe = read_recipe(path) if found.parts else None
     if not found.held:

@@ -52,14 +52,14 @@ PER_SAMPLE: dict[str, PerSample] = {
             "flag_meanings": "converged fixed_depth round_off_floor finished_sequentially not_resolved not_certified",
         },
     ),
-    "sequential_steps": _count("steps of the block that were made one by one"),
+    "sequential_steps": _count("steps of the block that were taken one after the other"),
     "valid": _flag("whether the decoded sample passed the checks of the model", "not_valid", "valid"),
     "seconds": PerSample("f4", {"long_name": "wall-clock time of the batch that held the sample", "units": "s"}),
     "potential_energy": PerSample("f4", {"long_name": "potential energy of the conformer", "units": "kJ mol-1"}),
     "log_weight": _count("logarithm of the importance weight of the sample", "f4"),
     "ancestor": _count("sample whose first state this one has, after resampling within its group"),
     "log_density": _count("logarithm of the probability density of the sample, per unit volume of the stored fields", "f8"),
-    "log_density_error": _count("error bar of log_density: it holds the truth in 95 of 100 cases", "f8"),
+    "log_density_error": _count("error bar of log_density: it covers the true value in 95 of 100 cases", "f8"),
     "log_density_variance": _count("variance of log_density that comes from random probes of traces", "f8"),
 }
 """Quantities that may be stored beside the fields of a sample."""

@@ -1,4 +1,4 @@
-"""The exceptions of this room."""
+"""The exceptions of the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and how many files may be open at once."""
+"""Files that appear complete or not at all, and the number of files that may be open at once."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def most_open_files() -> int:
-    """How many more files this process could have open at once if its limit were raised as far as the system allows."""
+    """The number of further files that this process could have open if its limit were raised as far as the system allows."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     opened = SPARE_FILES
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, its shards, the index that people open, and the statistics of its members."""
+"""The folder of a run: its lock, its shards, the index that users open, and the statistics of its members."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ class Store:
         """Lock a folder for a run, new or continued; for one process only.
 
         The store then asks for `samples` and for those that earlier calls of this run have drawn. Keys of `config` in
-        `independent` (dotted names, which cover the keys below them) may differ from the earlier call. `overwrite` deletes
-        what is there; `options` are those of `attach`. Raises StoreError when the folder cannot be written, is held by another
+        `independent` (dotted names, which cover the keys below them) may differ from the earlier call. `overwrite` deletes the
+        existing files; `options` are those of `attach`. Raises StoreError when the folder cannot be written, is held by another
         run, or holds samples or single shards of another configuration, and names each key that differs.
         """
         store = cls.attach(folder, layout=layout, samples=samples, shard_size=shard_size, attributes=attributes, **options)
@@ -186,12 +186,12 @@ class Store:
 
     @cached_property
     def packs(self) -> Packs | None:
-        """What moves samples into the Zarr store; None for a run whose shards are what people open."""
+        """The writer of the Zarr store; None for a run in HDF5."""
         return Packs(self.folder, self.layout, self.attributes) if self.form == "zarr" else None
 
     @cached_property
     def tally(self) -> Tally | None:
-        """What counts the members; None for a run without statistics."""
+        """The counter of members for statistics; None for a run without statistics."""
         return None if self.statistics is None else Tally(self.folder, self.statistics, self.attributes)
 
     def damaged(self, part: int = 0, parts: int = 1) -> list[Path]:
@@ -252,8 +252,9 @@ class Store:
         """Write `samples.h5` over all whole shards, sorted by id: an index, or with `copy` one ordinary file at `to`.
 
         Shards are merged first when they are more than `max_shards`, or more files than this process may open. With
-        `keep_current` an index of just these shards is left as it is, and with it whoever has it open. With statistics their
-        file is written too. Raises StoreError when there is nothing to join or shards do not match each other.
+        `keep_current` an index of exactly these shards is left unchanged, so that readers who have it open are not affected.
+        With statistics their file is written too. Raises StoreError when there is nothing to join or shards do not match each
+        other.
         """
         given: dict[str, Any] = {"copy": copy, "to": to, "max_shards": max_shards, "keep_current": keep_current}
         path = self.folder
@@ -271,15 +272,16 @@ class Store:
         """Merge all shards into at most `max_shards` larger ones and return those; the index has to be joined again.
 
         A merged shard is whole and has its name before the shards in it are deleted, so a kill loses nothing at any moment;
-        at worst some samples are stored twice until the next merge. Shards that the index lists leave stubs: whoever has it
-        open gets errors from then on, not missing values, and must open the new one.
+        at worst some samples are stored twice until the next merge. Shards that the index lists leave stubs: readers who have it
+        open get errors from then on, not missing values, and must open the new one.
         """
         return merge_into(self.folder, scan(self.folder)[0], max_shards, self._write_copy)
 
     def compact(self, max_shards: int = MAX_SHARDS) -> None:
         """Merge shards of similar size when there are more than `max_shards`, also while other processes write further ones.
 
-        A growing run thus stays a few hundred files. Kills and readers are dealt with as in `merge`. Raises StoreError.
+        A growing run thus stays at a few hundred files. The guarantees for kills and readers are those of `merge`. Raises
+        StoreError.
         """
         if self.packs is not None:
             self.packs.move(len(self.samples))

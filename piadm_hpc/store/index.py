@@ -108,7 +108,7 @@ def _listing(arrangement: Arrangement) -> dict[str, int]:
 
 
 def is_current(folder: Path, arrangement: Arrangement) -> bool:
-    """Whether the folder's index is readable and leads to just these rows of just these shards."""
+    """Whether the folder's index is readable and refers to exactly these rows of exactly these shards."""
     try:
         index = read_shard(folder / INDEX, index=True)
         with open_file(index.path) as file:
@@ -176,7 +176,7 @@ def _storage(dataset: h5py.Dataset) -> tuple[Any, ...]:
 
 
 def _collect(arrangement: Arrangement, layout: Layout) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Read what is recorded per sample, in the order of the index, and count the missing values of each variable."""
+    """Read the quantities recorded per sample, in the order of the index, and count the missing values of each variable."""
     arrays: dict[str, np.ndarray] = {}
     missing = dict.fromkeys((variable.name for variable in layout.variables), 0)
     names: set[str] | None = None
@@ -216,6 +216,6 @@ def _require_agreement(
             wrong.append(f"{name} has {file[name].shape[1:]} blocks, the others {arrays[name].shape[1:]}")
     if wrong:
         raise StoreError(
-            f"{shard.path} does not fit to the other shards: {'; '.join(wrong)}; "
+            f"{shard.path} does not fit the other shards: {'; '.join(wrong)}; "
             "it comes from another run: move it elsewhere, or start over in a new folder"
         )

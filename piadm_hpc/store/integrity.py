@@ -1,4 +1,4 @@
-"""Whether everything that an index lists is there: HDF5 itself reads a missing shard as missing values and reports nothing."""
+"""Checks that everything in an index exists, because HDF5 reads a missing shard as missing values and reports nothing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OWN_SHARD = re.compile(rf"{SHARDS}/samples_[^/]+\.h5")
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a check: `problems` holds one line for each, and is empty when all is well."""
+    """The result of a check: `problems` has one line for each problem, and is empty if there are none."""
 
     path: Path
     problems: tuple[str, ...]
@@ -66,8 +66,8 @@ def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = Tru
     """Check a run's folder, its index, a joined copy or a single shard, and list everything that is wrong.
 
     The structure of each file is read; with `deep` every value too, which finds damaged bytes, missing values where there
-    should be none, and an index that disagrees with its shards. `extra` also reports shards that the index does not list and
-    samples that were asked for and are nowhere. Of a run whose samples are counted and not stored, its statistics are checked.
+    should be none, and an index that disagrees with its shards. `extra` also reports shards that the index does not list, and
+    requested samples that are missing. For a run whose samples are counted and not stored, its statistics are checked.
     """
     if counts_only(given := Path(path).absolute()):
         folder = given if given.is_dir() else given.parent
@@ -120,7 +120,7 @@ def _listing(file: Path) -> dict[str, int] | None:
 
 
 def _listed_shards(file: Path, base: Path, listed: dict[str, int]) -> tuple[dict[str, Shard], list[str]]:
-    """The shards that an index lists, by the names it uses, and what is wrong with them."""
+    """The shards that an index lists, by the names it uses, and the problems with them."""
     if outside := sorted(name for name in listed if not OWN_SHARD.fullmatch(name)):
         return {}, [f"{file.name} leads to {outside[0]!r}, which is no shard of this folder, and is not followed: {JOIN}"]
     if not any((base / name).exists() for name in listed):
@@ -234,7 +234,7 @@ def _absent_samples(base: Path, whole: Shard) -> list[str]:
 
 
 def _beside_the_index(base: Path, whole: Shard, listed: dict[str, int]) -> list[str]:
-    """What is wrong with the shards of a folder that the index does not list."""
+    """The problems with the shards of a folder that the index does not list."""
     try:
         shards, damaged = scan(base)
     except StoreError as error:

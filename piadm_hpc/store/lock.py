@@ -19,12 +19,12 @@ from .errors import StoreError
 log = logging.getLogger(__name__)
 LOCK = ".lock"
 STALE_HOURS = 2.0
-UNWRITTEN_HOURS = 1 / 60  # the text of a lock follows its name at once: one that is empty after a minute is a killed process's
+UNWRITTEN_HOURS = 1 / 60  # the text of a lock follows its name at once: if it is empty after a minute, its process was killed
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that holds a folder; `born` tells it from a later process with the same number."""
+    """The process that holds a folder; `born` distinguishes it from a later process with the same number."""
 
     host: str
     pid: int
@@ -41,7 +41,7 @@ class Holder:
 
     @classmethod
     def parse(cls, text: str) -> Holder | None:
-        """Read a holder from the text of a lock; None for a text that a run did not write, or has not written yet."""
+        """Read a holder from the text of a lock; None for text that a run did not write, or has not written yet."""
         try:
             values = json.loads(text)
             kinds = {field.name: int if field.name in ("pid", "restarts") else str for field in fields(cls)}
@@ -104,7 +104,7 @@ class Lock:
 
 
 def holder_of(folder: Path, *, stale_hours: float = STALE_HOURS) -> str:
-    """Name the process that holds a folder, as far as its lock and Slurm tell; empty when no run works there."""
+    """Describe the process that holds a folder, as far as its lock and Slurm tell; empty when no run works there."""
     path = folder / LOCK
     text = _text(path)
     if text is None:
@@ -116,8 +116,8 @@ def holder_of(folder: Path, *, stale_hours: float = STALE_HOURS) -> str:
 def _create(path: Path, text: str) -> None:
     """Create the lock with its text in one step. Raises FileExistsError when there is one.
 
-    A process may be killed between any two calls, and a lock without text would name nobody, so that nothing could tell
-    whether its holder is gone. The text is therefore written under another name, and that file is linked to the lock's.
+    A process may be killed between any two calls, and a lock without text would not name its holder, so that nothing could tell
+    whether the holder is gone. The text is therefore written under another name, and that file is linked to the lock's.
     """
     draft = _aside(path)
     try:
@@ -168,7 +168,7 @@ def _clear(path: Path, stale_hours: float) -> None:
             f"{path.parent} is being written by {owner}; wait for it or choose another folder"
             f" (if that run is certainly over, remove {path} and start again)"
         )
-    # renamed, then compared: of two runs that see the same dead lock only one may go on
+    # renamed, then compared: of two runs that see the same dead lock only one may continue
     aside = _aside(path)
     try:
         os.rename(path, aside)
@@ -183,7 +183,7 @@ def _clear(path: Path, stale_hours: float) -> None:
 
 
 def _over(path: Path, holder: Holder | None, stale_hours: float) -> str:
-    """Why the holder is certainly over; empty when it may be alive. Of an unknown holder only the age of the lock can tell."""
+    """The reason why the holder has certainly ended; empty when it may be alive. Of an unknown holder only the age counts."""
     here = Holder.here()
     if holder is not None and holder.host == here.host:
         return "" if _born(holder.pid) == holder.born and _alive(holder.pid) else "that process has ended"

@@ -1,4 +1,4 @@
-"""Merging shards into larger ones, so that a run stays few files, without losing a sample at any moment."""
+"""Merging shards into larger ones, so that a run has few files, without losing a sample at any moment."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ def _merged(folder: Path, group: list[Shard], known: set[str], copy: Copy) -> Sh
 
 
 def leave(folder: Path, shards: list[Shard]) -> None:
-    """Delete shards whose samples are elsewhere by now; stubs stay where an index lists them."""
+    """Delete shards whose samples are now in other shards; stubs remain for those that an index lists."""
     known = listed(folder / INDEX) if shards else set()
     for shard in shards:
         _delete(shard, known)
 
 
 def _delete(shard: Shard, known: set[str]) -> None:
-    """Delete a shard whose samples others hold; a stub stays where an index lists it."""
+    """Delete a shard whose samples are in other shards; a stub remains if an index lists it."""
     if shard.name in known:
         retire(shard.path, shard.shapes, MERGED)
     else:

@@ -1,4 +1,4 @@
-"""Taking a folder for a run: proving that it can be written, and that what is in it belongs to the run."""
+"""Opening a folder for a run: tests that it can be written, and that its files belong to the run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHOWN = 5
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder and prove, by writing, that it can be written: permissions and quotas do not always tell."""
+    """Create the folder and test, by writing, that it can be written: permissions and quotas do not always tell."""
     probe = folder / SHARDS / f".probe-{uuid.uuid4().hex}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
@@ -43,9 +43,10 @@ def prepare(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Delete what an earlier run wrote.
+    """Delete the files of an earlier run.
 
-    Shards that an index lists leave stubs: whoever has that index open gets errors, not missing values or those of the new run.
+    Shards that an index lists leave stubs: readers who have that index open get errors, not missing values or those of the new
+    run.
     """
     for name in (RUN_FILE, REQUESTED):
         (folder / name).unlink(missing_ok=True)
@@ -77,8 +78,8 @@ def require_same_run(
 ) -> None:
     """Raise StoreError unless the `shards` in the folder were drawn as the run with this `config` would draw them.
 
-    `text` is the configuration as TOML. The folder's run.toml is compared with it, and so is what every shard says of the run
-    that drew it: a file may have been copied from another folder.
+    `text` is the configuration as TOML. The folder's run.toml is compared with it, and so is the configuration recorded in every
+    shard, because a file may have been copied from another folder.
     """
     try:
         there = (folder / RUN_FILE).read_text(encoding="utf-8")
@@ -112,7 +113,7 @@ def require_no_strangers(folder: Path, shards: Sequence[Shard], config: str, ind
 def strangers(shards: Sequence[Shard], config: str, independent: frozenset[str]) -> list[str]:
     """One line for each shard that was drawn with another configuration than `config`, or for another model than the rest.
 
-    A shard whose file says nothing of its configuration is judged by its model alone.
+    A shard that does not record its configuration is judged by its model alone.
     """
     by_text: dict[str, list[str]] = {}
     models = [shard.model_sha256 for shard in shards if shard.model_sha256]
@@ -130,7 +131,7 @@ def strangers(shards: Sequence[Shard], config: str, independent: frozenset[str])
 
 
 def _other_contents(shards: Sequence[Shard], layout: Layout, model: str) -> list[str]:
-    """Compare the layout and the model with what the shards say: a model may change under the same name."""
+    """Compare the layout and the model with those recorded in the shards: a model may change under the same name."""
     shapes = {variable.name: layout.shape(variable) for variable in layout.variables}
     found: dict[str, None] = {}
     for shard in shards:
@@ -164,7 +165,7 @@ def tidy(folder: Path, damaged: Sequence[Path]) -> None:
 
 
 def set_aside(folder: Path, damaged: Sequence[Path]) -> None:
-    """Rename damaged shards; those that the index lists leave stubs, so that nobody reads missing values through it."""
+    """Rename damaged shards; those that the index lists leave stubs, so that no reader gets missing values through it."""
     known = listed(folder / INDEX)
     for path in damaged:
         aside = path.with_name(path.name + ".damaged")

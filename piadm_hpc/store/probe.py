@@ -1,4 +1,4 @@
-"""Whether HDF5 can write, lock and read back files in a folder."""
+"""A test that HDF5 can write, lock and read back files in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .files import whole_file
 
 
 def probe(folder: Path) -> str:
-    """Write a small file as shards are written and read it back; one line on what works. Raises StoreError with advice."""
+    """Write a small file like a shard and read it back; returns one line about what works. Raises StoreError with advice."""
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".piadm-probe-") as inner:
             path, values = Path(inner) / "probe.h5", np.arange(1000.0)

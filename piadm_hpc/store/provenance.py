@@ -23,7 +23,7 @@ PACKAGES = ("torch", "numpy", "h5py", "mpi4py")
 def global_attributes(
     config: Mapping[str, Any], *, model_sha256: str, title: str, source: str, seed: int, command: str
 ) -> dict[str, Any]:
-    """The global attributes of a run after CF 1.11 and ACDD 1.3: where, when, how and with which versions it was made.
+    """The global attributes of a run after CF 1.11 and ACDD 1.3: where, when, how and with which versions it was drawn.
 
     `config` is stored as JSON; `command` is the command line. Packages that are not installed are left out.
     """

@@ -1,4 +1,4 @@
-"""Opening a run in xarray once all of it is known to be there, and refusing to read it once it is not there any more."""
+"""Opening a run in xarray after checking that it is complete, and refusing to read files that have changed since."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .statistics.reading import counts_only
 from .watching import ENGINES, WatchedStore, watch
 
 FILE_ATTRIBUTES = ("complete", "num_samples", "shards")
-"""Attributes that describe the file on disk, and not what is computed from it."""
+"""Attributes that describe the file on disk, and not results computed from it."""
 
 
 def open_run(
@@ -65,7 +65,7 @@ def open_samples(path: str | os.PathLike[str], *, engine: str = "h5netcdf") -> x
 
 
 def arranged(dataset: xr.Dataset, *, chunks: Mapping[str, int] | str | int | None, dialect: str | None, flat: bool) -> xr.Dataset:
-    """Give samples along one dimension the dimensions, names and chunks that `open_run` is asked for."""
+    """Give samples along one dimension the dimensions, names and chunks requested from `open_run`."""
     dim = str(dataset.attrs["sample_dim"])
     if "condition_index" in dataset and not flat:
         dataset, dim = _by_condition(dataset, dim), "realization"
@@ -101,7 +101,7 @@ def _by_lead(dataset: xr.Dataset) -> xr.Dataset:
     starts, numbers = labels["init_time"].values[::leads], labels["lead_time"].values[:leads]
     try:
         starts = starts.astype(str).astype("datetime64[ns]") if starts.dtype.kind in "OUS" else starts
-    except ValueError:  # dates of a calendar that numpy does not know stay as they are written
+    except ValueError:  # dates of a calendar that numpy does not know are kept as they are written
         pass
     found = split.assign_coords(
         init_time=("init_time", starts, labels["init_time"].attrs), lead_time=("lead_time", numbers, labels["lead_time"].attrs)
@@ -110,5 +110,5 @@ def _by_lead(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _by_sample(chunks: Mapping[str, int] | str | int, dim: str) -> Any:
-    """One sample a chunk unless given: virtual datasets have no chunks of their own, so {} would put everything into one."""
+    """One sample per chunk by default: virtual datasets have no chunks of their own, so {} would put everything into one."""
     return chunks if isinstance(chunks, (str, int)) else {dim: 1, **chunks}

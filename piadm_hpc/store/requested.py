@@ -1,4 +1,4 @@
-"""Which samples a folder is to hold: what was asked for last, and what earlier calls of the same run have drawn."""
+"""The samples that a folder is to hold: those requested last, and those that earlier calls of the same run have drawn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNREADABLE = (ValueError, TypeError, KeyError, RecursionError)
 
 
 def write_requested(folder: Path, ids: Sequence[int], *, members: bool = True) -> None:
-    """Note rising `ids` as the samples that the folder is to hold, or without `members` to count. Raises OSError."""
+    """Record rising `ids` as the samples that the folder is to hold, or to count without `members`. Raises OSError."""
     samples = {"samples": [[first, last + 1] for first, last in _runs(ids)]}
     text = json.dumps(samples if members else samples | {"members": False})
     if _text(folder / REQUESTED) != text:
@@ -36,9 +36,9 @@ def members_wanted(folder: Path) -> bool:
 
 
 def requested(folder: Path) -> tuple[int, ...] | None:
-    """The ids that the folder is to hold, rising; None when nothing there says so.
+    """The ids that the folder is to hold, rising; None when the folder does not record them.
 
-    Folders of version 0.1.0 have their run.toml alone.
+    Folders of version 0.1.0 have only their run.toml.
     """
     try:
         ranges = json.loads(_text(folder / REQUESTED))["samples"]

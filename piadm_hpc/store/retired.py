@@ -1,7 +1,7 @@
 """Stubs of deleted shards, so that a reader who still has an old index open gets an error and not missing values.
 
-HDF5 reads a virtual dataset whose source file is gone as missing values and reports nothing; it does report a source that
-fails to decompress. A shard that an index lists is therefore replaced by a small file whose chunks cannot be decompressed.
+HDF5 reads a virtual dataset whose source file is missing as missing values and reports nothing; it does report a source that
+cannot be decompressed. A shard that an index lists is therefore replaced by a small file whose chunks cannot be decompressed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _corners(dataset: h5py.Dataset) -> Iterator[tuple[int, ...]]:
 
 
 def reason_of(path: Path) -> str:
-    """Why the file at `path` was retired; empty for a shard, for any other file, and where there is none."""
+    """The reason why the file at `path` was retired; empty for a shard, for any other file, and if there is none."""
     try:
         found = path.stat()
     except OSError:

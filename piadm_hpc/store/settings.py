@@ -1,4 +1,4 @@
-"""Whether two configurations draw the same samples."""
+"""Comparison of configurations: whether they draw the same samples."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def differences(there: str, here: str, independent: frozenset[str]) -> list[str]
 def differences_of_json(there: str, here: str, independent: frozenset[str]) -> list[str]:
     """Compare two configurations in JSON as `differences` does; an empty text agrees with everything.
 
-    A text that is no configuration is a difference by itself.
+    A text that is not a configuration is a difference by itself.
     """
     if not there or not here or there == here:
         return []
@@ -56,12 +56,12 @@ def differences_of_json(there: str, here: str, independent: frozenset[str]) -> l
 
 
 def as_json(config: Mapping[str, Any]) -> str:
-    """A configuration as the JSON that every file of a run carries in its attribute `piadm_config`."""
+    """A configuration as the JSON that every file of a run has in its attribute `piadm_config`."""
     return json.dumps(config, sort_keys=True, default=str)
 
 
 def plain(value: Any) -> Any:
-    """What JSON does not know by itself, as lists, numbers or text: the `default` of json.dumps."""
+    """Convert values that JSON does not know to lists, numbers or text: the `default` of json.dumps."""
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 

@@ -31,7 +31,7 @@ UNREADABLE = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
 @dataclass(frozen=True)
 class Shard:
-    """What a whole shard says about itself.
+    """The description of a complete shard.
 
     `config` is the configuration of the run that drew it, as JSON; `recorded` are the quantities per sample beside the fields.
     """
@@ -58,7 +58,7 @@ def shard_name(ids: Sequence[int]) -> str:
 
 
 def shard_path(folder: Path, ids: Sequence[int]) -> Path:
-    """Where a run's shard of rising `ids` goes: a name that an overwritten run used before is not taken again."""
+    """The path for a run's shard of rising `ids`: a name that an overwritten run has used is not used again."""
     return free_name(folder / SHARDS / shard_name(ids))
 
 
@@ -96,7 +96,7 @@ def create_variable(file: h5py.File, layout: Layout, name: str, shape: tuple[int
 def open_file(path: Path) -> h5py.File:
     """Open a file for reading, without a lock where the file system has none: a file never changes once it has its name.
 
-    Within one process HDF5 wants all who open a file to lock it alike, so its default is tried first.
+    Within one process HDF5 requires all users of a file to lock it alike, so its default is tried first.
     """
     try:
         return h5py.File(path, "r")
@@ -107,7 +107,7 @@ def open_file(path: Path) -> h5py.File:
 
 
 def read_shard(path: Path, *, index: bool = False) -> Shard:
-    """Read what a shard says about itself, without its fields; with `index` the file may also be an index.
+    """Read the description of a shard, without its fields; with `index` the file may also be an index.
 
     Raises DamagedShard when it is truncated, unfinished or not a shard, or when its data lie outside of it; RetiredShard for
     the stub of a deleted one; StoreError when this process may not read it.
@@ -151,7 +151,7 @@ def _described(path: Path, file: h5py.File, index: bool) -> Shard:
 
 
 def _odd_dataset(file: h5py.File, num_samples: int) -> str:
-    """What is wrong with the first dataset that netCDF readers would stumble over; empty when there is none."""
+    """The problem with the first dataset that netCDF readers cannot handle; empty when there is none."""
     for name, found in file.items():
         if not isinstance(found, h5py.Dataset) or found.is_scale:
             continue
@@ -169,7 +169,7 @@ def require_own_data(file: h5py.File) -> None:
 
 
 def _data_elsewhere(file: h5py.File, index: bool) -> Iterator[str]:
-    """What in a file leads to other files: links, external storage and, in anything but an index, virtual datasets."""
+    """The parts of a file that lead to other files: links, external storage and, except in an index, virtual datasets."""
     names = str(file.attrs.get("variables", "")).split() if index and "shards" in file.attrs else []
     # fields may have further names, as in H5MD's groups
     virtual = [file[name] for name in names if isinstance(file.get(name, getlink=True), h5py.HardLink)]

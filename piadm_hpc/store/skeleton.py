@@ -1,4 +1,4 @@
-"""The part that shards, indexes and joined files have in common: axes, coordinates, costs and attributes."""
+"""The parts that shards, indexes and joined files have in common: axes, coordinates, costs and attributes."""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ FOLDER = "unfinished"
 
 
 def fingerprint(config: Mapping[str, Any], model_sha256: str, independent: frozenset[str]) -> str:
-    """A digest of what must agree for a draft to be continued: the model, and every setting that decides what a sample is."""
+    """A digest that must agree for a draft to be continued: of the model, and of every setting that determines a sample."""
     text = json.dumps([without_keys(config, independent), model_sha256], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_draft(folder: Path, ids: Sequence[int], arrays: Mapping[str, np.ndarray], mark: str) -> None:
-    """Write `arrays` of the samples `ids` as a draft, whole or not at all; on a full disk a warning says that there is none."""
+    """Write `arrays` of the samples `ids` as a draft, complete or not at all; on a full disk a warning is logged instead."""
     place = folder / FOLDER
     try:
         place.mkdir(exist_ok=True)

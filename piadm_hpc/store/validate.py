@@ -31,9 +31,7 @@ def layout_problems(layout: Layout) -> list[str]:
         array = np.asarray(coordinate.values)
         sizes = tuple(len(layout.coordinates[d].values) if d in layout.coordinates else -1 for d in coordinate.dims)
         if array.shape != sizes:
-            problems.append(
-                f"coordinate {name!r}: values of shape {array.shape} do not fit to dimensions {coordinate.dims} {sizes}"
-            )
+            problems.append(f"coordinate {name!r}: values of shape {array.shape} do not fit dimensions {coordinate.dims} {sizes}")
         if array.dtype.kind not in "iufSUO":
             problems.append(
                 f"coordinate {name!r}: values are {array.dtype}; give numbers (times with units 'hours since ...') or text"
@@ -87,7 +85,7 @@ def _value_problems(name: str, ids: Sequence[int], array: np.ndarray, mask: np.n
         try:
             allowed = np.broadcast_to(np.asarray(mask, dtype=bool), array.shape)
         except ValueError:
-            return [f"{name}: allow_nan has shape {np.shape(mask)}, which does not fit to {array.shape}"]
+            return [f"{name}: allow_nan has shape {np.shape(mask)}, which does not fit {array.shape}"]
         bad &= ~(allowed & np.isnan(array))
     counts = bad.reshape(len(ids), -1).sum(axis=1)
     samples = [f"sample {ids[row]} ({counts[row]} of {array[row].size})" for row in range(len(ids)) if counts[row]]

@@ -1,4 +1,4 @@
-"""Reading only what is still there: a dataset that was opened before a run was merged or overwritten must not read as missing.
+"""Checks before reading: a dataset that was opened before a run was merged or overwritten must not read as missing values.
 
 HDF5 looks for the shards of an index by name whenever a field is read, and fills in missing values for those that are gone.
 """
@@ -25,7 +25,7 @@ ENGINES: dict[str, Callable[[Path], AbstractDataStore]] = {
 }
 
 Stamp = tuple[int, int]
-"""Inode and size of a file; its time of change is left out, since people touch files to keep them from being purged."""
+"""Inode and size of a file; its time of change is left out, since users touch files to keep them from being purged."""
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -84,7 +84,7 @@ class WatchedArray(BackendArray):
         except (OSError, RuntimeError):
             self.watch.require(rows)
             raise
-        # once more: the files may have gone while they were read
+        # checked again: the files may have been removed while they were read
         self.watch.require(rows)
         return values
 

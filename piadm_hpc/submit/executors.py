@@ -1,4 +1,4 @@
-"""submitit's executors, which here ask squeue: many sites have no sacct, and a dead job must be noticed there too."""
+"""submitit's executors with queries to squeue: many sites have no sacct, and a dead job must be noticed there too."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def resolve(cluster: str) -> str:
 
 
 def make_executor(cluster: str, folder: Path, request: JobRequest, *, dependency: str | None = None) -> Any:
-    """Make an executor that writes below `folder`, which every submission has for itself: no old result is taken for a new one.
+    """Make an executor that writes below `folder`, one for every submission, so that no old result is taken for a new one.
 
     Its jobs start Python with -P: a module in the folder they are submitted from must not run in place of an installed one.
     """
@@ -43,7 +43,7 @@ def make_executor(cluster: str, folder: Path, request: JobRequest, *, dependency
         return submitit.DebugExecutor(folder=folder / "%j")
     if cluster == "local":
         if request.nodes > 1:
-            raise ConfigError(f"nodes: {request.nodes} are not to be had on this machine alone; use --nodes 1 with more ranks")
+            raise ConfigError(f"nodes: {request.nodes} are not available on this machine alone; use --nodes 1 with more ranks")
         local = submitit.LocalExecutor(folder=folder / "%j", python=python)
         local.update_parameters(timeout_min=request.minutes, signal_delay_s=request.grace, gpus_per_node=request.gpus_per_node)
         return local
@@ -88,7 +88,7 @@ def _sbatch_parameters(request: JobRequest, dependency: str | None) -> dict[str,
 
 
 def watched(jobs: list[Any], cluster: str) -> list[Any]:
-    """Replace jobs on Slurm by jobs whose state is asked of squeue; others stay as they are."""
+    """Replace jobs on Slurm by jobs whose state comes from squeue; others are returned unchanged."""
     if cluster != "slurm":
         return jobs
     kind = _slurm_job()

@@ -1,4 +1,4 @@
-"""The ledger beside a run: one line of jobs/submissions.jsonl for every submission, from which its jobs are found again."""
+"""The ledger of a run: one line of jobs/submissions.jsonl for every submission, from which its jobs can be found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def enter(out: Path, line: Mapping[str, Any]) -> None:
 
 
 def submissions(out: Path) -> list[dict[str, Any]]:
-    """Read the submissions of a run or of a folder of runs, oldest first; lines that are no record are left out."""
+    """Read the submissions of a run or of a folder of runs, oldest first; lines that are not records are left out."""
     try:
         lines = (out / JOBS / LEDGER).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -38,7 +38,7 @@ def submissions(out: Path) -> list[dict[str, Any]]:
 
 
 def _is_record(record: Any) -> bool:
-    """Whether a line of the ledger has the fields that are read here, in their types."""
+    """Whether a line of the ledger has the required fields with the right types."""
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("folder", "cluster")):
         return False
     jobs = record.get("jobs")

@@ -32,7 +32,7 @@ class Job:
         return do(self.record, self.config, self.ranks, self.queues_again)
 
     def checkpoint(self) -> Any:
-        """What submitit requeues when a signal arrives before the run handles it: the same job, since its state is on disk."""
+        """The job that submitit requeues when a signal arrives before the run handles it: the same, as its state is on disk."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)

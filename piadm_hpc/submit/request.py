@@ -23,9 +23,10 @@ class JobRequest(Record):
     """The resources of a job, one MPI rank a task; `ranks_per_node` is by default one a GPU, or one.
 
     The run is asked to stop `grace` seconds before the time limit. With `requeue` the job then requeues itself; otherwise
-    `chain` jobs are submitted at once, each waiting for the one before. `mpi` is a value of `srun --mpi`; "auto" asks the MPI
-    library. `options` are further options of sbatch without dashes, `setup` lines of shell before the run. `parallel` limits
-    how many jobs of an array run at once. Names and options are single lines, since they become lines of a batch script.
+    `chain` jobs are submitted at once, each waiting for the one before. `mpi` is a value of `srun --mpi`; "auto" determines it
+    from the MPI library. `options` are further options of sbatch without dashes, `setup` lines of shell before the run.
+    `parallel` limits how many jobs of an array run at once. Names and options are single lines, since they become lines of a
+    batch script.
     """
 
     name: str = Field("piadm", min_length=1)
@@ -98,12 +99,12 @@ class JobRequest(Record):
 
     @property
     def queues_again(self) -> bool:
-        """Whether a job that reaches its limit requeues itself; in a chain the next job goes on instead."""
+        """Whether a job that reaches its limit requeues itself; in a chain the next job continues instead."""
         return self.requeue and self.chain == 1
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables of every rank: threads, waiting without spinning, no file locks, imports from no chance folder.
+        """Environment variables of every rank: threads, waiting without spinning, no file locks, no imports from this folder.
 
         Locks are not needed, because every file has one writer.
         """

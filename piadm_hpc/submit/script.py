@@ -66,7 +66,7 @@ def _directives(configs: Sequence[RunConfig], request: JobRequest) -> list[tuple
 
 
 def _quoted(value: str) -> str:
-    """An option's value as sbatch reads it: one with spaces would otherwise end at the first."""
+    """An option's value, quoted for sbatch: one with spaces would otherwise end at the first space."""
     return f"={shlex.quote(value[1:])}" if value else value
 
 

@@ -1,4 +1,4 @@
-"""The status of a run: what is drawn, who works on it, when the rest will be ready, and what went wrong."""
+"""The status of a run: its progress, its jobs and processes, when the rest will be ready, and its errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .ledger import submissions
 class RunStatus:
     """The status of one run: its samples, its jobs as Slurm knows them, the process that holds it, and its latest events.
 
-    `not_converged` counts the samples that are marked so; `holder` is empty when no process works in the folder.
+    `not_converged` counts the samples marked as such; `holder` is empty when no process works in the folder.
     """
 
     folder: Path
@@ -50,12 +50,12 @@ class RunStatus:
 
     @property
     def alive(self) -> bool:
-        """A job or a process works on it."""
+        """A job or a process is working on it."""
         return bool(self.holder) or any(job.alive for job in self.jobs)
 
     @property
     def failed(self) -> bool:
-        """Samples are missing, nothing works on it, and its last event is not that it stopped as asked."""
+        """Samples are missing, nothing is working on it, and its last event is not a requested stop."""
         return not self.complete and not self.alive and (self.last is not None or bool(self.jobs)) and not self._stopped
 
     @property
@@ -74,9 +74,9 @@ class RunStatus:
         if self.complete:
             lines.append(f'  complete; open with:  xarray.open_dataset("{_file_to_open(self.folder)}")')
         elif self.failed:
-            lines.append("  nothing works on it any more: submit the same run again, only what is missing is drawn")
+            lines.append("  no job or process is left: submit the same run again, only missing samples are drawn")
         elif not self.alive and self._stopped:
-            lines.append("  stopped as asked: submit the same run again to go on")
+            lines.append("  stopped on request: submit the same run again to continue")
         return "\n".join(lines)
 
     def _marked(self) -> str:
@@ -100,7 +100,7 @@ def _status(out: Path) -> RunStatus | None:
         return None
     members = members_wanted(out)
     ids, not_converged = drawn_samples(out, PACKED, *([] if members else [PLACE]))
-    # a submission may have asked for more than the folder knows of, since its job has not begun
+    # a submission may have requested more samples than the folder records, since its job has not begun
     wanted = {*(requested(out) or config.ids), *(config.ids if records else ())}
     events = [event for event in read_events(out) if isinstance(event.get("event"), str) and "time" in event]
     progress = next((event for event in reversed(events) if event["event"] == "progress"), None)
@@ -119,14 +119,14 @@ def _status(out: Path) -> RunStatus | None:
 
 
 def _file_to_open(out: Path) -> Path:
-    """What people open once a run is complete: its index, its statistics where it has no samples, or its Zarr store."""
+    """The file to open once a run is complete: its index, its statistics if it has no samples, or its Zarr store."""
     if not members_wanted(out):
         return out / STATISTICS
     return out / ZARR if (out / PACKED).is_dir() else out / INDEX
 
 
 def _configuration(out: Path, records: Sequence[dict[str, Any]]) -> RunConfig | None:
-    """The newest configuration: a run may be asked for more samples than it began with."""
+    """The newest configuration: more samples may have been requested since the run began."""
     for record in reversed(records):
         for file in sorted(Path(record["folder"]).glob("run-*.toml")):
             # another user cannot read the folder of a submission, and whoever wrote into it may have written anything
@@ -163,7 +163,7 @@ def _job_line(job: JobState) -> str:
 
 
 def _progress_line(event: dict[str, Any]) -> str:
-    """The latest progress in words; an event that somebody else wrote may hold anything."""
+    """The latest progress in words; an event written by somebody else may contain anything."""
     try:
         return _progress_words(event)
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Submitting jobs: each submission has its own folder and a record beside the run, and returns a handle on its jobs."""
+"""Submitting jobs: each submission has its own folder and a record beside the run, and returns a handle to its jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job runs, and what it does when its time limit comes near."""
+"""The work of a job, and its end near the time limit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 def do(record: str, words: str, ranks: int, queues_again: bool) -> Any:
-    """Do the run or the training that a job describes: the name of one of RECORDS and its JSON; submitit keeps the result."""
+    """Do the run or the training that a job describes by the name of one of RECORDS and its JSON; submitit keeps the result."""
     config = RECORDS[record].model_validate_json(words)
     if isinstance(config, RunConfig):
         return _sample(config, ranks, queues_again)
@@ -57,7 +57,7 @@ def _sample(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]
 
 
 def _with_mpiexec(config: RunConfig, ranks: int, queues_again: bool) -> dict[str, Any]:
-    """Sample under this environment's mpiexec; signals are passed on by the file that the ranks look for."""
+    """Sample under this environment's mpiexec; signals are passed on through the stop file."""
     mpiexec = environment_mpiexec(Path(sys.prefix))
     if mpiexec is None:
         raise ConfigError(f"{ranks} ranks here need an mpiexec; install one (pip install mpich) or ask for one rank")
@@ -96,7 +96,7 @@ def _train(config: TrainConfig | ConformerTrainConfig, queues_again: bool) -> st
 
 
 def _until_stopped(action: Callable[[], T], queues_again: bool) -> T:
-    """Run `action` and return its result; when it was asked to stop, requeue the job or end with the exit code that says so."""
+    """Run `action` and return its result; after a request to stop, requeue the job or end with the exit code for a stop."""
     try:
         return action()
     except StopRequested as stop:
@@ -115,7 +115,7 @@ def _leave(again: bool) -> None:
     if again and not local:
         ranks = rank_grid()
         if ranks.root and this_job() and (problem := requeue(this_job())):
-            logger.warning("the job could not be queued again (%s): submit it again, it goes on from here", problem)
+            logger.warning("the job could not be requeued (%s): submit it again, it continues from here", problem)
         ranks.world.barrier()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise SystemExit(_local_requeue_code() if again and local else STOPPED)

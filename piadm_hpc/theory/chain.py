@@ -133,17 +133,17 @@ class Chain:
 
     @property
     def point_counts(self) -> tuple[int, ...]:
-        """Numbers of points of the first sweeps to a tolerance: all of them, from the first one on."""
+        """Numbers of points that the first sweeps to a tolerance evaluate: all points, from the first sweep on."""
         return (self.num_steps,)
 
     @property
     def sequential_rounds(self) -> int:
-        """Calls of the score that follow one another when the chain is made step by step."""
+        """Number of sequential calls of the score (sequential NFE) when the chain is solved step by step."""
         return self.num_steps
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the tables mean something in the basis, or about the mean, of one reference alone."""
+        """Whether the tables are valid only in the basis, or about the mean, of one reference."""
         return not isinstance(self.basis, Identity | None) or bool((self.shift != 0).any())
 
     @property

@@ -1,4 +1,4 @@
-"""Polynomials through values at Chebyshev points: interpolation, integrals, and what the last coefficients add to them."""
+"""Polynomials through values at Chebyshev points: interpolation, integrals, and the contributions of the last coefficients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.polynomial import chebyshev
 from torch import Tensor
 
 DROPPED = 2  # number of last Chebyshev coefficients whose contribution estimates the error of the interpolation
-STEEPEST = 0.95  # largest ratio of successive contributions of which the rest of the series is summed
+STEEPEST = 0.95  # largest ratio of successive contributions for which the rest of the series is summed
 
 
 def chebyshev_nodes(points: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def highest_coefficients(points: int) -> Tensor:
 
 
 def interpolation(known: np.ndarray, wanted: np.ndarray) -> Tensor:
-    """Return the matrix [wanted, known] of the polynomial through values at `known` places, at `wanted` places."""
+    """Return the matrix [wanted, known] that evaluates at `wanted` points the polynomial through values at `known` points."""
     degree = len(known) - 1
     return torch.from_numpy(chebyshev.chebvander(wanted, degree) @ np.linalg.inv(chebyshev.chebvander(known, degree)))
 
@@ -49,10 +49,10 @@ def left_by_last(x: np.ndarray) -> np.ndarray:
 
 
 def rest_of_series(last: float, before: float) -> float:
-    """Estimate what the polynomial leaves out, from the contributions of its last coefficients and of those before them.
+    """Estimate the error of the polynomial, from the contributions of its last coefficients and of those before them.
 
-    Coefficients of a smooth function fall fast, and the last ones exceed what follows. Where they fall slowly, at a kink or a
-    jump, what follows is the sum of a geometric series.
+    Coefficients of a smooth function decay fast, and the last ones exceed the sum of those that follow. Where they decay slowly,
+    at a kink or a jump, the rest is summed as a geometric series.
     """
     ratio = min(last / before, STEEPEST) if before > 0 else 0.0
     return last * max(1.0, ratio / (1 - ratio))

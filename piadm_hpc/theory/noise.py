@@ -17,7 +17,7 @@ BUFFERED = 2**20  # numbers drawn in float64 before they are rounded
 
 
 class NoiseSource(Protocol):
-    """The standard normal draws of a run, the same whenever they are asked for."""
+    """The standard normal draws of a run, which are the same at every call."""
 
     def at(self, steps: Iterable[int], samples: Sequence[int], channels: int = 1, stream: int = CHAIN) -> Tensor:
         """Return draws [steps, samples, channels, d] for the given step numbers and sample ids."""

@@ -1,6 +1,6 @@
 """Noising processes x_t = alpha(t) x_0 + sigma(t) eps, and the clock that all of them share.
 
-Every process is the Ornstein-Uhlenbeck process in other units: y = x / r with r = sqrt(alpha^2 + sigma^2) has
+Every process is an Ornstein-Uhlenbeck process up to a change of units: y = x / r with r = sqrt(alpha^2 + sigma^2) has
 alpha_y = exp(-theta/2), sigma_y^2 = 1 - exp(-theta) at the *forward time* theta = log(1 + sigma^2 / alpha^2).
 Integrators are written once, in (y, theta), and rescaled.
 """

@@ -26,7 +26,7 @@ def _sequential(name: str, integrator: str, *, kind: str = "log-snr") -> Entry:
 
 
 def _parallel(name: str, flow: str | None, random: str | None, **settings: Any) -> Entry:
-    """A parallel solver on the chain of one integrator for the flow, and of another for the SDE; None where it has none."""
+    """A parallel solver on the chain of one integrator for the flow, and of another for the SDE; None if it has none."""
 
     def run(benchmark: Benchmark) -> Row | None:
         return in_parallel(str(random if benchmark.sde else flow), benchmark, name=name, **settings)

@@ -1,9 +1,9 @@
 """The cost of sampling methods at equal error: rounds, network calls and seconds.
 
 Errors of the probability flow are distances to a converged solution, errors of a stochastic chain distances to the same
-chain step by step. A sequential method takes the fewest steps that reach the error. A parallel method runs with the loosest
-of a few tolerances that reaches it, so that all methods have the same hindsight; for the flow its chain has the fewest steps
-that leave it a share of the error. Rounds count until a method stops by itself; the rounds of the smallest fixed depth that
+chain step by step. A sequential method takes the fewest steps that reach the error. A parallel method runs with the loosest of a
+few tolerances that reaches it, so that all methods have the same hindsight; for the flow its chain has the fewest steps whose
+error is a given share. Rounds count until a method stops by itself; the rounds of the smallest fixed depth that
 reaches the error are given too.
 """
 
@@ -25,7 +25,7 @@ from ...solvers.solve import Solution
 from .task import Task
 
 CONVERGED = 256  # steps of the solution that counts as the converged flow
-SHARE = 0.7  # of the error that a parallel method leaves to its chain
+SHARE = 0.7  # share of the error that the chain of a parallel method may have
 LADDER = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 
 
@@ -33,8 +33,8 @@ LADDER = (16.0, 8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 class Benchmark:
     """The terms of a comparison: an error, for the flow or for a stochastic chain of `steps` steps.
 
-    At most `most` steps are tried for the flow. With `hindsight` the smallest fixed depth that reaches the error is sought
-    too, for which every parallel method runs several times more.
+    At most `most` steps are tried for the flow. With `hindsight` the smallest fixed depth that reaches the error is determined
+    too, for which every parallel method runs several more times.
     """
 
     task: Task
@@ -113,7 +113,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Entry:
-    """A method of the table; `run` returns its row, or None where the method does not reach the error.
+    """A method of the table; `run` returns its row, or None if the method does not reach the error.
 
     `flow` and `random` say whether it applies to the flow and to stochastic chains.
     """

@@ -71,7 +71,7 @@ def draw(path: Path, benchmark: Benchmark, rows: Sequence[Row], ranks: Sequence[
         from matplotlib import rc_context
         from matplotlib.figure import Figure
 
-        with rc_context({"svg.fonttype": "none"}):  # text stays text, which keeps the file small
+        with rc_context({"svg.fonttype": "none"}):  # text is kept as text, so that the file is small
             figure = Figure(figsize=(11.5, 0.34 * len(rows) + 2.2), layout="constrained")
             left, right = figure.subplots(1, 2, sharey=True)
             ordered = sorted(rows, key=lambda row: (row.rounds, row.calls), reverse=True)

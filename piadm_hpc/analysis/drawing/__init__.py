@@ -1,1 +1,1 @@
-"""What figures are made of: style, words and units, colours by variable, coastlines, maps and curves."""
+"""Elements of figures: style, labels and units, colours by variable, coastlines, maps and curves."""

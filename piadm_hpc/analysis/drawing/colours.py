@@ -1,4 +1,4 @@
-"""Colours by what a variable measures: rain from brown to blue-green, temperature from blue to red.
+"""Colours by the quantity that a variable measures: rain from brown to blue-green, temperature from blue to red.
 
 The choice follows the palettes of the IPCC's figures, with the colours of ColorBrewer (Harrower and Brewer 2003).
 """

@@ -29,7 +29,7 @@ class Power:
 
 
 def empty(axis: Axes, words: str) -> None:
-    """A panel that says why it shows nothing."""
+    """A panel with a text that explains why it is empty."""
     axis.text(0.5, 0.5, words, ha="center", va="center", color=FAINT, transform=axis.transAxes, wrap=True)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
@@ -44,7 +44,7 @@ def spectrum(axis: Axes, power: Power, grid: MapGrid, own_label: str, real_label
         "zonal wavenumber" if zonal else "wavenumber: half waves across the region" if cosine else "degree of spherical harmonics"
     )
     axis.set_ylabel(f"{'power of anomalies' if zonal or cosine else 'mean square of coefficients'} [{power.units}]")
-    # the last wavenumber of an even number of columns has one coefficient instead of two, that of cosines collects the corners
+    # the last wavenumber of an even number of columns has one coefficient instead of two; with cosines it includes the corners
     last = (grid.shape[1] - 1) // 2 if zonal else min(grid.shape) - 1 if cosine else len(power.reference) - 1
     k = np.arange(1, last + 1)
     own, real = power.samples[:, k], power.reference[k]
@@ -65,7 +65,7 @@ def spectrum(axis: Axes, power: Power, grid: MapGrid, own_label: str, real_label
         twice = 2 * _shorter_side(grid)
 
         def other(value: Any) -> Any:
-            return twice / np.maximum(value, 1e-9)  # a wavelength of a wavenumber, and the other way
+            return twice / np.maximum(value, 1e-9)  # a wavelength from a wavenumber, and the reverse
 
         above = axis.secondary_xaxis("top", functions=(other, other))
         above.set_xlabel("wavelength [km]", fontsize=8.5)

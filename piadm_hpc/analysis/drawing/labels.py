@@ -1,4 +1,4 @@
-"""Units and degrees as people read them."""
+"""Units and degrees in conventional notation."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def readable(units: str) -> str:
 
 
 def bracketed(units: str) -> str:
-    """` [K]` to stand behind a name in a figure, or nothing for a number without dimension."""
+    """` [K]`, to be appended to a name in a figure, or nothing for a number without dimension."""
     shown = literal(readable(units))
     return f" [{shown}]" if shown else ""
 
 
 def squared(units: str) -> str:
-    """The units of a power, as they stand in a figure; 1 for a number without dimension."""
+    """The units of a power, as shown in a figure; 1 for a number without dimension."""
     shown = literal(readable(units))
     if not shown:
         return "1"

@@ -1,4 +1,4 @@
-"""Maps with coastlines and degrees: of rows and columns as they are, of anything else by the nearest point."""
+"""Maps with coastlines and degrees: rows and columns are drawn directly, all other grids by the nearest point."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def shape_of_map(grid: MapGrid) -> float:
 
 
 def height_of_row(grid: MapGrid, count: int) -> float:
-    """Inches of a row of so many maps across a figure, without titles and colour bars."""
+    """Height in inches of a row of so many maps across a figure, without titles and colour bars."""
     return WIDTH / count * 0.86 * shape_of_map(grid)
 
 
@@ -53,7 +53,7 @@ def _edges(axis: np.ndarray, grid: MapGrid) -> tuple[float, float]:
 
 
 def unwrapped(grid: MapGrid) -> np.ndarray:
-    """Longitudes of scattered points in the range of 360 degrees that cuts them in their widest gap."""
+    """Longitudes of scattered points, in the range of 360 degrees whose ends lie in their widest gap."""
     turn = np.sort(grid.x.ravel() % 360)
     gaps = np.diff(np.append(turn, turn[0] + 360))
     first = turn[(gaps.argmax() + 1) % len(turn)] if gaps.max() > 10 else -180.0
@@ -95,7 +95,7 @@ def draw_map(axis: Axes, grid: MapGrid, field: np.ndarray, scale: Scale, title: 
 def nearest_picture(grid: MapGrid, values: np.ndarray) -> np.ndarray:
     """Values of scattered points [points] on a regular picture [rows, columns], each from the nearest point on the sphere.
 
-    Further from it than its fourth neighbour is, there is nothing.
+    Pixels farther from it than its fourth neighbour are empty.
     """
     from scipy.spatial import KDTree
 

@@ -1,4 +1,4 @@
-"""What a variable measures, by its standard name or its units, and the units in which it is shown."""
+"""The quantity that a variable measures, by its standard name or its units, and the units in which it is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = {
 
 
 def kind_of_quantity(attrs: Mapping[Any, Any]) -> str:
-    """What colours a variable has, by its standard name or else its units: "water", "temperature" or "other"."""
+    """The kind of quantity that selects the colours, by standard name or else units: "water", "temperature" or "other"."""
     standard, units = str(attrs.get("standard_name", "")).lower(), str(attrs.get("units", "")).strip()
     if any(word in standard for word in WATER_NAMES):
         return "water"

@@ -1,4 +1,4 @@
-"""The looks that all figures share."""
+"""The style that all figures share."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ class PlotError(ValueError):
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in this style, and leave the user's own settings as they were; raises PlotError without matplotlib."""
+    """Draw in this style, and restore the user's own settings; raises PlotError without matplotlib."""
     try:
         import matplotlib as mpl
     except ImportError:
-        raise PlotError("no figure was drawn, for matplotlib is not installed: pip install 'piadm_hpc[plot]'") from None
+        raise PlotError("no figure was drawn, because matplotlib is not installed: pip install 'piadm_hpc[plot]'") from None
     with mpl.rc_context(STYLE):
         yield
 
 
 def drawn(draw: Callable[P, Figure], *args: P.args, **kwargs: P.kwargs) -> list[Figure]:
-    """The figure that a function draws, alone in a list, which is empty where matplotlib is not installed."""
+    """The figure that a function draws, alone in a list, which is empty if matplotlib is not installed."""
     try:
         return [draw(*args, **kwargs)]
     except PlotError:
@@ -62,5 +62,5 @@ def entitle(figure: Figure, title: str, note: str = "") -> None:
 
 
 def literal(text: str) -> str:
-    """Escape what matplotlib would take for the begin of TeX; an underscore or a caret means nothing outside of it."""
+    """Escape what matplotlib would take for the beginning of TeX; outside of it an underscore or a caret means nothing."""
     return text.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""The cost of the same samples one network call after the other, on the run's own chain and with DPM-Solver++(2M).
+"""The cost of the same samples with sequential network calls, on the run's own chain and with DPM-Solver++(2M).
 
 Errors are root mean square differences between end states over pixels with data, in units of the data's standard deviation.
 The error of a deterministic chain is its distance to the probability flow, solved on a very fine grid from the same prior
@@ -42,8 +42,8 @@ class Baselines:
 
     `own_error` is the error of the run's samples, `step_by_step` the cost of their chain step by step and `path_error` the
     distance between both (the last two are None for collocation, which has no steps). `ladder` is DPM-Solver++(2M) with
-    increasing numbers of steps, and `converged_error` the error of the solution that its errors refer to. `deterministic`
-    says whether `own_error` refers to that solution too, and `where` on which machine the baselines ran.
+    increasing numbers of steps, and `converged_error` the error of the solution that its errors refer to. `deterministic` tells
+    whether `own_error` refers to that solution too, and `where` names the machine of the baselines.
     """
 
     samples: tuple[int, ...]

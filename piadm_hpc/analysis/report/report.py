@@ -97,9 +97,9 @@ def stored_config(folder: Path, dataset: xr.Dataset) -> RunConfig:
 
 
 def run_model(folder: Path, config: RunConfig) -> Path:
-    """The folder of the run's model, searched for as the run does, then beside the run and above it.
+    """The folder of the run's model, searched for as in the run, then beside the run and above it.
 
-    Raises ValueError when it is nowhere.
+    Raises ValueError if it is not found.
     """
     try:
         return find_model(config.model)
@@ -112,7 +112,7 @@ def run_model(folder: Path, config: RunConfig) -> Path:
 
 
 def _device(config: RunConfig) -> str:
-    """The device of the baselines: the configured one where this machine has it, else the processor."""
+    """The device of the baselines: the configured one if this machine has it, else the CPU."""
     if config.compute.device in ("auto", "cpu") or not torch.cuda.is_available():
         return "cuda" if config.compute.device == "auto" and torch.cuda.is_available() else "cpu"
     return config.compute.device
@@ -126,7 +126,7 @@ def _same_model(dataset: xr.Dataset, model: Model, path: Path) -> None:
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
-    """The measurements of the last invocation of the run, None unless it drew samples."""
+    """The measurements of the last call of the run, None unless it drew samples."""
     path = folder / SUMMARY
     if not path.is_file():
         return None
@@ -143,7 +143,7 @@ def _baselines(dataset: xr.Dataset, run: ResolvedRun, count: int) -> Baselines:
     if model.process.fields > 1:
         raise ValueError(f"--baselines: DPM-Solver++ moves the position alone; {model.name!r} has momentum too")
     if model.conditioning is not None:
-        raise ValueError(f"--baselines: they have no condition, and {model.name!r} makes fields given one; leave --baselines out")
+        raise ValueError(f"--baselines: they have no condition, and {model.name!r} is conditional; leave --baselines out")
     dim = str(dataset.attrs["sample_dim"])
     first = dataset.isel({dim: slice(0, count)})
     variables = model.layout.variables
@@ -186,7 +186,7 @@ def _spectra(comparison: Comparison) -> dict[str, list[float]]:
 
 
 def shown_planes(dataset: xr.Dataset, select: Mapping[str, str]) -> tuple[list[Plane], list[str]]:
-    """The maps of a run that figures show, and lines on those that they do not."""
+    """The maps of a run that figures show, and lines about those that they do not."""
     planes, without = planes_of(dataset, variables_in(dataset))
     planes, notes = chosen(planes, select, MOST_MAPS)
     return planes, [f"no figure of {line}" for line in without] + [f"figures of {line}" for line in notes]
@@ -202,7 +202,7 @@ def _figures(
     *,
     pdf: bool,
 ) -> list[str]:
-    """Draw one figure per map; returns lines that name the files, or that say why there are none."""
+    """Draw one figure per map; returns lines that name the files, or explain why there are none."""
     if model.layout.topology is not None:
         return [f"figures of conformers are drawn by `piadm verify`; numbers: {folder / RECORD}"]
     by_name = {c.plane.name: c for c in compared}

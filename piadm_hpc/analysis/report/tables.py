@@ -54,7 +54,7 @@ def score_lines(compared: Sequence[Comparison]) -> list[str]:
 
 
 def described_scores(comparison: Comparison) -> dict[str, dict[str, float]]:
-    """The scores of a comparison under the names that tables have for them, in the units that are shown."""
+    """The scores of a comparison under their names in tables, in the units that are shown."""
     factor, units = shown_units(comparison.plane.attrs)
     found = {}
     for name, row in comparison.rows().items():
@@ -129,7 +129,7 @@ def _meaning(baselines: Baselines, config: RunConfig) -> list[str]:
         if baselines.path_error is not None:
             lines.append(f"this run is within {baselines.path_error:.2g} of its chain step by step, the rest is that chain's own")
     else:
-        lines.append("the chain is stochastic: its error is the distance to the same chain, same noise, step by step;")
+        lines.append("the chain is stochastic: its error is the distance from the same chain with the same noise, step by step;")
         lines.append(f"DPM-Solver++(2M) solves the ODE instead: its error is the distance to its own {converged}")
     if baselines.reaching(min(config.solver.tol, baselines.own_error)) is None:
         lines.append("> marks an error that was not reached with the largest number of steps tried")

@@ -27,7 +27,7 @@ LAG = 10  # frames, for the slow coordinates
 CLASH = 0.6  # of the sum of two van der Waals radii
 DUPLICATE = 0.005  # nm, root mean square deviation
 COMPONENTS, NEIGHBOURS = 8, 32  # of the search for duplicates
-PART_NUMBERS = 2**24  # of the arrays that are computed from a part of the conformers at once
+PART_NUMBERS = 2**24  # bytes of the arrays that are computed from a part of the conformers at once
 OWN_TOPOLOGY = (".pdb", ".cif", ".gro")
 RADII = {"H": 0.12, "C": 0.17, "N": 0.155, "O": 0.152, "S": 0.18, "P": 0.18, "F": 0.147, "Cl": 0.175}  # nm, Bondi 1964
 
@@ -252,7 +252,7 @@ def clashing(conformers: Conformers) -> np.ndarray:
 
 
 def _parts(positions: np.ndarray, numbers: int) -> list[np.ndarray]:
-    """Positions in parts of conformers, of each of which so many numbers are computed at once."""
+    """Positions in parts of conformers, so small that the numbers computed from one part fit into memory."""
     rows = max(1, PART_NUMBERS // numbers)
     return [positions[start : start + rows] for start in range(0, len(positions), rows)]
 
@@ -265,7 +265,7 @@ def _beyond_three_bonds(near: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
 
 
 def wrong_hands(conformers: Conformers, real: Conformers) -> int:
-    """Number of conformers with a chiral centre of another hand than most of the reference."""
+    """Number of conformers with a chiral centre whose handedness differs from most of the reference."""
     majority = np.sign((signs(real.positions, real.topology) * real.weight[:, None]).sum(0))
     return int((signs(conformers.positions, conformers.topology) != majority).any(1).sum())
 
@@ -273,8 +273,8 @@ def wrong_hands(conformers: Conformers, real: Conformers) -> int:
 def duplicates(conformers: Conformers) -> float:
     """Share of conformers within 0.005 nm RMSD of an earlier one, superposed on the mean structure.
 
-    Candidates are neighbours in the leading principal components, in which nothing is further apart than it is, so that the time
-    grows with the number of conformers and not with its square.
+    Candidates are neighbours in the leading principal components, where distances are never larger than in full space, so that
+    the time grows with the number of conformers and not with its square.
     """
     count, atoms, _ = conformers.positions.shape
     flat = superposed(conformers.positions, mean_structure(conformers.positions)[0]).reshape(count, -1)
@@ -289,7 +289,7 @@ def duplicates(conformers: Conformers) -> float:
     for other in candidates.T:
         rows = np.flatnonzero((other < own) & ~again)  # places without a further neighbour hold `count`
         again[rows] = np.linalg.norm(flat[rows] - flat[other[rows]], axis=1) < reach
-    # where more neighbours are near than were asked for, all earlier conformers are compared
+    # if there are more near neighbours than requested, all earlier conformers are compared
     for row in np.flatnonzero(~again & (candidates[:, -1] < count)):
         again[row] = bool((np.linalg.norm(flat[:row] - flat[row], axis=1) < reach).any())
     return float(again.mean())

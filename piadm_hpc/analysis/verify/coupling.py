@@ -19,7 +19,7 @@ from ...store.arrays import read_arrays
 from ..pages import Section, number
 
 SHOWN = 12
-"""The most rows of a table."""
+"""Largest number of rows of a table."""
 
 
 def coupling_sections(dataset: xr.Dataset, model: Path, against: str | None) -> tuple[list[Section], dict[str, Any]]:

@@ -126,7 +126,7 @@ def _degree_power(deviations: np.ndarray, grid: MapGrid) -> np.ndarray:
     nlat, nlon = grid.shape
     harmonics = SphericalHarmonics(nlat, nlon, min(nlat, nlon // 2), grid.y.tolist(), area_weighted=False)
     coordinates = harmonics.analyse(torch.from_numpy(deviations.reshape(len(deviations), -1)))
-    # beyond the degrees there is a last shell, of what none of them has
+    # after the degrees there is a last shell, for the remainder
     return torch.stack([harmonics.energy(one[None])[: harmonics.lmax] for one in coordinates]).numpy()
 
 

@@ -1,4 +1,4 @@
-"""How variables vary together: correlations of their deviations over all points, of samples and of real fields."""
+"""Joint variability: correlations of the deviations of variables over all points, for samples and for real fields."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def correlation_matrix(fields: Sequence[np.ndarray], weights: np.ndarray) -> np.
 def correlation_section(
     planes: Sequence[Plane], fields: Mapping[str, tuple[np.ndarray, np.ndarray | None]], record: dict[str, Any]
 ) -> list[Section]:
-    """The section on variables, or levels, that vary together; none for one map, or for maps on different grids."""
+    """The section on correlations of variables, or levels; none for one map, or for maps on different grids."""
     if len(planes) < 2 or len({plane.grid.dims for plane in planes}) > 1 or len(fields[planes[0].name][0]) < 2:
         return []
     names, weights = [plane.name for plane in planes], planes[0].grid.weights

@@ -1,4 +1,4 @@
-"""Maps of a posterior's mean, spread and increment beside each other."""
+"""Maps of a posterior's mean, spread and increment, side by side."""
 
 from __future__ import annotations
 

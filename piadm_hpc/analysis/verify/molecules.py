@@ -39,8 +39,8 @@ def sections_of(
 ) -> tuple[list[Section], dict[str, Any]]:
     """Sections and numbers of a comparison; raises ValueError if the molecules differ or the reference is too short.
 
-    With `weights`, log-weights [n] and what their file says, everything is compared with them, and a section says what they
-    change.
+    With `weights`, log-weights [n] and the attributes of their file, everything is compared with them, and a section shows their
+    effect.
     """
     _same_molecule(own, real)
     own = own if weights is None else weighted(own, weights[0])

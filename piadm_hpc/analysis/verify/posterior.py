@@ -1,4 +1,4 @@
-"""Verification of posterior samples: at the observations that they were given, at withheld ones, and as maps.
+"""Verification of posterior samples: at the assimilated observations, at withheld ones, and as maps.
 
 At withheld observations members get errors of their own, drawn from R, so that a calibrated ensemble and the observed value are
 exchangeable (Hamill 2001; Fortin et al. 2014).
@@ -36,7 +36,7 @@ from .fields import stacked
 from .maps import map_figure
 
 BINS = 10
-EXACT = 1e-6  # share of the spread that stands for the error of values without one
+EXACT = 1e-6  # share of the spread that is used as the error of values without one
 LEVELS = (0.5, 0.9)
 MOST_DENSE = 5000
 
@@ -54,7 +54,7 @@ class Predicted:
 def sections_of(
     folder: Path, samples: xr.Dataset, model_folder: Path, config: ObservationsConfig, withheld: str | None
 ) -> tuple[list[Section], dict[str, Any]]:
-    """Return sections and numbers for a run given observations; with `withheld` also those at observations it was not given.
+    """Return sections and numbers for a run with observations; with `withheld` also those at withheld observations.
 
     Raises ValueError for observations that cannot be read, or are not of the model's variables.
     """
@@ -100,7 +100,7 @@ def given_observations(
 def _innovations(
     observations: LinearObservations, table: ObservationTable, model: Model, states: Tensor, record: dict[str, Any]
 ) -> Section:
-    """How far the reference, and the members, lie from what they were given."""
+    """The distances of the reference, and of the members, from the assimilated observations."""
     reference = model.reference
     before = (observations.values - observations.apply(reference.mean[None])[0]).numpy()
     spread = torch.sqrt(expected_variance(reference, observations)).numpy()
@@ -151,8 +151,8 @@ def predicted(
 def ensemble_scores(ensemble: Predicted) -> dict[str, Any]:
     """Return fair CRPS, spread over skill, rank histogram with its chi-square, and the coverage of central intervals.
 
-    Intervals end at the quantiles k / (n + 1) of the n members, between which a calibrated value lies with the probability that
-    they are named by; those that n members cannot give are left out.
+    Intervals end at the quantiles k / (n + 1) of the n members, between which a calibrated value lies with their nominal
+    probability; intervals that n members cannot resolve are left out.
     """
     members, noisy, values = ensemble.members, ensemble.noisy, ensemble.values
     n = len(members)
@@ -197,7 +197,7 @@ def _withheld(
 ) -> Section:  # fmt: skip
     """Scores at withheld observations, beside those of the model's Gaussian, alone and given the same observations.
 
-    Values of variables that the model transforms have no Gaussian to stand beside.
+    Values of variables that the model transforms have no Gaussian for comparison.
     """
     ensemble = predicted(kept, rows, states)
     found = ensemble_scores(ensemble)

@@ -23,6 +23,7 @@ from ..report.report import MOST_MAPS, run_model, stored_config
 from ..report.tables import table
 from ..weights.checking import checked_energy
 from ..weights.weighing import stored_weights
+from .conditional import under_conditions
 from .conformers import load_conformers
 from .coupling import coupling_sections
 from .fields import sections_of as field_sections
@@ -81,10 +82,12 @@ def _conformers(
 ) -> tuple[list[Section], dict[str, Any]]:
     file = folder / "samples.h5" if folder.is_dir() else folder
     own = load_conformers(file, f"samples of {folder.name}")
-    reference = Path(against) if against is not None else run_model(folder, stored_config(folder, dataset)) / HELD_OUT
+    config = None if against is not None else stored_config(folder, dataset)
+    reference = Path(str(against)) if config is None else run_model(folder, config) / HELD_OUT
     if not reference.is_file():
         raise ValueError(f"{reference}: no such file; give reference conformers with --against FILE")
     real = load_conformers(reference, reference.name, file.with_name(TOPOLOGY))
+    real = real if config is None else under_conditions(real, reference, config)
     ids = dataset[str(dataset.attrs["sample_dim"])].values.astype(np.int64)
     weights = stored_weights(file.parent, ids)
     function = None if energy is None else checked_energy(energy, plugins.load("--energy", energy))

@@ -1,4 +1,4 @@
-"""What importance weights change: divergences, populations and free-energy surfaces without and with them, with errors."""
+"""The effect of importance weights: divergences, populations and free-energy surfaces without and with them, with errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def weights_section(
         f"Weights towards the energy {facts.get('energy', '')}: effective share {found.effective:.3f}, k-hat {found.shape:.2f}. "
         "Standard errors are those of the bootstrap over samples.",
         f"Distances of free energies are means over {COARSE} x {COARSE} bins with at least {LEAST:.0%} of the reference; "
-        "beside them stands what the errors of the samples alone would make.",
+        "beside them is the distance due to the errors of the samples alone.",
         *(f"Warning: {text}." for text in found.warnings),
     ]
     return Section("Weights", head, rows, notes, figures), record
@@ -73,7 +73,7 @@ def _divergence(surface: Surface, points: np.ndarray, weight: np.ndarray) -> tup
 def free_energy_distance(surface: Surface, points: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
     """Return the mean distance in kT of the free energies of weighted points [n, 2] from the reference's, in coarse cells.
 
-    The second number is the mean distance that the samples' own errors would make, by the bootstrap.
+    The second number is the mean distance due to the samples' own errors, by the bootstrap.
     """
     reference = _coarse(surface.reference)
     kept = reference >= LEAST
@@ -88,7 +88,7 @@ def free_energy_distance(surface: Surface, points: np.ndarray, weight: np.ndarra
 
 
 def _coarse(chances: np.ndarray) -> np.ndarray:
-    """Return the chances of cells of COARSE x COARSE bins."""
+    """Return the probabilities of cells of COARSE x COARSE bins."""
     rows, columns = (size // COARSE * COARSE for size in chances.shape)
     cells = chances[:rows, :columns].reshape(rows // COARSE, COARSE, columns // COARSE, COARSE).sum((1, 3))
     return np.asarray(cells / chances.sum())

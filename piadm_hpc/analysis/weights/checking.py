@@ -1,4 +1,4 @@
-"""Checks of what an energy function of the user returns."""
+"""Checks of the values that a user's energy function returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The energy of a posterior: samples given observations, weighed towards prior times likelihood."""
+"""The energy of a posterior: samples conditioned on observations, weighted towards prior times likelihood."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ..verify.posterior import given_observations
 def posterior_energies(folder: Path, dataset: xr.Dataset, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """Return -log p(y | x) - log p(x) of a run's samples, per unit volume of their fields, and the variance from probes, [n].
 
-    The prior's density takes another solution of the model's flow for every sample, without observations, down to the same
-    last time. Raises ValueError for a run without linear observations.
+    The prior's density takes another solution of the model's flow for every sample, without observations, to the same last time.
+    Raises ValueError for a run without linear observations.
     """
     config = stored_config(folder, dataset)
     if config.observations is None:

@@ -8,13 +8,15 @@ Signed volumes of chiral centres are features too, since distances alone do not 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...schema.topology import Topology
 from ..config import ConformerNetworkConfig
-from .unet import LevelEmbedding
+from .unet import LevelEmbedding, with_numbers
 
 FLOOR = 1e-3  # in state units; shorter distances have no direction
 REACH, WAVES = 2.5, 24  # standardised distances are expanded in WAVES Gaussians between -REACH and REACH
@@ -52,7 +54,8 @@ class MessageNetwork(nn.Module):
     """A network of states [rows, 2, atoms, 3] (noisy state, linear estimate) and log-SNR [rows], returning [rows, 1, atoms, 3].
 
     `centre` [atoms, 3] is the structure that states are deviations from, in state units; on superposed coordinates the network is
-    equivariant about it. Initially it returns zero.
+    equivariant about it. With `given` it also takes a condition {"maps": [rows, 1, atoms, 3], "numbers": [rows, given]}, whose
+    map is the mean that states are deviations from beside `centre`. Initially it returns zero.
     """
 
     centre: Tensor
@@ -60,7 +63,7 @@ class MessageNetwork(nn.Module):
     bonded: Tensor
     centres: Tensor
 
-    def __init__(self, centre: Tensor, topology: Topology, config: ConformerNetworkConfig):
+    def __init__(self, centre: Tensor, topology: Topology, config: ConformerNetworkConfig, given: int | None = None):
         super().__init__()
         looks = topology.atom_classes()
         self.register_buffer("centre", centre.to(torch.float32), persistent=False)
@@ -75,6 +78,7 @@ class MessageNetwork(nn.Module):
         self.kinds = nn.Embedding(max(looks) + 1, config.width)
         self.hands = nn.Linear(1, config.width, bias=False)
         self.layers = nn.ModuleList(Layer(config.width, config.embedding, WAVES + 2) for _ in range(config.depth))
+        self.given = None if given is None else nn.Linear(given, config.embedding)
 
     def calibrate(self, frames: Tensor) -> None:
         """Set the typical distance, and the spreads of distances and volumes, from states [n, atoms, 3]."""
@@ -88,9 +92,9 @@ class MessageNetwork(nn.Module):
             if len(self.centres):
                 self.spread[1] = volumes.std().clamp(min=FLOOR)
 
-    def forward(self, states: Tensor, log_snr: Tensor) -> Tensor:
-        start = states[:, 1] + self.centre
-        level = self.level(log_snr)
+    def forward(self, states: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
+        level = with_numbers(self.level(log_snr), self.given, condition)
+        start = states[:, 1] + placed(self.centre, condition)
         # the error of the estimate, per coordinate of unit variance
         error = torch.rsqrt(1 + log_snr.exp())[:, None]
         h = self._features(start, error)
@@ -128,6 +132,11 @@ class MessageNetwork(nn.Module):
         tops = torch.linspace(-REACH, REACH, WAVES, device=seen.device)
         bells = torch.exp(-(((seen - tops) * (WAVES / (2 * REACH))) ** 2))
         return torch.cat([seen, bells, self.bonded.expand(len(seen), -1, -1, -1)], dim=3)
+
+
+def placed(centre: Tensor, condition: Mapping[str, Tensor] | None) -> Tensor:
+    """Return the structure that states are deviations from, [atoms, 3], or of every row given its condition."""
+    return centre if condition is None else centre + condition["maps"][:, -1]
 
 
 def _bonded(topology: Topology) -> Tensor:

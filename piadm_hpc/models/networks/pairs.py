@@ -9,6 +9,8 @@ equivariant under rotations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,8 +18,8 @@ from torch.nn import functional
 from ...data.normalise import Normalisation
 from ...schema.topology import Topology
 from ..config import ConformerNetworkConfig
-from .messages import MessageNetwork
-from .unet import LevelEmbedding
+from .messages import MessageNetwork, placed
+from .unet import LevelEmbedding, with_numbers
 
 FLOOR = 1e-3  # in state units; shorter distances have no direction
 
@@ -44,14 +46,18 @@ class ConformerNetwork(nn.Module):
     """A network of states [rows, 2, atoms, 3] (noisy state, linear estimate) and log-SNR [rows], returning [rows, 1, atoms, 3].
 
     `centre` [atoms, 3] is the structure that states are deviations from, in state units. `quadruples` [q, 4] are the atoms whose
-    signed volumes are inputs. `calibrate` sets the scales of distances and volumes. Initially the network returns zero.
+    signed volumes are inputs. `calibrate` sets the scales of distances and volumes. With `given` it also takes a condition
+    {"maps": [rows, 1, atoms, 3], "numbers": [rows, given]}, whose map is the mean that states are deviations from beside
+    `centre`. Initially the network returns zero.
     """
 
     centre: Tensor
     lines: Tensor
     corners: Tensor
 
-    def __init__(self, centre: Tensor, quadruples: Tensor, superposed: bool, config: ConformerNetworkConfig):
+    def __init__(
+        self, centre: Tensor, quadruples: Tensor, superposed: bool, config: ConformerNetworkConfig, given: int | None = None
+    ):
         super().__init__()
         atoms = len(centre)
         self.superposed = superposed
@@ -74,6 +80,7 @@ class ConformerNetwork(nn.Module):
         self.forces = nn.Linear(config.width, num_pairs)
         self.stiffness = nn.Linear(config.embedding, num_pairs)
         self.moves = nn.Linear(config.width, 3 * atoms) if superposed else None
+        self.given = None if given is None else nn.Linear(given, config.embedding)
         heads = [self.film, self.forces, self.stiffness] + ([] if self.moves is None else [self.moves])
         for parameter in (p for head in heads for p in head.parameters()):
             nn.init.zeros_(parameter)
@@ -86,10 +93,10 @@ class ConformerNetwork(nn.Module):
             self.typical.copy_(seen.mean(0))
             self.spread.copy_(seen.std(0).clamp(min=FLOOR))
 
-    def forward(self, states: Tensor, log_snr: Tensor) -> Tensor:
+    def forward(self, states: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
         noisy, estimate = states.unbind(1)
-        level = self.level(log_snr)
-        distances, lines, volumes = self._geometry(estimate + self.centre)
+        level = with_numbers(self.level(log_snr), self.given, condition)
+        distances, lines, volumes = self._geometry(estimate + placed(self.centre, condition))
         # the error of the estimate, per coordinate of unit variance
         error = torch.rsqrt(1 + log_snr.exp())[:, None]
         seen = (torch.cat([distances, volumes], dim=1) - self.typical) / torch.sqrt(self.spread**2 + 2 * error**2)
@@ -128,12 +135,16 @@ def make_conformer_network(
     topology: Topology,
     superposed_frame: bool,
     seed: int = 0,
+    given: int | None = None,
 ) -> ConformerNetwork | MessageNetwork:
-    """Return a network for a molecule, of the kind that its configuration names, with weights drawn from `seed`."""
+    """Return a network for a molecule, of the kind that its configuration names, with weights drawn from `seed`.
+
+    `given` is the number of numbers of its condition, None without one.
+    """
     centre = torch.from_numpy(normalisation.mean[0] / normalisation.scale[0])
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if config.kind == "messages":
-            return MessageNetwork(centre, topology, config)
+            return MessageNetwork(centre, topology, config, given)
         quadruples = torch.tensor(topology.quadruples(), dtype=torch.long).reshape(-1, 4)
-        return ConformerNetwork(centre, quadruples, superposed_frame, config)
+        return ConformerNetwork(centre, quadruples, superposed_frame, config, given)

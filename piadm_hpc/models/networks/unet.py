@@ -121,6 +121,19 @@ class LevelEmbedding(nn.Module):
         return features
 
 
+def with_numbers(level: Tensor, given: nn.Linear | None, condition: Mapping[str, Tensor] | None) -> Tensor:
+    """Add what the layer `given` makes of a condition's numbers to features of the noise level; without a layer these alone.
+
+    Raises ValueError where a network with such a layer is given no condition.
+    """
+    if given is None:
+        return level
+    if condition is None:
+        raise ValueError("the network was trained with conditions; give one")
+    informed: Tensor = level + given(condition["numbers"])
+    return informed
+
+
 class GridUNet(nn.Module):
     """A network of fields [rows, inputs, lat, lon] and log-SNR [rows], returning [rows, outputs, lat, lon], initially zero.
 
@@ -166,11 +179,8 @@ class GridUNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, fields: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
-        level = self.level(log_snr)
-        if self.given is not None:
-            if condition is None:
-                raise ValueError("the network was trained with conditions; give one")
-            level = level + self.given(condition["numbers"])
+        level = with_numbers(self.level(log_snr), self.given, condition)
+        if self.given is not None and condition is not None:
             fields = torch.cat([fields, condition["maps"]], dim=1)
         x, crop = self._begin(fields)
         kept = []

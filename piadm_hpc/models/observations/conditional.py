@@ -1,4 +1,4 @@
-"""Posteriors of conditional models: observations of fields f = m(c) + r, of which the model makes the residuals r.
+"""Posteriors of conditional models: observations of fields f = m(c) + r, of which the model draws the residuals r.
 
 Everything but means is the same for every condition c. The reference of f given c and y is N(m' + mu(c), Lambda') with
 

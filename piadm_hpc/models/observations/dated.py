@@ -1,4 +1,4 @@
-"""Observations of forecasts: which lead of which start every row of a table observes."""
+"""Observations of forecasts: the lead and the start that every row of a table observes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Dated:
         model: the model whose fields are observed.
         observations: all of them.
         leads: the lead that an observation belongs to, for every start; 0 for none, [starts, m].
-        score: what `observations.score` says.
+        score: the value of `observations.score`.
         gamma: the constant of sda.
     """
 
@@ -49,7 +49,7 @@ class Dated:
         return of_model(self.model, part, kind=self.score, gamma=self.gamma)
 
     def cost(self) -> str:
-        """Say how many observations and updated leads there are."""
+        """Describe the number of observations and updated leads."""
         used, count = (self.leads > 0).any(0), len(np.unique(self.leads[self.leads > 0]))
         return f"{int(used.sum())} of {self.table.sha256[:12]}, {count} leads updated, one after the other"
 
@@ -59,8 +59,8 @@ def read_dated(
 ) -> Dated:
     """Read the observations of `leads` leads from `starts`, named by their dates, for a conditional model.
 
-    `months` are those from one lead to the next, None for a model of anything but months. Raises ConfigError with all mistakes,
-    and for observations none of which belongs to a lead.
+    `months` are those from one lead to the next, None for a model whose samples are not months. Raises ConfigError with all
+    mistakes, and for observations none of which belongs to a lead.
     """
     with as_config_error():
         observations, table = read_for(config, model, folder, dated=True)
@@ -101,6 +101,6 @@ def _leads(table: ObservationTable, starts: Sequence[str], months: int | None) -
 
 
 def _month(text: object) -> int | None:
-    """The months from year 0 to a date."""
+    """The number of months from year 0 to a date."""
     found = MONTH.match(str(text))
     return None if found is None or not 1 <= int(found[2]) <= 12 else 12 * int(found[1]) + int(found[2]) - 1

@@ -22,7 +22,7 @@ from .pointwise import PointwiseObservations, entry_values
 log = logging.getLogger("piadm_hpc")
 
 LARGEST_ROWS = 200_000_000
-"""Most entries of all operators together."""
+"""Largest number of entries of all operators together."""
 
 COARSE = 1.5
 """A field counts as box means where its cells are this many times as wide as the model's."""
@@ -30,10 +30,10 @@ COARSE = 1.5
 
 @dataclass(frozen=True)
 class Fields:
-    """The fields of a model as straight lines of its states: slope * state + offset, [variables, points].
+    """The fields of a model as affine functions of its states: slope * state + offset, [variables, points].
 
-    `there` is false at points without data. The fields of variables in `transforms` are scores, and their values are what the
-    transform makes of these.
+    `there` is false at points without data. The fields of variables in `transforms` are scores, from which the inverse transform
+    computes values.
     """
 
     names: tuple[str, ...]
@@ -46,7 +46,7 @@ class Fields:
 
     @classmethod
     def of(cls, model: Model) -> Fields:
-        """Read them off the model's own decoding; ValueError for a model of anything but fields over two dimensions."""
+        """Determine them from the model's own decoding; ValueError for a model of anything but fields over two dimensions."""
         variables, coordinates = model.layout.variables, model.layout.coordinates
         dims = variables[0].dims
         sizes = tuple(len(coordinates[dim].values) for dim in dims if dim in coordinates)
@@ -66,7 +66,7 @@ class Fields:
 
 
 def straight_lines(model: Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return slope and offset of a model's fields as straight lines of its states, zero without data, and where data are.
+    """Return slope and offset of a model's fields as affine functions of its states, zero without data, and the mask of data.
 
     Each is [variables, points]; fields of all variables must have the same size.
     """
@@ -85,15 +85,15 @@ def encode(
     removed: np.ndarray | None = None,
     dated: bool = False,
 ) -> tuple[LinearObservations | PointwiseObservations, ObservationTable]:
-    """Return the observations of a model's states, and the rows of the table that they stand for.
+    """Return the observations of a model's states, and the rows of the table to which they belong.
 
     Those of variables that the model transforms are linear in values, not in states.
 
-    `nearest` reads points at the nearest grid point instead of bilinearly. `cells` says what the values of a field are:
+    `nearest` takes the nearest grid point instead of bilinear interpolation. `cells` is the meaning of the values of a field:
     "points", "boxes", or "auto", boxes where the field is coarser than the model. `removed` [variables, lat, lon] is the
-    climatology that values still contain. With `dated` rows of other times are other observations. Values of a field where the
-    model has no data are left out. Raises ValueError with all mistakes at once: unknown variables, units that do not convert,
-    places outside the domain or without data, duplicates.
+    climatology that values still contain. With `dated` rows of different times are different observations. Values of a field
+    where the model has no data are left out. Raises ValueError with all mistakes at once: unknown variables, units that do not
+    convert, places outside the domain or without data, duplicates.
     """
     fields = Fields.of(model)
     mistakes = _misnamed(table, fields) + _misplaced(table, fields.grid)
@@ -123,7 +123,7 @@ def encode(
         return _linear(table, rows, channel, fields.slope, offset, values[seen], std[seen]), table
     if removed is not None:
         raise ValueError("observations.absolute: the model transforms its fields; give values as it has them")
-    # errors become one, so that variables of all units can be solved for together
+    # errors are scaled to one, so that variables of all units can be solved for together
     plain = _linear(table, rows, channel, np.ones_like(fields.slope), 0 * offset, values[seen], std[seen])
     white = plain.scaled(1 / plain.std)
     return PointwiseObservations.of(white, entry_values(fields.names, fields.slope, offset, fields.transforms)), table
@@ -224,7 +224,7 @@ def _weights(table: ObservationTable, row: int, grid: Grid, *, nearest: bool, bo
 
 
 def _with_data(places: np.ndarray, weights: np.ndarray, there: np.ndarray) -> Weights:
-    """The weights of points with data; their sum stays what it was."""
+    """The weights of points with data; their sum does not change."""
     good = there[places]
     if good.all() or not good.any():
         return places[good], weights[good]
@@ -235,7 +235,7 @@ def _with_data(places: np.ndarray, weights: np.ndarray, there: np.ndarray) -> We
 def _in_units(
     table: ObservationTable, fields: Fields, channel: np.ndarray, *, anomaly: bool
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Values and errors in the model's units; what does not convert is a mistake."""
+    """Values and errors in the model's units; units that do not convert are mistakes."""
     values, std, mistakes = table["value"].copy(), table["std"].copy(), []
     for name, units in dict.fromkeys(zip(table["variable"], table["units"], strict=True)):
         wanted = fields.units[fields.names.index(name)]
@@ -251,7 +251,7 @@ def _in_units(
 
 
 def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarray, dates: np.ndarray) -> list[str]:
-    """Rows of the table that observe the same, which would count twice."""
+    """Rows of the table that repeat an observation, which would count twice."""
     first: dict[tuple[object, ...], int] = {}
     again = np.zeros(len(rows), dtype=bool)
     for row, ((places, weights), k) in enumerate(zip(rows, channel, strict=True)):
@@ -261,4 +261,4 @@ def _duplicates(table: ObservationTable, rows: list[Weights], channel: np.ndarra
     if not again.any():
         return []
     shown = table.of_mistake(again)
-    return [f"{int(again.sum())} rows observe what an earlier row observes ({shown}); keep one of each, or their mean"]
+    return [f"{int(again.sum())} rows repeat the observation of an earlier row ({shown}); keep one of each, or their mean"]

@@ -1,4 +1,4 @@
-"""Observations of a molecule: distances between two atoms, and angles between three."""
+"""Observations of a molecule: distances between two atoms, angles between three, and positions of atoms."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.observations import ObservationTable
+from ...data.observations import AXES, ObservationTable
 from ...data.units import converted
+from .placement import Placement
 
-UNITS = {2: "nm", 3: "degree"}
+UNITS = {1: "nm", 2: "nm", 3: "degree"}
 """Units of what is observed, by the number of atoms."""
 
 
@@ -21,17 +22,28 @@ Groups = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Geometry:
-    """Distances in nm, and angles at the middle one of three atoms in degrees, of positions [n, atoms, 3] in nm.
+    """Distances and positions in nm, and angles at the middle one of three atoms in degrees, of positions [n, atoms, 3] in nm.
 
-    `atoms` holds two or three groups of indices for every value. The distance of two groups of several atoms is that of a nuclear
-    Overhauser effect between them, (mean of r^-6 over all pairs)^(-1/6); groups of angles have one atom each.
+    `atoms` holds one, two or three groups of indices for every value. The distance of two groups of several atoms is that of a
+    nuclear Overhauser effect between them, (mean of r^-6 over all pairs)^(-1/6); groups of positions and angles have one atom
+    each. Positions are those of the conformer superposed on the observed ones, `placement`, and `axis` says which coordinate
+    of its atom a value is, -1 for the others.
     """
 
     atoms: tuple[Groups, ...]
+    axis: tuple[int, ...] = ()
+    placement: Placement | None = None
 
     def __call__(self, positions: Tensor) -> Tensor:
         """Return the values [n, m]; differentiable where no two of the atoms coincide."""
-        return torch.stack([self._value(positions, groups) for groups in self.atoms], dim=1)
+        placed = None if self.placement is None else self.placement(positions)
+        found = []
+        for row, groups in enumerate(self.atoms):
+            if len(groups) == 1 and placed is not None and self.placement is not None:
+                found.append(placed[:, self.placement.atoms.index(groups[0][0]), self.axis[row]])
+            else:
+                found.append(self._value(positions, groups))
+        return torch.stack(found, dim=1)
 
     def _value(self, positions: Tensor, groups: Groups) -> Tensor:
         if len(groups) == 2:
@@ -48,19 +60,24 @@ class Geometry:
 
 
 def geometry_of(table: ObservationTable, atoms: int) -> tuple[Geometry, np.ndarray, np.ndarray]:
-    """Return what the column `atoms` of a table observes of a molecule of so many atoms, and values and errors in its units.
+    """Return the geometry that the column `atoms` of a table observes in a molecule, and values and errors in its units.
 
-    Raises ValueError with all mistakes: rows that do not name two or three different atoms, or two groups of them, and units
-    that do not convert.
+    Raises ValueError with all mistakes: rows that do not name one, two or three different atoms, or two groups of them, units
+    that do not convert, and positions that leave the molecule free to turn.
     """
     found = [_groups(text) for text in table["atoms"]]
+    axis = [AXES.index(name) if name in AXES else -1 for name in table.columns.get("axis", [""] * len(table))]
     wrong = np.array([not _sound(groups, atoms) for groups in found])
     mistakes = []
     if wrong.any():
         mistakes.append(
-            f"atoms must be two groups such as 1/2/3 18, or two or three different indices from 0 to {atoms - 1}: "
+            f"atoms must be two groups such as 1/2/3 18, or one to three different indices from 0 to {atoms - 1}: "
             f"{table.of_mistake(wrong)}"
         )
+    single = np.array([len(groups) == 1 for groups in found])
+    astray = ~wrong & (single != (np.array(axis) >= 0))
+    if astray.any():
+        mistakes.append(f"one atom has a position, x, y and z, and two or three have one value: {table.of_mistake(astray)}")
     values, std = table["value"].copy(), table["std"].copy()
     for count, units in dict.fromkeys(zip(map(len, found), table["units"], strict=True)):
         if units == "" or count not in UNITS:
@@ -70,9 +87,16 @@ def geometry_of(table: ObservationTable, atoms: int) -> tuple[Geometry, np.ndarr
             values[which], std[which] = (converted(part[which], units, UNITS[count]) for part in (values, std))
         except ValueError as error:
             mistakes.append(f"value {error} ({table.of_mistake(which)})")
+    placement = None
+    if not mistakes and single.any():
+        try:
+            rows = np.flatnonzero(single)
+            placement = Placement.of([found[row][0][0] for row in rows], [axis[row] for row in rows], values[rows], std[rows])
+        except ValueError as error:
+            mistakes.append(str(error))
     if mistakes:
         raise ValueError("; ".join(mistakes))
-    return Geometry(tuple(found)), values, std
+    return Geometry(tuple(found), tuple(axis), placement), values, std
 
 
 def _groups(text: str) -> Groups:

@@ -1,4 +1,4 @@
-"""Weights of grid points that read a field at a place: at a point, averaged over a box, or along a spherical harmonic."""
+"""Weights of grid points for an observation of a field: at a point, averaged over a box, or of a spherical harmonic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST_DEGREE = 512
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid of rows and columns, and how its points lie on the sphere where it is one of latitude and longitude."""
+    """A grid of rows and columns, and the positions of its points on the sphere if the axes are latitude and longitude."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -66,7 +66,7 @@ class Grid:
         return height
 
     def outside(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """Where places [m] lie outside the grid's cells, or are no places on the sphere."""
+        """Which places [m] are outside the grid's cells, or are not on the sphere."""
         missing: np.ndarray = ~(np.isfinite(row) & np.isfinite(column))
         if self.polar:
             missing |= (np.abs(row) > 90) | (np.abs(column) > 360)
@@ -100,7 +100,7 @@ class Grid:
         return int(rounded) % len(self.columns), float(rounded - int(rounded))
 
     def box(self, south: float, north: float, west: float, east: float) -> Weights:
-        """Weights of the mean over a box by area, of all cells in proportion to what lies inside."""
+        """Weights of the area mean over a box: all cells count in proportion to their part inside."""
         rows = np.stack([self.row_edges[:, 0].clip(south, north), self.row_edges[:, 1].clip(south, north)], axis=1)
         inside = self._heights(rows)[:, None] * self._overlap(west, east)
         places = np.flatnonzero(inside)

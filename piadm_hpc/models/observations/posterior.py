@@ -20,20 +20,20 @@ from .scores import Denoise, Guidance, GuidedScore, KalmanScore, levels
 
 AnyObservations = LinearObservations | FunctionObservations
 FAR = 5.0
-"""Deviations from the reference beyond which the middle observation is taken for one in other units."""
+"""Standard deviations from the reference beyond which the median observation is assumed to have other units."""
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """What a solver needs of p(x_0 | y).
+    """The posterior p(x_0 | y), as a solver needs it.
 
     Attributes:
         observations: of the states.
-        reference: the model's Gaussian given the observations, on which chain, sweeps and first states are built.
+        reference: the model's Gaussian given the observations, for chain, sweeps and first states.
         score: the posterior's score.
         process: the noising process.
         update: the gain of the Kalman score; None for the other scores.
-        centre: for a conditional model, what states lack of fields: the reference's mean given their condition.
+        centre: for a conditional model, the difference of fields and states: the reference's mean given their condition.
     """
 
     observations: AnyObservations
@@ -44,7 +44,7 @@ class Posterior:
     centre: Centre | None = None
 
     def seen_by(self, model: Model) -> Model:
-        """Return the model as chains and solvers see it: with the posterior's score and reference."""
+        """Return the model for chains and solvers: with the posterior's score and reference."""
         return replace(model, score=self.score, reference=self.reference)
 
     def last_step(self, x: Tensor, t: Tensor, *condition: Condition) -> Tensor:
@@ -52,7 +52,8 @@ class Posterior:
 
         The result is (sqrt(g) x / alpha + D) / (1 + sqrt(g)) in the modes of the conditioned reference, with D the updated
         estimate E[x_0 | x_t, y] and g = lambda / (lambda + sigma^2 / alpha^2): the flow's end for a score whose difference from
-        the Gaussian's is constant. Noise that early stopping leaves would otherwise spoil what accurate observations say.
+        the Gaussian's is constant. The remaining noise of early stopping would otherwise spoil the information of accurate
+        observations.
         """
         times = t.to(x).expand(len(x))
         alpha, sigma = levels(self.process, times)
@@ -92,8 +93,7 @@ def posterior(
 
     `kind` is "kalman" (the default for linear observations), "mmps" (the default for a function), "sda" (with its `gamma`),
     "dps" or "pigdm"; all but the first need `denoise`, the estimate as a differentiable function of states [rows, *event] and
-    times [rows]. Raises ValueError for a kind that cannot be had, and where `likely` holds for observations far from anything
-    that the reference gives.
+    times [rows]. Raises ValueError for a kind that is not possible, and with `likely` for observations far from the reference.
     """
     reference = reference.to(reference.mean.device, torch.float64)
     observations = observations.to(reference.mean.device)
@@ -115,7 +115,7 @@ def posterior(
 
 
 def require_likely(reference: GaussianReference, observations: LinearObservations) -> None:
-    """Raise ValueError where half of the observations are further from the reference than FAR of its deviations."""
+    """Raise ValueError if half of the observations are further from the reference than FAR of its standard deviations."""
     spread = torch.sqrt(expected_variance(reference, observations))
     distance = (observations.values - observations.apply(reference.mean[None])[0]).abs() / spread
     if float(distance.median()) > FAR:
@@ -151,7 +151,7 @@ def of_model(model: Model, observations: AnyObservations, *, kind: str = "auto",
 
 
 def require_plausible(observations: LinearObservations) -> None:
-    """Raise ValueError where half of the observations are further than FAR from the mean of fields of unit deviation."""
+    """Raise ValueError if half of the observations are further than FAR from the mean of fields of unit standard deviation."""
     distance = observations.values.abs() / torch.sqrt(1 + observations.std**2)
     if float(distance.median()) > FAR:
         raise ValueError(_unlikely(float(distance.median())))

@@ -1,4 +1,4 @@
-"""The observations that a configuration names, read and made ready for a loaded model."""
+"""The observations that a configuration names, read and prepared for a loaded model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Operator = Callable[[dict[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Given:
-    """Observations as they were read, and the posterior that they give."""
+    """Observations as they were read, and the resulting posterior."""
 
     table: ObservationTable
     posterior: Posterior
@@ -41,7 +41,7 @@ class Given:
         return 0 if update is None else update.factor_bytes(levels + 1) - update.factor_bytes(1)
 
     def cost(self, levels: int) -> str:
-        """Say how many observations there are, how their systems are solved, and the memory that this takes."""
+        """Describe the number of observations, the solution of their systems, and its memory."""
         update, count = self.posterior.update, f"{len(self.posterior.observations)} of {self.table.sha256[:12]}"
         if update is None:
             return f"{count}, guidance by derivatives of the network"
@@ -74,7 +74,7 @@ def as_config_error() -> Iterator[None]:
 
 
 def require_same(config: ObservationsConfig, table: ObservationTable) -> None:
-    """Raise ConfigError for observations other than those that the configuration was written for."""
+    """Raise ConfigError for observations other than those for which the configuration was written."""
     if config.sha256 not in (None, table.sha256):
         raise ConfigError(
             f"observations: {config.file} holds other numbers than those that observations.sha256 names; leave the digest out "
@@ -85,7 +85,7 @@ def require_same(config: ObservationsConfig, table: ObservationTable) -> None:
 def read_for(
     config: ObservationsConfig, model: Model, folder: str, *, dated: bool = False
 ) -> tuple[AnyObservations, ObservationTable]:
-    """Return observations of a model's states, and the rows of the table that they stand for. Raises ValueError.
+    """Return observations of a model's states, and the rows of the table to which they belong. Raises ValueError.
 
     With `dated`, rows of other times are other observations.
     """
@@ -119,8 +119,13 @@ def _of_function(table: ObservationTable, operator: Operator, model: Model) -> F
 
 
 def _of_molecule(table: ObservationTable, model: Model) -> FunctionObservations:
-    """Observations of the distances and angles that a table names by their atoms."""
+    """Observations of the distances, angles and positions that a table names by their atoms; ValueError for averages."""
     assert model.layout.topology is not None
+    if (averaged := table.columns.get("average", np.full(len(table), "")) != "").any():
+        raise ValueError(
+            f"averages over an ensemble are no observations of one conformer: {table.of_mistake(averaged)}; draw conformers "
+            "without them and give the table to `piadm weigh --averages`"
+        )
     geometry, values, std = geometry_of(table, len(model.layout.topology))
     return FunctionObservations(
         torch.from_numpy(values),
@@ -156,7 +161,7 @@ def differentiable_decoding(model: Model) -> Callable[[Tensor], dict[str, Tensor
 
 
 def climatology(config: ObservationsConfig, model: Model, folder: str) -> np.ndarray:
-    """Return the climatology [variables, lat, lon] that a model of anomalies was trained without. Raises ValueError."""
+    """Return the climatology [variables, lat, lon] that was removed before training. Raises ValueError."""
     found = climatology_of(find_model(folder), model.sha256)
     if found is None:
         raise ValueError("observations.absolute: the model is not one of anomalies; leave it out")

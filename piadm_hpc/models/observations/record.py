@@ -24,7 +24,7 @@ def write_table(path: Path, table: ObservationTable) -> Path:
 
 
 def read_table(path: Path) -> ObservationTable:
-    """Read what `write_table` has written; ValueError for a file that is damaged or holds something else."""
+    """Read a file written by `write_table`; ValueError for a file that is damaged or holds something else."""
     arrays, attrs = read_arrays(path)
     columns = {name: _loaded(array.values) for name, array in arrays.items()}
     labels = columns.pop("label", None)

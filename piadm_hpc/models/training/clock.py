@@ -1,4 +1,4 @@
-"""The time of a training: what has passed, what its limit leaves, and lines that say so."""
+"""The time of a training: the elapsed and the remaining time, and lines that report them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 from ..config import OptimiserConfig
 
-FORWARDS = 3  # what a training step costs, in calls of the network with as many rows
+FORWARDS = 3  # cost of a training step, in calls of the network with as many rows
 
 
 class Clock:
     """Minutes of training, those before an interruption included; reports progress every `every` seconds.
 
-    The network will be called with `afterwards` rows when training is over, and `max_minutes` includes them; the steps of this
-    sitting tell how long they will take.
+    The network will be called with `afterwards` rows when training is over, and `max_minutes` includes them; their time is
+    estimated from the steps since the last start.
     """
 
     def __init__(

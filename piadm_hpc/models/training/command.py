@@ -23,8 +23,8 @@ def train(
 ) -> Path:
     """Train a model and return its folder; an interrupted training continues.
 
-    `config` is a file such as `piadm init train` prints, with `changes` as for `--set` ("optimiser.steps=2000"), a mapping of
-    the same keys, or a validated configuration. Data files are found from `root`, and `report` is called with lines of
+    `config` is a file like that of `piadm init train`, with `changes` as for `--set` ("optimiser.steps=2000"), a mapping of the
+    same keys, or a validated configuration. Data files are found from `root`, and `report` is called with lines of
     progress. A limit of minutes leaves room for `afterwards` rows of the network, which the caller evaluates next.
     Raises ConfigError listing every mistake of a configuration, and ValueError for data that cannot be used.
     """

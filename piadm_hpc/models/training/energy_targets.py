@@ -1,4 +1,4 @@
-"""Targets of a denoiser from the energy of its data, with less noise than the data alone.
+"""Targets of a denoiser from the energy of its data, which have less noise than the data themselves.
 
 Given a noisy state x_t = alpha x_0 + sigma eps of data with the density exp(-U), both x_0 and x_t / alpha - r^2 grad U(x_0), with
 r = sigma / alpha, have the mean E[x_0 | x_t] (De Bortoli et al. 2024, Target Score Matching). So has
@@ -51,7 +51,7 @@ class EnergyTargets:
         return cls(single, axes, curvatures[kept].clamp(min=0).to(torch.float32))
 
     def correction(self, chosen: Tensor, ratio: Tensor, noise: Tensor) -> Tensor:
-        """Return what to add to states number `chosen` [rows], given r [rows] and their noise [rows, *event]."""
+        """Return the correction of the states with numbers `chosen` [rows], given r [rows] and their noise [rows, *event]."""
         r = ratio.to(torch.float32).reshape(-1, *[1] * (noise.ndim - 1))
         away = (r * noise - r**2 * self.gradients[chosen]).flatten(1)
         gains = 1 / (1 + r.reshape(-1, 1) ** 2 * self.curvatures)
@@ -62,9 +62,9 @@ class EnergyTargets:
 def conformer_targets(
     config: EnergyConfig, states: Tensor, normalisation: Normalisation, topology: Topology, constraint: Tensor
 ) -> EnergyTargets:
-    """Targets of states [n, atoms, 3] of conformers, which superposition has turned where `constraint` has rotations.
+    """Targets of states [n, atoms, 3] of conformers, which are superposed if `constraint` has rotations.
 
-    The density over superposed conformers has the energy U/kT less the logarithm of the volume of the turned copies. Raises
+    The density of superposed conformers has the energy U/kT less the logarithm of the volume of the rotated copies. Raises
     ValueError for an energy that is unknown or not finite.
     """
     positions = normalisation.decode(states)["coordinates"].astype(np.float64)

@@ -187,7 +187,7 @@ def fit_network(
                 save_checkpoint(checkpoints, state, identity)
             if not last and (asked := stop()):
                 save_checkpoint(checkpoints, state, identity)
-                text = f"stopped at step {state.step}: the same command goes on from there"
+                text = f"stopped at step {state.step}: the same command continues from there"
                 raise StopRequested(text, limit=asked == StopReason.LIMIT)
     put(network, state.best)
     network.eval()

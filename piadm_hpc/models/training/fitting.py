@@ -30,9 +30,9 @@ def fit_reference(
 
     `mask` [*event] is true where there are data. `latitudes` and `longitudes` in degrees are those of the grid, None where
     it has none. `grid` are the places [points, k] of its points and pairs [n, 2] of neighbours, by default those of rows and
-    columns one apart. Held-out states `validation` choose the rank of EOFs and the variance outside them, and how far
-    covariances of "smooth" and "harmonic_eof" are regularised; without them EOFs and "smooth" use the last part of the training
-    states. Raises ValueError if the basis does not suit the mask or the grid, or the rank the number of states.
+    columns one apart. Held-out states `validation` determine the rank of EOFs and the variance outside them, and the
+    regularisation of the covariances of "smooth" and "harmonic_eof"; without them EOFs and "smooth" use the last part of the
+    training states. Raises ValueError if the basis does not suit the mask or the grid, or the rank the number of states.
     """
     fields = train.to(torch.float64)
     config = _settled(config, fields, mask, latitudes, longitudes)
@@ -58,7 +58,7 @@ def fit_reference(
 
 
 def _why_not_global(latitudes: list[float] | None, longitudes: list[float] | None) -> str | None:
-    """Why a grid is not global; None if it is, or if it has latitudes alone that are."""
+    """The reason why a grid is not global; None if it is, or if it has only latitudes and these are."""
     if latitudes is None:
         return "it has no latitudes"
     return why_not_global(np.array(latitudes), None if longitudes is None else np.array(longitudes))
@@ -73,7 +73,7 @@ def _settled(
 ) -> ReferenceConfig:
     """The configuration with the basis that "auto" stands for: harmonics for one variable on the whole globe, else "smooth".
 
-    Where a rank is given, or there are too few fields to hold any out, EOFs are meant.
+    If a rank is given, or there are too few fields to hold any out, it means EOFs.
     """
     if config.basis != "auto":
         return config

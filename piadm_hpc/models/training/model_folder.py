@@ -58,7 +58,7 @@ def publish(
     data: GriddedData,
     denoiser: GaussianDenoiser,
     state: TrainingState | None,
-    given: Conditioned | None = None,
+    given: Conditioned[GriddedData] | None = None,
 ) -> Path:
     """Score the denoiser on held-out states, write the model folder and return it."""
     further = data.leading | storable(data)
@@ -123,7 +123,7 @@ def package_version() -> str:
 
 
 def process_card(config: AnyConfig, denoiser: GaussianDenoiser) -> ProcessCard:
-    """Recommended times: start where the strongest mode has a hundredth of unit variance left, stop at a noise level of 1.4 %.
+    """Recommended times: start where a hundredth of the variance of the strongest mode is left, stop at a noise level of 1.4 %.
 
     Samples contain the remaining noise: 3 % of it adds a fifth to the power of the smallest scales of a climate field.
     """
@@ -194,7 +194,7 @@ def _score_card(table: DenoisingTable, states: int) -> ScoreCard:
 
 
 def _climatology(removed: np.ndarray, grid: tuple[str, ...], names: Mapping[str, Mapping[str, str]]) -> dict[str, Coordinate]:
-    """The mean [1 or 12, variables, lat, lon] that anomalies are deviations from, with the names of the absolute fields."""
+    """The mean [1 or 12, variables, lat, lon] that was subtracted for anomalies, with the names of the absolute fields."""
     what, dim = ("mean of each calendar month", "month") if len(removed) == 12 else ("mean over time", "all_times")
     attrs = {"long_name": f"{what}, removed from the fields and not added back", NAMES: json.dumps(names)}
     return {CLIMATOLOGY: Coordinate((dim, "channel_of_a_time", *grid), removed, attrs)}

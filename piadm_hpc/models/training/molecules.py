@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,9 @@ import torch
 from torch import Tensor
 
 from ...data.normalise import Normalisation
-from ...data.superpose import centred, mean_structure, rigid_motions, superposed
-from ...data.trajectories import Frames, TrajectoryConfig, read_frames, relabelled, split, unweighted
+from ...data.superpose import centred
 from ...gaussian.reference import GaussianReference
-from ...schema.conditions import Condition
-from ...schema.layout import conformer_layout
-from ...schema.topology import Topology
+from ...schema.layout import Coordinate, conformer_layout
 from ...store.shard import write_samples
 from ...theory.bases import EOF
 from ...theory.process import by_name
@@ -26,34 +22,17 @@ from ..config import ConformerNetworkConfig, ConformerTrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.pairs import make_conformer_network
 from ..networks.unet import count_parameters
-from ..record import MoleculeCard, VariableCard, read_card
+from ..packing import pack_regression
+from ..record import GIVEN, MoleculeCard, VariableCard, read_card
 from ..registry import CARD, find_model
 from .checkpoint import TrainingState, copied, put
+from .conditioned import Conditioned
+from .conformer_data import ConformerData, Initial, condition_conformers, read_conformers
 from .energy_targets import conformer_targets
 from .fields import Report, Stop, fit_network, never, say
 from .model_folder import make_card
 
-CENTRED_ON = 20_000  # number of frames from which the mean structure is computed
 SMALLEST = 1e-8  # smallest variance of a mode, relative to the largest one
-
-
-@dataclass(frozen=True)
-class ConformerData:
-    """States [n, atoms, 3] float32 for training, validation and test, and their normalisation to nanometres.
-
-    States have no component along the rigid motions `constraint` [3 atoms, k]. `held_out` are the test frames themselves.
-    """
-
-    train: Tensor
-    validation: Tensor
-    test: Tensor
-    normalisation: Normalisation
-    constraint: Tensor
-    topology: Topology
-    held_out: Frames
-    excluded: Mapping[str, int]
-    files: tuple[str, ...]
-    conditions: Mapping[str, Condition] = field(default_factory=dict)
 
 
 def train_conformers(
@@ -66,11 +45,16 @@ def train_conformers(
     ValueError for data or settings that cannot be used, StopRequested after a stop.
     """
     initial = None if config.initial is None else _initial(config.initial)
-    data = read_conformers(config.data, root, seed=config.seed, initial=initial)
+    data = read_conformers(config.data, root, seed=config.seed, initial=initial, condition=config.condition)
     left_out = ", ".join(f"{number} {reason}" for reason, number in data.excluded.items())
     report(f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test frames; left out: {left_out}")
+    given = None
+    if config.condition is not None:
+        given = condition_conformers(data, config.condition.dropout, config.data.alignment)
+        data = given.states
+        report(given.words)
     if initial is None:
-        denoiser = _new_denoiser(config, data)
+        denoiser = _new_denoiser(config, data, given)
     else:
         denoiser, config = initial.denoiser, config.model_copy(update={"network": initial.network})
     network, output, state = denoiser.network, Path(config.output), None
@@ -82,27 +66,17 @@ def train_conformers(
         report(f"{count_parameters(network)} weights to train")
         checkpoints = output.with_name(f".{output.name}.training")
         state = fit_network(denoiser, data, config, checkpoints, report, stop, afterwards=afterwards, targets=targets)
-    return publish_conformers(output, config, data, denoiser, state, initial)
-
-
-@dataclass(frozen=True)
-class Initial:
-    """A trained model of conformers, whose training goes on; `trained` are the ends of its log-SNR in training."""
-
-    denoiser: GaussianDenoiser
-    network: ConformerNetworkConfig
-    normalisation: Normalisation
-    topology: Topology
-    alignment: str
-    trained: tuple[float, ...]
+    return publish_conformers(output, config, data, denoiser, state, initial, given)
 
 
 def _initial(name: str) -> Initial:
-    """Load a model that training goes on with. Raises ValueError for one that is no trained model of conformers."""
+    """Load a model whose training is continued. Raises ValueError unless it is a trained model of conformers."""
     model = load_model(name)
     card = read_card(find_model(name) / CARD) if isinstance(model.denoiser, GaussianDenoiser) else None
+    if model.conditioning is not None:
+        raise ValueError(f"initial = {name!r}: only models without a condition can be continued, and this has one")
     if card is None or card.molecule is None or not isinstance(card.network, ConformerNetworkConfig):
-        raise ValueError(f"initial = {name!r}: training goes on with a trained model of conformers, which this is not")
+        raise ValueError(f"initial = {name!r}: training can only continue a trained model of conformers, which this is not")
     assert model.denoiser is not None and isinstance(model.normalisation, Normalisation) and model.layout.topology is not None
     assert model.denoiser.network is not None
     topology, turned = model.layout.topology, card.molecule.alignment == "superposed"
@@ -113,62 +87,18 @@ def _initial(name: str) -> Initial:
     return Initial(denoiser, card.network, model.normalisation, topology, card.molecule.alignment, trained)
 
 
-def _new_denoiser(config: ConformerTrainConfig, data: ConformerData) -> GaussianDenoiser:
+def _new_denoiser(
+    config: ConformerTrainConfig, data: ConformerData, given: Conditioned[ConformerData] | None
+) -> GaussianDenoiser:
     """A denoiser around the Gaussian of the training states, with an untrained network if one is configured."""
     network = None
     if config.network != "none":
         superposed = config.data.alignment == "superposed"
-        network = make_conformer_network(config.network, data.normalisation, data.topology, superposed, config.seed)
-        network.calibrate(data.train[:20_000])
+        numbers = None if given is None else given.conditioning.num_numbers
+        network = make_conformer_network(config.network, data.normalisation, data.topology, superposed, config.seed, numbers)
+        network.calibrate((data if given is None else given.original).train[:20_000])
     reference = fit_conformer_reference(data.train, config.data.alignment)
     return GaussianDenoiser(by_name(config.noise.process), reference, network, None, data.constraint)
-
-
-def read_conformers(config: TrajectoryConfig, root: Path, *, seed: int, initial: Initial | None = None) -> ConformerData:
-    """Read trajectories as states in units of their spread: deviations from the mean structure, or centred positions.
-
-    The structure and the units are those of the model `initial`, if training goes on with one. Raises ValueError for frames of
-    another molecule, or in another alignment.
-    """
-    frames = read_frames(config, root)
-    if initial is not None and (frames.topology, config.alignment) != (initial.topology, initial.alignment):
-        raise ValueError(
-            f"initial: the frames are of {len(frames.topology)} atoms, {config.alignment}, and the model is of "
-            f"{len(initial.topology)}, {initial.alignment}; they must be of the same molecule, with the same data.alignment"
-        )
-    parts = split(config, frames)
-    drawn = {name: unweighted(part, seed=seed) if len(part.file) else part.positions for name, part in parts.items()}
-    drawn["train"] = relabelled(drawn["train"], frames.topology, config.relabel, seed=seed)
-    turned = config.alignment == "superposed"
-    if initial is not None:
-        centre = np.asarray(initial.normalisation.mean[0])
-    else:
-        centre = mean_structure(drawn["train"][:CENTRED_ON])[0] if turned else np.zeros_like(drawn["train"][0])
-
-    def deviations(positions: np.ndarray) -> np.ndarray:
-        return superposed(positions, centre) - centre if turned else centred(positions)
-
-    apart = {name: deviations(positions) for name, positions in drawn.items()}
-    constraint = rigid_motions(centre, turns=turned)
-    spread = np.sqrt((apart["train"] ** 2).sum((1, 2)).mean() / (centre.size - constraint.shape[1]))
-    scale = spread if initial is None else initial.normalisation.scale[0, 0, 0]
-    if not spread > 0:
-        raise ValueError("the training frames are all the same conformer; there is nothing to learn")
-    train, validation, test = (
-        torch.from_numpy((apart[name] / scale).astype(np.float32)) for name in ("train", "validation", "test")
-    )
-    ones = np.ones((1, *centre.shape))
-    return ConformerData(
-        train,
-        validation,
-        test,
-        normalisation=Normalisation(("coordinates",), centre[None], scale * ones, ones.astype(bool)),
-        constraint=torch.from_numpy(constraint),
-        topology=frames.topology,
-        held_out=parts["test"],
-        excluded=frames.excluded,
-        files=frames.names,
-    )
 
 
 def fit_conformer_reference(states: Tensor, alignment: str) -> GaussianReference:
@@ -194,9 +124,9 @@ def fit_conformer_reference(states: Tensor, alignment: str) -> GaussianReference
 
 def publish_conformers(
     folder: Path, config: ConformerTrainConfig, data: ConformerData, denoiser: GaussianDenoiser, state: TrainingState | None,
-    initial: Initial | None = None,
+    initial: Initial | None = None, given: Conditioned[ConformerData] | None = None,
 ) -> Path:  # fmt: skip
-    """Score the denoiser on held-out frames, write the model folder and return it; `initial` is what training went on with."""
+    """Score the denoiser on held-out frames, write the model folder and return it; `initial` is the model that was continued."""
     layout = conformer_layout(data.topology)
     alignment = config.data.alignment
     card = make_card(
@@ -211,6 +141,7 @@ def publish_conformers(
             VariableCard(name="coordinates", dims=("atom", "spatial"), units="nanometers", long_name="positions of atoms"),
         ),
         molecule=MoleculeCard(alignment=alignment, atoms=len(data.topology)),
+        condition=None if given is None else given.card,
     )
 
     if initial is not None and card.process.log_snr_trained is not None:
@@ -221,7 +152,9 @@ def publish_conformers(
     def more(partial: Path) -> None:
         (partial / TOPOLOGY).write_text(data.topology.to_json() + "\n", encoding="utf-8")
         shown = (
-            data.held_out.positions[0] if len(data.held_out.file) else data.normalisation.decode(data.train[:1])["coordinates"][0]
+            data.held_out.positions[0]
+            if len(data.held_out.file)
+            else data.normalisation.decode((data if given is None else given.original).train[:1])["coordinates"][0]
         )
         (partial / "topology.pdb").write_text(data.topology.to_pdb(shown), encoding="utf-8")
         if len(data.held_out.file):
@@ -230,9 +163,9 @@ def publish_conformers(
             shutil.copyfile(kept, partial / HELD_OUT)
 
     stored = getattr(torch, config.stored)
-    return save_model(
-        folder, card, denoiser.reference, data.normalisation, layout.coordinates, denoiser.network, more=more, stored=stored
-    )
+    extra = None if given is None else pack_regression(given.conditioning.regression, tuple(layout.coordinates))
+    arrays = denoiser.reference, data.normalisation, layout.coordinates, denoiser.network
+    return save_model(folder, card, *arrays, extra=extra, more=more, stored=stored)
 
 
 def _write_held_out(path: Path, config: ConformerTrainConfig, data: ConformerData) -> None:
@@ -243,9 +176,13 @@ def _write_held_out(path: Path, config: ConformerTrainConfig, data: ConformerDat
     with np.errstate(divide="ignore"):
         weights = np.log(frames.weight[chosen] / frames.weight.max())
     attributes = {"title": f"held-out dynamics behind {config.name}", "source": config.data.source}
+    given = {
+        f"{GIVEN}{name}": Coordinate((layout.sample_dim,), one.values[chosen], {"units": one.units})
+        for name, one in frames.inputs.items()
+    }
     write_samples(
         path,
-        layout=layout,
+        layout=replace(layout, coordinates={**layout.coordinates, **given}),
         ids=tuple(range(len(chosen))),
         fields={"coordinates": centred(frames.positions[chosen]).round(4).astype(np.float32)},
         per_sample={"log_weight": weights.astype(np.float32)},

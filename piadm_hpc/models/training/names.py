@@ -1,4 +1,4 @@
-"""Names that a model folder and its samples can hold, looked at before anything is trained."""
+"""Names that a model folder and its samples can hold, checked before anything is trained."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ IN_THE_FOLDER = frozenset(
 
 
 def require_names(config: DataConfig) -> None:
-    """Raise ValueError, naming `data.rename`, for names of variables and dimensions that samples could not be stored under."""
+    """Raise ValueError, naming `data.rename`, for names of variables and dimensions under which samples cannot be stored."""
     dims = (*((STEP,) if config.sequence > 1 else ()), *config.levels, *config.spatial_dims)
     coordinates = {dim: Coordinate((dim,), np.zeros(1)) for dim in dims}
     layout = Layout(tuple(Variable(name, dims) for name in config.variables), coordinates)
@@ -59,7 +59,7 @@ def require_names(config: DataConfig) -> None:
 
 
 def storable(data: GriddedData) -> dict[str, Coordinate]:
-    """The auxiliary coordinates of the data that can stand beside samples; the log names those whose names are taken."""
+    """The auxiliary coordinates of the data that can be stored with samples; the log lists those whose names are taken."""
     taken = {*IN_THE_FOLDER, *PER_SAMPLE, BLOCK, "realization", "sample", "condition", *data.leading, *data.coordinates}
     taken |= {variable.name for variable in data.variables}
     left_out = [name for name in data.auxiliary if name in taken]

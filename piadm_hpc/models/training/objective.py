@@ -1,4 +1,4 @@
-"""What a network is trained on: the denoising loss of states, and of their conditions, at random noise levels."""
+"""The training objective: the denoising loss of states, given their conditions, at random noise levels."""
 
 from __future__ import annotations
 

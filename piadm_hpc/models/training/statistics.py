@@ -1,4 +1,4 @@
-"""Statistics of training and held-out fields, kept with a model so that its samples can be scored without the data."""
+"""Statistics of training and held-out fields, stored with a model so that its samples can be scored without the data."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
     """The arrays of a model's statistics.h5, in physical units, for each part of the data.
 
     They are fields of the mean and the standard deviation, power of the deviations from the training mean, area means
-    of every field, evenly spaced held-out fields, and correlations between levels and steps. Power is zonal, and that of
-    cosines too on rows and columns that are not global. A variable counts once for each of
-    its levels, and every time of a sequence is a field of its own. Points without data count as zero deviation in power and area
+    of every field, evenly spaced held-out fields, and correlations between levels and steps. Power is zonal; on rows and columns
+    that are not global there is also a cosine spectrum. A variable counts once for each of its levels, and every time of a
+    sequence is a field of its own. Points without data count as zero deviation in power and area
     means; cells count as rows of one column.
     """
     area = row_areas(data.coordinates)
@@ -73,7 +73,7 @@ def data_statistics(data: GriddedData, examples: int = 20) -> dict[str, Coordina
 
 
 def row_areas(grid: Mapping[str, Coordinate]) -> np.ndarray:
-    """The share of the area in each row of a grid [rows]: by the cosine of its latitude, else alike, as of cells."""
+    """The share of the area in each row of a grid [rows]: by the cosine of its latitude, else equal, as for cells."""
     name, rows = next(iter(grid.items()))
     return np.full(len(rows.values), 1 / len(rows.values)) if len(grid) == 1 else row_shares(name, rows.values, rows.attrs)
 
@@ -94,7 +94,7 @@ def _examples(data: GriddedData, dims: tuple[str, ...], count: int) -> dict[str,
 
 
 def _physical(data: GriddedData, states: torch.Tensor) -> np.ndarray:
-    """Fields of single times [times, slices, *grid] float64, of so few sequences that hardly a time occurs twice."""
+    """Fields of single times [times, slices, *grid] float64, from so few sequences that hardly any time occurs twice."""
     sequences = states[:: data.overlap]
     fields = data.normalisation.decode(sequences)
     grid = tuple(len(c.values) for c in data.coordinates.values())

@@ -1,4 +1,4 @@
-"""Parareal, as in SRDS (Selvam et al. 2024, 2412.08292): fine solvers run side by side and correct a coarse one."""
+"""Parareal, as in SRDS (Selvam et al. 2024, 2412.08292): fine solvers run in parallel and correct a coarse one."""
 
 from __future__ import annotations
 

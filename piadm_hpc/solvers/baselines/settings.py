@@ -28,7 +28,7 @@ POSITION_ONLY = ("paradigms", "newton", "parareal", "chords")
 
 
 def mistakes_of(kind: str, parts: int | None, given: Sequence[str]) -> list[str]:
-    """List what is wrong with the settings of a solver: `parts` that it cannot have, and `given` keys that it does not read."""
+    """List the mistakes in the settings of a solver: impossible `parts`, and `given` keys that it does not read."""
     kind = "picard" if kind == "auto" else kind
     unread = [key for key in given if key in READ_BY and kind not in (*READ_BY[key], "sequential")]
     mistakes = []

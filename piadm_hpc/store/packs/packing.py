@@ -19,7 +19,7 @@ from .publishing import publish, published_problem
 from .records import ZARR, Pack, array_options, rows_in_shard, whole_packs, write_pack
 
 Rows = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]
-"""Fields by variable and what is recorded per sample, by name."""
+"""Fields by variable, and quantities recorded per sample, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Packs:
     attributes: Mapping[str, Any]
 
     def settle(self, number: int) -> None:
-        """Drop records that no longer say what is there, for a run of `number` samples; their samples are in the journal.
+        """Drop records that no longer describe their packs, for a run of `number` samples; their samples are in the journal.
 
         These are records of a last pack that was written again for more samples before a kill, and of one that has to be, whose
         samples the journal has lost: these are drawn again.
@@ -48,7 +48,7 @@ class Packs:
                 pack.record.path.unlink(missing_ok=True)
 
     def move(self, number: int, *, last: bool = False) -> None:
-        """Pack what is whole of a run of `number` samples: full Zarr shards, and the `last` one once the run has ended."""
+        """Pack the complete Zarr shards of a run of `number` samples, and the `last` one once the run has ended."""
         rows = rows_in_shard(self.layout)
         if not last and len(named_ids(self.folder)) < rows:
             return
@@ -68,7 +68,7 @@ class Packs:
         leave(self.folder, [shard for shard in journal if full.issuperset(shard.ids)])
 
     def finish(self, number: int) -> Path:
-        """Pack the rest, and write the metadata over all rows. Raises StoreError when some samples are not there."""
+        """Pack the rest, and write the metadata over all rows. Raises StoreError when some samples are missing."""
         self.move(number, last=True)
         packs = whole_packs(self.folder)[0]
         rows = sorted(sample for pack in packs for sample in pack.ids)
@@ -105,7 +105,7 @@ class Packs:
 
 
 def rows_of_journal(shards: Sequence[Shard], ids: Sequence[int], layout: Layout) -> Rows:
-    """Read samples from shards: fields [S, *shape] by variable, and what is recorded of them. Raises StoreError."""
+    """Read samples from shards: fields [S, *shape] by variable, and the quantities recorded per sample. Raises StoreError."""
     names = [variable.name for variable in layout.variables]
     wanted, fields, costs = set(ids), {name: [] for name in names}, {}  # type: ignore[var-annotated]
     for piece in arrange(shards).pieces:

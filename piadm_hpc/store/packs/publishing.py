@@ -29,8 +29,8 @@ LONGEST = 4096  # rows of a chunk of what is recorded per sample
 def publish(folder: Path, layout: Layout, records: Sequence[Shard], attributes: Mapping[str, Any]) -> None:
     """Write everything but the fields of the samples of `records`, which follow from the ids without gaps. Raises StoreError.
 
-    It is made beside and moved file by file, the metadata of the whole store last: a reader sees the rows before or those now,
-    and rows that were there do not change.
+    It is written elsewhere and moved file by file, the metadata of the whole store last: a reader sees either the previous rows
+    or the new ones, and existing rows do not change.
     """
     import zarr
 
@@ -65,9 +65,9 @@ def publish(folder: Path, layout: Layout, records: Sequence[Shard], attributes: 
 
 
 def published_problem(folder: Path) -> tuple[str, int]:
-    """What is wrong with the metadata of a run's Zarr store, or with coordinates and costs in it; and how many rows they show.
+    """A problem with the metadata of a run's Zarr store, or with coordinates and costs in it; and the number of rows they show.
 
-    A reader would take a chunk that is gone for the fill value.
+    A reader would read a missing chunk as the fill value.
     """
     try:
         words = json.loads((folder / PLACE / PUBLISHED).read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ def _small(layout: Layout, ids: Sequence[int], costs: Mapping[str, np.ndarray], 
 
 
 def _words(attrs: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes in forms that JSON has."""
+    """Attributes in forms that JSON can express."""
     plain = {name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for name, value in attrs.items()}
     kept = (str, int, float, bool, list)
     return {name: value if isinstance(value, kept) else str(value) for name, value in plain.items() if value is not None}

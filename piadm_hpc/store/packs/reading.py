@@ -1,4 +1,4 @@
-"""Opening a run's Zarr store once all of it is known to be there: a Zarr reader takes a missing shard for missing values."""
+"""Opening a run's Zarr store after checking that it is complete: a Zarr reader reads a missing shard as missing values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .records import PLACE, ZARR, read_pack, require_zarr, whole_packs
 
 
 def zarr_folder(path: Path) -> Path | None:
-    """The folder of a run whose samples are in a Zarr store, given it or the store; None for any other path."""
+    """The folder of a run whose samples are in a Zarr store, from the folder or the store; None for any other path."""
     folder = path.parent if path.name == ZARR else path
     return folder if (folder / PLACE).is_dir() else None
 
 
 def zarr_problems(folder: Path, *, deep: bool = False) -> tuple[list[str], list[int], int]:
-    """What is wrong with a run's Zarr store, one line each; the ids of its samples; and its bytes."""
+    """The problems with a run's Zarr store, one line each; the ids of its samples; and its bytes."""
     records, damaged = scan(folder, PLACE)
     problems = [f"{PLACE}/{path.name} is damaged: {DRAW_AGAIN}" for path in damaged]
     ids: list[int] = []
@@ -59,7 +59,7 @@ def _metadata(folder: Path, ids: Sequence[int]) -> list[str]:
 def open_packed(folder: Path) -> xr.Dataset:
     """Open the samples of a run along one dimension from its Zarr store. Raises StoreError for whatever is not whole.
 
-    So does every later read of a Zarr shard that is gone by then, and one whose checksum differs is an error of the reader.
+    So does every later read of a Zarr shard that has been removed; a wrong checksum is an error of the reader.
     """
     require_zarr()
     problems, _, _ = zarr_problems(folder)
@@ -70,7 +70,7 @@ def open_packed(folder: Path) -> xr.Dataset:
 
 
 def _whole_store(root: Path, files: Sequence[str]) -> Any:
-    """A store of the zarr package whose `files`, those of the samples, are the ones that were there when it was opened."""
+    """A store of the zarr package that checks that its `files`, those of the samples, have not changed since it was opened."""
     from zarr.storage import LocalStore, WrapperStore
 
     opened = {name: _stamp(root / name) for name in files}
@@ -80,12 +80,12 @@ def _whole_store(root: Path, files: Sequence[str]) -> Any:
             raise StoreError(f"{root / key} was rewritten or removed after this dataset was opened; open {root} again")
 
     class WholeStore(WrapperStore):  # type: ignore[type-arg]
-        """The files of a store, of which one that is gone, or another one by now, is an error."""
+        """The files of a store; one that has been removed or replaced is an error."""
 
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
             require(key)
             found = await super().get(key, prototype, byte_range)
-            require(key)  # once more: it may have gone while it was read
+            require(key)  # checked again: it may have been removed while it was read
             return found
 
     return WholeStore(LocalStore(root, read_only=True))

@@ -1,4 +1,4 @@
-"""Packs: the Zarr shards of some samples, and the record that says what they are."""
+"""Packs: the Zarr shards of some samples, and the record that describes them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Pack:
         return self.record.ids
 
     def problem(self, folder: Path, *, deep: bool = False) -> str:
-        """What is wrong with the Zarr shards, of which `deep` reads every byte; empty when they are whole."""
+        """The problem with the Zarr shards, empty if they are complete; `deep` reads every byte."""
         for name, size, known in self.files.values():
             path = folder / ZARR / name
             if path.is_symlink() or not path.is_file():
@@ -65,13 +65,13 @@ def require_zarr() -> None:
 
 
 def rows_in_shard(layout: Layout) -> int:
-    """How many samples share a Zarr shard: as many as fit into 32 MB, at most MOST_ROWS."""
+    """The number of samples in a Zarr shard: as many as fit into 32 MB, at most MOST_ROWS."""
     largest = max(4 * int(np.prod(layout.shape(variable), dtype=np.int64)) for variable in layout.variables)
     return max(1, min(MOST_ROWS, MOST_BYTES // largest))
 
 
 def bytes_of_pack(layout: Layout) -> int:
-    """Bytes that are held to write a pack: its samples, and one variable of them encoded."""
+    """Bytes in memory while a pack is written: its samples, and one encoded variable of them."""
     sizes = [4 * int(np.prod(layout.shape(variable), dtype=np.int64)) for variable in layout.variables]
     return rows_in_shard(layout) * (sum(sizes) + 2 * max(sizes))
 
@@ -115,7 +115,7 @@ def read_pack(path: Path) -> Pack:
 
 
 def whole_packs(folder: Path) -> tuple[list[Pack], list[Path]]:
-    """The packs of a run that are there with all their files, and the records of those that are not. Raises StoreError."""
+    """The packs of a run that have all their files, and the records of those that do not. Raises StoreError."""
     records, damaged = scan(folder, PLACE)
     whole: list[Pack] = []
     for record in records:
@@ -140,7 +140,7 @@ def layout_of_record(path: Path) -> Layout:
 
 
 def array_options(layout: Layout, variable: Variable, rows: int) -> dict[str, Any]:
-    """How the array of a variable is stored: a sample a chunk, compressed and with a checksum, `rows` of them a shard."""
+    """How the array of a variable is stored: one sample per chunk, compressed and with a checksum, `rows` samples per shard."""
     from zarr.codecs import Crc32cCodec, ZstdCodec
 
     shape = layout.shape(variable)

@@ -53,7 +53,7 @@ def write_statistics(folder: Path, recipe: Recipe, part: Shard, attributes: Mapp
 
 
 def is_current(folder: Path, recipe: Recipe, part: Shard) -> bool:
-    """Whether statistics.h5 is whole and was written from just this part, with the same kinds and levels."""
+    """Whether statistics.h5 is complete and was written from exactly this part, with the same kinds and levels."""
     try:
         found = read_shard(folder / STATISTICS)
         with open_file(found.path) as file:
@@ -115,7 +115,7 @@ def _put(file: h5py.File, recipe: Recipe, variable: Variable, group: int, found:
         _finish(file, found.name, dims, kept | about | found.attrs)
     target = file[found.name]
     place = np.unravel_index(group, _sizes(recipe)) if recipe.groups else ()
-    # a group with fewer members than another has fewer ranks
+    # a group with fewer members than another has fewer values of the rank
     target[(*place, *(slice(0, size) for size in found.values.shape))] = found.values
     if found.largest_error is not None:
         target.attrs[ERROR] = max(float(target.attrs.get(ERROR, 0.0)), found.largest_error)

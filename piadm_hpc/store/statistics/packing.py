@@ -24,7 +24,7 @@ COORDINATES, GROUPS = "coordinates", "groups"
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write the recipe of the parts below `folder`, whole or not at all, unless it is there. Raises StoreError."""
+    """Write the recipe of the parts below `folder`, complete or not at all, unless it exists. Raises StoreError."""
     words = _words(recipe)
     try:
         there = read_recipe(folder)

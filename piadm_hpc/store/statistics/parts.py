@@ -1,4 +1,4 @@
-"""Parts: files with the ids of some members, what they cost, and their sums by group.
+"""Parts: files with the ids of some members, their costs, and their sums by group.
 
 A part is a shard without fields: it names its samples, its configuration and its model as shards do, is found by the same name,
 and appears whole or not at all. Every array has a checksum.
@@ -64,7 +64,7 @@ def _write_state(target: h5py.Group, state: State) -> None:
 
 
 def read_state(path: Path, group: int) -> State | None:
-    """The state of a group in a part; None where the part has no member of it. Raises StoreError for a part that is damaged."""
+    """The state of a group in a part; None if the part has no member of it. Raises StoreError for a damaged part."""
     try:
         with open_file(path) as file:
             if (found := file[STATE].get(str(group))) is None:
@@ -76,19 +76,19 @@ def read_state(path: Path, group: int) -> State | None:
 
 
 def joined(recipe: Recipe, parts: Sequence[Shard], group: int, *more: State) -> State:
-    """The state of a group's members in several parts, and of `more`, of which one at least has some. Raises StoreError."""
+    """The state of a group's members in several parts and in `more`, at least one of which has some. Raises StoreError."""
     found = (each for part in parts if (each := read_state(part.path, group)) is not None)
     return reduce(partial(merged, recipe), [*more, *found])
 
 
 def recipe_of(path: Path) -> str:
-    """The digest of the recipe that a part was counted by."""
+    """The digest of the recipe with which a part was counted."""
     with open_file(path) as file:
         return str(file.attrs.get(RECIPE, ""))
 
 
 def costs_of(parts: Iterable[Shard]) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
-    """The ids of several parts, rising, and what is recorded per sample, in that order. Raises StoreError."""
+    """The ids of several parts, rising, and the quantities recorded per sample, in that order. Raises StoreError."""
     rows: dict[str, list[np.ndarray]] = {}
     ids: list[int] = []
     for part in parts:
@@ -105,7 +105,8 @@ def costs_of(parts: Iterable[Shard]) -> tuple[tuple[int, ...], dict[str, np.ndar
 def merge(folder: Path, recipe: Recipe, parts: Sequence[Shard], attributes: Mapping[str, Any]) -> Shard:
     """Write one part in place of several that share no member. Raises StoreError.
 
-    The new part is whole before the others are deleted: a kill leaves parts whose members it holds too, which `settled` drops.
+    The new part is complete before the others are deleted: a kill leaves parts whose members are also in the new one; `settled`
+    drops them.
     """
     ids, costs = costs_of(parts)
     path = write_part(folder, recipe, ids, costs, attributes, partial(joined, recipe, parts))
@@ -118,8 +119,8 @@ def settled(parts: Sequence[Shard]) -> list[Shard]:
     """Parts that share no member, the largest first; the others are deleted.
 
     A kill between a merge and the deletion of what was merged leaves parts whose members lie in the merged one. Of two parts
-    that merely overlap, which only a copied file can bring about, the larger is kept and the other set aside, since the sums of
-    a part cannot be taken apart; members that are gone with it are drawn again.
+    that merely overlap, which only a copied file can cause, the larger is kept and the other set aside, since the sums of a part
+    cannot be separated; members lost with it are drawn again.
     """
     kept: list[Shard] = []
     taken: set[int] = set()

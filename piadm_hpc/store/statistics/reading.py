@@ -1,4 +1,4 @@
-"""Opening the statistics of a run once they are known to be whole, and saying what is wrong with them."""
+"""Opening the statistics of a run after checking that they are complete, and listing their problems."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def open_statistics(path: str | os.PathLike[str]) -> xr.Dataset:
 
 
 def statistics_file(path: Path) -> Path | None:
-    """The statistics.h5 of a run, given it or its folder; None for a folder that counts no members, and for other files."""
+    """The statistics.h5 of a run, from the file or its folder; None for a folder without statistics, and for other files."""
     given = path.absolute()
     if given.name == STATISTICS and not given.is_dir():
         return given
@@ -49,12 +49,12 @@ def statistics_file(path: Path) -> Path | None:
 
 
 def counts_only(path: Path) -> bool:
-    """Whether a path leads to statistics alone, to a run whose members are not stored or to the file."""
+    """Whether a path leads only to statistics: to the file, or to a run whose members are not stored."""
     return path.name == STATISTICS or (path.is_dir() and (path / PLACE).is_dir() and not members_wanted(path))
 
 
 def statistics_problems(folder: Path, *, deep: bool = False) -> list[str]:
-    """What is wrong with the statistics of a run, one line each; with `deep` every value is read."""
+    """The problems with the statistics of a run, one line each; with `deep` every value is read."""
     try:
         whole = read_shard(folder / STATISTICS)
         source = _source(whole, deep)
@@ -62,7 +62,7 @@ def statistics_problems(folder: Path, *, deep: bool = False) -> list[str]:
         return [f"{error}: {JOIN}"]
     except (*UNREADABLE, AttributeError) as error:
         return [f"{STATISTICS} is damaged ({first_line(error)}): {JOIN}"]
-    if not (folder / PLACE).is_dir():  # the file was carried away alone
+    if not (folder / PLACE).is_dir():  # the file was copied without its folder
         return []
     try:
         (parts, damaged), recipe = scan(folder, PLACE), read_recipe(folder)

@@ -1,4 +1,4 @@
-"""What is kept of the members of a run for its statistics: which sums, over which members together, and in which bins."""
+"""The recipe of a run's statistics: which sums of the members are kept, over which groups of members, and in which bins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "crps": ("distance", "extremes", "values"),
     "rank_histogram": ("ranks",),
 }
-"""The arrays that each kind of statistics is made from."""
+"""The arrays from which each kind of statistics is computed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +36,12 @@ class Recipe:
         quantiles: their levels.
         thresholds: levels whose exceedance is counted, by variable.
         edges: edges of the bins of every point by variable, [edges, *shape] float32, rising along the first axis.
-        exact: up to so many members are kept as they are; of more, only how many lie in each bin.
-        truth: what the members are scored against, by variable, [groups or 1, *shape] float32.
+        exact: number of members up to which their values are kept; beyond it only the number of members in each bin.
+        truth: the fields against which members are scored, by variable, [groups or 1, *shape] float32.
         gaps: where a variable has no value in any member, [*shape] bool.
         groups: dimensions along which statistics are separate (conditions, starts and leads); sample i belongs to the group
             i modulo their number.
-        added: climatology by variable, [months, *shape], of which sample i is given the row `rows[i % len(rows)]`.
+        added: climatology by variable, [months, *shape]; its row `rows[i % len(rows)]` is added to sample i.
     """
 
     layout: Layout
@@ -67,16 +67,16 @@ class Recipe:
         return math.prod(len(coordinate.values) for coordinate in self.groups.values())
 
     def group_of(self, sample: int) -> int:
-        """The group that a sample is counted in."""
+        """The group in which a sample is counted."""
         return sample % self.num_groups
 
     def truth_of(self, name: str, group: int) -> np.ndarray | None:
-        """What the members of a group are scored against, [*shape]; None where nothing is."""
+        """The truth for the members of a group, [*shape]; None without one."""
         fields = self.truth.get(name)
         return None if fields is None else fields[group if len(fields) > 1 else 0]
 
     def counted(self, name: str, ids: Sequence[int], fields: np.ndarray) -> np.ndarray:
-        """The fields [S, *shape] of some samples as they are counted: with the climatology, where it is added."""
+        """The fields [S, *shape] of some samples as they are counted: including the climatology, if it is added."""
         if name not in self.added:
             return fields
         months = [self.rows[sample % len(self.rows)] for sample in ids]
@@ -84,7 +84,7 @@ class Recipe:
 
     @cached_property
     def digest(self) -> str:
-        """What parts must share to be merged: all that decides how a member is counted."""
+        """A digest of the settings that parts must share to be merged: all that determine how a member is counted."""
         total = hashlib.sha256(json.dumps([sorted(self.kept), self.exact, self.num_groups, list(self.rows)]).encode())
         for variable in self.layout.variables:
             shape, levels = self.layout.shape(variable), self.thresholds.get(variable.name, ())
@@ -95,7 +95,7 @@ class Recipe:
         return total.hexdigest()
 
     def bytes_of_group(self, members: int) -> int:
-        """Bytes that are kept of one group of so many members."""
+        """Bytes that are kept for one group of so many members."""
         in_bins = np.min_scalar_type(members).itemsize
         total = 0
         for variable in self.layout.variables:
@@ -109,7 +109,7 @@ class Recipe:
         return total
 
     def bytes_held(self, members: int, batch: int) -> int:
-        """Bytes that a rank holds at most beside the members of a batch: three groups' sums, the batch, bins and truth."""
+        """The largest number of bytes of a rank beside the members of a batch: three groups' sums, the batch, bins and truth."""
         arrays = [*self.edges.values(), *self.truth.values(), *self.added.values()]
         member = sum(math.prod(self.layout.shape(variable)) for variable in self.layout.variables)
         return 3 * self.bytes_of_group(members) + sum(array.nbytes for array in arrays) + (5 * batch + 64) * member

@@ -1,4 +1,4 @@
-"""Statistics from the sums of a group: means, deviations, quantiles, histograms, exceedance, CRPS and ranks."""
+"""Statistics from the sums of a group: means, standard deviations, quantiles, histograms, exceedance, CRPS and ranks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POINTS = 2**16  # of a field that are worked on at once where bins are
 class Result:
     """One statistic of one variable: its values [*lead, *shape], the names of the leading dimensions, and attributes.
 
-    `largest_error` bounds how far values from bins may lie from those of the members themselves.
+    `largest_error` bounds the distance of values from bins from those of the members themselves.
     """
 
     name: str
@@ -153,7 +153,7 @@ def _quantiles_of_bins(counts: np.ndarray, edges: np.ndarray, levels: np.ndarray
 
 
 def _member(counts: np.ndarray, ends: np.ndarray, edges: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """The value of the member with a rank from 0 on, about, and the width of its bin."""
+    """The approximate value of the member with a rank, from 0 on, and the width of its bin."""
     bin_, points = (ends <= rank).sum(0), np.arange(edges.shape[1])
     low, high, inside = edges[bin_, points], edges[bin_ + 1, points], counts[bin_, points]
     share = (rank - (ends[bin_, points] - inside) + 0.5) / inside

@@ -1,4 +1,4 @@
-"""The sums of a set of members of one group: of some members, of two sets together, independent of all order."""
+"""The sums of a set of members of one group: of some members, or of two sets together, independent of their order."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class State:
-    """What is kept of `count` members, by variable.
+    """The sums that are kept for `count` members, by variable.
 
     `sum`, `square` and `distance` (to the truth) are totals in doubled precision, [2, *shape]. `extremes` [2, *shape] are the
     smallest and the largest value, `above` [thresholds, *shape] counts members above each threshold, and `ranks` [2, *shape]
     those below the truth and those equal to it. `values` [count, *shape] are the members in rising order at every point while
-    they are few; of more, `bins` [edges + 1, *shape] counts those below the first edge, between two, and from the last one on.
+    there are few; for more members, `bins` [edges + 1, *shape] counts those below the first edge, between two edges, and from
+    the last edge on.
     """
 
     count: int
@@ -34,7 +35,7 @@ def state_of(recipe: Recipe, group: int, fields: Mapping[str, np.ndarray]) -> St
 
 
 def merged(recipe: Recipe, a: State, b: State) -> State:
-    """The state of the members of two sets together, which share none."""
+    """The state of the members of two disjoint sets together."""
     found = {name: _merged(recipe, name, a.arrays[name], b.arrays[name]) for name in a.arrays}
     return State(a.count + b.count, found)
 
@@ -77,7 +78,7 @@ def _merged(recipe: Recipe, name: str, a: Arrays, b: Arrays) -> Arrays:
 
 
 def _kept_values(recipe: Recipe, name: str, rows: np.ndarray) -> Arrays:
-    """Members in rising order as they are kept: themselves while they are few, or in bins."""
+    """Members in rising order as they are kept: their values while there are few, otherwise in bins."""
     return {"values": rows} if len(rows) <= recipe.exact else {"bins": _in_bins(recipe, name, rows)}
 
 

@@ -1,7 +1,7 @@
-"""Sums in doubled precision: two float64 for a number, so that the order of the terms does not show in the result.
+"""Sums in doubled precision: two float64 for a number, so that the order of the terms does not affect the result.
 
-A total is an array [2, ...], the rounded sum and what the rounding left out. Every addition is exact but for the last of about
-106 bits (Knuth, The Art of Computer Programming 2, 4.2.2; Dekker 1971, A floating-point technique for extending the available
+A total is an array [2, ...], the rounded sum and its rounding error. Every addition is exact except for the last of about 106
+bits (Knuth, The Art of Computer Programming 2, 4.2.2; Dekker 1971, A floating-point technique for extending the available
 precision).
 """
 

@@ -1,4 +1,4 @@
-"""The statistics of a run's folder while it is written: which members are counted, and how further ones are.
+"""The statistics of a run's folder during the run: which members are counted, and how further members are added.
 
 A writer adds each batch that it has finished to the last part that it wrote itself, under a new name, and then deletes that
 part: one file a writer, and no two writers touch the same file. Only the process that holds the folder merges parts of others,
@@ -23,7 +23,7 @@ from .recipe import Recipe
 from .state import State, state_of
 
 Source = tuple[tuple[int, ...], Callable[[list[int]], tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]]
-"""The ids of a file of stored samples, and what reads the fields and costs of some of its rows."""
+"""The ids of a file of stored samples, and a function that reads the fields and costs of some of its rows."""
 
 ROWS = 16  # stored members that are read and counted at once
 
@@ -42,7 +42,7 @@ class Tally:
         return named_ids(self.folder, PLACE)
 
     def add(self, ids: Sequence[int], fields: Mapping[str, np.ndarray], per_sample: Mapping[str, np.ndarray]) -> None:
-        """Count finished members, those that are not counted yet, in a part that is whole when this returns.
+        """Count finished members that are not counted yet, in a part that is complete when this returns.
 
         `fields` [S, *shape] holds every variable of the layout. Raises StoreError.
         """
@@ -89,10 +89,10 @@ class Tally:
         return settled(scan(self.folder, PLACE)[0])
 
     def open(self, stored: Set[int]) -> None:
-        """Make the parts of the folder ready to go on, for the process that holds it: none is counted by another recipe.
+        """Prepare the parts of the folder for continuing, in the process that holds it: none is counted with another recipe.
 
-        Those that are, whose members are all `stored`, are dropped, and their members are counted anew. Raises StoreError
-        where that is not so.
+        Parts with another recipe whose members are all `stored` are dropped, and their members counted anew. Raises StoreError
+        otherwise.
         """
         for part in self.parts():
             if recipe_of(part.path) == self.recipe.digest:
@@ -107,9 +107,9 @@ class Tally:
         write_recipe(self.folder, self.recipe)
 
     def finish(self, sources: Sequence[Source]) -> Path:
-        """Count what files of stored samples hold and no part does, merge all parts, and write statistics.h5.
+        """Count stored samples that no part has counted, merge all parts, and write statistics.h5.
 
-        A file that is current is left as it is. For the process that holds the folder, when no other one writes. Raises
+        A current file is left unchanged. Called by the process that holds the folder, when no other process writes. Raises
         StoreError.
         """
         self.parts()
@@ -131,7 +131,7 @@ def _num_groups(recipe: Recipe, ids: Sequence[int]) -> int:
 def _with_costs(
     parts: Sequence[Shard], ids: Sequence[int], costs: Mapping[str, np.ndarray]
 ) -> tuple[tuple[int, ...], dict[str, np.ndarray]]:
-    """All ids, rising, of parts and of new members, and what is recorded of them."""
+    """All ids, rising, of parts and of new members, and the quantities recorded for them."""
     old_ids, old = costs_of(parts)
     order = np.argsort([*old_ids, *ids], kind="stable")
     names = [name for name in costs if not old_ids or name in old]
