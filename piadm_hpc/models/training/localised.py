@@ -89,7 +89,8 @@ def _shared(
     """The reference of many variables: modes of all their fields taken together, and a covariance of variables per band."""
     variables, there = len(present), torch.from_numpy(present[0])
     size = int(present[0].sum())
-    pooled = (channels.rotated(fields[0]).reshape(-1, size), channels.rotated(fields[1]).reshape(-1, size))
+    first, second = (channels.rotated(part).reshape(-1, size).astype(np.float32) for part in fields)
+    pooled = first, second
     root, noise = _fit(pooled, Channels.of(pooled[0], present[:1]), present[:1], grid, count, together=variables)
     unit, modes = _of_variance(np.square(pooled[0]).sum(0) / (len(pooled[0]) - 1), root, noise)
     unit, modes = unit[unit > 1e-12 * unit[0]], modes[:, unit > 1e-12 * unit[0]]
@@ -161,13 +162,17 @@ def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: 
     reach = reach_of(channels, places)
     covariance = Covariance.of(flat, channels, reach)
     folds = np.array_split(np.arange(len(flat)).reshape(-1, together), FOLDS)
-    parts = [Covariance.of(np.delete(flat, fold.ravel(), axis=0), channels, reach) for fold in folds]
-    share = covariance.best_share(held) if len(held) else parts[-1].best_share(flat[folds[-1].ravel()])
+
+    def without(fold: np.ndarray) -> Covariance:
+        return Covariance.of(np.delete(flat, fold.ravel(), axis=0), channels, reach)
+
+    share = covariance.best_share(held) if len(held) else without(folds[-1]).best_share(flat[folds[-1].ravel()])
     variances, vectors = covariance.modes(share, count)
     count = int((variances > 1e-9 * variances[0]).sum())
     variances, vectors = variances[:count], vectors[:, :count]
     own, energy, whole = np.zeros(count), np.zeros(count), 0.0
-    for part, fold in zip(parts, folds, strict=True):
+    for fold in folds:
+        part = without(fold)
         fitted, modes = part.modes(share, count, vectors)
         apart = channels.rotated(flat[fold.ravel()] - part.mean)
         weight = fold.size / len(flat) / (1 + 1 / (len(flat) - fold.size))
