@@ -18,7 +18,7 @@ from ..schema.layout import Coordinate
 from .anomalies import as_anomalies, named_anomaly, require_anomalies
 from .area_means import mean_anomalies
 from .conditions import MAPS
-from .dates import MONTH, Dates, dates_of
+from .earlier_fields import with_earlier_fields
 from .gridded_files import open_fields
 from .grids import aligned
 from .mistakes import gathered, named, undamaged
@@ -102,7 +102,7 @@ def read_conditions(
     mistakes: list[str] = []
     notes: list[str] = []
     with named(f"{path}:"), undamaged(), open_fields(path) as raw:
-        dataset, months = _with_lags(raw, inputs, tuple(grid))
+        dataset, months = with_earlier_fields(raw, inputs, tuple(grid))
         absent = [given.name for given in inputs if given.name not in dataset.variables]
         if absent:
             raise ValueError("; ".join(_absent(name, inputs, dataset) for name in absent))
@@ -254,48 +254,3 @@ def _labels(dataset: xr.Dataset, dim: str, count: int) -> Coordinate:
     if values.dtype.kind in "MO":
         values = np.array([str(value)[:19] for value in values], dtype=object)
     return Coordinate((NUMBERED,), values, attrs)
-
-
-def _with_lags(raw: xr.Dataset, inputs: Sequence[Input], grid: tuple[str, ...]) -> tuple[xr.Dataset, dict[str, np.ndarray | str]]:
-    """The decoded dataset, with inputs of the kinds "lag" and "month" made from any dated fields of the model's variable.
-
-    Other inputs along the dates belong to the last field that is known. Also returns the calendar months of the fields of every
-    such lag, or the reason why they are unknown.
-    """
-    dataset = xr.decode_cf(raw)
-    lags = [given for given in inputs if given.kind == "lag" and given.name not in dataset.variables]
-    if not lags or any(given.variable not in dataset for given in lags):
-        return dataset, {}
-    further = {str(dim) for given in lags for dim in dataset[given.variable].dims} - set(grid)
-    dim = next(iter(further), "")
-    longest = max(given.lag for given in lags)
-    if len(further) != 1 or dim not in dataset.coords or dataset.sizes[dim] < max(2, longest):
-        raise ValueError(
-            f"{lags[0].variable} needs one dimension with at least {max(2, longest)} dates, {longest} before each forecast"
-        )
-    dates = dates_of(raw, [dim], lags[0].variable)
-    order = np.argsort(dataset[dim].values if isinstance(dates, str) else dates.key, kind="stable")
-    dates = dates if isinstance(dates, str) else dates.taken(order)
-    fields = dataset.isel({dim: order})
-    count = fields.sizes[dim] - longest + 1
-    made, months = {}, {}
-    for given in lags:
-        those = slice(longest - given.lag, longest - given.lag + count)
-        made[given.name] = fields[given.variable].isel({dim: those}).assign_coords({dim: fields[dim][longest - 1 :]})
-        months[given.name] = dates if isinstance(dates, str) else dates.month[those]
-    for given in inputs:
-        if given.name in dataset.variables:
-            made[given.name] = fields[given.name].isel({dim: slice(longest - 1, None)}, missing_dims="ignore")
-        elif given.kind == "month":
-            made[given.name] = xr.DataArray(_next_month(dates, dim)[longest - 1 :], {dim: fields[dim][longest - 1 :]})
-    return xr.Dataset(made), months
-
-
-def _next_month(dates: Dates | str, dim: str) -> np.ndarray:
-    """The calendar month [n] that follows each date, one step of the series later."""
-    if isinstance(dates, str):
-        raise ValueError(f"{dim} holds no dates ({dates}), so the month of the forecast is unknown; give the input of kind month")
-    steps = np.diff(dates.key // MONTH)
-    if (steps != steps[0]).any() or steps[0] < 1:
-        raise ValueError(f"{dim} has gaps, or steps shorter than a month: give the inputs by their names")
-    return np.asarray((dates.month - 1 + steps[0]) % 12 + 1)
