@@ -4,18 +4,21 @@
 
 A step of 6 hours or of a day moves 40 variables by Lorenz-96 (Lorenz 1996; one unit of time is five days), then draws one of two
 modes and adds white noise, so that the score given the previous field is known. States are residuals of a linear inverse model,
-whose Gaussian is the reference. Every lead is compared with the tight solve from its own predecessor.
+whose Gaussian is the reference. Every lead is compared with the tight solve from its own predecessor. Then fifty
+leads of a day are drawn pipelined and step by step: members diverge by then, and the statistics of both ensembles must agree.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 
 import torch
 from common import Report, at_least, at_most, parser
 from torch import Tensor
 
+from piadm_hpc import grid, integrators
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.solvers.collocation import Collocation
@@ -117,14 +120,46 @@ def measure(report: Report, name: str, time: float, *, members: int, leads: int,
     report.aims.append(at_least(f"{name}: leads that met the tolerance", float((kept.status <= 2).double().mean()), 1))
 
 
+def statistics(fields: Tensor) -> Tensor:
+    """STATISTICS of members [members, leads, SIZE]: [members, 4]."""
+    power = torch.fft.rfft(fields).abs().square().mean(1)
+    memory = (fields[:, 1:] * fields[:, :-1]).sum((1, 2)) / fields.square().sum((1, 2))
+    shares = power[:, 1:5].sum(1) / power.sum(1), power[:, 8:].sum(1) / power.sum(1)
+    return torch.stack([fields.flatten(1).std(1), *shares, memory], 1)
+
+
+STATISTICS = ("deviation", "share of wavenumbers 1-4", "share of 8-20", "memory of one lead")
+
+
+def after_many(report: Report, *, members: int, leads: int, last: int, steps: int) -> None:
+    """The last leads of many, pipelined and with a chain made step by step."""
+    world = World(0.2, steps)
+    quick, starts = world.rollout(0.3, TOL, 16), world.starts(members)
+    times = grid.log_snr(PROCESS, 48, horizon=5.0, delta=1e-4)
+    chain = integrators.build("gaussian-ab2", PROCESS, times, reference=quick.sampler.reference)
+    stepped = replace(quick, sampler=replace(quick.sampler, chain=chain, options=Options(solver="sequential")), threshold=None)
+    ends = [rollout.draw(starts, leads, members=range(members)).x for rollout in (quick, stepped)]
+    found = torch.stack([statistics(fields[:, -last:]) for fields in ends])
+    mean, error = found.mean(1), (found.var(1).sum(0) / members).sqrt()
+    apart = (mean[0] - mean[1]).abs() / error
+    rows: list[list[str | float]] = [["pipelined", *mean[0].tolist()], ["step by step", *mean[1].tolist()]]
+    rows += [["standard error of the difference", *error.tolist()], ["difference, in standard errors", *apart.tolist()]]
+    gap = float((ends[0][:, -1] - ends[1][:, -1]).square().mean().sqrt())
+    title = f"a day, {members} members over the last {last} of {leads} leads, whose ends are {gap:.2f} deviations apart"
+    report.add(title, ("ensemble", *STATISTICS), rows)
+    report.aims.append(at_most("largest difference of the statistics in standard errors", float(apart.max()), 3))
+
+
 def main() -> int:
     options = parser("Ten leads of Lorenz-96, pipelined and lead by lead, with exact scores.").parse_args()
     report = Report("rollouts, quick" if options.quick else "rollouts")
     if options.quick:
         measure(report, "6 hours", 0.05, members=2, leads=3, steps=20, most=0.95)
+        after_many(report, members=4, leads=3, last=2, steps=20)
     else:
         measure(report, "6 hours", 0.05, members=16, leads=10, steps=500, most=0.45)
         measure(report, "a day", 0.2, members=16, leads=10, steps=500, most=0.65)
+        after_many(report, members=64, leads=50, last=20, steps=500)
     return report.finish(options.json)
 
 
