@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -180,3 +181,20 @@ def test_a_path_that_sweeps_make_worse_is_not_passed_on() -> None:
         error = (found.x - truth.x).square().mean(1).sqrt()
         assert float(torch.where(found.converged, error, 0.0).max()) <= 2 * tol
         assert float(error[~found.converged].max()) < 1e-9 and int(found.status.max()) == Status.FINISHED_SEQUENTIALLY
+
+
+def test_growth_that_was_measured_once_certifies_no_sample() -> None:
+    """A wrong reference's first path misses a narrow mode far away: one move of it says little of how its errors grow."""
+    means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)
+    target = GaussianMixture(OU(), means, torch.full_like(means, 4e-4), torch.tensor([0.99, 0.01], dtype=F64))
+    own, tol, samples = target.reference(), 1e-3, list(range(64))
+    scale = float(own.spectrum.mean().sqrt())
+    reference = replace(own, spectrum=own.spectrum / 100)
+    chain = integrators.gaussian_ab2(OU(), grid.log_snr(OU(), 100, horizon=8.0, delta=2e-4), reference, eta=1.0)
+    noise = Noise(0, 2, dtype=F64)
+    first = own.draw_state(noise.at([0], samples, 2, PRIOR)[0], *chain.entry())
+    common = {"noise": noise, "samples": samples, "reference": reference}
+    truth = solve(chain, target.score, (first[:, 0], first[:, 1:]), solver="sequential", **common)
+    found = solve(chain, target.score, (first[:, 0], first[:, 1:]), tol=tol, scale=scale, **common)
+    assert bool(found.converged.all())
+    assert float((found.x - truth.x).square().mean(1).sqrt().max()) <= scale * tol

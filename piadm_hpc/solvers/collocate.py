@@ -22,7 +22,7 @@ from .options import Options
 from .pieces import PieceTables, Slot, Task, Visited
 from .remainders import follow_student, remainders
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
+from .tolerance import ONCE, ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
 from .whitening import Whitening
 
 SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
@@ -131,10 +131,12 @@ class CollocationSolver:
         path, after = (error_bounds(growth, missed, torch.zeros_like(carried)) for missed in (motion.defect, missing))
         alone = limit * shortfall(path, after, limit, torch.ones(len(path), dtype=torch.float64))
         bounds = alone, after[-1] + inherited(growth, carried)
-        rounded, seen = motion.is_rounding(self.precision), 2 if self.options.guessed else 1
+        rounded = motion.is_rounding(self.precision)
         for number, slot in enumerate(self.slots):
             slot.rounded = bool(rounded[number])
-            own, slot.bound = (float(end[number]) if slot.age > seen or slot.rounded else float("inf") for end in bounds)
+            known, once = slot.age > 1 or slot.rounded, slot.age <= 2 and not slot.rounded
+            own, slot.bound = (float(end[number]) if known else float("inf") for end in bounds)
+            own /= ONCE if once else 1.0
             slot.note_resolution(shared[:, :, number], self.precision)
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)

@@ -71,8 +71,3 @@ class Options:
     parts: int | None = None
     coarse: Literal["network", "reference"] = "network"
     traces: Literal["none", "exact"] | int = "none"
-
-    @property
-    def guessed(self) -> bool:
-        """Whether an operator or a student predicts the first path, of whose error nothing is known."""
-        return self.operator is not None or self.student is not None

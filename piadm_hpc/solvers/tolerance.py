@@ -29,6 +29,7 @@ from .options import Options
 from .solution import Status
 
 SAFETY = 1 / 4  # share of the tolerance that the bound must meet: errors may grow faster than the last move did
+ONCE = 1 / 64  # share of that for a bound whose growth was measured at one move: errors of up to 19 times such a bound were seen
 SMALL = 0.03  # of the data's scale: larger errors are not small compared with the distance of modes, nor described by growth
 ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
 STALLED = 3  # sweeps without a smaller bound after which rounding is taken to limit it, if defects are that small
@@ -88,9 +89,9 @@ def judge(
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
     `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
     [points + 1] is the deviation of states in units of the data's, compared with which intermediate errors must be small.
-    Points that a window has passed move little in the sweeps that certify them (`windowed`), so that growth and answer must be
-    measured once more, and the largest ever measured count. The first move away from a guess is the guess's own error, which
-    does not show how other errors grow: with a guess, too, they must be measured once more.
+    The first move is the error of the first path, which does not show how other errors grow: a bound from it alone must be
+    smaller by ONCE. Points that a window has passed move little in the sweeps that certify them (`windowed`), so that growth and
+    answer must be measured once more, and the largest ever measured count.
     """
     exact = flight.exact >= block.stop
     growth, answer = _measured(motion, flight, precision, largest=windowed)
@@ -100,12 +101,12 @@ def judge(
     path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
     # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
     rounded = motion.is_rounding(precision)
-    known = flight.whole & ((flight.swept > (2 if windowed or options.guessed else 1)) | rounded)
+    known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
     flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
-    limit = SAFETY * min(options.tol, SMALL) * share
+    limit = SAFETY * min(options.tol, SMALL) * share * torch.where(flight.swept > 2, 1.0, ONCE)
     left = torch.where(known, shortfall(path, after, limit, extent), torch.inf)
     met = exact | (known & ((left <= 1) | (rounded & (after[-1] <= options.tol * share))))
     _note_progress(flight, block, torch.where(known, path, torch.inf), left, limit)
@@ -154,7 +155,7 @@ def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
     return torch.from_numpy(np.nan_to_num(found, nan=np.inf, posinf=np.inf))
 
 
-def shortfall(path: Tensor, after: Tensor, limit: float, extent: Tensor) -> Tensor:
+def shortfall(path: Tensor, after: Tensor, limit: float | Tensor, extent: Tensor) -> Tensor:
     """The factor by which the bounds [points + 1, samples] of the evaluated path and of the next one are too large.
 
     At most 1 where the end of the later one meets `limit`, and all bounds of both are small.
@@ -172,7 +173,7 @@ def _ratios(measured: Tensor) -> Tensor:
     return torch.where(measured > 0, measured, 1.0)
 
 
-def _note_progress(flight: Flight, block: Block, bounds: Tensor, left: Tensor, limit: float) -> None:
+def _note_progress(flight: Flight, block: Block, bounds: Tensor, left: Tensor, limit: Tensor) -> None:
     """Number of sweeps since a sample's shortfall, or its front of certified points, last made progress."""
     within = (bounds <= limit).to(torch.long).cumprod(0).sum(0) - 1
     front = torch.maximum(block.start + within, flight.exact)
