@@ -25,6 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import dask
 import torch
 from common import Report, at_least, at_most, parser
 from inputs import GENERATORS
@@ -92,6 +93,7 @@ def many_tries(tries: Sequence[tuple[str, int]], stock: Stock) -> list[dict[str,
             os.close(reading)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             limit_memory()
+            dask.config.set(scheduler="synchronous")  # threads of the parent's pool are not there after a fork
             with os.fdopen(writing, "w") as results:
                 for name, number in tries[len(found) :]:
                     results.write(json.dumps(one_try(name, number, stock)) + "\n")

@@ -71,6 +71,17 @@ def test_values_outside_the_valid_range_are_missing(
     assert np.array_equal(np.isnan(decoded(data)[0]), np.isnan(land(np.nan).tas.values[0]))
 
 
+def test_half_precision_is_read_without_its_library_crashing(tmp_path: Path) -> None:
+    """netCDF4 reads numbers of two bytes as pointers to text."""
+    temperatures().astype(np.float32).to_netcdf(tmp_path / "a.nc", encoding={"tas": {"_FillValue": None}}, engine="h5netcdf")
+    with h5py.File(tmp_path / "a.nc", "r+") as file:
+        scales, values = dict(file["lat"].attrs), file["lat"][()]
+        file["degrees"] = values.astype(np.float16)
+        file["degrees"].attrs["units"] = scales["units"]
+    whole = decoded(read(tmp_path))
+    assert np.abs(whole - temperatures().tas.values).max() < 1e-3
+
+
 @pytest.mark.parametrize(
     ("kind", "code", "limits", "unsigned"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -59,15 +60,26 @@ class Request:
         )
 
 
+HDF5: dict[str, Any] = {"engine": "h5netcdf", "phony_dims": "access"}
+
+
+def _half_precision(path: Path) -> bool:
+    """Whether an HDF5 file has numbers of half precision, which netCDF4 takes for text and crashes on."""
+    with suppress(ValueError, OSError, TypeError, KeyError, ImportError, RuntimeError):
+        with xr.open_dataset(path, decode_cf=False, **HDF5) as dataset:
+            return any(variable.dtype == np.float16 for variable in dataset.variables.values())
+    return False
+
+
 def open_fields(path: Path) -> xr.Dataset:
     """The dataset in a file, times not decoded, by xarray's own choice of reader, or as plain HDF5 without dimension names.
 
     Raises ValueError for a truncated file, and for one that no reader can open.
     """
     require_whole(path)
-    attempts: list[dict[str, Any]] = [{}, {"engine": "h5netcdf", "phony_dims": "access"}]
+    warnings.filterwarnings("ignore", ".*float16", FutureWarning)  # pandas makes float64 of such coordinates
     causes = []
-    for options in attempts:
+    for options in [HDF5] if _half_precision(path) else [{}, HDF5]:
         try:
             return xr.open_dataset(path, decode_times=False, **options)
         except (ValueError, OSError, TypeError, KeyError, ImportError, RuntimeError) as error:
