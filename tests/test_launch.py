@@ -241,7 +241,7 @@ def test_a_job_on_this_machine(work: Path, tmp_path: Path) -> None:
     assert "4 of 4 samples drawn" in printed and "complete; open with" in printed
     assert_equal(out, work / "whole")
     assert call("status", out)["code"] == 0
-    assert "nodes: 2 are not to be had on this machine alone" in one_line(
+    assert "nodes: 2 are not available on this machine alone" in one_line(
         call("submit", work / "run.toml", "--out", tmp_path / "two", "--cluster", "local", "--nodes", 2), 2
     )
 
