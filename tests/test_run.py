@@ -292,8 +292,8 @@ def test_the_same_words_in_python(work: Work) -> None:
     ["piadm", "gaussian", "collocation", "ddim", "ddpm", "dpmpp-2m", "heun", "lambda-ddim-ab2", "gddim-ab2", "rbaoab"],
 )
 def test_every_chain_runs_from_a_configuration(work: Work, integrator: str) -> None:
-    out = work.folder / integrator
+    out = work.folder / f"by-{integrator}"
     report = call("sample", work.config, "--only", "0", "--out", out, "--set", f"chain.integrator={integrator}", "--tol", "1e-3")
     assert report["code"] == 0, report
-    values = work.members(integrator)["tas"].values
+    values = work.members(out.name)["tas"].values
     assert np.isfinite(values).all() and 230 < values.mean() < 330

@@ -412,10 +412,10 @@ def test_a_network_of_levels_and_steps_with_gaps_is_trained_and_sampled(tmp_path
     assert missing.values[0].sum() == 8 and not missing.values[1:].any()
 
 
-def test_observations_of_fields_with_levels_are_refused_in_words(world: Path) -> None:
-    """Places do not tell the level; a function of the fields does, and the refusal names it."""
-    (world / "stations.csv").write_text("variable,lat,lon,value,std\nps,0,0,1,1\n")
+def test_observations_of_fields_with_levels_need_a_level(world: Path) -> None:
+    """Places do not tell the level of a variable that has several; those of a variable without levels do."""
+    (world / "stations.csv").write_text("variable,lat,lon,value,std\nps,0,0,1,1\nta,0,0,1,1\n")
     message = one_line(
         call("sample", "--model", world / "profile", "--observations", world / "stations.csv", "--out", world / "o"), 2
     )
-    assert "fields over two dimensions; give observations.operator" in message
+    assert "ta has several values of plev, give each row a column plev: row 2" in message

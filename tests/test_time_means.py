@@ -206,7 +206,7 @@ def test_absolute_time_means_lose_the_mean_of_their_own_months(world: Path, tmp_
         ("variable,lat,lon,first_step,value\nps,0,0,1,1000\n", {}, r"give either step, or both first_step and last_step: row 1"),
         ("variable,lat,lon,step,first_step,last_step,value\nps,0,0,1,1,2,1000\n", {}, r"give either step, or both"),
         ("variable,lat,lon,step,plev,value\nta,0,0,1,700,250\n", {}, r"plev must be one of 850, 500 hPa: row 1"),
-        ("variable,lat,lon,step,value\nps,0,0,1,1000\nps,0,0,1,1001\n", {}, r"1 rows observe what an earlier row .*row 2"),
+        ("variable,lat,lon,step,value\nps,0,0,1,1000\nps,0,0,1,1001\n", {}, r"repeat the observation of an earlier row .*row 2"),
         ("variable,lat,lon,value\nps,0,0,1000\n", {"steps": (0, 7)}, r"steps must be whole numbers from 0 to 3, in order: row 1"),
     ],
 )  # fmt: skip
