@@ -147,12 +147,15 @@ def test_truncated_files(folder: Path) -> None:
 @pytest.mark.parametrize("form", ["xtc", "dcd"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_truncated_trajectories_of_other_programs(folder: Path, form: str) -> None:
+    """Wherever the file ends but after a whole frame, also within the header of the next one."""
     path = folder / f"walker.{form}"
     trajectory_of(load_conformers(folder / "walker_1.h5", "real")).save(str(path))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2 + 100])
-    with pytest.raises(ValueError, match=rf"walker\.{form} is truncated"):
-        frames_of(folder, path.name)
+    whole, frame = path.read_bytes(), path.stat().st_size // COUNT
+    assert len(frames_of(folder, path.name).file) == COUNT
+    for end in (len(whole) // 2 + 100, *(len(whole) - frame + k for k in range(-60, 60, 12))):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=rf"walker\.{form} is truncated"):
+            frames_of(folder, path.name)
 
 
 def test_topologies_that_do_not_fit(folder: Path) -> None:

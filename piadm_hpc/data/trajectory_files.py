@@ -17,6 +17,8 @@ from .conformer_files import H5, StoredConformers, read_stored
 from .elements import bonds_of, elements_of
 
 ANGSTROM = 0.1  # nm
+FEW = 9  # atoms up to which an XTC file stores plain numbers
+LARGE = 2023  # first number of XTC frames whose sizes have eight bytes
 
 
 @contextmanager
@@ -167,12 +169,30 @@ def _one_by_one(universe: Any, atoms: Any, part: slice, path: Path) -> np.ndarra
 
 
 def _promised(path: Path) -> int:
-    """The number of frames in the header of a DCD file, which MDAnalysis ignores; 0 for other files."""
+    """The number of frames in the header of a DCD file, or begun in an XTC file, which MDAnalysis ignores; 0 for other files."""
+    if path.suffix == ".xtc":
+        return _begun(path)
     if path.suffix != ".dcd":
         return 0
     with path.open("rb") as file:
         mark, _, count = struct.unpack("<i4si", file.read(12))
     return int(count) if mark == 84 else 0  # else of the other byte order
+
+
+def _begun(path: Path) -> int:
+    """The number of frames that an XTC file begins, counted by the sizes that their headers give."""
+    size, at, count = path.stat().st_size, 0, 0
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            header, count = file.read(96).ljust(96, b"\0"), count + 1
+            kind, atoms = struct.unpack(">ii", header[:8])
+            if atoms <= FEW:
+                at += 56 + 12 * max(0, atoms)
+            else:  # a number of bytes, of four or eight bytes itself, and as many bytes in words of four
+                start, form = (96, ">q") if kind == LARGE else (92, ">i")
+                at += start + -(-max(0, struct.unpack(form, header[88:start])[0]) // 4) * 4
+    return count
 
 
 def _make_whole(universe: Any, atoms: Any, path: Path) -> None:
