@@ -277,6 +277,8 @@ def test_an_array_over_starts_makes_the_forecasts_of_the_whole_run(forecasts: Pa
     assert "condition.only: there is no condition 4; its file holds 4, numbered from 0 to 3" in message
     message = one_line(call("submit", *given, "--set", "condition.only=[1, 1]"), 2)
     assert "condition.only: names a condition twice: 1, 1" in message
+    message = one_line(call("submit", *given, "--set", "condition.only=1.5"), 2)
+    assert "condition.only: " in message and "1.5" in message
     message = one_line(call("submit", *given, "--set", "condition.only=second"), 2)
     assert "condition.only: got 'second'; give numbers of conditions such as 0-3,7" in message
 

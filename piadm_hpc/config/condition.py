@@ -13,12 +13,12 @@ from .validation import ConfigError, Record
 
 
 def _numbers(value: Any) -> Any:
-    """The numbers that a number, or text such as "0-3,7", stands for."""
+    """The numbers that a number, or text such as "0-3,7", stands for; anything but a list stays for pydantic to refuse."""
     try:
-        found = parse_ids(value) if isinstance(value, str) else (value,) if isinstance(value, int) else tuple(value)
+        found = parse_ids(value) if isinstance(value, str) else (value,) if isinstance(value, int) else value
     except ConfigError:
         raise ValueError(f"got {value!r}; give numbers of conditions such as 0-3,7") from None
-    if len(set(found)) < len(found):
+    if isinstance(found, list | tuple) and len({repr(number) for number in found}) < len(found):
         raise ValueError(f"names a condition twice: {', '.join(map(str, found))}")
     return found
 
