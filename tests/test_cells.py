@@ -10,9 +10,10 @@ import torch
 import xarray as xr
 
 import piadm_hpc
+from piadm_hpc.data.geometry import unit_vectors
 from piadm_hpc.data.healpix import Healpix
 from piadm_hpc.models.config import NetworkConfig
-from piadm_hpc.models.networks.cells import CellUNet, Pool, spacing_of, sphere, stencil, thinned
+from piadm_hpc.models.networks.cells import CellUNet, Pool, spacing_of, stencil, thinned
 
 
 def healpix(nside: int) -> tuple[np.ndarray, np.ndarray]:
@@ -23,8 +24,8 @@ def healpix(nside: int) -> tuple[np.ndarray, np.ndarray]:
 def test_taps_lie_around_every_cell() -> None:
     """On a small grid of rows and columns at the equator they are those of a 3 x 3 convolution; on HEALPix they are near."""
     lat, lon = (axis.ravel() for axis in np.meshgrid(np.arange(-2.0, 3), np.arange(-2.0, 3), indexing="ij"))
-    assert stencil(sphere(lat, lon))[:, 12].tolist() == [12, 17, 18, 13, 8, 7, 6, 11, 16]
-    points = sphere(*healpix(8))
+    assert stencil(unit_vectors(lat, lon))[:, 12].tolist() == [12, 17, 18, 13, 8, 7, 6, 11, 16]
+    points = unit_vectors(*healpix(8))
     taps = stencil(points)
     apart = np.linalg.norm(points[taps.numpy()] - points, axis=2)
     assert taps.shape == (9, 768) and (taps[0] == torch.arange(768)).all()
@@ -33,7 +34,7 @@ def test_taps_lie_around_every_cell() -> None:
 
 
 def test_levels_are_means_over_all_cells() -> None:
-    points = sphere(*healpix(8))
+    points = unit_vectors(*healpix(8))
     fewer, nearest = thinned(points)
     assert 100 < len(fewer) < 300 and torch.bincount(nearest).min() >= 1
     pool = Pool(nearest)
@@ -65,7 +66,7 @@ def test_the_network_takes_any_mesh_and_reaches_far() -> None:
 def test_a_network_on_cells_explains_what_the_gaussian_cannot(tmp_path: Path) -> None:
     """Fields are the signs of smooth waves with a little noise: a network decides between two values, a Gaussian cannot."""
     (lat, lon), generator = healpix(4), np.random.default_rng(0)
-    waves = generator.normal(size=(400, 3)) @ sphere(lat, lon).T
+    waves = generator.normal(size=(400, 3)) @ unit_vectors(lat, lon).T
     fields = np.sign(waves) + 0.1 * generator.normal(size=(400, 192))
     places = {"lat": ("cell", lat, {"units": "degrees_north"}), "lon": ("cell", lon, {"units": "degrees_east"})}
     xr.Dataset({"t": (("time", "cell"), fields.astype(np.float32))}, places).to_netcdf(tmp_path / "a.nc")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -17,7 +17,8 @@ import xarray as xr
 from ..schema.layout import Coordinate
 from .anomalies import as_anomalies, named_anomaly, require_anomalies
 from .area_means import mean_anomalies
-from .conditions import MAPS
+from .classes import require_whole_numbers
+from .conditions import MAPS, Input
 from .earlier_fields import with_earlier_fields
 from .gridded_files import open_fields
 from .grids import aligned
@@ -29,37 +30,6 @@ log = logging.getLogger(__name__)
 
 FARTHEST = 30.0  # deviations of the training data beyond which values are taken to be in other units, or no anomalies
 NUMBERED = "condition"
-
-
-class Input(Protocol):
-    """The description of an input: see `models.record.InputCard` and `models.adapter_condition.InputSpec`."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def variable(self) -> str: ...
-
-    @property
-    def units(self) -> str: ...
-
-    @property
-    def lag(self) -> int: ...
-
-    @property
-    def classes(self) -> int: ...
-
-    @property
-    def mean(self) -> float: ...
-
-    @property
-    def spread(self) -> float: ...
-
-    @property
-    def own_dims(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True)
@@ -227,12 +197,7 @@ def _require_plausible(values: np.ndarray, given: Input, known: Known) -> None:
     if bad:
         raise ValueError(f"is missing at {bad} places where the model needs it; fill them")
     if given.kind in ("month", "class"):
-        low, high = (1, 12) if given.kind == "month" else (0, given.classes - 1)
-        wrong = np.unique(values[(values < low) | (values > high) | (values != np.round(values))])
-        if len(wrong):
-            raise ValueError(
-                f"holds {', '.join(f'{number:g}' for number in wrong[:5])}; accepted are whole numbers from {low} to {high}"
-            )
+        require_whole_numbers(values, *((1, 12) if given.kind == "month" else (0, given.classes - 1)))
         return
     mean, scale = known.mean, known.spread
     distance = float(np.abs(values.mean(-1) - mean).max() if given.kind in MAPS else np.abs(values - mean).max())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import xarray as xr
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..schema.layout import Variable
+from .classes import require_declared
 from .dates import Dates, dates_of
 from .gridded import DataConfig, GriddedData, Stamps
 from .gridded_files import Request, open_fields, renamed
@@ -47,8 +48,7 @@ class InputConfig(BaseModel):
         from_files = self.kind in ("map", "scalar", "class")
         if from_files != bool(self.files):
             raise ValueError(f'kind = "{self.kind}" {"needs `files`" if from_files else "takes no `files`"}')
-        if (self.kind == "class") != (self.classes is not None):
-            raise ValueError('`classes`, how many there are, belongs to kind = "class" and is needed there')
+        require_declared(self.kind, self.classes)
         if self.kind != "lag" and self.lag != 1:
             raise ValueError(f'`lag` belongs to kind = "lag", not "{self.kind}"')
         return self
@@ -64,6 +64,37 @@ class ConditionConfig(BaseModel):
 
     inputs: dict[str, InputConfig] = Field(min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Input(Protocol):
+    """The description of an input: see `models.record.InputCard` and `models.adapter_condition.InputSpec`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def variable(self) -> str: ...
+
+    @property
+    def units(self) -> str: ...
+
+    @property
+    def lag(self) -> int: ...
+
+    @property
+    def classes(self) -> int: ...
+
+    @property
+    def mean(self) -> float: ...
+
+    @property
+    def spread(self) -> float: ...
+
+    @property
+    def own_dims(self) -> dict[str, int]: ...
 
 
 @dataclass(frozen=True)

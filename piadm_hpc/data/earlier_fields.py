@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
+from .conditions import Input
 from .dates import MONTH, Dates, dates_of
-
-if TYPE_CHECKING:
-    from .condition_files import Input
 
 
 def with_earlier_fields(

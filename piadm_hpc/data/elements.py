@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .mistakes import few
+
 log = logging.getLogger(__name__)
 
 HALOGENS = ("CL", "BR")
@@ -64,9 +66,8 @@ def elements_of(atoms: Any, source: object) -> list[str]:
     found = _elements(atoms)
     unknown = [f"{a.name} in {a.resname} {a.resid}" for a, element in zip(atoms, found, strict=True) if element is None]
     if unknown:
-        shown = ", ".join(unknown[:6]) + (f" and {len(unknown) - 6} more" if len(unknown) > 6 else "")
         raise ValueError(
-            f"{source}: names no elements, and the names of {len(unknown)} atoms leave several or none: {shown}; "
+            f"{source}: names no elements, and the names of {len(unknown)} atoms leave several or none: {few(unknown, 6)}; "
             "write the elements into the topology (columns 77-78 of a PDB file), or leave these atoms out with data.selection"
         )
     return [str(element) for element in found]

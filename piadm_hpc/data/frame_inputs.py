@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from .classes import require_declared, require_whole_numbers
 from .gridded_files import open_fields
 from .inputs import expand
 from .mistakes import gathered, named, undamaged
@@ -38,8 +39,7 @@ class FrameInputConfig(BaseModel):
     def _complete(self) -> Self:
         if self.by_file and (self.files or self.variable):
             raise ValueError("numbers come from `by_file`, or from a `variable` of `files`; leave one out")
-        if (self.kind == "class") != (self.classes is not None):
-            raise ValueError('`classes`, how many there are, belongs to kind = "class" and is needed there')
+        require_declared(self.kind, self.classes)
         return self
 
 
@@ -73,7 +73,8 @@ def read_frame_inputs(
                 found[name] = FrameInput(np.repeat(numbers, counts), given.units or "1")
             else:
                 found[name] = _by_frame(given, given.variable or name, trajectories, counts, part, root)
-            _require_classes(given, found[name].values)
+            if given.classes is not None:
+                require_whole_numbers(found[name].values, 0, given.classes - 1)
     if mistakes:
         raise ValueError("\n".join(mistakes))
     return found
@@ -132,13 +133,3 @@ def _numbers(path: Path, variable: str) -> tuple[np.ndarray, str | None]:
             raise ValueError(f"{variable} is {array.dtype} over ({', '.join(map(str, array.dims))}); it must be a number a frame")
         own = units_of(array.attrs)
         return array.values.astype(np.float64), own
-
-
-def _require_classes(given: FrameInputConfig, values: np.ndarray) -> None:
-    if given.classes is None:
-        return
-    known = values[np.isfinite(values)]
-    wrong = np.unique(known[(known < 0) | (known >= given.classes) | (known != np.round(known))])
-    if len(wrong):
-        shown = ", ".join(f"{number:g}" for number in wrong[:5])
-        raise ValueError(f"holds {shown}; accepted are whole numbers from 0 to {given.classes - 1}")

@@ -48,8 +48,7 @@ def neighbours_of(grid: Mapping[str, Coordinate], auxiliary: Mapping[str, Coordi
     if len(grid) > 1:
         rows, columns = (len(coordinate.values) for coordinate in grid.values())
         return lattice(rows, columns, periodic=wrap)
-    lat, lon = (np.deg2rad(angle) for angle in angles_of_cells(next(iter(grid)), auxiliary))
-    return nearest(np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)]), AROUND)
+    return nearest(unit_vectors(*angles_of_cells(next(iter(grid)), auxiliary)), AROUND)
 
 
 def lattice(rows: int, columns: int, *, periodic: Wrap = False) -> np.ndarray:
@@ -81,6 +80,12 @@ def _round(count: int) -> np.ndarray:
     """Points one apart on a circle [count, 2]."""
     turn = 2 * math.pi * np.arange(count) / count
     return np.column_stack([np.cos(turn), np.sin(turn)]) * count / (2 * math.pi)
+
+
+def unit_vectors(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
+    """Return unit vectors [n, 3] at latitudes and longitudes [n] in degrees."""
+    lat, lon = np.deg2rad(latitudes), np.deg2rad(longitudes)
+    return np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
 
 
 def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:

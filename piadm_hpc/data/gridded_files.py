@@ -15,7 +15,7 @@ import xarray as xr
 
 from ..schema.layout import Coordinate
 from .dates import decoded
-from .headers import require_whole
+from .headers import is_hdf5, require_whole
 from .regrid import Method
 from .selection import Choice, levelled, nearest_names, selected
 from .units import converted, same_units, units_of
@@ -65,6 +65,8 @@ HDF5: dict[str, Any] = {"engine": "h5netcdf", "phony_dims": "access"}
 
 def _half_precision(path: Path) -> bool:
     """Whether an HDF5 file has numbers of half precision, which netCDF4 takes for text and crashes on."""
+    if not is_hdf5(path):
+        return False
     with suppress(ValueError, OSError, TypeError, KeyError, ImportError, RuntimeError):
         with xr.open_dataset(path, decode_cf=False, **HDF5) as dataset:
             return any(variable.dtype == np.float16 for variable in dataset.variables.values())
@@ -77,13 +79,14 @@ def open_fields(path: Path) -> xr.Dataset:
     Raises ValueError for a truncated file, and for one that no reader can open.
     """
     require_whole(path)
-    warnings.filterwarnings("ignore", ".*float16", FutureWarning)  # pandas makes float64 of such coordinates
     causes = []
-    for options in [HDF5] if _half_precision(path) else [{}, HDF5]:
-        try:
-            return xr.open_dataset(path, decode_times=False, **options)
-        except (ValueError, OSError, TypeError, KeyError, ImportError, RuntimeError) as error:
-            causes.append(str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*float16", FutureWarning)  # pandas makes float64 of such coordinates
+        for options in [HDF5] if _half_precision(path) else [{}, HDF5]:
+            try:
+                return xr.open_dataset(path, decode_times=False, **options)
+            except (ValueError, OSError, TypeError, KeyError, ImportError, RuntimeError) as error:
+                causes.append(str(error).splitlines()[0].partition(". ")[0] if str(error) else type(error).__name__)
     raise ValueError(
         f"cannot be read as NetCDF, HDF5 or Zarr: xarray cannot open it ({causes[0]}); "
         "a reader may be missing, see the extra 'climate'"

@@ -27,6 +27,14 @@ def require_whole(path: Path) -> None:
         raise ValueError(f"is truncated: {there} of {promised} bytes are there; copy the file again")
 
 
+def is_hdf5(path: Path) -> bool:
+    """Return whether a file begins as HDF5 files do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(HDF5)) == HDF5
+
+
 def promised_bytes(path: Path) -> int:
     """The smallest size of a NetCDF-3 or HDF5 file with this header; 0 for files of other formats.
 

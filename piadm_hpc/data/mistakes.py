@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from zlib import error as DecompressionError
+
+
+def few(names: Sequence[object], shown: int = 4) -> str:
+    """Return the first few names, and how many more there are."""
+    return ", ".join(map(str, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..schema.layout import STEP, Coordinate
+from .mistakes import few
 from .selection import matches
 
 FIRST, LAST = "first_step", "last_step"
@@ -53,9 +54,11 @@ def _steps(frame: pd.DataFrame, numbers: np.ndarray, steps: tuple[int, int] | No
     absent = given & ~known & ~unclear
     mistakes = []
     if unclear.any():
-        mistakes.append(f"give either {STEP}, or both {FIRST} and {LAST}: {_shown(frame, unclear)}")
+        mistakes.append(f"give either {STEP}, or both {FIRST} and {LAST}: {few(list(frame.index[unclear]))}")
     if absent.any():
-        mistakes.append(f"steps must be whole numbers from {numbers[0]} to {numbers[-1]}, in order: {_shown(frame, absent)}")
+        mistakes.append(
+            f"steps must be whole numbers from {numbers[0]} to {numbers[-1]}, in order: {few(list(frame.index[absent]))}"
+        )
     first_step, last_step = (np.where(known, part, -1).astype(np.int64) for part in (begin, end))
     return first_step, last_step, mistakes
 
@@ -82,9 +85,4 @@ def _values(frame: pd.DataFrame, dim: str, coordinate: Coordinate) -> tuple[np.n
             found[rows] = coordinate.values[places[0]]
     values = ", ".join(f"{value:g}" if numbers else str(value) for value in coordinate.values[:12])
     units = f" {coordinate.attrs['units']}" if "units" in coordinate.attrs else ""
-    return found, [f"{dim} must be one of {values}{units}: {_shown(frame, wrong)}"] if wrong.any() else []
-
-
-def _shown(frame: pd.DataFrame, wrong: np.ndarray, shown: int = 4) -> str:
-    labels = [str(label) for label in frame.index[wrong]]
-    return ", ".join(labels[:shown]) + (f" and {len(labels) - shown} more" if len(labels) > shown else "")
+    return found, [f"{dim} must be one of {values}{units}: {few(list(frame.index[wrong]))}"] if wrong.any() else []

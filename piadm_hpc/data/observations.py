@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..schema.layout import Coordinate
+from .mistakes import few
 from .observation_files import SEPARATORS, read_csv, read_netcdf, renamed
 from .observation_steps import places_along
 from .selection import Choice
@@ -76,8 +77,7 @@ class ObservationTable:
 
     def of_mistake(self, wrong: np.ndarray, shown: int = 4) -> str:
         """Return the labels of the rows where `wrong` [m] is true, the first few of them."""
-        found = [str(label) for label in self.labels[wrong]]
-        return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
+        return few(list(self.labels[wrong]), shown)
 
 
 def read_observations(

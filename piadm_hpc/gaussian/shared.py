@@ -30,6 +30,10 @@ class SharedEOF:
         self.num_coords = self.rank + size
         self.num_shells = self.rank + (1 if valid is None else 2)
         self._turns = turns[band]
+        # whether an entry of the state has no data, as 0 or 1
+        self._outside = torch.zeros(size, dtype=torch.long, device=modes.device)
+        if valid is not None:
+            self._outside = (~valid).long().repeat(self.variables)
 
     def analyse(self, x: Tensor) -> Tensor:
         fields = x.reshape(*x.shape[:-1], self.variables, -1)
@@ -58,13 +62,6 @@ class SharedEOF:
         there = size if self.valid is None else self.variables * int(self.valid.sum())
         rest = [there - self.rank] + ([] if self.valid is None else [size - there])
         return torch.cat([torch.ones(self.rank, dtype=torch.float64), torch.tensor(rest, dtype=torch.float64)])
-
-    @property
-    def _outside(self) -> Tensor:
-        """Whether an entry of the state has no data, [d] as 0 or 1."""
-        if self.valid is None:
-            return torch.zeros(math.prod(self.event_shape), dtype=torch.long, device=self.modes.device)
-        return (~self.valid).long().repeat(self.variables)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> SharedEOF:
         valid = None if self.valid is None else self.valid.to(device)

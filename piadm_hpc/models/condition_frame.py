@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..data.alignment import channels_of
-from ..data.condition_files import GivenConditions, Input, Known, read_conditions
+from ..data.condition_files import GivenConditions, Known, read_conditions
+from ..data.conditions import Input
 from ..schema.layout import Coordinate, Variable
 from ..store.arrays import read_arrays
 from .adapter_layout import read_grid

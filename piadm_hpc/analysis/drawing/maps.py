@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...data.geometry import unit_vectors
 from ..grids import MapGrid
 from .coastlines import coastlines_between
 from .colours import Scale
@@ -104,16 +105,11 @@ def nearest_picture(grid: MapGrid, values: np.ndarray) -> np.ndarray:
     rows, columns = (PIXELS, round(PIXELS / tall)) if tall > 1 else (round(PIXELS * tall), PIXELS)
     y = south + (np.arange(max(rows, 2)) + 0.5) * (north - south) / max(rows, 2)
     x = west + (np.arange(max(columns, 2)) + 0.5) * (east - west) / max(columns, 2)
-    points = _on_sphere(grid.y.ravel(), grid.x.ravel())
+    points = unit_vectors(grid.y.ravel(), grid.x.ravel())
     tree = KDTree(points)
     reach = tree.query(points, k=min(5, len(points)))[0][:, -1]
-    distance, nearest = tree.query(_on_sphere(*(one.ravel() for one in np.meshgrid(y, x, indexing="ij"))))
+    distance, nearest = tree.query(unit_vectors(*(one.ravel() for one in np.meshgrid(y, x, indexing="ij"))))
     return np.where(distance <= reach[nearest], values[nearest], np.nan).reshape(len(y), len(x))
-
-
-def _on_sphere(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    y, x = np.deg2rad(lat), np.deg2rad(lon)
-    return np.column_stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)])
 
 
 def _name_axes(axis: Axes, grid: MapGrid) -> None:

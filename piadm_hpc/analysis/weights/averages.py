@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.optimize import minimize
+from scipy.special import logsumexp
 
 from ...data.observations import ObservationTable, read_observations
 from ...models.observations.geometry import geometry_of
@@ -112,8 +113,7 @@ def tilt(averages: Averages, start: np.ndarray, theta: float) -> Tilted:
         return np.asarray(base - f @ x)
 
     def value(x: np.ndarray) -> float:
-        largest = logs(x).max()
-        return float(np.log(np.exp(logs(x) - largest).sum()) + largest + theta / 2 * (x**2).sum())
+        return float(logsumexp(logs(x)) + theta / 2 * (x**2).sum())
 
     def gradient(x: np.ndarray) -> np.ndarray:
         return np.asarray(theta * x - normalised(logs(x)) @ f)

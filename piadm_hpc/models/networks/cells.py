@@ -19,16 +19,11 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...data.geometry import unit_vectors
 from ..config import NetworkConfig
-from .unet import AdaptiveNorm, Block, Convolution, LevelEmbedding
+from .unet import AdaptiveNorm, Block, Convolution, LevelEmbedding, with_numbers
 
 TURNS = np.arange(8) * (math.pi / 4)
-
-
-def sphere(latitudes: np.ndarray, longitudes: np.ndarray) -> np.ndarray:
-    """Return unit vectors [n, 3] at latitudes and longitudes in degrees."""
-    lat, lon = np.deg2rad(latitudes), np.deg2rad(longitudes)
-    return np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
 
 
 def spacing_of(points: np.ndarray) -> float:
@@ -114,7 +109,7 @@ class CellUNet(nn.Module):
         super().__init__()
         num_maps, num_numbers = given or (0, 0)
         self.given = None if given is None else nn.Linear(num_numbers, config.embedding)
-        points = sphere(latitudes, longitudes)
+        points = unit_vectors(latitudes, longitudes)
         widths = [config.width * m for m in config.multipliers]
         self.register_buffer("places", torch.from_numpy(points.T.copy()).to(torch.float32), persistent=False)
         self.maps = nn.Parameter(torch.zeros(config.static_maps, len(points)))
@@ -138,11 +133,9 @@ class CellUNet(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, fields: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
-        level, x = self.level(log_snr), fields.reshape(len(fields), -1, 1, self.places.shape[1])
-        if self.given is not None:
-            if condition is None:
-                raise ValueError("the network was trained with conditions; give one")
-            level = level + self.given(condition["numbers"])
+        level = with_numbers(self.level(log_snr), self.given, condition)
+        x = fields.reshape(len(fields), -1, 1, self.places.shape[1])
+        if self.given is not None and condition is not None:
             x = torch.cat([x, condition["maps"].reshape(len(x), -1, *x.shape[2:])], dim=1)
         static = torch.cat([self.places, self.maps])[None, :, None].expand(len(x), -1, -1, -1)
         first = x = self.stem(torch.cat([x, static.to(x)], dim=1))

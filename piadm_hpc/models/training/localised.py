@@ -21,7 +21,7 @@ from ...gaussian.masked import MaskedEOF
 from ...gaussian.reference import GaussianReference
 from ...gaussian.shared import SharedEOF
 from ...theory.bases import EOF
-from .scales import FLOOR, Scales
+from .scales import FLOOR, Scales, band_edges
 from .tapered import Channels, Covariance, reach_of
 
 NUMBERS = 2**25
@@ -30,8 +30,8 @@ NUMBERS = 2**25
 FOLDS = 2
 """Parts of the training fields whose energy in the modes of all others becomes the variance of these."""
 
-GROWTH = 0.1
-"""Modes of a band, as a share of those before it, whose variances are corrected together."""
+BAND = 0.1, 1
+"""Modes of a band, whose variances are corrected together: a share of all before it, and the fewest."""
 
 LINKS = 4
 """Neighbours of a point where no pairs are given."""
@@ -95,7 +95,7 @@ def _shared(
     unit, modes = _of_variance(np.square(pooled[0]).sum(0) / (len(pooled[0]) - 1), root, noise)
     unit, modes = unit[unit > 1e-12 * unit[0]], modes[:, unit > 1e-12 * unit[0]]
     found = (pooled[0] @ modes).T.reshape(len(unit), -1, variables)
-    edges = _edges(len(unit))
+    edges = band_edges(len(unit), *BAND)
     between = np.add.reduceat(np.einsum("knu,knv->kuv", found, found), edges[:-1]) / (len(fields[0]) - 1)
     values, vectors = np.linalg.eigh(between / np.add.reduceat(unit, edges[:-1])[:, None, None])
     bands = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
@@ -180,18 +180,10 @@ def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: 
         whole += weight * float(np.square(apart).sum(1).mean())
         own += fold.size / len(flat) * fitted
     tail = max(0.0, whole - float(energy.sum())) / max(1, flat.shape[1] - count)
-    edges = _edges(count)
+    edges = band_edges(count, *BAND)
     sums = [np.add.reduceat(values, edges[:-1]) for values in (energy, own)]
     ratio = np.repeat(sums[0] / sums[1], np.diff(edges))
     return _Modes(variances * ratio, vectors, tail)
-
-
-def _edges(count: int) -> np.ndarray:
-    """Where bands of modes begin and end, from 0 to `count`; each is a share GROWTH of all before it, and one mode at least."""
-    edges = [0]
-    while edges[-1] < count:
-        edges.append(min(count, edges[-1] + max(1, int(GROWTH * edges[-1]))))
-    return np.array(edges)
 
 
 def _of_variance(wanted: np.ndarray, roots: np.ndarray, tail: float) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,14 @@ LEFT = 0.9
 """The share of the smallest variance in any band that may be left to white noise."""
 
 
+def band_edges(count: int, growth: float, fewest: int) -> np.ndarray:
+    """Return where bands begin and end, from 0 to `count`: each is a share `growth` of all before it, and `fewest` at least."""
+    edges = [0]
+    while edges[-1] < count:
+        edges.append(min(count, edges[-1] + max(fewest, int(growth * edges[-1]))))
+    return np.array(edges)
+
+
 @dataclass(frozen=True)
 class Scales:
     """Smooth functions [points, k], orthonormal and in order of their scale, and the bands they fall into, by their `edges`."""
@@ -50,10 +58,7 @@ class Scales:
         else:
             start = np.random.default_rng(0).standard_normal(size)
             functions = eigsh(laplacian, min(FUNCTIONS, size - 2), sigma=-1e-3, tol=1e-4, v0=start)[1]
-        edges = [0]
-        while edges[-1] < functions.shape[1]:
-            edges.append(min(functions.shape[1], edges[-1] + max(BAND[1], int(BAND[0] * edges[-1]))))
-        return cls(functions.astype(np.float32), np.array(edges))
+        return cls(functions.astype(np.float32), band_edges(functions.shape[1], *BAND))
 
     @property
     def degrees(self) -> np.ndarray:
