@@ -141,8 +141,8 @@ def _bad_units(dim: str, attrs: Mapping[Any, Any], kind: str) -> str | None:
 
 def _indices(fields: xr.Dataset, dims: tuple[str, str]) -> list[str]:
     """A note if angles look like the numbers of rows and columns."""
-    told = any(attr in fields[dim].attrs for dim in dims for attr in ("units", "standard_name"))
-    if told or not all(np.array_equal(fields[dim].values, np.arange(fields.sizes[dim])) for dim in dims):
+    described = any(attr in fields[dim].attrs for dim in dims for attr in ("units", "standard_name"))
+    if described or not all(np.array_equal(fields[dim].values, np.arange(fields.sizes[dim])) for dim in dims):
         return []
     return [f"{dims[0]} and {dims[1]} count from 0 and name no units; taken as degrees, and areas are those of such a region"]
 

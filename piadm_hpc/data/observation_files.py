@@ -97,7 +97,7 @@ def _of_fields(dataset: xr.Dataset, names: Sequence[str], along: Mapping[str, Co
     for name in names:
         array, dims = dataset[name], _horizontal(dataset[name])
         assert dims is not None
-        array, told = _placed_along(dataset, array, dims, along)
+        array, named = _placed_along(dataset, array, dims, along)
         order = [*(str(dim) for dim in array.dims if dim not in dims), *dims]
         array = array.transpose(*order)
         lat, lon = (array[dim].values.astype(np.float64) for dim in dims)
@@ -111,7 +111,7 @@ def _of_fields(dataset: xr.Dataset, names: Sequence[str], along: Mapping[str, Co
             "south": edges[0].min(1)[rows], "north": edges[0].max(1)[rows],
             "west": edges[1].min(1)[columns], "east": edges[1].max(1)[columns],
         }  # fmt: skip
-        data |= {column: _spread(values, array) for column, values in told.items()}
+        data |= {column: _spread(values, array) for column, values in named.items()}
         if f"{name}_std" in dataset:
             data["std"] = _spread(dataset[f"{name}_std"].squeeze(drop=True), array).astype(np.float64)
         if "units" in array.attrs:
@@ -133,12 +133,12 @@ def _placed_along(
         array = array.assign_coords({STEP: np.arange(array.sizes[STEP])})
     array = array.squeeze([dim for dim in array.dims if dim not in dims and array.sizes[dim] == 1])
     found = {name: array.coords[name] if name in array.coords else dataset.get(name) for name in columns_along(along)}
-    told = {name: c for name, c in found.items() if c is not None and set(c.dims) <= set(array.dims) - set(dims)}
-    known = {dim for c in told.values() for dim in c.dims}
+    named = {name: c for name, c in found.items() if c is not None and set(c.dims) <= set(array.dims) - set(dims)}
+    known = {dim for c in named.values() for dim in c.dims}
     further = [f"{dim} of {array.sizes[dim]} values" for dim in array.dims if dim not in dims and dim not in known]
     if further:
         raise ValueError(f"{array.name} has a dimension {', '.join(further)}; choose one with observations.select")
-    return array, {name: _in_units(c, along.get(name)) for name, c in told.items()}
+    return array, {name: _in_units(c, along.get(name)) for name, c in named.items()}
 
 
 def _in_units(values: xr.DataArray, wanted: Coordinate | None) -> xr.DataArray:
