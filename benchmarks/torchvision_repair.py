@@ -34,6 +34,8 @@ class _Before(MetaPathFinder):
 def _declare(folder: Path) -> None:
     import torch
 
+    if hasattr(torch.ops.torchvision, NAMES[0]):  # asked twice: another finder has declared them
+        return
     try:
         for library in folder.glob("_C*.so"):
             torch.ops.load_library(library)
