@@ -214,7 +214,7 @@ def _alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def running(folder: Path, *, nodes: int, cpus: int) -> Iterator[Cluster]:
-    """A Slurm for the time of a test session, held by a process that stops it whatever becomes of this one."""
+    """Start Slurm for a test session, from a process that stops it even if this one is killed."""
     command = [sys.executable, __file__, str(folder), str(nodes), str(cpus)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert holder.stdin is not None and holder.stdout is not None

@@ -21,7 +21,7 @@ from piadm_hpc.run.reporting import read_events
 TESTS = Path(__file__).resolve().parent
 PIADM = [sys.executable, "-m", "piadm_hpc"]
 NUM_SAMPLES = 6
-HELD_AFTER = 16  # scores: a sample takes about twelve
+WAIT_AFTER = 16  # scores: a sample takes about twelve
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Site:
         return self.cluster.run([*PIADM, *arguments], more=self.environment(delay), timeout=timeout, cwd=self.folder)
 
     def hold(self, out: str) -> Path:
-        """What says that every rank of a run is held after its first sample, until `release`."""
+        """Make every rank of a run wait after its first sample until `release`; returns the file that says so."""
         path = self.folder / f"{out}.delay"
         draft = path.with_suffix(".draft")
-        draft.write_text(f"0 {HELD_AFTER}")
+        draft.write_text(f"0 {WAIT_AFTER}")
         os.replace(draft, path)
         return path
 
     def release(self, out: str) -> None:
-        """Let a run go that was held."""
+        """Let a waiting run continue."""
         draft = self.folder / f"{out}.draft"
         draft.write_text("0")
         os.replace(draft, self.folder / f"{out}.delay")

@@ -299,7 +299,7 @@ def baselines_of(folder: Path, run: str, count: int = 2) -> Any:
         return measure(make_sampler(config, model), model.process, own, range(count), tol=config.solver.tol)
 
 
-def test_a_stochastic_chain_is_held_against_itself(plain: Path) -> None:
+def test_a_stochastic_chain_is_compared_with_itself(plain: Path) -> None:
     found = baselines_of(plain, "run")
     assert not found.deterministic and found.own_error == found.path_error < 1e-3
     assert found.step_by_step.error == 0 and found.step_by_step.rounds == 12
@@ -314,7 +314,7 @@ def test_dpm_solver_converges_with_second_order(plain: Path) -> None:
     assert errors[40] / errors[80] == pytest.approx(4, rel=0.5) and found.converged_error < 1e-3
 
 
-def test_a_deterministic_chain_is_held_against_the_converged_flow(plain: Path) -> None:
+def test_a_deterministic_chain_is_compared_with_the_converged_flow(plain: Path) -> None:
     make_run(plain, "ode", chain={"integrator": "piadm", "eta": 0.0})
     found = baselines_of(plain, "ode")
     assert found.deterministic and found.path_error < 1e-2 < found.own_error

@@ -260,7 +260,7 @@ def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int) -> N
     assert tight[1] >= loose[1] and choose(replace(known, gram=known.gram * 100), 1.0, -8.0, 7.0) == loose
 
 
-def test_draws_whose_changes_shrink_slowly_are_held_to_more() -> None:
+def test_draws_whose_changes_shrink_slowly_are_swept_on() -> None:
     """Near a boundary between modes changes fall below the tolerance by a third a sweep, and what is left moves the end far."""
     target, draws = target_c(OU(), 256), [19, 23, 119]
     reference = target.reference()

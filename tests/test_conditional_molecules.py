@@ -282,8 +282,8 @@ def test_all_mistakes_of_inputs_are_told_at_once(folder: Path, tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_runs_are_verified_by_frames_of_their_own_condition(folder: Path, tmp_path: Path) -> None:
     """The held-out file knows the inputs of its frames; a run at another temperature needs frames of its own."""
-    with xr.open_dataset(folder / "network" / "held_out.h5") as held:
-        assert (held.condition_temperature == 390).all() and set(held.condition_state.values) == {0.0, 1.0}
+    with xr.open_dataset(folder / "network" / "held_out.h5") as frames:
+        assert (frames.condition_temperature == 390).all() and set(frames.condition_state.values) == {0.0, 1.0}
     arguments = ["sample", "--model", folder / "gaussian", "--samples", 40, "--set", "grid.steps=8"]
     there = given(tmp_path / "there.nc", [390.0], [1])
     assert call(*arguments, "--condition", there, "--out", tmp_path / "there")["code"] == 0

@@ -62,11 +62,11 @@ def test_variances_and_correlations_are_those_of_the_fields(gaps: bool) -> None:
 
 
 def test_held_out_fields_are_likelier_than_under_plain_modes() -> None:
-    train, held, test = (smooth_fields(n, 1, seed)[:, 0] for n, seed in ((60, 0), (20, 1), (40, 2)))
+    train, unseen, test = (smooth_fields(n, 1, seed)[:, 0] for n, seed in ((60, 0), (20, 1), (40, 2)))
     mask = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
     mask[4:8, 6:12] = False
     for gaps in (None, mask):
-        parts = [part if gaps is None else part * gaps for part in (train, held, test)]
+        parts = [part if gaps is None else part * gaps for part in (train, unseen, test)]
         scores = {
             basis: log_likelihood(fit_reference(parts[0], parts[1], ReferenceConfig(basis=basis), mask=gaps), parts[2])
             for basis in ("smooth", "eof")
@@ -145,7 +145,7 @@ def test_many_variables_share_modes_and_keep_their_correlations(monkeypatch: pyt
     mask = torch.ones(12, ROWS, COLUMNS, dtype=torch.bool)
     if gaps:
         mask[:, 3:7, 5:12] = False
-    train, held = fields[:60] * mask, fields[60:] * mask
+    train, unseen = fields[:60] * mask, fields[60:] * mask
     reference = fit_localised_eof(train, train[:0], rectangular(ROWS, COLUMNS, periodic=True), mask if gaps else None, 300)
     assert isinstance(reference.basis, SharedEOF) and reference.basis.modes.shape[1] <= 300
     white = torch.randn(800, 12, ROWS, COLUMNS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -157,7 +157,7 @@ def test_many_variables_share_modes_and_keep_their_correlations(monkeypatch: pyt
     for band in (slice(1, 3), slice(3, 6), slice(6, 13)):
         assert 0.7 < float(power[0][band].sum() / power[1][band].sum()) < 1.4
     plain = fit_reference(train, train[:0], ReferenceConfig(basis="eof"), mask=mask if gaps else None)
-    assert log_likelihood(reference, held) > log_likelihood(plain, held) + 10
+    assert log_likelihood(reference, unseen) > log_likelihood(plain, unseen) + 10
 
 
 def test_variables_with_data_at_different_points() -> None:

@@ -318,7 +318,7 @@ def test_forecasts_are_verified_by_lead_against_dated_fields(forecasts: Path, tm
 
 
 def test_forecasts_are_planned_with_all_their_leads(forecasts: Path, tmp_path: Path) -> None:
-    """Calls and rounds of a forecast lead by lead are those of one lead as often; pipelined, more leads are held at once."""
+    """A forecast lead by lead costs as many leads as it has; pipelined, several leads are in memory at once."""
     arguments = ["--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--set", "rollout.leads=6"]
     assert "8 forecasts of 6 leads on 2 ranks" in call("plan", *arguments, "--samples", 2, "--ranks", 2)["out"]
 

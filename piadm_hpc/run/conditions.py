@@ -59,8 +59,8 @@ def _chosen(given: GivenConditions, numbers: Sequence[int]) -> GivenConditions:
     """The conditions with these numbers, with their own labels; ValueError for numbers that the file does not have."""
     absent = [str(number) for number in numbers if not 0 <= number < len(given)]
     if absent:
-        held = f"its file holds {len(given)}, numbered from 0 to {len(given) - 1}"
-        raise ValueError(f"condition.only: there is no condition {', '.join(absent)}; {held}")
+        accepted = f"its file holds {len(given)}, numbered from 0 to {len(given) - 1}"
+        raise ValueError(f"condition.only: there is no condition {', '.join(absent)}; {accepted}")
     rows = list(numbers)
     labels = replace(given.labels, values=given.labels.values[rows])
     return GivenConditions({name: values[rows] for name, values in given.values.items()}, labels)
