@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -198,7 +199,7 @@ def _blocks(axis: Axes, picture: Picture, residual: np.ndarray) -> None:
     axis.bar(blocks, middle, width=0.7, color=PALE, yerr=reach, error_kw={"ecolor": OWN, "elinewidth": 1, "capsize": 2})
     axis.set(title=f"{word} per block: median and range", xlabel="block, from noise to data", ylabel=word)
     axis.set_ylim(0, 1.25 * sweeps.max(initial=1))
-    right.plot(blocks, np.fmax.reduce(residual), "o", color=SECOND, markersize=4)
+    right.plot(blocks, reduce(np.fmax, residual), "o", color=SECOND, markersize=4)
     right.axhline(picture.tol, color=SECOND, linewidth=0.9, linestyle=(0, (4, 3)))
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "xytext": (0, 2), "textcoords": "offset points"}
     right.annotate("tolerance", (0.01, picture.tol), va="bottom", fontsize=8, color=SECOND, **place)

@@ -6,6 +6,7 @@ Mistakes that can be corrected in only one way are corrected, with a line for th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ def _along(array: xr.DataArray, dim: str) -> np.ndarray | None:
     if dim not in array.dims:
         return None
     values = array.transpose(dim, ...).values.reshape(array.sizes[dim], -1).astype(np.float64)
-    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)  # points of land may have no angles
+    low, high = reduce(np.fmin, values.T), reduce(np.fmax, values.T)  # points of land may have no angles
     return None if (high - low > SAME).any() else low
 
 

@@ -33,9 +33,9 @@ class Healpix:
     def angles(self, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return latitude and longitude in degrees of the centres of cells [n]; ValueError for numbers that do not exist."""
         number = np.asarray(cells).astype(np.int64)
-        if number.size and (number.min() < 0 or number.max() >= 12 * self.nside**2):
+        if number.size and (np.min(number) < 0 or np.max(number) >= 12 * self.nside**2):
             raise ValueError(
-                f"cells {number.min()} to {number.max()}: HEALPix of nside {self.nside} has 0 to {12 * self.nside**2 - 1}"
+                f"cells {np.min(number)} to {np.max(number)}: HEALPix of nside {self.nside} has 0 to {12 * self.nside**2 - 1}"
             )
         ring, place, shift = self._nested(number) if self.nested else self._rings(number)
         n, around = self.nside, self._around(ring)

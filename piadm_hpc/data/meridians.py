@@ -17,14 +17,14 @@ def round_the_globe(fields: xr.Dataset, lat: str, lon: str) -> tuple[xr.Dataset,
     fields, notes = _rising(fields, lon)
     values = fields[lon].values.astype(np.float64)
     if np.ptp(values) >= 720:
-        raise ValueError(f"{lon} reaches from {values.min():g} to {values.max():g}; longitudes go round the globe once")
+        raise ValueError(f"{lon} reaches from {np.min(values):g} to {np.max(values):g}; longitudes go round the globe once")
     if len(values) > 2:
         fields, note = _once(fields, lon)
         notes += note
     values = fields[lon].values.astype(np.float64)
     steps, seam = np.diff(values) % 360, (values[0] - values[-1]) % 360
     falls = np.flatnonzero(np.diff(values) < 0)
-    if len(values) < 2 or seam <= WIDE * steps.max():
+    if len(values) < 2 or seam <= WIDE * np.max(steps):
         if len(falls) == 1 and values[-1] < values[0]:
             fields = fields.roll({lon: -int(falls[0] + 1)}, roll_coords=True)
             notes.append(f"{lon} shifted to begin at {fields[lon].values[0]:g}")
@@ -61,7 +61,7 @@ def _once(fields: xr.Dataset, lon: str) -> tuple[xr.Dataset, list[str]]:
 
 def _together(fields: xr.Dataset, lon: str, steps: np.ndarray, seam: float, notes: list[str]) -> tuple[xr.Dataset, list[str]]:
     """A region that its file cuts in two, as at the meridian of Greenwich, in one piece."""
-    cut = int(steps.argmax())
+    cut = int(np.argmax(steps))
     if steps[cut] <= WIDE * max(seam, np.delete(steps, cut).max(initial=0)):
         return fields, notes
     return _counted_on(fields.roll({lon: -(cut + 1)}, roll_coords=True), lon, notes)

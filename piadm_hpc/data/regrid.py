@@ -30,9 +30,9 @@ def regridded(fields: xr.Dataset, grid: Mapping[str, Coordinate], method: Method
             low = float(fields[dim].values.min())
             wanted[dim] = low + (values - low) % 360
             continue
-        low, high = own[dim].min(), own[dim].max()
-        if values.min() < low - step or values.max() > high + step:
-            mistakes.append(f"its {dim} reaches from {low:g} to {high:g}, the grid's from {values.min():g} to {values.max():g}")
+        low, high, least, most = np.min(own[dim]), np.max(own[dim]), np.min(values), np.max(values)
+        if least < low - step or most > high + step:
+            mistakes.append(f"its {dim} reaches from {low:g} to {high:g}, the grid's from {least:g} to {most:g}")
         wanted[dim] = values.clip(low, high)
     if mistakes:
         raise ValueError(f"{'; '.join(mistakes)}; regrid interpolates within the file alone")

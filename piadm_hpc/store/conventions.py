@@ -82,8 +82,8 @@ def _angle(values: ArrayLike, dim: str, attrs: dict[str, Any], limits: tuple[flo
     low, high = limits
     if array.ndim != 1 or array.size == 0 or not np.all((array >= low) & (array <= high)):
         raise ValueError(
-            f"{attrs['standard_name']}: got an array of shape {array.shape} with values from {array.min(initial=np.inf)} to "
-            f"{array.max(initial=-np.inf)}; give one dimension of degrees between {low:g} and {high:g}"
+            f"{attrs['standard_name']}: got an array of shape {array.shape} with values from {np.min(array, initial=np.inf)} to "
+            f"{np.max(array, initial=-np.inf)}; give one dimension of degrees between {low:g} and {high:g}"
         )
     return Coordinate((dim,), array, attrs)
 

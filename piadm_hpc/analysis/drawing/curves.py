@@ -54,9 +54,9 @@ def spectrum(axis: Axes, power: Power, grid: MapGrid, own_label: str, real_label
     axis.plot(k, real, color=REAL, linewidth=1.6, label=literal(real_label))
     axis.plot(k, own.mean(0), color=OWN, linewidth=1.8, label=own_label)
     axis.set(xscale="log", yscale="log", xlim=(1, max(k[-1], 2)))
-    floor = min(real.min(), own.mean(0).min())
+    floor = min(np.min(real), np.min(own.mean(0)))
     # data of a truncated model have hardly any power in the last wavenumbers, which would flatten all the rest
-    axis.set_ylim(bottom=max(floor, 1e-6 * own.mean(0).max()) / 2 or None)
+    axis.set_ylim(bottom=max(floor, 1e-6 * np.max(own.mean(0))) / 2 or None)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(color="#e6e6e6", linewidth=0.6)
     axis.set_axisbelow(True)

@@ -57,7 +57,7 @@ def unwrapped(grid: MapGrid) -> np.ndarray:
     """Longitudes of scattered points, in the range of 360 degrees whose ends lie in their widest gap."""
     turn = np.sort(grid.x.ravel() % 360)
     gaps = np.diff(np.append(turn, turn[0] + 360))
-    first = turn[(gaps.argmax() + 1) % len(turn)] if gaps.max() > 10 else -180.0
+    first = turn[(int(np.argmax(gaps)) + 1) % len(turn)] if gaps.max() > 10 else -180.0
     return np.asarray(first + (grid.x - first) % 360)
 
 

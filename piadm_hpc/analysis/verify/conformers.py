@@ -164,7 +164,7 @@ def slow_coordinates(real: Conformers, features: Callable[[Conformers], np.ndarr
     instant = centred.T @ centred / len(centred)
     lagged = centred[:-LAG].T @ centred[LAG:] / (len(centred) - LAG)
     size, axes = np.linalg.eigh(instant)
-    kept = size > 1e-6 * size.max()
+    kept = size > 1e-6 * np.max(size)
     whiten = axes[:, kept] / np.sqrt(size[kept])
     slow = np.linalg.eigh(whiten.T @ (lagged + lagged.T) / 2 @ whiten)[1][:, ::-1][:, :2]
     projection = whiten @ slow
