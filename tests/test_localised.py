@@ -13,7 +13,7 @@ from torch import Tensor
 
 import piadm_hpc
 from piadm_hpc.config.validation import ConfigError
-from piadm_hpc.data.geometry import rectangular
+from piadm_hpc.data.geometry import lattice, rectangular
 from piadm_hpc.gaussian.masked import MaskedEOF, log_likelihood, shell_degrees
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.gaussian.shared import SharedEOF
@@ -21,6 +21,7 @@ from piadm_hpc.models.config import ReferenceConfig
 from piadm_hpc.models.training import localised
 from piadm_hpc.models.training.fitting import fit_reference
 from piadm_hpc.models.training.localised import fit_localised_eof
+from piadm_hpc.models.training.scales import FLOOR, Scales
 from piadm_hpc.models.training.tapered import gaspari_cohn
 
 ROWS, COLUMNS = 16, 24
@@ -105,6 +106,24 @@ def test_power_is_that_of_a_known_spectrum_on_a_grid_with_gaps() -> None:
     power = [torch.fft.rfft(f[:, rows]).abs().square().mean((0, 1)) for f in (made, drawn(2000, 9))]
     for band in (slice(1, 4), slice(4, 7), slice(7, 11), slice(11, 17)):
         assert 0.75 < float(power[0][band].sum() / power[1][band].sum()) < 1.35
+
+
+def test_small_scales_of_large_grids_have_their_power() -> None:
+    """Bands of polynomials divide the square of a field; with the gains a covariance has in every band the power wanted."""
+    points, generator = 48 * 50, np.random.default_rng(0)
+    scales = Scales.of(lattice(48, 50, periodic=True), np.ones(points, dtype=bool))
+    fields = generator.standard_normal((points, 400), dtype=np.float32)
+    assert scales.passes is not None and len(scales.degrees) >= len(scales.edges) + 1
+    assert scales.power(fields).sum() == pytest.approx(np.square(fields).sum(), rel=1e-3)
+    assert scales.degrees.sum() == pytest.approx(points)
+    assert np.allclose(scales.power(fields) / 400, scales.degrees, rtol=0.2)
+    modes = np.linalg.qr(fields)[0]
+    variances = 1 / (1 + np.arange(400.0))
+    wanted = scales.degrees / (1 + np.arange(len(scales.degrees))) ** 2
+    found, addition = scales.balanced(modes, variances, wanted, 0.0)
+    root = np.linalg.cholesky((1 - FLOOR) * np.diag(variances) + addition + 1e-9 * np.eye(400))
+    ratio = scales.power(found @ root.astype(np.float32)) / wanted
+    assert np.allclose(ratio, 1, atol=0.3), ratio
 
 
 def test_modes_that_variables_share_are_orthonormal() -> None:

@@ -141,16 +141,12 @@ def _fit(
         entries, scale = channels.variable == variable, scales[there.tobytes()]
         powers.append((entries, scale, scale.power(apart[entries])))
     tail = min(modes.tail, *(scale.most_noise(power) for _, scale, power in powers))
-    covariance, gains = np.diag((1 - FLOOR) * modes.variances), []
+    covariance, vectors = np.diag((1 - FLOOR) * modes.variances), np.empty_like(modes.vectors)
     for entries, scale, power in powers:
-        gain, more = scale.balanced(modes.vectors[entries], modes.variances, power, tail)
-        gains.append(gain)
+        vectors[entries], more = scale.balanced(modes.vectors[entries], modes.variances, power, tail)
         covariance += more
     values, turn = np.linalg.eigh(covariance)
-    root = modes.vectors @ (turn * np.sqrt(values.clip(min=0))).astype(np.float32)
-    for (entries, scale, _), gain in zip(powers, gains, strict=True):
-        root[entries] = scale.filtered(root[entries], gain)
-    return root, tail
+    return vectors @ (turn * np.sqrt(values.clip(min=0))).astype(np.float32), tail
 
 
 def _calibrated(
