@@ -294,7 +294,7 @@ def test_figures_of_cells_are_drawn_and_of_planes_as_a_page_of_pdf(kind: str, tm
 
 
 def test_correlations_of_variables_are_those_of_numpy() -> None:
-    """They are computed with equal weights from deviations from the mean of each point; points that a variable lacks are left out."""
+    """They weigh deviations from the mean of each point equally; points that one of the variables lacks are left out."""
     generator = np.random.default_rng(4)
     a = generator.normal(size=(50, 3, 4))
     b = 0.8 * a + 0.6 * generator.normal(size=(50, 3, 4)) + np.arange(4) * 100

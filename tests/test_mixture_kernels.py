@@ -112,7 +112,7 @@ def test_a_gaussian_is_exact_in_one_sweep_and_any_number_of_steps() -> None:
 
 
 def test_few_steps_are_nearer_to_a_mixture_than_ancestral_sampling() -> None:
-    """With exact moments, Wasserstein-2 distances on a line are smaller for 3 and 5 steps of the quadratic grid on the VP clock."""
+    """With exact moments, Wasserstein-2 distances on a line are smaller for 3 and 5 steps of the quadratic VP grid."""
     target, process, count = line(VP()), VP(), 20_000
     reference = target.reference()
     ends = torch.tensor([1.0, 1e-3], dtype=F64)

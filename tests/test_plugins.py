@@ -1,4 +1,4 @@
-"""Callables of one's own in a configuration: a generator of one call, and an operator that foretells the path."""
+"""A configuration can name callables: a generator of one call, and an operator that predicts the path."""
 
 from __future__ import annotations
 
