@@ -1,4 +1,4 @@
-"""Integrators of phase space written out by hand, block after block, as their authors describe them: oracles for the tables.
+"""Integrators of phase space written out block after block, as their authors describe them: oracles for the package's tables.
 
 States are z = (x, m), [2, ...]; `score(z, tau)` has the same shape, and `stir(z, root)` adds root times fresh white noise.
 """
@@ -26,7 +26,7 @@ def mul(matrix: Tensor, z: Tensor) -> Tensor:
 
 
 def fine_rule(high: float, low: float, nodes: int = 160) -> tuple[Tensor, Tensor]:
-    """Times and weights of Gauss's rule in the square root of time."""
+    """Return times and weights of Gauss's rule in the square root of time."""
     points, weights = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(nodes))
     middle, half = (high**0.5 + low**0.5) / 2, (high**0.5 - low**0.5) / 2
     u = middle + half * points
@@ -39,13 +39,13 @@ def diag(a: float, b: float) -> Tensor:
 
 
 class Hand:
-    """All methods of one phase space; `now` etc. are the times of the step that is being made."""
+    """All methods on one phase space; `now` and `after` are the times at which the present step begins and ends."""
 
     def __init__(self, phase: PhaseSpace, score: Score, stir: Stir, lam: float = 0.0, lam_s: float = 1.0, cond: str = "now"):
         self.p, self.score, self.stir, self.lam, self.lam_s, self.cond = phase, score, stir, lam, lam_s, cond
 
     def run(self, name: str, z: Tensor, tau: Tensor) -> Tensor:
-        """The method's steps over the times tau [J+1]."""
+        """Take the method's steps over the times tau [J+1]."""
         self.memory: tuple[float, Tensor] | None = None
         self.root: Tensor
         self.start = float(tau[0])
@@ -80,7 +80,7 @@ class Hand:
     def conjugate(
         self, z: Tensor, s: Tensor, at: float, high: float, low: float, F: Tensor, GG: Tensor, B: Tensor, turned: bool = False
     ) -> Tensor:
-        """e^{(B-F)h} (I - hB) z - W eps with eps = -root^T s, W by Gauss's rule in sqrt time with very many points."""
+        """Return e^{(B-F)h} (I - hB) z - W eps with eps = -root^T s; W by a very fine Gauss rule in the square root of time."""
         times, w = fine_rule(high, low)
         carry = torch.linalg.matrix_exp((B - F) * (times - low)[:, None, None])
         root = self.roots(times, high) if turned else torch.linalg.cholesky(self.p.covariance(times))
@@ -90,7 +90,7 @@ class Hand:
         return mul(torch.linalg.matrix_exp((B - F) * h) @ (torch.eye(2, dtype=F64) - h * B), z) - mul(W, eps)
 
     def roots(self, times: Tensor, high: float) -> Tensor:
-        """Transported roots that are the Cholesky factor at `high`, by scipy's integrator."""
+        """Return the transported roots that are the Cholesky factor at `high`, by scipy's integrator."""
         from scipy.integrate import solve_ivp
 
         F, GG = self.p.drift.numpy(), self.p.diffusion.numpy()
@@ -125,7 +125,7 @@ class Hand:
         return self.conjugate(z, self.score(z, now), now, now, after, self.p.drift, self.p.diffusion, B, turned)
 
     def gddim(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
-        """z' = E^-1 z + (R' - E^-1 R) eps: no quadrature."""
+        """Take the step z' = E^-1 z + (R' - E^-1 R) eps, which needs no quadrature."""
         low, high = self.roots(torch.tensor([after, now], dtype=F64), now)
         back = torch.linalg.matrix_exp(-self.p.drift * h)
         return mul(back, z) - mul((low - back @ high) @ high.T, self.score(z, now))
@@ -234,7 +234,7 @@ class Hand:
         return self.Ac(self.Bc(z, s, at, now, after, 2), s, at, now, after, 2)
 
     def gddim_ab2(self, z: Tensor, now: float, after: float, h: float) -> Tensor:
-        """Two steps of eps, whose roots are turned by the angle they have turned since the first time."""
+        """Extrapolate eps from two steps, with roots turned by the angle that they have turned since the first time."""
         p = self.p
         times, w = fine_rule(now, after)
         # from the factor at `now` to the root that began as the factor at the first time
@@ -255,7 +255,7 @@ class Hand:
 
 
 class PhaseMixture:
-    """The score of a Gaussian mixture in phase space, s(z, tau), component by component; z [2, samples, d]."""
+    """The score s(z, tau) of a Gaussian mixture in phase space, computed component by component; z is [2, samples, d]."""
 
     def __init__(self, phase: PhaseSpace, target: GaussianMixture):
         self.p, self.target = phase, target
@@ -273,6 +273,6 @@ class PhaseMixture:
         return torch.einsum("cn,cind->ind", share, torch.stack(slopes))
 
     def __call__(self, z: Tensor, tau: Tensor) -> Tensor:
-        """Rows [rows, 2, d] at their own times [rows]."""
+        """Return the score of rows [rows, 2, d] at their own times [rows]."""
         rows = [self.at(row[:, None], float(t))[:, 0] for row, t in zip(z, tau, strict=True)]
         return torch.stack(rows)

@@ -1,4 +1,4 @@
-"""Conditional worlds with exact scores: a Gaussian whose moments are known given any condition, and a shifted mixture."""
+"""Conditional problems with exact scores: a Gaussian whose moments are known for any condition, and a shifted mixture."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.theory.bases import Pixelwise
 from piadm_hpc.theory.process import Process
 
-KNOWN = 3  # numbers that the Gaussian's condition holds
+KNOWN = 3  # numbers in a condition of the Gaussian
 
 
 class ConditionalGaussian:
-    """x = mean + B c + noise: given c, a Gaussian of mean `mean` + B c and of the variances `variances`, whatever c is."""
+    """x = mean + B c + noise: given c, a Gaussian with mean `mean` + B c and with the same `variances` for every c."""
 
     def __init__(self, process: Process, size: int = SIZE):
         generator = torch.Generator().manual_seed(8)
@@ -28,11 +28,11 @@ class ConditionalGaussian:
         self.reference = GaussianReference(torch.zeros_like(self.mean), Pixelwise((size,)), self.variances)
 
     def expected(self, c: Tensor) -> Tensor:
-        """The mean [samples, d] given conditions c [samples, KNOWN]."""
+        """Return the means [samples, d] given conditions c [samples, KNOWN]."""
         return self.mean + c @ self.B.T
 
     def score(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        """The score of alpha x_0 + sigma eps given c."""
+        """Return the score of alpha x_0 + sigma eps given c."""
         alpha, sigma = (level(t.to(F64))[:, None] for level in (self.process.alpha, self.process.sigma))
         return (alpha * self.expected(c.to(F64)) - x) / (alpha**2 * self.variances + sigma**2)
 
@@ -44,7 +44,7 @@ class ShiftedMixture:
         self.process, self.target = process, mixture(process)
 
     def score(self, x: Tensor, t: Tensor, c: Condition) -> Tensor:
-        """The score at x is the mixture's at x - alpha shift."""
+        """Return the mixture's score at x - alpha shift, which is the shifted mixture's at x."""
         assert not isinstance(c, Tensor) and not isinstance(c["map"], Tensor)
         shift, sign = c["map"]["shift"], c["sign"]
         assert isinstance(shift, Tensor) and isinstance(sign, Tensor) and sign.dtype == torch.int64
@@ -53,7 +53,7 @@ class ShiftedMixture:
 
     @staticmethod
     def conditions(samples: int) -> dict[str, Condition]:
-        """A different condition for every sample."""
+        """Return a different condition for every sample."""
         generator = torch.Generator().manual_seed(3)
         shift = 0.5 * torch.randn(samples, SIZE, dtype=F64, generator=generator)
         return {"map": {"shift": shift}, "sign": torch.arange(samples) % 2}

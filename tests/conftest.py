@@ -1,4 +1,4 @@
-"""Settings of all tests, and the Slurm that some of them need."""
+"""Settings for all tests, and the Slurm that some of them need."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 import slurm_cluster
 from hypothesis import settings
 
-# examples have no deadline of their own: a busy machine is no failure, and pytest stops what hangs
+# hypothesis sets no deadline: on a busy machine one would fail, and pytest-timeout ends what hangs
 settings.register_profile("piadm", deadline=None)
 settings.load_profile("piadm")
-# diffusers and physicsnemo import torchvision, whose build for CUDA cannot be imported beside a torch for the CPU
+# diffusers and physicsnemo import torchvision, whose CUDA build cannot be imported beside a CPU build of torch
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 importlib.import_module("torchvision_repair").install()
 
@@ -26,14 +26,14 @@ WITHOUT = "no Slurm here"
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[slurm_cluster.Cluster]:
-    """A real Slurm of four virtual nodes; its path is short, since sockets lie below it."""
+    """Start a real Slurm with four virtual nodes, in a folder with a short path, since sockets lie below it."""
     with tempfile.TemporaryDirectory(prefix="piadm-slurm-", ignore_cleanup_errors=True) as folder:
         with slurm_cluster.running(Path(folder) / "c", nodes=4, cpus=4) as running:
             yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a Slurm are left out where there is none, unless the environment says that they must run."""
+    """Skip tests that need a Slurm where there is none, unless the environment says that they must run."""
     missing = slurm_cluster.missing_commands()
     if not missing or os.environ.get(REQUIRED):
         return
@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name what was left out, where people look: in the last lines."""
-    # workers skip, so the controller knows it from their reports alone
+    """Name the skipped tests in the last lines, where people look."""
+    # with xdist, workers skip and the controller learns of it from their reports alone
     skipped = [report.nodeid for report in terminalreporter.getreports("skipped") if WITHOUT in str(report.longrepr)]
     if skipped:
         terminalreporter.section("not run: tests on a real Slurm")

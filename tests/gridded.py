@@ -1,4 +1,4 @@
-"""Small gridded files for the tests of the reader: smooth monthly temperatures, and readers of a recipe over them."""
+"""Small gridded files for the tests of the reader: smooth monthly temperatures, and functions that read them by a recipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAT, LON = np.linspace(-75.0, 75.0, 6), np.arange(12) * 30.0
 
 
 def temperatures(count: int = 36, seed: int = 0, start: str = "2000-01-01") -> xr.Dataset:
-    """Monthly temperatures in K, [count, 6, 12], with a gradient from pole to pole and a seasonal cycle."""
+    """Return monthly temperatures in K, [count, 6, 12], with a gradient from pole to pole and a seasonal cycle."""
     generator = np.random.default_rng(seed)
     lat, lon = np.deg2rad(LAT)[:, None], np.deg2rad(LON)
     patterns = np.stack([np.cos(lat) * np.cos(k * lon + phase) for k in range(3) for phase in (0, 1.5)])
@@ -35,7 +35,7 @@ def temperatures(count: int = 36, seed: int = 0, start: str = "2000-01-01") -> x
 
 
 def with_values(dataset: xr.Dataset, values: np.ndarray, **attrs: Any) -> xr.Dataset:
-    """The dataset with other values of tas, and further attributes."""
+    """Return the dataset with other values of tas, and with further attributes."""
     return dataset.assign(tas=(dataset.tas.dims, values.astype(np.float32), {**dataset.tas.attrs, **attrs}))
 
 
@@ -45,17 +45,17 @@ def bare(dataset: xr.Dataset, path: Path) -> None:
 
 
 def read(folder: Path, *files: str, **options: Any) -> GriddedData:
-    """What a recipe over files of a folder reads."""
+    """Return what a recipe reads from files of a folder."""
     return read_fields(DataConfig(**{"files": files or ("a.nc",), "variables": ("tas",), **options}), folder)
 
 
 def decoded(data: GriddedData) -> np.ndarray:
-    """Training fields [n, lat, lon] in physical units."""
+    """Return the training fields [n, lat, lon] in physical units."""
     return data.normalisation.decode(data.train)["tas"]
 
 
 def gaussian_model(folder: Path, **sections: Any) -> Path:
-    """A Gaussian model of a.nc in a folder, with further sections of its recipe."""
+    """Train a Gaussian model on a.nc in a folder, with further sections of its recipe."""
     data = {"files": ["a.nc"], "variables": ["tas"], **sections.pop("data", {})}
     record = {"name": "gaussian", "output": str(folder / "gaussian"), "network": "none", "data": data, "reference": {"rank": 4}}
     return train(TrainConfig.model_validate(record | sections), root=folder, report=lambda line: None)

@@ -38,7 +38,7 @@ from piadm_hpc.run import execute as running
 PIADM = str(Path(sys.prefix) / "bin" / "piadm")
 SHAPE = (8, 16)
 STEPS = 12
-# nothing is left open: what is chosen by timing would differ from one time to the next
+# no setting is left to be chosen by timing: the choice would differ from one run of the tests to the next
 RUN = {
     "samples": 6,
     "grid": {"steps": STEPS},
@@ -49,7 +49,7 @@ RUN = {
 
 
 def write_fields(path: Path, count: int = 60) -> None:
-    """Temperatures with one strong wave of random amplitude and sign."""
+    """Write temperatures with one strong wave of random amplitude and sign."""
     generator = np.random.default_rng(0)
     lat, lon = np.linspace(70, -70, SHAPE[0]), np.arange(SHAPE[1]) * 22.5
     wave = np.cos(np.deg2rad(2 * lon)) * np.cos(np.deg2rad(lat))[:, None]
@@ -59,7 +59,7 @@ def write_fields(path: Path, count: int = 60) -> None:
 
 
 def make_model(folder: Path, **sections: Any) -> Path:
-    """A Gaussian model of 8 x 16 fields in `folder`/gaussian, with further sections of its training record."""
+    """Train a Gaussian model of 8 x 16 fields in `folder`/gaussian, with further sections of its training record."""
     write_fields(folder / "fields.nc")
     data = {"files": ["fields.nc"], "variables": ["tas"], "scale": "global"}
     record = {"name": "gaussian", "output": str(folder / "gaussian"), "network": "none", "data": data, "reference": {"rank": 4}}
@@ -68,7 +68,7 @@ def make_model(folder: Path, **sections: Any) -> Path:
 
 
 def add_network(gaussian: Path, folder: Path, *, width: int = 8, card_width: int = 8, bad_weight: float | None = None) -> Path:
-    """The Gaussian model with an untrained network, so that its score is not linear, in `folder`."""
+    """Save, in `folder`, the Gaussian model with an untrained network, so that its score is not linear."""
     model, card = load_model(gaussian), read_card(gaussian / "card.toml")
     shape = {"multipliers": (1, 1), "embedding": 8, "static_maps": 1}
     lat, lon = (coordinate.values for coordinate in model.layout.coordinates.values())
@@ -86,7 +86,7 @@ def add_network(gaussian: Path, folder: Path, *, width: int = 8, card_width: int
 
 
 def write_config(path: Path, model: Path, out: Path | str, **changes: Any) -> Path:
-    """A run.toml with the sections in `changes` laid over RUN; returns it."""
+    """Write a run.toml of the sections in RUN, updated by those in `changes`, and return it."""
     values: dict[str, Any] = {"model": str(model), "out": str(out), **RUN}
     for key, value in changes.items():
         values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
@@ -95,17 +95,18 @@ def write_config(path: Path, model: Path, out: Path | str, **changes: Any) -> Pa
 
 
 def piadm(arguments: Sequence[object], ranks: int | None = None, timeout: float = 90) -> subprocess.CompletedProcess[str]:
-    """The installed command on `ranks` ranks, or without a launcher."""
+    """Run the installed command on `ranks` ranks, or without a launcher."""
     return launch([PIADM, *map(str, arguments)], ranks=ranks, timeout=timeout)
 
 
 def on_ranks(
     ranks: int | None, folder: Path, commands: Sequence[dict[str, Any]], timeout: float = 90
 ) -> tuple[subprocess.CompletedProcess[str], list[list[dict[str, Any]]]]:
-    """Run `commands` one after the other on the same ranks: the launcher's end, and per rank what each command came to.
+    """Run `commands` one after the other on the same ranks; return the launcher's result, and per rank a report of each command.
 
-    A command is {"args": [...]} with "fault", see `_harmed`. What came of it is {"code", "out", "err"}. With "ends": true
-    it is expected to end its rank: it writes to the launcher's streams and reports nothing.
+    A command is {"args": [...]}, with "fault" if it is to fail, see `_harmed`. Its report is {"code", "out", "err"}. With
+    "ends": true
+    the command is expected to end its rank: it writes to the launcher's streams and there is no report.
     """
     folder.mkdir(exist_ok=True)
     script = folder / "script.json"
@@ -119,7 +120,7 @@ def on_ranks(
 
 
 def call(*arguments: object, fault: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A command in this process: its exit code and what it wrote."""
+    """Run a command in this process; return its exit code and what it wrote."""
     out, err = io.StringIO(), io.StringIO()
     with _fault(fault or {}), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code: object
@@ -131,7 +132,7 @@ def call(*arguments: object, fault: dict[str, Any] | None = None) -> dict[str, A
 
 
 def one_line(report: dict[str, Any], code: int) -> str:
-    """The message of a command that ended with `code`: one line, and no traceback."""
+    """Return the message of a command that ended with `code`, after checking that it is one line without a traceback."""
     assert report["code"] == code, report
     assert "Traceback" not in report["err"]
     lines = report["err"].splitlines()
@@ -146,11 +147,13 @@ def _fault(fault: dict[str, Any]) -> Iterator[None]:
 
 
 def _harmed(loader: Callable[..., Model], fault: dict[str, Any]) -> Callable[..., Model]:
-    """A loader of models that fail: {"kind": ..., "rank": r, "call": n, "file": path}.
+    """Wrap a loader so that its models fail: {"kind": ..., "rank": r, "call": n, "file": path}.
 
-    From the n-th call of the score on, on rank r, by kind: "nan" gives numbers that are not finite, "raise" an exception,
-    "exit" SystemExit, "interrupt" KeyboardInterrupt, "kill" sends `kill -9`, and "touch" makes a file appear once. With "load"
-    the model itself cannot be loaded there, and with "exit-load" the rank is told to exit when it tries.
+    From the n-th call of the score on, on rank r, "nan" returns numbers that are not finite, "raise" raises an exception,
+    "exit"
+    SystemExit, "interrupt" KeyboardInterrupt, "kill" sends `kill -9`, and "touch" makes a file appear once. With "load"
+    loading
+    the model fails there, and "exit-load" raises SystemExit instead.
     """
     here = fault.get("rank", 0) == launcher_rank()
 
@@ -188,7 +191,7 @@ def _harmed(loader: Callable[..., Model], fault: dict[str, Any]) -> Callable[...
 
 
 def _main(script: Path) -> None:
-    """Run a script's commands on this rank, noting each as soon as it has ended."""
+    """Run a script's commands on this rank, and report each as soon as it has ended."""
     report = script.with_name(f"report-{launcher_rank()}.jsonl")
     for command in json.loads(script.read_text()):
         if command.get("ends"):

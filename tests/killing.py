@@ -1,7 +1,8 @@
-"""A command that is started and killed again and again: `python tests/killing.py KILLS SEED FOLDER ARGUMENTS OF piadm`.
+"""Start and kill a command again and again: `python tests/killing.py KILLS SEED FOLDER ARGUMENTS OF piadm`.
 
 Every start is a fork of a process in which everything is loaded: loading takes seconds, and kills should meet the run at work.
-One kill in two comes at a random moment, the other just after a shard came into FOLDER, whole or not, when most is at stake.
+Every other kill comes at a random moment; the rest come just after a shard appeared in FOLDER, whole or not, when most is at
+stake.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ import torch
 from piadm_hpc.cli import main as cli
 from piadm_hpc.run import execute
 
-LONGEST = 0.8  # seconds from a start to a kill at any moment
-PATIENCE = 30.0  # and to one that waits for a file
-BREATH = 0.02  # most seconds after that
+LONGEST = 0.8  # seconds from a start until it is killed at a random moment
+PATIENCE = 30.0  # seconds from a start until it is killed although no file has appeared
+BREATH = 0.02  # seconds from a new file until the kill, at most
 
 
 def main(kills: int, seed: int, folder: Path, arguments: list[str]) -> int:
-    """Kill as often as told; 1 when a start came to its end before it was killed."""
+    """Kill `kills` starts; return 1 if one of them ended before it was killed, and else 0."""
     torch.set_num_threads(1)
-    assert execute  # loaded here, so that every start has them
+    assert execute  # imported here, so that no fork has to import it
     dice = random.Random(seed)
     for number in range(kills):
         before = _files(folder)

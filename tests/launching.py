@@ -1,4 +1,4 @@
-"""Starting MPI programs from tests: the launcher of this environment, one thread a rank, never without a time-out."""
+"""Launch MPI programs from tests, with the launcher of this environment, one thread per rank, and always with a time-out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MPIEXEC = str(Path(sys.prefix) / "bin" / "mpiexec")
 def launch(
     arguments: Sequence[str], *, ranks: int | None, timeout: float = 120, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command on `ranks` ranks (None: without a launcher) and return what it printed and its exit code."""
+    """Run a command on `ranks` ranks (None: without a launcher) and return its exit code and what it printed."""
     command = [*([] if ranks is None else [MPIEXEC, "-n", str(ranks)]), *arguments]
     return subprocess.run(
         command, env=local_environment(ranks or 1), cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False

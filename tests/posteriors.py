@@ -1,4 +1,4 @@
-"""Worlds with observations whose posterior is known in closed form, and sampling from their posteriors."""
+"""Problems with observations whose posterior is known in closed form, and functions that sample from their posteriors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HORIZON, DELTA = 8.0, 1e-3
 def observe(
     rows: Tensor, values: Tensor, std: Tensor | float, group: Tensor | None = None, correlation: float = 0.0
 ) -> LinearObservations:
-    """Observations of states by dense rows [m, d]."""
+    """Return observations of states through dense rows [m, d]."""
     m = len(values)
     group = torch.full((m,), -1) if group is None else group
     correlations = torch.where(group < 0, 0.0, torch.tensor(correlation)).to(F64)
@@ -38,7 +38,7 @@ def observe(
 
 
 def points(size: int, count: int, seed: int = 0, among: Tensor | None = None) -> Tensor:
-    """Rows [count, size] that read single entries."""
+    """Return rows [count, size] that read single entries."""
     generator = torch.Generator().manual_seed(seed)
     places = torch.arange(size) if among is None else torch.nonzero(among).flatten()
     chosen = places[torch.randperm(len(places), generator=generator)[:count]]
@@ -46,12 +46,12 @@ def points(size: int, count: int, seed: int = 0, among: Tensor | None = None) ->
 
 
 def sphere() -> GaussianField:
-    """A Gaussian field on a sphere of 12 x 24 points, with variance in every direction."""
+    """Return a Gaussian field on a sphere of 12 x 24 points, with variance in every direction."""
     return sphere_field(PROCESS, 12, 24, (1 + torch.arange(12, dtype=F64)) ** -2)
 
 
 def masked() -> GaussianField:
-    """A Gaussian field on 8 x 15 points, 40 of them without data."""
+    """Return a Gaussian field on 8 x 15 points, 40 of them without data."""
     generator = torch.Generator().manual_seed(5)
     valid = torch.ones(120, dtype=torch.bool)
     valid[torch.randperm(120, generator=generator)[:40]] = False
@@ -63,19 +63,19 @@ def masked() -> GaussianField:
 
 
 def dense(reference: GaussianReference) -> Tensor:
-    """The covariance of a reference, [d, d]."""
+    """Return the covariance of a reference, [d, d]."""
     return covariance(reference, reference.spectrum.to(F64), torch.eye(len(reference.mean), dtype=F64))
 
 
 def closed_form(mean: Tensor, prior: Tensor, observations: LinearObservations) -> tuple[Tensor, Tensor]:
-    """Mean [d] and covariance [d, d] of a Gaussian given observations, by the textbook's formula."""
+    """Return mean [d] and covariance [d, d] of a Gaussian given observations, by the formula for a joint Gaussian."""
     rows = observations.rows.to_dense()
     gain = prior @ rows.T @ torch.linalg.inv(rows @ prior @ rows.T + observations.noise_matrix())
     return mean + gain @ (observations.values - rows @ mean), prior - gain @ rows @ prior
 
 
 def denoiser(score: Score, process: Process = PROCESS) -> Denoise:
-    """The estimate E[x_0 | x_t] of a score, differentiable where the score is."""
+    """Return the estimate E[x_0 | x_t] of a score as a function, differentiable where the score is."""
 
     def denoise(x: Tensor, t: Tensor) -> Tensor:
         shape = (-1, *[1] * (x.ndim - 1))
@@ -87,7 +87,7 @@ def denoiser(score: Score, process: Process = PROCESS) -> Denoise:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples [n, d] of a posterior after its last step, the solution, and the posterior."""
+    """Samples [n, d] of a posterior after its last step, with the solution, the posterior and the sampler."""
 
     x: Tensor
     solution: Solution
@@ -99,7 +99,7 @@ def draw(
     score: Score, reference: GaussianReference, observations: LinearObservations, count: int, *, kind: str = "auto",
     points: int = 10, delta: float = DELTA, seed: int = 0,
 ) -> Drawn:  # fmt: skip
-    """Samples of the posterior by collocation."""
+    """Draw samples of the posterior by collocation."""
     made = posterior(score, denoiser(score), PROCESS, reference, observations, kind=kind)
     scheme = Collocation(PROCESS, made.reference, HORIZON, delta, points)
     options = Options(tol=1e-2, scale=torch.sqrt((dense(reference)).diagonal()).clamp(min=1e-3), model_batch=256)
@@ -109,7 +109,7 @@ def draw(
 
 
 def world(size: int = 24, seen: int = 6) -> tuple[GaussianMixture, Process, Tensor, Tensor, Tensor]:
-    """A mixture of three components, and observations of some rotated coordinates: target, process, rows, values, std."""
+    """Return a mixture of three components and observations of rotated coordinates: target, process, rows, values, std."""
     generator = torch.Generator().manual_seed(5)
     spectrum = torch.arange(1, size + 1, dtype=F64) ** -1.5
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
@@ -126,7 +126,7 @@ def world(size: int = 24, seen: int = 6) -> tuple[GaussianMixture, Process, Tens
 
 
 def mixture_posterior(target: GaussianMixture, observations: LinearObservations) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights [C], means [C, d] and covariances [C, d, d] of a mixture with diagonal covariances given observations."""
+    """Return weights [C], means [C, d] and covariances [C, d, d] of a mixture with diagonal covariances given observations."""
     rows, logs, means, covariances = observations.rows.to_dense(), [], [], []
     for weight, mean, variance in zip(target.weights, target.means, target.variances, strict=True):
         seen = rows * variance @ rows.T + observations.noise_matrix()

@@ -1,4 +1,4 @@
-"""Problems with exact scores shared by the solver tests."""
+"""Problems with exact scores that the tests of the solvers share."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ HORIZONS = {OU: 6.0, VP: 6.0, EDM: 5.0, Flow: 4.0}
 
 
 def solve(chain: Scheme, score: Score, x0: Tensor | tuple[Tensor, Tensor], **settings: Any) -> Solution:
-    """`piadm_hpc.solve` with the options and the other arguments as one set of keywords."""
+    """Call `piadm_hpc.solve` with the options and the other arguments as one set of keywords."""
     names = {field.name for field in fields(Options)}
     options = Options(**{name: value for name, value in settings.items() if name in names})
     return solve_chain(chain, score, x0, options, **{name: value for name, value in settings.items() if name not in names})
 
 
 def mixture(process: Process, size: int = SIZE) -> GaussianMixture:
-    """Three components with different spectra: a score with a Gaussian part and a remainder that is not small."""
+    """Return a mixture of three components with different spectra, whose score differs much from that of a Gaussian."""
     generator = torch.Generator().manual_seed(5)
     spectrum = 2.0 / (1 + torch.arange(size, dtype=F64)) ** 1.2
     means = 0.7 * torch.randn(3, size, dtype=F64, generator=generator) * spectrum.sqrt()
@@ -44,7 +44,7 @@ def mixture(process: Process, size: int = SIZE) -> GaussianMixture:
 
 
 def chains(process: Process, reference: GaussianReference, *, steps: int = 24, num_blocks: int = 1) -> dict[str, Chain]:
-    """Every chain of the package on one grid."""
+    """Return every chain of the package on one grid."""
     made = grid.log_snr(process, steps, horizon=HORIZONS[type(process)], delta=0.02, num_blocks=num_blocks)
     build: dict[str, Callable[[], Chain]] = {
         "piadm sde": lambda: integrators.piadm(process, made),
@@ -64,7 +64,7 @@ def chains(process: Process, reference: GaussianReference, *, steps: int = 24, n
 
 
 def every_method(process: Process, reference: GaussianReference, *, steps: int, num_blocks: int = 1) -> dict[str, Chain]:
-    """Every integrator of the catalogue with options that it notices, on one grid."""
+    """Return every integrator of the catalogue, with options that change it, on one grid."""
     made = grid.log_snr(process, steps, horizon=HORIZONS[type(process)], delta=0.02, num_blocks=num_blocks)
     options = integrators.Options(lam=-0.2, lam_s=1.2)
     names = [name for name in catalogue.INTEGRATORS if name not in ("gms", "collocation")]  # a kernel; no chain
@@ -72,7 +72,7 @@ def every_method(process: Process, reference: GaussianReference, *, steps: int, 
 
 
 def start(process: Process, chain: Chain, samples: list[int], seed: int = 11, size: int = SIZE) -> tuple[Tensor, Noise]:
-    """States at the chain's first point and the noise of the run."""
+    """Return states at the chain's first point and the noise of the run."""
     assert chain.alpha is not None and chain.sigma is not None
     noise = Noise(seed, size, dtype=F64)
     white = noise.at([0], samples, stream=PRIOR)[0, :, 0]
@@ -80,7 +80,7 @@ def start(process: Process, chain: Chain, samples: list[int], seed: int = 11, si
 
 
 def drawn(made: Scheme, reference: GaussianReference, samples: Sequence[int], seed: int) -> Tensor:
-    """The reference's states at the first point of a chain or of a collocation."""
+    """Draw the reference's states at the first point of a chain or of a collocation."""
     signal, spread = made.entry()
     white = Noise(seed, len(reference.mean), dtype=F64).at([0], samples, len(signal), PRIOR)[0]
     return reference.draw_state(white, signal, spread)[:, 0]

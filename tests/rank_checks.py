@@ -1,7 +1,7 @@
 """Checks that run on every rank of a launch: `mpiexec -n N python tests/rank_checks.py VERDICTS.json`.
 
-Each check is a function of the world's communicator. Its verdict is reduced over ranks before anybody looks at it, so
-that a failure on one rank can never leave the others waiting.
+Each check is a function of the world's communicator. Its verdict is reduced over the ranks before any of them acts on it, so that
+a failure on one rank can never leave the others waiting.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PROCESS = OU()
 
 
 def exscan_equals_the_recurrence(comm: Any) -> None:
-    """States at which slices start, for scalar, per-coordinate and 2x2 maps, more coordinates or fewer than ranks."""
+    """Slices start at the right states, for scalar, per-coordinate and 2x2 maps, with more coordinates than ranks or fewer."""
     mpi, generator = MPICommunicator(comm), torch.Generator().manual_seed(0)
     for channels, size in ((1, 1), (1, 17), (2, 5)):
         maps = torch.randn(comm.size, size, channels, channels, dtype=F64, generator=generator)
@@ -74,7 +74,7 @@ def collectives_refuse_what_mpi_gets_wrong(comm: Any) -> None:
 
 
 def a_student_of_any_number_of_ranks_gives_the_same_path(comm: Any) -> None:
-    """Every rank follows the student to its own points: rounds and samples are those of one rank, and all fail together."""
+    """Every rank follows the student to its own points: rounds and samples are those of one rank, and all ranks fail together."""
     mpi, target = MPICommunicator(comm), mixture(PROCESS)
     reference = target.reference()
 
@@ -96,7 +96,7 @@ def a_student_of_any_number_of_ranks_gives_the_same_path(comm: Any) -> None:
 
 
 def every_rank_grid_gives_the_same_samples(comm: Any) -> None:
-    """All sample groups x time ranks of this world against the sequential chain of one process, uneven counts included."""
+    """All rank grids of sample groups x time ranks agree with the sequential chain on one process, also for uneven counts."""
     target = mixture(PROCESS)
     reference = target.reference()
     names = list(range(5))
@@ -117,7 +117,7 @@ def every_rank_grid_gives_the_same_samples(comm: Any) -> None:
 
 
 def one_step_per_rank_and_linear_parts(comm: Any) -> None:
-    """The smallest slices there are, and every linear part, for a stochastic chain with a corrector."""
+    """The smallest slices agree with one process, with every linear part, for a stochastic chain with a corrector."""
     target = mixture(PROCESS)
     reference = target.reference()
     chain = integrators.piadm(PROCESS, grid.log_snr(PROCESS, comm.size, horizon=3.0, delta=0.1))
@@ -134,7 +134,7 @@ def one_step_per_rank_and_linear_parts(comm: Any) -> None:
 
 
 def phase_space_agrees_with_one_process(comm: Any) -> None:
-    """Two to four channels, several calls a step, what the score reads in tables of its own: all as chains over ranks."""
+    """Chains with two to four channels, several calls a step, and tables that the score reads agree with one process."""
     target = mixture(PROCESS)
     reference = target.reference()
     made = every_method(PROCESS, reference, steps=7)
@@ -146,7 +146,7 @@ def phase_space_agrees_with_one_process(comm: Any) -> None:
 
 
 def every_baseline_agrees_with_one_process(comm: Any) -> None:
-    """Schemes with other linear parts, memories, parts and cores, each dealt out to these ranks."""
+    """Baselines with linear parts, memories, parts or cores of their own agree with one process when ranks share these."""
     target = mixture(PROCESS)
     reference = target.reference()
     made = chains(PROCESS, reference, steps=17)
@@ -228,7 +228,7 @@ def a_failing_score_ends_every_rank_with_the_same_words(comm: Any) -> None:
 
 
 def collocation_is_the_same_on_every_number_of_ranks(comm: Any) -> None:
-    """To the last bit: every rank sums the same remainders in the same order. Failures reach everyone."""
+    """Results agree to the last bit, since every rank sums the same remainders in the same order; failures reach every rank."""
     target = mixture(PROCESS)
     scheme = Collocation(PROCESS, target.reference(), 6.0, 1e-2, max(12, comm.size + 1))
     x0 = target.reference().draw_state(Noise(11, 12, dtype=F64).at([0], [0, 1, 2])[0], *scheme.entry())[:, 0]
@@ -248,7 +248,7 @@ def collocation_is_the_same_on_every_number_of_ranks(comm: Any) -> None:
 
 
 def conditions_reach_their_samples_on_every_rank_grid(comm: Any) -> None:
-    """Swept over sample groups x time ranks against step by step: chains, a window, the parts of a baseline, collocation."""
+    """Sweeps on all rank grids agree with step by step: chains, a window, the parts of a baseline, collocation."""
     world, names = ShiftedMixture(PROCESS), [0, 1, 2, 5, 7]
     reference, tree = world.target.reference(), ShiftedMixture.conditions(5)
     chain = chains(PROCESS, reference, steps=17)["gaussian sde"]
@@ -272,7 +272,7 @@ def conditions_reach_their_samples_on_every_rank_grid(comm: Any) -> None:
 
 
 def pipelined_leads_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
-    """Ranks share pairs of lead and point. A condition that fails on one rank alone ends them all."""
+    """Results agree when ranks share pairs of lead and point, and a condition that fails on one rank ends them all."""
     world = ShiftedMixture(PROCESS)
     reference = world.target.reference()
     scheme = Collocation(PROCESS, reference, 6.0, 1e-2, 20)
@@ -300,7 +300,7 @@ def pipelined_leads_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
 
 
 def densities_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
-    """Exact traces, probes, which belong to sample and node, and gradients. Failures reach everyone."""
+    """Exact traces, probes (which belong to sample and node) and gradients agree; failures reach every rank."""
     target = mixture(PROCESS)
     scheme = Collocation(PROCESS, target.reference(), 6.0, 1e-2, max(12, comm.size + 1))
     x0 = target.reference().draw_state(Noise(11, 12, dtype=F64).at([0], [0, 1, 2])[0], *scheme.entry())[:, 0]
@@ -337,7 +337,7 @@ def members_differ_between_ranks(comm: Any) -> None:
 
 
 def statistics_are_the_same_on_every_number_of_ranks(comm: Any) -> None:
-    """To the last bit, with every rank writing parts of its own; in a second round for members that a killed rank left out."""
+    """Statistics agree to the last bit when every rank writes parts of its own, also for members that a killed rank left out."""
     ids = list(range(22))
     fields = np.random.default_rng(0).normal(280, 5, (len(ids), 9)).astype(np.float32)
     edges = np.linspace(260, 300, 9, dtype=np.float32)[:, None].repeat(9, 1)

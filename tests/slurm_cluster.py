@@ -2,7 +2,7 @@
 
     python tests/slurm_cluster.py FOLDER [NODES] [CPUS]
 
-starts it, prints what to export, and stops it when its standard input ends: a test session that is killed leaves nothing behind.
+starts it, prints what to export, and stops it when standard input ends, so that a killed test session leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ MailProg=/bin/true
 
 
 def missing_commands() -> list[str]:
-    """The programs of the packages that are not on this machine."""
+    """Return the programs of the packages that are not on this machine."""
     return [name for name in COMMANDS if shutil.which(name, path=PATH) is None]
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running Slurm: `environment` is what its commands need, `nodes` are the names of its nodes."""
+    """A running Slurm: `environment` is what its commands need, and `nodes` are the names of its nodes."""
 
     folder: Path
     nodes: tuple[str, ...]
@@ -78,7 +78,7 @@ class Cluster:
     def run(
         self, arguments: Sequence[object], *, timeout: float = 60, more: Mapping[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """A command with this Slurm in its environment."""
+        """Run a command with this Slurm in its environment."""
         return subprocess.run(
             [str(argument) for argument in arguments],
             env={**self.environment, **(more or {})},
@@ -91,7 +91,7 @@ class Cluster:
         )
 
     def start(self, arguments: Sequence[object], *, more: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
-        """The same in the background, without what it prints."""
+        """Start a command in the background and discard its output."""
         return subprocess.Popen(
             [str(argument) for argument in arguments],
             env={**self.environment, **more},
@@ -102,17 +102,17 @@ class Cluster:
         )
 
     def daemon(self, name: str) -> int:
-        """Process id of `slurmctld`, `munged` or `slurmd-NODE`."""
+        """Return the process id of `slurmctld`, `munged` or `slurmd-NODE`."""
         return int((self.folder / f"{name}.pid").read_text())
 
     def start_node(self, node: str) -> None:
-        """Start a node's daemon, at first or after it was killed."""
+        """Start a node's daemon, for the first time or after it was killed."""
         done = self.run(["slurmd", "-f", self.folder / "conf" / node / "slurm.conf", "-N", node])
         if done.returncode:
             raise RuntimeError(f"slurmd of {node}: {done.stderr}")
 
     def processes(self, *words: str) -> list[int]:
-        """Processes started by this Slurm's jobs whose command line has all the `words`."""
+        """List the processes of this Slurm's jobs whose command line has all the `words`."""
         found = []
         mark = f"SLURM_CONF={self.folder}/"
         for folder in Path("/proc").glob("[0-9]*"):
@@ -123,7 +123,7 @@ class Cluster:
         return [pid for pid in found if pid != os.getpid()]
 
     def wait_idle(self, seconds: float = READY_SECONDS) -> None:
-        """Wait until every node is free. Raises RuntimeError with the state of the nodes."""
+        """Wait until every node is idle. Raises RuntimeError with the states of the nodes."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             answer = self.run(["sinfo", "-h", "-o", "%T %D"], timeout=10)
@@ -135,7 +135,7 @@ class Cluster:
 
 
 def _free_ports(count: int) -> int:
-    """The first of `count` consecutive ports that nobody listens on."""
+    """Return the first of `count` consecutive ports on which nothing listens."""
     for first in range(20_000 + os.getpid() % 1000 * 20, 60_000, count):
         sockets = [socket.socket() for _ in range(count)]
         try:
@@ -160,7 +160,7 @@ def _write_configuration(cluster: Cluster, cpus: int) -> None:
         for room in ("spool", "pmix", "conf"):
             (folder / room / node).mkdir(parents=True)
         (folder / "conf" / node / "slurm.conf").symlink_to(folder / "slurm.conf")
-        # virtual nodes share /tmp: each keeps its PMIx files in a place of its own
+        # virtual nodes share /tmp, so each keeps its PMIx files in a folder of its own
         (folder / "conf" / node / "mpi.conf").write_text(f"PMIxCliTmpDirBase={folder}/pmix/{node}\n")
 
 
@@ -189,7 +189,7 @@ def start(folder: Path, nodes: int, cpus: int) -> Cluster:
 
 
 def stop(cluster: Cluster) -> None:
-    """End the jobs, the daemons, and whatever the jobs left; by process id, never by name."""
+    """End the jobs, the daemons and what the jobs left behind, by process id and never by name."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         cluster.run(["scancel", "--full", "--signal=KILL", "--user", getpass.getuser()], timeout=10)
     pids = []
@@ -214,7 +214,7 @@ def _alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def running(folder: Path, *, nodes: int, cpus: int) -> Iterator[Cluster]:
-    """A Slurm for the time of a test session, held by a process that stops it whatever becomes of this one."""
+    """Start Slurm for a test session, from a process that stops it even if this one is killed."""
     command = [sys.executable, __file__, str(folder), str(nodes), str(cpus)]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert holder.stdin is not None and holder.stdout is not None

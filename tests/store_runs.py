@@ -1,4 +1,4 @@
-"""Small runs for the tests of the store, and a child process to harm them in."""
+"""Small runs for the tests of the store, and a child process in which they can be killed."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ def create(folder: Path, samples: Sequence[int], shard_size: int = 3, *, side: i
 
 
 def fill(store: Store, side: int = SIDE) -> Path:
-    """Write all samples that are missing, and merge them."""
+    """Write and merge all samples that are missing."""
     for ids in store.missing():
         store.write(ids, values(ids, side), {"seed": np.ones(len(ids), int), "sweeps": np.ones((len(ids), 2), int)})
     return store.join()
 
 
 def run(folder: Path, samples: Sequence[int] = range(9), side: int = SIDE) -> list[Path]:
-    """A whole run; its shards."""
+    """Write a whole run and return its shards."""
     with create(folder, samples, side=side) as store:
         fill(store, side)
     return sorted((folder / "shards").glob("*.h5"))
 
 
 def assert_holds(folder: Path, ids: Sequence[int], side: int = SIDE) -> None:
-    """Check that a run opens with these samples and their own values."""
+    """Check that a run opens with these samples and with their own values."""
     with open_run(folder) as dataset:
         assert dataset["realization"].values.tolist() == list(ids)
         np.testing.assert_array_equal(dataset["u"].values, values(ids, side)["u"])
 
 
 def in_child(action: Callable[[], object], *, kill_after: float | None = None) -> None:
-    """Run `action` in another process, killed without warning after some seconds if so wanted; its failure is ours."""
+    """Run `action` in another process, killed after `kill_after` seconds if these are given; its failure is raised here."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
 
@@ -84,7 +84,7 @@ def in_child(action: Callable[[], object], *, kill_after: float | None = None) -
 
 
 def killed_at_work(action: Callable[[], object], place: Path, breath: float) -> None:
-    """Run `action` in another process and kill it without warning `breath` seconds after a new file came into `place`."""
+    """Run `action` in another process and kill it `breath` seconds after a new file has appeared in `place`."""
 
     def files() -> set[tuple[str, int]]:
         found = set()

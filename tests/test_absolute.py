@@ -1,4 +1,4 @@
-"""The climatology of a model of anomalies added back to its samples, by `piadm_hpc.open` and `piadm export`."""
+"""`piadm_hpc.open` and `piadm export` add the climatology of a model of anomalies back to its samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INPUTS = {"dated": {"before": {"kind": "lag"}, "month": {"kind": "month"}}, "lag
 
 
 def fields() -> xr.Dataset:
-    """Temperatures of air and surface, the latter 5 K warmer and in half the spread, with gaps over a continent."""
+    """Return temperatures of air and surface, the latter 5 K warmer and with half the spread, with gaps over a continent."""
     air = temperatures()
     air["tas"].attrs |= {"standard_name": "air_temperature", "cell_methods": "time: mean"}
     surface = (0.5 * air.tas + 149).where((air.lon > 60) | (air.lat > 0))
@@ -34,14 +34,14 @@ def fields() -> xr.Dataset:
 
 
 def climatology(name: str, kind: str) -> np.ndarray:
-    """The mean of the file over time [1, lat, lon], or of every month [12, lat, lon]."""
+    """Return the mean of the file over time [1, lat, lon], or of every month [12, lat, lon]."""
     values = fields()[name].astype(np.float64)
     return values.mean("time").values[None] if kind == "mean" else values.groupby("time.month").mean().values
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models of the fields, of their anomalies, and of anomalies given others; a run of each, beside it."""
+    """Train models of the fields, of their anomalies, and of anomalies given others, each with a run beside it."""
     folder = tmp_path_factory.mktemp("world")
     fields().to_netcdf(folder / "a.nc")
     two = {"variables": ["tas", "ts"]}
@@ -62,7 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def require_sum(found: xr.DataArray, stored: xr.DataArray, added: np.ndarray) -> None:
-    """Absolute fields are the stored ones and the climatology to the last digit but one, and missing in the same places."""
+    """Check that absolute fields are the stored ones plus the climatology, to rounding, and missing in the same places."""
     assert found.dims == stored.dims and found.dtype == stored.dtype == np.float32
     expected = stored.values.astype(np.float64) + added
     np.testing.assert_allclose(found.values, expected, rtol=3e-7, atol=0)
@@ -101,7 +101,7 @@ def test_names_are_those_of_the_absolute_field_again(world: Path, kind: str) -> 
 
 
 def harmed(model: Path, to: Path, change: Callable[[dict[str, Any]], Any], **recipe: Any) -> Path:
-    """A copy of a model whose arrays were changed, with further keys in the recipe's data, and with its checksums right."""
+    """Copy a model with changed arrays, with further keys in the recipe's data, and with correct checksums."""
     shutil.copytree(model, to)
     arrays, attrs = read_arrays(to / "reference.h5")
     change(arrays)
@@ -133,11 +133,11 @@ def test_a_model_of_anomalies_without_its_climatology_is_refused(world: Path, tm
     assert "is a model of anomalies and keeps no climatology; add or subtract it yourself" in words
 
 
-# --- which samples, and how they are opened ------------------------------------------------------------------------------------
+# --- months of samples, and how fields are opened ----------------------------------------------------------------------------
 
 
 def test_months_belong_to_sample_numbers(world: Path) -> None:
-    """A sample alone in its shard has the month that it has among all, in every dialect and in chunks."""
+    """A sample alone in its shard has the month that it has among all samples, in every dialect and in chunks."""
     months = [4, 5, 6]
     for shard in sorted((world / "monthly-run" / "shards").iterdir()):
         with piadm_hpc.open(shard, absolute=True, month=months) as found:
@@ -160,7 +160,7 @@ def test_without_dask_they_are_read_at_once(world: Path, monkeypatch: pytest.Mon
 
 
 def test_conditions_that_name_months_need_no_option(world: Path) -> None:
-    """Members times conditions: every condition has the climatology of the month that it names."""
+    """In a run of members times conditions, every condition gets the climatology of the month that it names."""
     added = climatology("tas", "monthly")[[1, 10]]
     with open_run(world / "dated-run") as stored, piadm_hpc.open(world / "dated-run", absolute=True) as found:
         assert found.tas.dims == ("realization", "condition", "lat", "lon") and found.sizes["realization"] == 5

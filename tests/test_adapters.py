@@ -1,4 +1,4 @@
-"""Networks of other packages: every recipe of docs/adapters.md runs as it is printed there, with a network made here."""
+"""Networks of other packages: every recipe of docs/adapters.md runs as printed there, with a network made here."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ molecules = Molecules()
 
 
 class Field(nn.Module):
-    """v of a Gaussian of unit variance (zero), and a little that depends on the index."""
+    """The velocity v of a Gaussian of unit variance, which is zero, plus a small term that depends on the index."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Field(nn.Module):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One folder per recipe, with the networks they name."""
+    """Make one folder per recipe, with the networks that they name."""
     folder = tmp_path_factory.mktemp("adapters")
     (folder / "own_networks.py").write_text(OWN)
     sys.path.insert(0, str(folder))
@@ -163,7 +163,7 @@ def test_every_recipe_runs(models: Path, tmp_path: Path, name: str, variables: d
 
 @pytest.mark.parametrize("name", ["forced", "downscaling", "corrdiff"])
 def test_every_recipe_with_conditions_runs(models: Path, tmp_path: Path, name: str) -> None:
-    """Members of two conditions, from the folder and a file with the variables that the recipe names."""
+    """A recipe is run for two conditions, from the folder and a file with the variables that the recipe names."""
     generator = np.random.default_rng(0)
     rain = (("case", "y", "x"), generator.normal(0, 5, (2, 8, 16)), {"units": "mm"})
     wind = (("case", "y", "x"), generator.normal(0, 6, (2, 8, 8)), {"units": "m s-1"})
@@ -212,7 +212,7 @@ def test_molecules_of_a_thousand_steps(models: Path) -> None:
 
 
 def test_a_gaussian_network_gives_its_gaussian(tmp_path: Path) -> None:
-    """An eps-network that is exactly that of a Gaussian of unit variance: samples have it, whatever the schedule."""
+    """From the exact eps-network of a Gaussian of unit variance, samples have unit variance whatever the schedule."""
     (tmp_path / "gaussian_eps.py").write_text(
         "import torch\n\ndef eps(x, snr):\n    return x * torch.sigmoid(-snr).sqrt()[:, None, None, None]\n"
     )
@@ -229,7 +229,7 @@ def test_a_gaussian_network_gives_its_gaussian(tmp_path: Path) -> None:
 
 
 def test_schedules_are_those_of_their_packages() -> None:
-    """diffusers' own tables, and the polynomial one at its ends."""
+    """Schedules are compared with diffusers' own tables, and the polynomial one with its values at both ends."""
     from diffusers import DDPMScheduler
 
     for kind, theirs in (("linear", "linear"), ("scaled-linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")):

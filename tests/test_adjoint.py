@@ -1,4 +1,4 @@
-"""Gradients through a collocated flow against finite differences, in the first state and in the condition."""
+"""Gradients through a collocated flow agree with finite differences, in the first state and in the condition."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def objective(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("make", [target_a, target_b, target_c])
 @pytest.mark.parametrize("points", [8, 32])
 def test_the_gradient_in_the_first_state_is_that_of_finite_differences(make: Callable[..., Any], points: int) -> None:
-    """Along random directions, with few points too, whose flows are cut into pieces."""
+    """Derivatives along random directions agree, also with so few points that flows are cut into pieces."""
     target = make(OU(), 16)
     made = Collocation(OU(), target.reference(), 8.0, 1e-3, points)
     x0 = drawn(made, target.reference(), range(3), 0)
@@ -43,7 +43,7 @@ def test_the_gradient_in_the_first_state_is_that_of_finite_differences(make: Cal
 
 
 def test_the_gradient_in_the_condition_is_that_of_finite_differences() -> None:
-    """A condition that moves the target and scales it, entry by entry, and a projection."""
+    """Derivatives agree entry by entry for a condition that moves and scales the target, with a projection."""
     target = mixture(OU(), 6)
     kept = torch.tensor([1.0, 1, 1, 0, 1, 1], dtype=F64)
     made = Collocation(OU(), target.reference(), 6.0, 1e-2, 32)

@@ -1,4 +1,4 @@
-"""Scores against fields whose answers are known, and the report of small runs: table, numbers, figure, mistakes."""
+"""Scores of fields whose scores are known, and reports of small runs: tables, numbers, figures, and mistakes in options."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ GLOBE = MapGrid(("lat", "lon"), LAT, LON, WEIGHTS, True, ("latitude", "longitude
 
 
 def red_fields(count: int, seed: int = 0, *, mean: float = 280.0, std: float = 2.0) -> np.ndarray:
-    """Smooth fields [count, lat, lon] whose zonal power falls with the square of the wavenumber."""
+    """Return smooth fields [count, lat, lon] whose zonal power falls with the square of the wavenumber."""
     generator = np.random.default_rng(seed)
     k = np.arange(len(LON) // 2 + 1)
     half = generator.normal(size=(2, count, len(LAT), len(k))) / np.maximum(k, 1)
@@ -70,7 +70,7 @@ def write_fields(path: Path, fields: np.ndarray, *, land: bool = False, extra: b
 
 
 def make_model(folder: Path, *, land: bool = False, extra: bool = False) -> Path:
-    """A Gaussian model of red fields, trained and published as any other."""
+    """Train and save a Gaussian model of red fields."""
     write_fields(folder / "data.nc", red_fields(60), land=land, extra=extra)
     config = {
         "name": "red",
@@ -107,7 +107,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the figures a report asks for, which take seconds to draw."""
+    """Return the names of the figures that a report asks for, without drawing them, which takes seconds."""
     names: list[str] = []
 
     def note(picture: Picture, *paths: Path) -> None:
@@ -213,11 +213,11 @@ def test_resamples_are_subsets_with_repetition() -> None:
         assert np.allclose(getattr(drawn, name), getattr(chosen, name))
 
 
-# --- against what travels with a model --------------------------------------------------------------------------------
+# --- against the statistics in the model folder ----------------------------------------------------------------------
 
 
 def test_held_out_data_score_as_the_model_card_says(tmp_path: Path) -> None:
-    """The training fields themselves, compared with the shipped statistics of those fields, are perfect: with gaps too."""
+    """The training fields score perfectly against the shipped statistics of those fields, with gaps too."""
     model = make_model(tmp_path, land=True)
     with xr.open_dataset(tmp_path / "data.nc") as data:
         fields = data.isel(time=slice(0, 42)).load()
@@ -241,7 +241,7 @@ def test_as_many_held_out_fields_as_samples_are_scored(plain: Path) -> None:
 def test_samples_of_a_gaussian_model_have_its_mean_and_spread(plain: Path) -> None:
     run = make_run(plain, "many", samples=60, output={"batch": 30})
     reference = load_model(plain / "red").reference
-    # the fit to few fields is wider than they are, which the score has to see
+    # a Gaussian fitted to few fields is wider than they are, which the score has to show
     expected = float(torch.sqrt(reference.basis.expand(reference.spectrum).sum() / reference.mean.numel()))
     with open_run(run) as dataset:
         found = score_table(dataset, plain / "red")["tas"]["scores"]
@@ -299,7 +299,7 @@ def baselines_of(folder: Path, run: str, count: int = 2) -> Any:
         return measure(make_sampler(config, model), model.process, own, range(count), tol=config.solver.tol)
 
 
-def test_a_stochastic_chain_is_held_against_itself(plain: Path) -> None:
+def test_a_stochastic_chain_is_compared_with_itself(plain: Path) -> None:
     found = baselines_of(plain, "run")
     assert not found.deterministic and found.own_error == found.path_error < 1e-3
     assert found.step_by_step.error == 0 and found.step_by_step.rounds == 12
@@ -314,7 +314,7 @@ def test_dpm_solver_converges_with_second_order(plain: Path) -> None:
     assert errors[40] / errors[80] == pytest.approx(4, rel=0.5) and found.converged_error < 1e-3
 
 
-def test_a_deterministic_chain_is_held_against_the_converged_flow(plain: Path) -> None:
+def test_a_deterministic_chain_is_compared_with_the_converged_flow(plain: Path) -> None:
     make_run(plain, "ode", chain={"integrator": "piadm", "eta": 0.0})
     found = baselines_of(plain, "ode")
     assert found.deterministic and found.path_error < 1e-2 < found.own_error
@@ -470,7 +470,7 @@ def picture(**changes: Any) -> Picture:
         {"sweeps": np.full((5, 4), 12), "residual": np.zeros((5, 4))},
         {"fields": red_fields(1), "power": None, "reference": None, "grid": replace(GLOBE, geographic=False, labels=("y", "x"))},
         {"fields": np.zeros((2, 18, 48)), "attrs": {"units": "kg m-2"}, "residual": np.full((5, 1), np.inf)},
-        # each would be refused as TeX
+        # TeX would refuse each of these
         {"title": r"$\nothing$", "name": "t_{$_$}", "attrs": {"units": r"$\frac$ mm_day^-1"}},
     ],
 )

@@ -39,11 +39,11 @@ FLOOR = {room: floor for floor, room in enumerate(ROOMS)}
 CORE = {"theory", "gaussian", "integrators", "comm", "solvers"}
 AT_THE_ROOT = {"__init__.py", "__main__.py"}
 
-# who alone may import a library, and whether only inside functions
+# the one room that may import a library, and whether only inside functions
 HOMES = {"mpi4py": ("comm", True), "h5py": ("store", False), "submitit": ("submit", True), "matplotlib": ("analysis", False)}
 SPEAKERS = {"comm/rank_grid.py", "models/training/fields.py"}
 MAX_FILE, MAX_FUNCTION = 300, 60
-# which places may ask whether something is of a class; the others ask what it says of itself
+# the places that may test for a class; all others use the attributes that a record has
 ASKED = {
     "Chain": ("solvers/", "run/build.py"),
     "Collocation": ("solvers/", "run/build.py"),
@@ -109,7 +109,7 @@ def _imports(node: ast.AST, path: Path, *, at_load: bool, for_types: bool) -> It
 
 
 def _modules(node: ast.ImportFrom, path: Path) -> list[str]:
-    """Absolute names of the modules that a `from` statement names; `from . import a, b` names two."""
+    """Return the absolute names of the modules that a `from` statement names; `from . import a, b` names two."""
     if node.level == 0:
         return [str(node.module)]
     package = ("piadm_hpc", *path.relative_to(PACKAGE).parts[:-1])
@@ -221,7 +221,7 @@ def test_functions_are_short() -> None:
 
 
 def _body_length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines from the first statement after the docstring to the last."""
+    """Count the lines from the first statement after the docstring to the last."""
     body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
     return int(body[-1].end_lineno or 0) - body[0].lineno + 1
 
@@ -261,7 +261,7 @@ def test_asserts_narrow_types_and_never_judge_input() -> None:
 
 
 def _narrows(test: ast.expr) -> bool:
-    """Whether a condition is `x is not None`, `isinstance(x, ...)`, or several of them."""
+    """Whether a condition is `x is not None`, `isinstance(x, ...)`, or a conjunction of these."""
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return all(map(_narrows, test.values))
     if isinstance(test, ast.Call):
@@ -313,7 +313,7 @@ def test_everything_but_launched_ranks_works_without_mpi() -> None:
 
 
 def test_no_test_passes_by_returning_early() -> None:
-    """What does not apply is left out of the parameters, where it is seen; a test that begins also judges."""
+    """Cases that do not apply are left out of the parameters, where a reader sees it; a test that starts also asserts."""
     no(
         [
             f"{path.name}:{node.lineno} {test.name} leaves before its assertions"
@@ -327,7 +327,7 @@ def test_no_test_passes_by_returning_early() -> None:
 
 
 def _own_statements(function: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a function without those of the functions inside it."""
+    """Yield the nodes of a function without those of the functions inside it."""
     for child in ast.iter_child_nodes(function):
         if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield child

@@ -1,4 +1,4 @@
-"""The arrangement that `plan` proposes: it fits, it is one the run accepts, and proposed once it is not proposed again."""
+"""The arrangement that `plan` proposes fits into memory, is accepted by the run, and is not proposed a second time."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def model() -> Model:
 def arranged(
     model: Model, time_ranks: int, *, available: int = AMPLE, batch: int = 4, **settings: Any
 ) -> tuple[Arrangement, RunConfig]:
-    """What is proposed where a point of a sample takes one byte, and the run that follows it."""
-    settings.setdefault("chain", {"integrator": "gaussian"})  # which has 48 steps
+    """Return the proposal for a run in which a point of a sample takes one byte, and the run with the proposal applied."""
+    settings.setdefault("chain", {"integrator": "gaussian"})  # its default has 48 steps
     config = RunConfig(model="ccsm-temperature", **settings)
     made = arrange(
         resolve(config, model),
@@ -94,4 +94,4 @@ def test_what_cannot_fit_is_said(model: Model, settings: dict[str, Any]) -> None
 
 def test_a_hosts_memory_is_shared_by_its_ranks() -> None:
     assert 0 < memory_of_host(10**6) <= memory_of_host(1) < 10**14
-    assert memory_of_host(10**6) > 10**6  # only as many ranks as there are cores share a host
+    assert memory_of_host(10**6) > 10**6  # at most as many ranks as there are cores share a host

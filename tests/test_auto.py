@@ -1,4 +1,4 @@
-"""What a run chooses when it starts: predicted from call times, the same on all ranks, stored, and kept by a run that goes on."""
+"""Settings that a run chooses when it starts: predicted from call times, the same on all ranks, stored, and kept on resuming."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from piadm_hpc.solvers.solution import Status
 
 STEPS = 48
 LINEAR = CallTimes((1, 64), (0.1, 6.4), warm=True)  # a call of n rows takes n waits, as on a processor
-FLAT = CallTimes((1, 4096), (0.1, 0.1), warm=True)  # a device that any number of rows leaves half empty
+FLAT = CallTimes((1, 4096), (0.1, 0.1), warm=True)  # a call takes as long for any number of rows, as on a GPU that is half empty
 OPEN = {"solver": {"kind": "auto"}, "output": {"batch": "auto"}, "compute": {"model_batch": "auto"}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a Gaussian model and one with an untrained network."""
+    """Make a folder with a Gaussian model and one with an untrained network."""
     folder = tmp_path_factory.mktemp("auto")
     add_network(make_model(folder), folder / "network")
     return folder
@@ -97,9 +97,9 @@ def test_a_batch_is_as_large_as_pays(folder: Path) -> None:
 
 def test_rows_of_a_call_are_as_many_as_pay() -> None:
     assert CallTimes((1, 8, 64), (1.0, 2.0, 24.0)).best_rows(untried=True) == 8
-    assert CallTimes((1, 8), (1.0, 2.0)).best_rows(untried=True) == 64  # more may pay still
+    assert CallTimes((1, 8), (1.0, 2.0)).best_rows(untried=True) == 64  # larger calls may be better still
     assert CallTimes((1, 8), (1.0, 2.0)).best_rows(untried=False) == 8
-    assert CallTimes((1, 8), (1.0, 8.0)).best_rows(untried=True) == 8  # fewer calls for the same rows
+    assert CallTimes((1, 8), (1.0, 8.0)).best_rows(untried=True) == 8  # larger calls take no less time per row
     assert CallTimes((1, 8), (1.0, 2.0)).of(12, 8) == pytest.approx(2.0 + 1 + 3 / 7)
 
 
@@ -134,7 +134,7 @@ def test_an_untrained_network_costs_at_most_three_times_its_steps(folder: Path, 
 
     options = replace(run.sampler.options, sweeps=limit, model_batch=None)
     found = replace(run.sampler, score=counted, options=options).draw([0])
-    # as many sweeps as steps make every point exact; sweeps without progress end earlier
+    # as many sweeps as there are steps make every point exact; sweeps without progress end earlier
     assert limit is not None and int(found.sweeps) <= limit
     assert int(found.sweeps) == STEPS or int(found.status) == int(Status.FINISHED_SEQUENTIALLY)
     assert sum(-(-n // ranks) for n in rows) <= CAP * STEPS
@@ -180,7 +180,7 @@ def test_plan_chooses_by_the_same_function(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_ranks_choose_alike_and_members_stay_the_same(folder: Path, tmp_path: Path) -> None:
-    """Two samples on four ranks: whatever is chosen there, members are those of steps within the tolerance."""
+    """For two samples on four ranks, members are those of the chain step by step, within the tolerance, whatever is chosen."""
     tol = 1e-3
     config = write_config(tmp_path / "run.toml", folder / "network", tmp_path / "run", **OPEN, samples=2)
     done, reports = on_ranks(4, tmp_path / "ranks", [{"args": ["sample", config, "--tol", tol]}])

@@ -1,4 +1,4 @@
-"""Denoisers of azula as scores, models as denoisers of azula, and its guidance as the oracle of ours."""
+"""Denoisers of azula as scores, models as denoisers of azula, and azula's guidance as an oracle for the package's own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ F64 = torch.float64
 
 
 class Backbone(nn.Module):
-    """Any smooth function of the state, the noise level and a label."""
+    """A smooth function of the state, the noise level and a label."""
 
     def forward(self, x: Tensor, noise: Tensor, label: Tensor | None = None) -> Tensor:
         shift = 0.0 if label is None else 0.3 * label[:, None]
@@ -33,7 +33,7 @@ SCHEDULES: list[Schedule] = [VESchedule(1e-2, 50.0), VPSchedule(), CosineSchedul
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
 def test_times_of_a_schedule_are_found_and_its_own_sampler_agrees(schedule: Schedule) -> None:
-    """Our DDIM on azula's times gives the samples of azula's DDIM from the same states, to rounding."""
+    """DDIM on azula's times gives the samples of azula's own DDIM from the same states, to rounding."""
     denoiser = KarrasDenoiser(Backbone(), schedule)
     score, process = piadm_hpc.from_azula(denoiser)
     t = torch.linspace(0.02, 0.98, 9, dtype=F64)
@@ -54,14 +54,14 @@ def test_conditions_are_keyword_arguments_and_guidance_is_azulas() -> None:
     x, t = torch.randn(3, 6, dtype=F64), torch.tensor([0.3, 0.5, 0.8], dtype=F64)
     label, null = torch.tensor([1.0, 2.0, 3.0], dtype=F64), torch.zeros(1, dtype=F64)
     ours = piadm_hpc.guided(score, {"label": null}, 2.5)(x, t, {"label": label})
-    # azula extrapolates from the condition, ours from none: its strength is the weight less one
+    # azula extrapolates from the conditional prediction, piadm_hpc from the unconditional one: weight = strength + 1
     mean = CFGDenoiser(denoiser)(x, t, positive={"label": label}, negative={"label": null.expand(3)}, guidance=1.5).mean
     alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
     torch.testing.assert_close(ours, (alpha * mean - x) / sigma**2, atol=1e-9, rtol=1e-9)
 
 
 def test_a_model_is_a_denoiser_of_azula_and_comes_back(tmp_path: Path) -> None:
-    """The samplers of azula draw from it, and back as a score it is the model's own."""
+    """azula's samplers draw from the wrapped model, and converted back its score is unchanged."""
     model = load_model(make_model(tmp_path))
     denoiser = piadm_hpc.to_azula(model)
     score, process = piadm_hpc.from_azula(denoiser)

@@ -1,4 +1,4 @@
-"""The baselines' schemes as solvers of the same chains: run to convergence, each is the chain step by step."""
+"""The baselines solve the same chains: run to convergence, each gives the chain solved step by step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KINDS = {
 
 
 METHODS = ("ddim", "ddpm", "piadm half", "gaussian sde", "dpmpp-2m")
-# without a reference: neither chains nor coarse solvers that are built on one
+# without a reference, chains and coarse solvers that are built on one are left out
 BLIND = [(name, kind, False) for name, kind in product(METHODS, KINDS) if "gaussian" not in name and kind != "parareal reference"]
 KNOWN = [(name, kind, True) for name, kind in product(METHODS, KINDS)]
 
@@ -62,7 +62,7 @@ def test_members_do_not_depend_on_who_is_in_flight(kind: str) -> None:
 
 
 def test_newton_needs_hardly_a_sweep_where_coordinates_do_not_interact() -> None:
-    """One product with a random vector is then the exact diagonal, and Newton's method converges quadratically."""
+    """A product with one random vector then gives the exact diagonal, and Newton's method converges quadratically."""
     target = target_a(OU(), 12)
     chain = chains(OU(), target.reference(), steps=40)["ddpm"]
     x0, noise = start(OU(), chain, [0, 1])
@@ -81,7 +81,7 @@ def test_anderson_saves_rounds_where_the_linear_part_is_poor() -> None:
 
 
 def test_parareal_counts_its_coarse_and_fine_calls() -> None:
-    """25 steps in 5 parts: a coarse sweep of 5 calls, then 5 fine rounds and what is left of the coarse sweep."""
+    """With 25 steps in 5 parts, a coarse sweep takes 5 calls; 5 fine rounds and the rest of the coarse sweep follow."""
     chain = chains(OU(), REFERENCE, steps=25)["ddim"]
     x0, noise = start(OU(), chain, [0])
     for sweeps in (1, 2):
@@ -106,7 +106,7 @@ def test_chords_counts_as_published() -> None:
     chain = chains(OU(), REFERENCE, steps=100)["ddim"]
     x0, _ = start(OU(), chain, [0])
     second = solve(chain, TARGET.score, x0, solver="chords", tol=1e9)
-    assert second.rounds.tolist() == [42]  # the first end, after 27, has nothing to agree with
+    assert second.rounds.tolist() == [42]  # the first result, after 27 rounds, has no earlier one to agree with
     last = solve(chain, TARGET.score, x0, solver="chords", tol=1e-300)
     oracle = solve(chain, TARGET.score, x0, solver="sequential")
     assert last.rounds.tolist() == [100] and last.calls.tolist() == [548]

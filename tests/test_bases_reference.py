@@ -1,4 +1,4 @@
-"""Bases against dense linear algebra and an independent library; references against automatic differentiation."""
+"""Bases agree with dense linear algebra and an independent library, and references with automatic differentiation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BASES = {
 
 
 def operator(basis: Any, gains: torch.Tensor) -> torch.Tensor:
-    """The operator with the given gains per shell as a dense matrix."""
+    """Return the operator with the given gains per shell as a dense matrix."""
     unit = torch.eye(math.prod(basis.event_shape), dtype=F64)
     return basis.synthesise(basis.expand(gains) * basis.analyse(unit))
 

@@ -1,4 +1,4 @@
-"""Every benchmark runs at a tiny size, and an aim that is missed ends in a non-zero exit code."""
+"""Every benchmark runs at a tiny size, and a missed aim ends in a non-zero exit code."""
 
 from __future__ import annotations
 

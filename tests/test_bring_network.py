@@ -1,4 +1,4 @@
-"""docs/bring-your-network.md: its code runs from top to bottom, and networks see the shapes and types that its table promises."""
+"""The code of docs/bring-your-network.md runs from top to bottom, and networks get the shapes and types in its table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "bring-your-network.md"
 
 @pytest.fixture(scope="module")
 def page() -> dict[str, Any]:
-    """The names that the page's code leaves behind."""
+    """Run the page's code and return the names that it defines."""
     torch.manual_seed(0)
     names: dict[str, Any] = {"__name__": "page"}
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL):
@@ -57,10 +57,10 @@ def test_the_network_sees_what_the_table_says(page: dict[str, Any]) -> None:
 
 
 def test_flow_matching_from_noise_to_data_is_the_exact_flow(page: dict[str, Any]) -> None:
-    """The page's conversion of x_0 - eps at 1 - t, for a normal distribution whose velocity is known in closed form."""
+    """The page's conversion of x_0 - eps at 1 - t is exact for a normal distribution, whose velocity is known in closed form."""
 
     def velocity(s: Tensor, x: Tensor) -> Tensor:
-        """E[x_0 - eps | x] of the standard normal distribution at signal s and noise 1 - s."""
+        """Return E[x_0 - eps | x] of the standard normal distribution at signal s and noise 1 - s."""
         s = s[:, None, None, None]
         return (s - (1 - s)) / (s**2 + (1 - s) ** 2) * x
 
@@ -71,7 +71,7 @@ def test_flow_matching_from_noise_to_data_is_the_exact_flow(page: dict[str, Any]
 
 
 def test_predictions_of_diffusers_have_the_signs_of_the_table() -> None:
-    """DDPMScheduler's own v and sample of one noisy state become the score of the noise that made it."""
+    """v and sample of DDPMScheduler, for one noisy state, become the score of the noise that made this state."""
     from diffusers import DDPMScheduler
 
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")

@@ -1,4 +1,4 @@
-"""Where messages travel from: chosen for tensors on a GPU without one, and right for those of the host."""
+"""The memory from which MPI sends tensors: chosen for a GPU without having one, and checked with tensors of the host."""
 
 from __future__ import annotations
 

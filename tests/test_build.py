@@ -1,4 +1,4 @@
-"""From a configuration to grid and chain: budgets, teleported grids, clocks, and chains that would blow up."""
+"""From a configuration to grid and chain: budgets, teleported grids, clocks, and chains that would diverge."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def completed(config: RunConfig, model: Model) -> RunConfig:
 
 @pytest.mark.parametrize("name", catalogue.INTEGRATORS)
 def test_catalogue_and_chains_agree(model: Model, name: str) -> None:
-    """Calls a step, channels, randomness and, for a budget of calls, the number of points."""
+    """Calls per step, channels, randomness and, for a budget of calls, the number of points are those of the catalogue."""
     method, config = catalogue.find(name), run(name, calls=60)
     chain = resolve(config, model).scheme
-    nodes = 20 if name == "gms" else 60  # a kernel makes three calls at once
+    nodes = 20 if name == "gms" else 60  # gms is a kernel that makes three calls at once
     assert chain.num_steps == nodes and chain.channels == method.channels
     assert chain.stochastic == (method.noise == "always" or (method.noise == "eta" and method.eta > 0))
 
@@ -55,7 +55,7 @@ def test_teleport_leaves_out_points_of_the_same_grid(model: Model) -> None:
 
 
 def test_the_prior_of_a_teleported_run_is_the_gaussians_flow_of_the_whole_runs_prior(model: Model) -> None:
-    """The same seed gives the same member, carried over the points left out in closed form."""
+    """The same seed gives the same member, carried over the omitted points in closed form."""
     whole, part = (make_sampler(run("ddim", steps=20, teleport=t), model) for t in (None, 3.0))
     first, later = whole.prior_states([5])[:, 0], part.prior_states([5])[:, 0]
     times = [sampler.chain.t[:1] for sampler in (whole, part)]
@@ -94,7 +94,7 @@ def test_an_ode_is_collocated_and_takes_points_for_its_tolerance(model: Model) -
 
 
 def test_a_card_says_what_suits_its_model(model: Model) -> None:
-    """Only where the run says nothing."""
+    """The card's settings apply only where the run has none of its own."""
     suited = replace(model, card={**model.card, "sampling": {"eta": 0.5, "steps": 24}})
     open_run, given = RunConfig(model="m"), RunConfig(model="m", chain={"eta": 1.0}, grid={"steps": 10})
     found = completed(open_run, suited)
@@ -108,13 +108,13 @@ def test_a_card_says_what_suits_its_model(model: Model) -> None:
     two_step = replace(model, card={**model.card, "sampling": {"eta": 0.5, "flow": "gaussian-ab2", "steps": 24}})
     assert completed(open_run, two_step).chain.method.name == "gaussian-ab2"
     named = completed(RunConfig(model="m", chain={"integrator": "gaussian"}), two_step)
-    assert (named.chain.eta, named.grid.steps) == (0.5, 48)  # the card's steps suit the default integrator
+    assert (named.chain.eta, named.grid.steps) == (0.5, 48)  # the card's number of steps is for the default integrator
     found = completed(RunConfig(model="m", chain={"eta": 0.0}), two_step)
     assert (found.chain.integrator, found.grid.steps) == ("gaussian-ab2", 24)
 
 
 def test_a_probed_model_takes_points_for_how_its_flow_varies(model: Model) -> None:
-    """A remainder that is a line needs the fewest points; one that is small at high noise begins late; both are written down."""
+    """A linear remainder needs the fewest points; one that is small at high noise starts late; the card records both."""
     low, high = scheme_of(model).span
     x = torch.from_numpy(chebyshev_nodes(24))
 

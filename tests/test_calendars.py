@@ -1,4 +1,4 @@
-"""Calendars of the data, noleap and 360_day, kept through training, conditions, forecasts, statistics and exports."""
+"""Calendars of the data, noleap and 360_day, are kept through training, conditions, forecasts, statistics and exports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def months(calendar: str) -> list[cftime.datetime]:
 
 @pytest.fixture(scope="module", params=list(LAST_DAY))
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A calendar, and a model of the next month of fields with dates of this calendar."""
+    """Make files in a calendar, and a model of the next month of fields with dates of this calendar."""
     calendar, folder = str(request.param), tmp_path_factory.mktemp(str(request.param))
     generator = np.random.default_rng(2)
     tas = np.zeros((COUNT, len(LAT), len(LON)), dtype=np.float32)
@@ -46,7 +46,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_conditions_that_are_dates_keep_their_calendar(world: tuple[str, Path], tmp_path: Path) -> None:
-    """The card, and the conditions of samples, name the calendar; dates that only it has are written as they are."""
+    """The card and the conditions of samples name the calendar; dates that exist in it alone are written unchanged."""
     calendar, folder = world
     assert read_card(folder / "model" / "card.toml").data.calendar == calendar
     run = RunConfig(
@@ -62,7 +62,7 @@ def test_conditions_that_are_dates_keep_their_calendar(world: tuple[str, Path], 
 
 
 def test_forecasts_start_at_dates_of_their_calendar(world: tuple[str, Path], tmp_path: Path) -> None:
-    """Starts are opened as dates of the calendar, in members and in statistics, and stay so in files made of them."""
+    """Starts are opened as dates of the calendar, for members and for statistics, and stay so in files made from them."""
     calendar, folder = world
     report = call(
         "rollout", "--model", folder / "model", "--init", folder / "starts.nc", "--leads", LEADS, "--samples", 2,
@@ -80,13 +80,13 @@ def test_forecasts_start_at_dates_of_their_calendar(world: tuple[str, Path], tmp
     assert call("export", tmp_path / "run", "--out", tmp_path / "flat.nc")["code"] == 0
     with xr.open_dataset(tmp_path / "flat.nc") as flat:
         assert flat.init_time.attrs["calendar"] == calendar
-    # and they are verified at their own dates
+    # and forecasts are verified at their own dates
     report = call("verify", tmp_path / "run", "--truth", folder / "fields.nc")
     assert report["code"] == 0 and "forecasts by lead" in report["out"], report
 
 
 def test_months_may_be_dates_of_any_calendar(world: tuple[str, Path], tmp_path: Path) -> None:
-    """An input of the kind month that a file has as dates is the month of these dates."""
+    """An input of the kind month may be dates in a file: its values are the months of these dates."""
     calendar, folder = world
     with xr.open_dataset(folder / "starts.nc") as starts:
         given = starts.rename(tas="tas_1").assign(month=("time", starts.time.values))
@@ -98,7 +98,7 @@ def test_months_may_be_dates_of_any_calendar(world: tuple[str, Path], tmp_path: 
 
 
 def test_texts_become_dates_of_their_calendar_or_stay() -> None:
-    """Dates that a calendar has are its dates; others stay the text that they are."""
+    """Texts that are dates of the calendar are read as such; others remain text."""
     day = np.array(["2001-02-30 00:00:00", "2001-03-01 12:00:00"], dtype=object)
     assert from_text(day, "360_day").tolist() == [
         cftime.datetime(2001, 2, 30, calendar="360_day"), cftime.datetime(2001, 3, 1, 12, calendar="360_day"),

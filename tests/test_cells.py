@@ -1,4 +1,4 @@
-"""The network on cells: its taps, its levels, and a training that explains what the Gaussian cannot."""
+"""The network on cells: its taps, its levels, and a training that explains what a Gaussian cannot."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from piadm_hpc.models.networks.cells import CellUNet, Pool, spacing_of, stencil,
 
 
 def healpix(nside: int) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes of nested cells."""
+    """Return latitudes and longitudes of nested HEALPix cells."""
     return Healpix(nside, True).angles(np.arange(12 * nside**2))
 
 
 def test_taps_lie_around_every_cell() -> None:
-    """On a small grid of rows and columns at the equator they are those of a 3 x 3 convolution; on HEALPix they are near."""
+    """On a small regular grid at the equator the taps are those of a 3 x 3 convolution; on HEALPix they are neighbours."""
     lat, lon = (axis.ravel() for axis in np.meshgrid(np.arange(-2.0, 3), np.arange(-2.0, 3), indexing="ij"))
     assert stencil(unit_vectors(lat, lon))[:, 12].tolist() == [12, 17, 18, 13, 8, 7, 6, 11, 16]
     points = unit_vectors(*healpix(8))
@@ -64,7 +64,7 @@ def test_the_network_takes_any_mesh_and_reaches_far() -> None:
 
 
 def test_a_network_on_cells_explains_what_the_gaussian_cannot(tmp_path: Path) -> None:
-    """Fields are the signs of smooth waves with a little noise: a network decides between two values, a Gaussian cannot."""
+    """Fields are signs of smooth waves with a little noise: a network can decide between two values, and a Gaussian cannot."""
     (lat, lon), generator = healpix(4), np.random.default_rng(0)
     waves = generator.normal(size=(400, 3)) @ unit_vectors(lat, lon).T
     fields = np.sign(waves) + 0.1 * generator.normal(size=(400, 192))

@@ -1,4 +1,4 @@
-"""The commands, run in this process, and what they say to people who made a mistake."""
+"""The commands, run in this process, and their messages to users who made a mistake."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from piadm_hpc.cli.main import NAMES
 from piadm_hpc.config.templates import KINDS
 from piadm_hpc.models.config import load_config
 
-# far above rounding, so that a Gaussian takes one sweep everywhere
+# far above rounding, so that a Gaussian takes one sweep on every machine
 LOOSE = {"solver": {"kind": "picard", "tol": 1e-2}}
 
 WITHOUT_MPI = """
@@ -38,7 +38,7 @@ print("done without MPI")
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a Gaussian model, a finished run of it, and its run.toml."""
+    """Make a folder with a Gaussian model, a finished run of it, and its run.toml."""
     folder = tmp_path_factory.mktemp("cli")
     config = write_config(folder / "run.toml", make_model(folder), folder / "run", **LOOSE)
     assert call("sample", config)["code"] == 0
@@ -196,7 +196,7 @@ def test_plan_counts_what_a_run_will_cost_and_writes_nothing(work: Path) -> None
     assert 5e7 < plan.memory_per_rank < 2e9 and plan.output_bytes == 4 * 6 * 8 * 16
     assert 0 < plan.seconds_per_call < 1 and plan.seconds > 0 and plan.sequential_seconds > 0
     shared = piadm_hpc.plan(config.replace(compute={"time_ranks": 4}), ranks=4)
-    # a scan over four ranks has two stages, with two samples of at least 128 float32 coordinates in each
+    # a scan over four ranks has two stages, each with two samples of at least 128 float32 coordinates
     assert 2 * 2 * 128 * 4 <= shared.bytes_per_sweep < 1e4
     measured = piadm_hpc.plan(config, ranks=1, pilot=True)
     assert measured.measured and measured.rounds == 1, "a Gaussian needs one sweep"

@@ -20,7 +20,7 @@ def recipe() -> dict[str, Any]:
 
 
 def shaken(count: int, size: float) -> np.ndarray:
-    """Icosahedra [count, 13, 3] with their centres, edges about one, and noise."""
+    """Return icosahedra [count, 13, 3] with their centres, edges of about one, and noise."""
     golden = (1 + 5**0.5) / 2
     corners = [np.roll([0, a, b * golden], k) for k in range(3) for a in (-1, 1) for b in (-1, 1)]
     shape = np.concatenate([np.zeros((1, 3)), np.array(corners) / np.hypot(1, golden)])

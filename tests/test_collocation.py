@@ -1,4 +1,4 @@
-"""Collocation against the reference's own flow, an independent ODE solver, polynomials, and itself in other orders."""
+"""Collocation agrees with the reference's own flow, an independent ODE solver, polynomials, and itself in other orders."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def prior(made: Collocation, samples: int, seed: int = 3) -> Tensor:
 
 
 def flow(target: GaussianMixture, process: Process, x0: Tensor) -> Tensor:
-    """The probability flow by an adaptive Runge-Kutta method, in log-SNR and the process's own units."""
+    """Solve the probability flow by an adaptive Runge-Kutta method, in log-SNR and the process's own units."""
     made = scheme(process, target.reference())
 
     def velocity(snr: float, flat: np.ndarray) -> np.ndarray:
-        # y = x / r with r = sqrt(alpha^2 + sigma^2) follows dy/dtheta = -(y + s_y) / 2 as theta falls
+        # y = x / r with r = sqrt(alpha^2 + sigma^2) obeys dy/dtheta = -(y + s_y) / 2 while theta falls
         theta = torch.log1p(torch.exp(-torch.tensor([snr], dtype=F64)))
         t = process.time(theta)
         r = torch.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)
@@ -134,7 +134,7 @@ def test_batches_orders_and_samples_in_flight_do_not_change_a_sample() -> None:
 
 
 def test_a_full_batch_is_kept_full() -> None:
-    """Samples that are done make room at once: hardly more sweeps of the batch than the work divided by its width."""
+    """Samples that are done make room at once, so that the batch takes hardly more sweeps than the work divided by its width."""
     target = target_c(OU(), 32)
     made = Collocation(OU(), target.reference(), 8.0, 1e-3, 12)
     x0, batches = prior(made, 64), [0]
@@ -240,7 +240,7 @@ def test_chosen_points_solve_other_samples_to_the_tolerance(tol: float) -> None:
     found = replace(sampler, chain=made, options=replace(sampler.options, tol=tol)).draw(range(4, 16))
     truth = replace(sampler, options=replace(sampler.options, tol=1e-8)).draw(range(4, 16))
     assert float(error(found.x, truth.x, reference).max()) <= 1.5 * tol
-    # fewer points leave more in doubt than the tolerance allows: their samples are cut in pieces
+    # with fewer points the estimated error exceeds the tolerance, and samples are cut into pieces
     halved = replace(made, points=points // 2)
     fewer = replace(sampler, chain=halved, options=replace(sampler.options, tol=tol)).draw(range(4, 16))
     assert float(fewer.rounds.float().mean()) > float(found.rounds.float().mean()) + 1
@@ -252,7 +252,7 @@ def error(x: Tensor, truth: Tensor, reference: GaussianReference) -> Tensor:
 
 @given(st.integers(4, 24), st.integers(0, 2**31))
 def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int) -> None:
-    """The chosen start and points depend on sizes alone, and tighter tolerances never take fewer points or start later."""
+    """The chosen start and points depend on sizes alone, and a tighter tolerance never means fewer points or a later start."""
     rows = torch.randn(3, nodes, generator=torch.Generator().manual_seed(seed), dtype=F64)
     known = Smoothness(-8.0, 7.0, rows.T @ rows / 3)
     loose, tight = (choose(known, tol, -8.0, 7.0) for tol in (1e-1, 1e-3))
@@ -260,7 +260,7 @@ def test_smoothness_weighs_integrals_as_the_nodes_do(nodes: int, seed: int) -> N
     assert tight[1] >= loose[1] and choose(replace(known, gram=known.gram * 100), 1.0, -8.0, 7.0) == loose
 
 
-def test_draws_whose_changes_shrink_slowly_are_held_to_more() -> None:
+def test_draws_whose_changes_shrink_slowly_are_swept_on() -> None:
     """Near a boundary between modes changes fall below the tolerance by a third a sweep, and what is left moves the end far."""
     target, draws = target_c(OU(), 256), [19, 23, 119]
     reference = target.reference()
@@ -270,12 +270,12 @@ def test_draws_whose_changes_shrink_slowly_are_held_to_more() -> None:
     first = drawn(made, reference, draws, 0)
     truth = solve(replace(made, points=64), target.score, first, tol=1e-9, **common).x
     found = solve(made, target.score, first, tol=1e-2, **common)
-    assert float(((found.x - truth) / scale).square().mean(1).max().sqrt()) < 1e-2  # they ended in another mode, at 0.5
+    assert float(((found.x - truth) / scale).square().mean(1).max().sqrt()) < 1e-2  # an end in another mode would be off by 0.5
 
 
 @pytest.mark.parametrize("points", [16, 32])
 def test_a_score_that_varies_from_node_to_node_is_seen(points: int) -> None:
-    """A time embedding that turns a hundred times is folded onto low coefficients: samples were off by 3 to 5 `tol`."""
+    """A time embedding that turns a hundred times is aliased to low coefficients, which must not pass for a resolved score."""
     process, target, tol = OU(), target_c(OU(), 12), 1e-3
     draws = torch.rand(2, 12, generator=torch.Generator().manual_seed(0), dtype=F64)
     speed, phase = 40 * (1 + draws[0]), 2 * math.pi * draws[1]
@@ -286,7 +286,7 @@ def test_a_score_that_varies_from_node_to_node_is_seen(points: int) -> None:
 
     made = scheme(process, target.reference(), points)
     x0, reference = prior(made, 3), target.reference()
-    # enough nodes for all of the variation, over the whole range
+    # these nodes resolve all of the variation, over the whole range
     exact = solve(replace(made, points=600), score, x0, tol=None, sweeps=12, reference=reference)
     found = solve(made, score, x0, tol=tol, reference=reference)
     assert bool(found.converged.all())
@@ -294,7 +294,7 @@ def test_a_score_that_varies_from_node_to_node_is_seen(points: int) -> None:
 
 
 def test_many_points_are_reached_in_as_many_sweeps() -> None:
-    """Eight points and four more in every sweep up to 64; proportionally more beyond."""
+    """Sweeps start with eight points and add four in every sweep up to 64, and proportionally more beyond."""
     reference = target_c(OU(), 6).reference()
     assert scheme(OU(), reference, 20).point_counts == (8, 12, 16, 20)
     assert scheme(OU(), reference, 64).point_counts == (*range(8, 64, 4), 64)

@@ -1,4 +1,4 @@
-"""`piadm compare`: fewest steps by bisection, equal error for all, and what is written."""
+"""`piadm compare` finds the fewest steps by bisection at equal error for all methods, and writes tables and figures."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_method_that_needs_too_many_steps_is_named_and_left_out() -> None:
 
 
 def test_a_method_whose_iterates_overflow_is_left_out_and_the_others_go_on() -> None:
-    """Plain increments may leave the range of numbers on the way, where steps one after the other do not."""
+    """Plain increments may overflow in sweeps where the chain step by step does not."""
 
     def score(x: torch.Tensor, t: Any) -> Any:
         found = TASK.score(x, t)
@@ -130,7 +130,7 @@ def test_the_command_takes_a_model_folder_and_some_methods(tmp_path: Path) -> No
 def test_rounds_with_hindsight_are_the_smallest_depth_that_reaches_the_error() -> None:
     benchmark = Benchmark(TASK, 1e-3, sde=True, steps=24)
     row = in_parallel("gaussian", benchmark, name="x", fixed={})
-    # one depth for all draws, while they stop one by one
+    # one depth applies to all draws, whereas the samples of a run stop one by one
     assert row is not None and row.fewest is not None and row.fewest <= row.most_rounds
     chain = TASK.chain("gaussian", 24, eta=1.0)
     depths = (int(row.fewest) - 1, int(row.fewest))

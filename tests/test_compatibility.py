@@ -1,8 +1,8 @@
-"""What version 0.1.0 wrote still opens, goes on and is drawn again: its samples, its run folders, its model cards.
+"""Files of version 0.1.0 still open and its runs go on: samples, run folders, model cards.
 
-`data/version-0.1.0/samples.npz` was made there by, for both shipped models,
-`piadm sample --samples 2 --seed 7 --model MODEL` with the settings of `RUNS` below, and `flow-tight` with a tolerance of 1e-4.
-Version 0.1.0 passed samples on that were within the tolerance of the chain step by step; today's are held to the same truth.
+Version 0.1.0 wrote `data/version-0.1.0/samples.npz`, for both shipped models, with
+`piadm sample --samples 2 --seed 7 --model MODEL` and the settings of `RUNS` below; `flow-tight` has a tolerance of 1e-4. Its
+samples were within the tolerance of the chain step by step; today's are compared with that chain too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def stored() -> dict[str, np.ndarray]:
 
 
 def drawn(model: str, run: str, folder: Path, ranks: int | None = None) -> np.ndarray:
-    """The two samples as they are drawn today."""
+    """Draw the two samples with the present code."""
     chosen = RUNS[run] | (FLOWS[model] if run == "flow" else CHAINS[model])
     settings = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
     command = [PIADM, "sample", "--model", MODELS[model], "--samples", "2", "--seed", "7", "--out", "run", *settings]
@@ -55,7 +55,7 @@ def drawn(model: str, run: str, folder: Path, ranks: int | None = None) -> np.nd
 
 
 def away(model: str, found: np.ndarray, expected: np.ndarray) -> float:
-    """Largest root mean square difference of a sample, in standard deviations of the model's data."""
+    """Return the largest root mean square difference of a sample, in standard deviations of the model's data."""
     encode = load_model(MODELS[model]).encode
     states = [encode({FIELDS[model]: values}).flatten(1) for values in (found, expected)]
     return float((states[0] - states[1]).square().mean(1).sqrt().max())
@@ -86,7 +86,7 @@ def test_a_run_of_0_1_0_opens(tmp_path: Path) -> None:
 
 
 def test_a_run_of_0_1_0_goes_on(tmp_path: Path) -> None:
-    """Members made before stay, the missing one equals that of the finished run."""
+    """Members that 0.1.0 drew stay, and the missing one equals that of the finished run."""
     for name in ("begun", "gaussian"):
         shutil.copytree(OLD / name, tmp_path / name)
     done = launch([PIADM, "sample", "begun/run.toml", "--samples", "3"], ranks=None, cwd=tmp_path, timeout=200)

@@ -27,7 +27,7 @@ LAGS = {"tas_1": {"kind": "lag"}, "tas_2": {"kind": "lag", "lag": 2}, "month": {
 
 @pytest.fixture(scope="module")
 def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models of months given the two before them, of a world around 14 degC with a cycle of the year and persistence."""
+    """Train models of months given the two before them, on fields around 14 degC with an annual cycle and persistence."""
     folder = tmp_path_factory.mktemp("season")
     generator = np.random.default_rng(1)
     x = np.zeros((COUNT, len(LAT), len(LON)))
@@ -44,13 +44,13 @@ def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def starts(folder: Path, month: int = 5) -> xr.Dataset:
-    """Absolute fields of four months from this one on, in the third year."""
+    """Return absolute fields of four months from `month` on, in the third year."""
     with xr.open_dataset(folder / "fields.nc") as fields:
         return fields.isel(time=slice(23 + month, 27 + month)).load()
 
 
 def anomalies(folder: Path, fields: xr.Dataset, model: str = "monthly") -> xr.Dataset:
-    """The same fields less the model's climatology."""
+    """Return the same fields less the model's climatology."""
     removed = climatology_of(folder / model)
     assert removed is not None
     months = fields.time.dt.month.values - 1 if removed.monthly else 0
@@ -64,7 +64,7 @@ def read(folder: Path, file: Path, model: str = "monthly") -> dict[str, np.ndarr
 
 
 def _named(fields: xr.Dataset) -> xr.Dataset:
-    """The inputs by their names at one start."""
+    """Return the inputs of one start by their names."""
     now, before = (fields.tas.isel(time=k, drop=True) for k in (-1, -2))
     return xr.Dataset({"tas_1": now, "tas_2": before, "month": int(fields.time.dt.month[-1]) % 12 + 1})
 
@@ -74,7 +74,7 @@ def _kelvin(fields: xr.Dataset, offset: float) -> xr.Dataset:
 
 
 def _ends(fields: xr.Dataset) -> xr.Dataset:
-    """The months stamped by the instant that they end at, with bounds."""
+    """Return the fields with months stamped by the instant at which they end, and with bounds."""
     first = fields.time.values.astype("datetime64[M]")
     bounds = np.stack([first, first + 1], 1).astype("datetime64[ns]")
     found = fields.assign_coords(time=bounds[:, 1]).assign(time_bnds=(("time", "two"), bounds))
@@ -111,7 +111,7 @@ def test_starts_around_the_new_year_lose_the_climatology_of_their_own_months(sea
 
 
 def test_absolute_fields_of_unknown_months_are_refused_and_anomalies_are_not(season: Path, tmp_path: Path) -> None:
-    """Inputs by their names, and fields along a dimension without dates: a mean over all times needs no months."""
+    """Absolute inputs by name, and fields without dates, are refused; a mean over all times needs no months."""
     absolute, out = starts(season), tmp_path / "run"
     apart = anomalies(season, absolute)
     for name, fields in (("absolute", absolute), ("apart", apart)):
@@ -143,7 +143,7 @@ def test_absolute_fields_of_months_without_a_climatology_are_refused(season: Pat
 
 
 def test_other_inputs_stand_beside_dated_fields(season: Path, tmp_path: Path) -> None:
-    """A number for every date belongs to the last field that is known, and one number to all conditions."""
+    """A number for every date applies to the last known field, and a single number to all conditions."""
     given = starts(season).assign(forcing=("time", [0.1, 0.2, 0.3, 0.4]), level=0.5)
     given.isel(time=[2, 0, 3, 1]).to_netcdf(tmp_path / "given.nc")
     frame = ConditionFrame.of(season / "monthly")
@@ -158,7 +158,7 @@ def test_other_inputs_stand_beside_dated_fields(season: Path, tmp_path: Path) ->
 def test_forecasts_from_absolute_starts_are_anomalies(
     season: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> Any:  # fmt: skip
-    """From the command line: the same members as from anomalies, and a line that says what was done."""
+    """On the command line, absolute starts give the same members as anomalies, and one line says what was subtracted."""
     absolute = starts(season)
     absolute.to_netcdf(tmp_path / "absolute.nc")
     anomalies(season, absolute).to_netcdf(tmp_path / "apart.nc")
@@ -176,7 +176,7 @@ def test_forecasts_from_absolute_starts_are_anomalies(
 
 
 def test_without_a_climatology_absolute_fields_are_refused_by_their_size(season: Path, tmp_path: Path) -> None:
-    """A model that did not keep its climatology, and a domain larger than the model, for which nobody knows one."""
+    """This covers a model without a stored climatology, and a domain larger than the model's, whose climatology nobody has."""
     shutil.copytree(season / "monthly", tmp_path / "old")
     arrays, attrs = read_arrays(tmp_path / "old" / "reference.h5")
     write_arrays(tmp_path / "old" / "reference.h5", {name: a for name, a in arrays.items() if name != "climatology"}, attrs)
@@ -193,7 +193,7 @@ def test_without_a_climatology_absolute_fields_are_refused_by_their_size(season:
 
 
 def test_land_and_whatever_a_file_has_there_warn_of_nothing(season: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """Points without data have no mean and no say in what a file holds."""
+    """Values at points without data do not count, whatever they are, and cause no warning."""
     absolute, removed = starts(season).tas.values.astype(np.float64), climatology_of(season / "mean")
     assert removed is not None
     climatology = removed.fields["tas"].copy()
@@ -220,7 +220,7 @@ def test_land_and_whatever_a_file_has_there_warn_of_nothing(season: Path, recwar
     ],
 )
 def test_area_means_are_those_of_anomalies(tmp_path: Path, values: list, attrs: dict, expected: list | None) -> None:
-    """An absolute mean lies within thirty deviations of anomalies where these vary as much as here."""
+    """Deviations are so large here, 20 K, that size alone does not tell an absolute mean; the climatology does."""
     grid = {"lat": Coordinate(("lat",), LAT, {"units": "degrees_north"}), "lon": Coordinate(("lon",), LON, {})}
     climatology = np.broadcast_to(287.0 + np.arange(12)[:, None, None] / 12, (12, len(LAT), len(LON)))
     given = InputCard(name="warming", kind="ensemble_mean", variable="tas", units="K", mean=0.0, scale=20.0)

@@ -1,4 +1,4 @@
-"""Conditional models of fields: trained, their closed form, runs of one and of many conditions, and files that are refused."""
+"""Conditional models of fields: training, closed forms, runs of one and of many conditions, and files that are refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STEADY = np.sin(np.deg2rad(LON)) * np.cos(np.deg2rad(LAT))[:, None]
 
 
 def write_world(folder: Path) -> None:
-    """x(t) = 0.8 x(t-1) + wave forcing(t) + white noise, with a number that forces it and a class, month by month."""
+    """Write x(t) = 0.8 x(t-1) + wave forcing(t) + white noise, month by month, with the forcing number and a class."""
     generator = np.random.default_rng(0)
     forcing, kind = generator.normal(size=COUNT), generator.integers(0, 2, COUNT)
     x = np.zeros((COUNT, len(LAT), len(LON)))
@@ -73,7 +73,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def today(folder: Path, count: int = 3, **changes: Any) -> Path:
-    """Conditions taken from the last months of the world."""
+    """Return conditions taken from the last months of the data."""
     fields, forcing = (xr.open_dataset(folder / f"{name}.nc").isel(time=slice(-count, None)) for name in ("fields", "forcing"))
     found = xr.Dataset({"before": fields.tas, "forcing": forcing.forcing, "kind": forcing.kind, "month": forcing.time.dt.month})
     path = folder / f"today-{count}-{len(list(folder.glob('today*')))}.nc"
@@ -82,7 +82,7 @@ def today(folder: Path, count: int = 3, **changes: Any) -> Path:
 
 
 def test_the_regression_finds_persistence_numbers_and_classes(world: Any) -> None:
-    """Gain 0.8, the forcing's wave and the classes' difference; most of the variance, as the world has it."""
+    """The regression finds gain 0.8, the forcing's wave and the classes' difference, and explains most of the variance."""
     model = load_model(world / "conditional")
     explained, conditioning = model.card["condition"]["explained"], model.conditioning
     assert explained > 0.8
@@ -103,7 +103,7 @@ def test_the_regression_finds_persistence_numbers_and_classes(world: Any) -> Non
 
 
 def test_cross_validated_residuals_are_as_large_as_those_of_new_states() -> None:
-    """Noise that a regression on many numbers would fit: its own residuals are too small, those of the folds are not."""
+    """Residuals of a regression on many numbers are too small on its own data; those of the folds are not."""
     generator = torch.Generator().manual_seed(1)
     numbers, x = (torch.randn(96, n, dtype=torch.float64, generator=generator) for n in (20, 30))
     maps = torch.zeros(96, 0, 5, 6)
@@ -131,7 +131,7 @@ def test_encode_and_decode_are_inverse_and_need_the_condition(world: Any) -> Non
 
 
 def test_samples_have_the_mean_and_covariance_of_the_conditional_gaussian(world: Any, tmp_path: Path) -> None:
-    """Mean within 1 % of the fields' level over that of the data's spread, covariance within 3 %, in at most two rounds."""
+    """The mean is within 1 % (level over spread of the data) and the covariance within 3 %, in at most two rounds."""
     run = piadm_hpc.RunConfig(
         model=str(world / "conditional"), out=str(tmp_path / "run"), samples=1500, condition={"file": str(today(world, 1))},
         output={"batch": 500}, compute={"model_batch": 10_000}, grid={"steps": 24}, solver={"kind": "picard"},
@@ -179,7 +179,7 @@ def test_one_condition_of_many_is_the_same_made_alone_and_members_are_appended(w
 
 
 def test_fields_with_dates_are_conditions_of_the_months_after_them(world: Any, tmp_path: Path) -> None:
-    """The same samples from two dated months as from the inputs by name: before = the last one, month = the next."""
+    """Two dated months give the same samples as inputs by name: `before` is the last of them, and the month is the next."""
     with xr.open_dataset(world / "fields.nc") as fields:
         last = fields.tas.isel(time=slice(-2, None)).load()
     lags = {"before": {"kind": "lag"}, "month": {"kind": "month"}}
@@ -199,7 +199,7 @@ def test_fields_with_dates_are_conditions_of_the_months_after_them(world: Any, t
 
 
 def test_given_fields_have_the_density_of_the_conditional_gaussian(world: Any, tmp_path: Path) -> None:
-    """`piadm density` with a condition for every field, and with one for all: the closed form around the mean given it."""
+    """`piadm density` with a condition per field, and with one for all, gives the closed form around the conditional mean."""
     conditions = today(world, 3)
     with xr.open_dataset(world / "fields.nc") as fields:
         fields.isel(time=slice(-3, None)).to_netcdf(tmp_path / "data.nc")
@@ -237,7 +237,7 @@ def test_a_changed_file_is_not_the_same_run(world: Any, tmp_path: Path) -> None:
 
 
 def _changed(name: str, found: xr.Dataset) -> xr.Dataset:
-    """A file of conditions with one mistake."""
+    """Write a file of conditions with one mistake."""
     if name == "name":
         return found.rename(forcing="forcings")
     if name == "units":
@@ -324,7 +324,7 @@ def test_inputs_that_the_data_lack_are_named_together(world: Any) -> None:
 
 
 def test_a_conditional_model_is_probed_under_conditions_of_a_file(world: Any, tmp_path: Path) -> Any:
-    """After training it is left out; the command asks for a file, and later runs of the model use what it finds."""
+    """Training cannot probe such a model; the command does, given a file, and later runs of the model use the result."""
     probe_trained(world / "network")
     assert not (world / "network" / "response.h5").exists()
     words = one_line(call("reference", world / "network"), 2)
@@ -335,7 +335,7 @@ def test_a_conditional_model_is_probed_under_conditions_of_a_file(world: Any, tm
     assert done["code"] == 0, done
     response = load_model(model).reference.response
     assert response is not None and response.smoothness is not None
-    # its network is hardly trained, so that the probes find the Gaussian's own gains
+    # the network is hardly trained, so that the probes find the Gaussian's own gains
     plain = load_model(world / "network").reference
     gains = plain.spectrum / (plain.spectrum + torch.exp(-response.snr)[:, None])
     smooth = (gains[:-2] + 2 * gains[1:-1] + gains[2:]) / 4
@@ -345,7 +345,7 @@ def test_a_conditional_model_is_probed_under_conditions_of_a_file(world: Any, tm
 
 
 def test_sweeps_of_a_probed_conditional_model_find_the_same_samples(world: Any, tmp_path: Path) -> None:
-    """A response changes rounds, and samples within the tolerance."""
+    """A response changes the rounds, and samples only within the tolerance."""
     probed = shutil.copytree(world / "network", tmp_path / "probed")
     settings: dict[str, Any] = {"condition": {"file": str(today(world, 2))}, "samples": 2, "grid": {"steps": 16}}
     settings |= {"chain": {"integrator": "collocation", "eta": 0.0}, "solver": {"tol": 1e-3}}
@@ -359,7 +359,7 @@ def test_sweeps_of_a_probed_conditional_model_find_the_same_samples(world: Any, 
 
 
 def test_the_shipped_emulator_comes_probed_and_draws_the_same_samples(tmp_path: Path) -> None:
-    """`ccsm-forced` at two levels of warming, with its response and without it: the same samples, for fewer calls."""
+    """`ccsm-forced` at two levels of warming gives the same samples with its response as without it, for fewer calls."""
     levels = xr.Dataset({"warming": ("level", [285.17, 285.63], {"units": "K"})})
     levels.to_netcdf(tmp_path / "levels.nc")
     probed = load_model("ccsm-forced")
@@ -376,7 +376,7 @@ def test_the_shipped_emulator_comes_probed_and_draws_the_same_samples(tmp_path: 
 
 
 def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path: Path) -> Any:
-    """Every command that reads a run of several conditions, or estimates one."""
+    """Every command that reads a run of several conditions, or estimates one, works."""
     run = ["--model", world / "network", "--condition", today(world, 2), "--samples", 2, "--set", "grid.steps=4"]
     assert "4 samples" in call("plan", *run)["out"]
     assert call("sample", *run, "--out", tmp_path / "run")["code"] == 0
@@ -388,7 +388,7 @@ def test_runs_of_conditions_are_planned_reported_and_joined(world: Any, tmp_path
 
 
 def test_the_shipped_emulator_warms_the_arctic_most(tmp_path: Path) -> Any:
-    """The mean given two levels of warming, half a degree apart: the globe's own half degree, more of it in the north."""
+    """At two levels of warming half a degree apart, the mean warms by half a degree globally, and by more in the north."""
     model = load_model("ccsm-forced")
     (given,) = model.conditioning.inputs
     assert (given.name, given.kind, given.units) == ("warming", "ensemble_mean", "K") and model.card["condition"]["dropout"] > 0
@@ -416,7 +416,7 @@ def test_the_shipped_emulator_warms_the_arctic_most(tmp_path: Path) -> Any:
 
 
 def test_the_shipped_forecast_persists_and_knows_its_inputs() -> Any:
-    """Anomalies persist from month to month, more in the last month than in the one before; land is left out."""
+    """Anomalies persist from month to month, more from the last month than from the one before; land is left out."""
     model = load_model("ersst-forecast")
     assert [(given.name, given.kind, given.lag) for given in model.conditioning.inputs] == [
         ("sst_1", "lag", 1), ("sst_2", "lag", 2), ("month", "month", 0),

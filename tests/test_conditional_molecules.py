@@ -1,4 +1,4 @@
-"""Conformers given a number and a class: trained, their closed form, runs of several conditions, and what is refused."""
+"""Conformers given a number and a class: training, closed forms, runs of several conditions, and recipes that are refused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SHAPE = np.array([[0, 0, 0], [0.15, 0, 0], [0.2, 0.14, 0], [0.35, 0.15, 0.05], [
 TOPOLOGY = Topology(tuple(Atom(f"C{k}", "C", "MOL", 1) for k in range(6)), tuple((k, k + 1) for k in range(5)))
 TEMPERATURES, FRAMES, NOISE = (300.0, 330.0, 360.0, 390.0), 400, 0.002
 STRETCH = 0.0006 * (SHAPE - SHAPE.mean(0))  # nm per K
-SHIFT = 0.01 * np.cos(np.arange(18)).reshape(6, 3)  # nm, of the second class
+SHIFT = 0.01 * np.cos(np.arange(18)).reshape(6, 3)  # nm, for the second class
 
 
 def write_frames(path: Path, positions: np.ndarray, **more: np.ndarray) -> None:
-    """A file of conformers, with a number for every frame under each further name."""
+    """Write a file of conformers, with a number for every frame under each further name."""
     write_samples(
         path, layout=conformer_layout(TOPOLOGY), ids=tuple(range(len(positions))),
         fields={"coordinates": positions.astype(np.float32)}, per_sample={}, attributes={"title": "frames"}, compression="none",
@@ -45,14 +45,14 @@ def write_frames(path: Path, positions: np.ndarray, **more: np.ndarray) -> None:
 
 
 def world(temperature: np.ndarray, state: np.ndarray, seed: int) -> np.ndarray:
-    """Frames [n, 6, 3] that stretch with their temperature, are shifted by their class, and tremble."""
+    """Return frames [n, 6, 3] that stretch with their temperature, are shifted by their class, and fluctuate."""
     noise = NOISE * np.random.default_rng(seed).normal(size=(len(temperature), 6, 3))
     return SHAPE + (temperature - 345)[:, None, None] * STRETCH + state[:, None, None] * SHIFT + noise
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four trajectories, one at each temperature and each with both classes, and two models of them."""
+    """Make four trajectories, one per temperature and each with both classes, and two models of them."""
     made = tmp_path_factory.mktemp("hot")
     for k, kelvin in enumerate(TEMPERATURES):
         state = np.random.default_rng(k).integers(0, 2, FRAMES)
@@ -84,7 +84,7 @@ def settings(output: Path, **changes: Any) -> ConformerTrainConfig:
 
 
 def given(path: Path, temperature: Any, state: Any, units: str = "K") -> Path:
-    """A file of conditions."""
+    """Write a file of conditions."""
     xr.Dataset({"temperature": ("number", temperature, {"units": units}), "state": ("number", state)}).to_netcdf(path)
     return path
 
@@ -104,7 +104,7 @@ def test_the_mean_follows_the_temperature_and_the_class(folder: Path) -> None:
     expected = np.linalg.norm(np.diff(SHAPE + np.array([-45, -44])[:, None, None] * STRETCH, axis=1), axis=-1)
     assert np.abs((lengths[1] - lengths[0]) / (expected[1] - expected[0]) - 1).max() < 0.1
     motions = rigid_motions(means[0], turns=True)
-    turned = np.linalg.svd(means[0].T @ (SHAPE - SHAPE.mean(0)))  # from the axes of the world to those of the model
+    turned = np.linalg.svd(means[0].T @ (SHAPE - SHAPE.mean(0)))  # from the axes of the data to those of the model
     shift = (SHIFT - SHIFT.mean(0)) @ (turned[0] @ turned[2]).T
     inside = shift.ravel() - motions @ (motions.T @ shift.ravel())
     found = (means[2] - means[0]).ravel()
@@ -114,7 +114,7 @@ def test_the_mean_follows_the_temperature_and_the_class(folder: Path) -> None:
 
 
 def test_samples_have_the_moments_of_the_conditional_gaussian(folder: Path, tmp_path: Path) -> None:
-    """Members of two conditions: means within their standard errors, variances of all modes together within 4 %."""
+    """Members of two conditions have means within their standard errors, and a total variance within 4 %."""
     count, path = 600, given(tmp_path / "two.nc", [26.85, 100.0], [0, 1], units="degC")
     run = piadm_hpc.RunConfig(
         model=str(folder / "gaussian"), out=str(tmp_path / "run"), samples=count, condition={"file": str(path)},
@@ -133,14 +133,14 @@ def test_samples_have_the_moments_of_the_conditional_gaussian(folder: Path, tmp_
         modes = model.reference.basis.analyse(apart[:, k].flatten(1))[:, :12]
         assert float((modes.mean(0) / exact.sqrt()).abs().max()) < 4.5 / count**0.5
         assert abs(float((modes.square().mean(0) / exact).mean()) - 1) < 0.04
-    assert np.linalg.norm(np.diff(found.mean(0), axis=0)) > 0.02  # the conditions differ by far more than the noise of a mean
+    assert np.linalg.norm(np.diff(found.mean(0), axis=0)) > 0.02  # the conditions differ by much more than the noise of a mean
     (tmp_path / "noe.csv").write_text("atoms,value,std\n0 3,0.4,0.1\n")
     refused = call("weigh", tmp_path / "run", "--averages", tmp_path / "noe.csv")
     assert "are given 2 conditions; weigh runs of one condition each" in one_line(refused, 2)
 
 
 def test_one_condition_of_many_is_the_same_made_alone(folder: Path, tmp_path: Path) -> None:
-    """With guidance, a member has its sample under a condition alone, among others, and by `only`; a run goes on unchanged."""
+    """With guidance, a member is the same under one condition alone, among others, and with `only`; a run resumes unchanged."""
     path = given(tmp_path / "two.nc", [310.0, 350.0], [0, 1])
     run = piadm_hpc.RunConfig(
         model=str(folder / "network"), out=str(tmp_path / "many"), samples=3, condition={"file": str(path), "guidance": 1.5},
@@ -158,7 +158,7 @@ def test_one_condition_of_many_is_the_same_made_alone(folder: Path, tmp_path: Pa
 
 
 def test_the_network_knows_the_condition_and_needs_it(folder: Path) -> None:
-    """A condition changes the network's score; without one it is refused, and a stopped training ends with the same weights."""
+    """A condition changes the network's score and is required, and a stopped training resumes to the same weights."""
     model = load_model(folder / "network")
     assert model.conditioning is not None and model.card["network"]["kind"] == "pairs"
     x, t = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0)), torch.full((2,), 0.5)
@@ -177,7 +177,7 @@ def test_the_network_knows_the_condition_and_needs_it(folder: Path) -> None:
 
 
 def test_centred_conformers_turn_with_their_condition(folder: Path) -> None:
-    """Without superposition the mean is zero whatever the condition, and a network of messages turns with its input."""
+    """Without superposition the mean is zero under every condition, and a network of messages turns with its input."""
     data = {"trajectories": ["run_?.h5"], "alignment": "centred"}
     network = {"kind": "messages", "width": 8, "depth": 1, "embedding": 8}
     train_conformers(settings(folder / "turning", data=data, network=network), root=folder, report=lambda line: None)
@@ -194,7 +194,7 @@ def test_centred_conformers_turn_with_their_condition(folder: Path) -> None:
 
 
 def test_numbers_of_frames_stay_with_their_frames(folder: Path) -> None:
-    """Through stride, split, weights and copies: every state still has the temperature and class it was made with."""
+    """Through stride, split, weights and copies, every state keeps the temperature and the class of its frame."""
     config = settings(folder / "none", data={"trajectories": ["run_?.h5"], "stride": 3, "start": 1, "validation_fraction": 0.2})
     assert config.condition is not None
     data = read_conformers(config.data.model_copy(update={"relabel": 2}), folder, seed=0, condition=config.condition)
@@ -202,7 +202,7 @@ def test_numbers_of_frames_stay_with_their_frames(folder: Path) -> None:
     made = condition_conformers(data, 0.0, "superposed")
     train = 4 * 133 - round(0.2 * 4 * 133)
     assert len(made.states.train) == len(data.inputs["state"].parts["train"]) == 2 * train
-    assert made.card.explained > 0.8  # a single permutation of the numbers would leave nothing
+    assert made.card.explained > 0.8  # one wrong permutation of the numbers would explain nothing
     own = {"temperature": {"kind": "scalar"}, "state": {"kind": "class", "classes": 2}}
     again = settings(folder / "none", data={"trajectories": ["run_?.h5"]}, condition={"inputs": own}).condition
     frames = read_frames(TrajectoryConfig(trajectories=("run_?.h5",)), folder, again)
@@ -211,7 +211,7 @@ def test_numbers_of_frames_stay_with_their_frames(folder: Path) -> None:
 
 
 def test_frames_without_a_number_are_left_out(folder: Path, tmp_path: Path) -> None:
-    """Numbers from files beside the trajectories, of which three are missing."""
+    """Numbers come from files beside the trajectories, three of them missing."""
     for k in range(4):
         values = np.linspace(0, 1, FRAMES) + k
         values[:3] = np.nan if k == 2 else values[:3]
@@ -281,9 +281,9 @@ def test_all_mistakes_of_inputs_are_told_at_once(folder: Path, tmp_path: Path) -
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_runs_are_verified_by_frames_of_their_own_condition(folder: Path, tmp_path: Path) -> None:
-    """The held-out file knows the inputs of its frames; a run at another temperature needs frames of its own."""
-    with xr.open_dataset(folder / "network" / "held_out.h5") as held:
-        assert (held.condition_temperature == 390).all() and set(held.condition_state.values) == {0.0, 1.0}
+    """The held-out file has the inputs of its frames; a run at another temperature needs frames of its own."""
+    with xr.open_dataset(folder / "network" / "held_out.h5") as frames:
+        assert (frames.condition_temperature == 390).all() and set(frames.condition_state.values) == {0.0, 1.0}
     arguments = ["sample", "--model", folder / "gaussian", "--samples", 40, "--set", "grid.steps=8"]
     there = given(tmp_path / "there.nc", [390.0], [1])
     assert call(*arguments, "--condition", there, "--out", tmp_path / "there")["code"] == 0

@@ -1,4 +1,4 @@
-"""Conditions through the solvers: closed forms, every solver and window, samples alone and together, guidance, bad input."""
+"""Conditions in the solvers: closed forms, every solver and window, samples alone and together, guidance, bad input."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TREE = MIXTURE.conditions(len(NAMES))
 
 
 def design(samples: int, inputs: int) -> torch.Tensor:
-    """Standard normal numbers [samples, inputs] whose sample mean is exactly zero and whose sample covariance is exactly one."""
+    """Return normal numbers [samples, inputs] with a sample mean of exactly zero and a sample covariance of exactly one."""
     draws = torch.randn(samples, inputs, dtype=F64, generator=torch.Generator().manual_seed(2))
     orthonormal, _ = torch.linalg.qr(draws - draws.mean(0))
     return orthonormal * (samples - 1) ** 0.5
 
 
 def gaussian_scheme(name: str, steps: int) -> Any:
-    """A chain that is built on the residuals' reference, or the collocation of the flow."""
+    """Return a chain built on the residuals' reference, or the collocation of the flow."""
     if name == "collocation":
         return Collocation(PROCESS, WORLD.reference, 10.0, 1e-4, steps)
     made = piadm_hpc.grid.log_snr(PROCESS, steps, horizon=10.0, delta=1e-4)
@@ -48,9 +48,9 @@ def gaussian_scheme(name: str, steps: int) -> Any:
     ("name", "steps", "of_mean"), [("stochastic", 40, 800), ("second order", 60, 120), ("collocation", 24, 24)]
 )
 def test_samples_of_a_gaussian_world_have_its_moments_given_the_condition(name: str, steps: int, of_mean: Any) -> None:
-    """In at most two rounds with all points, for two conditions in one batch: the mean within 1 %, the covariance within 3 %.
+    """In at most two rounds with all points, for two conditions in one batch, means are within 1 % and covariances within 3 %.
 
-    The noise is a design with exact sample moments, and none for the mean, so that nothing but solver and grid add an error.
+    The noise has exact sample moments, and the mean none, so that only the solver and the grid contribute errors.
     """
     conditions = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], dtype=F64)
     draws = steps if name == "stochastic" else 0
@@ -64,7 +64,7 @@ def test_samples_of_a_gaussian_world_have_its_moments_given_the_condition(name: 
             chain, WORLD.score, (x0[:, 0], x0[:, 1:]), noise=numbers[:, 1:].movedim(1, 0) if draws else None, tol=1e-3,
             reference=WORLD.reference, condition=conditions.repeat_interleave(len(numbers) // 2, 0),
         )  # fmt: skip
-        # a flow's first sweeps have few nodes; the last two have all of them
+        # the first sweeps of a flow have few nodes; the last two have all of them
         most = len(chain.point_counts) + 1 if isinstance(chain, Collocation) else 2
         assert int(found.rounds.max()) <= most and bool(found.converged.all())
         ends.append(found.x)
@@ -86,7 +86,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_solver_hands_rows_the_condition_of_their_sample(case: str) -> None:
-    """Against every sample solved alone, step by step, by a score that holds its one condition."""
+    """Solutions equal those of every sample alone, step by step, with a score that has its one condition built in."""
     chain = chains(PROCESS, MIXTURE.target.reference(), steps=23, num_blocks=2)["ddpm"]
     x0, noise = start(PROCESS, chain, NAMES)
     given = {"noise": noise, "reference": MIXTURE.target.reference()}
@@ -116,7 +116,7 @@ def test_chains_of_several_channels_and_calls_take_conditions(name: str) -> None
 
 
 def test_mixture_kernels_and_wrapped_networks_hand_conditions_on() -> None:
-    """A kernel that calls the score three times a row, built on a network that predicts x_0 given the condition."""
+    """A kernel calls the score three times a row, and its network predicts x_0 given the condition."""
 
     def network(x: torch.Tensor, t: Any, c: Any) -> Any:
         alpha, sigma = (level(t)[:, None] for level in (PROCESS.alpha, PROCESS.sigma))
@@ -136,7 +136,7 @@ def test_mixture_kernels_and_wrapped_networks_hand_conditions_on() -> None:
 
 
 def test_a_member_is_its_seed_number_and_condition() -> None:
-    """Condition k made alone equals condition k of a large run; another condition is another sample."""
+    """Condition k alone gives the sample of condition k in a large run, and another condition gives another sample."""
     reference = MIXTURE.target.reference()
     scheme = Collocation(PROCESS, reference, 6.0, 1e-2, 12)
     for chain in (chains(PROCESS, reference)["gaussian sde"], scheme):
@@ -150,7 +150,7 @@ def test_a_member_is_its_seed_number_and_condition() -> None:
 
 
 def test_samples_continue_from_the_end_of_a_block_with_their_conditions() -> None:
-    """Stopped between two blocks and resumed, with the same conditions in another batch order of calls."""
+    """A solve that is stopped between two blocks resumes with the same conditions, in other batches of calls."""
     chain = chains(PROCESS, MIXTURE.target.reference(), steps=24, num_blocks=3)["ddpm"]
     given = {"reference": MIXTURE.target.reference(), "dtype": F64}
     sampler = Sampler(chain, MIXTURE.score, (SIZE,), 3, Options(tol=1e-12), **given)

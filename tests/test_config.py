@@ -1,4 +1,4 @@
-"""A run as one record: ids, changes, the round trip through run.toml, and values that do not go together."""
+"""A run as one record: ids, changes, the round trip through run.toml, and values that contradict each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conformers from training to report: one model of alanine dipeptide, its runs, their files in every reader."""
+"""Conformers from training to report: models of alanine dipeptide, their runs, and their files in every reader."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from piadm_hpc.theory.bases import EOF
 REAL = Path(__file__).parent / "data" / "alanine"
 SAMPLES = 36
 
-# MDAnalysis imports modules that are being retired, and mdtraj reads PDB text with regular expressions of old
+# MDAnalysis imports modules that are deprecated, and mdtraj parses PDB files with deprecated regular expressions
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -63,7 +63,7 @@ def settings(output: Path, **changes: Any) -> ConformerTrainConfig:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with models trained for a second: `small`, superposed, `shifted`, only centred, and `spoken`, of messages."""
+    """Train models for a second each: `small`, superposed; `shifted`, centred only; and `spoken`, a network of messages."""
     folder = tmp_path_factory.mktemp("conformers")
     train_conformers(settings(folder / "small"), root=REAL, report=lambda line: None)
     train_conformers(settings(folder / "shifted", data={"alignment": "centred"}), root=REAL, report=lambda line: None)
@@ -79,7 +79,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(models: Path) -> Path:
-    """A run of the model in three shards, with its index."""
+    """Draw a run of the model in three shards, with its index."""
     config = write_config(models / "run.toml", models / "small", models / "run", samples=SAMPLES, output={"batch": 12})
     report = call("sample", config)
     assert report["code"] in (0, 3), report
@@ -93,7 +93,7 @@ def test_the_folder_says_what_the_model_is(models: Path) -> None:
     assert isinstance(model.reference.basis, EOF) and model.reference.basis.modes.shape == (66, 60)
     assert model.card["data"]["train"] == 600 and model.card["data"]["test"] == 300
     ratios = dict(zip(model.card["scores"]["test"]["log_snr"], model.card["scores"]["test"]["ratio"], strict=True))
-    assert ratios[2] < 0.95  # better than the Gaussian where torsions are decided
+    assert ratios[2] < 0.95  # better than the Gaussian at noise levels at which torsions are decided
     assert {path.name for path in (models / "small").iterdir()} >= {"topology.json", "topology.pdb", "held_out.h5", "card.toml"}
     spoken = load_model(models / "spoken")
     assert spoken.card["network"]["kind"] == "messages" and spoken.card["sampling"] == {"eta": 0.5, "flow": None, "steps": 24}
@@ -119,7 +119,7 @@ def test_states_stay_in_their_subspace_and_decode_to_centred_conformers(models: 
 
 
 def test_sweeps_give_what_steps_give(models: Path) -> None:
-    """The parallel path is the sequential one within tolerance, in few rounds."""
+    """Sweeps agree with the sequential chain within the tolerance, in few rounds."""
     model = load_model(models / "small")
     values = {"model": str(models / "small"), "grid": {"steps": 32}, "chain": {"integrator": "gaussian"}}
     one, other = (
@@ -143,8 +143,8 @@ def test_a_network_without_a_frame_turns_with_its_input_and_sees_hands(superpose
     before, after = network(states, level), network(states @ turn, level)
     mirrored = network(states * torch.tensor([-1.0, 1, 1]), level) * torch.tensor([-1.0, 1, 1])
     assert (before - after @ turn.T).abs().max() < 1e-4 or superposed
-    assert (before - mirrored).abs().max() > 1e-2  # mirror images are told apart
-    if not superposed:  # forces along pairs move no centre of mass
+    assert (before - mirrored).abs().max() > 1e-2  # mirror images have different scores
+    if not superposed:  # forces along pairs of atoms do not move the centre of mass
         assert before.sum(2).abs().max() < 1e-4
 
 
@@ -153,7 +153,7 @@ def bonded(elements: str, *bonds: tuple[int, int]) -> Topology:
 
 
 def talkative(topology: Topology, generator: torch.Generator) -> MessageNetwork:
-    """A network of messages with weights that do something."""
+    """Return a network of messages with weights that are not zero."""
     network = MessageNetwork(torch.zeros(len(topology), 3), topology, ConformerNetworkConfig(kind="messages", width=16, depth=2))
     assert network(torch.randn(2, 2, len(topology), 3, generator=generator), torch.zeros(2)).abs().max() == 0
     for weights in network.parameters():
@@ -198,7 +198,7 @@ def test_messages_see_hands_and_bonds() -> None:
 
 
 def readers(file: Path) -> dict[str, np.ndarray]:
-    """Positions in nm of a file in everything that reads it."""
+    """Return positions in nm of a file, from every library that reads it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import MDAnalysis
@@ -222,7 +222,7 @@ def readers(file: Path) -> dict[str, np.ndarray]:
 
 
 def test_every_reader_finds_the_same_conformers(run: Path, tmp_path: Path) -> None:
-    """As an index over shards, and as one plain file."""
+    """All readers agree on an index over shards and on one plain file."""
     assert len(list((run / "shards").glob("*.h5"))) == 3
     (tmp_path / "plain").mkdir()
     assert call("join", run, "--copy", "--to", tmp_path / "plain" / "samples.h5")["code"] == 0
@@ -233,7 +233,7 @@ def test_every_reader_finds_the_same_conformers(run: Path, tmp_path: Path) -> No
         for name, found in readers(file).items():
             np.testing.assert_allclose(found, expected, atol=2e-7, err_msg=f"{file} {name}")
     bond = np.linalg.norm(expected[:, 6] - expected[:, 8], axis=-1)
-    assert 0.1 < np.median(bond) < 0.2  # N-CA: nanometres
+    assert 0.1 < np.median(bond) < 0.2  # N-CA in nanometres
 
 
 def test_an_index_without_its_shards_is_an_error(run: Path, tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_verification_against_what_travels_with_the_model(run: Path) -> None:
     assert report["code"] == 0, report
     record = json.loads((run / "report" / "verify.json").read_text())
     surface = record["surfaces"]["Ramachandran, residue 1"]
-    assert 0 < surface["floor"] < 1 and 0 < surface["jsd"] <= 1  # of a model trained for a second
+    assert 0 < surface["floor"] < 1 and 0 < surface["jsd"] <= 1  # the model was trained for a second only
     assert record["validity"]["reference"]["clashes"] == 0 and record["validity"]["reference"]["wrong hand"] == 0
     assert record["validity"]["samples"]["duplicates"] == 0
     page = (run / "report" / "verify.html").read_text()
@@ -334,7 +334,7 @@ def test_configurations_of_conformers_list_their_mistakes(tmp_path: Path) -> Non
 
 
 def test_the_shipped_model_makes_alanine_dipeptide() -> None:
-    """By its name: all hands as in nature, bonds as in dynamics, in at most eight rounds."""
+    """Found by its name, it draws conformers with natural chirality, with the bonds of the dynamics, in at most eight rounds."""
     model = load_model("alanine-dipeptide")
     real = load_conformers(find_model("alanine-dipeptide") / "held_out.h5", "held out")
     grid = {"kind": "karras", "steps": 24}
@@ -349,7 +349,7 @@ def test_the_shipped_model_makes_alanine_dipeptide() -> None:
 
 @pytest.mark.parametrize("neighbours", [2, 32])
 def test_duplicates_are_those_found_among_all_pairs(neighbours: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copies, near copies, and many of one conformer, also where there are more neighbours than the search asks for."""
+    """Copies, near copies and many of one conformer are counted, also where there are more neighbours than a search returns."""
     monkeypatch.setattr("piadm_hpc.analysis.verify.conformers.NEIGHBOURS", neighbours)
     real = load_conformers(find_model("alanine-dipeptide") / "held_out.h5", "held out")
     generator = np.random.default_rng(0)
@@ -373,7 +373,7 @@ def test_energies_are_compared(run: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_nothing_is_special_to_twenty_two_atoms(tmp_path: Path) -> None:
-    """A chain of five alanines, 62 atoms, from frames to a report."""
+    """A chain of five alanines with 62 atoms goes from frames to a report."""
     data = {"trajectories": ["walker_00.h5"], "test_files": [], "test_fraction": 0.5}
     train_conformers(settings(tmp_path / "penta", data=data), root=REAL.parent / "penta", report=lambda line: None)
     model = load_model(tmp_path / "penta")

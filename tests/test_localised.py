@@ -13,7 +13,7 @@ from torch import Tensor
 
 import piadm_hpc
 from piadm_hpc.config.validation import ConfigError
-from piadm_hpc.data.geometry import rectangular
+from piadm_hpc.data.geometry import lattice, rectangular
 from piadm_hpc.gaussian.masked import MaskedEOF, log_likelihood, shell_degrees
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.gaussian.shared import SharedEOF
@@ -21,6 +21,7 @@ from piadm_hpc.models.config import ReferenceConfig
 from piadm_hpc.models.training import localised
 from piadm_hpc.models.training.fitting import fit_reference
 from piadm_hpc.models.training.localised import fit_localised_eof
+from piadm_hpc.models.training.scales import FLOOR, Scales
 from piadm_hpc.models.training.tapered import gaspari_cohn
 
 ROWS, COLUMNS = 16, 24
@@ -62,11 +63,11 @@ def test_variances_and_correlations_are_those_of_the_fields(gaps: bool) -> None:
 
 
 def test_held_out_fields_are_likelier_than_under_plain_modes() -> None:
-    train, held, test = (smooth_fields(n, 1, seed)[:, 0] for n, seed in ((60, 0), (20, 1), (40, 2)))
+    train, unseen, test = (smooth_fields(n, 1, seed)[:, 0] for n, seed in ((60, 0), (20, 1), (40, 2)))
     mask = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
     mask[4:8, 6:12] = False
     for gaps in (None, mask):
-        parts = [part if gaps is None else part * gaps for part in (train, held, test)]
+        parts = [part if gaps is None else part * gaps for part in (train, unseen, test)]
         scores = {
             basis: log_likelihood(fit_reference(parts[0], parts[1], ReferenceConfig(basis=basis), mask=gaps), parts[2])
             for basis in ("smooth", "eof")
@@ -107,6 +108,24 @@ def test_power_is_that_of_a_known_spectrum_on_a_grid_with_gaps() -> None:
         assert 0.75 < float(power[0][band].sum() / power[1][band].sum()) < 1.35
 
 
+def test_small_scales_of_large_grids_have_their_power() -> None:
+    """Bands of polynomials divide the square of a field; with the gains a covariance has in every band the power wanted."""
+    points, generator = 48 * 50, np.random.default_rng(0)
+    scales = Scales.of(lattice(48, 50, periodic=True), np.ones(points, dtype=bool))
+    fields = generator.standard_normal((points, 400), dtype=np.float32)
+    assert scales.passes is not None and len(scales.degrees) >= len(scales.edges) + 1
+    assert scales.power(fields).sum() == pytest.approx(np.square(fields).sum(), rel=1e-3)
+    assert scales.degrees.sum() == pytest.approx(points)
+    assert np.allclose(scales.power(fields) / 400, scales.degrees, rtol=0.2)
+    modes = np.linalg.qr(fields)[0]
+    variances = 1 / (1 + np.arange(400.0))
+    wanted = scales.degrees / (1 + np.arange(len(scales.degrees))) ** 2
+    found, addition = scales.balanced(modes, variances, wanted, 0.0)
+    root = np.linalg.cholesky((1 - FLOOR) * np.diag(variances) + addition + 1e-9 * np.eye(400))
+    ratio = scales.power(found @ root.astype(np.float32)) / wanted
+    assert np.allclose(ratio, 1, atol=0.3), ratio
+
+
 def test_modes_that_variables_share_are_orthonormal() -> None:
     generator = torch.Generator().manual_seed(0)
     valid = torch.arange(40) % 5 != 0
@@ -145,7 +164,7 @@ def test_many_variables_share_modes_and_keep_their_correlations(monkeypatch: pyt
     mask = torch.ones(12, ROWS, COLUMNS, dtype=torch.bool)
     if gaps:
         mask[:, 3:7, 5:12] = False
-    train, held = fields[:60] * mask, fields[60:] * mask
+    train, unseen = fields[:60] * mask, fields[60:] * mask
     reference = fit_localised_eof(train, train[:0], rectangular(ROWS, COLUMNS, periodic=True), mask if gaps else None, 300)
     assert isinstance(reference.basis, SharedEOF) and reference.basis.modes.shape[1] <= 300
     white = torch.randn(800, 12, ROWS, COLUMNS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -157,7 +176,7 @@ def test_many_variables_share_modes_and_keep_their_correlations(monkeypatch: pyt
     for band in (slice(1, 3), slice(3, 6), slice(6, 13)):
         assert 0.7 < float(power[0][band].sum() / power[1][band].sum()) < 1.4
     plain = fit_reference(train, train[:0], ReferenceConfig(basis="eof"), mask=mask if gaps else None)
-    assert log_likelihood(reference, held) > log_likelihood(plain, held) + 10
+    assert log_likelihood(reference, unseen) > log_likelihood(plain, unseen) + 10
 
 
 def test_variables_with_data_at_different_points() -> None:

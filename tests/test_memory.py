@@ -101,7 +101,7 @@ def test_a_chain_takes_as_many_bytes_as_planned(case: str, with_reference: bool,
         name: part for name, part in vars(solver.trajectory).items() if name not in ("problem", "base", "predictor", "scan")
     }
     own = [getattr(solver, name, None) for name in ("states", "gaps", "last", "maps")]
-    planned = blocks.bytes_held(len(solver.rows.points), slots, len(SAMPLES), z.element_size())
+    planned = blocks.bytes_in_memory(len(solver.rows.points), slots, len(SAMPLES), z.element_size())
     assert planned == bytes_of(trajectory, own, solver.first, solver.result.end)
 
 
@@ -125,19 +125,19 @@ def test_a_collocation_takes_as_many_bytes_as_planned(slots: int, ranks: int, pr
     solver._evaluate()
     solver._advance()
     solver._evaluate()
-    held = [[slot.y, slot.path, slot.at, slot.remainder, slot.evaluated] for slot in solver.slots]
+    arrays = [[slot.y, slot.path, slot.at, slot.remainder, slot.evaluated] for slot in solver.slots]
     tables = [{**vars(piece), "piece": None} for piece in solver.tables.values()]
-    planned = blocks.bytes_held(-(-scheme.points // ranks), slots, len(SAMPLES), x.element_size())
-    assert planned == bytes_of(held, tables, solver.first, solver.result.end)
+    planned = blocks.bytes_in_memory(-(-scheme.points // ranks), slots, len(SAMPLES), x.element_size())
+    assert planned == bytes_of(arrays, tables, solver.first, solver.result.end)
 
 
-def test_step_by_step_a_few_states_are_held_however_many_steps_there_are() -> None:
+def test_step_by_step_a_few_states_are_in_memory_however_many_steps_there_are() -> None:
     reference = mixture(PROCESS).reference()
-    held = [
+    solvers = [
         problem_of(
             chains(PROCESS, reference, steps=steps)["ddpm"], reference, Options(solver="sequential"), SerialCommunicator()
         )[0]
         for steps in (17, 170)
     ]
-    first, second = (blocks.bytes_held(steps, 5, 5, 8) for blocks, steps in zip(held, (17, 170), strict=True))
+    first, second = (blocks.bytes_in_memory(steps, 5, 5, 8) for blocks, steps in zip(solvers, (17, 170), strict=True))
     assert first == second == 4 * 5 * 8 * reference.basis.num_coords

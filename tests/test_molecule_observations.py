@@ -97,8 +97,8 @@ def test_positions_that_cannot_be_meant_are_refused(tmp_path: Path, rows: str, w
 def test_conformers_given_positions_have_them_however_these_are_turned(tmp_path: Path) -> None:
     """The backbone of a held-out frame, turned and moved: samples come nearer than their errors, other frames do not."""
     model, atoms = load_model("alanine-dipeptide"), (4, 6, 8, 10, 16)
-    with xr.open_dataset(find_model("alanine-dipeptide") / HELD_OUT) as held:
-        frames = held.coordinates.values[100::900, list(atoms)].astype(np.float64)
+    with xr.open_dataset(find_model("alanine-dipeptide") / HELD_OUT) as stored:
+        frames = stored.coordinates.values[100::900, list(atoms)].astype(np.float64)
     target = frames[0][:, [1, 2, 0]] + 5.0
     file = positions_file(tmp_path / "backbone.csv", atoms, target, 0.02)
     run = resolve(RunConfig(model="alanine-dipeptide", chain={"eta": 0.0}, observations={"file": str(file)}), model)

@@ -397,8 +397,8 @@ def test_a_plan_counts_the_factors(model: Path, tmp_path: Path) -> None:
     assert run.given is not None and run.given.posterior.update is not None
     run.finished(run.sampler.draw([0, 1]).x)
     factors = run.given.posterior.update._factors.values()
-    held = sum(factor.nbytes for factor in factors)
-    assert held == run.given.posterior.update.factor_bytes(len(factors)) and len(factors) <= 9
+    memory = sum(factor.nbytes for factor in factors)
+    assert memory == run.given.posterior.update.factor_bytes(len(factors)) and len(factors) <= 9
 
 
 def _verified(folder: Path, model: Path) -> dict[str, Any]:

@@ -123,8 +123,8 @@ def test_conjugate_gradients_agree_with_factors(monkeypatch: pytest.MonkeyPatch)
     update = made[1].update
     assert update is not None and not update.dense
     # the preconditioner: its directions, what is seen of them, and a factor for each of the three levels and for the prior
-    held = [*update._factors.values(), *update._leading]
-    assert sum(part.nbytes for part in held) <= update.factor_bytes(len(update._factors)) <= 8 * 288 * (4 * 288 + 30 + 288)
+    arrays = [*update._factors.values(), *update._leading]
+    assert sum(part.nbytes for part in arrays) <= update.factor_bytes(len(update._factors)) <= 8 * 288 * (4 * 288 + 30 + 288)
     torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=1e-7)
     torch.testing.assert_close(made[1].reference.mean, made[0].reference.mean, rtol=0, atol=1e-7)
     torch.testing.assert_close(dense(made[1].reference), dense(made[0].reference), rtol=0, atol=1e-7)

@@ -283,6 +283,24 @@ def test_an_array_over_starts_makes_the_forecasts_of_the_whole_run(forecasts: Pa
     assert "condition.only: got 'second'; give numbers of conditions such as 0-3,7" in message
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["--array", "condition.only=2-5"], "condition.only: there is no condition 4, 5; its file holds 4, numbered from 0 to 3"),
+        (["--set", "condition.only=4"], "condition.only: there is no condition 4; its file holds 4, numbered from 0 to 3"),
+        (["--condition", "none.nc"], "none.nc: no such file"),
+        (["--model", "ccsm-temperature"], "takes no condition; leave it out"),
+    ],
+)
+def test_conditions_that_a_file_lacks_are_refused_at_submission(
+    forecasts: Path, tmp_path: Path, changes: list[str], words: str
+) -> None:
+    """All numbers that the jobs of an array ask for in vain are named at once, and no job starts."""
+    given = ("--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--out", tmp_path / "none")
+    message = one_line(call("submit", *given, "--set", "rollout.leads=3", "--cluster", "local", *changes), 2)
+    assert words in message and not (tmp_path / "none").exists()
+
+
 def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts: Path, tmp_path: Path) -> None:
     run = forecast(forecasts, tmp_path / "run")
     with piadm_hpc.sample(run) as dataset:
@@ -318,7 +336,7 @@ def test_forecasts_are_verified_by_lead_against_dated_fields(forecasts: Path, tm
 
 
 def test_forecasts_are_planned_with_all_their_leads(forecasts: Path, tmp_path: Path) -> None:
-    """Calls and rounds of a forecast lead by lead are those of one lead as often; pipelined, more leads are held at once."""
+    """A forecast lead by lead costs as many leads as it has; pipelined, several leads are in memory at once."""
     arguments = ["--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--set", "rollout.leads=6"]
     assert "8 forecasts of 6 leads on 2 ranks" in call("plan", *arguments, "--samples", 2, "--ranks", 2)["out"]
 

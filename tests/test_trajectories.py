@@ -10,6 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from piadm_hpc.analysis.verify.conformers import load_conformers, trajectory_of
 from piadm_hpc.data.superpose import centred, mean_structure, rigid_motions, superposed
@@ -123,6 +124,14 @@ def test_superposed_states_lie_where_they_should(folder: Path) -> None:
     distances = [np.linalg.norm(x[:, 1] - x[:, 20], axis=-1) for x in (positions, turned)]
     np.testing.assert_allclose(*distances, atol=1e-9)
     assert np.abs(centred(positions).mean(1)).max() < 1e-12
+
+
+def test_conformers_are_superposed_as_scipy_does_it(folder: Path) -> None:
+    """Each conformer alone, mirror images included, for which the best rotation must not be a reflection."""
+    frames = frames_of(folder).positions[:8]
+    positions, centre = np.concatenate([frames, -frames]), mean_structure(frames)[0]
+    expected = [Rotation.align_vectors(centre, frame)[0].apply(frame) for frame in centred(positions)]
+    np.testing.assert_allclose(superposed(positions, centre), expected, atol=1e-9)
 
 
 def test_frames_that_cannot_be_used_are_counted(folder: Path) -> None:

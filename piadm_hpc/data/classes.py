@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .mistakes import few
+
 
 def require_declared(kind: str, classes: int | None) -> None:
     """Raise ValueError unless exactly inputs of the kind "class" say how many classes there are."""
@@ -16,6 +18,4 @@ def require_whole_numbers(values: np.ndarray, low: int, high: int) -> None:
     known = values[np.isfinite(values)]
     wrong = np.unique(known[(known < low) | (known > high) | (known != np.round(known))])
     if len(wrong):
-        raise ValueError(
-            f"holds {', '.join(f'{number:g}' for number in wrong[:5])}; accepted are whole numbers from {low} to {high}"
-        )
+        raise ValueError(f"holds {few([f'{number:g}' for number in wrong], 5)}; accepted are whole numbers from {low} to {high}")

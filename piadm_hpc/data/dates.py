@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from .missing import outliers, stands_for_missing, where
+from .mistakes import few
 
 NUMPY_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 EPOCH = "seconds since 1970-01-01"
@@ -126,7 +127,7 @@ def _require_times(dim: str, values: np.ndarray) -> None:
 
 
 def _shown(positions: np.ndarray) -> str:
-    return ", ".join(map(str, positions[:5])) + (", ..." if len(positions) > 5 else "")
+    return few(positions.tolist(), 5)
 
 
 def _middle(dataset: xr.Dataset, dim: str, stamps: xr.DataArray, cell_methods: str) -> tuple[xr.DataArray, list[str]]:

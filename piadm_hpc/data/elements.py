@@ -106,7 +106,7 @@ def bonds_of(atoms: Any, source: object) -> set[tuple[int, int]]:
     bonded = {atom for pair in bonds for atom in pair}
     loose = [a for a in atoms if a.index not in bonded and len(a.residue.atoms) > 1 and _element(a) in COVALENT]
     if bonds and loose:
-        shown = ", ".join(f"{a.name} in {a.resname} {a.resid}" for a in loose[:6])
+        shown = few([f"{a.name} in {a.resname} {a.resid}" for a in loose], 6)
         raise ValueError(
             f"{source}: {len(loose)} atoms have no bond, by the file or by distance: {shown}; write all bonds into the topology "
             "(CONECT records), or leave these atoms out with data.selection"

@@ -14,6 +14,7 @@ import xarray as xr
 
 from ..schema.layout import Coordinate
 from .meridians import SAME, round_the_globe
+from .mistakes import few
 
 OVERSHOOT = 0.01
 """Degrees by which rounding may carry a latitude past the pole."""
@@ -125,10 +126,9 @@ def _bad_values(dim: str, values: np.ndarray) -> str | None:
     if values.dtype.kind not in "fiu":
         return f"{dim} holds {values.dtype}, not numbers"
     bad = np.flatnonzero(~np.isfinite(values))
-    shown = ", ".join(map(str, bad[:5]))
-    return (
-        f"{dim} has {len(bad)} values that are not finite, at positions {shown}; correct them in the file" if len(bad) else None
-    )
+    if not len(bad):
+        return None
+    return f"{dim} has {len(bad)} values that are not finite, at positions {few(bad.tolist(), 5)}; correct them in the file"
 
 
 def _bad_units(dim: str, attrs: Mapping[Any, Any], kind: str) -> str | None:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from zlib import error as DecompressionError
 
 
-def few(names: Sequence[object], shown: int = 4) -> str:
+def few(names: Sequence[object], shown: int = 4, *, separator: str = ", ", more: str = "more") -> str:
     """Return the first few names, and how many more there are."""
-    return ", ".join(map(str, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    rest = f" and {len(names) - shown} {more}" if len(names) > shown else ""
+    return separator.join(map(str, names[:shown])) + rest
 
 
 @contextmanager

@@ -196,8 +196,7 @@ def _kinds(frame: pd.DataFrame, placed: bool) -> tuple[np.ndarray, str]:
     if not wrong.any():
         return kind, ""
     ways = "; or ".join(", ".join(columns) for columns in PLACES.values())
-    first = ", ".join(str(label) for label in frame.index[wrong][:4])
-    return kind, f"{int(wrong.sum())} rows without exactly one place ({first}): give {ways}"
+    return kind, f"{int(wrong.sum())} rows without exactly one place ({few(list(frame.index[wrong]))}): give {ways}"
 
 
 def _all_given(frame: pd.DataFrame, columns: tuple[str, ...]) -> np.ndarray:
@@ -212,7 +211,7 @@ def _numbers(frame: pd.DataFrame, name: str, default: float | None) -> tuple[np.
         return np.full(len(frame), np.nan if default is None else default, dtype=np.float64), []
     numbers = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.isnan(numbers) & frame[name].notna().to_numpy()
-    first = ", ".join(f"{frame[name].iloc[i]!r} in {frame.index[i]}" for i in np.flatnonzero(wrong)[:3])
+    first = few([f"{frame[name].iloc[i]!r} in {frame.index[i]}" for i in np.flatnonzero(wrong)], 3)
     filled = numbers if default is None or name == "value" else np.where(np.isnan(numbers), default, numbers)
     return filled, [f"{name}: {int(wrong.sum())} entries are no numbers ({first})"] if wrong.any() else []
 

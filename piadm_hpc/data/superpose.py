@@ -7,6 +7,8 @@ the three of the centre of mass. A projection enforces all six exactly, in noise
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def centred(positions: np.ndarray) -> np.ndarray:
@@ -18,9 +20,19 @@ def centred(positions: np.ndarray) -> np.ndarray:
 def superposed(positions: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Centre positions [n, atoms, 3] and rotate each conformer, without reflection, onto `centre` [atoms, 3] in least squares."""
     moved = centred(positions.astype(np.float64))
-    u, _, vt = np.linalg.svd(moved.swapaxes(-1, -2) @ centred(centre))
-    u[..., -1] *= np.sign(np.linalg.det(u @ vt))[..., None]
-    return np.asarray(moved @ (u @ vt))
+    return np.asarray(moved @ rotations(torch.from_numpy(moved), torch.from_numpy(centred(centre.astype(np.float64)))).numpy())
+
+
+def rotations(positions: Tensor, aim: Tensor) -> Tensor:
+    """Rotations [n, 3, 3] of centred positions [n, atoms, 3] onto `aim` [atoms, 3], times weights of the atoms if these differ.
+
+    Tensors, because observed positions are superposed between derivatives of torch, and on the device of the network.
+    """
+    u, _, vt = torch.linalg.svd(positions.mT @ aim)
+    sign = torch.sign(torch.linalg.det(u @ vt))
+    u = torch.cat([u[..., :2], u[..., 2:] * sign[..., None, None]], dim=-1)
+    rotation: Tensor = u @ vt
+    return rotation
 
 
 def mean_structure(positions: np.ndarray, *, most: int = 50) -> tuple[np.ndarray, np.ndarray]:

@@ -93,11 +93,11 @@ def fit_harmonic_eof(train: Tensor, validation: Tensor, latitudes: Sequence[floa
     root = torch.sqrt(harmonics.weights[low].to(torch.float64))
     apart = harmonics.analyse(train.flatten(1) - mean)
     # a Fourier transform of no fields at all is an error
-    held = harmonics.analyse(validation.flatten(1) - mean) if len(validation) else apart[:0]
+    unseen = harmonics.analyse(validation.flatten(1) - mean) if len(validation) else apart[:0]
     unbiased = len(apart) / max(1, len(apart) - 1)
     sample = (apart[:, low] * root).T @ (apart[:, low] * root) / len(apart) * unbiased
     target = _degree_variances(sample, harmonics.shells[low])
-    variances, modes = shrunk(sample, target, best_shrinkage(sample, target, held[:, low] * root))
+    variances, modes = shrunk(sample, target, best_shrinkage(sample, target, unseen[:, low] * root))
     energy = harmonics.energy(apart)[split:] * unbiased
     return GaussianReference(mean, HarmonicEOF(harmonics, modes, split), torch.cat([variances, energy]))
 
@@ -108,16 +108,16 @@ def shrunk(sample: Tensor, target: Tensor, amount: float) -> tuple[Tensor, Tenso
     return variances.flip(0), modes.flip(1)
 
 
-def best_shrinkage(sample: Tensor, target: Tensor, held: Tensor) -> float:
+def best_shrinkage(sample: Tensor, target: Tensor, unseen: Tensor) -> float:
     """Return the weight of the target that maximises the likelihood of held-out coordinates [n, k]; without any it is 0.3."""
 
     def surprise(amount: float) -> float:
         variances, modes = shrunk(sample, target, amount)
         # data without any variance along a direction have none in the held-out part either
         variances = variances.clamp(min=1e-12 * float(variances[0]))
-        return float((torch.log(variances) + ((held @ modes) ** 2).mean(0) / variances).sum())
+        return float((torch.log(variances) + ((unseen @ modes) ** 2).mean(0) / variances).sum())
 
-    return min(SHRINKAGES, key=surprise) if len(held) else 0.3
+    return min(SHRINKAGES, key=surprise) if len(unseen) else 0.3
 
 
 def _degree_variances(sample: Tensor, degree: Tensor) -> Tensor:

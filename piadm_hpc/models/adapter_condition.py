@@ -164,9 +164,9 @@ class ForeignConditioning:
         assert isinstance(condition, Mapping)
         if self.regression is None:
             return torch.zeros(1, *self.event_shape)
-        held = condition["mean"]
-        assert isinstance(held, Tensor)
-        return held
+        mean = condition["mean"]
+        assert isinstance(mean, Tensor)
+        return mean
 
     @cached_property
     def null(self) -> Tree:

@@ -9,6 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from ..data.mistakes import few
+
 
 def with_weights(path: Path, network: nn.Module) -> nn.Module:
     """Return the network with the weights of a file; ValueError naming those that are missing, misshapen or not finite."""
@@ -25,7 +27,6 @@ def with_weights(path: Path, network: nn.Module) -> nn.Module:
         elif not bool(torch.isfinite(weights[name]).all()):
             mistakes.append(f"{name} has values that are not finite")
     if mistakes:
-        more = f" and {len(mistakes) - 8} more" if len(mistakes) > 8 else ""
-        raise ValueError(f"{path}: {'; '.join(sorted(mistakes)[:8])}{more}")
+        raise ValueError(f"{path}: {few(sorted(mistakes), 8, separator='; ')}")
     network.load_state_dict(weights, strict=False)
     return network.eval().requires_grad_(False)

@@ -55,12 +55,26 @@ def given_conditions(config: RunConfig) -> GivenConditions:
         raise ConfigError(str(error)) from None
 
 
+def require_conditions(configs: Sequence[RunConfig]) -> None:
+    """Check the files of conditions of several runs; each file is read once.
+
+    Raises ConfigError with everything that does not fit, and with all numbers of conditions that a file lacks.
+    """
+    together: dict[tuple[object, ...], list[RunConfig]] = {}
+    for config in configs:
+        if config.condition.file is not None:
+            together.setdefault((config.model, config.condition.file, config.domain.shape), []).append(config)
+    for alike in together.values():
+        chosen = {number for config in alike for number in config.condition.only or ()}
+        given_conditions(alike[0].replace(condition={"only": tuple(sorted(chosen)) or None}))
+
+
 def _chosen(given: GivenConditions, numbers: Sequence[int]) -> GivenConditions:
     """The conditions with these numbers, with their own labels; ValueError for numbers that the file does not have."""
     absent = [str(number) for number in numbers if not 0 <= number < len(given)]
     if absent:
-        held = f"its file holds {len(given)}, numbered from 0 to {len(given) - 1}"
-        raise ValueError(f"condition.only: there is no condition {', '.join(absent)}; {held}")
+        accepted = f"its file holds {len(given)}, numbered from 0 to {len(given) - 1}"
+        raise ValueError(f"condition.only: there is no condition {', '.join(absent)}; {accepted}")
     rows = list(numbers)
     labels = replace(given.labels, values=given.labels.values[rows])
     return GivenConditions({name: values[rows] for name, values in given.values.items()}, labels)

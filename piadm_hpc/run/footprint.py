@@ -47,7 +47,7 @@ def memory_of_rank(
     exchange = 0 if time_ranks == 1 else slots * state * (6 if swept else points)
     rows = min(sampler.options.model_batch or slots * points, batch if sequential else slots * points)
     call = activations + rows * width * (4 * d * chain.reads + n)
-    return resident() + solver.bytes_held(points, slots, batch, width) + exchange + max(copied, call)
+    return resident() + solver.bytes_in_memory(points, slots, batch, width) + exchange + max(copied, call)
 
 
 def _coords(sampler: Sampler) -> int:

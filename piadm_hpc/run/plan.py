@@ -183,7 +183,7 @@ class _Estimate:
         leads, pipelined = config.rollout.leads or 1, pipelines(resolved)
         batch, paths = _batch(config, groups), len(config.ids) // leads
         share, rounds = -(-paths // groups), rollout_rounds(effort.rounds, leads, pipelined=pipelined)
-        held = batch * open_leads(effort.sweeps, leads, pipelined=pipelined)
+        most_open = batch * open_leads(effort.sweeps, leads, pipelined=pipelined)
         counted = Counted.of(config, self.recipe, batch)
         message = bytes_per_sweep(sampler, batch, time_ranks)
         stages = max(1, math.ceil(math.log2(time_ranks))) if time_ranks > 1 else 1
@@ -194,7 +194,7 @@ class _Estimate:
         def memory(points: int, slots: int) -> int:
             own = memory_of_rank(sampler, self.solver, self.activations, points, slots, max(batch, slots), time_ranks)
             packed = bytes_of_pack(resolved.model.layout) if config.output.format == "zarr" else 0
-            return own + counted.memory + packed + (0 if resolved.given is None else resolved.given.bytes_held(points))
+            return own + counted.memory + packed + (0 if resolved.given is None else resolved.given.bytes_in_memory(points))
 
         return Plan(
             ranks=ranks,
@@ -212,12 +212,12 @@ class _Estimate:
             seconds=self.seconds * effort.busiest * share * leads + communication,
             sequential_seconds=None if in_sequence is None else self.seconds * in_sequence * even,
             bytes_per_sweep=message,
-            memory_per_rank=memory(-(-_longest(sampler) // time_ranks), min(held, config.compute.in_flight or held)),
+            memory_per_rank=memory(-(-_longest(sampler) // time_ranks), min(most_open, config.compute.in_flight or most_open)),
             output_bytes=4 * len(config.ids) * math.prod(sampler.event_shape) * config.output.members + counted.disk,
             arrangement=arrange(
                 resolved,
                 time_ranks=time_ranks,
-                batch=held,
+                batch=most_open,
                 memory=memory,
                 available=memory_of_host(ranks) if self.memory is None else int(self.memory * GIGABYTE),
             ),
@@ -270,6 +270,6 @@ def _timed_call(sampler: Sampler, rows: int) -> tuple[float, int]:
 
 
 def _peak() -> int:
-    """The largest number of bytes that this process has held, from the kernel; the peak of rusage includes the parent's."""
+    """The peak of this process' resident memory in bytes, from the kernel; that of rusage includes the parent's."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

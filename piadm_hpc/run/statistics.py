@@ -82,7 +82,7 @@ class Counted:
         if recipe is None:
             return cls()
         members = -(-len(config.ids) // recipe.num_groups)
-        memory, disk = recipe.bytes_held(members, batch), recipe.num_groups * recipe.bytes_of_group(members)
+        memory, disk = recipe.bytes_in_memory(members, batch), recipe.num_groups * recipe.bytes_of_group(members)
         every = f", {recipe.num_groups} times" if recipe.num_groups > 1 else ""
         how = "beside the samples" if config.output.members else "the samples are not stored"
         words = (

@@ -151,10 +151,10 @@ class Ways:
         points = -(-max(sampler.step_counts) // time_ranks)
         sizes = [*(2**k for k in range(share.bit_length()) if 2**k < share), share]
 
-        def held(n: int) -> int:
-            return self._solver.bytes_held(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
+        def bytes_of(n: int) -> int:
+            return self._solver.bytes_in_memory(points, min(n, config.compute.in_flight or n), n, sampler.dtype.itemsize)
 
-        return [n for n in sizes if n == 1 or held(n) <= self._room]
+        return [n for n in sizes if n == 1 or bytes_of(n) <= self._room]
 
     @cached_property
     def _solver(self) -> BlockSolver:

@@ -59,7 +59,7 @@ class ChainBlocks:
             ).run()
         return self.state(result.end), result
 
-    def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
+    def bytes_in_memory(self, points: int, slots: int, samples: int, itemsize: int) -> int:
         """Count the bytes that stay in memory on a rank, with `slots` of `samples` samples solved at once."""
         problem, options = self.problem, self.options
         channels, n = problem.chain.channels, problem.basis.num_coords
@@ -156,7 +156,7 @@ class CollocationBlocks:
         log_det, calls = log_determinants(solver.whitening, self.evaluator, made, visited, names, result.residual, self.comm)
         return replace(result, log_det=log_det, calls=result.calls + calls)
 
-    def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
+    def bytes_in_memory(self, points: int, slots: int, samples: int, itemsize: int) -> int:
         """Count the bytes that stay in memory on a rank; every rank keeps all nodes, whatever its share of `points`."""
         states = 2 * samples * itemsize * math.prod(self.scheme.reference.event_shape)
         kept = samples if self.options.traces != "none" else 0

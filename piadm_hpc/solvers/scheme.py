@@ -106,7 +106,7 @@ class BlockSolver(Protocol):
         """
         ...
 
-    def bytes_held(self, points: int, slots: int, samples: int, itemsize: int) -> int:
+    def bytes_in_memory(self, points: int, slots: int, samples: int, itemsize: int) -> int:
         """Count the bytes of the arrays that stay in memory on a rank.
 
         The rank owns `points` points of a block and solves `slots` of `samples` samples at once; a number takes `itemsize`

@@ -87,40 +87,36 @@ def solve(
     )
     event_shape = tuple(x0.shape[1:])
     conditions = None if condition is None else Conditions(matched(condition, x0), {name: k for k, name in enumerate(names)})
-    tried = checked(score, options)
-    evaluator = Evaluator(tried, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
-    source = GivenNoise(noise, names, chain.drawn) if isinstance(noise, Tensor) else noise
+    score = checked(score, options)
+    evaluator = Evaluator(score, event_shape, project, options.model_batch, comm.world_rank, chain.reads, conditions)
+    if isinstance(noise, Tensor):
+        noise = GivenNoise(noise, names, chain.drawn)
     if isinstance(options.scale, Tensor):
         options = replace(options, scale=options.scale.to(x0).reshape(-1))
-    solver = block_solver(chain, evaluator, source, reference, options, comm, like=x0.flatten(1))
+    solver = block_solver(chain, evaluator, noise, reference, options, comm, like=x0.flatten(1))
     blocks = solver.blocks()
     # samples that leave a block are finished only if it is the last one
     alone = len(blocks) == 1 and options.corrector is None
     should_stop = None if callback is None else callback.should_stop if alone else _of_blocks(callback)
-    state, results, extra = (
-        evaluator.project(_state(x0, momentum, chain.channels)),
-        [],
-        torch.zeros(2, len(names), dtype=torch.long),
-    )
+    state = evaluator.project(_state(x0, momentum, chain.channels))
+    results: list[BlockSolution] = []
+    extra = torch.zeros(2, len(names), dtype=torch.long)
     if resume is not None:
         state, results, extra = resume.state.to(state), resume.blocks, resume.extra.clone()
     try:
         for block in blocks[len(results) :]:
             carried = results[-1].residual if results else torch.zeros(len(names), dtype=torch.float64)
             state, result = solver.solve(block, state, names, carried, should_stop)
+            extra[0] += result.log_det is not None
             if options.corrector is not None:
                 state, corrected = solver.correct(options.corrector, block, state, names, result.residual, should_stop)
                 extra += torch.stack([corrected.sweeps + corrected.sequential_steps, corrected.calls])
-                worse = torch.maximum(result.status, corrected.status)
-                result = replace(result, status=worse, residual=corrected.residual)
-            if result.log_det is not None:
-                extra[0] += 1
+                result = replace(result, status=torch.maximum(result.status, corrected.status), residual=corrected.residual)
             results.append(result)
             if callback is not None:
                 callback.block_ended(block, result, Unfinished(state, costs_of(results), extra))
     except Interrupted as early:
-        done = early.done if alone else []
-        raise _stopped(done, early.solution, solver, event_shape) from None
+        raise _stopped(early.done if alone else [], early.solution, solver, event_shape) from None
     return Solution.of(state, event_shape, results, extra)
 
 

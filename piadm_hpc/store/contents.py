@@ -45,7 +45,7 @@ class Contents:
         return cls(shards, parts, packs, damaged + wrong + lost)
 
     @property
-    def held(self) -> list[Shard]:
+    def recorded(self) -> list[Shard]:
         """All files that record the run that wrote them."""
         return self.shards + self.parts + [pack.record for pack in self.packs]
 
@@ -109,10 +109,10 @@ def as_it_is(path: Path) -> dict[str, Any]:
     """The settings of the store in a run's folder, read without its model. Raises StoreError where there is none."""
     found = Contents.of(path)
     recipe = read_recipe(path) if found.parts else None
-    if not found.held:
+    if not found.recorded:
         raise StoreError(f"{path} holds no whole shard; give the folder of a run that has finished some samples")
-    require_no_strangers(path, found.held, run_config(path) or found.held[0].config, INDEPENDENT_KEYS)
-    with reading(found.held[0]) as file:
+    require_no_strangers(path, found.recorded, run_config(path) or found.recorded[0].config, INDEPENDENT_KEYS)
+    with reading(found.recorded[0]) as file:
         attributes = read_attributes(file)
     members = members_wanted(path) or recipe is None
     ids = sorted(found.drawn(members=members).union(requested(path) or ()))
@@ -120,7 +120,7 @@ def as_it_is(path: Path) -> dict[str, Any]:
         "folder": path,
         "layout": _layout(path, found, recipe),
         "samples": tuple(ids),
-        "shard_size": max(len(each.ids) for each in found.held),
+        "shard_size": max(len(each.ids) for each in found.recorded),
         "attributes": attributes,
         "statistics": recipe,
         "members": members,

@@ -54,7 +54,7 @@ PER_SAMPLE: dict[str, PerSample] = {
     ),
     "sequential_steps": _count("steps of the block that were taken one after the other"),
     "valid": _flag("whether the decoded sample passed the checks of the model", "not_valid", "valid"),
-    "seconds": PerSample("f4", {"long_name": "wall-clock time of the batch that held the sample", "units": "s"}),
+    "seconds": PerSample("f4", {"long_name": "wall-clock time of the batch that the sample was drawn in", "units": "s"}),
     "potential_energy": PerSample("f4", {"long_name": "potential energy of the conformer", "units": "kJ mol-1"}),
     "log_weight": _count("logarithm of the importance weight of the sample", "f4"),
     "ancestor": _count("sample whose first state this one has, after resampling within its group"),

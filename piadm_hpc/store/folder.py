@@ -86,7 +86,7 @@ class Store:
 
         The store then asks for `samples` and for those that earlier calls of this run have drawn. Keys of `config` in
         `independent` (dotted names, which cover the keys below them) may differ from the earlier call. `overwrite` deletes the
-        existing files; `options` are those of `attach`. Raises StoreError when the folder cannot be written, is held by another
+        existing files; `options` are those of `attach`. Raises StoreError when the folder cannot be written, is locked by another
         run, or holds samples or single shards of another configuration, and names each key that differs.
         """
         store = cls.attach(folder, layout=layout, samples=samples, shard_size=shard_size, attributes=attributes, **options)
@@ -97,9 +97,9 @@ class Store:
             if overwrite:
                 clear(store.folder)
             found = Contents.of(store.folder)
-            if found.held:
+            if found.recorded:
                 require_same_run(
-                    store.folder, found.held, config, text, independent=independent, layout=layout, attributes=attributes
+                    store.folder, found.recorded, config, text, independent=independent, layout=layout, attributes=attributes
                 )
             drawn = found.drawn(members=store.members) | set(indexed_ids(store.folder, as_json(config), independent))
             store = replace(store, samples=tuple(sorted(drawn.union(store.samples))))
@@ -109,7 +109,7 @@ class Store:
                 store.packs.settle(len(store.samples))
             if store.tally is not None:
                 store.tally.open(found.stored)
-            if not found.held:
+            if not found.recorded:
                 write_text(store.folder / RUN_FILE, text)
             write_requested(store.folder, store.samples, members=store.members)
         except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..config.limits import LARGEST_ID, MOST_SAMPLES
 from ..config.validation import parse_toml
+from ..data.mistakes import few
 from .files import write_text
 from .settings import RUN_FILE
 
@@ -66,9 +67,9 @@ def absent(wanted: Iterable[int], there: Iterable[int]) -> tuple[int, ...]:
 
 
 def in_words(ids: Sequence[int]) -> str:
-    """Rising ids as text: 0-3, 7, 9-11 and 4 more."""
+    """Rising ids as text: 0-3, 7, 9-11 and 4 more ranges."""
     runs = [f"{first}-{last}" if last > first else f"{first}" for first, last in _runs(ids)]
-    return ", ".join(runs[:SHOWN]) + (f" and {len(runs) - SHOWN} more ranges" if len(runs) > SHOWN else "")
+    return few(runs, SHOWN, more="more ranges")
 
 
 def _runs(ids: Sequence[int]) -> list[tuple[int, int]]:

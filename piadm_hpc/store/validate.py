@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..config.limits import LARGEST_ID
+from ..data.mistakes import few
 from ..schema.layout import Layout
 from .conventions import BLOCK, PER_SAMPLE
 
@@ -91,9 +92,8 @@ def _value_problems(name: str, ids: Sequence[int], array: np.ndarray, mask: np.n
     samples = [f"sample {ids[row]} ({counts[row]} of {array[row].size})" for row in range(len(ids)) if counts[row]]
     if not samples:
         return []
-    more = f" and {len(samples) - 5} more" if len(samples) > 5 else ""
     advice = "mark places that are missing on purpose with allow_nan, and look into the solver's residual otherwise"
-    return [f"{name}: values that are not finite numbers in {', '.join(samples[:5])}{more}; {advice}"]
+    return [f"{name}: values that are not finite numbers in {few(samples, 5)}; {advice}"]
 
 
 def as_per_sample(ids: Sequence[int], given: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:

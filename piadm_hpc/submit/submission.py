@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..models.config import ConformerTrainConfig, TrainConfig
+from ..run.conditions import require_conditions
 from ..store.reading import open_run
 from ..store.settings import to_toml
 from ..store.statistics.reading import counts_only, open_statistics
@@ -65,8 +66,8 @@ class Submission:
 def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None = None, **numbers: Any) -> Submission:
     """Submit a run, or several as an array; `numbers` are the fields of a JobRequest, instead of `request`.
 
-    Raises ConfigError when an earlier job still works on a folder, when "slurm" is asked for where there is none, and for
-    mistakes in the request.
+    Raises ConfigError when an earlier job still works on a folder, when "slurm" is asked for where there is none, for
+    mistakes in the request, and for a file of conditions that does not fit the model or lacks the conditions asked for.
     """
     configs = [config] if isinstance(config, RunConfig) else list(config)
     request = request or JobRequest(**numbers)
@@ -74,6 +75,7 @@ def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None =
     outs = [Path(each.out) for each in configs]
     if not outs or len(set(outs)) != len(outs):
         raise ConfigError("every run of an array needs an `out` of its own")
+    require_conditions(configs)
     folder = _prepare(outs, configs)
     jobs = [Job.of(each, request.ranks, request.queues_again) for each in configs]
     return _send(folder, outs, jobs, request)

@@ -1,7 +1,7 @@
 """On the PYTHONPATH of a test's jobs: every score takes PIADM_TEST_DELAY seconds, so that there is time to disturb a run.
 
 It may name a file instead, which is read again and again. Its one word are those seconds; a second one is the number of scores
-after which this process is held until the file says otherwise.
+after which this process waits until the file says otherwise.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.superpose import rotations
+
 FEWEST = 3  # atoms that fix how a molecule is turned
 STRAIGHT = 1e-3  # second singular value over the first, below which atoms lie on a line
 RIDGE = 1e-9  # of the curvature of the superposition, relative to its trace
@@ -58,7 +60,7 @@ class Placement:
         aim = target - middle
         here = positions[:, list(self.atoms)]
         moved = here - (weight * here).sum(1, keepdim=True)
-        turned = moved @ _rotation(moved.detach(), weight * aim)
+        turned = moved @ rotations(moved.detach(), weight * aim)
         fixed = turned.detach()
         product = fixed.mT @ (weight * aim)
         product = (product + product.mT) / 2
@@ -68,12 +70,3 @@ class Placement:
         turn = torch.linalg.solve(curvature, torque.sum(1))
         placed: Tensor = turned + torch.linalg.cross(turn[:, None].expand_as(fixed), fixed, dim=2) + middle
         return placed
-
-
-def _rotation(positions: Tensor, aim: Tensor) -> Tensor:
-    """Return the rotations [n, 3, 3] of positions [n, p, 3] towards weighted ones [p, 3] (Kabsch 1976)."""
-    u, _, vt = torch.linalg.svd(positions.mT @ aim)
-    sign = torch.sign(torch.linalg.det(u @ vt))
-    u = torch.cat([u[:, :, :2], u[:, :, 2:] * sign[:, None, None]], dim=2)
-    rotation: Tensor = u @ vt
-    return rotation

@@ -37,7 +37,7 @@ class Given:
     table: ObservationTable
     posterior: Posterior
 
-    def bytes_held(self, levels: int) -> int:
+    def bytes_in_memory(self, levels: int) -> int:
         """Bytes of the factors of that many noise levels and of the last step, without the one that any call makes."""
         update = self.posterior.update
         return 0 if update is None else update.factor_bytes(levels + 1) - update.factor_bytes(1)

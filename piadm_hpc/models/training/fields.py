@@ -237,14 +237,14 @@ def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, co
     """Score the averaged weights on validation states, or on training states without any, and keep them if they are the best."""
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
     part = "validation" if len(data.validation) else "train"
-    held = getattr(data, part)
+    states = getattr(data, part)
     put(state.network, state.average)
     state.network.eval()
     levels = even_levels(config.noise.lowest, config.noise.highest)
     # every third field: neighbours in time are alike, and validation should not cost more than training
     some = slice(None, None, 3)
     given = None if part not in data.conditions else rows_of(data.conditions[part], some)
-    table = denoising_table(denoiser, held[some], levels, seed=config.seed, condition=given)
+    table = denoising_table(denoiser, states[some], levels, seed=config.seed, condition=given)
     put(state.network, current)
     if table.score < state.best_score:
         state.best_score, state.best_step = table.score, state.step

@@ -100,11 +100,11 @@ def _fit_eof(train: Tensor, validation: Tensor, config: ReferenceConfig, mask: T
     size = flat.shape[1] if mask is None else int(mask.sum())
     # without held-out states the last fifth of the training states stands in for them
     kept = len(flat) if len(validation) else len(flat) - len(flat) // 5
-    held = validation.flatten(1) if len(validation) else flat[kept:]
+    unseen = validation.flatten(1) if len(validation) else flat[kept:]
     most = min(kept - 2, size - 1)
     if config.rank != "auto" and config.rank > most:
         raise ValueError(f'reference rank {config.rank} is too high for {kept} training fields; use at most {most} or "auto"')
-    rank, tail = _size_up(flat[:kept], held, config, size, most)
+    rank, tail = _size_up(flat[:kept], unseen, config, size, most)
     mean, variances, modes = _decompose(flat)
     spectrum = torch.cat([variances[:rank], tail])
     leading = modes[:rank].T.contiguous()
@@ -121,14 +121,14 @@ def _decompose(flat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, singular**2 / (len(flat) - 1), modes
 
 
-def _size_up(probe: Tensor, held: Tensor, config: ReferenceConfig, size: int, most: int) -> tuple[int, Tensor]:
+def _size_up(probe: Tensor, unseen: Tensor, config: ReferenceConfig, size: int, most: int) -> tuple[int, Tensor]:
     """Choose the rank, and the variance [1] of every direction outside the modes, by held-out states [n, d].
 
     Training states underestimate that variance, since the modes were fitted to them.
     """
     mean, variances, modes = _decompose(probe)
-    inside = ((held - mean) @ modes[:most].T).square().mean(0)
-    total = (held - mean).square().sum(1).mean()
+    inside = ((unseen - mean) @ modes[:most].T).square().mean(0)
+    total = (unseen - mean).square().sum(1).mean()
 
     def tail(rank: int) -> Tensor:
         return (total - inside[:rank].sum()) / (size - rank)

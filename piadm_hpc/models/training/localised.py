@@ -60,12 +60,12 @@ def fit_localised_eof(
     there = np.ones(size, dtype=bool) if mask is None else mask.numpy().ravel()
     present, event = there.reshape(-1, points), tuple(train.shape[1:])
     flat = train.flatten(1).numpy()[:, there]
-    held = validation.flatten(1).numpy()[:, there] - flat.mean(0)
+    unseen = validation.flatten(1).numpy()[:, there] - flat.mean(0)
     mean, flat = train.flatten(1).mean(0), flat - flat.mean(0)
     channels, links = Channels.of(flat, present), nearest(places, LINKS) if neighbours is None else neighbours
     if size * count > NUMBERS and len(present) > 1 and (present == present[0]).all():
-        return _shared(mean, (flat, held), channels, present, (places, links), count, event, mask)
-    root, tail = _fit((flat, held), channels, present, (places, links), max(1, min(count, NUMBERS // size)))
+        return _shared(mean, (flat, unseen), channels, present, (places, links), count, event, mask)
+    root, tail = _fit((flat, unseen), channels, present, (places, links), max(1, min(count, NUMBERS // size)))
     variances, vectors = _of_variance(flat.var(0, ddof=1), channels.back(root), tail)
     spectrum = torch.cat([torch.from_numpy(variances), torch.full((1,), tail, dtype=torch.float64)])
     columns = torch.zeros(size, len(variances), dtype=torch.float64)
@@ -141,19 +141,17 @@ def _fit(
         entries, scale = channels.variable == variable, scales[there.tobytes()]
         powers.append((entries, scale, scale.power(apart[entries])))
     tail = min(modes.tail, *(scale.most_noise(power) for _, scale, power in powers))
-    covariance, gains = np.diag((1 - FLOOR) * modes.variances), []
+    covariance, vectors = np.diag((1 - FLOOR) * modes.variances), np.empty_like(modes.vectors)
     for entries, scale, power in powers:
-        gain, more = scale.balanced(modes.vectors[entries], modes.variances, power, tail)
-        gains.append(gain)
+        vectors[entries], more = scale.balanced(modes.vectors[entries], modes.variances, power, tail)
         covariance += more
     values, turn = np.linalg.eigh(covariance)
-    root = modes.vectors @ (turn * np.sqrt(values.clip(min=0))).astype(np.float32)
-    for (entries, scale, _), gain in zip(powers, gains, strict=True):
-        root[entries] = scale.filtered(root[entries], gain)
-    return root, tail
+    return vectors @ (turn * np.sqrt(values.clip(min=0))).astype(np.float32), tail
 
 
-def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: np.ndarray, count: int, together: int) -> _Modes:
+def _calibrated(
+    flat: np.ndarray, unseen: np.ndarray, channels: Channels, places: np.ndarray, count: int, together: int
+) -> _Modes:
     """Modes of the localised covariance, with the variances of fields that they were not fitted to.
 
     The energy of each part of the fields in the modes of all others says by how much variances are wrong. Bands of modes are
@@ -166,7 +164,7 @@ def _calibrated(flat: np.ndarray, held: np.ndarray, channels: Channels, places: 
     def without(fold: np.ndarray) -> Covariance:
         return Covariance.of(np.delete(flat, fold.ravel(), axis=0), channels, reach)
 
-    share = covariance.best_share(held) if len(held) else without(folds[-1]).best_share(flat[folds[-1].ravel()])
+    share = covariance.best_share(unseen) if len(unseen) else without(folds[-1]).best_share(flat[folds[-1].ravel()])
     variances, vectors = covariance.modes(share, count)
     count = int((variances > 1e-9 * variances[0]).sum())
     variances, vectors = variances[:count], vectors[:, :count]

@@ -160,12 +160,12 @@ class Covariance:
         kept = min(count, wide)
         return values[::-1][:kept].clip(min=0), vectors @ rotation[:, ::-1][:, :kept].astype(np.float32)
 
-    def best_share(self, held: np.ndarray) -> float:
+    def best_share(self, fields: np.ndarray) -> float:
         """The share under which held-out fields [n, d] are likeliest, judged in the leading modes alone."""
         _, modes = self.modes(SHARES[-1], min(TRIED, self.apart.shape[1]))
         sample = (self.apart @ modes).astype(np.float64)
         local = (modes.T @ (self.local @ modes)).astype(np.float64)
-        coordinates = self.channels.rotated(held - self.mean) @ modes
+        coordinates = self.channels.rotated(fields - self.mean) @ modes
 
         def surprise(share: float) -> float:
             values, vectors = np.linalg.eigh((1 - share) * sample.T @ sample + share * (local + local.T) / 2)

@@ -108,7 +108,7 @@ class Recipe:
             total += sum(width[name] for name in self.kept) * math.prod(self.layout.shape(variable))
         return total
 
-    def bytes_held(self, members: int, batch: int) -> int:
+    def bytes_in_memory(self, members: int, batch: int) -> int:
         """The largest number of bytes of a rank beside the members of a batch: three groups' sums, the batch, bins and truth."""
         arrays = [*self.edges.values(), *self.truth.values(), *self.added.values()]
         member = sum(math.prod(self.layout.shape(variable)) for variable in self.layout.variables)
