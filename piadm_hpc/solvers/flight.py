@@ -97,6 +97,10 @@ class Flight:
         points = block.points[:, None]
         return (points >= self.low) & (points < self.high)
 
+    def left_out(self, block: Block) -> Tensor:
+        """Mask [points, slots] of the open points of a block that the last sweep did not evaluate."""
+        return self.open_points(block) & ~self.now
+
     def choose_points(self, block: Block, stride: int) -> None:
         """Let the next sweep evaluate every `stride`-th open point from the first on, or all of them if it is the first sweep."""
         offset = (block.points[:, None] - self.low) % stride

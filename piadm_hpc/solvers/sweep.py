@@ -32,13 +32,10 @@ from .window import Window
 class PicardSolver:
     """Solves a block on one rank: samples enter slots, are swept until they are done, and leave.
 
-    After the first sweep to a tolerance over a whole block, every second point is evaluated, by turns: the same number of
-    sweeps reduces the error as much, with half of the calls. Baselines override single parts: `_update` computes the next
-    path, and `_judge` decides which samples are done.
+    Baselines override single parts: `_update` computes the next path, and `_judge` decides which samples are done.
     """
 
     keep_scores = False
-    alternates = True
 
     def __init__(
         self,
@@ -60,7 +57,7 @@ class PicardSolver:
         self.first, self.should_stop = first, should_stop
         self.carried = torch.zeros(len(samples), dtype=torch.float64) if carried is None else carried
         self.window = Window.of(options, problem.chain.edges)
-        self.stride = 2 if self.alternates and options.tol is not None and not self.window.moves else 1
+        self.stride = 2 if options.alternate else 1
         self.rows = Rows.of(block, window=self.window.width(block), size=comm.size, rank=comm.rank)
         slots = min(len(samples), options.in_flight or len(samples))
         ahead, kept = self.window.moves, self.keep_scores
@@ -134,7 +131,7 @@ class PicardSolver:
         if trajectory.remainder is not None:
             trajectory.share_remainder(flight.high)
             trajectory.extend(flight.reached, ahead)
-        trajectory.propagate(int(ahead.max()), flight.low, flight.open_points(self.block) & ~flight.now)
+        trajectory.propagate(int(ahead.max()), flight.low, flight.left_out(self.block))
 
     def _share_moves(self) -> None:
         """Share with all ranks how far the path has moved at the open points."""

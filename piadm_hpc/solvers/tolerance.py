@@ -55,7 +55,7 @@ class Motion:
     now: Tensor
 
     def over_move(self, part: Tensor, before: Tensor, precision: float) -> Tensor:
-        """Return `part` [points, samples] divided by the move, or `before` where the move is within rounding or was not evaluated."""
+        """Return `part` [points, samples] divided by the move; `before` where that is rounding, or not evaluated."""
         measured = self.now & (self.move > ROUNDING * precision * self.size)
         return torch.where(measured, part / torch.where(measured, self.move, 1.0), before)
 
@@ -106,6 +106,8 @@ def judge(
     stairs = staircase * motion.size
     missed = motion.defect + stairs, _next_defect(motion, flight, answer, block, precision) + stairs
     path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
+    # answers that are older than the last moves cannot tell that the next path is better
+    after = torch.maximum(path, after) if options.alternate else after
     # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
     rounded = motion.is_rounding(precision)
     known = flight.whole & ((flight.swept >= (3 if windowed else 2)) | rounded)
