@@ -18,7 +18,9 @@ from problems import F64, SIZE, chains
 from test_conditional_models import make, write_world
 
 import piadm_hpc
+from piadm_hpc.config.run import RunConfig
 from piadm_hpc.models.card import load_model
+from piadm_hpc.run.conditions import require_conditions
 from piadm_hpc.run.effort import ADDED
 from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.solvers.collocation import Collocation
@@ -290,6 +292,7 @@ def test_an_array_over_starts_makes_the_forecasts_of_the_whole_run(forecasts: Pa
         (["--set", "condition.only=4"], "condition.only: there is no condition 4; its file holds 4, numbered from 0 to 3"),
         (["--condition", "none.nc"], "none.nc: no such file"),
         (["--model", "ccsm-temperature"], "takes no condition; leave it out"),
+        (["--condition", ""], "condition.file: must be text of at least 1 character"),
     ],
 )
 def test_conditions_that_a_file_lacks_are_refused_at_submission(
@@ -299,6 +302,17 @@ def test_conditions_that_a_file_lacks_are_refused_at_submission(
     given = ("--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--out", tmp_path / "none")
     message = one_line(call("submit", *given, "--set", "rollout.leads=3", "--cluster", "local", *changes), 2)
     assert words in message and not (tmp_path / "none").exists()
+
+
+def test_a_conditional_model_without_conditions_is_refused_at_submission(forecasts: Path, tmp_path: Path) -> None:
+    """No job starts, also of an array; a model that another job is still to train is left to its own job."""
+    given = ("submit", "--model", forecasts / "months", "--out", tmp_path / "none", "--cluster", "local")
+    for array in ((), ("--array", "seed=0-1")):
+        message = one_line(call(*given, *array), 2)
+        assert "months is conditional on tas_1, tas_2, month: give condition.file (--condition FILE)" in message
+    assert not (tmp_path / "none").exists()
+    assert "months is conditional on" in one_line(call("plan", *given[1:5]), 2)
+    require_conditions([RunConfig(model=str(tmp_path / "later"))])
 
 
 def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ for every condition.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..data.condition_files import GivenConditions, digest_of
+from ..data.conditions import Input
 from ..models.card import Model
 from ..models.condition_frame import ConditionFrame
 from ..models.registry import find_model
@@ -56,14 +58,21 @@ def given_conditions(config: RunConfig) -> GivenConditions:
 
 
 def require_conditions(configs: Sequence[RunConfig]) -> None:
-    """Check the files of conditions of several runs; each file is read once.
+    """Check the conditions of several runs; each file is read once.
 
-    Raises ConfigError with everything that does not fit, and with all numbers of conditions that a file lacks.
+    Raises ConfigError for a conditional model without a file of conditions, for everything in a file that does not fit, and for
+    all numbers of conditions that a file lacks. A model that does not exist yet is left to its job.
     """
     together: dict[tuple[object, ...], list[RunConfig]] = {}
     for config in configs:
         if config.condition.file is not None:
             together.setdefault((config.model, config.condition.file, config.domain.shape), []).append(config)
+    for model in {config.model for config in configs if config.condition.file is None}:
+        frame = None
+        with suppress(OSError, ValueError):
+            frame = ConditionFrame.of(find_model(model))
+        if frame is not None:
+            raise _without_file(Path(model).name, frame.inputs)
     for alike in together.values():
         chosen = {number for config in alike for number in config.condition.only or ()}
         given_conditions(alike[0].replace(condition={"only": tuple(sorted(chosen)) or None}))
@@ -89,17 +98,20 @@ def encoded_conditions(config: RunConfig, model: Model, device: str) -> Conditio
                 f"condition: the model {model.name} takes no condition; leave condition.file and condition.guidance out"
             )
         return None
-    inputs = ", ".join(given.name for given in model.conditioning.inputs)
     if config.condition.file is None:
-        raise ConfigError(
-            f"{model.name} is conditional on {inputs}: give condition.file (--condition FILE), with inputs of these names"
-        )
+        raise _without_file(model.name, model.conditioning.inputs)
     if weight != 1 and not model.card["condition"]["dropout"]:
         raise ConfigError(
             f"condition.guidance = {weight:g}: {model.name} was trained without condition.dropout; leave guidance out"
         )
     values = given_conditions(config).values
     return matched(model.conditioning.encode(values), torch.zeros((), device=device))
+
+
+def _without_file(name: str, inputs: Sequence[Input]) -> ConfigError:
+    """The error for a conditional model without a file of conditions."""
+    names = ", ".join(given.name for given in inputs)
+    return ConfigError(f"{name} is conditional on {names}: give condition.file (--condition FILE), with inputs of these names")
 
 
 def of_samples(condition: Condition | None, count: int, samples: Sequence[int]) -> Condition | None:
