@@ -44,17 +44,41 @@ def completed(config: RunConfig) -> RunConfig:
 def given_conditions(config: RunConfig) -> GivenConditions:
     """Read the conditions of a run, in the model's units and on its grid; ConfigError listing everything that does not fit."""
     try:
-        frame = ConditionFrame.of(find_model(config.model))
-        if frame is None:
-            raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
-        if config.domain.shape is not None:
-            frame = frame.over(config.domain.shape)
-        path = Path(str(config.condition.file))
-        digest_of(path)
-        found = frame.read(path)
-        return found if config.condition.only is None else _chosen(found, config.condition.only)
+        return _of_run(config, _whole_file(config))
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _whole_file(config: RunConfig) -> GivenConditions:
+    frame = ConditionFrame.of(find_model(config.model))
+    if frame is None:
+        raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
+    if config.domain.shape is not None:
+        frame = frame.over(config.domain.shape)
+    path = Path(str(config.condition.file))
+    digest_of(path)
+    return frame.read(path)
+
+
+def _of_run(config: RunConfig, given: GivenConditions) -> GivenConditions:
+    """Those conditions of a file that a run draws; ValueError for absent ones, and for starts of forecasts with one date."""
+    found = given if config.condition.only is None else _chosen(given, config.condition.only)
+    if config.rollout.leads is not None:
+        _require_different(found.labels.values)
+    return found
+
+
+def _require_different(starts: np.ndarray) -> None:
+    """Raise ValueError for starts with the same label, by which forecasts and their random numbers are told apart."""
+    places: dict[object, list[str]] = {}
+    for number, label in enumerate(starts.tolist()):
+        places.setdefault(label, []).append(str(number))
+    twice = [f"{', '.join(numbers)} ({label})" for label, numbers in places.items() if len(numbers) > 1]
+    if twice:
+        raise ValueError(
+            f"several starts have one date: {'; '.join(twice)}; forecasts and their random numbers are told apart by it. "
+            "Forecast each in a run of its own (--array condition.only=0-3), or give the starts different labels"
+        )
 
 
 def require_conditions(configs: Sequence[RunConfig]) -> None:
@@ -75,7 +99,13 @@ def require_conditions(configs: Sequence[RunConfig]) -> None:
             raise _without_file(Path(model).name, frame.inputs)
     for alike in together.values():
         chosen = {number for config in alike for number in config.condition.only or ()}
-        given_conditions(alike[0].replace(condition={"only": tuple(sorted(chosen)) or None}))
+        try:
+            given = _whole_file(alike[0])
+            _chosen(given, sorted(chosen))
+            for config in alike:
+                _of_run(config, given)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _chosen(given: GivenConditions, numbers: Sequence[int]) -> GivenConditions:
