@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -46,11 +46,11 @@ class SolverConfig(Record):
     kind: Literal["auto", "picard", "sequential", "paradigms", "anderson", "newton", "parareal", "chords"] = "auto"
     linear: Literal["auto", "identity", "process", "denoised", "reference", "response"] = "auto"
     start: Literal["auto", "constant", "reference"] | PluginName = "auto"
-    student: Annotated[PathName, Field(min_length=1)] | None = None
+    student: PathName | None = None
     tol: float = Field(1e-2, gt=0)
     sweeps: Count | None = None
     fixed_depth: bool = False
-    reference: Annotated[PathName, Field(min_length=1)] | None = None
+    reference: PathName | None = None
     window: Count | None = None
     pipelined: bool = False
     alternate: bool = False
