@@ -1,27 +1,46 @@
-"""Denoising errors on held-out states at each noise level, compared with those of the reference's Wiener filter."""
+"""Denoising errors on held-out states at each noise level, compared with those of the reference's Wiener filter.
+
+The difference of the two estimates, c = D - D_G, may be taken in part: the error |D_G + g c - x_0|^2 is a parabola in the factor
+g, whose minimum follows from the products of c with itself and with the Wiener filter's error.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...schema.conditions import Condition, rows_of
 from ...theory.process import Process
-from ..denoiser import GaussianDenoiser
+from ..denoiser import Gate, GaussianDenoiser
 
 SMALL_BATCH = 2**16
 
 
 @dataclass(frozen=True)
 class DenoisingTable:
-    """Mean square denoising errors per entry at each log-SNR, of the denoiser and of the Gaussian reference."""
+    """Mean square denoising errors per entry at each log-SNR, of the denoiser and of the Gaussian reference.
+
+    `factor` is the share of the network, from 0 to 1, that has the least error, and 0 where this share is within a standard error
+    of nothing. `gated` are the errors with it, which are never above the Gaussian's.
+    """
 
     log_snr: tuple[float, ...]
     denoiser: tuple[float, ...]
     gaussian: tuple[float, ...]
+    factor: tuple[float, ...]
+    gated: tuple[float, ...]
+
+    @property
+    def gate(self) -> Gate:
+        """The gate with these factors."""
+        return Gate(self.log_snr, self.factor)
+
+    def with_gate(self) -> DenoisingTable:
+        """Return the table of the denoiser with this gate."""
+        return replace(self, denoiser=self.gated)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -68,7 +87,7 @@ def denoising_table(
     noise = denoiser.white(states, generator)
     scale = 1.0 if denoiser.mask is None else float(denoiser.mask.sum()) / denoiser.mask.numel()
     wiener = denoiser.without_network()
-    sums = torch.zeros(2, len(levels), dtype=torch.float64)
+    products = torch.empty(4, len(levels), len(states), dtype=torch.float64)
     with torch.no_grad():
         for k, level in enumerate(levels):
             for start in range(0, len(states), batch):
@@ -77,7 +96,23 @@ def denoising_table(
                 given = () if condition is None else (rows_of(condition, here),)
                 t = time_of(denoiser.process, torch.full((len(clean),), level))
                 x = denoiser.noised(clean, t, white)
-                for row, model in enumerate((denoiser, wiener)):
-                    sums[row, k] += ((model(x, t, *given) - clean) ** 2).sum().to(torch.float64)
-    errors = sums / states.numel() / scale
-    return DenoisingTable(levels, tuple(errors[0].tolist()), tuple(errors[1].tolist()))
+                linear = wiener(x, t, *given)
+                denoised = denoiser(x, t, *given)
+                wrong, left, added = denoised - clean, clean - linear, denoised - linear
+                for row, (a, b) in enumerate(((wrong, wrong), (left, left), (left, added), (added, added))):
+                    products[row, k, here] = (a * b).flatten(1).sum(1).to(torch.float64)
+    own, gaussian, gain, size = products.sum(2) / (states.numel() * scale)
+    factor = _best_factor(*products[2:])
+    gated = gaussian - factor * (2 * gain - factor * size)
+    return DenoisingTable(levels, *(tuple(each.tolist()) for each in (own, gaussian, factor, gated)))
+
+
+def _best_factor(gain: Tensor, size: Tensor) -> Tensor:
+    """The factors [levels] of least error, within 0 and 1, where they exceed their standard errors, else 0.
+
+    `gain` [levels, states] are products of the Wiener filter's error and what the network adds, `size` of the latter with itself.
+    """
+    whole = size.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
+    best = gain.sum(1) / whole
+    error = torch.linalg.vector_norm(gain - best[:, None] * size, dim=1) / whole
+    return torch.where(best > error, best, 0.0).clamp(0, 1)
