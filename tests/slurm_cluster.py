@@ -33,7 +33,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# a job that was queued again starts when its old credential has expired: 2 minutes unless told otherwise
+# a job that was queued again starts when its old credential has expired, which takes 2 minutes by default
 AuthInfo=cred_expire=5,socket={folder}/munge.socket
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n

@@ -183,6 +183,6 @@ def test_every_guarantee_names_tests_that_are_there() -> None:
 
 def test_every_promise_of_the_readme_is_among_the_guarantees() -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is guaranteed")[1].split("\n## ")[0]
-    told = re.findall(r"^- \*\*(.+?)\*\*", section, re.MULTILINE)
+    promises = re.findall(r"^- \*\*(.+?)\*\*", section, re.MULTILINE)
     guarantees = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    assert len(told) >= 5 and [promise for promise in told if f"| {promise} |" not in guarantees] == []
+    assert len(promises) >= 5 and [promise for promise in promises if f"| {promise} |" not in guarantees] == []

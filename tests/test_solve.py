@@ -131,8 +131,8 @@ def test_sweeps_follow_the_lambda_law() -> None:
     for variance, eta in ((0.013, 1.0), (0.013, 0.0), (0.3, 1.0)):
         gaussian = isotropic((4,), variance)
 
-        def score(x: torch.Tensor, t: torch.Tensor, law: GaussianReference = gaussian) -> torch.Tensor:
-            return law.to("cpu", F64).score(process, x, t)
+        def score(x: torch.Tensor, t: torch.Tensor, prior: GaussianReference = gaussian) -> torch.Tensor:
+            return prior.to("cpu", F64).score(process, x, t)
 
         chain = integrators.piadm(process, made, eta=eta)
         x0, noise = start(process, chain, [0, 1, 2], size=4)

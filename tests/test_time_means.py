@@ -219,7 +219,7 @@ def test_steps_and_levels_that_are_not_there(world: Path, tmp_path: Path, text: 
 
 
 def test_steps_are_for_sequences_and_dimensions_are_explained(world: Path, tmp_path: Path) -> None:
-    """A model of single times takes no steps; a dimension of a field about which nothing is said is refused."""
+    """A model of single times takes no steps; a dimension of a field that nothing describes is refused."""
     single = make_model(tmp_path)
     (tmp_path / "a.csv").write_text("lat,lon,value,std\n0,0,280,1\n")
     given = ("--model", single, "--observations", tmp_path / "a.csv", "--set", "observations.steps=[0, 2]")

@@ -196,8 +196,8 @@ def test_free_energies_are_as_far_apart_as_their_errors_make_them() -> None:
     """Samples of the reference's distribution lie at the expected distance, others farther away until they are weighted."""
     generator = np.random.default_rng(0)
     edges = (np.linspace(-3, 3, 37),) * 2
-    law = np.exp(-0.5 * (edges[0][:-1] + 1 / 12) ** 2)
-    surface = Surface("example", edges, np.zeros((36, 36)), np.outer(law, law) / law.sum() ** 2, 0.0, 0.0, 0.0)
+    density = np.exp(-0.5 * (edges[0][:-1] + 1 / 12) ** 2)
+    surface = Surface("example", edges, np.zeros((36, 36)), np.outer(density, density) / density.sum() ** 2, 0.0, 0.0, 0.0)
     equal = np.full(3000, 1 / 3000)
     own, other = generator.normal(size=(3000, 2)), generator.normal(0.4, 1.2, size=(3000, 2))
     distance, expected = free_energy_distance(surface, own, equal)
