@@ -26,6 +26,7 @@ from ..gaussian.reference import GaussianReference
 from ..schema.layout import Coordinate, Layout, Variable, conformer_layout
 from ..schema.topology import Topology
 from ..store.arrays import read_arrays, write_arrays
+from ..store.files import digest
 from ..theory.process import by_name
 from .adapters import adapt
 from .conditioning import Conditioning
@@ -83,7 +84,7 @@ def save_model(
         more(partial)
     for path in partial.iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner may read
-    sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+    sums = {path.name: digest(path) for path in sorted(partial.iterdir())}
     write_card(partial / CARD, card.model_copy(update={"sha256": sums}))
     require_replaceable(folder, "output")
     shutil.rmtree(folder, ignore_errors=True)
@@ -171,7 +172,7 @@ def verify_files(path: Path, card: Card) -> None:
             mistakes.append(f"{path / CARD}: no sha256 of {name}")
         elif not (path / name).is_file():
             mistakes.append(f"{path / name}: no such file")
-        elif _digest(path / name) != card.sha256[name]:
+        elif digest(path / name) != card.sha256[name]:
             mistakes.append(f"{path / name}: its sha256 is not the one in {CARD}; the file was changed or copied incompletely")
     if mistakes:
         raise ValueError("\n".join(mistakes))
@@ -243,10 +244,6 @@ def _normalisation_arrays(normalisation: Normalisation, grid: tuple[str, ...]) -
 
 def _variable(card: VariableCard) -> Variable:
     return Variable(card.name, card.dims, card.model_dump(exclude={"name", "dims"}, exclude_none=True))
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def joint_digest(card: Card) -> str:

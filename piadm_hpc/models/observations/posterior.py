@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ...gaussian.conditioned import Update, condition, seen_variance
 from ...gaussian.observed import LinearObservations
-from ...gaussian.reference import GaussianReference
+from ...gaussian.reference import GaussianReference, levels
 from ...schema.conditions import Condition, rows_of
 from ...theory.process import Process
 from ..base import ScoreModel
 from ..model import Model
 from .conditional import Centre, Shifted, negative
 from .function import FunctionObservations, linearised
-from .scores import Denoise, Guidance, GuidedScore, KalmanScore, levels
+from .scores import Denoise, Guidance, GuidedScore, KalmanScore
 
 AnyObservations = LinearObservations | FunctionObservations
 FAR = 5.0

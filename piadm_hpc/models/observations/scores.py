@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...gaussian.conditioned import Update
 from ...gaussian.observed import LinearObservations, conjugate_gradients
+from ...gaussian.reference import levels
 from ...schema.conditions import Condition
 from ...theory.process import Process
 from ..base import ScoreModel, broadcast
@@ -137,12 +138,6 @@ class GuidedScore:
             return self.observations.apply(direction)
         tangent: Tensor = torch.func.jvp(self.observations.apply, (estimate.detach(),), (direction.to(estimate),))[1]
         return tangent.detach()
-
-
-def levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return signal and noise [rows] in float64 at times t [rows]."""
-    t = t.to(torch.float64)
-    return process.alpha(t), process.sigma(t)
 
 
 def _gradient(output: Tensor, source: Tensor, weights: Tensor) -> Tensor:

@@ -17,10 +17,10 @@ import xarray as xr
 from ...schema.layout import Layout
 from ..conventions import BLOCK, PER_SAMPLE, realization
 from ..errors import StoreError
-from ..files import PARTIAL, sync_folder, write_text
+from ..files import PARTIAL, digest, sync_folder, write_text
 from ..shard import Shard
 from ..statistics.parts import costs_of
-from .records import PLACE, ZARR, array_options, digest, rows_in_shard
+from .records import PLACE, ZARR, array_options, rows_in_shard
 
 PUBLISHED = "published.json"
 LONGEST = 4096  # rows of a chunk of what is recorded per sample

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...schema.layout import Layout, Variable
 from ..errors import StoreError
-from ..files import PARTIAL, sync, sync_folder, whole_file
+from ..files import PARTIAL, digest, sync, sync_folder, whole_file
 from ..settings import plain
 from ..shard import LIBVER, UNREADABLE, Shard, first_line, open_file, read_shard, scan, shard_name
 from ..skeleton import finish_file, read_layout, write_skeleton
@@ -49,11 +49,6 @@ class Pack:
             if deep and digest(path) != known:
                 return f"{ZARR}/{name} is damaged: its checksum differs"
         return ""
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def require_zarr() -> None:
