@@ -43,17 +43,18 @@ class Method:
 
     @property
     def sweeps(self) -> bool:
-        return "solver" not in self.sections
+        return self.sections.get("solver") != STEPS["solver"]
 
 
 METHODS = (
     Method("SDE in sweeps", "SDE", {}),
-    Method("SDE step by step, 48 steps", "SDE", STEPS),
+    Method("SDE in sweeps over every second point", "SDE", {"solver": {"alternate": True}}),
+    Method("SDE step by step, 16 steps", "SDE", STEPS),
     Method("flow by collocation", "flow", {"chain": {"eta": 0.0}}),
     Method("flow, two-step solver", "flow", {"chain": {"integrator": "gaussian-ab2"}, "grid": {"steps": 14}, **STEPS}),
     Method("flow, DPM-Solver++(2M)", "flow", {"chain": {"integrator": "dpmpp-2m"}, "grid": {"steps": 32}, **STEPS}),
 )
-QUICK = (2, 3)  # the flow in sweeps and step by step
+QUICK = (3, 4)  # the flow in sweeps and step by step
 CONVERGED = {
     "SDE": {"solver": {"kind": "sequential"}},
     "flow": {"chain": {"eta": 0.0}, "solver": {"tol": 1e-4}, "compute": {"precision": "float64"}},
@@ -154,11 +155,13 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
     for axis, (device, title) in zip(axes, DEVICES.items(), strict=True):
         for equation, colour in colours.items():
             named = [(one, [r for r in lines[device] if r[0] == one.name]) for one in METHODS if one.equation == equation]
-            (sweeps, rows), levels = named[0], named[1:]
-            ranks, seconds = [int(r[1]) for r in rows], [float(r[5]) for r in rows]
-            axis.plot(ranks, seconds, "o-", color=colour, label=sweeps.name)
+            lines_of, levels = ([pair for pair in named if pair[0].sweeps is sweeps] for sweeps in (True, False))
+            ranks = [int(r[1]) for r in lines_of[0][1]]
+            for (one, rows), style in zip(lines_of, ("o-", "s-."), strict=False):
+                axis.plot(ranks, [float(r[5]) for r in rows], style, color=colour, markersize=4, label=one.name)
             for (one, level), style in zip(levels, ("--", ":"), strict=False):
                 axis.axhline(float(level[0][5]), color=colour, linestyle=style, linewidth=1.2, label=one.name)
+            seconds = [min(float(rows[k][5]) for _, rows in lines_of) for k in range(len(ranks))]
             best = min(float(level[0][5]) for _, level in levels)
             between = np.geomspace(ranks[0], ranks[-1], 200)
             curve = np.exp(np.interp(np.log(between), np.log(ranks), np.log(seconds)))
@@ -182,7 +185,7 @@ def main() -> int:
     options_parser.add_argument("--wait", type=float, default=0.4, help="seconds that the emulated device takes for a point")
     options_parser.add_argument("--samples", type=int, default=2, help="samples, drawn in sequence")
     options_parser.add_argument("--repeats", type=int, default=3, help="repeats on shared cores; the shortest counts")
-    options_parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="ranks of one sample")
+    options_parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="ranks of one sample")
     options_parser.add_argument("--figure", type=Path, metavar="FILE", help="draw both tables into this file")
     options_parser.set_defaults(methods=range(len(METHODS)))
     options = options_parser.parse_args()
