@@ -116,12 +116,15 @@ def measure(device: str, method: int, ranks: int, truth: dict[str, Tensor], opti
 
 
 def tables(report: Report, options: Any) -> dict[str, list[list[Cell]]]:
-    """The lines of both machines, step by step on one rank and in sweeps on every number of ranks."""
+    """The lines of both machines: step by step on one rank, in sweeps on every number of ranks up to that of points."""
     needed = {METHODS[k].equation for k in options.methods}
     truth = {name: sampler(CONVERGED[name]).draw(range(options.samples)).x.double().flatten(1) for name in needed}
+    most = {k: sampler(METHODS[k].sections).chain.num_steps if METHODS[k].sweeps else 1 for k in options.methods}
     lines: dict[str, list[list[Cell]]] = {}
     for device, title in DEVICES.items():
-        wanted = [(k, ranks) for k in options.methods for ranks in (options.ranks if METHODS[k].sweeps else [1])]
+        wanted = [
+            (k, ranks) for k in options.methods for ranks in (options.ranks if METHODS[k].sweeps else [1]) if ranks <= most[k]
+        ]
         lines[device] = [measure(device, k, ranks, truth, options) for k, ranks in wanted]
         detail = f", {1e3 * options.wait:g} ms a point" if device == "own" else ""
         report.add(f"{title}{detail}", COLUMNS, lines[device])
@@ -169,7 +172,7 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
             if seconds[-1] < best:
                 axis.annotate("sweeps pay", (ranks[-1], best), (0, 4), textcoords="offset points", ha="right", color=colour)
         axis.set(xscale="log", yscale="log", xlabel="MPI ranks of one sample", title=title)
-        axis.set_xticks(ranks, [str(count) for count in ranks])
+        axis.set_xticks(counts := sorted({int(row[1]) for row in lines[device]}), map(str, counts))
         low, high = axis.get_ylim()
         axis.set_yticks(*zip(*[(tick, f"{tick:g}") for tick in TICKS if low < tick < high], strict=True))
         axis.minorticks_off()
