@@ -98,9 +98,9 @@ def test_score_and_denoiser_against_automatic_differentiation(process: Any, t: A
     reference, covariance = dense_reference()
     time = torch.tensor(t, dtype=F64)
     a, s = process.alpha(time), process.sigma(time)
-    law = torch.distributions.MultivariateNormal(a * reference.mean, a**2 * covariance + s**2 * torch.eye(9, dtype=F64))
+    marginal = torch.distributions.MultivariateNormal(a * reference.mean, a**2 * covariance + s**2 * torch.eye(9, dtype=F64))
     x = torch.randn(5, 9, dtype=F64, requires_grad=True)
-    expected = torch.autograd.grad(law.log_prob(x).sum(), x)[0]
+    expected = torch.autograd.grad(marginal.log_prob(x).sum(), x)[0]
     score = reference.score(process, x.detach(), time.expand(5))
     assert torch.allclose(score, expected, atol=1e-11)
     assert torch.allclose(reference.denoise(process, x.detach(), time.expand(5)), (x + s**2 * expected) / a, atol=1e-11)

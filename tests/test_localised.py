@@ -1,4 +1,4 @@
-"""The reference for any grid: variances, correlations and scales that it keeps, on grids with gaps and of several variables."""
+"""The reference for any grid keeps variances, correlations and scales, on grids with gaps and of several variables."""
 
 from __future__ import annotations
 

@@ -366,7 +366,7 @@ def edit_card(folder: Path, **changes: Any) -> None:
     (folder / "card.toml").write_text(tomli_w.dumps(content))
 
 
-def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
+def test_every_fault_of_a_folder_has_its_own_message(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no-such: no such model folder"):
         load_model("no-such")
     with pytest.raises(ValueError, match=r"card\.toml: no such file"):
@@ -398,7 +398,7 @@ def rewrite_weights(folder: Path, change: Any) -> None:
     edit_card(folder, sha256=sums | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
-def test_bad_weights_are_told_apart(tmp_path: Path) -> None:
+def test_every_fault_of_weights_has_its_own_message(tmp_path: Path) -> None:
     name = "stem.conv.bias"
     for change, message in [
         (lambda w: w.update({name: torch.zeros(3)}), rf"{name} is \(3,\), the card's network needs \(8,\)"),
