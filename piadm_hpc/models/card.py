@@ -30,7 +30,7 @@ from ..theory.process import by_name
 from .adapters import adapt
 from .conditioning import Conditioning
 from .config import ConformerNetworkConfig, NetworkConfig
-from .denoiser import DenoiserScore, Gate, GaussianDenoiser
+from .denoiser import DenoiserScore, GaussianDenoiser
 from .foreign import ADAPTER
 from .loading import with_weights
 from .model import Model
@@ -119,8 +119,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
-    gate = None if card.gate is None else Gate(card.gate.log_snr, card.gate.factor)
-    denoiser = kind(process, reference, network, mask, constraint, gate)
+    denoiser = kind(process, reference, network, mask, constraint)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
         name=card.name,
@@ -250,9 +249,8 @@ def _digest(path: Path) -> str:
 
 
 def joint_digest(card: Card) -> str:
-    """Return the digest of all files of a model and of its gate, which runs store as model_sha256."""
-    gate = "" if card.gate is None else card.gate.model_dump_json()
-    return hashlib.sha256("".join([*(f"{k}{v}" for k, v in sorted(card.sha256.items())), gate]).encode()).hexdigest()
+    """Return the digest of all files of a model, which runs store as model_sha256."""
+    return hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(card.sha256.items())).encode()).hexdigest()
 
 
 __all__ = [
