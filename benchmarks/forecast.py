@@ -170,6 +170,12 @@ def by_lead(report: Report, name: str, data_file: Path, folder: Path, members: i
     report.add(f"{len(first)} starts, {members} members", ("lead", "forecast", "CRPS", "RMSE", "spread / skill"), rows)
 
 
+def skill(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """One less the ratio of two CRPS at every point: minus infinity where only the other is exact, NaN where both are."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # persistence is exact under constant ice
+        return np.asarray(1 - own / other)
+
+
 def skill_figure(path: Path, entries: dict[str, np.ndarray], truth: np.ndarray, anomalies: xr.DataArray) -> None:
     """Draw maps of the skill of the first of some forecasts [members, cases, lat, lon] over each of the others."""
     import io
@@ -186,7 +192,7 @@ def skill_figure(path: Path, entries: dict[str, np.ndarray], truth: np.ndarray, 
         figure = Figure(figsize=(9, 2.5), layout="constrained")
         axes = figure.subplots(1, len(maps) - 1)
         for axis, (other, field) in zip(axes, list(maps.items())[1:], strict=True):
-            image = draw_map(axis, grid, 1 - own / field, scale, f"over {other}")
+            image = draw_map(axis, grid, skill(own, field), scale, f"over {other}")
             axis.tick_params(labelleft=axis is axes[0])
         colour_bar(image, axes, f"CRPS skill of the {title}", extend="min")
         buffer = io.BytesIO()

@@ -122,6 +122,16 @@ class Cluster:
                     found.append(int(folder.name))
         return [pid for pid in found if pid != os.getpid()]
 
+    def end_lingering(self, job: str) -> None:
+        """End what Slurm's PMIx keeps of an old step of a job, also the sockets, which have the same names in a new step.
+
+        For about a minute it tries to reach a node of that step that is gone. The jobs of other Slurms start later than that.
+        """
+        for pid in self.processes(f"slurmstepd: [{job}."):
+            os.kill(pid, signal.SIGKILL)
+        for path in self.folder.glob(f"spool/*/stepd.slurm.pmix.{job}.*"):
+            path.unlink()
+
     def wait_idle(self, seconds: float = READY_SECONDS) -> None:
         """Wait until every node is idle. Raises RuntimeError with the states of the nodes."""
         deadline = time.monotonic() + seconds

@@ -91,7 +91,7 @@ def test_from_a_run_to_one_file_in_xarray(work: Path) -> None:
 def test_the_same_command_again_has_nothing_to_do_and_more_samples_are_added(work: Path) -> None:
     config = write_config(work / "more.toml", work / "gaussian", work / "more", samples=2, **LOOSE)
     first = call("sample", config)
-    assert first["code"] == 0 and f'open with:  xarray.open_dataset("{work}/more/samples.h5")' in first["out"]
+    assert first["code"] == 0 and f'open with:  piadm_hpc.open("{work}/more")' in first["out"]
     again = call("sample", config)
     assert again["code"] == 0 and "nothing to do: every sample of this run has already been drawn" in again["out"]
     assert call("sample", config, "--samples", 5)["code"] == 0

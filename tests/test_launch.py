@@ -214,6 +214,59 @@ def test_an_array_is_printed_as_one_script_with_every_configuration(work: Path, 
     assert "--array 'seed': write it as KEY=VALUES" in one_line(call("submit", work / "run.toml", "--array", "seed"), 2)
 
 
+SBATCH = """
+n=$(( $(cat {folder}/count 2>/dev/null || echo 0) + 1 )); echo $n > {folder}/count
+if [ $n -ge {refused} ]; then
+    echo 'sbatch: error: AssocMaxSubmitJobLimit' >&2
+    echo 'sbatch: error: Batch job submission failed: Job violates accounting/QOS policy' >&2
+    exit 1
+fi
+echo "Submitted batch job $(( n + 70 ))"
+"""
+PENDING = """for n in 71 72; do echo "$n|$n|PENDING|Priority||1:00:00|N/A|$(ls -d {out}/jobs/*/ | head -1)submission.sh"; done"""
+
+
+def refusing(work: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, refused: int) -> tuple[object, ...]:
+    """A submission of a chain of three jobs where sbatch refuses the one with this number and all later ones."""
+    out = folder / "fields"
+    sbatch = SBATCH.format(folder=folder, refused=refused)
+    fake(folder, monkeypatch, sbatch=sbatch, srun="exit 1", squeue=PENDING.format(out=out))
+    return ("submit", work / "run.toml", "--out", out, "--chain", 3, "--mpi", "pmi2")
+
+
+@pytest.mark.parametrize("array", [(), ("--array", "seed=0-1")])
+def test_the_words_of_sbatch_that_refuses_a_job_are_quoted(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: tuple[str, ...]
+) -> None:
+    """Where nothing was queued, nothing is recorded either."""
+    said = one_line(call(*refusing(work, tmp_path, monkeypatch, 1), *array), 1)
+    assert "sbatch: error: AssocMaxSubmitJobLimit; sbatch: error: Batch job submission failed: Job violates" in said
+    assert said.endswith("; nothing was queued") and not list(tmp_path.rglob("submissions.jsonl"))
+
+
+@pytest.mark.parametrize(("array", "names"), [((), ["71", "72"]), (("--array", "seed=0-1"), ["71_0", "72_0"])])
+def test_jobs_that_were_queued_before_one_is_refused_are_named_and_recorded(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, array: tuple[str, ...], names: list[str]
+) -> None:
+    """`status` shows them, and another submission into their folders is refused."""
+    arguments = (*refusing(work, tmp_path, monkeypatch, 3), *array)
+    said = one_line(call(*arguments), 1)
+    assert "sbatch: error: AssocMaxSubmitJobLimit;" in said and "this was job 3 of a chain of 3, and job 71, 72 remains" in said
+    assert said.endswith("scancel 71 72")
+    recorded = json.loads((tmp_path / "fields" / "jobs" / "submissions.jsonl").read_text())
+    assert recorded["chain"] == 2 and next(iter(recorded["jobs"].values())) == names
+    if not array:
+        assert "job 71: waiting (Priority)" in call("status", tmp_path / "fields")["out"]
+        assert "job 71, 72 already works on this folder" in one_line(call(*arguments), 2)
+
+
+def test_an_answer_of_sbatch_without_a_number(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that names no job ends in one line that says where to look."""
+    fake(tmp_path, monkeypatch, sbatch="echo 'queued, thank you'", srun="exit 1", squeue="exit 1")
+    said = one_line(call("submit", work / "run.toml", "--out", tmp_path / "fields", "--mpi", "pmi2"), 1)
+    assert '"queued, thank you"' in said and "see in squeue whether the job is there" in said
+
+
 def test_a_job_on_this_machine(work: Path, tmp_path: Path) -> None:
     """Two ranks in the background, told by a signal of a limit, started again by submitit, and whole in the end."""
     out = tmp_path / "here"
@@ -312,7 +365,7 @@ def test_every_example_of_a_job_is_run_here() -> None:
 def test_status_says_what_is_there_and_what_is_not(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no run has begun here, and none was submitted" in one_line(call("status", tmp_path), 2)
     (status,) = read_status(work / "whole")
-    assert status.complete and not status.failed and str(status).endswith(f'xarray.open_dataset("{work}/whole/samples.h5")')
+    assert status.complete and not status.failed and str(status).endswith(f'piadm_hpc.open("{work}/whole")')
     out = tmp_path / "queued"
     assert call("sample", work / "run.toml", "--out", out, "--samples", 1)["code"] == 0
     folder = out / "jobs" / "one"

@@ -75,6 +75,7 @@ CASES: dict[str, tuple[str, Options]] = {
     "a few samples at once": ("gaussian sde", Options(in_flight=2)),
     "a window": ("gaussian sde", Options(window=4, in_flight=3)),
     "a front": ("ddpm", Options(pipelined=True)),
+    "every second point": ("gaussian sde", Options(alternate=True)),
     "several channels": ("dpmpp-2m", Options()),
     "kept differences": ("ddpm", Options(solver="anderson", memory=2)),
     "a map of every step": ("ddpm", Options(solver="newton")),

@@ -215,7 +215,15 @@ def test_a_record_of_another_run_is_refused(tmp_path: Path) -> None:
         open_run(tmp_path / "a")
 
 
-@pytest.mark.parametrize("change", [lambda folder: run(folder, 10, 1, overwrite=True), lambda folder: shutil.rmtree(folder)])
+def rewrite_in_place(folder: Path) -> None:
+    """Write other bytes under the same inodes, as when a file system gives the inode of a removed file to the next one."""
+    for path in shards(folder):
+        path.write_bytes(bytes(path.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    "change", [lambda folder: run(folder, 10, 1, overwrite=True), lambda folder: shutil.rmtree(folder), rewrite_in_place]
+)
 def test_an_open_dataset_is_right_or_fails(tmp_path: Path, change: Callable[[Path], None]) -> None:
     run(tmp_path / "run")
     opened = [open_run(tmp_path / "run"), open_run(tmp_path / "run", chunks={})]
@@ -223,6 +231,15 @@ def test_an_open_dataset_is_right_or_fails(tmp_path: Path, change: Callable[[Pat
     for dataset in opened:
         with pytest.raises(StoreError, match="was rewritten or removed after this dataset was opened"):
             dataset["u"].values  # noqa: B018 (reading is the point)
+
+
+def test_an_open_dataset_may_be_touched(tmp_path: Path) -> None:
+    """Users touch files to keep them from being purged."""
+    run(tmp_path)
+    with open_run(tmp_path) as dataset:
+        for path in shards(tmp_path):
+            os.utime(path, (0, 0))
+        np.testing.assert_array_equal(dataset["u"].values, values(range(10)))
 
 
 def test_what_a_store_cannot_be_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,10 @@ from problems import F64, SIZE, chains
 from test_conditional_models import make, write_world
 
 import piadm_hpc
+from piadm_hpc.config.run import RunConfig
+from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.models.card import load_model
+from piadm_hpc.run.conditions import require_conditions
 from piadm_hpc.run.effort import ADDED
 from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.solvers.collocation import Collocation
@@ -290,6 +293,7 @@ def test_an_array_over_starts_makes_the_forecasts_of_the_whole_run(forecasts: Pa
         (["--set", "condition.only=4"], "condition.only: there is no condition 4; its file holds 4, numbered from 0 to 3"),
         (["--condition", "none.nc"], "none.nc: no such file"),
         (["--model", "ccsm-temperature"], "takes no condition; leave it out"),
+        (["--condition", ""], "condition.file: must be text of at least 1 character"),
     ],
 )
 def test_conditions_that_a_file_lacks_are_refused_at_submission(
@@ -299,6 +303,54 @@ def test_conditions_that_a_file_lacks_are_refused_at_submission(
     given = ("--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--out", tmp_path / "none")
     message = one_line(call("submit", *given, "--set", "rollout.leads=3", "--cluster", "local", *changes), 2)
     assert words in message and not (tmp_path / "none").exists()
+
+
+def test_starts_of_one_date_are_forecast_apart(forecasts: Path, tmp_path: Path) -> None:
+    """Two starts of one date differ in their month alone; together they would both have the inputs of the first."""
+    with xr.open_dataset(forecasts / "starts.nc") as starts:
+        tas, date = starts.tas.values, starts.time.values[1]
+    twice = {f"tas_{lag}": (("time", "lat", "lon"), np.stack([tas[2 - lag]] * 2)) for lag in (1, 2)}
+    coords = {"time": [date, date], "lat": starts.lat, "lon": starts.lon}
+    xr.Dataset({**twice, "month": ("time", [2, 8])}, coords).to_netcdf(tmp_path / "twice.nc")
+    run = forecast(forecasts, tmp_path / "run", condition={"file": str(tmp_path / "twice.nc")}, samples=1)
+    with pytest.raises(ConfigError, match=r"several starts have one date: 0, 1 \(2013-01-01.*condition.only"):
+        piadm_hpc.sample(run)
+    apart = [run.replace(out=str(tmp_path / str(k)), condition={"only": [k]}) for k in range(2)]
+    require_conditions(apart)
+    february, august = (piadm_hpc.sample(each).tas.load().values for each in apart)
+    assert float(np.abs(february - august).mean()) > 0.01
+    with pytest.raises(ConfigError, match="several starts have one date"):
+        require_conditions([*apart, run])
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"), [([0, 1, 3, 4], "2012-12-01 to 2013-02-01"), ([0, 1, 1, 2], "2012-12-01 to 2012-12-01")]
+)
+def test_lags_of_fields_that_do_not_follow_each_other_are_refused(
+    forecasts: Path, tmp_path: Path, kept: list[int], words: str
+) -> None:
+    """A month that is absent or there twice would shift the fields before it."""
+    with xr.open_dataset(forecasts / "fields.nc") as fields:
+        months = fields.isel(time=slice(-6, None)).isel(time=kept)
+        months.to_netcdf(tmp_path / "starts.nc")
+        fields.isel(time=slice(-6, -2)).to_netcdf(tmp_path / "whole.nc")
+    runs = [forecast(forecasts, tmp_path, model=str(forecasts / "gap"), condition={"file": str(tmp_path / f"{name}.nc")})
+            for name in ("whole", "starts")]  # fmt: skip
+    require_conditions(runs[:1])
+    with pytest.raises(ConfigError) as caught:
+        require_conditions(runs)
+    assert f"the fields do not follow each other along time: {words}" in str(caught.value)
+
+
+def test_a_conditional_model_without_conditions_is_refused_at_submission(forecasts: Path, tmp_path: Path) -> None:
+    """No job starts, also of an array; a model that another job is still to train is left to its own job."""
+    given = ("submit", "--model", forecasts / "months", "--out", tmp_path / "none", "--cluster", "local")
+    for array in ((), ("--array", "seed=0-1")):
+        message = one_line(call(*given, *array), 2)
+        assert "months is conditional on tas_1, tas_2, month: give condition.file (--condition FILE)" in message
+    assert not (tmp_path / "none").exists()
+    assert "months is conditional on" in one_line(call("plan", *given[1:5]), 2)
+    require_conditions([RunConfig(model=str(tmp_path / "later"))])
 
 
 def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import Cluster
-from slurm_jobs import NUM_SAMPLES, PIADM, Site
+from slurm_jobs import NUM_SAMPLES, PIADM, START_UP, Site
 
 pytestmark = pytest.mark.timeout(900)
 SWEEPS = 12  # of a sample, in all blocks
@@ -59,6 +59,9 @@ def test_a_signal_while_a_job_begins_queues_it_again(site: Site) -> None:
     site.until(lambda: site.logs("early").count("Loading pickle") == 2, 100, "two ranks that begin", "early")
     time.sleep(1)
     assert site.cluster.run(["scancel", "--signal=USR2", job]).returncode == 0
+    if START_UP == "pmix":
+        site.until(lambda: "PENDING" in site.state("early"), 60, "the job in the queue", "early")
+        site.cluster.end_lingering(job)
     site.wait("early")
     assert site.logs("early").count("Loading pickle") == 4
     site.assert_whole("early")
@@ -134,7 +137,7 @@ def test_fifty_kills_in_a_row(site: Site) -> None:
     done = site.cluster.run(["srun", "-n1", "--mpi=none", *killing], more=site.environment(0.05), cwd=site.folder, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     assert 0 < len(site.shards("kills")) < count
-    step = ["srun", "-n2", "-N2", "--mpi=pmi2", "--kill-on-bad-exit=1", *PIADM, *arguments]
+    step = ["srun", "-n2", "-N2", f"--mpi={START_UP}", "--kill-on-bad-exit=1", *PIADM, *arguments]
     for number in range(6):
         begun = len(site.events("kills", "started"))
         running = site.cluster.start(step, more=site.environment(0.3), cwd=site.folder)

@@ -14,9 +14,10 @@ import pytest
 import tomli_w
 from helpers import call
 from slurm_cluster import Cluster, running
-from slurm_jobs import NUM_SAMPLES, PIADM, Site
+from slurm_jobs import FAMILY, NUM_SAMPLES, PIADM, START_UP, Site
 
 import piadm_hpc
+from piadm_hpc.host.launcher import local_environment
 from piadm_hpc.store.errors import StoreError
 
 pytestmark = pytest.mark.timeout(900)
@@ -81,9 +82,9 @@ def signal_job(site: Site, job: str, name: str, *more: str) -> None:
 
 
 def start_script(site: Site, out: str) -> str:
-    """jobs/sample.sbatch as its page says to change it: without GPUs, for the MPICH family, on two ranks."""
-    text = (JOBS / "sample.sbatch").read_text().replace("#SBATCH --gpus-per-task=1\n", "").replace("--mpi=pmix", "--mpi=pmi2")
-    (site.folder / "sample.sbatch").write_text(text.replace("/fields", f"/{out}"))
+    """jobs/sample.sbatch as its page says to change it: without GPUs, for the MPI of this environment, on two ranks."""
+    text = (JOBS / "sample.sbatch").read_text().replace("#SBATCH --gpus-per-task=1\n", "").replace("/fields", f"/{out}")
+    (site.folder / "sample.sbatch").write_text(text.replace("--mpi=pmix", f"--mpi={START_UP}"))
     path = f"{Path(sys.prefix) / 'bin'}:{site.cluster.environment['PATH']}"
     options = ["--parsable", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=20"]
     done = site.cluster.run(
@@ -114,7 +115,7 @@ def start_training(site: Site) -> str:
 def test_a_folder_belongs_to_one_run_and_a_dead_job_is_noticed(site: Site) -> None:
     """The second submission and a run by hand are refused; a job killed without a word ends `--wait` within a minute."""
     waiting = subprocess.Popen(
-        [*PIADM, "submit", str(site.config), "--out", "once", "--mpi", "pmi2", "--ranks-per-node", "2", *SHORT, "--wait"],
+        [*PIADM, "submit", str(site.config), "--out", "once", "--mpi", START_UP, "--ranks-per-node", "2", *SHORT, "--wait"],
         env={**site.cluster.environment, **site.environment(site.hold("once"))},
         cwd=site.folder,
         stdout=subprocess.PIPE,
@@ -137,21 +138,41 @@ def test_a_folder_belongs_to_one_run_and_a_dead_job_is_noticed(site: Site) -> No
     site.assert_whole("once")
 
 
-@pytest.mark.parametrize(
-    ("launcher", "environment", "words"),
-    [
-        (["srun", "-n2", "-N2", "--mpi=none"], {}, "gives the ranks of MPICH"),
-        (["srun", "-n2", "-N2", "--mpi=pmix"], {"LOADEDMODULES": "openmpi/4"}, "module openmpi/4 is loaded: set MPI4PY_LIBMPI"),
-        (["srun", "-n2", "-N1", "--mpi=none", "MPIEXEC", "-n", "2"], {}, "a launcher was started inside another one"),
-        (["env", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=0"], {}, "(OMPI_COMM_WORLD_SIZE)"),
-    ],
-    ids=["no start-up", "a wheel under the start-up of a module's MPI", "nested launchers", "another MPI's launcher"],
-)  # fmt: skip
+WITHOUT = ["srun", "-n2", "-N2", "--mpi=none"]
+NESTED = ["srun", "-n2", "-N1", "--mpi=none", "MPIEXEC", "-n", "2"]
+# mpiexec starts its ranks itself, where with Slurm it would wait for the nodes of the step in which it runs
+WITHOUT_SLURM = {**local_environment(2), "PRTE_MCA_plm": "ssh", "PRTE_MCA_ras": "^slurm"}
+MODULE = "is loaded: set MPI4PY_LIBMPI"
+WRONG: dict[str, dict[str, tuple[list[str], dict[str, str], str]]] = {
+    "mpich": {
+        "no start-up": (WITHOUT, {}, "gives the ranks of MPICH"),
+        "a wheel under the start-up of a module's MPI": (
+            ["srun", "-n2", "-N2", "--mpi=pmix"],
+            {"LOADEDMODULES": "openmpi/4"},
+            f"module openmpi/4 {MODULE}",
+        ),
+        "nested launchers": (NESTED, {"HYDRA_LAUNCHER": "fork"}, "a launcher was started inside another one"),
+        "another MPI's launcher": (["env", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=0"], {}, "(OMPI_COMM_WORLD_SIZE)"),
+    },
+    "openmpi": {
+        "no start-up": (WITHOUT, {}, "gives the ranks of Open MPI"),
+        "a wheel under the start-up of a module's MPI": (
+            ["srun", "-n2", "-N2", "--mpi=pmi2"],
+            {"LOADEDMODULES": "mpich/4"},
+            f"module mpich/4 {MODULE}",
+        ),
+        "nested launchers": (NESTED, WITHOUT_SLURM, "a launcher was started inside another one"),
+        "another MPI's launcher": (["env", "PMI_SIZE=2", "PMI_RANK=0"], {}, "by the mpiexec of another MPI"),
+    },
+}
+
+
+@pytest.mark.parametrize(("launcher", "environment", "words"), WRONG[FAMILY].values(), ids=WRONG[FAMILY])
 def test_a_wrong_pairing_is_one_error_at_once(site: Site, launcher: list[str], environment: dict[str, str], words: str) -> None:
     """Never silent singletons, never a hang."""
     mpiexec = str(Path(sys.prefix) / "bin" / "mpiexec")
     command = [mpiexec if word == "MPIEXEC" else word for word in launcher]
-    more = {**site.environment(), "HYDRA_LAUNCHER": "fork", **environment}
+    more = {**site.environment(), **environment}
     began = time.monotonic()
     done = site.cluster.run([*command, *PIADM, "sample", site.config, "--out", "wrong"], more=more, cwd=site.folder, timeout=60)
     assert time.monotonic() - began < 30
@@ -161,23 +182,24 @@ def test_a_wrong_pairing_is_one_error_at_once(site: Site, launcher: list[str], e
 
 
 def test_doctor_under_srun(site: Site) -> None:
-    done = site.cluster.run(["srun", "-n2", "-N2", "--mpi=pmi2", *PIADM, "doctor"], more=site.environment(), cwd=site.folder)
+    step = ["srun", "-n2", "-N2", f"--mpi={START_UP}", *PIADM]
+    done = site.cluster.run([*step, "doctor"], more=site.environment(), cwd=site.folder)
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (
-        "2 ranks (PMI_SIZE)",
-        "find each other; MPICH",
+        f"2 ranks ({'SLURM_STEP_NUM_TASKS' if FAMILY == 'openmpi' else 'PMI_SIZE'})",
+        f"find each other; {'Open MPI' if FAMILY == 'openmpi' else 'MPICH'}",
         "start 1, no time limit, no warning",
-        "pmi2",
+        START_UP,
         "no sacct, nor is it needed",
     ):
         assert words in done.stdout, done.stdout
     wrong = site.cluster.run(
         ["srun", "-n2", "-N2", "-t5", "--mpi=none", *PIADM, "doctor"], more=site.environment(), cwd=site.folder
     )
-    assert wrong.returncode == 1 and "FAIL  MPI" in wrong.stdout and "use srun --mpi=pmi2" in wrong.stdout
+    assert wrong.returncode == 1 and "FAIL  MPI" in wrong.stdout and f"use srun --mpi={START_UP}" in wrong.stdout
     assert "no warning before it; submit with --signal=USR2@180" in wrong.stdout
     planned = site.cluster.run(
-        ["srun", "-n2", "--mpi=pmi2", *PIADM, "plan", site.config, "--nodes", "2"], more=site.environment()
+        ["srun", "-n2", f"--mpi={START_UP}", *PIADM, "plan", site.config, "--nodes", "2"], more=site.environment()
     )
     assert planned.returncode == 0 and "measured between these ranks" in planned.stdout and "suggestion: " in planned.stdout
 

@@ -151,7 +151,7 @@ def test_strong_order(eta: float, low: float, high: float) -> None:
 
 
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-@pytest.mark.parametrize("how", [{}, {"window": 6}, {"pipelined": True}], ids=["whole", "window", "pipelined"])
+@pytest.mark.parametrize("how", [{}, {"window": 6}, {"pipelined": True}, {"alternate": True}], ids=str)
 def test_sweeps_find_its_steps(eta: float, how: dict[str, object]) -> None:
     target = mixture(EDM())
     gaussian, samples = target.reference(), [4, 9, 2]

@@ -58,7 +58,49 @@ def test_a_window_calls_the_network_little_more_than_once_a_step(method: str) ->
     assert float((moved.x - oracle.x).square().mean(1).sqrt().max()) < 1e-2
 
 
-@pytest.mark.parametrize("moving", [{}, *MOVING.values()], ids=["whole", *MOVING])
+@pytest.mark.parametrize("linear", ["identity", "denoised", "reference"])
+@pytest.mark.parametrize("name", ["piadm sde", "gaussian ode", "gaussian sde"])
+def test_every_second_point_by_turns_reaches_the_sequential_chain(name: str, linear: str) -> None:
+    """A point that a sweep leaves out keeps its increment; after as many sweeps as steps all points are exact all the same."""
+    chain = chains(OU(), REFERENCE, steps=23, num_blocks=2)[name]
+    given_reference, ids = REFERENCE if linear == "reference" or "gaussian" in name else None, [0, 3, 4]
+    x0, noise = start(OU(), chain, ids)
+    common = {"noise": noise, "samples": ids, "reference": given_reference}
+    oracle = solve(chain, TARGET.score, x0, solver="sequential", **common)
+    found, full = (
+        solve(chain, TARGET.score, x0, tol=1e-12, linear=linear, alternate=by_turns, **common) for by_turns in (True, False)
+    )
+    assert float((found.x - oracle.x).abs().max()) < 1e-10 and bool(found.converged.all())
+    assert bool((found.sweeps <= torch.tensor([len(block) for block in chain.grid.blocks()])).all())
+    assert float(found.calls.double().mean()) < 0.75 * float(full.calls.double().mean())
+
+
+def test_sweeps_after_the_first_evaluate_every_second_point() -> None:
+    chain = chains(OU(), REFERENCE, steps=23)["gaussian sde"]
+    x0, noise = start(OU(), chain, [0])
+    times: list[list[int]] = []
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        times.append([int(torch.argmin((chain.t - one).abs())) for one in t.expand(len(x))])
+        return TARGET.score(x, t)
+
+    given = {"noise": noise, "reference": REFERENCE, "tol": 1e-6, "check_score": False}
+    found = solve(chain, score, x0, alternate=True, **given)
+    expected = [list(range(23))] + [list(range(sweep, 23, 2)) for sweep in range(1, int(found.rounds))]
+    assert times == expected and int(found.calls) == sum(map(len, expected))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"window": 4}, {"pipelined": True}, {"tol": None, "sweeps": 3}, {"solver": "anderson"}], ids=str
+)
+def test_points_are_left_out_of_whole_blocks_only(settings: dict[str, Any]) -> None:
+    chain = CHAINS["ddim"]
+    x0, _ = start(OU(), chain, [0])
+    with pytest.raises(ValueError, match="alternate: every second point of a whole block"):
+        solve(chain, TARGET.score, x0, alternate=True, **settings)
+
+
+@pytest.mark.parametrize("moving", [{}, {"alternate": True}, *MOVING.values()], ids=["whole", "every second point", *MOVING])
 def test_members_do_not_depend_on_who_is_in_flight(moving: Any) -> None:
     chain, names = CHAINS["gaussian sde"], list(range(7))
     x0, noise = start(OU(), chain, names)

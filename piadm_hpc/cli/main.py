@@ -41,6 +41,7 @@ from ..config.validation import ConfigError, dotted
 from ..host.stop import StopRequested
 from ..solvers.errors import ScoreError
 from ..store.errors import StoreError
+from ..submit.errors import SubmissionError
 
 COMMANDS = (
     sample,
@@ -88,7 +89,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _fail(error, BAD_CONFIGURATION)
     except StopRequested as stop:
         return _fail(stop, STOPPED)
-    except (ValueError, LauncherError, ScoreError, StoreError, OSError) as error:
+    except (ValueError, LauncherError, ScoreError, StoreError, SubmissionError, OSError) as error:
         return _fail(error, BAD_CONFIGURATION if isinstance(error, ValueError) else FAILED)
     except KeyboardInterrupt:
         return _fail("interrupted; finished shards are kept, the same command continues from there", STOPPED)

@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> int:
 def draw(options: argparse.Namespace, *, forecasts: bool = False) -> int:
     """Draw the run that a command line describes, and log its cost. ConfigError for forecasts without a number of leads."""
     from ..run.execute import execute
-    from ..run.reporting import logger
+    from ..run.reporting import how_to_open, logger
 
     config = described_run(options)
     if forecasts and config.rollout.leads is None:
@@ -41,7 +41,6 @@ def draw(options: argparse.Namespace, *, forecasts: bool = False) -> int:
         logger.info(line)
     if summary.not_converged:
         logger.info("%d samples did not meet the tolerance by themselves; they are marked converged = 0", summary.not_converged)
-    samples = "samples.zarr" if config.output.format == "zarr" else "samples.h5"
-    for file in [samples] * config.output.members + ["statistics.h5"] * bool(config.statistics.kinds):
-        logger.info('open with:  xarray.open_dataset("%s")', Path(config.out) / file)
+    for statistics in [False] * config.output.members + [True] * bool(config.statistics.kinds):
+        logger.info("open with:  %s", how_to_open(Path(config.out), statistics=statistics))
     return NOT_CONVERGED if summary.not_converged else DONE

@@ -35,7 +35,7 @@ class RunCondition(Record):
         sha256: checksum of the file, which the run fills in; it continues only with the same conditions.
     """
 
-    file: Annotated[PathName, Field(min_length=1)] | None = None
+    file: PathName | None = None
     only: Annotated[tuple[int, ...], BeforeValidator(_numbers), Field(min_length=1)] | None = None
     guidance: float = Field(1.0, ge=0, le=100)
     count: Count = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -32,7 +32,7 @@ class ObservationsConfig(Record):
         sha256: digest of the observations, which a run fills in; other observations are then refused.
     """
 
-    file: Annotated[PathName, Field(min_length=1)]
+    file: PathName
     std: float | None = Field(None, gt=0)
     select: dict[str, float | datetime | date | str] = Field(default_factory=dict)
     steps: tuple[int, int] | None = None

@@ -8,7 +8,7 @@ from glob import escape, glob
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 VARIABLE = re.compile(r"\$(\w+|\{[^}]*\})")
 
@@ -37,8 +37,8 @@ def _literal(name: str, root: Path) -> str:
     return next((name[:end] for end in reversed(ends) if _there(root / name[:end])), "")
 
 
-PathName = Annotated[str, AfterValidator(expanded)]
-"""The path of a file or folder in a configuration, which is expanded when the configuration is read."""
+PathName = Annotated[str, Field(min_length=1), AfterValidator(expanded)]
+"""The path of a file or folder in a configuration, which is not empty, and is expanded when the configuration is read."""
 
 
 def matching(name: str, root: Path) -> list[Path]:

@@ -158,10 +158,10 @@ class RunConfig(Record):
         steering: weight samples by a potential on their fields, and resample them in groups.
     """
 
-    model: PathName = Field(min_length=1)
+    model: PathName
     samples: Many = 8
     seed: int = Field(0, ge=0, lt=2**63)
-    out: PathName = Field("run", min_length=1)
+    out: PathName = "run"
     only: tuple[int, ...] | None = None
     allow_code: bool = False
     condition: RunCondition = RunCondition()

@@ -31,7 +31,7 @@ class StatisticsConfig(Record):
     kinds: tuple[Kind, ...] = ()
     quantiles: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.05, 0.5, 0.95)
     thresholds: dict[str, tuple[float, ...]] | None = None
-    truth: Annotated[PathName, Field(min_length=1)] | None = None
+    truth: PathName | None = None
     bins: int = Field(64, ge=4, le=MOST_BINS)
     exact: int = Field(64, ge=0, le=MOST_BINS)
     absolute: bool = False

@@ -8,7 +8,9 @@ import numpy as np
 import xarray as xr
 
 from .conditions import Input
-from .dates import MONTH, Dates, dates_of
+from .dates import MONTH, Dates, dates_of, text_of
+from .mistakes import few
+from .sequences import NEAR
 
 
 def with_earlier_fields(
@@ -17,7 +19,8 @@ def with_earlier_fields(
     """Return the decoded dataset, with inputs of the kinds "lag" and "month" made from any dated fields of the model's variable.
 
     Other inputs along the dates belong to the last field that is known. Also returns the calendar months of the fields of every
-    such lag, or the reason why they are unknown. Raises ValueError for a variable without dates, and for gaps in them.
+    such lag, or the reason why they are unknown. Raises ValueError for a variable without dates, for gaps in them, and
+    for dates that occur twice.
     """
     dataset = xr.decode_cf(raw)
     lags = [given for given in inputs if given.kind == "lag" and given.name not in dataset.variables]
@@ -33,6 +36,8 @@ def with_earlier_fields(
     dates = dates_of(raw, [dim], lags[0].variable)
     order = np.argsort(dataset[dim].values if isinstance(dates, str) else dates.key, kind="stable")
     dates = dates if isinstance(dates, str) else dates.taken(order)
+    if longest > 1:
+        _require_consecutive(dates, dim)
     fields = dataset.isel({dim: order})
     count = fields.sizes[dim] - longest + 1
     made, months = {}, {}
@@ -46,6 +51,21 @@ def with_earlier_fields(
         elif given.kind == "month":
             made[given.name] = xr.DataArray(_next_month(dates, dim)[longest - 1 :], {dim: fields[dim][longest - 1 :]})
     return xr.Dataset(made), months
+
+
+def _require_consecutive(dates: Dates | str, dim: str) -> None:
+    """Raise ValueError for dates that occur twice or leave some out, where earlier fields would not be those that lags name."""
+    if isinstance(dates, str):
+        return
+    apart = np.diff(dates.day)
+    usual = float(np.median(apart))
+    broken = np.flatnonzero((apart <= 0) | (apart > NEAR * usual))
+    if len(broken):
+        places = few([f"{text_of(dates.key[k])} to {text_of(dates.key[k + 1])}" for k in broken], 3)
+        raise ValueError(
+            f"the fields do not follow each other along {dim}: {places}, where steps are {usual:g} days; keep one field of every "
+            "date and leave none out, or give the inputs by their names"
+        )
 
 
 def _next_month(dates: Dates | str, dim: str) -> np.ndarray:

@@ -7,6 +7,7 @@ for every condition.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from ..config.run import RunConfig
 from ..config.validation import ConfigError
 from ..data.condition_files import GivenConditions, digest_of
+from ..data.conditions import Input
 from ..models.card import Model
 from ..models.condition_frame import ConditionFrame
 from ..models.registry import find_model
@@ -42,31 +44,68 @@ def completed(config: RunConfig) -> RunConfig:
 def given_conditions(config: RunConfig) -> GivenConditions:
     """Read the conditions of a run, in the model's units and on its grid; ConfigError listing everything that does not fit."""
     try:
-        frame = ConditionFrame.of(find_model(config.model))
-        if frame is None:
-            raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
-        if config.domain.shape is not None:
-            frame = frame.over(config.domain.shape)
-        path = Path(str(config.condition.file))
-        digest_of(path)
-        found = frame.read(path)
-        return found if config.condition.only is None else _chosen(found, config.condition.only)
+        return _of_run(config, _whole_file(config))
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
-def require_conditions(configs: Sequence[RunConfig]) -> None:
-    """Check the files of conditions of several runs; each file is read once.
+def _whole_file(config: RunConfig) -> GivenConditions:
+    frame = ConditionFrame.of(find_model(config.model))
+    if frame is None:
+        raise ValueError(f"condition.file: the model {config.model} takes no condition; leave it out")
+    if config.domain.shape is not None:
+        frame = frame.over(config.domain.shape)
+    path = Path(str(config.condition.file))
+    digest_of(path)
+    return frame.read(path)
 
-    Raises ConfigError with everything that does not fit, and with all numbers of conditions that a file lacks.
+
+def _of_run(config: RunConfig, given: GivenConditions) -> GivenConditions:
+    """Those conditions of a file that a run draws; ValueError for absent ones, and for starts of forecasts with one date."""
+    found = given if config.condition.only is None else _chosen(given, config.condition.only)
+    if config.rollout.leads is not None:
+        _require_different(found.labels.values)
+    return found
+
+
+def _require_different(starts: np.ndarray) -> None:
+    """Raise ValueError for starts with the same label, by which forecasts and their random numbers are told apart."""
+    places: dict[object, list[str]] = {}
+    for number, label in enumerate(starts.tolist()):
+        places.setdefault(label, []).append(str(number))
+    twice = [f"{', '.join(numbers)} ({label})" for label, numbers in places.items() if len(numbers) > 1]
+    if twice:
+        raise ValueError(
+            f"several starts have one date: {'; '.join(twice)}; forecasts and their random numbers are told apart by it. "
+            "Forecast each in a run of its own (--array condition.only=0-3), or give the starts different labels"
+        )
+
+
+def require_conditions(configs: Sequence[RunConfig]) -> None:
+    """Check the conditions of several runs; each file is read once.
+
+    Raises ConfigError for a conditional model without a file of conditions, for everything in a file that does not fit, and for
+    all numbers of conditions that a file lacks. A model that does not exist yet is left to its job.
     """
     together: dict[tuple[object, ...], list[RunConfig]] = {}
     for config in configs:
         if config.condition.file is not None:
             together.setdefault((config.model, config.condition.file, config.domain.shape), []).append(config)
+    for model in {config.model for config in configs if config.condition.file is None}:
+        frame = None
+        with suppress(OSError, ValueError):
+            frame = ConditionFrame.of(find_model(model))
+        if frame is not None:
+            raise _without_file(Path(model).name, frame.inputs)
     for alike in together.values():
         chosen = {number for config in alike for number in config.condition.only or ()}
-        given_conditions(alike[0].replace(condition={"only": tuple(sorted(chosen)) or None}))
+        try:
+            given = _whole_file(alike[0])
+            _chosen(given, sorted(chosen))
+            for config in alike:
+                _of_run(config, given)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
 
 def _chosen(given: GivenConditions, numbers: Sequence[int]) -> GivenConditions:
@@ -89,17 +128,20 @@ def encoded_conditions(config: RunConfig, model: Model, device: str) -> Conditio
                 f"condition: the model {model.name} takes no condition; leave condition.file and condition.guidance out"
             )
         return None
-    inputs = ", ".join(given.name for given in model.conditioning.inputs)
     if config.condition.file is None:
-        raise ConfigError(
-            f"{model.name} is conditional on {inputs}: give condition.file (--condition FILE), with inputs of these names"
-        )
+        raise _without_file(model.name, model.conditioning.inputs)
     if weight != 1 and not model.card["condition"]["dropout"]:
         raise ConfigError(
             f"condition.guidance = {weight:g}: {model.name} was trained without condition.dropout; leave guidance out"
         )
     values = given_conditions(config).values
     return matched(model.conditioning.encode(values), torch.zeros((), device=device))
+
+
+def _without_file(name: str, inputs: Sequence[Input]) -> ConfigError:
+    """The error for a conditional model without a file of conditions."""
+    names = ", ".join(given.name for given in inputs)
+    return ConfigError(f"{name} is conditional on {names}: give condition.file (--condition FILE), with inputs of these names")
 
 
 def of_samples(condition: Condition | None, count: int, samples: Sequence[int]) -> Condition | None:

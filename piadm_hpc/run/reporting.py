@@ -45,6 +45,11 @@ class EventLog:
                 os.close(handle)
 
 
+def how_to_open(folder: Path, *, statistics: bool = False) -> str:
+    """The line of Python that opens the samples of a run, or its statistics."""
+    return f'piadm_hpc.open("{folder}"{", statistics=True" if statistics else ""})'
+
+
 def read_events(folder: Path) -> Iterator[dict[str, Any]]:
     """Read the events of a run, oldest first, leaving out lines that a kill or a full disk cut short."""
     try:

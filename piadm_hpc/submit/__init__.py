@@ -11,6 +11,7 @@ _HOMES = {
     "JobRequest": "request",
     "RunStatus": "status",
     "Submission": "submission",
+    "SubmissionError": "errors",
     "batch_script": "script",
     "read_status": "status",
     "submit": "submission",
@@ -18,6 +19,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from .errors import SubmissionError as SubmissionError
     from .request import JobRequest as JobRequest
     from .script import batch_script as batch_script
     from .status import RunStatus as RunStatus

@@ -8,13 +8,15 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ..config.validation import ConfigError
 from ..host.slurm import GONE, job_states
+from .errors import SubmissionError
 from .request import JobRequest
 
 POLL_SECONDS = 10
@@ -63,6 +65,25 @@ def safe_path() -> Iterator[None]:
         del os.environ["PYTHONSAFEPATH"]
         if before is not None:
             os.environ["PYTHONSAFEPATH"] = before
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Raise SubmissionError with the words of sbatch when it refuses a job, or answers without the number of one."""
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    try:
+        with redirect_stderr(StringIO()):  # submitit prints what sbatch said as well
+            yield
+    except FailedSubmissionError as error:
+        raise SubmissionError(f"{_joined(error)}; see in squeue whether the job is there") from error
+    except FailedJobError as error:
+        raise SubmissionError(f"sbatch refused the job: {_joined(error) or 'it gave no reason'}") from error
+
+
+def _joined(error: Exception) -> str:
+    """The words of an error in one line."""
+    return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
 
 
 def _sbatch_parameters(request: JobRequest, dependency: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from ..config.run import RunConfig
 from ..config.validation import ConfigError, read
 from ..host.slurm import GONE, JobState, job_states
-from ..run.reporting import read_events, span
+from ..run.reporting import how_to_open, read_events, span
 from ..store.index import INDEX
 from ..store.lock import holder_of
 from ..store.packs.records import PLACE as PACKED
@@ -72,7 +72,8 @@ class RunStatus:
         if self.last is not None and self.last["event"] == "failed":
             lines.append(f"  failed at {self.last['time']} on rank {self.last.get('rank')}: {self.last.get('message')}")
         if self.complete:
-            lines.append(f'  complete; open with:  xarray.open_dataset("{_file_to_open(self.folder)}")')
+            statistics = not members_wanted(self.folder)
+            lines.append(f"  complete; open with:  {how_to_open(self.folder, statistics=statistics)}")
         elif self.failed:
             lines.append("  no job or process is left: submit the same run again, only missing samples are drawn")
         elif not self.alive and self._stopped:

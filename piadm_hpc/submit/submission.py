@@ -20,7 +20,8 @@ from ..run.conditions import require_conditions
 from ..store.reading import open_run
 from ..store.settings import to_toml
 from ..store.statistics.reading import counts_only, open_statistics
-from .executors import POLL_SECONDS, make_executor, resolve, safe_path, watched
+from .errors import SubmissionError
+from .executors import POLL_SECONDS, make_executor, refusals, resolve, safe_path, watched
 from .ledger import JOBS, enter, require_free
 from .payload import Job
 from .request import JobRequest
@@ -67,7 +68,8 @@ def submit(config: RunConfig | Sequence[RunConfig], request: JobRequest | None =
     """Submit a run, or several as an array; `numbers` are the fields of a JobRequest, instead of `request`.
 
     Raises ConfigError when an earlier job still works on a folder, when "slurm" is asked for where there is none, for
-    mistakes in the request, and for a file of conditions that does not fit the model or lacks the conditions asked for.
+    mistakes in the request, and for conditions that are missing or do not fit the model; SubmissionError when sbatch refuses a
+    job, with what it said and the jobs of a chain that were queued before.
     """
     configs = [config] if isinstance(config, RunConfig) else list(config)
     request = request or JobRequest(**numbers)
@@ -115,14 +117,39 @@ def _prepare(outs: Sequence[Path], configs: Sequence[BaseModel]) -> Path:
 def _send(folder: Path, outs: Sequence[Path], jobs: Sequence[Any], request: JobRequest) -> Submission:
     cluster = resolve(request.cluster)
     sent: list[Any] = []
-    for _ in range(request.chain if cluster == "slurm" else 1):
-        before = f"afterany:{':'.join(sorted({job.job_id.partition('_')[0] for job in sent[-len(jobs) :]}))}" if sent else None
+    links = request.chain if cluster == "slurm" else 1
+    for link in range(links):
+        before = f"afterany:{':'.join(_numbers(sent[-len(jobs) :]))}" if sent else None
         executor = make_executor(cluster, folder, request, dependency=before)
-        with safe_path():
-            sent += executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
-    sent = watched(sent, cluster)
-    submission = Submission(folder, cluster, tuple(outs), tuple(sent))
-    for out in {*outs, folder.parent.parent}:
+        try:
+            with safe_path(), refusals():
+                sent += executor.submit_array(list(jobs)) if len(jobs) > 1 else [executor.submit(jobs[0])]
+        except SubmissionError as refusal:
+            # jobs that are queued already belong in the ledger: status and later submissions must know of them
+            if sent:
+                _recorded(Submission(folder, cluster, tuple(outs), tuple(watched(sent, cluster))))
+            raise SubmissionError(f"{refusal}{_left_queued(_numbers(sent), link, links)}") from refusal
+    return _recorded(Submission(folder, cluster, tuple(outs), tuple(watched(sent, cluster))))
+
+
+def _numbers(jobs: Sequence[Any]) -> list[str]:
+    """The numbers of jobs for scancel and dependencies, where an array is one."""
+    return sorted({job.job_id.partition("_")[0] for job in jobs})
+
+
+def _left_queued(numbers: Sequence[str], link: int, links: int) -> str:
+    """Name the jobs of a chain that were queued before one was refused, and how to cancel them."""
+    if not numbers:
+        return "; nothing was queued"
+    return (
+        f"; this was job {link + 1} of a chain of {links}, and job {', '.join(numbers)} remains queued, as a shorter chain: "
+        f"keep it, or cancel it with scancel {' '.join(numbers)}"
+    )
+
+
+def _recorded(submission: Submission) -> Submission:
+    """Enter a submission in the ledgers of its runs, and of the folder that contains them."""
+    for out in {*submission.outs, submission.folder.parent.parent}:
         _record(out, submission)
     return submission
 
