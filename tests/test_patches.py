@@ -142,6 +142,7 @@ def test_a_run_samples_a_domain_and_conditions_are_cut_with_it(folder: Path, tmp
     ("name", "settings", "words"),
     [
         ("plain", ["domain.shape=[8, 64]"], "domain.shape: 8 rows are fewer than the 16 of a patch; give at least 16"),
+        ("plain", ["domain.shape=[1000000, 1000000]"], "are 1,000,000,000,000 points; give at most"),
         ("plain", ["domain.shape=[32, 32]", "domain.overlap=16"], "domain.overlap = 16: patches of 16 x 16 share 1 to 15 points"),
         ("plain", ["domain.shape=[32, 32]", "density.enabled=true"], "patches have no densities"),
         ("wrapped", ["domain.shape=[32, 32]"], "train on windows with data.wrap = false"),

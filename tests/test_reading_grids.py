@@ -29,6 +29,17 @@ def refuse(folder: Path, words: str, **options: object) -> None:
         read(folder, **options)
 
 
+def test_columns_out_of_order_and_levels_without_data_are_told_apart(tmp_path: Path) -> None:
+    fields = temperatures()
+    fields.isel(lon=[3, 1, 2, 0, *range(4, 12)]).to_netcdf(tmp_path / "a.nc")
+    refuse(tmp_path, "lon is not in order: 0 comes after a whole turn round the globe; sort the columns")
+    both = xr.concat([fields.tas, fields.tas - 30], "plev").assign_coords(plev=[850.0, 500.0])
+    both[{"time": slice(5, 12), "plev": 1}] = np.nan
+    both.transpose("time", "plev", "lat", "lon").to_dataset(name="tas").to_netcdf(tmp_path / "a.nc")
+    refuse(tmp_path, r"^tas\[1\] is missing at every point in more samples than max_missing allows", levels="plev")
+    assert read(tmp_path, levels="plev", max_missing=0.2).train.shape == (29, 2, 6, 12)
+
+
 # --- grids ---------------------------------------------------------------------------------------------------------------
 
 

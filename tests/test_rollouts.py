@@ -323,6 +323,40 @@ def test_starts_of_one_date_are_forecast_apart(forecasts: Path, tmp_path: Path) 
         require_conditions([*apart, run])
 
 
+def test_a_start_cut_out_of_a_file_keeps_its_date_and_its_members(forecasts: Path, tmp_path: Path) -> None:
+    """xarray's isel(time=1) leaves the date without a dimension; the start is the same, and so are its random numbers."""
+    with xr.open_dataset(forecasts / "starts.nc") as starts:
+        tas = starts.tas.load()
+    lagged = {f"tas_{lag}": tas.isel(time=slice(2 - lag, 5 - lag)).assign_coords(time=tas.time[1:4]) for lag in (1, 2)}
+    given = xr.Dataset({**lagged, "month": ("time", [2, 3, 4])})
+    found = {}
+    for name, part in (("slice", given.isel(time=[1])), ("point", given.isel(time=1))):
+        part.to_netcdf(tmp_path / f"{name}.nc")
+        run = forecast(forecasts, tmp_path / name, condition={"file": str(tmp_path / f"{name}.nc")}, samples=1)
+        found[name] = piadm_hpc.sample(run).load()
+    assert str(found["point"].init_time.values[0])[:7] == "2013-02"
+    assert np.array_equal(found["point"].tas.values, found["slice"].tas.values)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([np.nan, np.nan, 0.3], "time is missing for the conditions 0, 1, counted from 0; fill it, or remove them"),
+        (np.array(["2001-01", "NaT", "2001-03"], "datetime64[ns]"), "time is missing for the conditions 1, counted from 0"),
+        ([], "holds no condition: time has no entries"),
+    ],
+)
+def test_conditions_without_labels_are_refused(forecasts: Path, tmp_path: Path, labels: Any, words: str) -> None:
+    """Labels that are missing tell neither conditions nor starts apart."""
+    with xr.open_dataset(forecasts / "starts.nc") as starts:
+        tas = starts.tas.isel(time=slice(0, len(labels))).load()
+    given = xr.Dataset({"tas_1": tas, "tas_2": tas, "month": ("time", np.arange(1, len(labels) + 1))})
+    given.assign_coords(time=labels).to_netcdf(tmp_path / "starts.nc", unlimited_dims=["time"])
+    with pytest.raises(ConfigError) as caught:
+        require_conditions([forecast(forecasts, tmp_path, condition={"file": str(tmp_path / "starts.nc")})])
+    assert words in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("kept", "words"), [([0, 1, 3, 4], "2012-12-01 to 2013-02-01"), ([0, 1, 1, 2], "2012-12-01 to 2012-12-01")]
 )
@@ -439,5 +473,7 @@ def test_models_that_leads_cannot_be_passed_on_to_are_refused(forecasts: Path, t
     arguments = ["rollout", "--init", forecasts / "starts.nc", "--out", tmp_path / "run"]
     lacking = one_line(call(*arguments, "--model", forecasts / "gap", "--leads", 2), 2)
     assert "at the lags 1, 3; leads after the first need all lags from 1 to 3" in lacking
+    twice = one_line(call(*arguments, "--condition", forecasts / "fields.nc", "--model", forecasts / "months", "--leads", 2), 2)
+    assert "--init and --condition both name the file of starts; give one of them" in twice
     unsaid = one_line(call(*arguments, "--model", forecasts / "months"), 2)
     assert "say how many leads to forecast, with --leads N" in unsaid
