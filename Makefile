@@ -11,6 +11,8 @@ PIP_ARGS ?=
 SAMPLES ?= 8
 # files of tests that run at the same time, each with one thread
 WORKERS ?= 2
+# files of tests to run; all of them by default
+TESTS ?=
 
 ifeq ($(MPI),mpich)
 VENV := .venv
@@ -43,6 +45,7 @@ FIND_PYTHON = for p in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 help:
 	@echo 'make demo        install into $(VENV), sample new climate fields on two MPI ranks, write figures and costs to demo/'
 	@echo 'make test        install what the tests need, then ruff, mypy and pytest'
+	@echo '                 TESTS=tests/test_solve.py: these files of tests alone'
 	@echo 'make lint        ruff and mypy alone'
 	@echo 'make format      rewrite the code in the project'"'"'s format'
 	@echo 'make docs        write docs/configuration.md and docs/cli.txt from the code'
@@ -60,7 +63,7 @@ demo: $(FOR_USE)
 	@echo 'The samples, in Python:   import xarray; xarray.open_dataset("demo/samples.h5")'
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(FOR_TESTS)
 	$(BIN)/ruff check .

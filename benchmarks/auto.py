@@ -80,7 +80,7 @@ def fixed(device: str, wait: float, ranks: int, samples: int) -> Iterator[dict[s
     for way in ways.all:
         if seconds[way] <= SLOWER * min(seconds.values()):
             yield {
-                "solver": {"kind": way.kind, "window": way.window},
+                "solver": {"kind": way.kind, "window": way.window, "alternate": way.alternate},
                 "compute": {"model_batch": ROWS, "time_ranks": way.time_ranks},
                 "output": {"batch": -(-samples // (ranks // way.time_ranks))},
             }
@@ -130,7 +130,8 @@ def _words(sections: dict[str, Any]) -> str:
     if solver["kind"] == "sequential":
         return "steps"
     shared = sections["compute"]["time_ranks"]
-    swept = "sweeps" if not solver.get("window") else f"window of {solver['window']}"
+    whole = "every second point" if solver.get("alternate") else "sweeps"
+    swept = f"window of {solver['window']}" if solver.get("window") else whole
     return swept if shared == "auto" else f"{swept}, {shared} time ranks"
 
 

@@ -3,12 +3,13 @@
     python benchmarks/honesty.py                           100,000 draws over all combinations, many hours on one core
     python benchmarks/honesty.py --each 64                 as many draws of fewer combinations, a third of the time
     python benchmarks/honesty.py --draws 2000 --seed 3     a random part of the combinations
+    python benchmarks/honesty.py --mode "window 8"         one way to solve a chain
     python benchmarks/honesty.py --out honesty.jsonl       resumes where the file ends
 
-The combinations are those of every integrator below, a predictor-corrector chain among them; of the whole chain, windows of 8
-and 32 points and pipelined blocks; of references with the target's own mean and variances, with wrong ones and with none; of
-four tolerances; and of the targets of `hard_targets.py`. A flow by collocation is compared with the exact flow; draws on which
-two fine solvers of it disagree are excluded and counted.
+The combinations are those of every integrator below, a predictor-corrector chain among them; of the whole chain, every second
+of its points by turns, windows of 8 and 32 points and pipelined blocks; of references with the target's own mean and variances,
+with wrong ones and with none; of four tolerances; and of the targets of `hard_targets.py`. A flow by collocation is compared
+with the exact flow; draws on which two fine solvers of it disagree are excluded and counted.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ DRAWS = 16  # of a combination
 SMOOTH = ("two modes", "circle of eight", "sixteen modes", "categories", "rain")
 MODES: dict[str, dict[str, Any]] = {
     "whole": {},
+    "every second point": {"alternate": True},
     "window 8": {"window": 8},
     "window 32": {"window": 32},
     "pipelined": {"pipelined": True},
@@ -213,6 +215,7 @@ def main() -> int:
     options_parser.add_argument("--draws", type=int, default=100_000, help="number of draws over all combinations")
     options_parser.add_argument("--each", type=int, default=DRAWS, help="number of draws of a combination")
     options_parser.add_argument("--seed", type=int, default=0, help="seed of the order of combinations")
+    options_parser.add_argument("--mode", choices=MODES, help="one way to solve a chain instead of all")
     options_parser.add_argument(
         "--out", type=Path, help="file of JSON lines, one for each combination; later calls resume from it"
     )
@@ -220,7 +223,8 @@ def main() -> int:
     if options.quick:
         options.draws = 4 * options.each
     torch.set_num_threads(1)
-    by_name, order = {target.name: target for target in targets()}, cases()
+    by_name = {target.name: target for target in targets()}
+    order = [case for case in cases() if options.mode in (None, case.mode)]
     random.Random(options.seed).shuffle(order)
     records = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out and options.out.exists() else []
     for number, case in enumerate(itertools.islice(itertools.cycle(order), len(records), None)):

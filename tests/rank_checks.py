@@ -259,7 +259,7 @@ def conditions_reach_their_samples_on_every_rank_grid(comm: Any) -> None:
         ranks = RankGrid.mpi(comm, time=time_ranks)
         cut = Partition(len(names), ranks.num_groups).slice(ranks.group)
         mine = {"samples": names[cut], "condition": rows_of(tree, cut), "comm": ranks.time, "tol": 1e-12, **given}
-        for options in ({}, {"window": 5, "in_flight": 2}, {"solver": "parareal"}) if names[cut] else ():
+        for options in ({}, {"alternate": True}, {"window": 5, "in_flight": 2}, {"solver": "parareal"}) if names[cut] else ():
             found = solve(chain, world.score, x0[cut], **mine, **options)
             assert float((found.x - oracle[cut]).abs().max()) < 1e-10, options
     scheme = Collocation(PROCESS, reference, 6.0, 1e-2, 12)

@@ -16,10 +16,14 @@ from helpers import add_network, call, make_model, write_config
 from slurm_cluster import Cluster
 
 import piadm_hpc
+from piadm_hpc.comm.rank_grid import library
+from piadm_hpc.host.launcher import family_of, start_up_kinds
 from piadm_hpc.run.reporting import read_events
 
 TESTS = Path(__file__).resolve().parent
 PIADM = [sys.executable, "-m", "piadm_hpc"]
+FAMILY = family_of(library())
+START_UP = start_up_kinds(FAMILY)[0]  # the value of `srun --mpi` for the MPI of this environment
 NUM_SAMPLES = 6
 WAIT_AFTER = 16  # calls of the score, of which a sample takes about twelve
 

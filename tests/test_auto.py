@@ -66,6 +66,13 @@ def test_steps_where_ranks_are_full_and_sweeps_where_they_are_idle(
     assert (best.kind, best.time_ranks) == (kind, time_ranks)
 
 
+@pytest.mark.parametrize(("ranks", "by_turns"), [(8, True), (16, False)])
+def test_fewer_ranks_than_points_evaluate_every_second_one(folder: Path, ranks: int, by_turns: bool) -> None:
+    """Where a rank has several points, half of the calls count for more than a few sweeps; where it has one, sweeps count."""
+    best = ways(folder, ranks, samples=1, grid={"steps": 16}).fastest(LINEAR).way
+    assert (best.kind, best.window, best.alternate) == ("picard", None, by_turns)
+
+
 def test_ranks_that_take_turns_on_processors_sweep_no_faster(folder: Path) -> None:
     assert ways(folder, 16, samples=1).fastest(replace(LINEAR, crowding=8.0)).way.kind == "sequential"
 

@@ -192,8 +192,9 @@ def test_failures_name_sample_and_time() -> None:
     [
         ({"solver": "sequential"}, "collocation has its own sweeps"),
         ({"linear": "process"}, "collocation has its own sweeps"),
-        ({"window": 4}, "no window, pipeline or corrector"),
-        ({"pipelined": True}, "no window, pipeline or corrector"),
+        ({"window": 4}, "no window, pipeline, alternate or corrector"),
+        ({"pipelined": True}, "no window, pipeline, alternate or corrector"),
+        ({"alternate": True}, "no window, pipeline, alternate or corrector"),
     ],
 )
 def test_what_belongs_to_chains_is_refused(change: dict[str, object], words: str) -> None:

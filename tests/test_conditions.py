@@ -78,6 +78,7 @@ CASES = {
     "in flight": {"in_flight": 2},
     "window": {"window": 5},
     "front": {"pipelined": True},
+    "every second point": {"alternate": True},
     "few rows": {"model_batch": 3},
     "identity": {"linear": "identity"},
     **{kind: {"solver": kind} for kind in BASELINES},

@@ -96,6 +96,12 @@ def test_bad_values_of_a_run(section: str, key: str, value: object, needed: str)
             "newton, parareal); parts = 5: chords starts 4, 6, 8",
         ),
         (
+            {"solver": {"alternate": True, "window": 8}},
+            "solver: alternate: sweeps over whole blocks until `tol` is met",
+        ),
+        ({"solver": {"alternate": True, "fixed_depth": True, "sweeps": 3}}, "leave out window, pipelined and fixed_depth"),
+        ({"solver": {"alternate": True, "kind": "newton"}}, "kind = 'newton' does not read alternate"),
+        (
             {"solver": {"memory": 4}},
             "kind = 'picard' does not read memory; leave them out, or",
         ),
@@ -113,6 +119,7 @@ def test_integrators_and_budgets_that_do_not_fit(values: dict[str, dict[str, obj
         ("solver", {"start": "constant"}),
         ("solver", {"window": 8}),
         ("solver", {"pipelined": True}),
+        ("solver", {"alternate": True}),
         ("corrector", {"enabled": True}),
         ("grid", {"blocks": 4}),
     ],

@@ -1,4 +1,4 @@
-"""The memory that planning is told of against the memory that solvers take: the bytes of the arrays, to the last."""
+"""The memory that solvers announce to planning equals that of the arrays which they allocate, to the last byte."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FirstOfTwo(SerialCommunicator):
 
 
 def tensors(found: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors that an object, its records and its lists hold; each memory once."""
+    """The tensors that an object, its records and its lists hold, one for each piece of memory."""
     if isinstance(found, Tensor):
         if found.untyped_storage().data_ptr() not in seen:
             seen.add(found.untyped_storage().data_ptr())
@@ -75,6 +75,7 @@ CASES: dict[str, tuple[str, Options]] = {
     "a few samples at once": ("gaussian sde", Options(in_flight=2)),
     "a window": ("gaussian sde", Options(window=4, in_flight=3)),
     "a front": ("ddpm", Options(pipelined=True)),
+    "every second point": ("gaussian sde", Options(alternate=True)),
     "several channels": ("dpmpp-2m", Options()),
     "kept differences": ("ddpm", Options(solver="anderson", memory=2)),
     "a map of every step": ("ddpm", Options(solver="newton")),

@@ -1,4 +1,4 @@
-"""The effort that planning expects of a sample against what solvers take."""
+"""The NFE and rounds that planning predicts for a sample are those that solvers take."""
 
 from __future__ import annotations
 
@@ -58,6 +58,8 @@ def test_a_front_of_a_fixed_depth_takes_one_sweep_more_for_every_block() -> None
 SETTINGS: dict[str, dict[str, Any]] = {
     "whole": {},
     "whole, 1e-3": {"tol": 1e-3},
+    "every second point": {"alternate": True},
+    "every second point, 1e-3": {"alternate": True, "tol": 1e-3},
     "window of 8": {"window": 8},
     "window of 16": {"window": 16},
     "window not certified": {"window": 8, "certify": False},
@@ -73,13 +75,15 @@ def test_the_effort_that_is_expected_is_about_what_is_taken(case: str) -> None:
         assert 1 / 1.8 <= expected / float(taken.double().mean()) <= 1.8, (effort, found.rounds, found.calls)
 
 
-def test_a_window_costs_its_sweeps_and_two_over_all_points() -> None:
+def test_a_window_costs_its_sweeps_and_those_that_certify_it() -> None:
     certified, plain = (sampler(window=8, certify=certify) for certify in (True, False))
     whole, passed = (expected_effort(made, expected_sweeps(made), 1) for made in (certified, plain))
     assert whole.rounds - passed.rounds == CERTIFYING and whole.calls - passed.calls == CERTIFYING * STEPS
 
 
-@pytest.mark.parametrize("settings", [{}, {"window": 8}, {"blocks": 4}, {"blocks": 6, "pipelined": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"alternate": True}, {"window": 8}, {"blocks": 4}, {"blocks": 6, "pipelined": True}], ids=str
+)
 def test_the_busiest_of_several_ranks_has_at_least_its_share(settings: dict[str, Any]) -> None:
     made = sampler(**settings)
     efforts = {ranks: expected_effort(made, expected_sweeps(made), ranks) for ranks in (1, 2, 3, 4, 8)}

@@ -1,4 +1,4 @@
-"""On a real Slurm: the examples of jobs/, chains, trainings, batch scripts, and what is refused or answered with one error."""
+"""On a real Slurm: the examples of jobs/, chains, trainings, batch scripts, and mistakes that give one error."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 import tomli_w
 from helpers import call
 from slurm_cluster import Cluster, running
-from slurm_jobs import NUM_SAMPLES, PIADM, Site
+from slurm_jobs import FAMILY, NUM_SAMPLES, PIADM, START_UP, Site
 
 import piadm_hpc
+from piadm_hpc.host.launcher import local_environment
 from piadm_hpc.store.errors import StoreError
 
 pytestmark = pytest.mark.timeout(900)
@@ -31,7 +32,7 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_the_examples_that_are_numbers_alone(site: Site) -> None:
-    """Four ranks on two nodes, along time and over samples, and an array of four: the scripts of jobs/ with other numbers."""
+    """Scripts of jobs/ run with other numbers: four ranks on two nodes, along time and over samples, and an array of four."""
     model = ["--model", site.folder / "network", *LIKE_THE_RUN, *SHORT, "--ranks-per-node", "2"]
     examples = {
         "climate_ensemble": ["--out", "ensemble", "--samples", NUM_SAMPLES, "--gpus-per-node", "0", "--set", "output.batch=1"],
@@ -53,7 +54,7 @@ def test_the_examples_that_are_numbers_alone(site: Site) -> None:
 
 
 def test_a_chain_a_script_and_a_training_each_stopped_once(site: Site) -> None:
-    """A chain's next job goes on; a plain batch script and a training queue themselves again. All at once, to wait once."""
+    """The next job of a chain continues; a batch script and a training requeue themselves. All are tested together."""
     chain = site.submit("chain", "--chain", 3, delay=site.hold("chain"))
     script = start_script(site, "plain")
     training = start_training(site)
@@ -81,9 +82,9 @@ def signal_job(site: Site, job: str, name: str, *more: str) -> None:
 
 
 def start_script(site: Site, out: str) -> str:
-    """jobs/sample.sbatch as its page says to change it: without GPUs, for the MPICH family, on two ranks."""
-    text = (JOBS / "sample.sbatch").read_text().replace("#SBATCH --gpus-per-task=1\n", "").replace("--mpi=pmix", "--mpi=pmi2")
-    (site.folder / "sample.sbatch").write_text(text.replace("/fields", f"/{out}"))
+    """Submit jobs/sample.sbatch, changed as its page says: without GPUs, for the MPI of this environment, on two ranks."""
+    text = (JOBS / "sample.sbatch").read_text().replace("#SBATCH --gpus-per-task=1\n", "").replace("/fields", f"/{out}")
+    (site.folder / "sample.sbatch").write_text(text.replace("--mpi=pmix", f"--mpi={START_UP}"))
     path = f"{Path(sys.prefix) / 'bin'}:{site.cluster.environment['PATH']}"
     options = ["--parsable", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=20"]
     done = site.cluster.run(
@@ -112,9 +113,9 @@ def start_training(site: Site) -> str:
 
 
 def test_a_folder_belongs_to_one_run_and_a_dead_job_is_noticed(site: Site) -> None:
-    """The second submission and a run by hand are refused; a job killed without a word ends `--wait` within a minute."""
+    """A second submission and a run by hand are refused; a job that is killed by SIGKILL ends `--wait` within a minute."""
     waiting = subprocess.Popen(
-        [*PIADM, "submit", str(site.config), "--out", "once", "--mpi", "pmi2", "--ranks-per-node", "2", *SHORT, "--wait"],
+        [*PIADM, "submit", str(site.config), "--out", "once", "--mpi", START_UP, "--ranks-per-node", "2", *SHORT, "--wait"],
         env={**site.cluster.environment, **site.environment(site.hold("once"))},
         cwd=site.folder,
         stdout=subprocess.PIPE,
@@ -137,21 +138,41 @@ def test_a_folder_belongs_to_one_run_and_a_dead_job_is_noticed(site: Site) -> No
     site.assert_whole("once")
 
 
-@pytest.mark.parametrize(
-    ("launcher", "environment", "words"),
-    [
-        (["srun", "-n2", "-N2", "--mpi=none"], {}, "gives the ranks of MPICH"),
-        (["srun", "-n2", "-N2", "--mpi=pmix"], {"LOADEDMODULES": "openmpi/4"}, "module openmpi/4 is loaded: set MPI4PY_LIBMPI"),
-        (["srun", "-n2", "-N1", "--mpi=none", "MPIEXEC", "-n", "2"], {}, "a launcher was started inside another one"),
-        (["env", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=0"], {}, "(OMPI_COMM_WORLD_SIZE)"),
-    ],
-    ids=["no start-up", "a wheel under the start-up of a module's MPI", "nested launchers", "another MPI's launcher"],
-)  # fmt: skip
+WITHOUT = ["srun", "-n2", "-N2", "--mpi=none"]
+NESTED = ["srun", "-n2", "-N1", "--mpi=none", "MPIEXEC", "-n", "2"]
+# mpiexec starts its ranks itself, where with Slurm it would wait for the nodes of the step in which it runs
+WITHOUT_SLURM = {**local_environment(2), "PRTE_MCA_plm": "ssh", "PRTE_MCA_ras": "^slurm"}
+MODULE = "is loaded: set MPI4PY_LIBMPI"
+WRONG: dict[str, dict[str, tuple[list[str], dict[str, str], str]]] = {
+    "mpich": {
+        "no start-up": (WITHOUT, {}, "gives the ranks of MPICH"),
+        "a wheel under the start-up of a module's MPI": (
+            ["srun", "-n2", "-N2", "--mpi=pmix"],
+            {"LOADEDMODULES": "openmpi/4"},
+            f"module openmpi/4 {MODULE}",
+        ),
+        "nested launchers": (NESTED, {"HYDRA_LAUNCHER": "fork"}, "a launcher was started inside another one"),
+        "another MPI's launcher": (["env", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=0"], {}, "(OMPI_COMM_WORLD_SIZE)"),
+    },
+    "openmpi": {
+        "no start-up": (WITHOUT, {}, "gives the ranks of Open MPI"),
+        "a wheel under the start-up of a module's MPI": (
+            ["srun", "-n2", "-N2", "--mpi=pmi2"],
+            {"LOADEDMODULES": "mpich/4"},
+            f"module mpich/4 {MODULE}",
+        ),
+        "nested launchers": (NESTED, WITHOUT_SLURM, "a launcher was started inside another one"),
+        "another MPI's launcher": (["env", "PMI_SIZE=2", "PMI_RANK=0"], {}, "by the mpiexec of another MPI"),
+    },
+}
+
+
+@pytest.mark.parametrize(("launcher", "environment", "words"), WRONG[FAMILY].values(), ids=WRONG[FAMILY])
 def test_a_wrong_pairing_is_one_error_at_once(site: Site, launcher: list[str], environment: dict[str, str], words: str) -> None:
-    """Never silent singletons, never a hang."""
+    """Ranks never run as silent singletons, and never hang."""
     mpiexec = str(Path(sys.prefix) / "bin" / "mpiexec")
     command = [mpiexec if word == "MPIEXEC" else word for word in launcher]
-    more = {**site.environment(), "HYDRA_LAUNCHER": "fork", **environment}
+    more = {**site.environment(), **environment}
     began = time.monotonic()
     done = site.cluster.run([*command, *PIADM, "sample", site.config, "--out", "wrong"], more=more, cwd=site.folder, timeout=60)
     assert time.monotonic() - began < 30
@@ -161,32 +182,33 @@ def test_a_wrong_pairing_is_one_error_at_once(site: Site, launcher: list[str], e
 
 
 def test_doctor_under_srun(site: Site) -> None:
-    done = site.cluster.run(["srun", "-n2", "-N2", "--mpi=pmi2", *PIADM, "doctor"], more=site.environment(), cwd=site.folder)
+    step = ["srun", "-n2", "-N2", f"--mpi={START_UP}", *PIADM]
+    done = site.cluster.run([*step, "doctor"], more=site.environment(), cwd=site.folder)
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (
-        "2 ranks (PMI_SIZE)",
-        "find each other; MPICH",
+        f"2 ranks ({'SLURM_STEP_NUM_TASKS' if FAMILY == 'openmpi' else 'PMI_SIZE'})",
+        f"find each other; {'Open MPI' if FAMILY == 'openmpi' else 'MPICH'}",
         "start 1, no time limit, no warning",
-        "pmi2",
+        START_UP,
         "no sacct, nor is it needed",
     ):
         assert words in done.stdout, done.stdout
     wrong = site.cluster.run(
         ["srun", "-n2", "-N2", "-t5", "--mpi=none", *PIADM, "doctor"], more=site.environment(), cwd=site.folder
     )
-    assert wrong.returncode == 1 and "FAIL  MPI" in wrong.stdout and "use srun --mpi=pmi2" in wrong.stdout
+    assert wrong.returncode == 1 and "FAIL  MPI" in wrong.stdout and f"use srun --mpi={START_UP}" in wrong.stdout
     assert "no warning before it; submit with --signal=USR2@180" in wrong.stdout
     planned = site.cluster.run(
-        ["srun", "-n2", "--mpi=pmi2", *PIADM, "plan", site.config, "--nodes", "2"], more=site.environment()
+        ["srun", "-n2", f"--mpi={START_UP}", *PIADM, "plan", site.config, "--nodes", "2"], more=site.environment()
     )
     assert planned.returncode == 0 and "measured between these ranks" in planned.stdout and "suggestion: " in planned.stdout
 
 
 def test_a_disk_that_fills_up_in_the_middle(site: Site) -> None:
-    """The job ends with words, nothing that was stored is lost, and with room the same command finishes it."""
+    """The job ends with an error, no stored sample is lost, and the same command completes the run when there is room."""
     assert call("sample", site.config, "--samples", 2, "--out", site.folder / "full")["code"] == 0
     limit = site.shards("whole")[0].stat().st_size // 1024 - 1
-    # one rank: the limit also holds for the files in shared memory that several would open
+    # there is one rank, since the limit also holds for the files in shared memory that several would open
     site.submit("full", "--setup", f"ulimit -f {limit}", ranks=1)
     site.until(lambda: site.state("full") == "" and site.events("full", "failed"), 200, "the full disk", "full")
     code, text = site.status("full")
@@ -197,7 +219,7 @@ def test_a_disk_that_fills_up_in_the_middle(site: Site) -> None:
     site.assert_whole("full")
 
 
-def test_a_copy_without_its_shards_is_refused_with_words(site: Site) -> None:
+def test_a_copy_without_its_shards_is_refused(site: Site) -> None:
     shutil.copytree(site.folder / "whole", site.folder / "copied", ignore=shutil.ignore_patterns("shards"))
     report = call("check", site.folder / "copied")
     assert report["code"] == 1 and "none of its 6 shards" in report["out"], report
@@ -206,7 +228,7 @@ def test_a_copy_without_its_shards_is_refused_with_words(site: Site) -> None:
 
 
 def test_numbers_of_jobs_that_start_again_bring_no_old_result(site: Site) -> None:
-    """Two Slurms one after the other give their first jobs the same number; the second works, and is waited for."""
+    """Two installations of Slurm give their first jobs the same number; `--wait` waits for the second job."""
     for count in (1, 2):
         with tempfile.TemporaryDirectory(prefix="piadm-slurm-", ignore_cleanup_errors=True) as folder:
             with running(Path(folder) / "c", nodes=1, cpus=2) as cluster:

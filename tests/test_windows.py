@@ -1,4 +1,4 @@
-"""Sliding windows, pipelined fronts and refilled batches: the same samples as step by step, whoever shares the batch."""
+"""Sliding windows, pipelined blocks and refilled batches give the samples of the chain step by step, in any batch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,49 @@ def test_a_window_calls_the_network_little_more_than_once_a_step(method: str) ->
     assert float((moved.x - oracle.x).square().mean(1).sqrt().max()) < 1e-2
 
 
-@pytest.mark.parametrize("moving", [{}, *MOVING.values()], ids=["whole", *MOVING])
+@pytest.mark.parametrize("linear", ["identity", "denoised", "reference"])
+@pytest.mark.parametrize("name", ["piadm sde", "gaussian ode", "gaussian sde"])
+def test_every_second_point_by_turns_reaches_the_sequential_chain(name: str, linear: str) -> None:
+    """A point that a sweep leaves out keeps its increment; after as many sweeps as steps all points are exact all the same."""
+    chain = chains(OU(), REFERENCE, steps=23, num_blocks=2)[name]
+    given_reference, ids = REFERENCE if linear == "reference" or "gaussian" in name else None, [0, 3, 4]
+    x0, noise = start(OU(), chain, ids)
+    common = {"noise": noise, "samples": ids, "reference": given_reference}
+    oracle = solve(chain, TARGET.score, x0, solver="sequential", **common)
+    found, full = (
+        solve(chain, TARGET.score, x0, tol=1e-12, linear=linear, alternate=by_turns, **common) for by_turns in (True, False)
+    )
+    assert float((found.x - oracle.x).abs().max()) < 1e-10 and bool(found.converged.all())
+    assert bool((found.sweeps <= torch.tensor([len(block) for block in chain.grid.blocks()])).all())
+    assert float(found.calls.double().mean()) < 0.75 * float(full.calls.double().mean())
+
+
+def test_sweeps_after_the_first_evaluate_every_second_point() -> None:
+    chain = chains(OU(), REFERENCE, steps=23)["gaussian sde"]
+    x0, noise = start(OU(), chain, [0])
+    times: list[list[int]] = []
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        times.append([int(torch.argmin((chain.t - one).abs())) for one in t.expand(len(x))])
+        return TARGET.score(x, t)
+
+    given = {"noise": noise, "reference": REFERENCE, "tol": 1e-6, "check_score": False}
+    found = solve(chain, score, x0, alternate=True, **given)
+    expected = [list(range(23))] + [list(range(sweep, 23, 2)) for sweep in range(1, int(found.rounds))]
+    assert times == expected and int(found.calls) == sum(map(len, expected))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"window": 4}, {"pipelined": True}, {"tol": None, "sweeps": 3}, {"solver": "anderson"}], ids=str
+)
+def test_points_are_left_out_of_whole_blocks_only(settings: dict[str, Any]) -> None:
+    chain = CHAINS["ddim"]
+    x0, _ = start(OU(), chain, [0])
+    with pytest.raises(ValueError, match="alternate: every second point of a whole block"):
+        solve(chain, TARGET.score, x0, alternate=True, **settings)
+
+
+@pytest.mark.parametrize("moving", [{}, {"alternate": True}, *MOVING.values()], ids=["whole", "every second point", *MOVING])
 def test_members_do_not_depend_on_who_is_in_flight(moving: Any) -> None:
     chain, names = CHAINS["gaussian sde"], list(range(7))
     x0, noise = start(OU(), chain, names)
@@ -72,7 +114,7 @@ def test_members_do_not_depend_on_who_is_in_flight(moving: Any) -> None:
 
 
 def test_no_sample_waits_for_another() -> None:
-    """Easy and hard samples: one enters as soon as another leaves, so that hardly a slot is ever idle."""
+    """A sample enters as soon as another one leaves, so that slots are hardly ever idle with easy and hard samples."""
     target, names, slots, num_calls = target_c(OU(), 64), list(range(64)), 8, 0
     grid = log_snr(OU(), 32, horizon=8.0, delta=1e-3)
     chain = gaussian_exponential(OU(), grid, target.reference())
@@ -93,7 +135,7 @@ def test_no_sample_waits_for_another() -> None:
 
 
 def test_pipelined_blocks_at_fixed_depth_count_as_published() -> None:
-    """N blocks of K sweeps in N + K - 1 rounds (Zhou and Sugiyama), each block seeing exactly K of them."""
+    """N blocks of K sweeps take N + K - 1 rounds (Zhou and Sugiyama), and each block has exactly K sweeps."""
     chain = CHAINS["piadm sde"]
     x0, noise = start(OU(), chain, [0, 1])
     blocks = len(chain.edges) - 1
@@ -107,7 +149,7 @@ def test_pipelined_blocks_at_fixed_depth_count_as_published() -> None:
 @given(st.integers(1, 60), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 70)), st.integers(0, 9))
 @settings(deadline=None)
 def test_rows_share_out_every_step_once(steps: int, size: int, window: Any, first: Any) -> None:
-    """Also where there are more ranks than steps: some then own none."""
+    """This also holds for more ranks than steps, when some ranks own none."""
     block = Block(0, first, first + steps)
     ranks = [Rows.of(block, window=window, size=size, rank=rank) for rank in range(size)]
     owned = sorted(j for rows in ranks for j in rows.points)

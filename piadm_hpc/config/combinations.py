@@ -46,6 +46,7 @@ def _not_collocated(config: RunConfig) -> list[str]:
         "solver.start": config.solver.start != "auto",
         "solver.window": config.solver.window is not None,
         "solver.pipelined": config.solver.pipelined,
+        "solver.alternate": config.solver.alternate,
         "corrector.enabled": config.corrector.enabled,
         "grid.blocks": config.grid.blocks not in ("auto", 1),
     }

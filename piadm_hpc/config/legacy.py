@@ -29,7 +29,7 @@ def upgraded_run(values: Mapping[str, Any]) -> dict[str, Any]:
     eta = chain["eta"] if integrator == "ddim" else 0.0 if integrator == "gaussian-ab2" else chain["churn"]
     if integrator == "auto" and eta not in ("auto", 0):
         rest["integrator"] = "gaussian"
-    solver = {"certify": True, **values.get("solver", {})}
+    solver = {"alternate": False, "certify": True, **values.get("solver", {})}
     return {**LATER, **values, "chain": {**rest, "eta": eta, "score_time": chain.get("cond", "now")}, "solver": solver}
 
 

@@ -35,6 +35,8 @@ class SolverConfig(Record):
         reference: a file from `piadm reference MODEL --data FILE`, which replaces the model's own reference.
         window: largest number of points open to a sweep.
         pipelined: open one more block at every sweep, instead of solving blocks one after the other.
+        alternate: after the first sweep evaluate only every second point, by turns: half the calls for a few more sweeps, or
+            for none where steps are few.
         certify: sweep over all points once a window has passed them, until the error bound is met.
         memory: number of differences that "anderson" keeps.
         parts: number of parts of a block for "parareal" (default: the root of its steps), or of cores of "chords" (4, 6 or 8).
@@ -51,6 +53,7 @@ class SolverConfig(Record):
     reference: PathName | None = None
     window: Count | None = None
     pipelined: bool = False
+    alternate: bool = False
     certify: bool = True
     memory: Count = 2
     parts: Count | None = None
@@ -67,6 +70,10 @@ class SolverConfig(Record):
             raise ValueError("fixed_depth needs `sweeps`, the number of sweeps")
         if self.fixed_depth and self.window is not None:
             raise ValueError("a window moves when points meet `tol`: leave out fixed_depth, or the window")
+        if self.alternate and (self.fixed_depth or self.window is not None or self.pipelined):
+            raise ValueError(
+                "alternate: sweeps over whole blocks until `tol` is met; leave out window, pipelined and fixed_depth"
+            )
         fields = type(self).model_fields
         if self.student is not None and self.start != "auto":
             raise ValueError("start and student both give the first path: leave one of them out")

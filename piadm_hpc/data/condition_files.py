@@ -129,7 +129,7 @@ def _values(
     fields: xr.Dataset, given: Input, dim: str, grid: Mapping[str, Coordinate], mask: np.ndarray, known: Known,
     months: np.ndarray | str, notes: list[str],
 ) -> np.ndarray:  # fmt: skip
-    """One input [K or 1, ...], its fields in some `months`; adds to `notes`. ValueError in words."""
+    """One input [K or 1, ...], its fields in some `months`; adds to `notes`. Raises ValueError for one that does not fit."""
     array = fields[given.name]
     is_map, dims = given.kind in MAPS, tuple(map(str, array.dims))
     needed = tuple(grid) if is_map else tuple(given.own_dims)

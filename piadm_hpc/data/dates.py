@@ -115,19 +115,15 @@ def _require_times(dim: str, values: np.ndarray) -> None:
     absent = np.flatnonzero(~np.isfinite(values))
     if len(absent):
         raise ValueError(
-            f"{dim} is missing for {len(absent)} of {values.size} samples, at positions {_shown(absent)}; remove them"
+            f"{dim} is missing for {len(absent)} of {values.size} samples, at positions {few([*absent], 5)}; remove them"
         )
     for group in outliers(values):
         if stands_for_missing(group.lowest) and group.lowest == group.highest:
             places = np.flatnonzero(where(values, group))
             raise ValueError(
-                f"{dim} is {group.value} for {group.count} of {values.size} samples, at positions {_shown(places)}, far from all "
-                f"others ({group.rest[0]:g} to {group.rest[1]:g}); remove them, or put their dates right"
+                f"{dim} is {group.value} for {group.count} of {values.size} samples, at positions {few([*places], 5)}, far from "
+                f"all others ({group.rest[0]:g} to {group.rest[1]:g}); remove them, or put their dates right"
             )
-
-
-def _shown(positions: np.ndarray) -> str:
-    return few(positions.tolist(), 5)
 
 
 def _middle(dataset: xr.Dataset, dim: str, stamps: xr.DataArray, cell_methods: str) -> tuple[xr.DataArray, list[str]]:
@@ -154,14 +150,16 @@ def _require_around(name: str, ends: np.ndarray, dim: str, times: np.ndarray) ->
     """Raise ValueError for bounds [n, 2] that are missing, or farther from their times [n] than they are apart."""
     absent = np.flatnonzero(~np.isfinite(ends).all(1))
     if len(absent):
-        raise ValueError(f"{name} is missing for {len(absent)} of {len(ends)} samples, at positions {_shown(absent)}; remove it")
+        raise ValueError(
+            f"{name} is missing for {len(absent)} of {len(ends)} samples, at positions {few([*absent], 5)}; remove it"
+        )
     if times.dtype.kind not in "fiu":
         return  # dates that were decoded elsewhere
     outside = np.flatnonzero(np.abs(times - ends.mean(1)) > np.abs(ends[:, 1] - ends[:, 0]) * (1 + 1e-6))
     if len(outside):
         k = int(outside[0])
         raise ValueError(
-            f"{name} does not hold {dim} for {len(outside)} of {len(ends)} samples, at positions {_shown(outside)} ({dim} "
+            f"{name} does not hold {dim} for {len(outside)} of {len(ends)} samples, at positions {few([*outside], 5)} ({dim} "
             f"{times[k]:g}, bounds {ends[k, 0]:g} to {ends[k, 1]:g}); put the bounds right, in the units of {dim}, or remove them"
         )
 
@@ -233,10 +231,10 @@ def first_alike(values: np.ndarray, key: np.ndarray | None) -> np.ndarray:
     first = np.arange(count)
     dates = np.zeros(count, dtype=np.int64) if key is None else key
     _, group, sizes = np.unique(dates, return_inverse=True, return_counts=True)
-    seen: dict[tuple[int, bytes], int] = {}
+    numbers: dict[tuple[int, bytes], int] = {}
     for k in np.flatnonzero(sizes[group] > 1):
         field = values[k]
         if np.nanmin(field) < np.nanmax(field):
             digest = blake2b(np.ascontiguousarray(field).tobytes(), digest_size=16).digest()
-            first[k] = seen.setdefault((int(dates[k]), digest), int(k))
+            first[k] = numbers.setdefault((int(dates[k]), digest), int(k))
     return first

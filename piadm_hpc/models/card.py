@@ -39,7 +39,7 @@ from .networks.fields import make_field_network
 from .networks.messages import MessageNetwork
 from .networks.pairs import ConformerNetwork, make_conformer_network
 from .networks.unet import GridUNet
-from .packing import RESPONSE, pack_reference, unpack_reference, unpack_regression, with_response
+from .packing import RESPONSE, pack_reference, unpack_gate, unpack_reference, unpack_regression, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
 from .registry import CARD, find_model, require_replaceable
@@ -108,6 +108,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     try:
         process = by_name(card.process.name, **card.process.parameters)
         reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
+        gate = unpack_gate(arrays, reference.basis.num_shells)
         conditioning = _conditioning(card, arrays, normalisation)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
@@ -119,7 +120,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
-    denoiser = kind(process, reference, network, mask, constraint)
+    denoiser = kind(process, reference, network, mask, constraint, gate)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
         name=card.name,

@@ -45,5 +45,5 @@ def with_compilation(model: Model, *, autocast: Autocast = "off", compile_mode: 
     if whole.network is None:
         return model
     network = CompiledNetwork(whole.network, autocast=autocast, compile_mode=compile_mode)
-    denoiser = type(whole)(whole.process, whole.reference, network, whole.mask, whole.constraint)
+    denoiser = replace(whole, network=network)
     return replace(model, denoiser=denoiser, score=DenoiserScore(denoiser))

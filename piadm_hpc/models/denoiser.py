@@ -1,14 +1,15 @@
 """A denoiser made of the Wiener filter of the Gaussian reference and a learned remainder.
 
-    D(x, t) = D_G(x, t) + c_out(t) F(c_in(t) x, D_G, log-SNR),    c_out^2 = mean over modes of (alpha sigma lambda / v)^2
+    D(x, t) = D_G(x, t) + g(t) c_out(t) F(c_in(t) x, D_G, log-SNR),    c_out^2 = mean over modes of (alpha sigma lambda / v)^2
 
 c_out is the size that a non-Gaussian remainder can have. It vanishes for pure noise and for clean data, so at both ends the
-denoiser is linear whatever the network returns; Gaussian-aware solvers profit from this.
+denoiser is linear whatever the network returns; Gaussian-aware solvers profit from this. The gate g, which held-out states
+choose, takes the network back at noise levels and scales where it is worse than the Wiener filter.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,7 @@ from ..schema.conditions import Condition, matched
 from ..theory.bases import orthogonal
 from ..theory.process import Process, radius
 from .base import broadcast, score_from_denoised
+from .gate import Gate
 
 
 @dataclass(eq=False)
@@ -29,7 +31,8 @@ class GaussianDenoiser:
     `network` maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to [rows, variables, lat, lon] in its own precision;
     None leaves only the Wiener filter. A condition is passed on to the network as third argument. `mask` [*event] is true where
     there are data, and the result is zero elsewhere. No state has a component along the orthonormal directions `constraint`
-    [d, k], such as shifts of a molecule. With `half` the network multiplies matrices in bfloat16.
+    [d, k], such as shifts of a molecule. The `gate` is applied to what the network adds; without one all of it is kept. With
+    `half` the network multiplies matrices in bfloat16.
     """
 
     # fields per variable that the network takes and returns
@@ -42,6 +45,7 @@ class GaussianDenoiser:
     network: nn.Module | None = None
     mask: Tensor | None = None
     constraint: Tensor | None = None
+    gate: Gate | None = None
 
     def __post_init__(self) -> None:
         # shells without variance belong to points without data and are left out of means over modes
@@ -79,10 +83,10 @@ class GaussianDenoiser:
 
     def without_network(self) -> GaussianDenoiser:
         """Return the same denoiser with the Wiener filter alone."""
-        return type(self)(self.process, self.reference, None, self.mask, self.constraint)
+        return replace(self, network=None)
 
     def _remainder(self, network: nn.Module, x: Tensor, linear: Tensor, t: Tensor, half: bool, *condition: Condition) -> Tensor:
-        """Return c_out F, which the network adds to the Wiener filter's estimate `linear`."""
+        """Return g c_out F, which the network adds to the Wiener filter's estimate `linear`."""
         dtype = next(network.parameters()).dtype
         grid = x.shape[1:][-2:]  # of cells and one variable the last alone
         fields = torch.stack([x / broadcast(radius(self.process, t), x), linear], dim=1)
@@ -93,7 +97,13 @@ class GaussianDenoiser:
                 self.log_snr(t).to(dtype),
                 *(matched(given, fields.to(dtype)) for given in condition),
             )
-        return broadcast(self.output_scale(t), x) * raw.reshape(x.shape).to(x.dtype)
+        return self.gated(broadcast(self.output_scale(t), x) * raw.reshape(x.shape).to(x.dtype), t)
+
+    def gated(self, remainder: Tensor, t: Tensor) -> Tensor:
+        """Return what the gate keeps of a remainder [rows, ...] at times t [rows]."""
+        if self.gate is None:
+            return remainder
+        return self.gate(remainder, self.log_snr(t), self.reference_in(remainder.dtype).basis)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return log(alpha^2 / sigma^2) at times t, [rows] float64."""

@@ -1,9 +1,10 @@
 """Denoisers of position and momentum (PSLD, Pandey and Mandt 2023), whose states are z = (x, m).
 
-    eps(z, tau) = L^-1 (z - e D_G(z, tau)) + c(tau) F(z, D_G, log-SNR),    s = - L^-T eps
+    eps(z, tau) = L^-1 (z - e D_G(z, tau)) + g c(tau) F(z, D_G, log-SNR),    s = - L^-T eps
 
 e is the signal and L L^T the covariance of the perturbation kernel. The first term is the prediction of the Gaussian reference
-for the noise; c^2, the mean over modes of (lambda / (lambda + ratio^2))^2, is the size that the remainder can have.
+for the noise; c^2, the mean over modes of (lambda / (lambda + ratio^2))^2, is the size that the remainder can have,
+and g the gate of `denoiser`.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class PhaseDenoiser(GaussianDenoiser):
                 *(matched(given, fields.to(dtype)) for given in condition),
             )
         size = self.output_scale(t.to(torch.float64)) / self.process.sigma(t.to(torch.float64))
-        remainder = broadcast(size, x) * raw.reshape(x.shape).to(x.dtype)
+        remainder = self.gated(broadcast(size, x) * raw.reshape(x.shape).to(x.dtype), t.to(torch.float64))
         return remainder if self.mask is None else remainder * self.mask
 
     def _statistic(self, z: Tensor, tau: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ class VariableCard(_Record):
 class ReferenceCard(_Record):
     """The basis of the Gaussian reference, whose arrays are in reference.h5."""
 
-    basis: Literal["eof", "masked_eof", "shared_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
+    basis: Literal[
+        "eof", "masked_eof", "regional_eof", "shared_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"
+    ]
     rank: int | None = None
     lmax: int | None = None
     split: int | None = None

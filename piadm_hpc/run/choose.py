@@ -21,7 +21,7 @@ from .calls import CallTimes, time_calls
 from .resolve import ResolvedRun, count_time_ranks
 from .ways import Ways
 
-CHOSEN = ("kind", "window", "sweeps")  # keys of the section `solver` that a run chooses at its beginning and keeps
+CHOSEN = ("kind", "window", "alternate", "sweeps")  # keys of the section `solver` that a run chooses at its beginning and keeps
 # calls whose time grows with their rows, as on a processor, and calls that take as long for any number of rows
 EXTREMES = CallTimes((1,), (1.0,)), CallTimes((1, 2**30), (1.0, 1.0))
 
@@ -69,7 +69,8 @@ def _decided(ways: Ways, times: CallTimes | None) -> tuple[dict[str, dict[str, o
     best, rows = ways.fastest(known), ways.rows_of_a_call(known)
     settings: dict[str, dict[str, object]] = {}
     if config.solver.free:
-        settings["solver"] = {"kind": best.way.kind, "window": best.way.window, "sweeps": ways.most_sweeps(best, known)}
+        way, sweeps = best.way, ways.most_sweeps(best, known)
+        settings["solver"] = {"kind": way.kind, "window": way.window, "alternate": way.alternate, "sweeps": sweeps}
     if config.compute.model_batch == "auto":
         settings["compute"] = {"model_batch": rows}
     if config.output.batch == "auto":
@@ -95,4 +96,4 @@ def solver_of_run(resolved: ResolvedRun) -> dict[str, object] | None:
     if not there or differences_of_json(there, here, INDEPENDENT_KEYS | {f"solver.{key}" for key in CHOSEN}):
         return None
     begun = json.loads(there)["solver"]
-    return {key: begun.get(key) for key in CHOSEN} if begun.get("kind") in ("sequential", "picard") else None
+    return {key: begun[key] for key in CHOSEN if key in begun} if begun.get("kind") in ("sequential", "picard") else None

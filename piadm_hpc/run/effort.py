@@ -12,7 +12,8 @@ from ..solvers.window import Window
 from ..theory.grid import Block
 
 ADDED = 2  # rounds that a pipelined lead adds where its range is not cut (docs/rollouts.md)
-CERTIFYING = 2  # sweeps over all points that bound the error of a sample after its window has passed
+MORE = 3  # sweeps that evaluating every second point takes beyond those that evaluate all (docs/methods.md)
+CERTIFYING = 3  # sweeps over all points that bound the error of a sample after its window has passed
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
     """Estimate the NFE of a sample that takes `sweeps` sweeps over a whole block, shared by `time_ranks` ranks.
 
     After k sweeps the first k points of a block are exact and are not evaluated again. All points of a collocation take part
-    in every sweep but the first few.
+    in every sweep but the first few. Sweeps over every second point are MORE sweeps longer.
     """
     chain, options, lengths = sampler.chain, sampler.options, sampler.step_counts
     if options.solver == "sequential":
@@ -47,12 +48,13 @@ def expected_effort(sampler: Sampler, sweeps: int, time_ranks: int) -> Effort:
         return Effort(sweeps, sweeps, sum(counts), sum(-(-points // time_ranks) for points in counts))
     if window_of(sampler).moves:
         return _moving(sampler, sweeps, time_ranks)
-    left = [(length, length - done) for length in lengths for done in range(min(sweeps, length))]
+    sweeps, stride = (sweeps + MORE, 2) if options.alternate else (sweeps, 1)
+    left = [(length, length - done, stride if done else 1) for length in lengths for done in range(min(sweeps, length))]
     return Effort(
         sweeps,
         sum(min(sweeps, length) for length in lengths),
-        sum(points for _, points in left),
-        sum(min(-(-length // time_ranks), points) for length, points in left),
+        sum(-(-points // every) for _, points, every in left),
+        sum(min(-(-length // (time_ranks * every)), -(-points // every)) for length, points, every in left),
     )
 
 

@@ -22,6 +22,7 @@ from .resolve import ResolvedRun, count_time_ranks
 
 CAP = 3.0  # sweeps and the steps that finish them end within this many times the time of steps alone
 BESIDE = 1.1  # a sweep costs about a tenth more than its calls
+VARYING = 1.2  # samples take up to a fifth more sweeps than are expected, whereas the number of steps is known
 SWEEP = 0.005  # seconds of a sweep in which processors work outside the network, on one core a rank
 STORING = 0.02  # seconds in which a batch is compressed, written and renamed
 LONGEST = 30.0  # seconds of a batch, unless a single sample takes more: the largest loss by a kill
@@ -31,16 +32,18 @@ HELD = 1 / 4  # share of a rank's memory that the solver's arrays may take
 
 @dataclass(frozen=True)
 class Way:
-    """Steps or sweeps, the points that are open to a sweep (None: all), and the ranks that share a sample."""
+    """Steps or sweeps, the points open to a sweep (None: all) or evaluated by turns, and the ranks that share a sample."""
 
     kind: Literal["sequential", "picard"]
     window: int | None
     time_ranks: int
+    alternate: bool = False
 
     def __str__(self) -> str:
         if self.kind == "sequential":
             return "step by step"
-        return "sweeps" if self.window is None else f"sweeps in a window of {self.window}"
+        words = "sweeps, every second point by turns" if self.alternate else "sweeps"
+        return words if self.window is None else f"sweeps in a window of {self.window}"
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,9 @@ class Ways:
     turns: float = 1.0
 
     def fastest(self, times: CallTimes) -> Predicted:
-        """The way that is predicted to be the fastest."""
-        return min((self._batched(way, times) for way in self.all), key=lambda found: found.seconds)
+        """The way that is predicted to be the fastest; sweeps must be faster than steps by more than their number may vary."""
+        found = [self._batched(way, times) for way in self.all]
+        return min(found, key=lambda one: one.seconds * (1.0 if one.way.kind == "sequential" else VARYING))
 
     def alternative(self, times: CallTimes, way: Way) -> Predicted | None:
         """The fastest in sweeps if `way` is step by step, and the reverse; None if there is none."""
@@ -87,8 +91,8 @@ class Ways:
         budget = CAP * self._rounds_of(alone, steps, times)
         spent = 0.0
         for sweeps in range(steps):
-            open_points = min(way.window or steps, steps - sweeps)
-            spent += self._rounds_of(chosen, 1, times, rows=-(-open_points // way.time_ranks))
+            open_points = min(way.window or steps, steps - sweeps) / (2 if way.alternate and sweeps else 1)
+            spent += self._rounds_of(chosen, 1, times, rows=math.ceil(open_points / way.time_ranks))
             left = self._rounds_of(chosen, steps - sweeps - 1, times, rows=max(1 / way.time_ranks, 1 / chosen.batch))
             if spent + left > budget:
                 return max(1, sweeps)
@@ -109,13 +113,15 @@ class Ways:
         """Every way that the configuration allows, steps first."""
         config, given = self.resolved.config, count_time_ranks(self.resolved.config, self.ranks)
         if not config.solver.free:
-            return [Way("sequential" if config.solver.kind == "sequential" else "picard", config.solver.window, given)]
+            kind: Literal["sequential", "picard"] = "sequential" if config.solver.kind == "sequential" else "picard"
+            return [Way(kind, config.solver.window, given, config.solver.alternate)]
         shortest = min(self.resolved.sampler.step_counts)
         shared = [n for n in range(1, self.ranks + 1) if self.ranks % n == 0 and n <= shortest]
         shared = shared if config.compute.time_ranks == "auto" else [given]
         steps = self.resolved.scheme.sequential_rounds is not None and 1 in shared
         sweeps = [Way("picard", window, n) for n in shared for window in (None, *self._windows(n))]
-        return [Way("sequential", None, 1)] * steps + sweeps
+        by_turns = [] if self.resolved.scheme.sequential_rounds is None else [Way("picard", None, n, True) for n in shared]
+        return [Way("sequential", None, 1)] * steps + sweeps + by_turns
 
     @cached_property
     def _efforts(self) -> dict[Way, Effort]:
@@ -128,7 +134,7 @@ class Ways:
         sampler = self.resolved.sampler
         if not self.resolved.config.solver.free:
             return sampler
-        return replace(sampler, options=replace(sampler.options, solver=way.kind, window=way.window))
+        return replace(sampler, options=replace(sampler.options, solver=way.kind, window=way.window, alternate=way.alternate))
 
     def _windows(self, time_ranks: int) -> Iterator[int]:
         """Possible windows of the chain, if any; their points are shared evenly by the time ranks."""

@@ -108,6 +108,11 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
     moves = options.window is not None or options.pipelined
     if options.window is not None and options.tol is None:
         yield "a window moves when points meet `tol`: give a tolerance"
+    if options.alternate and (moves or options.tol is None or options.solver not in ("picard", "sequential")):
+        yield (
+            "alternate: every second point of a whole block is evaluated, by turns, until `tol` is met: use solver = 'picard' "
+            "with a tolerance, and no window or pipeline"
+        )
     if moves and options.corrector is not None:
         yield "a corrector follows blocks that end one after the other: use no window and no pipeline with it"
     if moves and not chain.knows_levels:
@@ -115,8 +120,8 @@ def _of_options(chain: Scheme, options: Options, comm: Communicator) -> Iterator
     if chain.sequential_rounds is None:
         if options.solver != "picard" or options.linear != "auto":
             yield f"solver = {options.solver!r}, linear = {options.linear!r}: collocation has its own sweeps; use the defaults"
-        if moves or options.corrector is not None:
-            yield "collocation solves all its points at once: use no window, pipeline or corrector with it"
+        if moves or options.alternate or options.corrector is not None:
+            yield "collocation solves all its points at once: use no window, pipeline, alternate or corrector with it"
         if comm.size > chain.num_steps:
             yield f"{comm.size} time ranks for {chain.num_steps} collocation points; use fewer ranks or more points"
     if options.solver == "sequential" and comm.size > 1:

@@ -124,11 +124,11 @@ class CollocationSolver:
         measured = [slot.advance(self.whitening, scale, points) for slot in self.slots]
         # ranks on different processors may round differently, but must take the same decision
         shared = largest(self.comm, torch.stack(measured, dim=-1))
-        motion, missing = Motion(*shared[:4]), shared[7]
+        motion = Motion(shared[0], shared[1], shared[2], shared[3], torch.ones_like(shared[0], dtype=torch.bool))
         growth = motion.over_move(motion.grown, torch.zeros_like(motion.move), self.precision)
         limit = SAFETY * min(self.options.tol or SMALL, SMALL)
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
-        path, after = (error_bounds(growth, missed, torch.zeros_like(carried)) for missed in (motion.defect, missing))
+        path, after = (error_bounds(growth, missed, torch.zeros_like(carried)) for missed in (motion.defect, shared[7]))
         alone = limit * shortfall(path, after, limit, torch.ones(len(path), dtype=torch.float64))
         bounds = alone, after[-1] + inherited(growth, carried)
         rounded = motion.is_rounding(self.precision)

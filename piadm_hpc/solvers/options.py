@@ -32,6 +32,8 @@ class Options:
         sweeps: the number of sweeps without `tol`; with `tol`, their limit.
         window: the largest number of points open to a sweep; None opens all of them.
         pipelined: open one more block at every sweep instead of solving blocks one after the other.
+        alternate: after its first sweep evaluate only every second point of a block, by turns. A sweep then takes half of the
+            calls, and where steps are few the error falls as fast. Only for sweeps of "picard" with `tol` over whole blocks.
         certify: sweep over all points once a window has passed them, until the error bound is met. Without it the samples of a
             window are marked as not certified.
         in_flight: number of samples solved at once; when a sample is done, the next takes its place. None solves all at once.
@@ -59,6 +61,7 @@ class Options:
     sweeps: int | None = None
     window: int | None = None
     pipelined: bool = False
+    alternate: bool = False
     certify: bool = True
     in_flight: int | None = None
     model_batch: int | None = None

@@ -57,6 +57,7 @@ class PicardSolver:
         self.first, self.should_stop = first, should_stop
         self.carried = torch.zeros(len(samples), dtype=torch.float64) if carried is None else carried
         self.window = Window.of(options, problem.chain.edges)
+        self.stride = 2 if options.alternate else 1
         self.rows = Rows.of(block, window=self.window.width(block), size=comm.size, rank=comm.rank)
         slots = min(len(samples), options.in_flight or len(samples))
         ahead, kept = self.window.moves, self.keep_scores
@@ -106,18 +107,22 @@ class PicardSolver:
         self.trajectory.enter(slots, self.first[index], [self.samples[i] for i in index])
 
     def _evaluate(self) -> Motion:
-        """Evaluate the score at the open points of all ranks; returns the measurements of the sweep there."""
+        """Evaluate the score at the chosen points of all ranks; returns the measurements of the sweep there."""
         flight, evaluator = self.flight, self.problem.evaluator
         samples = [self.samples[i] for i in flight.index]
         parts = torch.zeros(3, len(self.block), len(samples), dtype=torch.float64)
+        flight.choose_points(self.block, self.stride)
+        before = self.block.points[:, None] < flight.reached
         evaluator.together(self.comm, partial(self.trajectory.evaluate, flight, samples, parts, self.block.start))
-        again = flight.open_again(self.block)
-        flight.count_sweep()
-        self.result.calls[flight.index] += flight.high - flight.low
+        flight.count_sweep(self.stride)
+        self.result.calls[flight.index] += flight.now.sum(0)
         self.result.sweeps[flight.index] = flight.age
         low, high = (end - self.block.start for end in flight.span())
         parts[:, low:high] = largest(self.comm, parts[:, low:high])
-        return Motion(parts[0], parts[1], parts[2], torch.where(again, flight.moved, 0.0))
+        flight.size = torch.where(flight.now, parts[2], flight.size)
+        inside = flight.open_points(self.block)
+        move, size = (torch.where(inside & known, part, 0.0) for known, part in ((before, flight.moved), (inside, flight.size)))
+        return Motion(parts[0], parts[1], size, move, flight.now)
 
     def _update(self) -> None:
         """Propagate the path with the new increments."""
@@ -126,7 +131,7 @@ class PicardSolver:
         if trajectory.remainder is not None:
             trajectory.share_remainder(flight.high)
             trajectory.extend(flight.reached, ahead)
-        trajectory.propagate(int(ahead.max()), flight.low)
+        trajectory.propagate(int(ahead.max()), flight.low, flight.left_out(self.block))
 
     def _share_moves(self) -> None:
         """Share with all ranks how far the path has moved at the open points."""

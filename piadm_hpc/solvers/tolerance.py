@@ -17,7 +17,7 @@ again after many steps that contract to the modes. The bounds of all points, of 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -44,18 +44,24 @@ class Motion:
     Attributes:
         defect: change of the increment since it was last evaluated.
         grown: the last move after the step. size: size of the terms of the step, which sets the size of rounding errors.
-        move: last move of the state, zero where the step was not evaluated before.
+        move: move of the state since the last evaluation before this sweep, zero where there was none.
+        now: whether the sweep evaluated the step; where it did not, `defect` and `grown` are zero.
     """
 
     defect: Tensor
     grown: Tensor
     size: Tensor
     move: Tensor
+    now: Tensor
 
     def over_move(self, part: Tensor, before: Tensor, precision: float) -> Tensor:
-        """Return `part` [points, samples] divided by the last move, or `before` where the move is within rounding."""
-        measured = self.move > ROUNDING * precision * self.size
+        """Return `part` [points, samples] divided by the move; `before` where that is rounding, or not evaluated."""
+        measured = self.now & (self.move > ROUNDING * precision * self.size)
         return torch.where(measured, part / torch.where(measured, self.move, 1.0), before)
+
+    def completed(self, answer: Tensor) -> Motion:
+        """Fill in the defects of the steps that the sweep left out: their answers to the moves since their last evaluation."""
+        return replace(self, defect=torch.where(self.now, self.defect, _ratios(answer) * self.move))
 
     def is_rounding(self, precision: float) -> Tensor:
         """Whether the path of each sample [samples] reproduces its own increments to rounding."""
@@ -95,18 +101,21 @@ def judge(
     """
     exact = flight.exact >= block.stop
     growth, answer = _measured(motion, flight, precision, largest=windowed)
+    motion = motion.completed(answer)
     # a score of lower precision than the states is a step function, on which small errors show no growth
     stairs = staircase * motion.size
     missed = motion.defect + stairs, _next_defect(motion, flight, answer, block, precision) + stairs
     path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
+    # answers that are older than the last moves cannot tell that the next path is better
+    after = torch.maximum(path, after) if options.alternate else after
     # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
     rounded = motion.is_rounding(precision)
-    known = flight.whole & ((flight.swept > (2 if windowed else 1)) | rounded)
+    known = flight.whole & ((flight.swept >= (3 if windowed else 2)) | rounded)
     flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
-    limit = SAFETY * min(options.tol, SMALL) * share * torch.where(flight.swept > 2, 1.0, ONCE)
+    limit = SAFETY * min(options.tol, SMALL) * share * torch.where(flight.swept >= 3, 1.0, ONCE)
     left = torch.where(known, shortfall(path, after, limit, extent), torch.inf)
     met = exact | (known & ((left <= 1) | (rounded & (after[-1] <= options.tol * share))))
     _note_progress(flight, block, torch.where(known, path, torch.inf), left, limit)
@@ -129,7 +138,7 @@ def _measured(motion: Motion, flight: Flight, precision: float, *, largest: bool
         last = motion.over_move(part, kept[0], precision)
         found.append(torch.maximum(last, kept[1]))
         # a step in a window may be measured once; where all points are swept over, the last two measurements are enough
-        kept[0], kept[1] = last, found[-1] if largest else last
+        kept[0], kept[1] = last, torch.where(motion.now, found[-1] if largest else last, kept[1])
     return found[0], found[1]
 
 

@@ -88,14 +88,14 @@ class Trajectory:
         self.b[:, own] = b if same else 0
 
     def evaluate(self, flight: Flight, samples: Sequence[int], parts: Tensor, start: int) -> None:
-        """Evaluate the score at the open points, at most `max_rows` rows a call, and update the increments there.
+        """Evaluate the score at the chosen points, at most `max_rows` rows a call, and update the increments there.
 
         `samples` are the ids of the slots' samples. The defect, the last move after the step, and the size of the step's terms
         are written into `parts` [3, points, slots], whose first point is `start`. Raises ScoreError for scores that
         are not finite.
         """
         evaluator = self.problem.evaluator
-        pairs = ((self.points[:, None] >= flight.low) & (self.points[:, None] < flight.high)).nonzero()
+        pairs = flight.now[self.points - start].nonzero()
         num_rows = evaluator.max_rows or max(1, len(pairs))
         for begin in range(0, len(pairs), num_rows):
             local, slot = pairs[begin : begin + num_rows].T
@@ -157,20 +157,23 @@ class Trajectory:
                 tables = self.own.rows(here), self.lifting.rows(here)
                 self.b[local, slots], _ = self.problem.increment(draws, *tables, z, score)
 
-    def propagate(self, high: int, low: Tensor) -> None:
+    def propagate(self, high: int, low: Tensor, left_out: Tensor) -> None:
         """Run the recurrence up to point `high`; the next one changes nothing before the least of `low` [slots]. Collective.
 
-        A passed point, before its slot's `low`, keeps its state and the move that it made after its last evaluation.
+        A passed point, before its slot's `low`, keeps its state and the move that it made after its last evaluation. A point of
+        the mask `left_out` [points, slots], which the sweep did not evaluate, adds this move to those since then.
         """
         row, state = self.base
         next_low = min(int(low.min()), self.rows.stop - 1)
         span = range(row, self.rows.spanning(next_low, high).stop)
         here = slice(self.rows.local(span[0]).start, self.rows.local(span[-1]).stop)
         move, passed = self.move[here], self.points[here, None] < low
-        kept = move[passed]
+        left_out = left_out[self.points[here] - self.rows.start]
+        kept, since = move[passed], move[left_out]
         torch.neg(self.z[here], out=move)
         starts = self.scan(state, self.b, self.z, self.end, span)
         move.add_(self.z[here])[passed] = kept
+        move[left_out] += since
         ahead = min((next_low - self.rows.start) // self.rows.length - row, len(starts) - 1)
         self.base = (row + ahead, starts[ahead])
 

@@ -21,7 +21,7 @@ DELAY = os.environ.get("PIADM_TEST_DELAY", "0")
 
 
 def pause(number: int) -> None:
-    """As long as told for the score of this number, also when that changes meanwhile."""
+    """Wait as long as DELAY says for the score of this number, also if that changes meanwhile."""
     began = time.monotonic()
     while True:
         seconds, _, last = (Path(DELAY).read_text() if "/" in DELAY else DELAY).partition(" ")

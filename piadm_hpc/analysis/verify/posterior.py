@@ -136,8 +136,8 @@ def _innovations(
 
 def _chi_square(observations: LinearObservations, model: Model, innovation: np.ndarray) -> float:
     reference = model.reference
-    seen = projected(observations, lambda x: covariance(reference, reference.spectrum.to(torch.float64), x))
-    factor = torch.linalg.cholesky(seen + observations.noise_matrix())
+    predicted = projected(observations, lambda x: covariance(reference, reference.spectrum.to(torch.float64), x))
+    factor = torch.linalg.cholesky(predicted + observations.noise_matrix())
     white = torch.linalg.solve_triangular(factor, torch.from_numpy(innovation)[:, None], upper=False)
     return float((white**2).mean())
 

@@ -98,11 +98,11 @@ class GuidedScore:
             noisy = x.detach().requires_grad_()
             denoised = self.denoise(noisy, t, *condition)
             estimate = denoised.detach().flatten(1).requires_grad_()
-            seen = self.observations.apply(estimate)
+            observed = self.observations.apply(estimate)
 
         def back(u: Tensor) -> Tensor:
             """Return H^T u in the shape of states."""
-            return _gradient(seen, estimate, u.to(seen)).reshape(x.shape)
+            return _gradient(observed, estimate, u.to(observed)).reshape(x.shape)
 
         def through(v: Tensor) -> Tensor:
             """Return D'^T v."""
@@ -114,7 +114,7 @@ class GuidedScore:
             spread = gain * through(back(u)).flatten(1).to(torch.float64)
             return self.observations.noise(u) + self._forward(estimate, spread)
 
-        innovation = self.observations.values - seen.detach()
+        innovation = self.observations.values - observed.detach()
         if self.kind == "mmps":
             weights = conjugate_gradients(system, innovation, accuracy=self.accuracy)
         elif self.kind == "pigdm":

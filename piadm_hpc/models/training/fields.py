@@ -30,7 +30,7 @@ from .checkpoint import TrainingState, load_checkpoint, put, save_checkpoint
 from .clock import Clock
 from .conditioned import condition_on
 from .energy_targets import EnergyTargets
-from .evaluation import denoising_table, even_levels
+from .evaluation import DenoisingTable, denoising_table, even_levels
 from .fitting import fit_reference
 from .model_folder import publish
 from .names import require_names
@@ -156,13 +156,14 @@ def fit_network(
     afterwards: int = 0,
     targets: EnergyTargets | None = None,
 ) -> TrainingState:
-    """Train the denoiser's network in place and leave the best averaged weights in it.
+    """Train the denoiser's network in place and leave the best averaged weights in it, and the gate of these.
 
-    With `targets` it learns from the energy of the training states as well.
+    Validation states choose the gate; without any the network counts in full. With `targets` it learns from the energy of the
+    training states as well.
 
     Raises ValueError if the loss is not finite, StopRequested after a stop.
     """
-    network = denoiser.network
+    network, denoiser.gate = denoiser.network, None
     if network is None:
         raise ValueError("fit_network needs a denoiser with a network")
     options = config.optimiser
@@ -191,6 +192,8 @@ def fit_network(
                 raise StopRequested(text, limit=asked == StopReason.LIMIT)
     put(network, state.best)
     network.eval()
+    if len(data.validation):
+        denoiser.gate = _table(denoiser, data, "validation", config).gate
     return state
 
 
@@ -234,23 +237,31 @@ def _schedule(step: int, options: OptimiserConfig, spent: float) -> float:
 
 
 def _validate(state: TrainingState, denoiser: GaussianDenoiser, data: States, config: AnyConfig, report: Report) -> None:
-    """Score the averaged weights on validation states, or on training states without any, and keep them if they are the best."""
+    """Score the averaged weights on validation states, or on training states without any, and keep them if they are the best.
+
+    Scores are those with the gate that validation states choose, which the model will have.
+    """
     current = {name: p.detach().clone() for name, p in state.network.named_parameters()}
-    part = "validation" if len(data.validation) else "train"
-    states = getattr(data, part)
     put(state.network, state.average)
     state.network.eval()
-    levels = even_levels(config.noise.lowest, config.noise.highest)
     # every third field: neighbours in time are alike, and validation should not cost more than training
-    some = slice(None, None, 3)
-    given = None if part not in data.conditions else rows_of(data.conditions[part], some)
-    table = denoising_table(denoiser, states[some], levels, seed=config.seed, condition=given)
+    if len(data.validation):
+        table = _table(denoiser, data, "validation", config, every=3).with_gate()
+    else:
+        table = _table(denoiser, data, "train", config, every=3)
     put(state.network, current)
     if table.score < state.best_score:
         state.best_score, state.best_step = table.score, state.step
         state.best = {name: value.clone() for name, value in state.average.items()}
     state.history.append({"step": state.step, "score": table.score, "ratios": table.ratios})
     report(f"step {state.step}: validation {table.score:+.4f} (best {state.best_score:+.4f}), error over Gaussian's {table}")
+
+
+def _table(denoiser: GaussianDenoiser, data: States, part: str, config: AnyConfig, every: int = 1) -> DenoisingTable:
+    """The denoising errors of every so many states of a part, given their conditions, at the levels of the card."""
+    some, levels = slice(None, None, every), even_levels(config.noise.lowest, config.noise.highest)
+    given = None if part not in data.conditions else rows_of(data.conditions[part], some)
+    return denoising_table(denoiser, getattr(data, part)[some], levels, seed=config.seed, condition=given)
 
 
 def _finished(state: TrainingState, options: OptimiserConfig, spent: float) -> bool:

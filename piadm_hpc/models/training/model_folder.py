@@ -22,7 +22,7 @@ from ..climatology import CLIMATOLOGY, NAMES
 from ..config import ConformerTrainConfig, TrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.unet import count_parameters
-from ..packing import describe_reference, pack_regression
+from ..packing import describe_reference, pack_gate, pack_regression
 from ..record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
 from .checkpoint import TrainingState
 from .conditioned import Conditioned
@@ -78,6 +78,7 @@ def publish(
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates), data.absolute_names)
     extra |= {} if given is None else pack_regression(given.conditioning.regression, tuple(data.coordinates))
+    extra |= pack_gate(denoiser.gate)
     statistics = data_statistics(data if given is None else given.original)
     arrays = denoiser.reference, data.normalisation, data.coordinates, denoiser.network
     return save_model(folder, card, *arrays, further, extra, statistics)

@@ -9,7 +9,7 @@ doi:10.1016/j.acha.2010.04.005, section 6).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.polynomial.chebyshev import chebinterpolate
@@ -114,10 +114,11 @@ class Scales:
         start = np.random.default_rng(0).standard_normal(size)
         values, functions = eigsh(laplacian, min(FUNCTIONS, size - 2), sigma=-1e-3, tol=1e-4, v0=start)
         edges = band_edges(functions.shape[1], *BAND)
-        found = cls(functions.astype(np.float32), edges, Passes.of(laplacian, values[-1]), np.diff(edges))
+        functions, passes = functions.astype(np.float32), Passes.of(laplacian, values[-1])
         noise = np.random.default_rng(0).standard_normal((size, PROBES), dtype=np.float32)
-        share = found.power(noise)[len(edges) - 1 :]
-        return replace(found, degrees=np.append(found.degrees, share / share.sum() * (size - functions.shape[1])))
+        inside = functions.T @ noise
+        share = _power(noise, inside, passes(noise - functions @ inside), edges).sum(1)[len(edges) - 1 :]
+        return cls(functions, edges, passes, np.append(np.diff(edges), share / share.sum() * (size - functions.shape[1])))
 
     def parts(self, fields: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Coefficients [k, n] of fields [points, n] in the functions, and their parts [points, n] in bands of smaller scales."""

@@ -47,7 +47,7 @@ class ParaDiGMS(PicardSolver):
         before = torch.cat([points.z, points.end[None]])
         # closed points have no increments yet: the recurrence copies the window's last state to them
         ahead = block.stop if self.window.size is None else int(flight.high.max()) + self.window.size
-        points.propagate(min(ahead, block.stop), flight.low)
+        points.propagate(min(ahead, block.stop), flight.low, flight.left_out(block))
         moved = self._moved(torch.cat([points.z, points.end[None]]) - before)
         states = torch.arange(block.start + 1, block.stop + 1)[:, None]
         inside = (states > flight.low) & (states <= flight.high)

@@ -13,6 +13,7 @@ READ_BY = {
     "fixed_depth": ("picard", "anderson", "newton", "parareal"),
     "window": ("picard", "paradigms"),
     "pipelined": ("picard",),
+    "alternate": ("picard",),
     "certify": ("picard",),
     "memory": ("anderson",),
     "parts": ("parareal", "chords"),

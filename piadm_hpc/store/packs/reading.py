@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..requested import DRAW_AGAIN, JOIN, absent, in_words, requested
 from ..settings import run_config
 from ..shard import scan
 from .publishing import published_problem
-from .records import PLACE, ZARR, read_pack, require_zarr, whole_packs
+from .records import PLACE, ZARR, digest, read_pack, require_zarr, whole_packs
 
 
 def zarr_folder(path: Path) -> Path | None:
@@ -65,19 +65,29 @@ def open_packed(folder: Path) -> xr.Dataset:
     problems, _, _ = zarr_problems(folder)
     if problems:
         raise StoreError(f"{folder / ZARR} is not whole:\n  " + "\n  ".join(problems))
-    files = [name for pack in whole_packs(folder)[0] for name, _, _ in pack.files.values()]
-    return xr.open_dataset(_whole_store(folder / ZARR, files), engine="zarr", consolidated=True, chunks=None)
+    digests = {name: known for pack in whole_packs(folder)[0] for name, _, known in pack.files.values()}
+    return xr.open_dataset(_whole_store(folder / ZARR, digests), engine="zarr", consolidated=True, chunks=None)
 
 
-def _whole_store(root: Path, files: Sequence[str]) -> Any:
-    """A store of the zarr package that checks that its `files`, those of the samples, have not changed since it was opened."""
+def _whole_store(root: Path, digests: Mapping[str, str]) -> Any:
+    """A store of the zarr package that checks that the files of the samples are those that were opened.
+
+    A file whose stamp has changed is compared by its digest: users touch files to keep them from being purged, and file systems
+    give the inode of a removed file to the next one.
+    """
     from zarr.storage import LocalStore, WrapperStore
 
-    opened = {name: _stamp(root / name) for name in files}
+    stamps = {name: _stamp(root / name) for name in digests}
 
     def require(key: str) -> None:
-        if key in opened and (opened[key] is None or _stamp(root / key) != opened[key]):
+        if key not in digests:
+            return
+        stamp = _stamp(root / key)
+        if stamp is not None and stamp == stamps[key]:
+            return
+        if stamp is None or digest(root / key) != digests[key]:
             raise StoreError(f"{root / key} was rewritten or removed after this dataset was opened; open {root} again")
+        stamps[key] = stamp
 
     class WholeStore(WrapperStore):  # type: ignore[type-arg]
         """The files of a store; one that has been removed or replaced is an error."""
@@ -91,10 +101,10 @@ def _whole_store(root: Path, files: Sequence[str]) -> Any:
     return WholeStore(LocalStore(root, read_only=True))
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Inode and size of a file."""
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Inode, size and time of the last change of a file; None if there is none."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size
+    return found.st_ino, found.st_size, found.st_mtime_ns

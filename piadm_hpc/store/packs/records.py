@@ -168,11 +168,11 @@ def _write_shard(root: Path, layout: Layout, variable: Variable, number: int, da
             warnings.simplefilter("ignore")
             array = zarr.create_array(str(staging / "a"), shape=(rows, *shape), **array_options(layout, variable, rows))
             array[: len(data)] = data
-        made = staging / "a" / "/".join(["c", "0", *("0" for _ in shape)])
-        content = made.read_bytes()
-        sync(made)
+        file = staging / "a" / "/".join(["c", "0", *("0" for _ in shape)])
+        content = file.read_bytes()
+        sync(file)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made, root / name)
+        os.replace(file, root / name)
         sync_folder((root / name).parent)
     except OSError as error:
         raise StoreError(f"cannot write {root / name}: {error.strerror or error}; free some space, and start again") from error
