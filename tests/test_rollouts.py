@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from conditional import KNOWN, ConditionalGaussian, ShiftedMixture
-from helpers import call, one_line
+from helpers import call, on_ranks, one_line, piadm
 from problems import F64, SIZE, chains
 from test_conditional_models import make, write_world
 
@@ -398,6 +398,30 @@ def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts:
     with piadm_hpc.sample(run.replace(samples=3)) as again:
         assert again.sizes["realization"] == 3
         assert float(np.abs(again.tas.values[:, :2] - whole).max()) < 1e-2
+
+
+def test_forecasts_go_on_after_a_rank_is_killed(forecasts: Path, tmp_path: Path) -> None:
+    """Leads that were stored stay as they are, and the rest are those of a run that nobody disturbed."""
+    arguments = ["rollout", "--model", forecasts / "months", "--init", forecasts / "starts.nc", "--leads", 3, "--samples", 2]
+    for setting in ("output.batch=3", "compute.model_batch=8", "compute.time_ranks=2"):
+        arguments += ["--set", setting]
+    script = [
+        {"args": [*arguments, "--tol", 1e-4, "--out", tmp_path / "whole"]},
+        {
+            "args": [*arguments, "--tol", 1e-4, "--out", tmp_path / "run"],
+            "fault": {"kind": "kill", "rank": 1, "call": 50},
+            "ends": True,
+        },
+    ]
+    done, reports = on_ranks(2, tmp_path / "script", script, timeout=90)
+    assert done.returncode != 0 and [report[0]["code"] for report in reports] == [0, 0]
+    finished = {path.name: path.read_bytes() for path in (tmp_path / "run" / "shards").glob("*.h5")}
+    assert 0 < len(finished) < 9
+    again = piadm([*arguments, "--tol", 1e-4, "--out", tmp_path / "run"], ranks=2)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {name: (tmp_path / "run" / "shards" / name).read_bytes() for name in finished} == finished
+    with piadm_hpc.open(tmp_path / "run") as found, piadm_hpc.open(tmp_path / "whole") as whole:
+        assert float(np.abs(found.tas.values - whole.tas.values).max()) < 1e-3
 
 
 def test_forecasts_are_verified_by_lead_against_dated_fields(forecasts: Path, tmp_path: Path) -> None:

@@ -53,9 +53,9 @@ class _Slow(MetaPathFinder, Loader):
         def load_model(*arguments: Any, **options: Any) -> Any:
             model, numbers = loader(*arguments, **options), itertools.count(1)
 
-            def score(x: Any, t: Any) -> Any:
+            def score(x: Any, t: Any, *condition: Any) -> Any:
                 pause(next(numbers))
-                return model.score(x, t)
+                return model.score(x, t, *condition)
 
             return replace(model, score=score)
 
