@@ -170,11 +170,13 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
             curve = np.exp(np.interp(np.log(between), np.log(ranks), np.log(seconds)))
             axis.fill_between(between, curve, best, where=curve <= best, color=colour, alpha=0.25, linewidth=0)
             if seconds[-1] < best:
-                axis.annotate("sweeps pay", (ranks[-1], best), (0, 4), textcoords="offset points", ha="right", color=colour)
+                at = {"textcoords": "offset points", "ha": "right", "va": "top"}
+                axis.annotate("sweeps pay", (ranks[-1], seconds[-1]), (0, -6), color=colour, **at)
         axis.set(xscale="log", yscale="log", xlabel="MPI ranks of one sample", title=title)
         axis.set_xticks(counts := sorted({int(row[1]) for row in lines[device]}), map(str, counts))
         low, high = axis.get_ylim()
         axis.set_yticks(*zip(*[(tick, f"{tick:g}") for tick in TICKS if low < tick < high], strict=True))
+        axis.margins(y=0.12)
         axis.minorticks_off()
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("seconds per sample")
