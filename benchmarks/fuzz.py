@@ -70,8 +70,8 @@ def one_try(name: str, number: int, stock: Stock) -> dict[str, Any]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         os.chdir("/")
     # Python prints an exception raised inside a callback by an interruption, and continues
-    told = "Traceback" not in text or "Exception ignored in" in text
-    wrong = "" if code in CODES and told else f"{code}\n{text}"
+    clear = "Traceback" not in text or "Exception ignored in" in text
+    wrong = "" if code in CODES and clear else f"{code}\n{text}"
     shown = " ".join(str(argument).replace(folder, "PLACE") for argument in arguments)
     seconds = time.monotonic() - began
     return {

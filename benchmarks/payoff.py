@@ -43,17 +43,18 @@ class Method:
 
     @property
     def sweeps(self) -> bool:
-        return "solver" not in self.sections
+        return self.sections.get("solver") != STEPS["solver"]
 
 
 METHODS = (
     Method("SDE in sweeps", "SDE", {}),
-    Method("SDE step by step, 48 steps", "SDE", STEPS),
+    Method("SDE in sweeps over every second point", "SDE", {"solver": {"alternate": True}}),
+    Method("SDE step by step, 16 steps", "SDE", STEPS),
     Method("flow by collocation", "flow", {"chain": {"eta": 0.0}}),
     Method("flow, two-step solver", "flow", {"chain": {"integrator": "gaussian-ab2"}, "grid": {"steps": 14}, **STEPS}),
     Method("flow, DPM-Solver++(2M)", "flow", {"chain": {"integrator": "dpmpp-2m"}, "grid": {"steps": 32}, **STEPS}),
 )
-QUICK = (2, 3)  # the flow in sweeps and step by step
+QUICK = (3, 4)  # the flow in sweeps and step by step
 CONVERGED = {
     "SDE": {"solver": {"kind": "sequential"}},
     "flow": {"chain": {"eta": 0.0}, "solver": {"tol": 1e-4}, "compute": {"precision": "float64"}},
@@ -115,12 +116,15 @@ def measure(device: str, method: int, ranks: int, truth: dict[str, Tensor], opti
 
 
 def tables(report: Report, options: Any) -> dict[str, list[list[Cell]]]:
-    """The lines of both machines, step by step on one rank and in sweeps on every number of ranks."""
+    """The lines of both machines: step by step on one rank, in sweeps on every number of ranks up to that of points."""
     needed = {METHODS[k].equation for k in options.methods}
     truth = {name: sampler(CONVERGED[name]).draw(range(options.samples)).x.double().flatten(1) for name in needed}
+    most = {k: sampler(METHODS[k].sections).chain.num_steps if METHODS[k].sweeps else 1 for k in options.methods}
     lines: dict[str, list[list[Cell]]] = {}
     for device, title in DEVICES.items():
-        wanted = [(k, ranks) for k in options.methods for ranks in (options.ranks if METHODS[k].sweeps else [1])]
+        wanted = [
+            (k, ranks) for k in options.methods for ranks in (options.ranks if METHODS[k].sweeps else [1]) if ranks <= most[k]
+        ]
         lines[device] = [measure(device, k, ranks, truth, options) for k, ranks in wanted]
         detail = f", {1e3 * options.wait:g} ms a point" if device == "own" else ""
         report.add(f"{title}{detail}", COLUMNS, lines[device])
@@ -154,11 +158,13 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
     for axis, (device, title) in zip(axes, DEVICES.items(), strict=True):
         for equation, colour in colours.items():
             named = [(one, [r for r in lines[device] if r[0] == one.name]) for one in METHODS if one.equation == equation]
-            (sweeps, rows), levels = named[0], named[1:]
-            ranks, seconds = [int(r[1]) for r in rows], [float(r[5]) for r in rows]
-            axis.plot(ranks, seconds, "o-", color=colour, label=sweeps.name)
+            lines_of, levels = ([pair for pair in named if pair[0].sweeps is sweeps] for sweeps in (True, False))
+            ranks = [int(r[1]) for r in lines_of[0][1]]
+            for (one, rows), style in zip(lines_of, ("o-", "s-."), strict=False):
+                axis.plot(ranks, [float(r[5]) for r in rows], style, color=colour, markersize=4, label=one.name)
             for (one, level), style in zip(levels, ("--", ":"), strict=False):
                 axis.axhline(float(level[0][5]), color=colour, linestyle=style, linewidth=1.2, label=one.name)
+            seconds = [min(float(rows[k][5]) for _, rows in lines_of) for k in range(len(ranks))]
             best = min(float(level[0][5]) for _, level in levels)
             between = np.geomspace(ranks[0], ranks[-1], 200)
             curve = np.exp(np.interp(np.log(between), np.log(ranks), np.log(seconds)))
@@ -166,7 +172,7 @@ def draw(lines: dict[str, list[list[Cell]]], path: Path) -> None:
             if seconds[-1] < best:
                 axis.annotate("sweeps pay", (ranks[-1], best), (0, 4), textcoords="offset points", ha="right", color=colour)
         axis.set(xscale="log", yscale="log", xlabel="MPI ranks of one sample", title=title)
-        axis.set_xticks(ranks, [str(count) for count in ranks])
+        axis.set_xticks(counts := sorted({int(row[1]) for row in lines[device]}), map(str, counts))
         low, high = axis.get_ylim()
         axis.set_yticks(*zip(*[(tick, f"{tick:g}") for tick in TICKS if low < tick < high], strict=True))
         axis.minorticks_off()
@@ -182,7 +188,7 @@ def main() -> int:
     options_parser.add_argument("--wait", type=float, default=0.4, help="seconds that the emulated device takes for a point")
     options_parser.add_argument("--samples", type=int, default=2, help="samples, drawn in sequence")
     options_parser.add_argument("--repeats", type=int, default=3, help="repeats on shared cores; the shortest counts")
-    options_parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8], help="ranks of one sample")
+    options_parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="ranks of one sample")
     options_parser.add_argument("--figure", type=Path, metavar="FILE", help="draw both tables into this file")
     options_parser.set_defaults(methods=range(len(METHODS)))
     options = options_parser.parse_args()

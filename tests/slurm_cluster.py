@@ -33,7 +33,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-# a job that was queued again starts when its old credential has expired: 2 minutes unless told otherwise
+# a job that was queued again starts when its old credential has expired, which takes 2 minutes by default
 AuthInfo=cred_expire=5,socket={folder}/munge.socket
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
@@ -123,14 +123,16 @@ class Cluster:
         return [pid for pid in found if pid != os.getpid()]
 
     def end_lingering(self, job: str) -> None:
-        """End what Slurm's PMIx keeps of an old step of a job, also the sockets, which have the same names in a new step.
+        """End what Slurm's PMIx keeps of an old step of a job, also its files, which have the same names in a new step.
 
-        For about a minute it tries to reach a node of that step that is gone. The jobs of other Slurms start later than that.
+        For about a minute it tries to reach a node that has left the step. A requeued job of other Slurms starts later than that.
         """
         for pid in self.processes(f"slurmstepd: [{job}."):
             os.kill(pid, signal.SIGKILL)
         for path in self.folder.glob(f"spool/*/stepd.slurm.pmix.{job}.*"):
             path.unlink()
+        for path in self.folder.glob(f"spool/*/pmix.{job}.*"):
+            shutil.rmtree(path)
 
     def wait_idle(self, seconds: float = READY_SECONDS) -> None:
         """Wait until every node is idle. Raises RuntimeError with the states of the nodes."""

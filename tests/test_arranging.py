@@ -51,6 +51,7 @@ CASES: list[tuple[str, int, dict[str, Any], list[tuple[str, Any]]]] = [
     ("one block", 48, {"solver": {"window": 8}}, [("solver.window", None)]),
     ("pipelined over 6", 4, {"solver": {"sweeps": 5, "fixed_depth": True}}, [("grid.blocks", 6), ("solver.pipelined", True)]),
     ("one block", 4, {"corrector": {"enabled": True}}, []),
+    ("every second point by turns", 4, {"solver": {"alternate": True}}, []),
     ("collocation", 4, {"chain": {"eta": 0.0}}, []),
     ("step by step", 1, {"solver": {"kind": "sequential"}}, []),
     ("2 of 4 samples", 48, {"available": 2}, [("compute.in_flight", 2)]),

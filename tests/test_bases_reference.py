@@ -12,6 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.special import sph_harm_y
 
 from piadm_hpc.gaussian.reference import GaussianReference, eof, from_fields, isotropic
+from piadm_hpc.gaussian.regional import RegionalEOF
 from piadm_hpc.theory.bases import EOF, Fourier, Identity, Pixelwise, SphericalHarmonics
 from piadm_hpc.theory.process import EDM, OU, Flow
 
@@ -22,10 +23,18 @@ def random_eof(d: int, rank: int) -> EOF:
     return EOF(torch.linalg.qr(torch.randn(d, rank, dtype=F64, generator=torch.Generator().manual_seed(1)))[0], (d,))
 
 
+def regional_eof() -> RegionalEOF:
+    """Five modes of two regions of five points, three in one, and of two points without data."""
+    modes = torch.zeros(12, 5, dtype=F64)
+    modes[:5, :3], modes[5:10, 3:] = random_eof(5, 3).modes, random_eof(5, 2).modes
+    return RegionalEOF(modes @ random_eof(5, 5).modes, (12,), torch.tensor([0] * 5 + [1] * 5 + [2] * 2))
+
+
 BASES = {
     "identity": Identity((12,)),
     "pixelwise": Pixelwise((3, 4)),
     "eof": random_eof(12, 5),
+    "regional": regional_eof(),
     "fourier even": Fourier((6, 8)),
     "fourier odd": Fourier((15,)),
     "fourier cube": Fourier((3, 4, 5)),
@@ -98,9 +107,9 @@ def test_score_and_denoiser_against_automatic_differentiation(process: Any, t: A
     reference, covariance = dense_reference()
     time = torch.tensor(t, dtype=F64)
     a, s = process.alpha(time), process.sigma(time)
-    law = torch.distributions.MultivariateNormal(a * reference.mean, a**2 * covariance + s**2 * torch.eye(9, dtype=F64))
+    marginal = torch.distributions.MultivariateNormal(a * reference.mean, a**2 * covariance + s**2 * torch.eye(9, dtype=F64))
     x = torch.randn(5, 9, dtype=F64, requires_grad=True)
-    expected = torch.autograd.grad(law.log_prob(x).sum(), x)[0]
+    expected = torch.autograd.grad(marginal.log_prob(x).sum(), x)[0]
     score = reference.score(process, x.detach(), time.expand(5))
     assert torch.allclose(score, expected, atol=1e-11)
     assert torch.allclose(reference.denoise(process, x.detach(), time.expand(5)), (x + s**2 * expected) / a, atol=1e-11)

@@ -1,4 +1,4 @@
-"""Observations of conditional models, and of forecasts: closed forms, the Kalman filter, restarts, and bad input."""
+"""Observations of conditional models and of forecasts, against closed forms and the Kalman filter; restarts and bad input."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def stations(path: Path, count: int = 12, **columns: Any) -> pd.DataFrame:
 
 @pytest.mark.parametrize("score", ["kalman", "mmps"])
 def test_a_conditional_model_has_the_posterior_of_its_fields(world: Path, tmp_path: Path, score: str) -> None:
-    """For every condition the moments of mean plus residual given the observations, in two rounds."""
+    """For every condition, mean plus residual has the moments of the posterior after two rounds."""
     stations(tmp_path / "stations.csv")
     config = piadm_hpc.RunConfig(
         model=str(world / "given"), samples=60, out=str(tmp_path / "run"), condition={"file": str(today(world))},
@@ -124,7 +124,7 @@ def kalman(folder: Path, path: Path, leads: int) -> list[tuple[torch.Tensor, tor
 
 
 def test_cycled_forecasts_of_a_linear_gaussian_world_are_the_kalman_filters(world: Path, tmp_path: Path) -> None:
-    """Means and covariances of 300 members at four leads, one of them without observations; two rounds a lead."""
+    """Means and covariances of 300 members agree at four leads, one of them without observations; a lead takes two rounds."""
     readings(tmp_path / "readings.csv")
     config = cycled(world, tmp_path / "run", tmp_path / "readings.csv", samples=300, output={"batch": 300})
     with piadm_hpc.sample(config) as samples:
@@ -142,7 +142,7 @@ def test_cycled_forecasts_of_a_linear_gaussian_world_are_the_kalman_filters(worl
 
 
 def test_cycled_members_do_not_depend_on_who_else_is_drawn_and_go_on_after_any_lead(world: Path, tmp_path: Path) -> None:
-    """Starts by their dates, each updated by its own observations; the model is given two fields, which are updated again."""
+    """Starts are named by dates and updated by observations of their own, as are the two fields that the model is given."""
     table = readings(tmp_path / "readings.csv").drop(columns="lead")
     table["time"] = np.repeat(["2013-05-01", "2013-06-01", "2013-07-01"], 9)
     table.to_csv(tmp_path / "dated.csv", index=False)

@@ -1,4 +1,4 @@
-"""Reading gridded files: formats, splits, standardisation, gaps, and every mistake in them."""
+"""Reading gridded files: formats, splits, standardisation and gaps, and the mistakes that files can have."""
 
 from pathlib import Path
 from typing import Any

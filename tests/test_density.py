@@ -1,4 +1,4 @@
-"""Log-determinants and densities of a collocated flow against closed forms, finite differences and themselves."""
+"""Log-determinants and densities of a collocated flow are compared with closed forms, finite differences and each other."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_pieces_add_up() -> None:
 
 
 def test_it_is_the_determinant_of_the_map_that_was_computed() -> None:
-    """Against the determinant of the Jacobian by central differences, with a projection to a subspace."""
+    """The Jacobian is computed by central differences, and the map includes a projection to a subspace."""
     target = mixture(OU(), 5)
     kept = torch.tensor([1.0, 1, 0, 1, 1], dtype=F64)
     made = flow_of(target, 32)
@@ -146,7 +146,7 @@ def bases() -> list[tuple[str, GaussianReference]]:
 
 @pytest.mark.parametrize(("name", "reference"), bases(), ids=[name for name, _ in bases()])
 def test_probes_are_exact_on_the_gaussian_and_unbiased_elsewhere(name: str, reference: GaussianReference) -> None:
-    """In every basis: no variance where the score is the reference's own; elsewhere the mean of many is the exact trace."""
+    """In every basis, probes have no variance if the score is the reference's own; otherwise their mean is the exact trace."""
     valid = reference.basis.valid if isinstance(reference.basis, MaskedEOF) else torch.ones(48, dtype=torch.bool)
     kept = valid.to(F64).reshape(6, 8)
     made = Collocation(OU(), reference, 6.0, 1e-2, 6)
@@ -169,7 +169,7 @@ def test_probes_are_exact_on_the_gaussian_and_unbiased_elsewhere(name: str, refe
 
 
 def test_weights_from_probes_are_unbiased_once_half_the_variance_is_subtracted() -> None:
-    """exp(log q exact - log q from probes) has mean one over many draws of a small target only after the correction."""
+    """Only after the correction has exp(log q exact - log q from probes) the mean one over many draws of a small target."""
     target = target_c(OU(), 64)
     made = flow_of(target, 12)
     x0 = drawn(made, target.reference(), range(300), 0)
@@ -199,7 +199,7 @@ def test_batches_and_slots_do_not_change_a_density() -> None:
 
 
 def test_there_and_back_again() -> None:
-    """Data encoded as first states and decoded again come back, and both ways have one log-determinant."""
+    """Data that are encoded as first states and decoded come back, and both directions have the same log-determinant."""
     target = target_c(OU(), 16)
     made = flow_of(target, 24)
     data = target.sample(8, torch.Generator().manual_seed(0))
@@ -214,7 +214,7 @@ def test_there_and_back_again() -> None:
 
 
 def test_a_condition_reaches_the_traces() -> None:
-    """The mean of a Gaussian as its condition: densities given it are those of the Gaussian moved there."""
+    """The condition is the mean of a Gaussian, so that the conditional densities are those of the shifted Gaussian."""
     reference = GaussianReference(torch.zeros(4, dtype=F64), Pixelwise((4,)), torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=F64))
     made = Collocation(OU(), reference, 6.0, 1e-2, 24)
 
@@ -266,12 +266,12 @@ def test_degrees_of_a_subspace() -> None:
 
 @pytest.fixture(scope="module")
 def gaussian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a Gaussian model of 8 x 16 fields, beside the fields that it was fitted to."""
+    """The folder of a Gaussian model of 8 x 16 fields, next to the fields to which it was fitted."""
     return make_model(tmp_path_factory.mktemp("density"))
 
 
 def test_data_under_a_gaussian_model_have_the_closed_form_in_physical_units(gaussian: Path) -> None:
-    """To 1e-6: the flow of a Gaussian is the Gaussian's, whichever way the traces are taken."""
+    """They agree to 1e-6, whichever way the traces are computed."""
     model = load_model(gaussian)
     x = states_like(gaussian, model, gaussian.parent / "fields.nc")[:6].double()
     reference, at = model.reference, torch.tensor(model.delta, dtype=F64)
@@ -301,7 +301,7 @@ def _constant(matrix: Tensor) -> Tensor:
 
 
 def test_a_corrupted_field_is_found(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The command on a file in which one region of one field is shifted by three standard deviations."""
+    """The command reads a file in which one region of one field is shifted by three standard deviations."""
     with xr.open_dataset(gaussian.parent / "fields.nc") as dataset:
         fields = dataset.load()
     fields["tas"][7, 2:5, 4:9] += 3 * float(fields["tas"].std())
@@ -319,7 +319,7 @@ def test_a_corrupted_field_is_found(gaussian: Path, tmp_path: Path, capsys: pyte
 
 
 def test_densities_do_not_depend_on_ranks_and_batches(gaussian: Path, tmp_path: Path) -> None:
-    """The command alone, on 2 ranks that share nodes, on 4 that share fields as well, and in other batches."""
+    """The command runs alone, on 2 ranks that share nodes, on 4 that also share fields, and in other batches."""
     model = add_network(gaussian, tmp_path / "network")
     with xr.open_dataset(gaussian.parent / "fields.nc") as dataset:
         dataset.isel(time=slice(0, 3)).to_netcdf(tmp_path / "data.nc")
@@ -355,7 +355,7 @@ def test_what_has_no_density_is_refused(gaussian: Path, tmp_path: Path, capsys: 
 
 
 def test_maps_of_surprise_have_the_levels_of_their_variables(tmp_path: Path) -> None:
-    """One variable on two levels beside one on none."""
+    """One variable has two levels, another has none."""
     coordinates = {name: Coordinate((name,), np.arange(size)) for name, size in (("plev", 2), ("lat", 3), ("lon", 4))}
     variables = (Variable("ta", ("plev", "lat", "lon")), Variable("ps", ("lat", "lon")))
     model: Any = SimpleNamespace(name="levels", layout=Layout(variables, coordinates, leading=("plev",)))

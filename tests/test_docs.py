@@ -1,4 +1,4 @@
-"""The documentation does what it says: tutorial pages run, generated pages are current, links and examples hold."""
+"""Tutorial pages run, generated pages are current, links lead somewhere, and examples and names in the pages exist."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TEXTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "job
 
 
 def run_page(number: str, folder: Path, *arguments: str, ranks: int | None = None) -> str:
-    """What a tutorial page prints."""
+    """Run a tutorial page and return what it prints."""
     page = next(path for path in PAGES if path.name.startswith(number))
     os.environ.setdefault("MPLBACKEND", "Agg")
     done = launch([sys.executable, str(page), *arguments], ranks=ranks, cwd=folder, timeout=200)
@@ -54,7 +54,7 @@ def test_as_published(tmp_path: Path) -> None:
 
 
 def test_on_two_ranks(tmp_path: Path) -> None:
-    """The same norms alone and on two ranks, which share the evaluations."""
+    """Two ranks share the evaluations and print the same norms as one rank."""
     alone, shared = run_page("03", tmp_path), run_page("03", tmp_path, ranks=2)
     norms = [re.findall(r"\|x_\d\| = \S+", text.splitlines()[1]) for text in (alone, shared)]
     assert norms[0] == norms[1] and len(norms[0]) == 4
@@ -93,7 +93,7 @@ def test_generated_pages_are_current(page: str, function: str) -> None:
 
 
 def test_the_page_of_the_commands_is_current() -> None:
-    """Word by word: Python versions place the columns of help differently."""
+    """The words are compared one by one, since Python versions align the columns of help differently."""
     made = runpy.run_path(str(ROOT / "docs" / "generate.py"))["cli"]()
     assert (ROOT / "docs" / "cli.txt").read_text(encoding="utf-8").split() == made.split(), "run `make docs`"
 
@@ -148,7 +148,7 @@ def test_configurations_in_the_texts_and_templates_are_valid() -> None:
 
 
 def test_functions_named_in_the_method_map_exist() -> None:
-    """`solvers.sweep.PicardSolver` in docs/methods.md is a file and a name in it."""
+    """A function in docs/methods.md, such as `solvers.sweep.PicardSolver`, is a file and a name in that file."""
     content = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:[a-z_]+\.)+)(\w+)`", content))
     lost = []
@@ -170,7 +170,7 @@ def test_scripts_are_bash(script: Path) -> None:
 
 
 def test_every_guarantee_names_tests_that_are_there() -> None:
-    """Each promise once, each with a test that is more than the quick form of a benchmark."""
+    """Every promise occurs once and names a test that is more than the quick form of a benchmark."""
     text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
     promises = [line for line in text.splitlines() if line.startswith("| ") and "::" in line]
     assert len(promises) > 60 and len({row.split(" | ")[0] for row in promises}) == len(promises)
@@ -183,6 +183,6 @@ def test_every_guarantee_names_tests_that_are_there() -> None:
 
 def test_every_promise_of_the_readme_is_among_the_guarantees() -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## What is guaranteed")[1].split("\n## ")[0]
-    told = re.findall(r"^- \*\*(.+?)\*\*", section, re.MULTILINE)
+    promises = re.findall(r"^- \*\*(.+?)\*\*", section, re.MULTILINE)
     guarantees = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    assert len(told) >= 5 and [promise for promise in told if f"| {promise} |" not in guarantees] == []
+    assert len(promises) >= 5 and [promise for promise in promises if f"| {promise} |" not in guarantees] == []

@@ -1,4 +1,4 @@
-"""Training with energies: gradients against differences, targets without noise on Gaussians, models whose training goes on."""
+"""Training with energies: gradients, targets that are exact on Gaussians, and models whose training is continued."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_gradients_are_those_of_the_energies() -> None:
-    """By central differences along random directions: Lennard-Jones, and the volume of turned copies."""
+    """Lennard-Jones energies and the volume of rotated copies are differentiated numerically along random directions."""
     generator = np.random.default_rng(0)
     centre = centred(generator.normal(size=(5, 3)))
     x = superposed(centre + 0.1 * generator.normal(size=(4, 5, 3)), centre)
@@ -72,7 +72,7 @@ def test_gradients_are_those_of_the_energies() -> None:
 
 
 def test_gradients_of_superposed_conformers_are_those_of_their_density() -> None:
-    """U/kT less the volume of turned copies, as a function of states, by central differences within their subspace."""
+    """U/kT less the volume of rotated copies, a function of states, is differentiated numerically within their subspace."""
     config = ConformerTrainConfig.model_validate(settings(REAL / "none"))
     data = read_conformers(config.data, REAL, seed=0)
     states, centre = data.train[:3].double(), data.normalisation.mean[0]
@@ -93,7 +93,7 @@ def test_gradients_of_superposed_conformers_are_those_of_their_density() -> None
 
 
 def test_the_target_of_a_gaussian_is_its_posterior_mean() -> None:
-    """Without any noise, at every noise level, in the subspace of the states."""
+    """The target has no variance at any noise level, in the subspace of the states."""
     generator = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(torch.randn(6, 6, dtype=F64, generator=generator))[0]
     inside, variances = axes[:, :5], torch.tensor([1e-3, 0.1, 1.0, 2.0, 30.0], dtype=F64)
@@ -108,7 +108,7 @@ def test_the_target_of_a_gaussian_is_its_posterior_mean() -> None:
 
 
 def test_corrections_have_no_mean_given_the_noisy_state_and_lessen_the_noise() -> None:
-    """Of a double well: their products with functions of the noisy state vanish within four standard errors."""
+    """In a double well their products with functions of the noisy state vanish within four standard errors."""
     generator = torch.Generator().manual_seed(1)
     grid = torch.linspace(-3, 3, 4001, dtype=F64)
     chances = torch.exp(-4 * (grid**2 - 1) ** 2)
@@ -128,7 +128,7 @@ def test_corrections_have_no_mean_given_the_noisy_state_and_lessen_the_noise() -
 
 
 def test_training_goes_on_with_the_energy(model: Path, tmp_path: Path) -> None:
-    """The coordinates, the reference and the held-out frames stay, the weights change, and the card says from what."""
+    """Coordinates, reference and held-out frames stay, the weights change, and the card names the model that was continued."""
     lines: list[str] = []
     made = train(
         settings(

@@ -1,4 +1,4 @@
-"""The Python examples of README and docs run, page by page, as a reader would type them one after the other."""
+"""The Python examples of README and docs run page by page, as if a reader typed them one after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from piadm_hpc.host.launcher import local_environment
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = re.compile(r"```python\n(.*?)```", flags=re.DOTALL)
 PAGES = [page for page in sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]) if EXAMPLE.search(page.read_text(encoding="utf-8"))]
-# folders of runs that pages speak of
+# folders of runs that pages mention
 FIELDS, CONFORMERS = ("fields", "demo", "run"), "ala"
 # see the file: a torchvision for CUDA may stand beside a torch for the processor
 REPAIR = f"import sys; sys.path.append({str(ROOT / 'benchmarks')!r}); import torchvision_repair; torchvision_repair.install()"

@@ -1,4 +1,4 @@
-"""What figures are made of, against known answers: spectra of waves, places of coasts, units, maps of levels and of cells."""
+"""Spectra, coastlines, units and maps of levels and cells, from which figures are made, are compared with known answers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RAIN = {"standard_name": "precipitation_flux", "units": "kg m-2 s-1"}
 
 @pytest.mark.parametrize(("along_rows", "along_columns", "expected"), [(3, 0, 3), (0, 6, 3), (0, 5, 2), (4, 8, 5), (0, 0, 0)])
 def test_a_cosine_has_all_its_power_in_its_wavenumber(along_rows: int, along_columns: int, expected: int) -> None:
-    """Of 16 x 32 points, m and n half waves lie on the ellipse 16 sqrt((m/16)^2 + (n/32)^2), rounded down."""
+    """On 16 x 32 points, m and n half waves have the wavenumber 16 sqrt((m/16)^2 + (n/32)^2), rounded down."""
     y, x = (np.arange(16) + 0.5) / 16, (np.arange(32) + 0.5) / 32
     wave = 3 * np.cos(np.pi * along_rows * y)[:, None] * np.cos(np.pi * along_columns * x)
     power = cosine_power(wave[None])
@@ -67,7 +67,7 @@ def test_powers_add_up_to_the_mean_square_and_a_trend_does_not_leak() -> None:
     ],
 )
 def test_coasts_are_where_they_are(place: str, latitude: float, longitude: float, coast: bool) -> None:
-    """Distances in degrees to the nearest vertex: below 1.5 on coasts, above 5 far from them."""
+    """The nearest vertex is less than 1.5 degrees from places on coasts, and more than 5 from places far from them."""
     points = np.concatenate(coastlines())
     east = (points[:, 0] - longitude + 180) % 360 - 180
     nearest = float(np.hypot(points[:, 1] - latitude, east * np.cos(np.deg2rad(latitude))).min())
@@ -225,7 +225,7 @@ def test_a_region_of_cells_is_not_spread_over_the_globe() -> None:
     ],
 )
 def test_only_degrees_on_the_earth_have_coasts(dims: tuple, attrs: tuple, geographic: bool, transform: str) -> None:
-    """Rows weigh by the cosine where they are latitudes, also rotated ones, and alike in a plane, however small its numbers."""
+    """Rows weigh by the cosine if they are latitudes, also rotated ones, and equally in a plane, however small its numbers."""
     axes = (np.linspace(10, 80, 5), np.linspace(0, 60, 7))
     coords = {dim: (dim, values, attr) for dim, values, attr in zip(dims, axes, attrs, strict=True)}
     array = xr.DataArray(np.zeros((2, 5, 7)), dims=("realization", *dims), coords=coords)
@@ -294,7 +294,7 @@ def test_figures_of_cells_are_drawn_and_of_planes_as_a_page_of_pdf(kind: str, tm
 
 
 def test_correlations_of_variables_are_those_of_numpy() -> None:
-    """With equal weights, of deviations from every point's own mean; a point that one variable lacks counts for none."""
+    """They weigh deviations from the mean of each point equally; points that one of the variables lacks are left out."""
     generator = np.random.default_rng(4)
     a = generator.normal(size=(50, 3, 4))
     b = 0.8 * a + 0.6 * generator.normal(size=(50, 3, 4)) + np.arange(4) * 100

@@ -1,4 +1,4 @@
-"""Scores of forecasts by lead against answers known in closed form: calibrated ensembles, single members, areas, dates."""
+"""Scores of forecasts by lead are compared with closed forms: calibrated ensembles, single members, areas and dates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def truth_of(values: np.ndarray) -> xr.DataArray:
 
 
 def test_an_ensemble_that_is_exchangeable_with_the_truth_is_calibrated() -> None:
-    """Spread equals error, ranks are flat, and the CRPS of a standard normal is 1 / sqrt(pi); twice as wide it is not."""
+    """Spread equals error, the rank histogram is flat, and the CRPS is 1 / sqrt(pi); an ensemble twice as wide fails."""
     drawn = np.random.default_rng(1).normal(size=(400, 10, 2, 3, 4)) * np.array([1.0, 3.0])[:, None, None]
     found = forecast_scores(members(drawn[:, 1:]), truth_of(drawn[:, 0]))
     np.testing.assert_allclose(found["spread_skill"], 1, atol=0.05)
@@ -44,7 +44,7 @@ def test_an_ensemble_that_is_exchangeable_with_the_truth_is_calibrated() -> None
 
 
 def test_scores_of_two_members_are_those_worked_out_by_hand() -> None:
-    """Members 1 and 4 and the truth 2: CRPS is (1 + 2) / 2 less half of their distance 3, which is 0."""
+    """With members 1 and 4 and the truth 2, the fair CRPS is (1 + 2) / 2 minus half of their distance 3, which is 0."""
     pair = np.broadcast_to(np.array([1.0, 4.0])[:, None, None, None], (1, 2, 2, 3, 4))
     found = forecast_scores(members(pair), truth_of(np.full((1, 2, 3, 4), 2.0)))
     assert np.allclose(found["crps"], 0) and np.allclose(found["bias"], 0.5) and np.allclose(found["rmse"], 0.5)
@@ -54,7 +54,7 @@ def test_scores_of_two_members_are_those_worked_out_by_hand() -> None:
 
 
 def test_rows_count_by_their_area() -> None:
-    """An error of one at 60 degrees north alone: a quarter of the area of the three rows."""
+    """An error of one at 60 degrees north alone covers a quarter of the area of the three rows."""
     off = np.zeros((1, 2, 2, 3, 4))
     off[:, :, :, 0] = 1
     found = forecast_scores(members(off, units="K"), truth_of(np.zeros((1, 2, 3, 4))))
@@ -76,7 +76,7 @@ def test_points_without_data_are_left_out() -> None:
 
 @pytest.mark.parametrize("calendar", ["standard", "noleap"])
 def test_the_truth_of_a_lead_is_found_by_the_date_of_the_start(calendar: str) -> None:
-    """Lead k is the k-th field after the start; forecasts that know it have no error, and none is judged after the last date."""
+    """Lead k is the k-th field after the start; perfect forecasts have no error, and leads after the last date are not scored."""
     dates = xr.date_range("2000-01-01", periods=6, freq="MS", calendar=calendar, use_cftime=calendar != "standard")
     values = np.arange(6.0)[:, None, None] * np.ones((3, 4))
     truth = xr.DataArray(values, dims=("time", "lat", "lon"), coords={"time": dates, "lat": LAT, "lon": LON})
@@ -103,7 +103,7 @@ def test_skill_is_measured_against_members_or_a_single_field() -> None:
 
 
 def test_cells_and_dimensions_in_any_order() -> None:
-    """A map flattened into cells, with its points counting alike, has the scores of the equator's rows."""
+    """A map that is flattened into cells of equal weight has the scores of rows at the equator."""
     drawn = np.random.default_rng(3).normal(size=(7, 5, 2, 3, 4))
     equator = {"lat": ("lat", [-0.001, 0.0, 0.001])}
     forecasts = members(drawn).assign_coords(equator)

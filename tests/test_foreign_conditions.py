@@ -1,4 +1,4 @@
-"""Networks of other packages that are given conditions: callables, torch.export, diffusers, physicsnemo, and CorrDiff's form."""
+"""Conditional networks of other packages: callables, torch.export, diffusers, physicsnemo, and models like CorrDiff."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def gaussian(x: Tensor, sigma: Tensor, mean: Tensor) -> Tensor:
 
 
 def given_everything(x: Tensor, sigma: Tensor, maps: Tensor, scalars: Tensor, classes: Tensor) -> Tensor:
-    """A Gaussian whose mean is the map, plus the scalar, times one more than the class; the fourth class means none."""
+    """A Gaussian whose mean is (map + scalar) times (class + 1); the fourth class stands for no condition."""
     assert maps.shape[1:] == (1, *x.shape[2:]) and scalars.shape == (len(x), 1) and classes.dtype == torch.int64
     factor = torch.where(classes == 3, 0, classes + 1).to(x)
     return gaussian(x, sigma, level(factor) * (maps + level(scalars[:, 0])))
@@ -52,7 +52,7 @@ def given_everything(x: Tensor, sigma: Tensor, maps: Tensor, scalars: Tensor, cl
 
 @pytest.fixture(autouse=True)
 def networks() -> Iterator[types.ModuleType]:
-    """A module that networks of a test are put into, to be named in adapter.toml."""
+    """A module that holds the networks of a test, so that adapter.toml can name them."""
     module = types.ModuleType("conditional_nets")
     sys.modules[module.__name__] = module
     module.everything = given_everything  # type: ignore[attr-defined]
@@ -76,7 +76,7 @@ EVERYTHING = 'callable = "conditional_nets:everything"\npredicts = "x0"\ntime = 
 
 
 def conditions(path: Path, count: int = 2, **changes: Any) -> Path:
-    """A file of conditions: a map in degrees Celsius with its rows turned over, a number and a class."""
+    """A file of conditions: a map in degrees Celsius whose rows are reversed, a number and a class."""
     generator = np.random.default_rng(1)
     low = (("case", "lat", "lon"), generator.normal(7, 2, (count, 8, 16)), {"units": "degC"})
     variables: dict[str, Any] = {"low": low, "forcing": ("case", np.linspace(-1, 1, count), {"units": "W m-2"})}
@@ -93,7 +93,7 @@ def run(model: Path, out: Path, file: Path, *more: object) -> dict[str, Any]:
 
 
 def test_a_callable_gets_maps_numbers_and_a_class_of_every_sample(tmp_path: Path) -> None:
-    """Means of the samples are those of the exact Gaussian of their own condition; one condition alone gives the same samples."""
+    """Sample means are those of the Gaussian of their condition, and a condition that is drawn alone gives the same samples."""
     model = adapter(tmp_path / "model", EVERYTHING, LOW, FORCING, SCENARIO)
     file = conditions(tmp_path / "two.nc")
     done = run(model, tmp_path / "run", file, "--samples", 60, "--allow-code")
@@ -120,7 +120,7 @@ def test_guidance_of_a_foreign_network_is_the_formula_of_two_models(tmp_path: Pa
     plain = run(model, tmp_path / "plain", conditions(tmp_path / "c.nc", 1), "--samples", 40, "--allow-code")
     assert guided["code"] == plain["code"] == 0, (guided, plain)
     with open_run(tmp_path / "run") as twice, open_run(tmp_path / "plain") as once:
-        # of a Gaussian around m, guided by one around zero, the mean moves to 2 m
+        # a Gaussian around m that is guided by one around zero has the mean 2 m
         ratio = ((twice.tas - 280).mean("realization") / (once.tas - 280).mean("realization")).median()
         assert float(ratio) == pytest.approx(2, abs=0.1)
     unguided = adapter(tmp_path / "other", EVERYTHING, LOW, FORCING, SCENARIO)
@@ -142,7 +142,7 @@ def test_guidance_of_a_foreign_network_is_the_formula_of_two_models(tmp_path: Pa
 def test_conditions_that_do_not_fit_are_refused_before_the_network_is_loaded(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    """Without --allow-code the network could not be loaded, which would be said otherwise."""
+    """--allow-code is missing, so that loading the network would be a different error."""
     model = adapter(tmp_path / "model", EVERYTHING, LOW, FORCING, SCENARIO)
     text = one_line(run(model, tmp_path / "run", conditions(tmp_path / "c.nc", **changes)), 2)
     assert words in text and not (tmp_path / "run").exists()
@@ -170,7 +170,7 @@ def test_sections_that_make_no_sense_are_named(tmp_path: Path, inputs: list[str]
 
 
 def test_a_network_of_molecules_is_given_a_temperature_and_a_class(tmp_path: Path, networks: types.ModuleType) -> None:
-    """Numbers come after the node mask; padded atoms stay empty, and a map is refused."""
+    """The network receives numbers after the node mask; padded atoms stay empty, and a map is refused."""
 
     def net(x: Tensor, sigma: Tensor, mask: Tensor, scalars: Tensor, classes: Tensor) -> Tensor:
         assert mask.shape == (len(x), 4, 1) and float((x * (1 - mask)).abs().max()) == 0
@@ -190,7 +190,7 @@ def test_a_network_of_molecules_is_given_a_temperature_and_a_class(tmp_path: Pat
     assert done["code"] == 0, done
     with open_run(tmp_path / "run") as found:
         spread = found.coordinates.std(("realization", "atom", "spatial")).values
-    # of three centred atoms, two thirds of the variance are left
+    # three centred atoms keep two thirds of the variance
     np.testing.assert_allclose(spread, np.sqrt(VARIANCE * np.array([1, 6]) * 2 / 3), rtol=0.1)
     (model / "adapter.toml").write_text(f'name = "m"\natoms = [3]\n{network}{channels}{LOW}')
     with pytest.raises(ValueError, match="low is a map, which belongs to a grid"):
@@ -201,7 +201,7 @@ BEFORE = '[[condition.inputs]]\nname = "before"\nkind = "lag"\nvariable = "tas"\
 
 
 def test_forecasts_by_a_network_of_another_package_follow_each_other(tmp_path: Path, networks: types.ModuleType) -> None:
-    """x(t+1) = 0.8 x(t) + noise: means of the members at every lead have the closed form, in the units of the channel."""
+    """For x(t+1) = 0.8 x(t) + noise, the members' mean at every lead has its closed form, in the units of the channel."""
     networks.step = lambda x, sigma, maps: gaussian(x, sigma, 0.8 * maps)  # type: ignore[attr-defined]
     model = adapter(tmp_path / "model", EVERYTHING.replace("everything", "step"), BEFORE)
     start = 280 + 2 * np.random.default_rng(0).normal(size=(2, 8, 16))
@@ -224,7 +224,7 @@ def test_forecasts_by_a_network_of_another_package_follow_each_other(tmp_path: P
 
 
 class Mixed(nn.Module):
-    """A Gaussian around the map; the network that is traced."""
+    """The denoiser of a Gaussian around the map; this is the network that is traced."""
 
     def forward(self, x: Tensor, sigma: Tensor, maps: Tensor) -> Tensor:
         return maps + (VARIANCE / (VARIANCE + sigma**2))[:, None, None, None] * (x - maps)
@@ -257,7 +257,7 @@ def small_unet(kind: str, folder: Path, **more: Any) -> Any:
 
 @pytest.mark.parametrize("kind", ["UNet2DModel", "UNet2DConditionModel"])
 def test_a_unet_of_diffusers_gets_maps_labels_and_embeddings(tmp_path: Path, kind: str) -> None:
-    """The score is that of the U-Net called by hand; no code has to be allowed; a network without its inputs is refused."""
+    """The score is that of the U-Net called by hand, without --allow-code; a network that lacks its inputs is refused."""
     attends = kind == "UNet2DConditionModel"
     labels = {"num_class_embeds": 4}
     unet = small_unet(kind, tmp_path / "model" / "unet", **labels)
@@ -297,7 +297,7 @@ def student_run(model: Path, out: Path, file: Path, integrator: str, *more: obje
 
 
 def test_a_model_with_a_cheaper_network_starts_the_sweeps(tmp_path: Path, networks: types.ModuleType) -> None:
-    """`solver.student` names its folder; samples stay the same, and rounds are fewer than from the reference's own path."""
+    """`solver.student` names its folder; the samples do not change and take fewer rounds than from the path of the reference."""
 
     def bent(x: Tensor, sigma: Tensor, maps: Tensor) -> Tensor:
         return gaussian(x, sigma, maps) + 0.3 * torch.tanh(3 * x) * VARIANCE / (VARIANCE + level(sigma) ** 2)
@@ -346,7 +346,7 @@ def precond(**more: Any) -> Any:
 
 
 def test_a_checkpoint_of_physicsnemo_is_sampled_from_its_folder_alone(tmp_path: Path) -> None:
-    """`piadm sample --model FOLDER --condition FILE`, with what the checkpoint says of time, schedule and variance left out."""
+    """The command needs only --model and --condition: time, schedule and variance are read from the checkpoint."""
     network = precond(sigma_data=0.4)
     model = adapter(tmp_path / "model", 'mdlus = "net.mdlus"', LOW, SCENARIO, grid=(8, 8), schedule="")
     text = (model / "adapter.toml").read_text()
@@ -381,7 +381,7 @@ def wrapped(network: Any, wrapper: Callable[[Any], Any]) -> Any:
 
 @pytest.mark.parametrize("form", ["new", "raw", "super-resolution", "tar"])
 def test_other_forms_of_physicsnemo_are_called_as_their_classes_want(tmp_path: Path, form: str) -> None:
-    """A preconditioner around a wrapped U-Net, the U-Net alone, the class of CorrDiff, and files of older versions."""
+    """The forms are a wrapped U-Net in a preconditioner, a U-Net alone, the class of CorrDiff, and files of older versions."""
     from physicsnemo.diffusion.preconditioners import EDMPreconditioner, EDMPrecondSuperResolution
     from physicsnemo.models.diffusion_unets import SongUNet
 
@@ -428,7 +428,7 @@ def repacked(path: Path) -> None:
 
 
 def rewritten(path: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    """A copy of a checkpoint with other arguments."""
+    """Copy a checkpoint with other arguments."""
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(out, "w") as new:
         for name in old.namelist():
             content = old.read(name)
@@ -441,7 +441,7 @@ def rewritten(path: Path, out: Path, change: Callable[[dict[str, Any]], None]) -
 
 
 def test_a_checkpoint_names_networks_of_physicsnemo_only(tmp_path: Path) -> None:
-    """Whatever else its arguments name is refused before anything is imported, wherever in them it stands."""
+    """Any other name, at any depth of the arguments, is refused before anything is imported."""
     precond().save(str(tmp_path / "good.mdlus"))
     assert read_arguments(tmp_path / "good.mdlus")["__name__"] == "EDMPrecond"
     evil = {"__module__": "subprocess", "__name__": "call", "__args__": {"args": "touch MARK"}}
@@ -523,7 +523,7 @@ def test_corrdiff_is_a_regression_and_the_diffusion_of_what_it_leaves(tmp_path: 
     assert done["code"] == 0, done
     with open_run(tmp_path / "run") as found:
         states = loaded.encode({"tas": found.tas.isel(realization=0).values}, rows_of(condition, torch.arange(2)))
-        assert float(states.std()) < 1.5  # residuals, from which the mean has been taken again
+        assert float(states.std()) < 1.5  # residuals: the mean is subtracted again
 
 
 def test_a_regression_that_does_not_fit_is_refused(tmp_path: Path, networks: types.ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""Networks of other packages that misbehave: in place, of other shapes, random, with times of their own, or code not allowed.
+"""Networks of other packages that work in place, return other shapes, are random, expect other times, or need code to run.
 
 All of them approximate one Gaussian of variance 0.25 in EDM's convention, whose samples are known.
 """
@@ -88,7 +88,7 @@ def score_in_place(x: Tensor, t: Tensor) -> Tensor:
 
 
 class OwnBuffer(nn.Module):
-    """Returns one and the same tensor at every call, as networks on recorded graphs do."""
+    """A network that returns the same tensor from every call, as recorded CUDA graphs do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def networks() -> Iterator[types.ModuleType]:
 def adapter(
     folder: Path, network: Net | None = None, *, channels: int = 1, predicts: str = "x0", time: str = "sigma", **more: Any
 ) -> Path:
-    """A folder with an adapter.toml; `keys` are further lines of the section network."""
+    """Make a folder with an adapter.toml; `keys` are further lines of its section network."""
     folder.mkdir(parents=True, exist_ok=True)
     if network is not None:
         sys.modules["nets_of_a_test"].net = network  # type: ignore[attr-defined]
@@ -161,7 +161,7 @@ def test_networks_that_work_in_place_give_the_same_samples(tmp_path: Path, netwo
 
 
 class Fickle(torch.nn.Module):
-    """A predictor of the noise that does what `fault` says: nothing at first."""
+    """A predictor of the noise with the fault that `fault` names, at first none."""
 
     fault = ""
 
@@ -205,7 +205,7 @@ def test_the_state_that_is_tried_twice_changes_no_sample_and_costs_one_call(tmp_
 
 
 def test_a_score_of_ones_own_that_works_in_place_gives_the_same_result() -> None:
-    """Through the library alone: no adapter, no wrapper, rows cut into calls."""
+    """The library is used directly, without an adapter or a wrapper; rows are divided among several calls."""
     process = piadm_hpc.OU()
     chain = piadm_hpc.integrators.ddpm(process, piadm_hpc.grid.log_snr(process, 12, horizon=6.0, delta=1e-2))
     x0 = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -239,7 +239,7 @@ def test_a_score_of_ones_own_that_works_in_place_gives_the_same_result() -> None
 
 
 class Wrapped:
-    """What diffusers returns."""
+    """The output of networks of diffusers, an object with the field `sample`."""
 
     def __init__(self, sample: Tensor):
         self.sample = sample
@@ -280,7 +280,7 @@ def test_wrapped_networks_are_checked_whatever_they_predict(predicts: Any, shape
 
 
 def test_networks_whose_answers_cannot_be_relied_on(tmp_path: Path) -> None:
-    """Dropout left on, a batch norm left on, times that are broadcast along the last axis, a counter, and the names of both."""
+    """The faults are active dropout or batch norm, times broadcast along the last axis, and a counter; the error names them."""
     drop, calls = nn.Dropout(0.1), [0]
 
     def counting(x: Tensor, t: Tensor) -> Tensor:
@@ -298,7 +298,7 @@ def test_networks_whose_answers_cannot_be_relied_on(tmp_path: Path) -> None:
 
 
 class Recorder(nn.Module):
-    """The exact eps of unit variance, which remembers what it was called with."""
+    """The exact eps of unit variance, which records its arguments."""
 
     def __init__(self, dtype: torch.dtype):
         super().__init__()
@@ -338,7 +338,7 @@ def test_states_and_times_come_as_the_file_says(
 
 
 def test_a_network_of_whole_indices_gives_its_gaussian(tmp_path: Path) -> None:
-    """eps of a Gaussian from a table by index: exact, and only if every noise level is that of a whole index."""
+    """eps of a Gaussian is read from a table by index, so that it is exact only at the noise levels of whole indices."""
     squared = torch.cumprod(1 - torch.linspace(1e-3, 0.2, 60, dtype=torch.float64), 0)
     table = (torch.sqrt(1 - squared) / (squared * VARIANCE + 1 - squared)).to(torch.float32)
     folder = adapter(
@@ -351,7 +351,7 @@ def test_a_network_of_whole_indices_gives_its_gaussian(tmp_path: Path) -> None:
     )
     model = load_model(folder, allow_code=True)
     for chain in ({"integrator": "gaussian"}, {"eta": 0.0}, {"integrator": "ddpm"}):
-        for steps in (24, 400):  # points that fall on one index are one
+        for steps in (24, 400):  # points that share an index are merged
             sampler = make_sampler(RunConfig.model_validate({"model": "a", "chain": chain, "grid": {"steps": steps}}), model)
             assert bool((sampler.chain.t == sampler.chain.t.round()).all()) and len(sampler.chain.t) <= 61
     found = drawn(folder, 256, model=model, chain={"integrator": "gaussian"}, compute={"precision": "float64"})
@@ -393,7 +393,7 @@ SCHEDULER = {
 
 
 def pipeline(folder: Path, network: str = "", schedule: str | None = None, **changes: Any) -> Path:
-    """A model folder with a pipeline of diffusers, whose scheduler is SCHEDULER with changes."""
+    """Make a model folder with a pipeline of diffusers, whose scheduler is SCHEDULER with changes."""
     if not (folder / "unet").is_dir():
         unet(folder / "unet")
     (folder / "scheduler").mkdir(exist_ok=True)
@@ -405,7 +405,7 @@ def pipeline(folder: Path, network: str = "", schedule: str | None = None, **cha
 
 
 def test_the_scheduler_of_a_diffusers_folder_is_read(tmp_path: Path) -> None:
-    """Its schedule, rescaled to zero terminal SNR, and its prediction; no code runs, so none has to be allowed."""
+    """Its schedule, rescaled to zero terminal SNR, and its prediction are used without --allow-code, since no code runs."""
     from diffusers import DDIMScheduler
 
     model = load_model(pipeline(tmp_path / "u"))
@@ -416,7 +416,7 @@ def test_the_scheduler_of_a_diffusers_folder_is_read(tmp_path: Path) -> None:
     assert bool(torch.isfinite(drawn(tmp_path / "u", 1, model=model, grid={"steps": 4}).x).all())
     model = load_model(pipeline(tmp_path / "u", trained_betas=[0.01, 0.02, 0.4], rescale_betas_zero_snr=False))
     torch.testing.assert_close(model.process.alpha(t[:1]) ** 2, torch.tensor([0.99], dtype=torch.float64))
-    # what is said and agrees is fine
+    # a key of adapter.toml may repeat what the scheduler says
     load_model(
         pipeline(tmp_path / "u", 'predicts = "v"', 'kind = "scaled-linear"\nsteps = 1000\nzero_snr = true\nbeta_end = 0.012')
     )
@@ -503,7 +503,7 @@ def test_messages_about_an_adapter_name_its_keys(tmp_path: Path, changes: dict[s
 
 
 def test_a_grid_beyond_the_schedule_is_refused(tmp_path: Path) -> None:
-    """A run may choose its own horizon and delta, but not where the network's schedule has no index."""
+    """A run may choose horizon and delta within the range of noise levels for which the network's schedule has an index."""
     schedule = 'kind = "linear"\nsteps = 100\nbeta_start = 1e-3\nbeta_end = 0.2'
     folder = adapter(tmp_path / "a", lambda x, t: 0.5 * x, predicts="eps", time="index", schedule=schedule)
     for grid in ({"horizon": 40.0}, {"delta": 1e-6}):
@@ -512,7 +512,7 @@ def test_a_grid_beyond_the_schedule_is_refused(tmp_path: Path) -> None:
 
 
 def write_grid(folder: Path, **changes: Any) -> Path:
-    """A folder with grid.nc, coordinates and a mask with land in one corner."""
+    """Make a folder with grid.nc, which holds coordinates and a mask with land in one corner."""
     folder.mkdir(parents=True, exist_ok=True)
     sea = np.ones(GRID)
     sea[:2, 3:5] = 0
@@ -527,7 +527,7 @@ HEAD = 'dims = ["lat", "lon"]\ncoordinates = "grid.nc"\nmask = "sea"'
 
 
 def test_coordinates_mask_and_attributes_lie_in_the_folder(tmp_path: Path) -> None:
-    """The mask keeps states at zero on land for the network and NaN in the file; coordinates and attributes come along."""
+    """On land the network sees zeros and the file has NaN; the file has the coordinates and attributes of the grid."""
     land: list[float] = []
 
     def network(x: Tensor, t: Tensor) -> Tensor:
@@ -555,7 +555,7 @@ def test_coordinates_mask_and_attributes_lie_in_the_folder(tmp_path: Path) -> No
 
 
 def test_rows_that_are_no_latitudes_have_equal_weights(tmp_path: Path) -> None:
-    """Without coordinates rows are numbered 0, 1, ..., which nobody may take for degrees north."""
+    """Without coordinates rows are numbered 0, 1, ..., which are not degrees north."""
     model = load_model(adapter(tmp_path / "a", denoised), allow_code=True)
     np.testing.assert_array_equal(model.layout.coordinates["cell_weight"].values, np.ones(GRID[0]))
 
@@ -568,7 +568,7 @@ def test_rows_that_are_no_latitudes_have_equal_weights(tmp_path: Path) -> None:
         ({"sea": np.zeros(GRID)}, "the mask sea leaves no point with data"),
     ],
 )
-def test_a_grid_file_that_does_not_fit_is_told(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_a_grid_file_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_model(adapter(write_grid(tmp_path / "a", **changes), denoised, head=HEAD), allow_code=True)
 
@@ -592,7 +592,7 @@ COMMANDS = (
 def test_code_of_a_model_folder_does_not_run_unless_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
-    """A module beside adapter.toml would leave a mark when it is imported; a pickle in a torch.export file would, too."""
+    """A module next to adapter.toml leaves a mark when it is imported, as does a pickle in a torch.export file."""
     monkeypatch.syspath_prepend(tmp_path)
     mark = tmp_path / "mark"
     folder = adapter(tmp_path / "code", where='callable = "code_in_a_folder:net"')
@@ -615,7 +615,7 @@ class Zero(nn.Module):
 
 
 class Poison:
-    """Leaves a mark when it is unpickled."""
+    """An object that leaves a mark when it is unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -625,7 +625,7 @@ class Poison:
 
 
 def poison(path: Path, mark: Path) -> None:
-    """A file of torch.export whose sample inputs run code when they are unpickled."""
+    """Write a file of torch.export whose sample inputs run code when they are unpickled."""
     honest, evil = path.with_name("honest.pt2"), io.BytesIO()
     torch.export.save(torch.export.export(Zero(), (torch.zeros(2, 1, *GRID), torch.zeros(2))), honest)
     torch.save(Poison(mark), evil)
@@ -635,19 +635,19 @@ def poison(path: Path, mark: Path) -> None:
 
 
 def test_the_mark_is_left_when_code_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the test above can fail."""
+    """This shows that the previous test can fail."""
     mark = tmp_path / "mark"
     folder = adapter(tmp_path / "exported", where='exported = "net.pt2"', keys="rows = 2", predicts="eps")
     poison(folder / "net.pt2", mark)
     try:
         load_model(folder, allow_code=True)
     except ValueError:
-        pass  # what was unpickled is no pair of sample inputs
+        pass  # the unpickled object is not a pair of sample inputs
     assert mark.exists()
 
 
 def test_weights_of_a_unet_are_never_unpickled(tmp_path: Path) -> None:
-    """Without safetensors diffusers reads pickled weights with a loader that runs nothing."""
+    """If there are no safetensors, diffusers reads pickled weights with a loader that executes nothing."""
     folder, mark = pipeline(tmp_path / "u"), tmp_path / "mark"
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save({"conv_in.weight": Poison(mark)}, folder / "unet" / "diffusion_pytorch_model.bin")
@@ -657,20 +657,20 @@ def test_weights_of_a_unet_are_never_unpickled(tmp_path: Path) -> None:
 
 
 def test_allow_code_stands_in_the_run(tmp_path: Path) -> None:
-    """In run.toml it counts; in the model folder it is an unknown key; a stored run does not speak for a report."""
+    """The key is valid in run.toml and unknown in a model folder; a report needs a permission of its own."""
     folder = adapter(tmp_path / "a", denoised)
     config = tmp_path / "run.toml"
     config.write_text(f'model = "{folder}"\nsamples = 2\nout = "{tmp_path}/run"\nallow_code = true\ngrid.steps = 8\n')
     assert call("sample", config)["code"] == 0
     assert "--allow-code" in one_line(call("report", tmp_path / "run"), 2)
     assert call("report", tmp_path / "run", "--allow-code")["code"] == 0
-    # whether code may run is no property of a member: the same run goes on without the key, if the flag is given
+    # members do not depend on the permission: the same run continues without the key if the flag is given
     config.write_text(config.read_text().replace("allow_code = true\n", ""))
     assert call("sample", config, "--allow-code", "--samples", 3)["code"] == 0
 
 
 def test_a_network_that_changes_between_two_calls_of_a_run_is_noticed(tmp_path: Path, networks: types.ModuleType) -> None:
-    """Weights, a constant of its module, a closure; and the same network goes on."""
+    """Weights, a constant of its module or a closure may have changed; an unchanged network continues the run."""
 
     def start(network: Net, name: str) -> list[object]:
         folder = adapter(tmp_path / name, network)
@@ -703,7 +703,7 @@ def assert_changed(words: list[object]) -> None:
 
 
 def test_fingerprints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change of source is seen, a counter and an order of memory are not, and what cannot be seen is named."""
+    """The fingerprint depends on the source, not on a counter or the order of memory, and names the objects it cannot cover."""
     monkeypatch.syspath_prepend(tmp_path)
     source = (
         "import torch\nCALLS = 0\nSCALE = 2.0\n\ndef net(x, t):\n    global CALLS\n    CALLS += 1\n    return SCALE * helper(x)\n"
@@ -735,7 +735,7 @@ def test_fingerprints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_report_verify_and_reference_work_on_adapters(tmp_path: Path) -> None:
-    """Figures and scores with the channel's own units, and a response that the next run reads."""
+    """Figures and scores have the units of the channel, and the next run reads the Jacobian diagonal that was probed."""
     folder = adapter(write_grid(tmp_path / "a"), denoised, head=HEAD)
     run = tmp_path / "run"
     words = ["sample", "--model", folder, "--samples", 4, "--allow-code", "--set", "grid.steps=12"]
@@ -792,7 +792,7 @@ name = "charge"
 
 
 def test_a_network_of_molecules_may_write_into_everything_it_gets(tmp_path: Path, networks: types.ModuleType) -> None:
-    """States, times and the node mask are its own; report and verify know what atoms are."""
+    """The network receives copies of states, times and the node mask; report and verify recognise molecules."""
 
     def net(x: Tensor, sigma: Tensor, mask: Tensor) -> Tensor:
         assert float((x * (1 - mask)).abs().max()) < 1e-6 and mask.shape == (len(x), 6, 1) and float(mask.sum()) == 5 * len(x)
@@ -840,7 +840,7 @@ VALUES: list[Any] = [
 
 
 def test_any_adapter_file_is_read_or_refused(tmp_path: Path, networks: types.ModuleType) -> None:
-    """Two hundred files with one or two keys changed or left out: a model whose samples are finite, or a ValueError."""
+    """Two hundred files with one or two keys changed or removed give a model with finite samples, or a ValueError."""
     networks.net = lambda x, t: 0.1 * x
     generator, outcomes = random.Random(0), {True: 0, False: 0}
     write_grid(tmp_path)

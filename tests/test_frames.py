@@ -1,4 +1,4 @@
-"""How far it is from the command to the network: few functions lie between, and a run is resolved once on the way."""
+"""Few functions lie between the command and the network, and a run is resolved once on the way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST = 14
 
 
 def names_of(frame: FrameType | None) -> list[str]:
-    """The package's functions on the stack, as file:function, the outermost first; those of the command line left out."""
+    """List the package's functions on the stack as file:function, outermost first, without those of the command line."""
     names: list[str] = []
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -57,7 +57,7 @@ def test_few_functions_lie_between_the_command_and_the_network(
 
 @pytest.mark.parametrize("command", [["sample"], ["plan"], ["plan", "--memory", "1e-3"]], ids=" ".join)
 def test_a_run_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    """What follows from configuration and model is worked out once, and handed on."""
+    """The settings that follow from configuration and model are computed once and passed on."""
     made: list[str] = []
     for builder in ("with_compilation", "make_reference", "with_defaults", "make_grid", "make_scheme"):
         original = getattr(resolve, builder)

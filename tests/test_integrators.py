@@ -1,4 +1,4 @@
-"""Tables of every chain against quadrature, published recursions and exact moments."""
+"""The tables of every chain are compared with quadrature, published recursions and exact moments."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_small_and_large_spectra_reduce_to_data_and_noise_prediction(eta: float)
 
 
 def published_ddim(process: Any, grid_: Any, x: torch.Tensor, eps: Any, xi: torch.Tensor, eta: float) -> Any:
-    """Song et al. 2021, eq. 12, with the cumulative product written out."""
+    """DDIM by Song et al. 2021, eq. 12, with the cumulative product written out."""
     bar = process.alpha(grid_.t) ** 2
     for j in range(grid_.num_steps):
         now, after = bar[j], bar[j + 1]
@@ -163,7 +163,7 @@ def quadrature(f: Any, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("lam", [0.0, -0.5, 1.0])
 def test_lambda_ddim_against_quadrature(lam: float) -> None:
-    """c and w of a step on the VP clock, with the integral of beta written out."""
+    """The coefficients c and w of a step on the VP clock are compared; the integral of beta is written out."""
     made = grid.from_times(torch.tensor([0.8, 0.3, 0.001], dtype=F64))
     chain = integrators.lambda_ddim(VP(), made, lam=lam)
 
@@ -190,7 +190,7 @@ def test_lambda_zero_is_ddim(process: Any) -> None:
 
 
 def test_two_step_lambda_ddim_follows_its_recursion() -> None:
-    """Adams-Bashforth in the noise prediction, on a Gaussian, against scipy's quadrature; the network's process is EDM."""
+    """Adams-Bashforth steps in the noise prediction of a Gaussian are compared with scipy's quadrature; the process is EDM."""
     made = grid.log_snr(EDM(), 6, horizon=5.0, delta=0.02)
     chain, lam = integrators.lambda_ddim_ab2(EDM(), made, lam=-0.3), -0.3
     gaussian, u = reference(), VP().time(forward_time(EDM(), made.t))
@@ -234,7 +234,7 @@ def test_heun_follows_the_published_algorithm() -> None:
 
 
 def test_best_lambda_cancels_the_second_order_error_at_high_noise() -> None:
-    """Halving a step divides the local error by 8 where 4 is DDIM's; beyond D = 1/4 it reduces it by (D - 1/4) / D."""
+    """Halving a step divides the local error by 8, with DDIM by 4; beyond D = 1/4 the error is (D - 1/4) / D of DDIM's."""
     variance = torch.tensor([0.2], dtype=F64)
     flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), variance)
 

@@ -1,4 +1,4 @@
-"""Jobs without a Slurm: what is asked for, the batch script, what launchers and squeue say, and jobs on this machine."""
+"""Jobs without Slurm: requests, batch scripts, the output of launchers and squeue, and jobs on this machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, **scripts: str) -> None:
-    """Commands by these names on the PATH, each a few lines of shell."""
+    """Put commands with these names on the PATH, each a few lines of shell."""
     place = folder / "bin"
     place.mkdir(exist_ok=True)
     for name, text in scripts.items():
@@ -68,8 +68,8 @@ def test_what_a_job_asks_for() -> None:
     assert not JobRequest(chain=3).queues_again and JobRequest(hours=1 / 60, grace=20).minutes == 1
 
 
-def test_a_job_is_words_that_are_read_without_torch(work: Path) -> None:
-    """Signals are listened to once the job is read."""
+def test_a_job_is_read_without_torch(work: Path) -> None:
+    """Signal handlers are installed as soon as the job has been read."""
     job = Job.of(read(RunConfig, work / "run.toml"), ranks=4)
     assert RunConfig.model_validate_json(job.config) == read(RunConfig, work / "run.toml")
     for recipe in sorted((JOBS.parent / "datasets").glob("*.toml")):
@@ -130,7 +130,7 @@ def test_a_launcher_inside_another_is_told_from_one_alone() -> None:
 
 
 def test_the_memory_of_killed_ranks_is_removed_and_no_other(tmp_path: Path) -> None:
-    """What a living process has mapped stays, and what is new, and what is not MPI's."""
+    """Files that a living process has mapped, new files and files of other programs stay."""
     shm, proc = tmp_path / "shm", tmp_path / "proc"
     (proc / "7").mkdir(parents=True)
     shm.mkdir()
@@ -268,10 +268,10 @@ def test_an_answer_of_sbatch_without_a_number(work: Path, tmp_path: Path, monkey
 
 
 def test_a_job_on_this_machine(work: Path, tmp_path: Path) -> None:
-    """Two ranks in the background, told by a signal of a limit, started again by submitit, and whole in the end."""
+    """Two ranks run in the background, are signalled as at a time limit, and complete the run when submitit restarts them."""
     out = tmp_path / "here"
     arguments = ["submit", str(work / "run.toml"), "--out", str(out), "--cluster", "local", "--ranks-per-node", "2", "--wait"]
-    arguments += ["--set", "compute.time_ranks=2"]  # one group, for which three samples are left after the first
+    arguments += ["--set", "compute.time_ranks=2"]  # there is one group, which has three samples left after the first
     environment = {
         **os.environ,
         "PYTHONPATH": f"{Path(__file__).parent / 'slow_scores'}:{Path(__file__).parents[1]}",
@@ -300,7 +300,7 @@ def test_a_job_on_this_machine(work: Path, tmp_path: Path) -> None:
 
 
 def tasks_of(out: Path) -> list[int]:
-    """Processes in which submitit runs the job of a folder."""
+    """List the processes in which submitit runs the job of a folder."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -320,7 +320,7 @@ HERE = ["--cluster", "debug", "--nodes", "1", "--ranks-per-node", "1", "--gpus-p
 
 
 def run_job(script: str, folder: Path, *arguments: str) -> str:
-    """What a script of jobs/ prints, with numbers that suit this machine after its own."""
+    """Run a script of jobs/ with further options that suit this machine, and return what it prints."""
     command = [sys.executable, str(JOBS / script), *HERE, *arguments]
     done = launch(command, ranks=None, cwd=folder, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -377,7 +377,7 @@ def test_status_says_what_is_there_and_what_is_not(work: Path, tmp_path: Path, m
     found = call("status", out)
     assert found["code"] == 75 and "job 1: waiting (Priority), expected to start at 2026-01-01T10:00:00" in found["out"]
     assert "1 already works on this folder" in one_line(call("submit", work / "run.toml", "--out", out, "--cluster", "local"), 2)
-    # numbers start again when a Slurm is set up anew: this is another job that was given the same one
+    # after a new installation of Slurm another job may have the same number
     fake(tmp_path, monkeypatch, squeue="echo '1|1|RUNNING|None|n1|1:00:00|N/A|/home/somebody/else.sh'")
     found = call("status", out)
     assert found["code"] == 1 and "job 1: over, Slurm has forgotten it" in found["out"]
@@ -428,7 +428,7 @@ def test_numbers_in_jobs_are_options_of_submit(work: Path, tmp_path: Path) -> No
 
 
 def test_eight_ranks_without_a_batch_system(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """jobs/mpirun.sh as it stands."""
+    """jobs/mpirun.sh is run unchanged."""
     config = tomllib.loads((work / "run.toml").read_text())
     config["grid"] = {**config.get("grid", {}), "steps": 12, "blocks": 1}
     (tmp_path / "run.toml").write_text(tomli_w.dumps(config))

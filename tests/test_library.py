@@ -1,4 +1,4 @@
-"""The package as a library: tables per entry, references by their public names, times, and what is missing in words."""
+"""The package as a library: tables per entry, references by their public names, times, and errors that name what is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def score(x: Tensor, t: Tensor) -> Tensor:
 
 
 def by_hand(chain: piadm.Chain, x: Tensor, noise: Tensor) -> Tensor:
-    """The chain as a loop over its tables."""
+    """Evaluate the chain by a loop over its tables."""
     assert chain.N is not None
     for j in range(chain.num_steps):
         P, Q, N = (table[j, :, 0, 0] for table in (chain.P, chain.Q, chain.N))
@@ -67,7 +67,7 @@ def draws() -> tuple[Tensor, Tensor]:
     ids=lambda options: "-".join(map(str, options.values())) or "auto",
 )
 def test_tables_per_entry_need_no_basis(options: dict[str, Any], reference: str) -> None:
-    """P, Q and N [J, d] alone, with any linear part and beside references that are diagonal in the entries."""
+    """P, Q and N [J, d] suffice, with any linear part and with references that are diagonal in the entries."""
     chain, _ = exponential(FACTOR)
     x0, noise = draws()
     spectrum = torch.linspace(0.8, 1.2, SIZE, dtype=F64)
@@ -82,7 +82,7 @@ def test_tables_per_entry_need_no_basis(options: dict[str, Any], reference: str)
 
 
 def test_tables_per_entry_act_on_fields() -> None:
-    """States [2, 3] have tables [J, 6], entries in the order of memory."""
+    """States [2, 3] have tables [J, 6], whose entries are in the order of memory."""
     chain, _ = exponential(FACTOR)
     x0, noise = draws()
 
@@ -93,7 +93,7 @@ def test_tables_per_entry_act_on_fields() -> None:
     torch.testing.assert_close(found.x.flatten(1), by_hand(chain, x0, noise), rtol=0, atol=1e-8)
 
 
-def test_tables_per_entry_that_do_not_fit_are_told() -> None:
+def test_tables_per_entry_that_do_not_fit_are_refused() -> None:
     chain, _ = exponential(FACTOR)
     x0, noise = draws()
     with pytest.raises(ValueError, match=r"Q has 3 shells or entries, other tables 6"):
@@ -107,7 +107,7 @@ def test_tables_per_entry_that_do_not_fit_are_told() -> None:
 
 @pytest.mark.parametrize("needs", [{"solver": "newton"}, {"linear": "denoised"}, {"solver": "parareal"}, {"reference": True}])
 def test_what_needs_noise_levels_says_so(needs: dict[str, Any]) -> None:
-    """A chain may come without alpha and sigma; schemes that need them name both."""
+    """A chain may lack alpha and sigma; schemes that need them raise an error that names both."""
     chain, _ = exponential(torch.ones(SIZE, dtype=F64))
     bare = piadm.Chain(chain.P, chain.Q, chain.N, chain.t)
     x0, noise = draws()
@@ -138,7 +138,7 @@ def test_times_come_in_the_precision_of_the_states(dtype: torch.dtype, solver: A
 
 
 def test_references_are_made_by_public_names() -> None:
-    """One mean and one spectrum from fields, in every public basis; the leading EOF is the strongest pattern."""
+    """In every public basis a mean and a spectrum are fitted to fields; the leading EOF is the strongest pattern."""
     generator = torch.Generator().manual_seed(0)
     fields = torch.randn(500, 8, 16, dtype=F64, generator=generator) * torch.linspace(1, 3, 16, dtype=F64)
     for basis, shells in (
@@ -156,7 +156,7 @@ def test_references_are_made_by_public_names() -> None:
 
 
 def test_one_variance_helps_near_the_geometric_mean_of_the_spectrum() -> None:
-    """The rule of docs/choosing.md, on a power law: there half the rounds, hundreds of times above it more."""
+    """This is the rule of docs/choosing.md: on a power law it halves the rounds, and variances far above it cost more."""
     target = target_a(piadm.OU(), 64)
     spectrum = target.reference().spectrum
     typical = float(spectrum.log().mean().exp())
@@ -174,7 +174,7 @@ def test_one_variance_helps_near_the_geometric_mean_of_the_spectrum() -> None:
 
 
 def test_a_score_that_answers_by_chance_or_by_its_batch_is_refused() -> None:
-    """Also where it draws from a generator of its own, and only where somebody asks for the check."""
+    """It is refused even if it has a generator of its own, and accepted if the check is disabled."""
     chain, _ = exponential(torch.ones(SIZE, dtype=F64))
     x0, noise = draws()
     own = torch.Generator().manual_seed(1)

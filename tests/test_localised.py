@@ -1,4 +1,4 @@
-"""The reference for any grid: variances, correlations and scales that it keeps, on grids with gaps and of several variables."""
+"""The reference for any grid keeps variances, correlations and scales, on grids with gaps and of several variables."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from piadm_hpc.config.validation import ConfigError
 from piadm_hpc.data.geometry import lattice, rectangular
 from piadm_hpc.gaussian.masked import MaskedEOF, log_likelihood, shell_degrees
 from piadm_hpc.gaussian.reference import GaussianReference
+from piadm_hpc.gaussian.regional import RegionalEOF
 from piadm_hpc.gaussian.shared import SharedEOF
 from piadm_hpc.models.config import ReferenceConfig
 from piadm_hpc.models.training import localised
@@ -83,6 +84,33 @@ def test_scales_keep_their_power_with_few_modes() -> None:
     power = [torch.fft.rfft(f - f.mean(0)).abs().square().mean((0, 1)) for f in (drawn, fields)]
     for band in (slice(1, 3), slice(3, 6), slice(6, 13)):
         assert 0.7 < float(power[0][band].sum() / power[1][band].sum()) < 1.4
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_noise_is_stronger_where_fields_are_rougher(gaps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A third of the rows has white noise of standard deviation one, ten times that of the others."""
+    rough = torch.arange(ROWS) < 5
+    mask = torch.ones(ROWS, COLUMNS, dtype=torch.bool)
+    mask[2:8, 6:12] = not gaps
+
+    def drawn(count: int, seed: int) -> Tensor:
+        white = torch.randn(count, ROWS, COLUMNS, generator=torch.Generator().manual_seed(seed + 10), dtype=torch.float64)
+        return (smooth_fields(count, 1, seed)[:, 0] + white * rough[:, None]) * mask
+
+    parts = [drawn(n, seed) for n, seed in ((60, 0), (20, 1), (60, 2))]
+    fit = [fit_localised_eof(*parts[:2], rectangular(ROWS, COLUMNS), mask if gaps else None, 60)]
+    basis = fit[0].basis
+    assert isinstance(basis, RegionalEOF)
+    rougher = basis.regions.reshape(ROWS, COLUMNS) == 1
+    assert float((rougher == rough[:, None])[mask].double().mean()) > 0.98
+    noise = fit[0].spectrum[basis.rank :]
+    assert float(noise[1]) > 2 * float(noise[0]) and (len(noise) == 3 and float(noise[2]) == 0 if gaps else len(noise) == 2)
+    found, wanted = covariance(fit[0]).diagonal(), parts[0].flatten(1).var(0)
+    assert torch.allclose(found, wanted, rtol=0.2), "modes take a part of the noise with them"
+    monkeypatch.setattr(localised, "ROUGHER", float("inf"))
+    fit.append(fit_localised_eof(*parts[:2], rectangular(ROWS, COLUMNS), mask if gaps else None, 60))
+    assert not isinstance(fit[1].basis, RegionalEOF)
+    assert log_likelihood(fit[0], parts[2]) > log_likelihood(fit[1], parts[2]) + 10
 
 
 def test_power_is_that_of_a_known_spectrum_on_a_grid_with_gaps() -> None:

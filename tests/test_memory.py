@@ -1,4 +1,4 @@
-"""The memory that planning is told of against the memory that solvers take: the bytes of the arrays, to the last."""
+"""The memory that solvers announce to planning equals that of the arrays which they allocate, to the last byte."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FirstOfTwo(SerialCommunicator):
 
 
 def tensors(found: Any, seen: set[int]) -> Iterator[Tensor]:
-    """The tensors that an object, its records and its lists hold; each memory once."""
+    """The tensors that an object, its records and its lists hold, one for each piece of memory."""
     if isinstance(found, Tensor):
         if found.untyped_storage().data_ptr() not in seen:
             seen.add(found.untyped_storage().data_ptr())

@@ -15,6 +15,7 @@ from piadm_hpc.data.normalise import Normalisation
 from piadm_hpc.gaussian.harmonics import HarmonicEOF, fit_harmonic_eof
 from piadm_hpc.gaussian.masked import MaskedEOF, shell_degrees
 from piadm_hpc.gaussian.reference import GaussianReference, from_fields
+from piadm_hpc.gaussian.regional import RegionalEOF
 from piadm_hpc.gaussian.shared import SharedEOF
 from piadm_hpc.models.analytic import GaussianMixture, ScaleMixture, sphere_field, target_a, target_b, target_c
 from piadm_hpc.models.base import EDMPreconditioned, wrap
@@ -343,6 +344,7 @@ def test_decoding_and_encoding_are_inverse(tmp_path: Path) -> None:
             HarmonicEOF(SphericalHarmonics(8, 16, 6, np.linspace(80, -80, 8).tolist(), area_weighted=False), torch.eye(16), 4),
             torch.rand(19),
         ),
+        GaussianReference(torch.zeros(128), RegionalEOF(torch.eye(128)[:, :5], (8, 16), torch.arange(128) // 50), torch.rand(8)),
         GaussianReference(
             torch.zeros(128),
             SharedEOF(torch.eye(128)[:, :5], torch.tensor([[[1.0]], [[-1.0]]]), torch.tensor([0, 0, 0, 1, 1]), (8, 16)),
@@ -359,6 +361,20 @@ def test_every_basis_can_be_stored(tmp_path: Path, reference: GaussianReference)
     assert torch.allclose(loaded.score(x, t), reference.to("cpu", torch.float64).score(model.process, x, t), rtol=1e-6)
 
 
+def test_regions_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "small", network=False)
+    model = load_model(folder)
+    for regions in (torch.arange(128) // 50, torch.full((128,), 2)):
+        basis = RegionalEOF(torch.eye(128)[:, :5], (8, 16), regions)
+        reference = GaussianReference(torch.zeros(128), basis, torch.rand(basis.num_shells))
+        card = Card.model_validate({**model.card, "reference": describe_reference(reference), "sha256": {}})
+        save_model(folder, card, reference, model.normalisation, model.layout.coordinates)
+        if len(regions.unique()) == 3:
+            assert load_model(folder).reference.basis.num_shells == 8
+    with pytest.raises(ValueError, match=r"reference_regions must be \[8, 16\] numbers from 0 on, each of them used"):
+        load_model(folder)
+
+
 def edit_card(folder: Path, **changes: Any) -> None:
     content = tomllib.loads((folder / "card.toml").read_text())
     for key, value in changes.items():
@@ -366,7 +382,7 @@ def edit_card(folder: Path, **changes: Any) -> None:
     (folder / "card.toml").write_text(tomli_w.dumps(content))
 
 
-def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
+def test_every_fault_of_a_folder_has_its_own_message(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no-such: no such model folder"):
         load_model("no-such")
     with pytest.raises(ValueError, match=r"card\.toml: no such file"):
@@ -398,7 +414,7 @@ def rewrite_weights(folder: Path, change: Any) -> None:
     edit_card(folder, sha256=sums | {path.name: hashlib.sha256(path.read_bytes()).hexdigest()})
 
 
-def test_bad_weights_are_told_apart(tmp_path: Path) -> None:
+def test_every_fault_of_weights_has_its_own_message(tmp_path: Path) -> None:
     name = "stem.conv.bias"
     for change, message in [
         (lambda w: w.update({name: torch.zeros(3)}), rf"{name} is \(3,\), the card's network needs \(8,\)"),

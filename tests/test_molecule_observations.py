@@ -1,4 +1,4 @@
-"""Positions of atoms as observations, wherever they lie, and averages over an ensemble as weights of maximum entropy."""
+"""Positions of atoms as observations, in any orientation, and ensemble averages, met by weights of maximum entropy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def random_placement(*, even: bool = True) -> tuple[Placement, np.ndarray, np.nd
 
 
 def test_observed_atoms_are_superposed_and_their_derivative_is_that_of_the_superposition() -> None:
-    """Against Kabsch's rotation, and against finite differences, which see the rotation change."""
+    """They are compared with Kabsch's rotation and with finite differences, which include the change of the rotation."""
     placement, target, positions = random_placement()
     x = torch.from_numpy(positions)
     expected = superposed(positions[:, list(ATOMS)], target) + target.mean(0)
@@ -58,7 +58,7 @@ def test_atoms_with_large_errors_do_not_turn_the_molecule() -> None:
 
 
 def positions_file(path: Path, atoms: tuple[int, ...], target: np.ndarray, std: float, more: str = "") -> Path:
-    """A table of positions in angstrom, and further rows."""
+    """Write a table of positions in angstrom, and further rows."""
     rows = [f"{atom},{x},{y},{z},,{10 * std},angstrom" for atom, (x, y, z) in zip(atoms, 10 * target, strict=True)]
     path.write_text("\n".join(["atoms,x,y,z,value,std,units", *rows, more]))
     return path
@@ -95,7 +95,7 @@ def test_positions_that_cannot_be_meant_are_refused(tmp_path: Path, rows: str, w
 
 
 def test_conformers_given_positions_have_them_however_these_are_turned(tmp_path: Path) -> None:
-    """The backbone of a held-out frame, turned and moved: samples come nearer than their errors, other frames do not."""
+    """The backbone of a held-out frame is rotated and moved; samples lie within its errors, and other frames do not."""
     model, atoms = load_model("alanine-dipeptide"), (4, 6, 8, 10, 16)
     with xr.open_dataset(find_model("alanine-dipeptide") / HELD_OUT) as stored:
         frames = stored.coordinates.values[100::900, list(atoms)].astype(np.float64)
@@ -114,7 +114,7 @@ def test_conformers_given_positions_have_them_however_these_are_turned(tmp_path:
 
 
 def test_a_tilted_gaussian_is_the_closed_form() -> None:
-    """Average m of a unit Gaussian, error s: the weights shift it to y / (1 + theta s^2), and cost half its square."""
+    """For the average of a unit Gaussian, observed as y with error s, the weights shift the mean to y / (1 + theta s^2)."""
     f = norm.ppf((np.arange(20_000) + 0.5) / 20_000)
     for y, s, theta in ((0.5, 0.1, 1.0), (-0.8, 0.6, 1.0), (0.4, 0.5, 8.0)):
         given = Averages(f[:, None], np.array([y]), np.array([s]), np.ones(1), np.array(["row 1"], dtype=object))
@@ -125,7 +125,7 @@ def test_a_tilted_gaussian_is_the_closed_form() -> None:
 
 
 def test_two_states_get_their_shares_and_start_weights_count() -> None:
-    """Of 30 conformers at 0 and 70 at 1, an exact average fixes the shares and leaves the weights within each."""
+    """There are 30 conformers at 0 and 70 at 1; an exact average fixes the two shares, not the weights within them."""
     f = np.repeat([0.0, 1.0], [30, 70])
     start = np.where(np.arange(100) % 2 == 0, 0.0, np.log(3.0))
     start[5] = -np.inf
@@ -142,7 +142,7 @@ def test_two_states_get_their_shares_and_start_weights_count() -> None:
 
 
 def test_distances_are_averaged_as_their_effect_is(tmp_path: Path) -> None:
-    """r^-6 unless told otherwise, errors carried over, angles as they are."""
+    """Distances are averaged as r^-6 by default, with their errors transformed; angles are averaged directly."""
     positions = np.random.default_rng(0).normal(size=(5, 6, 3))
     (tmp_path / "noe.csv").write_text(
         "atoms,value,std,units,average\n0/1 4,4,0.4,angstrom,\n0 3,0.5,0.05,nm,r-3\n2 5,0.5,0.05,nm,mean\n0 1 2,90,5,,\n"
@@ -165,7 +165,7 @@ def test_distances_are_averaged_as_their_effect_is(tmp_path: Path) -> None:
 
 
 def test_a_run_is_weighed_towards_measured_averages(tmp_path: Path) -> None:
-    """From the command line, without densities; a table of averages is refused as observations of single conformers."""
+    """The command needs no densities; it refuses a table of averages as observations of single conformers."""
     table = tmp_path / "noe.csv"
     table.write_text("atoms,value,std,average\n1 18,0.60,0.01,\n6 8 14,111,1,mean\n")
     run = tmp_path / "run"

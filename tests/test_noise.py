@@ -1,4 +1,4 @@
-"""Noise as a function of (seed, sample, step): fixed for ever, independent of batches, normally distributed."""
+"""Noise is a fixed function of (seed, sample, step), does not depend on batches, and is normally distributed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from piadm_hpc.theory.noise import CHAIN, CORRECTOR, PRIOR, GivenNoise, Noise
 
 
 def test_draws_never_change() -> None:
-    """Stored runs are continued with the same draws: a change of these numbers is a change of the file format."""
+    """Stored runs are continued with the same draws, so that a change of these numbers is a change of the file format."""
     drawn = Noise(7, 3, dtype=torch.float64).at([5], [17])[0, 0, 0]
     expected = np.random.Generator(np.random.Philox(key=[7, 17], counter=[0, 0, 5, 1])).standard_normal(3)
     assert np.array_equal(drawn.numpy(), expected)

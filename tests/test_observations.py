@@ -1,4 +1,4 @@
-"""Observations from files to states: places, units, masks, mistakes, and runs that are given them."""
+"""Observations are read from files and converted to states: places, units, masks, mistakes, and runs that use them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def value(grid: Grid, field: np.ndarray, places: tuple[np.ndarray, np.ndarray]) 
 @pytest.mark.parametrize("lon", [0.0, 2.4, 357.6, -2.4, 180.0, -180.0, 359.999])
 @pytest.mark.parametrize("lat", [87.5, 45.1, 0.0, -87.0])
 def test_points_are_read_bilinearly_round_the_globe(lat: float, lon: float) -> None:
-    """A field linear in latitude, and one linear in longitude across the date line, are read exactly."""
+    """Fields that are linear in latitude, or in longitude across the date line, are interpolated exactly."""
     assert value(GLOBE, np.repeat(LAT, 72), GLOBE.point(lat, lon, nearest=False)) == pytest.approx(lat)
     east = np.tile((LON + 180) % 360 - 180, 36)
     wanted = (lon + 180) % 360 - 180
@@ -81,10 +81,10 @@ def test_boxes_are_means_by_area() -> None:
     cosine = np.repeat(np.cos(np.deg2rad(LAT)), 72)
     # the mean of cos over the sphere is pi / 4
     assert value(GLOBE, cosine, (places, weights)) == pytest.approx(np.pi / 4, rel=2e-3)
-    # across the date line, and the same box named from the other side
+    # the box lies across the date line and is named from either side
     over, same = GLOBE.box(10, 20, 350, 10), GLOBE.box(10, 20, -10, 10)
     assert np.array_equal(over[0], same[0]) and np.allclose(over[1], same[1])
-    assert set((over[0] % 72).tolist()) == {70, 71, 0, 1, 2}  # half of the outer cells
+    assert set((over[0] % 72).tolist()) == {70, 71, 0, 1, 2}  # the box covers half of the outer cells
     half = {int(j): over[1][over[0] % 72 == j].sum() for j in (70, 71)}
     assert half[70] == pytest.approx(half[71] / 2)
 
@@ -112,7 +112,7 @@ def encoded(model: Path, path: Path, **options: Any) -> tuple[LinearObservations
 
 
 def test_values_and_errors_are_in_the_units_of_states(model: Path, tmp_path: Path) -> None:
-    """A state that decodes to a field gives that field's value at every place, in any units."""
+    """The observed values of a state are those of the field to which it decodes, in any units."""
     kelvin = stations(tmp_path / "a.csv")
     celsius = kelvin.assign(value=kelvin["value"] - 273.15, units="degC")
     celsius.to_csv(tmp_path / "b.csv", index=False)
@@ -148,7 +148,7 @@ def test_tables_come_in_several_shapes(model: Path, tmp_path: Path) -> None:
 
 
 def fields(path: Path, step: int = 1, **attrs: str) -> xr.DataArray:
-    """A field of the model's grid, or coarser by `step`, with two values missing."""
+    """Write a field on the model's grid, or one coarser by `step`, with two values missing."""
     lat, lon = np.linspace(70, -70, 8), np.arange(16) * 22.5
     array = xr.DataArray(
         280 + np.cos(np.deg2rad(lat))[:, None] * np.sin(np.deg2rad(lon)), {"lat": lat, "lon": lon}, ("lat", "lon")
@@ -221,7 +221,7 @@ def test_tables_that_cannot_be_used(model: Path, tmp_path: Path, text: str, mess
 
 
 def test_masked_points_are_not_observed(tmp_path: Path) -> None:
-    """A model of a sea with land: coasts are read from the sea, points on land are refused, fields leave land out."""
+    """In a model of a sea, coastal places are interpolated from the sea, places on land are refused, and fields omit land."""
     model = make_model(tmp_path)
     loaded = load_model(model)
     mask = np.ones((1, 8, 16), dtype=bool)
@@ -247,7 +247,7 @@ RUN = {"samples": 40, "output": {"batch": 20}, "grid": {"steps": 8}, "solver": {
 
 
 def test_a_run_given_observations(model: Path, tmp_path: Path) -> None:
-    """Its samples have the posterior's moments; the folder keeps the observations, refuses others, and is verified."""
+    """Its samples have the posterior's moments; its folder keeps the observations, refuses others, and passes `verify`."""
     table = stations(tmp_path / "stations.csv", 10)
     config = write_config(tmp_path / "run.toml", model, tmp_path / "run", **RUN)
     report = call("sample", config, "--observations", tmp_path / "stations.csv", "--set", "compute.precision=float64")
@@ -288,7 +288,7 @@ def test_a_run_given_observations(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_field_with_errors_at_every_point_is_the_wiener_filters(model: Path, tmp_path: Path) -> None:
-    """Denoising of a Gaussian field, by factors and by conjugate gradients: mean and variances are those of the Wiener filter."""
+    """By factors and by conjugate gradients, a denoised Gaussian field has the mean and variances of the Wiener filter."""
     loaded = load_model(model)
     reference = loaded.reference
     white = torch.randn(1, *reference.event_shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -314,7 +314,7 @@ def test_a_field_with_errors_at_every_point_is_the_wiener_filters(model: Path, t
 
 
 def test_variables_that_the_model_transforms_are_observed_as_values(tmp_path: Path) -> None:
-    """With small errors the posterior of a logarithm given values is that of the logarithm with relative errors."""
+    """If errors are small, observing values is equivalent to observing their logarithms with relative errors."""
     waves = (
         0.5
         * np.random.default_rng(0).normal(size=(80, 3, 1, 1))
@@ -408,7 +408,7 @@ def _verified(folder: Path, model: Path) -> dict[str, Any]:
 
 
 def test_the_mean_of_all_points_by_a_function(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function of the fields given as a plug-in: what it observes is met by the samples."""
+    """The function of the fields is a plug-in, and the samples agree with its observed value."""
     (tmp_path / "observing.py").write_text(
         "def warmest(model):\n    return lambda fields: fields['tas'].flatten(1).logsumexp(1, keepdim=True)\n"
     )
@@ -424,7 +424,7 @@ def test_the_mean_of_all_points_by_a_function(model: Path, tmp_path: Path, monke
 
 
 def test_distances_and_angles_of_a_molecule(tmp_path: Path) -> None:
-    """The shipped dipeptide, whose end-to-end distance is usually 0.67 +- 0.09 nm, given another one and an angle."""
+    """The end-to-end distance of the shipped dipeptide is usually 0.67 +- 0.09 nm; another one and an angle are observed."""
     (tmp_path / "nmr.csv").write_text("atoms,value,std,units\n1 18,7.6,0.2,angstrom\n6-8-14,112,4,degree\n")
     config = RunConfig(model="alanine-dipeptide", chain={"eta": 0.0}, observations={"file": str(tmp_path / "nmr.csv")})
     molecule = load_model("alanine-dipeptide")
@@ -445,7 +445,7 @@ def test_distances_and_angles_of_a_molecule(tmp_path: Path) -> None:
 
 
 def test_groups_of_atoms_are_observed_as_an_overhauser_effect(tmp_path: Path) -> None:
-    """The mean of r^-6 over the pairs; groups of one are distances, and angles have no groups."""
+    """r^-6 is averaged over the pairs; groups of one atom give plain distances, and angles have no groups."""
     (tmp_path / "noe.csv").write_text("atoms,value,std\n1/2/3 5/6,0.4,0.05\n0-7,0.5,0.1\n0 4 7,90,5\n")
     table = read_observations(tmp_path / "noe.csv", ["coordinates"], placed=False)
     geometry, values, _ = geometry_of(table, 8)

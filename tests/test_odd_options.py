@@ -1,4 +1,4 @@
-"""Options of commands that compute: values that cannot be end in one line that names the option or its key, before any work."""
+"""Impossible values of options end a command, before any work, in one line that names the option or its key."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_exact_scores_have_a_sensible_number_of_modes(name: str) -> None:
 
 
 def test_nothing_is_replaced_that_is_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a command writes, it writes over its own kind of file alone: not over data, models, runs and configurations."""
+    """Every command replaces only files of the kind that it writes, never data, models, runs or configurations of others."""
     monkeypatch.chdir(tmp_path)
     write_fields(tmp_path / "a.nc", 20)
     (tmp_path / "data").mkdir()
@@ -118,13 +118,13 @@ def test_nothing_is_replaced_that_is_of_another_kind(tmp_path: Path, monkeypatch
     ):
         assert "out: m is the folder of a model" in one_line(call(*again), 2)
     assert all(path.read_bytes() == content for path, content in before.items())
-    for _ in range(2):  # one's own files are replaced
+    for _ in range(2):  # files of a command's own kind are replaced
         assert call("join", "run", "--copy", "--to", "copy.h5")["code"] == 0
         assert call("reference", "m", "--data", "a.nc", "--out", "reference.h5")["code"] == 0
         train(recipe, report=lambda line: None)
 
 
-def test_all_mistakes_of_a_comparison_are_told_at_once() -> None:
+def test_all_mistakes_of_a_comparison_are_reported_at_once() -> None:
     done = call("compare", "target-a:8", "--samples", 0, "--tol", -1, "--most-steps", 2)
     assert done["code"] == 2 and all(f"{option}: must be" in done["err"] for option in ("--samples", "--tol", "--most-steps"))
 

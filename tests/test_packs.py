@@ -1,4 +1,4 @@
-"""A Zarr store written while a run goes on: whole or absent, of this run, damage noticed, right or an error for readers."""
+"""A Zarr store that is written during a run: it is complete or absent, and damage or strangers are errors for readers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from piadm_hpc.store.packs import records
 from piadm_hpc.store.provenance import global_attributes
 from piadm_hpc.store.reading import open_run
 
-ROWS = 4  # samples of a Zarr shard here
+ROWS = 4  # samples of a Zarr shard in these tests
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def take(folder: Path, count: int, seed: int = 0, *, size: int = 3, **options: A
 
 
 def draw(store: Store, seed: int = 0, *, join: bool = True) -> None:
-    """What a run does: set damaged files aside, draw what is missing, pack meanwhile, join."""
+    """Do what a run does: set damaged files aside, draw what is missing and pack meanwhile, then join."""
     store.set_aside(store.damaged())
     for ids in store.missing():
         store.write(ids, {"u": values(ids, seed)}, {"seed": np.full(len(ids), seed), "sweeps": np.ones((len(ids), 2), int)})
@@ -119,7 +119,7 @@ def test_a_journal_in_hdf5_becomes_a_store(tmp_path: Path) -> None:
     in_child(lambda: run(tmp_path, 9))
     assert_holds(tmp_path, 9)
     assert not (tmp_path / "samples.h5").exists()
-    for dataset in before:  # an index leads to shards that are not there any more
+    for dataset in before:  # the index names shards that no longer exist
         with pytest.raises((StoreError, OSError, RuntimeError)):
             dataset["u"].values  # noqa: B018 (reading is the point)
     with pytest.raises(StoreError, match="holds a Zarr store; set output"):

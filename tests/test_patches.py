@@ -1,4 +1,4 @@
-"""Domains of overlapping patches: their tiling, their Gaussian, seams, runs from the command line, and what is refused."""
+"""Domains of overlapping patches: their tiling, their Gaussian, seams, runs from the command line, and refused settings."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIDE, WIDE = 16, 48
 
 
 def power(size: int) -> torch.Tensor:
-    """Power of a smooth stationary field, not the same along rows and columns, of variance one; its waves fit into a patch."""
+    """The power of a smooth, anisotropic, stationary field of variance one, whose waves fit into a patch."""
     k = torch.fft.fftfreq(size, 1 / size, dtype=F64) * 64 / size
     found = torch.exp(-((k[:, None] ** 2 + 1.7 * k[None] ** 2) / 64)) + 1e-3
     return found / found.mean()
 
 
 def windows(count: int) -> np.ndarray:
-    """Windows [count, SIDE, SIDE] of such fields on WIDE x WIDE points."""
+    """Cut windows [count, SIDE, SIDE] from such fields on WIDE x WIDE points."""
     white = torch.randn(count, WIDE, WIDE, dtype=F64, generator=torch.Generator().manual_seed(2))
     fields = torch.fft.irfft2(torch.fft.rfft2(white) * power(WIDE)[:, : WIDE // 2 + 1].sqrt(), s=(WIDE, WIDE))
     return fields[:, :SIDE, :SIDE].numpy()
@@ -41,7 +41,7 @@ def windows(count: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Gaussian models of windows: one of windows alone, and one given the window before."""
+    """A folder with Gaussian models of windows: one is unconditional, and one is given the window before."""
     folder = tmp_path_factory.mktemp("patches")
     axes = {name: np.arange(SIDE, dtype=np.float64) for name in "yx"}
     times = np.datetime64("2000-01-01", "ns") + np.arange(400) * np.timedelta64(1, "D")
@@ -73,7 +73,7 @@ def test_patches_cover_a_domain_and_blend_to_what_was_cut(shape: tuple[int, int]
 
 
 def test_the_stationary_gaussian_has_the_spectrum_that_the_windows_come_from() -> None:
-    """From the exact covariance of a window, at all waves that a taper of its size can tell apart."""
+    """It is computed from the exact covariance of a window and compared at all waves that a taper of this size resolves."""
     true = power(WIDE)
     covariance = torch.fft.ifft2(true).real
     row, column = torch.arange(SIDE).repeat_interleave(SIDE), torch.arange(SIDE).repeat(SIDE)
@@ -97,7 +97,7 @@ def test_a_gaussian_model_on_a_periodic_domain_is_the_gaussian_of_the_domain(fol
 
 
 def test_no_seams_are_seen_where_a_domain_ends(folder: Path) -> None:
-    """Mean squares and gradients of samples at the seams over those elsewhere, of averaged scores alone."""
+    """With averaged scores, samples have the same mean squares and gradients at the seams as elsewhere."""
     large = patched(load_model(folder / "plain"), (WIDE, WIDE), periodic=False)
     grid = piadm_hpc.grid.log_snr(large.process, 24, horizon=large.horizon, delta=large.delta)
     chain = piadm_hpc.integrators.build("gaussian-ab2", large.process, grid, reference=large.reference)
@@ -111,7 +111,7 @@ def test_no_seams_are_seen_where_a_domain_ends(folder: Path) -> None:
 
 
 def test_a_run_samples_a_domain_and_conditions_are_cut_with_it(folder: Path, tmp_path: Path) -> None:
-    """From the command line; where the domain is one patch, conditions are encoded as by the model itself."""
+    """The command samples it; if the domain is a single patch, conditions are encoded as by the model itself."""
     arguments = ["--model", folder / "plain", "--set", "domain.shape=[32, 40]"]
     done = call("sample", *arguments, "--samples", 2, "--out", tmp_path / "run")
     assert done["code"] == 0, done
@@ -142,6 +142,7 @@ def test_a_run_samples_a_domain_and_conditions_are_cut_with_it(folder: Path, tmp
     ("name", "settings", "words"),
     [
         ("plain", ["domain.shape=[8, 64]"], "domain.shape: 8 rows are fewer than the 16 of a patch; give at least 16"),
+        ("plain", ["domain.shape=[1000000, 1000000]"], "are 1,000,000,000,000 points; give at most"),
         ("plain", ["domain.shape=[32, 32]", "domain.overlap=16"], "domain.overlap = 16: patches of 16 x 16 share 1 to 15 points"),
         ("plain", ["domain.shape=[32, 32]", "density.enabled=true"], "patches have no densities"),
         ("wrapped", ["domain.shape=[32, 32]"], "train on windows with data.wrap = false"),

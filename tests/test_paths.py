@@ -1,4 +1,4 @@
-"""Odd paths: brackets, spaces, percent signs, ~ and $VARIABLES, taken literally where a file has that very name."""
+"""Odd paths with brackets, spaces, percent signs, ~ or $VARIABLES are taken literally if a file has exactly that name."""
 
 from __future__ import annotations
 

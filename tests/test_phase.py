@@ -1,4 +1,4 @@
-"""Phase space: closed forms, every integrator against its composition by hand, orders, limits, and lifting."""
+"""Phase space: closed forms, every integrator against its composition by hand, orders, limits, and lifted scores."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GRID = PhaseGrid(PHASE, TIMES, (0, 5))
 
 
 def options_of(name: str, **changes: object) -> Options:
-    """Options that every method notices: those it reads."""
+    """Choose the options that a method reads."""
     wanted = {"lam": -0.4, "lam_s": 1.6, "score_time": "middle", **changes}
     return Options(**{key: wanted[key] for key in catalogue.find(name).reads})
 
@@ -68,7 +68,7 @@ def test_the_root_is_transported_by_the_flow_of_point_data() -> None:
 
 
 def test_gaussians_are_teleported_by_their_flow() -> None:
-    """Against scipy's integrator of the probability flow, both ways and in two parts."""
+    """The map is compared with scipy's integration of the probability flow, in both directions and in two parts."""
     variances = torch.tensor([1e-3, 0.3, 4.0], dtype=F64)
     start, middle, end = (torch.tensor(tau, dtype=F64) for tau in (0.8, 0.3, 0.02))
     whole = PHASE.flow(start, end, variances)
@@ -97,7 +97,7 @@ def test_effective_noise_increases_and_is_inverted() -> None:
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_flows_equal_their_composition(name: str) -> None:
-    """On a mixture, with the native two-field score and with the network's score lifted."""
+    """They are compared on a mixture, with the native score of two fields and with a lifted score."""
     target = mixture(EDM())
     exact = PhaseMixture(PHASE, target)
     options = options_of(name)
@@ -116,7 +116,7 @@ def test_flows_equal_their_composition(name: str) -> None:
 @pytest.mark.parametrize("score_time", ["now", "middle", "next", "ahead"])
 @pytest.mark.parametrize("name", STIRRED)
 def test_stirred_methods_equal_their_composition(name: str, score_time: str) -> None:
-    """Covariance on a Gaussian and, with the noise left out, end states on a mixture."""
+    """The covariance on a Gaussian is compared and, without noise, the end states on a mixture."""
     options, variance = options_of(name, score_time=score_time), 0.2
     precision = {}
 
@@ -147,7 +147,7 @@ def test_stirred_methods_equal_their_composition(name: str, score_time: str) -> 
 
 
 def _leading_map(name: str) -> torch.Tensor:
-    """What precedes the first score of the first step, without its noise."""
+    """The part of the first step before its first score, without noise."""
     hand, h = Hand(PHASE, None, lambda z, root: z), float(TIMES[0] - TIMES[1])
     if name == "sscs":
         p = PHASE
@@ -158,7 +158,7 @@ def _leading_map(name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("process", [OU(), VP(), EDM()], ids=["ou", "vp", "edm"])
 def test_any_network_can_be_lifted(process: Any) -> None:
-    """The same path in phase space whichever process the network belongs to."""
+    """The path in phase space does not depend on the process of the network."""
     made = grid.log_snr(process, 10, horizon=4.0, delta=0.02)
     target = mixture(process)
     chain = integrators.build("rvv", process, made, phase=PHASE)
@@ -170,7 +170,7 @@ def test_any_network_can_be_lifted(process: Any) -> None:
 
 
 def weak_error(name: str, steps: int, phase: PhaseSpace, variance: float) -> float:
-    """Relative error of the final variance on a Gaussian, by exact propagation of moments."""
+    """The relative error of the final variance on a Gaussian, computed by exact propagation of moments."""
     process, delta = VP(), 0.05
     method = catalogue.find(name)
     flat = GaussianReference(torch.zeros(1, dtype=F64), Pixelwise((1,)), torch.tensor([variance], dtype=F64))
@@ -197,7 +197,7 @@ def test_weak_order_on_a_gaussian(name: str) -> None:
 
 
 def test_without_position_noise_the_position_has_neither_score_nor_noise() -> None:
-    """Gamma = 0 is critically damped Langevin diffusion; a small Gamma is near it."""
+    """Gamma = 0 is critically damped Langevin diffusion, and a small Gamma gives nearly the same path."""
     still = PhaseGrid(PhaseSpace(gamma=0.0), TIMES, (0, 5))
     near = PhaseGrid(PhaseSpace(gamma=1e-9), TIMES, (0, 5))
     for name in ("rse", "nse", "nvv", "rbaoab", "psld-em"):

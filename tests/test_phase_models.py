@@ -1,4 +1,4 @@
-"""Networks of position and momentum: their Gaussian part is exact, they train, and they are sampled in phase space."""
+"""Networks of position and momentum have an exact Gaussian part, are trained, and are sampled in phase space."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ SMALL = NetworkConfig(width=8, multipliers=(1,), embedding=8, static_maps=1, dro
 
 
 def reference() -> GaussianReference:
-    """One variance per pixel."""
+    """A reference with one variance per pixel."""
     mean = torch.randn(128, generator=torch.Generator().manual_seed(2), dtype=F64)
     return GaussianReference(mean, Pixelwise(SHAPE), torch.logspace(-3, 1, 128, dtype=F64))
 
 
 def loud_network() -> GridUNet:
-    """A network that says something at birth."""
+    """A network whose initial output is not zero."""
     with torch.random.fork_rng():
         torch.manual_seed(4)
         network = GridUNet(3, 2, torch.linspace(-80, 80, 8), 16, True, SMALL)
@@ -64,20 +64,20 @@ def test_the_statistic_is_a_process_on_the_clock_of_phase_space() -> None:
 
 
 def test_without_a_network_score_and_denoised_are_the_gaussians() -> None:
-    """Against the inverse of the covariance of position and momentum, entry by entry."""
+    """They are compared with the inverse of the covariance of position and momentum, entry by entry."""
     gaussian, t = reference(), torch.tensor([1e-3, 0.05, 0.6], dtype=F64)
     denoiser, z = PhaseDenoiser(PSLD(SPACE), gaussian), states(t)
     away = z.flatten(2) - SPACE.signal(t)[..., None] * gaussian.mean
     precision = torch.linalg.inv(SPACE.covariance(t[:, None], gaussian.spectrum))
     score = -torch.einsum("rdij,rjd->rid", precision, away)
     assert torch.allclose(denoiser.score(z, t).flatten(2), score, rtol=1e-9, atol=1e-9)
-    # Kalman: the covariance of x_0 and z is lambda e
+    # Kalman's formula: the covariance of x_0 and z is lambda e
     posterior = gaussian.mean - gaussian.spectrum * torch.einsum("ri,rid->rd", SPACE.signal(t), score)
     assert torch.allclose(denoiser(z, t).flatten(1), posterior, rtol=1e-8, atol=1e-8)
 
 
 def test_score_noise_and_denoised_of_a_network_say_the_same() -> None:
-    """s = -L^-T eps, and Tweedie's formula for the sufficient statistic."""
+    """They satisfy s = -L^-T eps and Tweedie's formula for the sufficient statistic."""
     t = torch.tensor([2e-3, 0.1, 0.7], dtype=F64)
     denoiser, z = PhaseDenoiser(PSLD(SPACE), reference(), loud_network()), states(t)
     score, factor = DenoiserScore(denoiser)(z, t).flatten(2), SPACE.factor(t)
@@ -113,7 +113,7 @@ def test_the_loss_of_a_gaussian_on_its_own_data_is_one() -> None:
 
 @pytest.mark.parametrize("name", ["rbaoab", "gddim-ab2", "rvv-x"])
 def test_a_native_score_and_a_lifted_one_give_the_same_samples(name: str) -> None:
-    """On a Gaussian, where both scores are known; grids meet at equal noise over signal."""
+    """Both scores are known on a Gaussian; the grids agree in the ratio of noise to signal."""
     gaussian = reference()
     native = integrators.build(name, PSLD(SPACE), grid.log_snr(PSLD(SPACE), 12, horizon=6.0, delta=1e-3))
     lifted = integrators.build(name, VP(), grid.log_snr(VP(), 12, horizon=6.0, delta=1e-3), phase=SPACE)
@@ -129,7 +129,7 @@ def test_a_native_score_and_a_lifted_one_give_the_same_samples(name: str) -> Non
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """Fields whose strongest pattern has amplitude plus or minus four, never zero."""
+    """A model of fields whose strongest pattern has amplitude plus or minus four, never zero."""
     folder = tmp_path_factory.mktemp("trained")
     write_fields(folder / "a.nc")
     config = make_config(
@@ -151,7 +151,7 @@ def test_training_beats_the_gaussian_and_the_card_says_what_it_is(trained: Model
 
 @pytest.mark.parametrize(("name", "calls"), [("rbaoab", 40), ("gddim", 24)])
 def test_samples_have_the_moments_of_the_data(trained: Model, name: str, calls: int) -> None:
-    """Amplitudes of the pattern: standard deviation as in the data and kurtosis about one, where a Gaussian has three."""
+    """Amplitudes of the pattern have the data's standard deviation and a kurtosis of about one; a Gaussian has three."""
     given = {"chain": {"integrator": name}, "grid": {"calls": calls, "kind": "power"}, "solver": {"kind": "sequential"}}
     sampler = make_sampler(RunConfig(model="m", **given), trained)
     solution = sampler.draw(range(48))

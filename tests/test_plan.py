@@ -1,4 +1,4 @@
-"""The effort that planning expects of a sample against what solvers take."""
+"""The NFE and rounds that planning predicts for a sample are those that solvers take."""
 
 from __future__ import annotations
 

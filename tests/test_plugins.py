@@ -1,4 +1,4 @@
-"""Callables of one's own in a configuration: a generator of one call, and an operator that foretells the path."""
+"""A configuration can name callables: a generator of one call, and an operator that predicts the path."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def gaussian_operator(model, chain):
     """Every point of the path by the same flow."""
     import torch
 
-    def foretell(states, points):
+    def predict(states, points):
         x, reference = states[:, 0].reshape(-1, *model.event_shape), model.reference.to(states.device, states.dtype)
         start = chain.t[:1].expand(len(x))
         later = [reference.flow(model.process, x, start, chain.t[j].expand(len(x))).flatten(1)[:, None] for j in points]
         return torch.stack(later) if later else states.new_zeros(0, *states.shape)
 
-    return foretell
+    return predict
 
 
 def wrong_operator(model, chain):

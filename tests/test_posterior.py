@@ -1,4 +1,4 @@
-"""Posteriors against closed forms: conditioned references, scores, last step, samples on Gaussian and mixture worlds."""
+"""Posteriors agree with closed forms: conditioned references, scores, the last step, samples of Gaussians and mixtures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GOLDEN = Path(__file__).parent / "data" / "azula-mmps.json"
 
 
 def bases() -> dict[str, tuple[Basis, Tensor]]:
-    """Every basis, with variances."""
+    """A reference in every basis."""
     generator = torch.Generator().manual_seed(0)
     harmonics = SphericalHarmonics(8, 16, 6, area_weighted=False)
     rotation = torch.linalg.qr(torch.randn(9, 9, generator=generator, dtype=F64))[0]
@@ -122,7 +122,7 @@ def test_conjugate_gradients_agree_with_factors(monkeypatch: pytest.MonkeyPatch)
     scores.append(made[1].score(x, t))
     update = made[1].update
     assert update is not None and not update.dense
-    # the preconditioner: its directions, what is seen of them, and a factor for each of the three levels and for the prior
+    # the preconditioner holds its directions, their observations, and a factor for each of the three levels and for the prior
     arrays = [*update._factors.values(), *update._leading]
     assert sum(part.nbytes for part in arrays) <= update.factor_bytes(len(update._factors)) <= 8 * 288 * (4 * 288 + 30 + 288)
     torch.testing.assert_close(scores[1], scores[0], rtol=0, atol=1e-7)
@@ -131,7 +131,7 @@ def test_conjugate_gradients_agree_with_factors(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_leading_directions_precondition_the_systems(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With all directions the first iteration is the last, with some of them there are fewer; the solution stays."""
+    """With all directions one iteration suffices, and some of them save iterations; the solution does not change."""
     reference = sphere().reference()
     observations, solutions, counts = given(reference, 100, 0.05), [], []
     monkeypatch.setattr(conditioned, "DENSE", 10)
@@ -210,7 +210,7 @@ def test_a_gaussian_world_costs_no_round_and_has_the_right_moments(name: str, sh
 
 
 def test_truths_are_exchangeable_with_members() -> None:
-    """Rank histogram and chi-square over many truths, each with observations of its own."""
+    """Rank histogram and chi-square are flat over many truths, each of which has its own observations."""
     field, members, truths = sphere(), 9, 60
     reference, states, noisy, values, std, chi = field.reference(), [], [], [], [], []
     rows = points(288, 14)
@@ -272,7 +272,7 @@ def test_scores_that_are_exact_on_gaussians(kind: str) -> None:
 
 
 def jacobian(target: Any, x: Tensor, t: Tensor) -> Tensor:
-    """dD/dx of a mixture, [d, d], by differentiation."""
+    """The Jacobian dD/dx [d, d] of the denoiser of a mixture, by automatic differentiation."""
     denoise = denoiser(target.score)
     return torch.func.jacrev(lambda z: denoise(z[None], t[None])[0])(x)
 
@@ -299,7 +299,7 @@ def test_guidance_is_its_formula(kind: str) -> None:
 
 
 def test_mmps_is_that_of_azula_solved_to_the_end() -> None:
-    """The numbers are estimates of azula 0.11.1: MMPSDenoiser with six iterations of GMRES for the six values of `world`."""
+    """The numbers come from MMPSDenoiser of azula 0.11.1, with six iterations of GMRES for the six values of `world`."""
     golden = json.loads(GOLDEN.read_text())
     target, process, rows, values, std = world()
     score = GuidedScore(denoiser(target.score), process, observe(rows, values, std))
@@ -362,7 +362,7 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_samples_of_a_chain_of_steps_are_conditioned_too() -> None:
-    """Collocation aside: a stochastic chain with the same reference and score gives the same moments."""
+    """A stochastic chain with the same reference and score gives the same moments as collocation."""
     from piadm_hpc import grid, integrators
     from piadm_hpc.solvers.options import Options
     from piadm_hpc.solvers.sampler import Sampler

@@ -1,4 +1,4 @@
-"""Weights of samples given observations: on a Gaussian model the posterior is exact, and its mean weight is the evidence."""
+"""Weights of samples given observations; the posterior of a Gaussian model is exact, and its mean weight is the evidence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_likelihood_is_that_of_the_normal_distribution() -> None:
 
 
 def test_the_posterior_of_a_gaussian_has_equal_weights_whose_mean_is_the_evidence(model: Path, tmp_path: Path) -> None:
-    """Up to the noise of the last level, 1.4 % of a standard deviation, which both densities contain differently."""
+    """They agree up to the noise of the last level, 1.4 % of a standard deviation, which the two densities treat differently."""
     file = stations(tmp_path / "stations.csv")
     changes = {"samples": 8, "density": {"enabled": True}, "compute": {"precision": "float64"}}
     config = write_config(tmp_path / "run.toml", model, tmp_path / "run", **changes)

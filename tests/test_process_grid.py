@@ -1,4 +1,4 @@
-"""Processes against their definitions, grids against the paper's step rule, partitions by property."""
+"""Processes agree with their definitions, grids with the step rule of the paper, and partitions have their properties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Grids, selections, dates and names as files have them: put right where there is one way, refused in words elsewhere."""
+"""Grids, selections, dates and names of files are corrected if there is only one way to do so, and refused otherwise."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ TRUE = temperatures().tas.values
 def refuse(folder: Path, words: str, **options: object) -> None:
     with pytest.raises(ValueError, match=words):
         read(folder, **options)
+
+
+def test_columns_out_of_order_and_levels_without_data_are_told_apart(tmp_path: Path) -> None:
+    fields = temperatures()
+    fields.isel(lon=[3, 1, 2, 0, *range(4, 12)]).to_netcdf(tmp_path / "a.nc")
+    refuse(tmp_path, "lon is not in order: 0 comes after a whole turn round the globe; sort the columns")
+    both = xr.concat([fields.tas, fields.tas - 30], "plev").assign_coords(plev=[850.0, 500.0])
+    both[{"time": slice(5, 12), "plev": 1}] = np.nan
+    both.transpose("time", "plev", "lat", "lon").to_dataset(name="tas").to_netcdf(tmp_path / "a.nc")
+    refuse(tmp_path, r"^tas\[1\] is missing at every point in more samples than max_missing allows", levels="plev")
+    assert read(tmp_path, levels="plev", max_missing=0.2).train.shape == (29, 2, 6, 12)
 
 
 # --- grids ---------------------------------------------------------------------------------------------------------------
@@ -73,7 +84,7 @@ def falling(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def around(dataset: xr.Dataset, first: int, last: int) -> xr.Dataset:
-    """The columns from `first` to `last`, some of them twice, as ocean models have them."""
+    """Take the columns from `first` to `last`, some of them twice, as ocean models store them."""
     columns = np.arange(first, last)
     return dataset.isel(lon=columns % 12).assign_coords(lon=("lon", 30.0 * columns, dataset.lon.attrs))
 
@@ -215,7 +226,7 @@ def test_a_regional_grid_is_not_wrapped(tmp_path: Path, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("columns", [[10, 11, 0, 1, 2], [0, 1, 2, 10, 11]])
 def test_a_region_across_greenwich_stays_in_one_piece(tmp_path: Path, caplog: pytest.LogCaptureFixture, columns: list) -> None:
-    """However the file counts or cuts it: neighbours in the model are neighbours on the globe."""
+    """Neighbours in the model are neighbours on the globe, however the file counts longitudes or divides the region."""
     part = temperatures().isel(lon=columns)
     part.to_netcdf(tmp_path / "a.nc")
     data = read(tmp_path)
@@ -386,12 +397,12 @@ def test_members_of_an_ensemble_share_dates_and_are_named(tmp_path: Path, caplog
     data = read(tmp_path, "member*.nc", test_files=("member2.nc",))
     assert (len(data.train), len(data.test)) == (72, 36)
     assert "36 held-out samples (2000-01-01 to 2002-12-01) have dates that are trained on too" in caplog.text
-    part = read(tmp_path, "member*.nc", test_fraction=0.1)  # 11 of 108 are no whole dates
+    part = read(tmp_path, "member*.nc", test_fraction=0.1)  # 11 of 108 is not a whole number of dates per member
     assert (len(part.train), len(part.test)) == (96, 12)
 
 
 def with_times(path: Path, times: np.ndarray, units: str | None, calendar: str | None = None, **more: object) -> None:
-    """36 temperatures with these times, bounds [n, 2] and cell methods."""
+    """Write 36 temperatures with these times, bounds [n, 2] and cell methods."""
     dataset = temperatures().drop_vars("time")
     attrs = {key: value for key, value in (("units", units), ("calendar", calendar)) if value is not None}
     if "bounds" in more:
@@ -407,7 +418,7 @@ MONTHS = np.tile(np.arange(12), 3)
 
 
 def months_read(folder: Path) -> np.ndarray:
-    """Which climatology every sample was compared with, from the season that is left in none."""
+    """Find the month whose climatology was subtracted from each sample, from the seasonal cycle that the file holds."""
     data = read(folder, anomaly="monthly")
     removed = TRUE - decoded(data)
     return np.array([int(np.abs(data.climatology[:, 0] - field).max((1, 2)).argmin()) for field in removed])
@@ -537,7 +548,7 @@ def test_names_that_samples_cannot_have_are_refused_by_train_and_can_be_changed(
     assert call("report", tmp_path / "run", "--against", tmp_path / "a.nc")["code"] == 0
 
 
-def test_names_that_cannot_be_changed_are_told(tmp_path: Path) -> None:
+def test_names_that_cannot_be_changed_are_refused(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     refuse(tmp_path, "rename: no file has a 't2m'", rename={"t2m": "tas"})
     refuse(tmp_path, "a.nc: rename: there is already a tas", rename={"lat": "tas"})

@@ -1,4 +1,4 @@
-"""Files compared with a model: `report`, `verify`, `reference` and `tune` read them as `train` does, and as the model is."""
+"""`report`, `verify`, `reference` and `tune` read files as `train` does, on the grid and in the units of the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = temperatures(24, seed=7, start="2010-01-01")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models of one file's fields, of its anomalies from the mean and from the months, and a run of the first."""
+    """Models of the fields of one file and of their anomalies from the mean and from the months, and a run of the first."""
     folder = tmp_path_factory.mktemp("models")
     temperatures().to_netcdf(folder / "a.nc")
     for anomaly in ("none", "mean", "monthly"):
@@ -38,7 +38,7 @@ def like(models: Path, name: str, dataset: xr.Dataset, tmp_path: Path) -> np.nda
 
 
 def anomalies(kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """The mean, or the means of the months, of the training file, and OTHER without them."""
+    """Compute the mean, or the monthly means, of the training file, and the anomalies of OTHER from them."""
     trained = temperatures().tas
     if kind == "mean":
         return trained.values.mean(0)[None], OTHER.tas.values - trained.values.mean(0)
@@ -60,7 +60,7 @@ def commands(models: Path, file: Path, out: Path) -> list[tuple[object, ...]]:
     ]
 
 
-def test_every_command_tells_the_same_mistakes(models: Path, tmp_path: Path) -> None:
+def test_every_command_reports_the_same_mistakes(models: Path, tmp_path: Path) -> None:
     values = OTHER.tas.values.copy()
     values[3, 2, 2] = -9999
     wrong = {
@@ -98,7 +98,7 @@ def cyclic(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def finer(dataset: xr.Dataset) -> xr.Dataset:
-    """Rows between those of the model are left out."""
+    """Insert rows between those of the model, which reading must omit."""
     return dataset.reindex(lat=np.linspace(-75, 75, 11), method="nearest", tolerance=15.1).assign_coords(
         lat=("lat", np.linspace(-75, 75, 11), dataset.lat.attrs)
     )
@@ -201,7 +201,7 @@ def test_the_report_of_a_model_of_anomalies_is_one_of_anomalies(models: Path, tm
 
 
 def test_the_recipe_of_the_model_reads_files_like_its_own(tmp_path: Path) -> None:
-    """Levels are selected, sentinels masked and names changed as in training; files made like samples are read as well."""
+    """Levels are selected, sentinels masked and names changed as in training; files in the form of samples are read as well."""
     levels = xr.DataArray([850.0, 500.0], dims="lev", name="lev")
     raw = xr.concat([temperatures().tas, temperatures().tas + 30], levels).to_dataset(name="t")
     raw["t"].attrs = temperatures().tas.attrs

@@ -1,4 +1,4 @@
-"""Molecules whose files say little: bonds and elements guessed where there is one choice, and few samples judged fairly."""
+"""Molecules with incomplete files: unambiguous bonds and elements are inferred, and few samples are compared fairly."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_few_samples_are_compared_with_as_few_of_the_reference(count: int) -> No
 
 
 def test_the_baseline_draws_by_weight() -> None:
-    """Points of no weight are not drawn: those of the other kind alone agree with themselves."""
+    """Points without weight are not drawn, so that the remaining ones agree with themselves."""
     points = np.repeat([[0.5, 0.5], [1.5, 1.5]], 400, axis=0)[np.random.default_rng(1).permutation(800)]
     weight = (points[:, 0] < 1).astype(float)
     assert baseline(points, weight, (np.arange(3.0),) * 2, 20) == (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Values as files declare them: valid ranges, undeclared numbers for missing values, units, files that break off."""
+"""Values as files declare them: valid ranges, undeclared numbers for missing values, units, and truncated files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def land(value: float, **attrs: object) -> xr.Dataset:
 
 
 def packed(path: Path, kind: str, code: int, limits: dict[str, np.ndarray], unsigned: bool = False) -> np.ndarray:
-    """Temperatures packed with steps of 0.01 K whose land holds a code of its own; returns what they unpack to."""
+    """Write packed temperatures with steps of 0.01 K and a code on land; returns the unpacked values."""
     values = temperatures().tas.values.astype(np.float64)
     codes = np.round((values - 200) / 0.01).astype(np.int64)
     codes[LAND] = code
@@ -86,7 +86,7 @@ def test_half_precision_is_read_without_its_library_crashing(tmp_path: Path) -> 
     ("kind", "code", "limits", "unsigned"),
     [
         ("i2", 32767, {"valid_range": np.array([-20000, 20000], "i2")}, False),
-        ("i2", 32767, {"valid_max": np.float64(350.0)}, False),  # as wide as the scale: unpacked, as NUG has it
+        ("i2", 32767, {"valid_max": np.float64(350.0)}, False),  # of the type of the scale: unpacked, according to NUG
         ("i2", -1, {"valid_max": np.int16(-2)}, True),  # 65535 and 65534 as unsigned numbers
         ("i4", -30000, {"valid_min": np.int32(-25000)}, False),
     ],
@@ -226,7 +226,7 @@ def test_units_that_measure_other_things_are_refused_with_both_names(tmp_path: P
         read(tmp_path, "a.nc", "b.nc")
 
 
-def test_units_that_nothing_names_are_told_by_their_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_units_that_nothing_names_are_found_from_the_size_of_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     unnamed = temperatures(seed=1, start="2003-01-01")
     del unnamed.tas.attrs["units"]
@@ -324,7 +324,7 @@ def unwritten(path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["zarr", "zeros", "packed", "filled"])
 def test_chunks_that_were_never_written_are_found(tmp_path: Path, form: str) -> None:
-    """What stands there reads as zeros, or as the format's own number for missing values, unpacked or not."""
+    """Such values read as zeros, or as the number of the format for missing values, unpacked or not."""
     unwritten(tmp_path / f"a.{'zarr' if form == 'zarr' else 'nc'}", form)
     with pytest.raises(ValueError, match=r"tas has 864 values of .*, first at time 12, lat 0, lon 0, far from all others"):
         read(tmp_path, "a.*")
@@ -355,8 +355,8 @@ def test_a_file_that_ends_in_its_header_says_so(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_damaged_chunks_are_told_from_other_mistakes(tmp_path: Path) -> None:
-    """Zeros over a compressed chunk: the header is whole, and the values no longer unpack."""
+def test_damaged_chunks_have_a_message_of_their_own(tmp_path: Path) -> None:
+    """A compressed chunk is overwritten by zeros, so that the header is whole and the values cannot be decompressed."""
     temperatures().to_netcdf(tmp_path / "a.nc", encoding={"tas": {"zlib": True}})
     with h5py.File(tmp_path / "a.nc") as file:
         chunk = file["tas"].id.get_chunk_info(0)

@@ -1,4 +1,4 @@
-"""Reading records from TOML and the command line: every mistake at once, in words that say what would be right."""
+"""Reading records from TOML and the command line reports all mistakes at once and says what is accepted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from piadm_hpc.config.validation import dotted as flat
 
 
 class Engine(Record):
-    """A section."""
+    """A section of the record Car."""
 
     cylinders: int = Field(4, ge=1, le=16)
     fuel: Literal["petrol", "diesel", "hydrogen"] = "petrol"
@@ -22,7 +22,7 @@ class Engine(Record):
 
 
 class Car(Record):
-    """A record with a section, and one that may be left out."""
+    """A record with a section and an optional one."""
 
     name: str = Field(min_length=1)
     doors: tuple[int, ...] = ()

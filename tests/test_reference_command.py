@@ -1,4 +1,4 @@
-"""What sweeps are built on: responses that are probed or made by hand, references fitted to data, and `piadm reference`."""
+"""Jacobian diagonals that are probed or given, references that are fitted to data, and the command `piadm reference`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LATITUDES = np.linspace(-80, 80, 8).tolist()
 
 
 def own_gains(chain: Chain, reference: GaussianReference) -> GaussianReference:
-    """The reference with its own response, at the very noise levels that a chain looks at."""
+    """Give a reference its own gains as the Jacobian diagonal, at the noise levels of a chain."""
     ratio = torch.unique(chain.ratio[:-1]).flip(0)
     variance = reference.spectrum.to(F64)
     return replace(reference, response=Response(-2 * torch.log(ratio), variance / (variance + ratio[:, None] ** 2)))
@@ -55,7 +55,7 @@ def test_a_response_of_the_references_own_gains_is_the_reference(process: Proces
 
 @pytest.mark.parametrize("space", ["data", "phase"])
 def test_so_it_is_for_every_integrator(space: str) -> None:
-    """Lifted chains of phase space read one field; the shells are those of the reference, all twelve."""
+    """Lifted chains in phase space read one field; there is a shell for each of the twelve directions of the reference."""
     reference = mixture(VP()).reference()
     for name, chain in every_method(VP(), reference, steps=7).items():
         if catalogue.find(name).space == space:
@@ -85,7 +85,7 @@ BASES = {"pixelwise": Pixelwise((8, 16)), "fourier": Fourier((8, 16)), "harmonic
 @pytest.mark.parametrize("basis", BASES.values(), ids=BASES)
 @pytest.mark.parametrize("process", [VP(), EDM()], ids=["vp", "edm"])
 def test_probing_a_gaussian_gives_its_gains(basis: Basis, process: Process) -> None:
-    """lambda / (lambda + ratio^2) for every shell, up to the average over adjacent levels."""
+    """The gains are lambda / (lambda + ratio^2) for every shell, up to the average over adjacent levels."""
     spectrum = torch.logspace(1, -2, basis.num_shells, dtype=F64)
     reference = GaussianReference(torch.linspace(-1, 1, 128, dtype=F64), basis, spectrum)
     states = torch.randn(2, 8, 16, dtype=F64, generator=torch.Generator().manual_seed(0))
@@ -104,7 +104,7 @@ def test_probing_a_gaussian_gives_its_gains(basis: Basis, process: Process) -> N
 
 
 def seen(basis: Basis) -> torch.Tensor:
-    """Shells that fields have a share in; the last of the harmonics holds what the grid does not resolve."""
+    """Select the shells that fields contain; the last shell of the harmonics holds what the grid does not resolve."""
     unit = basis.energy(basis.analyse(torch.randn(400, 128, dtype=F64, generator=torch.Generator().manual_seed(1))))
     return unit > 1e-3
 
@@ -135,7 +135,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_is_probed_and_later_runs_use_it(folder: Path, tmp_path: Path) -> None:
-    """The response goes into the model's folder; sweeps are built on it, and samples stay what they were."""
+    """The Jacobian diagonal is stored in the model's folder and used by sweeps; the samples do not change."""
     path = write_config(tmp_path / "run.toml", folder / "network", tmp_path / "run", samples=2)
     refused = one_line(call("sample", path, "--set", "solver.linear=response"), 2)
     assert "this reference has no response: probe the model (`piadm reference MODEL`)" in refused
@@ -169,9 +169,9 @@ def test_a_reference_is_fitted_to_the_samples_of_a_run_and_used(folder: Path, tm
     used = call("sample", path, "--set", f"solver.reference={tmp_path / 'own.h5'}", "--out", tmp_path / "again")
     assert used["code"] == 0, used
     with piadm_hpc.open(tmp_path / "run" / "samples.h5") as first, piadm_hpc.open(tmp_path / "again" / "samples.h5") as second:
-        # another linear part, the same members
+        # another preconditioner gives the same members
         assert float(abs(first["tas"] - second["tas"]).max()) < 0.05
-    # from the training file too, and what is fitted is what was trained on
+    # the training file gives the reference with which the model was trained
     report = call("reference", folder / "gaussian", "--data", folder / "fields.nc", "--out", tmp_path / "data.h5")
     assert report["code"] == 0, report
     config = RunConfig(model="m", solver={"reference": str(tmp_path / "data.h5")}, chain={"integrator": "ddim"})

@@ -1,4 +1,4 @@
-"""Rollouts: closed forms at every lead, pipelined and lead by lead, members alone and together, restarts, bad input."""
+"""Rollouts: closed forms at every lead, pipelined and sequential leads, members alone and together, restarts, bad input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from conditional import KNOWN, ConditionalGaussian, ShiftedMixture
-from helpers import call, one_line
+from helpers import call, on_ranks, one_line, piadm
 from problems import F64, SIZE, chains
 from test_conditional_models import make, write_world
 
@@ -35,18 +35,18 @@ from piadm_hpc.theory.process import OU
 PROCESS = OU()
 WORLD, MIXTURE = ConditionalGaussian(PROCESS, size=6), ShiftedMixture(PROCESS)
 EARLY = 0.5  # threshold of the leads that are pipelined
-FEW = Collocation(PROCESS, MIXTURE.target.reference(), 6.0, 1e-2, 10)  # points, which resolve no lead
+FEW = Collocation(PROCESS, MIXTURE.target.reference(), 6.0, 1e-2, 10)  # too few points to resolve a lead
 
 
 def linear(threshold: float | None, tol: float = 1e-8) -> Rollout:
-    """x[l+1] = mean + B (the first numbers of x[l]) + noise, solved along the flow."""
+    """A rollout of x[l+1] = mean + B (the first entries of x[l]) + noise along the flow."""
     chain = Collocation(PROCESS, WORLD.reference, 10.0, 1e-4, 16)
     sampler = Sampler(chain, WORLD.score, (6,), 7, Options(tol=tol), reference=WORLD.reference, dtype=F64)
     return Rollout(sampler, lambda past, links: past[:, -1, :KNOWN], threshold=threshold)
 
 
 def given(past: torch.Tensor, links: Sequence[Link]) -> Condition:
-    """A shift that depends on the last two fields and on the lead, and the parity of the start: not linear in anything."""
+    """A nonlinear shift that depends on the last two fields and on the lead, and the parity of the start."""
     season = torch.tensor([[0.3 * (link.lead % 3)] for link in links], dtype=past.dtype)
     shift = 0.7 * torch.tanh(past[:, -1].roll(1, -1) - 0.4 * past[:, -2]) + season
     return {"map": {"shift": shift}, "sign": torch.tensor([link.start % 2 for link in links])}
@@ -69,7 +69,7 @@ STARTS, MEMBERS = [0, 0, 1, 5], [0, 3, 0, 2]
 
 @pytest.mark.parametrize("threshold", [None, EARLY])
 def test_every_member_and_lead_of_a_linear_gaussian_world_is_the_closed_form(threshold: float | None) -> None:
-    """The flow keeps (x - alpha m) / sqrt(v), so that each lead is a line in its predecessor and its own noise."""
+    """The flow keeps (x - alpha m) / sqrt(v), so that each lead is a linear function of its predecessor and its noise."""
     rollout, leads, past = linear(threshold), 5, fields(4, 1, 6)
     found = rollout.draw(past, leads, members=MEMBERS, starts=STARTS)
     times = rollout.sampler.chain.t[[0, -1]]
@@ -85,7 +85,7 @@ def test_every_member_and_lead_of_a_linear_gaussian_world_is_the_closed_form(thr
 
 
 def test_moments_at_every_lead_are_the_closed_form() -> None:
-    """Mean and covariance of 400 members from one start, each within five standard errors."""
+    """Mean and covariance of 400 members from one start agree within five standard errors."""
     members, leads = 400, 3
     past = fields(1, 1, 6).expand(members, -1, -1)
     found = linear(EARLY, tol=1e-3).draw(past, leads, members=range(members)).x
@@ -106,7 +106,7 @@ def bent(x: torch.Tensor, t: torch.Tensor, c: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("options", [{}, {"in_flight": 3}, {"model_batch": 5}, {"student": bent}])
 def test_pipelined_leads_are_those_of_the_solve_from_their_own_predecessor(options: dict[str, Any]) -> None:
-    """On a mixture, with conditions that depend on two leads: within tol, in 43 % of the rounds of one made lead by lead."""
+    """For a mixture whose conditions depend on two leads, errors are within tol, in 43 % of the rounds of sequential leads."""
     past, leads, tol = fields(4), 6, 1e-3
     found = mixed(EARLY, tol=tol, **options).draw(past, leads, members=MEMBERS, starts=STARTS)
     tight = mixed(None, tol=1e-6)
@@ -134,7 +134,7 @@ def test_a_member_alone_and_after_a_restart_is_that_of_the_large_rollout(thresho
 
 
 def test_chains_with_noise_make_rollouts_lead_by_lead() -> None:
-    """Against each lead solved step by step; the first lead of start 0 is what the sampler draws with that condition."""
+    """Each lead is compared with its chain step by step; the first lead of start 0 is what a sampler draws for that condition."""
     chain = chains(PROCESS, MIXTURE.target.reference(), steps=12)["ddpm"]
     sampler = Sampler(chain, MIXTURE.score, (SIZE,), 3, Options(tol=1e-11), reference=MIXTURE.target.reference(), dtype=F64)
     past = fields(4)
@@ -147,7 +147,7 @@ def test_chains_with_noise_make_rollouts_lead_by_lead() -> None:
 
 
 def test_fields_of_a_model_of_residuals_are_what_later_leads_are_given() -> None:
-    """x = m(c) + residual: the same forecasts as of the model of x itself."""
+    """A model of the residual x - m(c) gives the same forecasts as a model of x."""
     plain = linear(None)
 
     def score(x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -184,18 +184,18 @@ def test_a_rollout_hands_out_its_leads_and_goes_on_after_a_stop(threshold: float
 
 
 def test_leads_that_cannot_begin_early_wait() -> None:
-    """With a threshold that no unconverged lead meets, a rollout takes the calls of one made lead by lead, and no more."""
+    """With a threshold that no unconverged lead meets, a rollout costs exactly the NFE of sequential leads."""
     past = fields(4)
     waiting = mixed(1e-30).draw(past, 3, members=MEMBERS, starts=STARTS)
     alone = mixed(None).draw(past, 3, members=MEMBERS, starts=STARTS)
     assert torch.equal(waiting.calls, alone.calls) and torch.equal(waiting.rounds, alone.rounds)
 
 
-def test_leads_behind_a_range_that_was_cut_wait() -> None:
-    """With too few points every lead is cut: pipelining then takes hardly more calls than leads one after the other."""
+def test_leads_after_a_truncated_range_wait() -> None:
+    """With too few points every lead is truncated, and pipelining then costs hardly more NFE than sequential leads."""
     few = [replace(mixed(threshold), sampler=replace(mixed(threshold).sampler, chain=FEW)) for threshold in (EARLY, None)]
     early, alone = (rollout.draw(fields(4), 8, members=MEMBERS, starts=STARTS) for rollout in few)
-    # a lead that is not cut takes at most five rounds
+    # a lead that is not truncated takes at most five rounds
     assert int(alone.rounds.min()) > 6 * 8
     assert int(early.calls.sum()) < 1.2 * int(alone.calls.sum())
     assert float((early.x[:, 0] - alone.x[:, 0]).square().mean(1).sqrt().max()) < 2e-3
@@ -240,7 +240,7 @@ def forecast(folder: Path, out: Path, **changes: Any) -> piadm_hpc.RunConfig:
 
 
 def test_a_run_of_forecasts_is_starts_by_members_by_leads(forecasts: Path, tmp_path: Path) -> None:
-    """From the command line; a start and a member alone are those of the large run, pipelined or lead by lead."""
+    """With the command, a start or a member that is drawn alone is that of the large run, pipelined or lead by lead."""
     arguments = ["rollout", "--model", forecasts / "months", "--init", forecasts / "starts.nc", "--leads", 3, "--samples", 2]
     made = call(*arguments, "--tol", 1e-3, "--out", tmp_path / "large", "--set", "output.batch=3")
     assert made["code"] == 0, made
@@ -262,7 +262,7 @@ def test_a_run_of_forecasts_is_starts_by_members_by_leads(forecasts: Path, tmp_p
 
 
 def test_an_array_over_starts_makes_the_forecasts_of_the_whole_run(forecasts: Path, tmp_path: Path) -> None:
-    """Every job of an array has one start of the file, whose members are those of the run of all starts; others are refused."""
+    """Each job of an array draws one start of the file, with the members of the run of all starts; other starts are refused."""
     with piadm_hpc.sample(forecast(forecasts, tmp_path / "whole", output={"batch": 8})) as dataset:
         whole = dataset.tas.load()
     given = ("--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--samples", 2, "--tol", 1e-3)
@@ -299,7 +299,7 @@ def test_an_array_over_starts_makes_the_forecasts_of_the_whole_run(forecasts: Pa
 def test_conditions_that_a_file_lacks_are_refused_at_submission(
     forecasts: Path, tmp_path: Path, changes: list[str], words: str
 ) -> None:
-    """All numbers that the jobs of an array ask for in vain are named at once, and no job starts."""
+    """All missing numbers that jobs of an array request are named at once, and no job starts."""
     given = ("--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--out", tmp_path / "none")
     message = one_line(call("submit", *given, "--set", "rollout.leads=3", "--cluster", "local", *changes), 2)
     assert words in message and not (tmp_path / "none").exists()
@@ -321,6 +321,40 @@ def test_starts_of_one_date_are_forecast_apart(forecasts: Path, tmp_path: Path) 
     assert float(np.abs(february - august).mean()) > 0.01
     with pytest.raises(ConfigError, match="several starts have one date"):
         require_conditions([*apart, run])
+
+
+def test_a_start_cut_out_of_a_file_keeps_its_date_and_its_members(forecasts: Path, tmp_path: Path) -> None:
+    """xarray's isel(time=1) leaves the date without a dimension; the start is the same, and so are its random numbers."""
+    with xr.open_dataset(forecasts / "starts.nc") as starts:
+        tas = starts.tas.load()
+    lagged = {f"tas_{lag}": tas.isel(time=slice(2 - lag, 5 - lag)).assign_coords(time=tas.time[1:4]) for lag in (1, 2)}
+    given = xr.Dataset({**lagged, "month": ("time", [2, 3, 4])})
+    found = {}
+    for name, part in (("slice", given.isel(time=[1])), ("point", given.isel(time=1))):
+        part.to_netcdf(tmp_path / f"{name}.nc")
+        run = forecast(forecasts, tmp_path / name, condition={"file": str(tmp_path / f"{name}.nc")}, samples=1)
+        found[name] = piadm_hpc.sample(run).load()
+    assert str(found["point"].init_time.values[0])[:7] == "2013-02"
+    assert np.array_equal(found["point"].tas.values, found["slice"].tas.values)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([np.nan, np.nan, 0.3], "time is missing for the conditions 0, 1, counted from 0; fill it, or remove them"),
+        (np.array(["2001-01", "NaT", "2001-03"], "datetime64[ns]"), "time is missing for the conditions 1, counted from 0"),
+        ([], "holds no condition: time has no entries"),
+    ],
+)
+def test_conditions_without_labels_are_refused(forecasts: Path, tmp_path: Path, labels: Any, words: str) -> None:
+    """Labels that are missing tell neither conditions nor starts apart."""
+    with xr.open_dataset(forecasts / "starts.nc") as starts:
+        tas = starts.tas.isel(time=slice(0, len(labels))).load()
+    given = xr.Dataset({"tas_1": tas, "tas_2": tas, "month": ("time", np.arange(1, len(labels) + 1))})
+    given.assign_coords(time=labels).to_netcdf(tmp_path / "starts.nc", unlimited_dims=["time"])
+    with pytest.raises(ConfigError) as caught:
+        require_conditions([forecast(forecasts, tmp_path, condition={"file": str(tmp_path / "starts.nc")})])
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +392,7 @@ def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts:
     with piadm_hpc.sample(run) as dataset:
         whole = dataset.tas.load().values
     shards = sorted((tmp_path / "run" / "shards").glob("*.h5"))
-    assert len(shards) == 9  # three batches of members, lead by lead
+    assert len(shards) == 9  # there are three batches of members, drawn lead by lead
     for shard in shards[1::2]:
         shard.unlink()
     with piadm_hpc.sample(run.replace(samples=3)) as again:
@@ -366,8 +400,32 @@ def test_forecasts_go_on_after_any_lead_and_more_members_are_appended(forecasts:
         assert float(np.abs(again.tas.values[:, :2] - whole).max()) < 1e-2
 
 
+def test_forecasts_go_on_after_a_rank_is_killed(forecasts: Path, tmp_path: Path) -> None:
+    """Leads that were stored stay as they are, and the rest are those of a run that nobody disturbed."""
+    arguments = ["rollout", "--model", forecasts / "months", "--init", forecasts / "starts.nc", "--leads", 3, "--samples", 2]
+    for setting in ("output.batch=3", "compute.model_batch=8", "compute.time_ranks=2"):
+        arguments += ["--set", setting]
+    script = [
+        {"args": [*arguments, "--tol", 1e-4, "--out", tmp_path / "whole"]},
+        {
+            "args": [*arguments, "--tol", 1e-4, "--out", tmp_path / "run"],
+            "fault": {"kind": "kill", "rank": 1, "call": 50},
+            "ends": True,
+        },
+    ]
+    done, reports = on_ranks(2, tmp_path / "script", script, timeout=90)
+    assert done.returncode != 0 and [report[0]["code"] for report in reports] == [0, 0]
+    finished = {path.name: path.read_bytes() for path in (tmp_path / "run" / "shards").glob("*.h5")}
+    assert 0 < len(finished) < 9
+    again = piadm([*arguments, "--tol", 1e-4, "--out", tmp_path / "run"], ranks=2)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {name: (tmp_path / "run" / "shards" / name).read_bytes() for name in finished} == finished
+    with piadm_hpc.open(tmp_path / "run") as found, piadm_hpc.open(tmp_path / "whole") as whole:
+        assert float(np.abs(found.tas.values - whole.tas.values).max()) < 1e-3
+
+
 def test_forecasts_are_verified_by_lead_against_dated_fields(forecasts: Path, tmp_path: Path) -> None:
-    """The error of lead k is that to the k-th month after the start; starts at the end of the file have fewer leads."""
+    """Lead k is compared with the k-th month after the start; starts at the end of the file have fewer leads."""
     run = tmp_path / "run"
     with piadm_hpc.sample(forecast(forecasts, run)) as dataset:
         mean = dataset.tas.mean("realization").load()
@@ -388,7 +446,7 @@ def test_forecasts_are_verified_by_lead_against_dated_fields(forecasts: Path, tm
 
 
 def test_forecasts_are_planned_with_all_their_leads(forecasts: Path, tmp_path: Path) -> None:
-    """A forecast lead by lead costs as many leads as it has; pipelined, several leads are in memory at once."""
+    """Sequential leads add up their costs; pipelined leads are in memory together."""
     arguments = ["--model", forecasts / "months", "--condition", forecasts / "starts.nc", "--set", "rollout.leads=6"]
     assert "8 forecasts of 6 leads on 2 ranks" in call("plan", *arguments, "--samples", 2, "--ranks", 2)["out"]
 
@@ -404,7 +462,7 @@ def test_forecasts_are_planned_with_all_their_leads(forecasts: Path, tmp_path: P
 
 
 def test_leads_are_given_their_month_and_the_fields_before_them(forecasts: Path, tmp_path: Path) -> None:
-    """Every lead less the mean given the two fields before it and its month is a draw of the residuals' Gaussian."""
+    """Each lead minus the mean given its two predecessors and its month is a draw from the Gaussian of the residuals."""
     with piadm_hpc.sample(forecast(forecasts, tmp_path / "run", samples=1)) as dataset:
         found = dataset.tas.values[0, 0].astype(np.float64)
     model = load_model(forecasts / "months")
@@ -439,5 +497,7 @@ def test_models_that_leads_cannot_be_passed_on_to_are_refused(forecasts: Path, t
     arguments = ["rollout", "--init", forecasts / "starts.nc", "--out", tmp_path / "run"]
     lacking = one_line(call(*arguments, "--model", forecasts / "gap", "--leads", 2), 2)
     assert "at the lags 1, 3; leads after the first need all lags from 1 to 3" in lacking
+    twice = one_line(call(*arguments, "--condition", forecasts / "fields.nc", "--model", forecasts / "months", "--leads", 2), 2)
+    assert "--init and --condition both name the file of starts; give one of them" in twice
     unsaid = one_line(call(*arguments, "--model", forecasts / "months"), 2)
     assert "say how many leads to forecast, with --leads N" in unsaid

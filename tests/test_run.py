@@ -1,4 +1,4 @@
-"""A run gives the same members on every rank grid, whatever else is drawn, and after any interruption that is asked for."""
+"""A run gives the same members on every rank grid, whatever else is drawn, and after every requested interruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Work:
             return dataset.load()
 
     def assert_same(self, out: str, ids: list[int]) -> None:
-        """The members of a run equal the serial ones: to an ulp of the 280 K they are stored at, far below 1e-4 of a member."""
+        """Check that members equal the serial ones to an ulp of the 280 K at which they are stored, far below their spread."""
         found = self.members(out)
         assert found["realization"].values.tolist() == ids
         expected = self.serial.sel(realization=ids)
@@ -41,7 +41,7 @@ class Work:
             np.testing.assert_array_equal(found[name].values, expected[name].values)
 
     def given(self, command: str, out: str, *arguments: object) -> list[object]:
-        """Two members of each of two conditions, or of the forecasts that begin there, three leads each."""
+        """Draw two members for each of two conditions, or for the forecasts of three leads that begin there."""
         start = ["--condition"] if command == "sample" else ["--leads", 3, "--init"]
         common = ["--samples", 2, "--tol", 1e-4, "--set", "output.batch=2", "--out", self.folder / out]
         return [command, "--model", self.folder / "months", *start, self.folder / "starts.nc", *common, *arguments]
@@ -69,7 +69,7 @@ Reports = dict[int, list[list[dict[str, Any]]]]
 
 @pytest.fixture(scope="module")
 def reports(work: Work) -> Reports:
-    """What several commands came to on 2, 3 and 4 ranks, one launch each."""
+    """The results of several commands on 2, 3 and 4 ranks, with one launch for each number."""
     few, stop = ["--samples", 6], work.folder / "stopped" / STOP_FILE
     depth = ["--set", "solver.fixed_depth=true", "--set", "solver.sweeps=2"]
     limited = ["--set", "solver.sweeps=1", "--tol", "1e-7"]
@@ -115,7 +115,7 @@ def codes(reports: Reports, ranks: int, command: int) -> set[int]:
 
 
 def said_once(reports: Reports, ranks: int, command: int, code: int) -> str:
-    """The one line that the first rank alone says; every rank ends with the same code."""
+    """Return the line that only the first rank prints; every rank must end with the same code."""
     assert codes(reports, ranks, command) == {code}
     assert not any(report[command]["err"] for report in reports[ranks][1:])
     return one_line(reports[ranks][0][command], code)
@@ -148,7 +148,7 @@ def test_rank_grids_agree_with_the_serial_run(
 def test_forecasts_and_conditions_agree_with_the_serial_run(
     work: Work, reports: Reports, command: str, ranks: int, number: int, out: str
 ) -> None:
-    """Members of two starts, lead by lead in the files, and of two conditions, however ranks share them."""
+    """Members of two starts and of two conditions do not depend on how ranks share them."""
     assert codes(reports, ranks, number) == {0}, reports[ranks][0][number]
     assert call(*work.given(command, f"{out}-alone"))["code"] == 0
     found, alone = work.members(out).tas, work.members(f"{out}-alone").tas
@@ -183,7 +183,7 @@ def test_a_stop_file_ends_every_group_and_the_next_run_goes_on(work: Work, repor
 
 
 def test_a_stop_file_between_blocks_loses_no_block(work: Work) -> None:
-    """The batch goes on from the block's end, with the costs of the blocks behind it; what it becomes does not change."""
+    """The batch continues from the end of the block, with the costs of earlier blocks, and its samples do not change."""
     out, changes = work.folder / "blocks", ["--only", "0-3", "--set", "grid.blocks=3", "--set", "output.batch=4"]
     arguments = ["sample", work.config, *changes, "--out", out]
     fault = {"kind": "touch", "call": 1, "file": str(out / STOP_FILE)}
@@ -201,7 +201,7 @@ def test_a_stop_file_between_blocks_loses_no_block(work: Work) -> None:
 
 @pytest.mark.parametrize(("change", "after"), [("chain.eta=0", 40), ("solver.window=4", 12), ("solver.kind=sequential", 7)])
 def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytest.MonkeyPatch, change: str, after: int) -> None:
-    """Where all points are solved at once no block's end is to be waited for: what is in flight is drawn again, nothing else."""
+    """Without blocks a stop does not wait for the end of a batch, and only the samples in flight are drawn again."""
     monkeypatch.setattr("piadm_hpc.run.batches.PATIENCE", dict.fromkeys(StopReason, 0.0))
     out, one_by_one = work.folder / change, "sequential" not in change
     in_flight = ["--set", "compute.in_flight=1"] if one_by_one else []
@@ -212,7 +212,7 @@ def test_a_stop_within_a_batch_keeps_what_is_done(work: Work, monkeypatch: pytes
     assert again["code"] == 0 and (0 < left < 4 if one_by_one else left == 4)
     assert call(*arguments[:-1], work.folder / f"{change}-whole")["code"] == 0
     found, expected = (work.members(name)["tas"].values for name in (change, f"{change}-whole"))
-    np.testing.assert_allclose(found, expected, rtol=3e-7)  # a batch of other samples rounds otherwise
+    np.testing.assert_allclose(found, expected, rtol=3e-7)  # a batch of other samples has other rounding errors
 
 
 def test_a_stop_within_a_block_that_takes_long_loses_that_block_alone(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +253,7 @@ def test_a_fixed_depth_is_done_and_a_limit_is_not_converged(work: Work, reports:
     np.testing.assert_allclose(limited["tas"].values, work.members("sequential")["tas"].values, rtol=1e-6)
 
 
-def test_mistakes_on_several_ranks_are_said_once_before_any_work(work: Work, reports: Reports) -> None:
+def test_mistakes_on_several_ranks_are_reported_once_before_any_work(work: Work, reports: Reports) -> None:
     changed = reports[2][0][6]
     assert codes(reports, 2, 6) == {1} and not reports[2][1][6]["err"]
     assert "  seed: 0 there, 3 here" in changed["err"].splitlines()

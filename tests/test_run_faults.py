@@ -1,4 +1,4 @@
-"""Runs that are harmed: bad scores, killed ranks, full disks, damaged shards. One clear message, and nothing finished is lost."""
+"""Bad scores, killed ranks, full disks and damaged shards give one clear message, and no finished sample is lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def shards(out: Path) -> list[Path]:
 
 
 def harmed(work: Path, ranks: int, out: str, fault: dict[str, Any], *more: object) -> str:
-    """What a run says that fails on one of several ranks, all of which end soon after."""
+    """Run the command with a fault on one of several ranks; returns its output once all ranks have ended, which is soon."""
     script = [{"args": ["sample", work / "run.toml", "--out", work / out, *more], "fault": fault, "ends": True}]
     done, _ = on_ranks(ranks, work / f"script-{out}", script, timeout=60)
     # the log is opened just before the first score
@@ -96,16 +96,16 @@ def test_a_failing_group_ends_the_groups_that_are_well(work: Path) -> None:
     ("kind", "words"),
     [("exit", "SystemExit the licence server does not answer"), ("interrupt", "KeyboardInterrupt")],
 )
-def test_a_rank_that_is_told_to_exit_ends_the_others(work: Path, kind: str, words: str, time_ranks: int) -> None:
-    """These exceptions are no errors to catch, and yet the other ranks would wait for this one for ever."""
+def test_a_rank_that_exits_ends_the_others(work: Path, kind: str, words: str, time_ranks: int) -> None:
+    """These exceptions are not caught as errors, but the other ranks would wait for ever."""
     fault = {"kind": kind, "rank": 1, "call": 3}
     assert harmed(work, 2, f"{kind}-{time_ranks}", fault, "--time-ranks", time_ranks) == f"rank 1 ended with {words}"
     (event,) = (event for event in read_events(work / f"{kind}-{time_ranks}") if event["event"] == "failed")
     assert event["message"] == f"rank 1 ended with {words}"
 
 
-def test_a_rank_that_is_told_to_exit_while_it_loads_ends_the_others(work: Path) -> None:
-    """Before there is a folder to write to."""
+def test_a_rank_that_exits_while_it_loads_ends_the_others(work: Path) -> None:
+    """This happens before the run has a folder."""
     script = [
         {"args": ["sample", work / "run.toml", "--out", work / "none"], "fault": {"kind": "exit-load", "rank": 1}, "ends": True}
     ]
@@ -170,7 +170,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(work: Path) -> None:
 def test_a_disk_that_fills_up_is_one_message_and_the_rest_is_drawn_later(work: Path) -> None:
     out, report = work / "full", work / "full.json"
     arguments = ["sample", str(work / "run.toml"), "--out", str(out)]
-    # files may not grow beyond a limit here: what a write to a full disk does, without being an administrator
+    # a limit on the size of files acts like a full disk and needs no administrator
     limit = shards(work / "whole")[0].stat().st_size - 2000
     limited = f"""
 import json, resource, sys
@@ -193,7 +193,7 @@ open({str(report)!r}, "w").write(json.dumps(report))
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_log_that_cannot_be_written_is_said_in_words(work: Path) -> None:
+def test_a_log_that_cannot_be_written_is_reported(work: Path) -> None:
     out = work / "log"
     (out / "log.txt").mkdir(parents=True)
     text = one_line(call("sample", work / "run.toml", "--out", out), 1)
@@ -218,7 +218,7 @@ def test_a_stop_file_of_an_earlier_run_does_not_stay(work: Path) -> None:
 
 
 def test_a_request_is_obeyed_from_the_moment_the_run_has_a_log(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for the log to ask for a stop must not find the request taken for that of an earlier run."""
+    """A stop that is requested as soon as the log exists must not be taken for a request to an earlier run."""
     out = work / "asked-at-once"
 
     def begin(**options: object) -> None:

@@ -1,4 +1,4 @@
-"""Run folders as people treat them: files vanish meanwhile, runs are started by hand, and numbers have a nought too many."""
+"""Run folders in everyday use: files vanish during a run, runs are started by hand, and numbers are mistyped."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def assert_whole(out: Path, whole: Path) -> None:
 
 
 def losing(monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
-    """The first shard vanishes as often as told, always just after the third was written."""
+    """Remove the first shard a given number of times, always just after the third was written."""
     honest, left = Store.write, [times]
 
     def write(store: Store, ids: Any, *arguments: Any, **options: Any) -> Path:
@@ -69,7 +69,7 @@ def test_a_folder_that_loses_files_again_and_again_is_an_error(work: Path, monke
 
 
 def test_a_shard_lost_while_two_groups_work(work: Path) -> None:
-    """Each of the groups draws a share of what was lost; nobody waits for the other."""
+    """Each group draws a share of the lost samples without waiting for the other."""
     out = work / "lost-by-groups"
     arguments = ["sample", str(work / "run.toml"), "--out", str(out), "--time-ranks", "1"]
     remove = f"""
@@ -99,7 +99,7 @@ helpers._main(Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("harm", ["seed", "tol", "model"])
-def test_a_shard_of_another_run_is_refused_in_words(work: Path, harm: str) -> None:
+def test_a_shard_of_another_run_is_refused_with_a_reason(work: Path, harm: str) -> None:
     mine, other = work / f"mine-{harm}", work / f"other-{harm}"
     changes = {"seed": ["--seed", 1], "tol": ["--tol", 0.5], "model": []}[harm]
     if harm == "model":
@@ -136,7 +136,7 @@ def test_join_and_check_compare_with_what_was_asked_for(work: Path) -> None:
     "content", ["", "[]", '{"samples": [[0, 99999999999]]}', '{"samples": [[3, 1]]}', "\x00\xff", "[" * 9000]
 )
 def test_a_note_of_what_was_asked_for_that_cannot_be_read_is_not_needed(work: Path, content: str) -> None:
-    """run.toml then says it, as in folders of earlier versions."""
+    """The samples are then those of run.toml, as in folders of earlier versions."""
     out = work / "noted"
     assert call("sample", work / "run.toml", "--out", out)["code"] == 0
     (out / "requested.json").write_text(content)
@@ -153,7 +153,7 @@ def test_status_knows_runs_that_were_started_by_hand(work: Path) -> None:
     lock = Lock.take(out, stale_hours=2)
     running = call("status", out)
     assert running["code"] == 75 and f"at work: process {os.getpid()} on {socket.gethostname()}" in running["out"]
-    (out / ".lock").write_text(lock.text.replace(str(os.getpid()), "999999999"))  # a process that is gone
+    (out / ".lock").write_text(lock.text.replace(str(os.getpid()), "999999999"))  # the process has ended
     over = call("status", out)
     assert over["code"] == 1 and "at work" not in over["out"] and "no job or process is left" in over["out"]
     elsewhere = {**Holder.here().__dict__, "host": "node7", "job": ""}

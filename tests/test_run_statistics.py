@@ -1,4 +1,4 @@
-"""Statistics of configured runs: per condition, per start and lead, absolute, against a truth, and what is refused."""
+"""Statistics of configured runs: by condition, by start and lead, absolute, against a truth; and refused settings."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def opened(out: Path, **options: Any) -> xr.Dataset:
 
 
 def require_those_of(statistics: xr.Dataset, members: xr.DataArray, name: str = "tas") -> None:
-    """The moments and extremes of a run are xarray's of its members, to 1e-6 of their spread."""
+    """Check that moments and extremes are those that xarray computes from the members, to 1e-6 of their spread."""
     wide, spread = members.astype(float), float(members.std())
     for key in ("mean", "std", "min", "max"):
         expected = getattr(wide, key)("realization")
@@ -64,7 +64,7 @@ def require_those_of(statistics: xr.Dataset, members: xr.DataArray, name: str = 
 
 
 def test_statistics_alone_are_those_beside_the_members(world: Path, tmp_path: Path) -> None:
-    """From the command line, and asked for in several calls; `check`, `status`, `join` and `plan` know of them."""
+    """They are drawn by several calls of the command; `check`, `status`, `join` and `plan` support them."""
     with piadm_hpc.sample(config(world, tmp_path / "both")) as members:
         both = opened(tmp_path / "both", statistics=True)
         require_those_of(both, members.tas)
@@ -99,7 +99,7 @@ def test_conditions_and_forecasts_have_statistics_of_their_own(world: Path, tmp_
 def test_forecasts_that_are_not_stored_go_on_and_are_counted_once(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the middle of a member's leads: these are made again, and those that were counted are not counted again."""
+    """After a kill between the leads of a member these are drawn again, and leads that were counted are not counted twice."""
     run = forecasts(world, tmp_path / "run", output={"batch": 2, "members": False})
     add, calls = Tally.add, 0
 
@@ -152,7 +152,7 @@ def test_absolute_statistics_have_the_climatology_of_the_month(world: Path, tmp_
 
 
 def truth_of(members: xr.Dataset, path: Path, **units: str) -> Path:
-    """One member as what happened."""
+    """Take one member as the truth."""
     field = members.tas.isel(realization=0, drop=True)
     attrs = {"units": units.get("units", "K")}
     xr.Dataset({"tas": field.drop_attrs().assign_attrs(attrs)}).drop_encoding().to_netcdf(path)

@@ -59,19 +59,19 @@ def profiles(count: int = 360, calendar: str = "noleap") -> xr.Dataset:
 
 
 def made(folder: Path, name: str = "model", **sections: Any) -> Path:
-    """A Gaussian model in a folder, trained on its a.nc."""
+    """Train a Gaussian model on the a.nc of a folder."""
     record = {"name": name, "output": str(folder / name), "network": "none", "reference": {"modes": 300}} | sections
     return train(TrainConfig.model_validate(record), root=folder, report=lambda line: None)
 
 
 def sampled(folder: Path, model: Path, samples: int = 4, name: str = "run") -> xr.Dataset:
-    """A run of the model, opened."""
+    """Run the model and open its samples."""
     record = {"model": str(model), "out": str(folder / name), "samples": samples, "grid": {"steps": 4}}
     return piadm_hpc.sample(piadm_hpc.RunConfig.model_validate(record))
 
 
 def drawn(reference: GaussianReference, count: int) -> torch.Tensor:
-    """Samples of a reference itself."""
+    """Draw samples of a reference."""
     white = torch.randn(count, *reference.event_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return reference.draw(white, torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)).to(torch.float32)
 
@@ -88,7 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def correlations(fields: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations of fields [n, steps, levels, *grid] between steps and between levels, means over all else."""
+    """Correlations of fields [n, steps, levels, *grid] between steps and between levels, averaged over the rest."""
     a = ((fields - fields.mean(0)) / fields.std(0)).reshape(*fields.shape[:3], -1)
     return (
         np.einsum("nslp,ntlp->st", a, a) / a[:, 0].size,
@@ -118,13 +118,13 @@ def test_levels_steps_and_coordinates_come_back(world: Path) -> None:
     assert dataset.plev.values.tolist() == LEVELS and dataset.plev.attrs.items() >= given.plev.attrs.items()
     assert dataset.lat.attrs["axis"] == "Y" and dataset.orography.attrs == given.orography.attrs and dataset.height == 2
     assert dataset.step.attrs["months_per_step"] == 1 and dataset.step.attrs["calendar"] == "noleap"
-    # a profile is a step of its year: both have the same fields and names
+    # a single time has the same fields and names as a step of a sequence
     profile = sampled(world, world / "profile", name="profiles")
     assert profile.ta.dims == ("realization", "plev", "lat", "lon") and profile.ta.attrs == dataset.ta.attrs
 
 
 def test_absolute_sequences_have_every_steps_own_month(world: Path) -> None:
-    """The climatology that is added to step k of a year that begins in November is that of k months later."""
+    """Step k of a year that begins in November gets the climatology of the month k months later."""
     stored = sampled(world, world / "year", name="absolute")
     found = piadm_hpc.open(world / "absolute", absolute=True, month=11)
     means = profiles().ta.isel(time=slice(0, 306)).groupby("time.month").mean().transpose("month", "plev", "lat", "lon")
@@ -134,7 +134,7 @@ def test_absolute_sequences_have_every_steps_own_month(world: Path) -> None:
 
 
 def test_sequences_are_verified_reported_and_refitted(world: Path) -> None:
-    """Every level is compared as a field of its own, over all steps, with files of single times in other units."""
+    """Each level is compared as a separate field, over all steps, with files of single times in other units."""
     sampled(world, world / "year", name="verified")
     other = profiles().sortby("plev").assign_coords(plev=("plev", [5000, 20000, 50000, 85000, 100000], {"units": "Pa"}))
     other.to_netcdf(world / "pascal.nc")
@@ -144,7 +144,7 @@ def test_sequences_are_verified_reported_and_refitted(world: Path) -> None:
     fields = profiles().ta.transpose("time", "plev", "lat", "lon").values.astype(np.float64)
     direct = correlations(fields.reshape(30, 12, 5, 3, 4))
     data = record["correlation_plev"]["data"]
-    # the file's anomalies are those from the model's climatology, of other years
+    # anomalies of the file are from the model's climatology, which is of other years
     assert data[0] == pytest.approx(1) and np.abs(np.array(data) - direct[1][0]).max() < 0.1
     assert len(record["correlation_step"]["samples"]) == 12 and "ta: correlations between steps" in report["out"]
     call("verify", world / "verified")
@@ -155,7 +155,7 @@ def test_sequences_are_verified_reported_and_refitted(world: Path) -> None:
 
 
 def test_one_step_and_one_level_are_selected(world: Path) -> None:
-    """`open`, `export`, `report` and `verify` take one step and one level; those that are not there are refused in words."""
+    """`open`, `export`, `report` and `verify` take one step and one level, and refuse those that do not exist."""
     run, climatology = world / "selected", world / "selected.nc"
     whole = sampled(world, world / "year", name="selected")
     with piadm_hpc.open(run, select={"step": 3, "plev": 500}) as found:
@@ -190,13 +190,13 @@ def test_memory_of_a_sequence_is_that_of_its_numbers(world: Path) -> None:
 
 
 def dates(day: list[float], series: list[int] | None = None) -> Dates:
-    """Dates on these days."""
+    """Make dates on the given days."""
     days = np.array(day, dtype=np.float64)
     return Dates(days.astype(np.int64), np.ones(len(days), int), days, np.array(series or [0] * len(days)), "noleap")
 
 
 def test_gaps_and_members_break_sequences() -> None:
-    """Sequences never reach over a gap in time, from one member to another, or over samples that are left out."""
+    """Sequences never cross a gap in time, a change of member, or samples that are left out."""
     file = np.zeros(8, dtype=int)
     everything = np.arange(8)
     gap = dates([0, 1, 2, 3, 7, 8, 9, 10])
@@ -210,7 +210,7 @@ def test_gaps_and_members_break_sequences() -> None:
 
 
 def test_sequences_decode_to_the_fields_they_were_made_of(tmp_path: Path) -> None:
-    """Step k of a decoded sequence is the file's field k samples after the first, by level, in every variable."""
+    """Step k of a decoded sequence is the field k samples after the first in the file, for every level and variable."""
     given = profiles(36)
     given.to_netcdf(tmp_path / "a.nc")
     recipe = {"files": [str(tmp_path / "a.nc")], "variables": ["ps", "ta"], "levels": {"plev": [500, 1000]}, "sequence": 3}
@@ -252,7 +252,7 @@ def test_transforms_hold_for_every_level_and_step(tmp_path: Path) -> None:
     ],
 )
 def test_levels_and_sequences_that_are_not_there_are_refused(world: Path, data: dict[str, Any], words: str) -> None:
-    """What was given and what to do, for levels and sequences that the data do not have."""
+    """The error says what was given and what to do about levels and sequences that the data do not have."""
     record = {"files": ["a.nc"], "variables": ["ta", "ps"], "anomaly": "mean"} | data
     with pytest.raises(ValueError, match=words):
         made(world, "refused", data=record)
@@ -271,7 +271,7 @@ def test_conditions_on_earlier_fields_need_variables_of_one_field(world: Path) -
 
 
 def test_healpix_centres() -> None:
-    """Both orders are the same cells; parents lie amid their children; rings are where Gorski et al. (2005) put them."""
+    """Both orders have the same cells, parents lie between their children, and rings are those of Gorski et al. (2005)."""
     nested, ring = (np.stack(Healpix(16, order).angles(np.arange(3072))) for order in (True, False))
     assert np.array_equal(*(np.unique(np.round(angles, 9), axis=1) for angles in (nested, ring)))
     # the first ring has four cells, whose sine is 1 - 1 / (3 nside^2); the equator's begins at half a cell
@@ -317,7 +317,7 @@ ON_CELLS: dict[str, Any] = {"files": ["a.nc"], "variables": ["tas"], "spatial_di
 
 
 def test_a_healpix_file_goes_the_whole_way(tmp_path: Path) -> None:
-    """Trained on nested cells, sampled, opened with cells and grid mapping, and verified against the same cells in rings."""
+    """A model of nested cells is trained and sampled; its samples have a grid mapping and are verified in ring order."""
     on_cells().to_netcdf(tmp_path / "a.nc")
     model = made(tmp_path, data=ON_CELLS | {"anomaly": "mean"}, reference={"modes": 40})
     dataset = sampled(tmp_path, model)
@@ -345,7 +345,7 @@ def test_a_healpix_file_goes_the_whole_way(tmp_path: Path) -> None:
 
 
 def test_unstructured_cells_need_their_places(tmp_path: Path) -> None:
-    """Cells with latitudes and longitudes in radians are used; without any the refusal says what to do."""
+    """Cells may have latitudes and longitudes in radians; if they have none, the error says what to do."""
     given = on_cells(nside=4).drop_vars("crs")
     lat, lon = Healpix(4, True).angles(given.cell.values)
     bare = given.drop_vars("cell").rename(cell="ncells")
@@ -368,10 +368,10 @@ def test_unstructured_cells_need_their_places(tmp_path: Path) -> None:
 
 
 def test_grids_are_interpolated_only_on_request(tmp_path: Path) -> None:
-    """A file on a finer, turned grid is refused, and with `regrid` interpolated to the first file's, round the globe."""
+    """A file on a finer, reversed grid is refused; with `regrid` it is interpolated to the first file's, round the globe."""
 
     def fields(lat: np.ndarray, lon: np.ndarray, start: str) -> xr.Dataset:
-        # linear in latitude; along longitude a wave, with the error of interpolation known from its second derivative
+        # linear in latitude and a wave in longitude, whose error of interpolation follows from its second derivative
         time = xr.date_range(start, periods=3, freq="D")
         values = np.arange(1, 4)[:, None, None] * (lat[:, None] / 10 + np.cos(np.deg2rad(lon)))
         return xr.Dataset({"tas": (("time", "lat", "lon"), values)}, {"time": time, "lat": lat, "lon": lon})
@@ -413,7 +413,7 @@ def test_a_network_of_levels_and_steps_with_gaps_is_trained_and_sampled(tmp_path
 
 
 def test_observations_of_fields_with_levels_need_a_level(world: Path) -> None:
-    """Places do not tell the level of a variable that has several; those of a variable without levels do."""
+    """A place does not determine the level of a variable that has several; a variable without levels needs none."""
     (world / "stations.csv").write_text("variable,lat,lon,value,std\nps,0,0,1,1\nta,0,0,1,1\n")
     message = one_line(
         call("sample", "--model", world / "profile", "--observations", world / "stations.csv", "--out", world / "o"), 2

@@ -1,4 +1,4 @@
-"""On a real Slurm: runs that are submitted, stopped by their time limit, killed, cancelled, queued again, and end whole."""
+"""On a real Slurm, runs are submitted, stopped by a time limit, killed, cancelled and requeued, and end complete."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 @pytest.fixture(scope="module", autouse=True)
 def limited(site: Site) -> str:
-    """A job that asks for far less time than it needs; most of its time it waits, so other tests go on beside it.
+    """A job that requests far less time than it needs; it mostly waits, so that other tests can run meanwhile.
 
     Its ranks work for about a quarter minute between their start, however long that takes on this machine, and the signal.
     """
@@ -39,7 +39,7 @@ def limited(site: Site) -> str:
 
 
 def test_four_ranks_on_two_nodes_and_an_array_of_four(site: Site) -> None:
-    """Submitted together; both complete and equal a serial run."""
+    """Both are submitted together, complete, and equal a serial run."""
     job = site.submit("four", ranks=4)
     arrayed = site.piadm(*("submit", site.config, "--out", "array", "--samples", 2, "--array", "samples=1,2,3,4", "--hours", 0.3))
     assert arrayed.returncode == 0, arrayed.stderr
@@ -54,7 +54,7 @@ def test_four_ranks_on_two_nodes_and_an_array_of_four(site: Site) -> None:
 
 
 def test_a_signal_while_a_job_begins_queues_it_again(site: Site) -> None:
-    """Before the run itself listens: submitit does, as soon as it has read the job."""
+    """The signal comes before the run installs its handler; that of submitit is installed once the job has been read."""
     job = site.submit("early")
     site.until(lambda: site.logs("early").count("Loading pickle") == 2, 100, "two ranks that begin", "early")
     time.sleep(1)
@@ -73,7 +73,7 @@ def kill_a_rank(site: Site, out: str, job: str) -> None:
 
 
 def environment(pid: int) -> bytes:
-    """What a process was started with; srun itself is started with no rank's number."""
+    """Return the environment of a process; that of srun itself has no rank."""
     return Path(f"/proc/{pid}/environ").read_bytes()
 
 
@@ -82,14 +82,14 @@ def cancel(site: Site, out: str, job: str) -> None:
 
 
 def requeue(site: Site, out: str, job: str) -> None:
-    """After a kill of all ranks: the job has its number again, and finds what they left in the memory of its nodes."""
+    """Kill all ranks and requeue the job, which keeps its number and finds their shared memory on its nodes."""
     for rank in site.cluster.processes("submitit.core._submit", f"/{out}/"):
         os.kill(rank, signal.SIGKILL)
     assert site.cluster.run(["scontrol", "requeue", job]).returncode == 0
 
 
 def kill_a_node(site: Site, out: str, job: str) -> None:
-    """slurmd and everything it started: what a machine does that loses power."""
+    """Kill slurmd and everything it started, as when a machine loses power."""
     nodes = site.cluster.run(["squeue", "-h", "-j", job, "-o", "%N"]).stdout
     node = site.cluster.run(["scontrol", "show", "hostnames", nodes.strip()]).stdout.split()[-1]
     os.kill(site.cluster.daemon(f"slurmd-{node}"), signal.SIGKILL)
@@ -99,11 +99,11 @@ def kill_a_node(site: Site, out: str, job: str) -> None:
             os.kill(pid, signal.SIGKILL)
     assert site.cluster.run(["scontrol", "update", f"nodename={node}", "state=down", "reason=test"]).returncode == 0
     site.cluster.start_node(node)
-    site.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"])  # refused if it is back by itself
+    site.cluster.run(["scontrol", "update", f"nodename={node}", "state=resume"])  # refused if the node has returned by itself
 
 
 def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
-    """A killed rank, a cancelled, a requeued job, a lost node: all at once, on pairs of nodes so that only one loses its own."""
+    """A killed rank, a cancelled and a requeued job and a lost node are tested together; only one job uses the lost node."""
     harms = {harm.__name__: harm for harm in (kill_a_node, kill_a_rank, cancel, requeue)}
     places = {out: "n[3-4]" if out == "kill_a_node" else "n[1-2]" for out in harms}
     jobs = {out: site.submit(out, "--sbatch", f"nodelist={places[out]}", delay=site.hold(out)) for out in harms}
@@ -116,7 +116,7 @@ def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
         site.release(out)
     harmed = time.monotonic()
     for out, job in jobs.items():
-        # queued again by Slurm itself, or over: noticed within a minute, without sacct
+        # Slurm requeues the job, or its end is noticed within a minute, without sacct
         site.until(lambda out=out: not {"RUNNING", "COMPLETING"} & {*site.state(out).split()}, 60, f"the end of job {job}")
         code, text = site.status(out)
         if code and not site.state(out):
@@ -130,7 +130,7 @@ def test_disturbed_jobs_are_finished_by_the_same_command(site: Site) -> None:
 
 
 def test_fifty_kills_in_a_row(site: Site) -> None:
-    """Forty-four of a serial run and six of one of two ranks, at random moments; the same command then ends it."""
+    """A serial run is killed forty-four times and one of two ranks six times, at random moments; the same command ends it."""
     count, dice = 140, random.Random(1)
     arguments = ["sample", site.config, "--samples", count, "--out", "kills"]
     killing = [sys.executable, Path(__file__).with_name("killing.py"), 44, 7, site.folder / "kills" / "shards", *arguments]
@@ -153,7 +153,7 @@ def test_fifty_kills_in_a_row(site: Site) -> None:
 
 
 def test_a_limit_far_below_the_need_is_met_again_and_again(site: Site, limited: str) -> None:
-    """Signalled, stopped at a block, queued again, for several rounds; at most one block is lost a stop."""
+    """The job is signalled, stopped at a block and requeued several times; each stop loses at most one block."""
     site.wait(limited, 600)
     stops, starts = site.events(limited, "stopped"), site.events(limited, "started")
     assert len(starts) == len(stops) + 1 >= 3 and all(stop["limit"] for stop in stops), (starts, stops)

@@ -1,4 +1,4 @@
-"""On a real Slurm: the examples of jobs/, chains, trainings, batch scripts, and what is refused or answered with one error."""
+"""On a real Slurm: the examples of jobs/, chains, trainings, batch scripts, and mistakes that give one error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_the_examples_that_are_numbers_alone(site: Site) -> None:
-    """Four ranks on two nodes, along time and over samples, and an array of four: the scripts of jobs/ with other numbers."""
+    """Scripts of jobs/ run with other numbers: four ranks on two nodes, along time and over samples, and an array of four."""
     model = ["--model", site.folder / "network", *LIKE_THE_RUN, *SHORT, "--ranks-per-node", "2"]
     examples = {
         "climate_ensemble": ["--out", "ensemble", "--samples", NUM_SAMPLES, "--gpus-per-node", "0", "--set", "output.batch=1"],
@@ -54,7 +54,7 @@ def test_the_examples_that_are_numbers_alone(site: Site) -> None:
 
 
 def test_a_chain_a_script_and_a_training_each_stopped_once(site: Site) -> None:
-    """A chain's next job goes on; a plain batch script and a training queue themselves again. All at once, to wait once."""
+    """The next job of a chain continues; a batch script and a training requeue themselves. All are tested together."""
     chain = site.submit("chain", "--chain", 3, delay=site.hold("chain"))
     script = start_script(site, "plain")
     training = start_training(site)
@@ -82,7 +82,7 @@ def signal_job(site: Site, job: str, name: str, *more: str) -> None:
 
 
 def start_script(site: Site, out: str) -> str:
-    """jobs/sample.sbatch as its page says to change it: without GPUs, for the MPI of this environment, on two ranks."""
+    """Submit jobs/sample.sbatch, changed as its page says: without GPUs, for the MPI of this environment, on two ranks."""
     text = (JOBS / "sample.sbatch").read_text().replace("#SBATCH --gpus-per-task=1\n", "").replace("/fields", f"/{out}")
     (site.folder / "sample.sbatch").write_text(text.replace("--mpi=pmix", f"--mpi={START_UP}"))
     path = f"{Path(sys.prefix) / 'bin'}:{site.cluster.environment['PATH']}"
@@ -113,7 +113,7 @@ def start_training(site: Site) -> str:
 
 
 def test_a_folder_belongs_to_one_run_and_a_dead_job_is_noticed(site: Site) -> None:
-    """The second submission and a run by hand are refused; a job killed without a word ends `--wait` within a minute."""
+    """A second submission and a run by hand are refused; a job that is killed by SIGKILL ends `--wait` within a minute."""
     waiting = subprocess.Popen(
         [*PIADM, "submit", str(site.config), "--out", "once", "--mpi", START_UP, "--ranks-per-node", "2", *SHORT, "--wait"],
         env={**site.cluster.environment, **site.environment(site.hold("once"))},
@@ -169,7 +169,7 @@ WRONG: dict[str, dict[str, tuple[list[str], dict[str, str], str]]] = {
 
 @pytest.mark.parametrize(("launcher", "environment", "words"), WRONG[FAMILY].values(), ids=WRONG[FAMILY])
 def test_a_wrong_pairing_is_one_error_at_once(site: Site, launcher: list[str], environment: dict[str, str], words: str) -> None:
-    """Never silent singletons, never a hang."""
+    """Ranks never run as silent singletons, and never hang."""
     mpiexec = str(Path(sys.prefix) / "bin" / "mpiexec")
     command = [mpiexec if word == "MPIEXEC" else word for word in launcher]
     more = {**site.environment(), **environment}
@@ -205,10 +205,10 @@ def test_doctor_under_srun(site: Site) -> None:
 
 
 def test_a_disk_that_fills_up_in_the_middle(site: Site) -> None:
-    """The job ends with words, nothing that was stored is lost, and with room the same command finishes it."""
+    """The job ends with an error, no stored sample is lost, and the same command completes the run when there is room."""
     assert call("sample", site.config, "--samples", 2, "--out", site.folder / "full")["code"] == 0
     limit = site.shards("whole")[0].stat().st_size // 1024 - 1
-    # one rank: the limit also holds for the files in shared memory that several would open
+    # there is one rank, since the limit also holds for the files in shared memory that several would open
     site.submit("full", "--setup", f"ulimit -f {limit}", ranks=1)
     site.until(lambda: site.state("full") == "" and site.events("full", "failed"), 200, "the full disk", "full")
     code, text = site.status("full")
@@ -219,7 +219,7 @@ def test_a_disk_that_fills_up_in_the_middle(site: Site) -> None:
     site.assert_whole("full")
 
 
-def test_a_copy_without_its_shards_is_refused_with_words(site: Site) -> None:
+def test_a_copy_without_its_shards_is_refused(site: Site) -> None:
     shutil.copytree(site.folder / "whole", site.folder / "copied", ignore=shutil.ignore_patterns("shards"))
     report = call("check", site.folder / "copied")
     assert report["code"] == 1 and "none of its 6 shards" in report["out"], report
@@ -228,7 +228,7 @@ def test_a_copy_without_its_shards_is_refused_with_words(site: Site) -> None:
 
 
 def test_numbers_of_jobs_that_start_again_bring_no_old_result(site: Site) -> None:
-    """Two Slurms one after the other give their first jobs the same number; the second works, and is waited for."""
+    """Two installations of Slurm give their first jobs the same number; `--wait` waits for the second job."""
     for count in (1, 2):
         with tempfile.TemporaryDirectory(prefix="piadm-slurm-", ignore_cleanup_errors=True) as folder:
             with running(Path(folder) / "c", nodes=1, cpus=2) as cluster:

@@ -1,4 +1,4 @@
-"""Parallel solvers against the sequential chain: fixed points, exact prefixes, stopping, safeguards, constraints."""
+"""Parallel solvers are compared with the sequential chain: fixed points, exact prefixes, stopping, safeguards, constraints."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_fixed_point_is_the_sequential_chain(process: Any, name: str, linear: st
 @pytest.mark.parametrize("linear", ["identity", "process", "reference"])
 @pytest.mark.parametrize("name", ["piadm sde", "gaussian ode", "dpmpp-2m"])
 def test_points_up_to_k_are_exact_after_k_sweeps(name: str, linear: str) -> None:
-    """A chain cut after k steps is a block whose end is exact after k sweeps, and not after k-1."""
+    """The end of a chain that is cut after k steps is exact after k sweeps, and not after k - 1."""
     process = OU()
     target = mixture(process)
     reference = target.reference()
@@ -131,8 +131,8 @@ def test_sweeps_follow_the_lambda_law() -> None:
     for variance, eta in ((0.013, 1.0), (0.013, 0.0), (0.3, 1.0)):
         gaussian = isotropic((4,), variance)
 
-        def score(x: torch.Tensor, t: torch.Tensor, law: GaussianReference = gaussian) -> torch.Tensor:
-            return law.to("cpu", F64).score(process, x, t)
+        def score(x: torch.Tensor, t: torch.Tensor, prior: GaussianReference = gaussian) -> torch.Tensor:
+            return prior.to("cpu", F64).score(process, x, t)
 
         chain = integrators.piadm(process, made, eta=eta)
         x0, noise = start(process, chain, [0, 1, 2], size=4)
@@ -155,7 +155,7 @@ def test_counts_of_rounds_and_calls() -> None:
         return target.score(x, t)
 
     fixed = solve(chain, score, x0, tol=None, sweeps=3, linear="process", check_score=False)
-    # sweep k cannot change the k-1 points that are exact already
+    # sweep k cannot change the k - 1 points that are already exact
     assert fixed.calls.tolist() == [10 + 9 + 8] * 2 and sum(rows) == 2 * 27
     assert fixed.rounds.tolist() == [3, 3] and fixed.status.tolist() == [[int(Status.DEPTH_REACHED)]] * 2
     rows.clear()
@@ -199,12 +199,12 @@ def test_a_network_of_low_precision_stops_at_its_own_floor() -> None:
 
     result = solve(chain, score, x0.float(), noise=noise, reference=reference, tol=1e-6)
     assert result.x.dtype == torch.float32
-    # rounding is a fixed function, so that a sample may also happen to land on its fixed point
+    # rounding is a fixed function, so that a sample may also reach its fixed point exactly
     assert bool((result.status == int(Status.ROUND_OFF_FLOOR)).any()) and int(result.rounds.max()) < 40
 
 
 def test_own_tables_own_noise_and_a_score_that_ignores_time() -> None:
-    """Anyone's coefficients, without noise levels: the change of the state is watched instead."""
+    """The user's coefficients have no noise levels, so that the change of the state is tested instead."""
     steps = 30
     P, Q, N = torch.full((steps,), 0.98), torch.full((steps,), 0.05), torch.full((steps,), 0.1)
     chain = Chain(P, Q, N, torch.linspace(1, 0, steps + 1))
@@ -232,7 +232,7 @@ def two_field_chain(steps: int) -> Chain:
 
 
 def test_a_score_that_reads_two_combinations_of_the_channels() -> None:
-    """Step by step against a hand-written loop, in sweeps against that, and a Gaussian in one sweep."""
+    """The sequential solver equals a loop, sweeps equal the sequential solver, and a Gaussian takes one sweep."""
     chain, size = two_field_chain(20), 6
     x0, momentum = torch.randn(3, size, dtype=F64), torch.randn(3, size, dtype=F64)
     draws = torch.randn(20, 3, 2, size, dtype=F64)
@@ -268,7 +268,7 @@ def test_a_score_that_reads_two_combinations_of_the_channels() -> None:
 
 
 @pytest.mark.parametrize("in_flight", [None, 1])
-def test_an_operator_that_foretells_the_path_changes_the_sweeps_alone(in_flight: Any) -> None:
+def test_an_operator_that_predicts_the_path_changes_only_the_sweeps(in_flight: Any) -> None:
     process, target = OU(), mixture(OU())
     reference = target.reference()
     chain = chains(process, reference, num_blocks=2)["piadm sde"]
@@ -294,8 +294,8 @@ def test_an_operator_that_foretells_the_path_changes_the_sweeps_alone(in_flight:
 
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp-2m", "gaussian sde"])
-def test_a_student_gives_the_first_path_and_changes_the_sweeps_alone(name: str) -> None:
-    """With the score itself one round certifies the path; one of 1 % error saves rounds, and nonsense costs a few."""
+def test_a_student_gives_the_first_path_and_changes_only_the_sweeps(name: str) -> None:
+    """If the student is the score, one round certifies the path; an error of 1 % saves rounds, and nonsense costs a few."""
     process, target = OU(), mixture(OU())
     reference = target.reference()
     chain = chains(process, reference, steps=32)[name]
@@ -317,7 +317,7 @@ def test_a_student_gives_the_first_path_and_changes_the_sweeps_alone(name: str) 
 
 @pytest.mark.parametrize("name", ["ddim", "flow"])
 def test_what_a_student_starts_is_within_the_tolerance(name: str) -> None:
-    """Its own small error is no measure of how errors grow: samples certified after one move from it were off by 2 `tol`."""
+    """Its small error does not measure how errors grow; samples certified after one move from it had errors of 2 `tol`."""
     process, target = OU(), mixture(OU())
     reference, tol = target.reference(), 1e-3
     flow = Collocation(process, reference, 6.0, 0.02, 24)
@@ -379,7 +379,7 @@ def test_short_and_long_horizons(horizon: float) -> None:
 
 
 def test_every_state_respects_a_projection() -> None:
-    """Masked entries stay zero in all states the score sees, with a reference whose basis does not respect the mask."""
+    """Masked entries are zero in all inputs of the score, also if the basis of the reference does not respect the mask."""
     process, mask = OU(), torch.ones(16, dtype=F64)
     mask[3:7] = 0
     basis = Fourier((16,))
@@ -488,7 +488,7 @@ def test_bad_arguments_are_refused_all_at_once() -> None:
 
 @pytest.mark.parametrize(("rare", "published"), [(80, False), (355, True)])
 def test_a_sample_near_a_boundary_between_modes_keeps_its_tolerance_too(rare: int, published: bool) -> None:
-    """Changes of these draws shrink, grow again and shrink; what is then left of them moves their ends a thousandfold."""
+    """The changes of these draws shrink, grow and shrink again; the last ones are amplified a thousandfold at the end."""
     target, span = target_c(OU(), 256), {"horizon": 8.0, "delta": 1e-3}
     reference = target.reference()
     scale = torch.sqrt(reference.spectrum + 1e-3)

@@ -1,4 +1,4 @@
-"""A hastened network is the same network: its rounding is seen, the Gaussian part is not rounded, and off means untouched."""
+"""A compiled or bfloat16 network: only the network is rounded, not the Gaussian part; without settings it is unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def states(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(2, *model.event_shape, generator=torch.Generator().manual_seed(1)), torch.tensor([2.0, 0.05])
 
 
-def test_nothing_asked_is_the_model_itself(model: Model) -> None:
+def test_without_settings_it_is_the_model_itself(model: Model) -> None:
     assert with_compilation(model) is model
 
 
@@ -46,7 +46,7 @@ def test_networks_of_other_packages_are_left_to_them(model: Model) -> None:
 
 
 def test_compilation_is_asked_for_in_the_mode_given(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling takes minutes on a processor, so the compiler is stood in for."""
+    """Compilation takes minutes on a processor, so that another function takes the place of the compiler."""
     asked: list[dict[str, Any]] = []
 
     def stand_in(network: torch.nn.Module, **options: Any) -> torch.nn.Module:

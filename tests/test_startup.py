@@ -1,4 +1,4 @@
-"""Commands that compute nothing answer at once: they load no library for arrays, and little of anything else."""
+"""Commands that compute nothing start quickly, since they import no library for arrays and few others."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RUN = str(Path(__file__).parent / "data" / "version-0.1.0" / "finished")
 COMPUTING = ("torch", "xarray", "mpi4py", "pandas", "scipy", "submitit", "matplotlib")
 ARRAYS = (*COMPUTING, "numpy", "h5py")
 
-# runs a command where the libraries named first cannot be imported, and says by its exit code how it ended
+# runs a command where the libraries named first cannot be imported, and returns its exit code
 REFUSING = """
 import sys
 refused = sys.argv.pop(1).split(",")
@@ -58,13 +58,13 @@ def test_scores_of_forecasts_need_no_network_and_load_no_torch() -> None:
 
 
 def test_what_computes_is_refused_there() -> None:
-    """The check itself: a command that draws samples does load torch."""
+    """This shows that the check works: a command that draws samples imports torch."""
     done = refusing(COMPUTING, "sample", "--model", "ccsm-temperature", "--samples", "1")
     assert done.returncode != 0 and "torch is loaded" in done.stderr, done.stderr
 
 
 def processor_time(*arguments: str) -> float:
-    """Seconds of user and system time that a command takes, the least of three."""
+    """Seconds of user and system time of a command, the smallest of three measurements."""
     times = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -76,5 +76,5 @@ def processor_time(*arguments: str) -> float:
 
 @pytest.mark.parametrize(("arguments", "target"), [(("--help",), 0.5), (("status", RUN), 0.7)], ids=["help", "status"])
 def test_they_take_little_processor_time(arguments: tuple[str, ...], target: float) -> None:
-    """Twice the target, for slower machines than the one it was measured on: 0.2 and 0.3 s there, and 2.4 s with torch."""
+    """The limit is twice the target, for slow machines; 0.2 and 0.3 s were measured on one, and 2.4 s with torch."""
     assert processor_time(*arguments) < 2 * target

@@ -1,4 +1,4 @@
-"""Statistics of members: those of xarray, the same in any order, each member once whatever was killed or harmed."""
+"""Statistics of members equal those of xarray in any order, and count each member once in spite of kills and damage."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ATTRIBUTES = {"model_sha256": "abc", "title": "members"}
 
 
 def values(ids: Sequence[int]) -> np.ndarray:
-    """Fields [S, SIDE] that follow from the ids: about 280 with a spread of 5, one point always 280, some ties at another."""
+    """Fields [S, SIDE] computed from the ids: about 280 with a spread of 5; one point is always 280, another has ties."""
     rows = np.stack([np.random.default_rng(sample).standard_normal(SIDE) for sample in ids])
     rows[:, 3], rows[:, 4] = 0.0, np.round(rows[:, 4])
     return (280 + 5 * rows).astype(np.float32)
@@ -56,7 +56,7 @@ def take(folder: Path, samples: Sequence[int], *, members: bool = False, size: i
 
 
 def draw(store: Store, order: Callable[[list[Any]], Any] = list) -> None:
-    """What a run does: set damaged files aside, draw what is missing, join."""
+    """Do what a run does: set damaged files aside, draw what is missing, and join."""
     store.set_aside(store.damaged())
     for ids in order(store.missing()):
         store.write(ids, {"u": values(ids)}, {"seed": np.full(len(ids), 1), "converged": np.ones(len(ids), int)})
@@ -84,7 +84,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> xr.Dataset:
     return run(tmp_path_factory.mktemp("whole"))
 
 
-# what they are
+# values
 
 
 @pytest.mark.parametrize("members", [True, False])
@@ -110,7 +110,7 @@ def test_statistics_of_few_members_are_those_of_xarray(tmp_path: Path, members: 
 
 
 def test_scores_are_those_of_their_definitions(whole: xr.Dataset, tmp_path: Path) -> None:
-    """The fair CRPS by all pairs of members, ranks by counting; with bins the score is within its own bound."""
+    """The fair CRPS is computed from all pairs of members and ranks by counting; with bins the score is within its bound."""
     members = values(range(30)).astype(float)
     pairs = np.abs(members[:, None] - members[None]).sum((0, 1)) / (30 * 29)
     expected = np.abs(members - TRUTH).mean(0) - pairs / 2
@@ -127,7 +127,7 @@ def test_scores_are_those_of_their_definitions(whole: xr.Dataset, tmp_path: Path
 def test_quantiles_of_many_members_are_within_their_bound(whole: xr.Dataset) -> None:
     expected = np.quantile(values(range(30)).astype(float), LEVELS, axis=0)
     error = np.abs(whole["u_quantile"].values - expected).max()
-    assert 0 < error <= whole["u_quantile"].attrs[ERROR] <= 1.01  # a bin is a fifth of the spread of 5 wide
+    assert 0 < error <= whole["u_quantile"].attrs[ERROR] <= 1.01  # the width of a bin is a fifth of the spread, which is 5
     assert (whole["u_quantile"].values[:, 3] == 280).all()
 
 
@@ -162,7 +162,7 @@ def test_sums_do_not_depend_on_the_order_and_variances_do_not_cancel() -> None:
     for row in whole_numbers:
         sums.add(total, row)
         sums.add(squares, row * row)
-    # the squares of these numbers are beyond 2^53, and rounded by less than one each
+    # the squares of these numbers exceed 2^53, and each is rounded by less than one
     assert abs(float(sums.variance(total, squares, 3)[0]) - 2 / 3) < 1.0
     small = np.array([[2.0**20 + k] for k in range(3)])
     total, squares = sums.zero((1,)), sums.zero((1,))
@@ -172,12 +172,12 @@ def test_sums_do_not_depend_on_the_order_and_variances_do_not_cancel() -> None:
     assert float(sums.variance(total, squares, 3)[0]) == 2 / 3
 
 
-# the same whatever happens
+# faults
 
 
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("order", [list, reversed])
-def test_batches_and_their_order_do_not_show(tmp_path: Path, whole: xr.Dataset, size: int, order: Callable[[Any], Any]) -> None:
+def test_batches_and_their_order_do_not_matter(tmp_path: Path, whole: xr.Dataset, size: int, order: Callable[[Any], Any]) -> None:
     with take(tmp_path, range(30), size=size) as store:
         draw(store, order)
     xr.testing.assert_identical(opened(tmp_path).drop_attrs(), whole.drop_attrs())
@@ -345,7 +345,7 @@ def test_members_counted_otherwise_are_refused_or_counted_anew(tmp_path: Path) -
     run(tmp_path / "a")
     with pytest.raises(StoreError, match="counted with other settings of \\[statistics\\]"):
         take(tmp_path / "a", range(30), kinds=("mean",))
-    assert run(tmp_path / "a", quantiles=(0.25,)).sizes["quantile"] == 1  # made of the same sums
+    assert run(tmp_path / "a", quantiles=(0.25,)).sizes["quantile"] == 1  # computed from the same sums
     run(tmp_path / "b", members=True)
     found = run(tmp_path / "b", members=True, kinds=("mean",))
     assert {str(name) for name in found.data_vars} == {"u_mean", "num_members", "seed", "converged"}
@@ -378,7 +378,7 @@ def test_a_run_of_statistics_alone_says_so(tmp_path: Path) -> None:
 
 
 def test_members_of_several_groups_are_counted_apart(tmp_path: Path) -> None:
-    """Member m of condition k has the number 3 m + k; parts of few groups are not merged into those of many at every batch."""
+    """Member m of condition k has the number 3 m + k; parts of few groups are not merged with large parts after each batch."""
     groups = {"condition": Coordinate(("condition",), np.array(["a", "b", "c"], dtype=object))}
     truth = np.stack([TRUTH, TRUTH + 1, TRUTH - 1])
     found = run(tmp_path, range(21), groups=groups, truth={"u": truth}, size=2)

@@ -1,4 +1,4 @@
-"""Samples steered by potentials: the tilted Gaussian, resampling, groups on any ranks, and bad input."""
+"""Samples that are steered by potentials: the tilted Gaussian, resampling, groups on any ranks, and bad input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUP = 32
 
 
 def warm(model: Model) -> Any:
-    """A log-potential linear in the fields: 0.6 a kelvin at one place."""
+    """A log-potential that is linear in the fields, with 0.6 per kelvin at one place."""
     return lambda fields: 0.6 * (fields["tas"][:, 2, 4] - 280.0)
 
 
@@ -47,7 +47,7 @@ def steered(model: Path, out: Path, **changes: Any) -> piadm_hpc.RunConfig:
 
 
 def tilted(model: Path) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean and variance of the place in K, and the mean after tilting: a Gaussian moves by covariance times gradient."""
+    """Mean and variance at the place, and the mean after tilting, which moves a Gaussian by covariance times gradient."""
     loaded = load_model(model)
     place = 2 * 16 + 4
     scale = float(np.asarray(loaded.normalisation.scale).reshape(-1)[place])
@@ -58,7 +58,7 @@ def tilted(model: Path) -> tuple[Tensor, Tensor, Tensor]:
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 def test_weighted_samples_are_of_the_tilted_density(model: Path, tmp_path: Path, threshold: float) -> None:
-    """Within four standard errors, with resampling after every block and without."""
+    """They agree within four standard errors, with resampling after every block and without."""
     spec = {"potential": "test_steering:warm", "group": GROUP, "threshold": threshold}
     with piadm_hpc.sample(steered(model, tmp_path / "run", steering=spec)) as samples:
         values, logs = samples.tas.values[:, 2, 4].astype(np.float64), samples.log_weight.values.astype(np.float64)
@@ -129,7 +129,7 @@ def test_settings_that_steering_cannot_have_are_refused(
     assert words in str(caught.value)
 
 
-def test_potentials_that_are_none_are_refused(model: Path, tmp_path: Path) -> None:
+def test_callables_that_are_no_potentials_are_refused(model: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "run.toml", model, tmp_path / "run", samples=8, output={"batch": "auto"})
     given = ("--set", "steering.group=8", "--set")
     lacking = one_line(call("sample", config, *given, "steering.potential=test_steering:cold"), 2)

@@ -1,4 +1,4 @@
-"""What the store promises when nothing goes wrong: names, units, values, and samples drawn once."""
+"""The store without faults: names, units and values, and each sample drawn once."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_copy_elsewhere_stands_alone(tmp_path: Path) -> None:
         fill(store)
         with pytest.raises(StoreError, match="must lie beside its shards"):
             store.join(to=tmp_path / "one.h5")
-    with Store.existing(tmp_path / "run") as store:  # packs differently than the shards do
+    with Store.existing(tmp_path / "run") as store:  # another compression than that of the shards
         path = store.join(copy=True, to=tmp_path / "one.h5")
     shutil.rmtree(tmp_path / "run")
     assert check(path, deep=True).ok
@@ -239,11 +239,11 @@ def test_another_configuration_is_refused_by_name(tmp_path: Path) -> None:
         assert store.missing() == [(4, 5, 6, 7)]
     with create(tmp_path, range(4), overwrite=True, **new) as store:
         assert store.missing() == [(0, 1, 2, 3)] and not (tmp_path / "samples.h5").exists()
-    with create(tmp_path, range(4)) as store:  # nothing was drawn, so nothing stands against another configuration
+    with create(tmp_path, range(4)) as store:  # nothing was drawn, so that another configuration is accepted
         assert store.missing() == [(0, 1, 2, 3)]
 
 
-def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
     with create(tmp_path, range(4)) as store:
         t2m = values([0, 1])["t2m"]
         t2m[1, 2, 3] = np.inf

@@ -1,4 +1,4 @@
-"""Folders that somebody harms between two calls or during one: nothing is lost, nothing of another run is mixed in."""
+"""Folders that are harmed between or during calls lose no samples, and never contain samples of another run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def take(folder: Path, samples: Sequence[int], seed: int = 0, *, size: int = 2, 
 
 
 def draw(store: Store, seed: int = 0, *, join: bool = True) -> None:
-    """What a run does: set damaged shards aside, store what is missing, join."""
+    """Do what a run does: set damaged shards aside, store what is missing, and join."""
     store.set_aside(store.damaged())
     for ids in store.missing():
         store.write(ids, {"u": values(seed, ids)}, {"seed": np.full(len(ids), seed)})
@@ -95,7 +95,7 @@ def test_a_shard_of_another_run_is_refused(tmp_path: Path, other: dict[str, Any]
 
 
 def test_a_folder_whose_configuration_was_rewritten_is_refused(tmp_path: Path) -> None:
-    """The text of run.toml is not what decides: every shard says itself what it was drawn with."""
+    """Not run.toml decides, but the configuration that every shard names."""
     run(tmp_path)
     path = tmp_path / RUN_FILE
     path.write_text(path.read_text().replace("seed = 0", "seed = 7"))
@@ -104,7 +104,7 @@ def test_a_folder_whose_configuration_was_rewritten_is_refused(tmp_path: Path) -
     assert "seed: 0 there, 7 here" in " ".join(check(tmp_path).problems)
 
 
-def test_strangers_among_many_are_named_shortly(tmp_path: Path) -> None:
+def test_messages_about_strangers_are_short(tmp_path: Path) -> None:
     run(tmp_path / "a", range(2))
     for shard in run(tmp_path / "b", range(2, 30), 1, size=1):
         shutil.copy(shard, tmp_path / "a/shards")
@@ -114,7 +114,7 @@ def test_strangers_among_many_are_named_shortly(tmp_path: Path) -> None:
 
 
 def test_a_mixed_index_does_not_open(tmp_path: Path) -> None:
-    """Somebody joined the shards of two runs by other means."""
+    """The index was made from shards of two runs by other software."""
     shards = run(tmp_path / "a")
     theirs = run(tmp_path / "b", range(8), 1)
     size = shards[1].stat().st_size
@@ -138,7 +138,7 @@ def test_a_shard_lost_while_others_are_drawn_is_drawn_again(tmp_path: Path) -> N
     assert_holds(tmp_path, range(8))
 
 
-def test_samples_that_were_asked_for_and_are_nowhere_are_reported(tmp_path: Path) -> None:
+def test_samples_that_were_requested_and_are_missing_are_reported(tmp_path: Path) -> None:
     with take(tmp_path, range(8)) as store:
         draw(store, join=False)
         (tmp_path / "shards/samples_00000002_00000004.h5").unlink()
@@ -150,7 +150,7 @@ def test_samples_that_were_asked_for_and_are_nowhere_are_reported(tmp_path: Path
     assert_holds(tmp_path, range(8))
 
 
-def test_a_call_for_other_samples_does_not_forget_those_that_were_there(tmp_path: Path) -> None:
+def test_a_request_for_other_samples_does_not_forget_earlier_ones(tmp_path: Path) -> None:
     shards = run(tmp_path)
     shards[1].unlink()
     run(tmp_path, [42])
@@ -159,7 +159,7 @@ def test_a_call_for_other_samples_does_not_forget_those_that_were_there(tmp_path
     assert_holds(tmp_path, [*range(8), 42])
 
 
-def test_a_smaller_wish_replaces_a_larger_one_that_was_not_begun(tmp_path: Path) -> None:
+def test_a_smaller_request_replaces_a_larger_one_that_was_not_begun(tmp_path: Path) -> None:
     take(tmp_path, range(1000)).close()
     run(tmp_path, range(4))
     assert_holds(tmp_path, range(4))
@@ -186,7 +186,7 @@ def _flip(path: Path, place: int) -> None:
 
 
 def zero_the_end(path: Path) -> None:
-    """What a disk that was full, or a copy that broke off and was padded, leaves behind."""
+    """Write zeros over the end, as a full disk or an incomplete, padded copy leaves it."""
     size = path.stat().st_size
     with open(path, "r+b") as file:
         file.seek(size * 3 // 4)
@@ -248,7 +248,7 @@ def test_data_in_other_files_are_not_followed(tmp_path: Path, harm: Callable[[Pa
     secret = run(tmp_path / "secret", range(2), 5)[0]
     shards = run(tmp_path / "a")
     harm(shards[1], secret)
-    with h5py.File(tmp_path / "a/samples.h5", "r+") as file:  # so that nothing but the link is wrong
+    with h5py.File(tmp_path / "a/samples.h5", "r+") as file:  # only the link is wrong
         sizes = {f"shards/{path.name}": path.stat().st_size for path in shards}
         file.attrs["shards"] = json.dumps(sizes)
     problems = check(tmp_path / "a").problems
@@ -287,7 +287,7 @@ def test_an_index_whose_field_leads_elsewhere(tmp_path: Path) -> None:
 
 
 def open_datasets(folder: Path) -> Iterator[tuple[xr.Dataset, type[Exception] | tuple[type[Exception], ...]]]:
-    """The same samples by the package and by plain xarray, and what a read that must fail raises."""
+    """Open the samples with the package and with plain xarray; returns each with the error that a failing read raises."""
     for engine in ENGINES:
         yield open_run(folder, engine=engine), StoreError
         yield open_run(folder, engine=engine, chunks={}), StoreError
@@ -318,7 +318,7 @@ def damage(folder: Path) -> None:
 def test_an_open_dataset_is_right_or_fails(tmp_path: Path, change: Callable[[Path], None]) -> None:
     run(tmp_path)
     opened = list(open_datasets(tmp_path))
-    in_child(lambda: change(tmp_path))  # as another process would
+    in_child(lambda: change(tmp_path))  # by another process
     failed = 0
     for dataset, kind in opened:
         try:
@@ -364,7 +364,7 @@ def test_the_same_command_again_leaves_an_open_dataset_alone(tmp_path: Path) -> 
 
 
 def test_names_of_an_overwritten_run_are_not_used_again(tmp_path: Path) -> None:
-    """Or plain xarray, which still holds the old index, would show samples of the new run."""
+    """Otherwise plain xarray, which still holds the old index, would read samples of the new run."""
     first = run(tmp_path)
     run(tmp_path, range(8), 1, overwrite=True)
     run(tmp_path, range(8), 2, overwrite=True)
@@ -386,7 +386,7 @@ def test_stubs_are_removed_after_a_month(tmp_path: Path) -> None:
 
 
 def test_fifty_kills_and_attacks(tmp_path: Path) -> None:
-    """Calls that draw, grow, merge and overwrite, killed at any moment, with harm done in between: all of it is healed."""
+    """Calls that draw, grow, merge and overwrite are killed at any moment, with harm between them; later calls repair it."""
     folder, dice = tmp_path / "run", Random(5)
     stranger = run(tmp_path / "stranger", range(30), 9, size=3)
     seed, wanted, kept, refused = 0, 12, 0, 0

@@ -1,4 +1,4 @@
-"""Damaged files, killed writers and foreign shards: told in a clear word, drawn again, and never read as missing values."""
+"""Damaged files, killed writers and foreign shards are reported, drawn again, and never read as missing values."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def replace_by_noise(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [truncate, empty, zero, unfinish, replace_by_noise, Path.unlink])
-def test_damaged_shard_is_told_and_drawn_again(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+def test_damaged_shard_is_reported_and_drawn_again(tmp_path: Path, harm: Callable[[Path], None]) -> None:
     shards = run(tmp_path)
     harm(shards[1])
     report = check(tmp_path)
@@ -79,7 +79,7 @@ def test_changed_bytes_are_found_by_the_deep_check(tmp_path: Path) -> None:
         shard.write_bytes(harmed)
         report = check(tmp_path, deep=True)
         found += not report.ok
-        if report.ok:  # the byte carried nothing
+        if report.ok:  # the byte was unused
             assert_holds(tmp_path, range(9))
         if place == places[0]:
             assert len(report.problems) == 1 and shard.name in report.problems[0]
@@ -102,20 +102,20 @@ def test_moved_folder_and_lonely_index(tmp_path: Path) -> None:
         open_run(tmp_path / "alone")
 
 
-def test_extra_shards_are_told(tmp_path: Path) -> None:
+def test_extra_shards_are_reported(tmp_path: Path) -> None:
     run(tmp_path)
     with create(tmp_path, range(12)) as store:
         store.write([9, 10], values([9, 10]), {})
-    shutil.copy(tmp_path / "shards/samples_00000000_00000003.h5", tmp_path / "shards/samples_again.h5")  # superfluous: no harm
+    shutil.copy(tmp_path / "shards/samples_00000000_00000003.h5", tmp_path / "shards/samples_again.h5")  # it does no harm
     (tmp_path / "shards/samples_00000011_00000012.h5").write_bytes(b"not HDF5")
     problems = check(tmp_path).problems
     assert len(problems) == 2 and "holds 2 samples that the index does not have: run `piadm join`" in problems[0]
     assert "is damaged and not part of the index" in problems[1]
-    assert_holds(tmp_path, range(9))  # what the index has can be read meanwhile
+    assert_holds(tmp_path, range(9))  # the samples of the index can be read meanwhile
 
 
 def test_another_runs_shard_under_a_known_name(tmp_path: Path) -> None:
-    with create(tmp_path / "a", range(9), compression="none") as store:  # so that all shards have one size
+    with create(tmp_path / "a", range(9), compression="none") as store:  # this gives all shards the same size
         fill(store)
     shards = sorted((tmp_path / "a/shards").iterdir())
     shutil.copy(shards[2], shards[1])

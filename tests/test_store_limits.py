@@ -1,4 +1,4 @@
-"""Full disks, folders that are taken or cannot be written, and more shards than files may be open."""
+"""Full disks, folders that are in use or read-only, and more shards than files that may be open."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from piadm_hpc.store.reading import open_run
 
 @contextmanager
 def small_disk(folder: Path, num_bytes: int) -> Iterator[bool]:
-    """A file system of that size at `folder`; False where this machine does not let us mount one."""
+    """Mount a file system of that size at `folder`; returns False where this machine does not allow it."""
     folder.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={num_bytes}", "tmpfs", str(folder)]
     try:
@@ -45,7 +45,7 @@ def small_disk(folder: Path, num_bytes: int) -> Iterator[bool]:
 
 
 def fill_until_full(folder: Path, limit: int | None) -> None:
-    """Finished shards survive a full disk, the unfinished one leaves nothing, and more room is all that is needed."""
+    """Finished shards survive a full disk, the unfinished one leaves no file, and the run completes once there is room."""
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     with create(folder, range(8), 2, side=20_000) as store:
@@ -75,7 +75,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("room", [0, 1_000, 20_000])
 def test_hdf5_survives_a_failing_disk(tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HDF5 itself would end the process when it closes a file that could not be flushed."""
+    """HDF5 itself ends the process when it closes a file that could not be flushed."""
     honest = os.pwrite
 
     def failing(handle: int, data: memoryview, offset: int) -> int:
@@ -110,7 +110,7 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
         (tmp_path / ".lock").write_text("somebody else")
         with pytest.raises(StoreError, match="no longer held by this run"):
             store.heartbeat()
-    assert (tmp_path / ".lock").read_text() == "somebody else"  # not ours to remove
+    assert (tmp_path / ".lock").read_text() == "somebody else"  # the lock belongs to the other process
 
 
 def refused(folder: Path, words: str, **options: Any) -> None:
@@ -119,10 +119,10 @@ def refused(folder: Path, words: str, **options: Any) -> None:
     assert words in str(caught.value) and f"remove {folder / '.lock'}" in str(caught.value)
 
 
-def test_locks_of_the_dead_and_the_distant(
+def test_locks_of_processes_that_ended_or_are_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    in_child(lambda: create(tmp_path, range(3)))  # ends without closing
+    in_child(lambda: create(tmp_path, range(3)))  # the process ends without closing the store
     assert (tmp_path / ".lock").exists()
     create(tmp_path, range(3)).close()
     assert "that process has ended" in caplog.text and not (tmp_path / ".lock").exists()
@@ -164,7 +164,7 @@ def test_lock_where_links_are_not_offered(tmp_path: Path, monkeypatch: pytest.Mo
     held = Lock.take(tmp_path, stale_hours=2)
     refused(tmp_path, f"process {os.getpid()}")
     held.release()
-    (tmp_path / ".lock").touch()  # a process killed between the two calls that it then takes
+    (tmp_path / ".lock").touch()  # a process is killed between the two calls that this takes
     refused(tmp_path, "an unknown process")
     two_minutes_ago = time.time() - 120
     os.utime(tmp_path / ".lock", (two_minutes_ago, two_minutes_ago))
@@ -203,7 +203,7 @@ def test_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
 
 
 def test_a_growing_run_stays_few_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of like size are merged: few files, and every sample is copied a few times only, however long the run."""
+    """Shards of similar size are merged, so that files are few and each sample is copied a few times, however long the run."""
     copied = []
     monkeypatch.setattr(
         "piadm_hpc.store.folder.write_copy", lambda *a, **k: (copied.append(len(a[1].ids)), write_copy(*a, **k))[1]
@@ -232,4 +232,4 @@ def test_a_thousand_shards(tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset["u"].values, values(range(1000), 8)["u"])
     join_seconds, open_seconds = np.diff(clock)
     print(f"1000 shards: joined in {join_seconds:.2f} s, opened in {open_seconds:.2f} s")
-    assert join_seconds < 30 and open_seconds < 5  # ten times what an idle core needs
+    assert join_seconds < 30 and open_seconds < 5  # ten times the time on an idle core

@@ -1,4 +1,4 @@
-"""Observations of sequences and levels: steps, means over steps, and levels, against closed forms and from several files."""
+"""Observations of steps, means over steps and levels agree with closed forms, and may come from several files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ TABLE = pd.DataFrame(
 
 
 def by_hand(fields: dict[str, np.ndarray]) -> np.ndarray:
-    """What the rows of TABLE observe of fields [n, step, ...], [n, 6], read with indices alone."""
+    """Compute by indexing what the rows of TABLE observe of fields [n, step, ...]: [n, 6]."""
     ta, ps = (fields[name].astype(np.float64) for name in ("ta", "ps"))
     width = np.sin(np.deg2rad([90, 22.5])) - np.sin(np.deg2rad([22.5, -22.5]))
     area = np.array([width[0], width[1], width[0]])
@@ -115,13 +115,13 @@ def test_the_posterior_given_time_means_is_the_closed_form(world: Path, tmp_path
     assert samples.ta.dims == ("realization", "step", "plev", "lat", "lon") and int(samples["rounds"].max()) <= 2
     assert float(((states.mean(0) - mean) / deviation).square().mean().sqrt()) < 3 / np.sqrt(60)
     assert float((states.var(0) / deviation**2).mean()) == pytest.approx(1, abs=0.2)
-    # the accurate mean over four months is met by every member, and no month by itself is
+    # every member has the accurate mean over four months, while single months vary
     away = np.abs(by_hand(drawn)[:, 0] - 250.5)
     assert away.max() < 0.6 < np.abs(drawn["ta"][:, 0, 1, 0, 1] - 250.5).max()
     report = call("verify", tmp_path / "run", "--withheld", tmp_path / "means.csv", "--select", "step=2", "--select", "plev=850")
     assert report["code"] == 0 and "ta_step2_plev850" in report["out"] and "ps_step2" in report["out"], report
     assert "ta_step0" not in report["out"] and "Withheld observations" in report["out"]
-    # what the folder keeps is what was read
+    # the folder keeps the observations that were read
     kept = read_table(tmp_path / "run" / "observations.nc")
     assert kept["first_step"].tolist() == [0, 2, 1, 0, 2, 0] and kept["last_step"].tolist() == [3, 2, 2, 0, 3, 3]
     assert np.array_equal(kept["plev"], [500, 850, np.nan, np.nan, 500, np.nan], equal_nan=True)
@@ -159,7 +159,7 @@ def test_time_means_come_in_several_files(world: Path, tmp_path: Path) -> None:
     again = read_table(write_table(tmp_path / "kept.nc", table))
     assert again.sha256 == table.sha256
 
-    # single steps of levels, in other units, and one of them chosen
+    # single steps of levels, in other units, one of which is selected
     profile = 250 + generator.normal(size=(2, 2, 3, 4))
     levels = {"plev": ("plev", [50000.0, 85000.0], {"units": "Pa"}), "step": [1, 3]}
     xr.Dataset({"ta": (("step", "plev", "lat", "lon"), profile)}, GRID | levels).to_netcdf(tmp_path / "steps.nc")
@@ -173,7 +173,7 @@ def test_time_means_come_in_several_files(world: Path, tmp_path: Path) -> None:
     one = read(model, world / "none", tmp_path / "steps.nc", select={"step": 3.0}, **options)[0]
     same(one, wanted.part(torch.arange(24, 48)))
 
-    # a field that names no steps is the mean that the configuration says
+    # a field without steps is the mean that the configuration names
     xr.Dataset({"ps": (("lat", "lon"), halves[0])}, GRID).to_netcdf(tmp_path / "mean.nc")
     table_of(halves[0], "ps", first_step=0, last_step=3).to_csv(tmp_path / "mean.csv", index=False)
     same(
@@ -183,7 +183,7 @@ def test_time_means_come_in_several_files(world: Path, tmp_path: Path) -> None:
 
 
 def test_absolute_time_means_lose_the_mean_of_their_own_months(world: Path, tmp_path: Path) -> None:
-    """The mean over December to March of absolute values is that of anomalies and of the climatology of these months."""
+    """The mean of absolute values over December to March is the sum of those of anomalies and of the climatology."""
     model = load_model(world / "monthly")
     climatology = history().ps.groupby("time.month").mean().sel(month=[12, 1, 2, 3]).mean("month").values
     anomaly = np.random.default_rng(2).normal(size=(3, 4))
@@ -219,7 +219,7 @@ def test_steps_and_levels_that_are_not_there(world: Path, tmp_path: Path, text: 
 
 
 def test_steps_are_for_sequences_and_dimensions_are_explained(world: Path, tmp_path: Path) -> None:
-    """A model of single times takes no steps; a dimension of a field about which nothing is said is refused."""
+    """A model of single times takes no steps; a dimension of a field that nothing describes is refused."""
     single = make_model(tmp_path)
     (tmp_path / "a.csv").write_text("lat,lon,value,std\n0,0,280,1\n")
     given = ("--model", single, "--observations", tmp_path / "a.csv", "--set", "observations.steps=[0, 2]")

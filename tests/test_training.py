@@ -1,4 +1,4 @@
-"""Fitting references and training denoisers on small synthetic fields: better than Gaussian, resumable, published whole."""
+"""References and denoisers are fitted to small synthetic fields: better than Gaussian, resumable, and complete on disk."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def quiet(line: str) -> None:
-    """Progress that nobody reads."""
+    """Discard progress."""
 
 
 def test_the_command_probes_what_it_trained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Frames to train on: any trajectory format gives the same ones, and what cannot be used is told or counted."""
+"""Every trajectory format gives the same training frames; those that cannot be used are refused or counted."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_superposed_states_lie_where_they_should(folder: Path) -> None:
 
 
 def test_conformers_are_superposed_as_scipy_does_it(folder: Path) -> None:
-    """Each conformer alone, mirror images included, for which the best rotation must not be a reflection."""
+    """Each conformer is superposed alone, also mirror images, for which the best rotation must not be a reflection."""
     frames = frames_of(folder).positions[:8]
     positions, centre = np.concatenate([frames, -frames]), mean_structure(frames)[0]
     expected = [Rotation.align_vectors(centre, frame)[0].apply(frame) for frame in centred(positions)]
@@ -145,7 +145,7 @@ def test_frames_that_cannot_be_used_are_counted(folder: Path) -> None:
         frames_of(folder, "walker_1.h5")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of MDAnalysis' reader, which never opened
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # MDAnalysis' reader opened no file
 def test_truncated_files(folder: Path) -> None:
     whole = (folder / "walker_0.h5").read_bytes()
     (folder / "walker_0.h5").write_bytes(whole[: len(whole) // 2])
@@ -156,7 +156,7 @@ def test_truncated_files(folder: Path) -> None:
 @pytest.mark.parametrize("form", ["xtc", "dcd"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_truncated_trajectories_of_other_programs(folder: Path, form: str) -> None:
-    """Wherever the file ends but after a whole frame, also within the header of the next one."""
+    """The file may end anywhere except after a whole frame, also within the header of the next one."""
     path = folder / f"walker.{form}"
     trajectory_of(load_conformers(folder / "walker_1.h5", "real")).save(str(path))
     whole, frame = path.read_bytes(), path.stat().st_size // COUNT

@@ -1,4 +1,4 @@
-"""Who may make a job run code: nobody through a name, an option, the current folder, or the folder of a submission."""
+"""Names, options, the current folder and the folder of a submission cannot make a job run code of others."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_numbers_of_a_job_beyond_reason(numbers: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("module", ["piadm_hpc", "h5py", "sitecustomize"])
 def test_python_in_a_batch_script_imports_nothing_from_the_current_folder(work: Path, tmp_path: Path, module: str) -> None:
-    """The line of srun as it stands, in a folder where somebody left a module of a name that is imported."""
+    """The unchanged srun line is run in a folder that contains a module with the name of an imported one."""
     (tmp_path / f"{module}.py").write_text(EVIL)
     script = batch_script([RunConfig(model=str(work / "gaussian"), samples=1, out=str(tmp_path / "out"))], JobRequest(mpi="none"))
     (line,) = [line for line in script.splitlines() if line.startswith("srun ")]

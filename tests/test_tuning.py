@@ -1,4 +1,4 @@
-"""Discrepancy of features, and the scalars of an integrator tuned on a batch."""
+"""The discrepancy of features, and scalars of an integrator that are tuned on a batch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_lambda_and_exponent_are_tuned_by_the_error(model: Model) -> None:
     assert tried[0] == set() and {"grid.exponent"} in tried and any("chain.lam" in keys for keys in tried)
     settings, least = made.best
     assert least == min(score for _, score in made.tried) < made.tried[0][1]
-    # what is printed can be pasted
+    # the output can be pasted into a configuration
     assert f"best: {' '.join(f'--set {key}={value}' for key, value in settings.items())}" in str(made)
 
 
@@ -94,7 +94,7 @@ def test_the_command_prints_what_it_tried(folder: Path, gaussian: Path) -> None:
 def test_the_device_of_the_configuration_is_the_one_that_tunes(
     folder: Path, gaussian: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model is loaded where the run would load it, and nowhere else, if the host has that device."""
+    """A model is loaded onto the device of the run, if the host has it."""
     path = write_config(folder / "device.toml", gaussian, folder / "out")
     monkeypatch.setattr("piadm_hpc.run.execute.device_names", lambda: ["cpu", "cuda", "cuda:0", "cuda:1"])
 

@@ -1,4 +1,4 @@
-"""The turbulence of datasets/turbulence: what the equation keeps, its waves, and statistics that stay as they are."""
+"""The simulation in datasets/turbulence: invariants of the equation, its waves, and stationary statistics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_energy_and_enstrophy_are_kept_without_forcing_and_friction() -> None:
 
 
 def test_a_single_wave_moves_westward_at_its_phase_speed() -> None:
-    """A plane wave is a solution whatever its size, with frequency -beta k / (k^2 + l^2) (Rossby)."""
+    """A plane wave of any amplitude is a solution, with frequency -beta k / (k^2 + l^2) (Rossby)."""
     world = Barotropic(32, **IDEAL)
     q = np.zeros((32, 17), dtype=np.complex64)
     q[1, 1] = 100.0  # wavenumber 2 along both directions

@@ -1,4 +1,4 @@
-"""Narrow modes far apart: a sample that sweeps call converged is the one of the chain step by step, or it is marked."""
+"""Narrow modes far apart: a sample either agrees with the chain step by step or is marked as not converged."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def drawn(
         ("gaussian", 1.0, 0.3, 169, 8),
     ],
 )
-def test_draws_that_stop_changing_on_the_wrong_mode_go_on(
+def test_draws_that_stop_changing_on_the_wrong_mode_are_swept_further(
     name: str, eta: float, tol: float, sample: int, window: int | None
 ) -> None:
-    """Small changes alone would let these pass on the other mode, with errors of 7 to 27 tolerances."""
+    """A test of small changes alone would accept them on the other mode, with errors of 7 to 27 tolerances."""
     found, errors = drawn(name, [sample], eta=eta, tol=tol, how={"window": window})
     assert float(errors[0]) <= tol
     assert bool(found.converged[0]) or window is not None, "only a window may leave it to the steps"

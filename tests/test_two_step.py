@@ -1,4 +1,4 @@
-"""The two-step Gaussian-aware integrator with noise: exact moments, a recursion written out, published limits, order, sweeps."""
+"""The two-step Gaussian-aware integrator with noise: exact moments, its recursion, published limits, order and sweeps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_moments_on_its_gaussian_are_exact_for_any_steps(process: Process, eta: 
 @pytest.mark.parametrize("eta", ETAS)
 @pytest.mark.parametrize("variance", [0.3, 5.0])
 def test_it_follows_its_recursion(eta: float, variance: float) -> None:
-    """One variable and a score that is not Gaussian, with the weights of remainder and slope by scipy's quadrature."""
+    """With one variable and a non-Gaussian score, weights of remainder and slope are compared with scipy's quadrature."""
     gaussian, made = reference(torch.tensor([variance], dtype=F64)), grid.log_snr(EDM(), 6, horizon=5.0, delta=0.02)
     chain, kappa, mean = integrators.gaussian_ab2(EDM(), made, gaussian, eta=eta), (1 + eta**2) / 2, float(gaussian.mean)
     xi = torch.randn(6, 1, 1, dtype=F64, generator=torch.Generator().manual_seed(2))
@@ -102,7 +102,7 @@ def test_it_follows_its_recursion(eta: float, variance: float) -> None:
 
 
 def test_a_reference_without_variance_makes_it_the_stochastic_dpm_solver() -> None:
-    """SDE-DPM-Solver++(2M) with the exact weight of the slope (Lu et al. 2022; "heun" in diffusers)."""
+    """The solver is SDE-DPM-Solver++(2M) with the exact weight of the slope (Lu et al. 2022; "heun" in diffusers)."""
     flat, made = reference(torch.tensor([1e-13], dtype=F64)), grid.log_snr(VP(), 5, horizon=5.0, delta=0.02)
     chain = integrators.gaussian_ab2(VP(), made, flat, eta=1.0)
     alpha, sigma = VP().alpha(made.t), VP().sigma(made.t)
@@ -121,7 +121,7 @@ def test_a_reference_without_variance_makes_it_the_stochastic_dpm_solver() -> No
 
 
 def one_step_noise(steps: int, gaussian: GaussianReference, eta: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors [steps, d] of the exact steps on the Gaussian: of the state, and of the draws."""
+    """The factors [steps, d] of the state and of the draws in exact steps on the Gaussian."""
     made = grid.log_snr(OU(), steps, horizon=HORIZONS[OU], delta=0.02)
     phi, deviation, _ = gaussian_flow(made.t, gaussian, eta)
     return gaussian.basis.expand(phi), gaussian.basis.expand(deviation)
@@ -129,7 +129,7 @@ def one_step_noise(steps: int, gaussian: GaussianReference, eta: float) -> tuple
 
 @pytest.mark.parametrize(("eta", "low", "high"), [(0.0, 1.8, 2.4), (0.2, 0.9, 2.4), (1.0, 0.8, 1.5)])
 def test_strong_order(eta: float, low: float, high: float) -> None:
-    """Against a fine chain along the same Brownian path: two without noise, one with it, where the noise's roughness decides."""
+    """Compared with a fine chain along the same Brownian path, the order is two without noise, and one with it."""
     target = mixture(OU())
     gaussian, samples = target.reference(), list(range(24))
     fine, levels = 1024, (256, 128, 64, 32)
@@ -165,7 +165,7 @@ def test_sweeps_find_its_steps(eta: float, how: dict[str, object]) -> None:
     assert int(found.rounds.max()) <= 18 + 3 * bool(how)
 
 
-def test_a_path_that_sweeps_make_worse_is_not_passed_on() -> None:
+def test_a_path_that_sweeps_make_worse_is_not_certified() -> None:
     """Without a preconditioner a sweep can turn a path within the tolerance into one far outside of it."""
     means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)
     target = GaussianMixture(OU(), means, torch.full_like(means, 4e-4), torch.ones(2, dtype=F64))
@@ -184,7 +184,7 @@ def test_a_path_that_sweeps_make_worse_is_not_passed_on() -> None:
 
 
 def test_growth_that_was_measured_once_certifies_no_sample() -> None:
-    """A wrong reference's first path misses a narrow mode far away: one move of it says little of how its errors grow."""
+    """The first path of a wrong reference misses a distant, narrow mode; one move does not measure how its errors grow."""
     means = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)
     target = GaussianMixture(OU(), means, torch.full_like(means, 4e-4), torch.tensor([0.99, 0.01], dtype=F64))
     own, tol, samples = target.reference(), 1e-3, list(range(64))

@@ -1,4 +1,4 @@
-"""The U-Net of global grids: its padding entry by entry, and its first convolution against the plain one."""
+"""The padding of the U-Net for global grids, entry by entry, and its first convolution compared with the plain one."""
 
 from __future__ import annotations
 

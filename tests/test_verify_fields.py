@@ -1,4 +1,4 @@
-"""`piadm verify` and `piadm export` on fields: a Gaussian model's samples against its own training data and a truth."""
+"""`piadm verify` and `piadm export` on fields: samples of a Gaussian model, its training data and a truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLES = 60
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose folder lies beside fields.nc, which the model learned from, and truth.nc, one more field."""
+    """A run in a folder with fields.nc, on which the model was trained, and truth.nc, which holds another field."""
     folder = tmp_path_factory.mktemp("fields")
     model = make_model(folder)
     config = write_config(folder / "run.toml", model, folder / "run", samples=SAMPLES, output={"batch": 20}, grid={"steps": 40})
@@ -34,15 +34,15 @@ def test_every_comparison_of_fields(run: Path) -> None:
     assert report["code"] == 0, report
     record = record_of(run)["tas"]
     low, high = record["quantiles"]["0.01"]
-    assert abs(low - high) < 3  # K, of fields with a spread of 4
+    assert abs(low - high) < 3  # in K, for fields with a spread of 4
     assert 0.5 < record["pattern_variance_ratio"][0] < 2
     assert len(record["rank_histogram"]) == SAMPLES + 1 and sum(record["rank_histogram"]) == pytest.approx(1)
     assert 0 < record["fair_crps"] < 4
-    # real fields are their own nearest ones; samples are as far as independent fields are
+    # the nearest field of a training field is itself; samples are as far away as independent fields
     assert record["nearest_training"]["reference"] == 0 < 0.05 < record["nearest_training"]["samples"]
     page = (run / "report" / "verify.html").read_text()
     assert "extremes" in page and "<script" not in page
-    assert page.count("data:image/png;base64,") == 2  # maps and spectra, and those against the truth
+    assert page.count("data:image/png;base64,") == 2  # maps and spectra, also compared with the truth
     origin = record_of(run)["origin"]
     assert (
         origin["model"] == "gaussian" and origin["seed"] == "0" and set(origin) > {"weights", "drawn", "piadm_hpc", "looked at"}
@@ -60,7 +60,7 @@ def record_of(run: Path) -> dict[str, Any]:
 FILES = {"against": "fields.nc", "truth": "truth.nc", "training": "fields.nc"}
 
 
-def test_what_is_left_out_is_said(run: Path) -> None:
+def test_what_is_left_out_is_reported(run: Path) -> None:
     report = call("verify", run)
     assert report["code"] == 0 and "For more, give files of fields: --against, --truth, --training" in report["out"]
     assert "only for conformers" in one_line(call("verify", run, "--energy", "a:b"), 2)
@@ -71,7 +71,7 @@ def test_what_is_left_out_is_said(run: Path) -> None:
     assert "give one field on the samples' grid" in one_line(call("verify", run, "--truth", two), 2)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of zarr, about a format that is still changing
+@pytest.mark.filterwarnings("ignore::UserWarning")  # a warning of zarr about a format that is not final
 @pytest.mark.parametrize(("form", "name"), [("netcdf", "out.nc"), ("zarr", "out.zarr")])
 def test_fields_are_exported_whole(run: Path, tmp_path: Path, form: str, name: str) -> None:
     assert call("export", run, "--to", form, "--out", tmp_path / name)["code"] == 0

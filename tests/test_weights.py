@@ -1,4 +1,4 @@
-"""Importance weights against closed forms: Gaussians, volumes of rotations, a model weighed towards its own density."""
+"""Importance weights agree with closed forms: Gaussians, volumes of rotations, a model weighted to its own density."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def words(fields) -> None:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a Gaussian model with log-densities, and a module `own_energy` with the energy whose Boltzmann law it is."""
+    """A run of a Gaussian model with log-densities, and a module `own_energy` whose Boltzmann distribution the model is."""
     folder = tmp_path_factory.mktemp("weights")
     model = make_model(folder)
     config = write_config(folder / "run.toml", model, folder / "run", samples=8, density={"enabled": True}, **_double())
@@ -67,7 +67,7 @@ def _double() -> dict[str, dict[str, str]]:
 
 
 def test_a_gaussian_has_the_effective_share_of_its_closed_form() -> None:
-    """Proposal N(0, s^2), target N(0, 1) in d dimensions: E[w] = 1 and E[w^2] = (s^2 / sqrt(2 s^2 - 1))^d."""
+    """For N(0, s^2) weighted to N(0, 1) in d dimensions, E[w] = 1 and E[w^2] = (s^2 / sqrt(2 s^2 - 1))^d."""
     s, d, n = 1.2, 4, 20_000
     x = s * np.random.default_rng(0).normal(size=(n, d))
     logs = -0.5 * (x**2).sum(1) + 0.5 * (x**2).sum(1) / s**2 + d * math.log(s)
@@ -77,7 +77,7 @@ def test_a_gaussian_has_the_effective_share_of_its_closed_form() -> None:
 
 
 def test_a_narrow_proposal_is_not_trusted() -> None:
-    """Proposal N(0, 0.5^2) for N(0, 1) has weights without variance."""
+    """The weights of N(0, 0.5^2) as a proposal for N(0, 1) have infinite variance."""
     x = 0.5 * np.random.default_rng(0).normal(size=2000)
     found = Importance.of(-0.5 * x**2 + 0.5 * x**2 / 0.25)
     assert found.shape > 0.7 and "do not trust" in found.warnings[0]
@@ -104,7 +104,7 @@ def test_resampling_keeps_expected_numbers_and_bootstrap_knows_a_mean() -> None:
 
 
 def test_the_volume_of_turned_frames_is_a_jacobian() -> None:
-    """Against the determinant of (frame, rotation) -> positions by central differences, for a few frames of five atoms."""
+    """It is the determinant of (frame, rotation) -> positions by central differences, for some frames of five atoms."""
     generator = np.random.default_rng(0)
     centre = centred(generator.normal(size=(5, 3)))
     frames = superposed(centre + 0.3 * generator.normal(size=(4, 5, 3)), centre)
@@ -124,7 +124,7 @@ def test_the_volume_of_turned_frames_is_a_jacobian() -> None:
         volumes.append(np.linalg.slogdet(np.stack(columns, axis=1))[1])
     found = log_turns(frames, centre)
     assert np.allclose(found - found[0], np.array(volumes) - volumes[0], atol=1e-6)
-    # half a turn about an axis is stationary too, but no superposition
+    # a rotation by half a turn is stationary too, but is not a superposition
     assert np.isneginf(log_turns(frames * np.array([1, -1, -1]), centre)).all()
 
 
@@ -139,7 +139,7 @@ def test_energies_in_closed_form_and_by_openmm() -> None:
     assert turned[0] == pytest.approx(energy[0], abs=1e-6)
     colder = energy_of("openmm", stored.topology, temperature=150.0)(stored.positions[:1])
     assert colder[0] == pytest.approx(2 * energy[0], rel=1e-9)
-    # the frames are of dynamics in this force field at 300 K, whose mean is -25.7 kT with a deviation of 5.4
+    # the frames were simulated in this force field at 300 K, where the mean is -25.7 kT with a deviation of 5.4
     assert energy.mean() == pytest.approx(-25.7, abs=4)
     for name, topology in (("nothing", stored.topology), ("openmm", None)):
         with pytest.raises(ValueError, match="module:callable"):
@@ -149,7 +149,7 @@ def test_energies_in_closed_form_and_by_openmm() -> None:
 
 
 def test_a_model_weighed_towards_its_own_density_has_equal_weights(drawn: Path) -> None:
-    """Density of the flow, volume of decoding and closed form of the reference agree in physical units."""
+    """The density of the flow and the volume of decoding agree with the closed form of the reference in physical units."""
     text = weigh(drawn, energy="own_energy:energy", resample=16)
     arrays, facts = read_arrays(drawn / WEIGHTS)
     with open_run(drawn) as dataset:
@@ -193,11 +193,11 @@ def test_densities_of_another_chain_are_refused(
 
 
 def test_free_energies_are_as_far_apart_as_their_errors_make_them() -> None:
-    """Points of the reference's own law lie at the expected distance; others farther away, until weights bring them back."""
+    """Samples of the reference's distribution lie at the expected distance, others farther away until they are weighted."""
     generator = np.random.default_rng(0)
     edges = (np.linspace(-3, 3, 37),) * 2
-    law = np.exp(-0.5 * (edges[0][:-1] + 1 / 12) ** 2)
-    surface = Surface("example", edges, np.zeros((36, 36)), np.outer(law, law) / law.sum() ** 2, 0.0, 0.0, 0.0)
+    density = np.exp(-0.5 * (edges[0][:-1] + 1 / 12) ** 2)
+    surface = Surface("example", edges, np.zeros((36, 36)), np.outer(density, density) / density.sum() ** 2, 0.0, 0.0, 0.0)
     equal = np.full(3000, 1 / 3000)
     own, other = generator.normal(size=(3000, 2)), generator.normal(0.4, 1.2, size=(3000, 2))
     distance, expected = free_energy_distance(surface, own, equal)
@@ -208,7 +208,7 @@ def test_free_energies_are_as_far_apart_as_their_errors_make_them() -> None:
 
 
 def test_weights_enter_the_verification_of_conformers(tmp_path: Path) -> None:
-    """A few conformers of the shipped molecule: weights are written, and verify shows what they change."""
+    """Weights of a few conformers of the shipped molecule are written, and `verify` shows their effect."""
     run = tmp_path / "run"
     small = ["--set", "output.batch=12", "--set", "grid.steps=12", "--set", "solver.tol=0.1"]
     assert main(["sample", "--model", "alanine-dipeptide", "--samples", "12", "--density", "--out", str(run), *small]) in (0, 3)

@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it works where nothing of this working copy can be seen."""
+"""The wheel has the right contents and works where this working copy cannot be imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ print(piadm_hpc.__file__, piadm_hpc.__version__, *shipped_models())
 
 
 def run(command: Sequence[object], *, cwd: Path, path: Path | None = None) -> str:
-    """What a command prints; `path` is where it looks for packages before it looks into this environment."""
+    """Run a command, which looks for packages in `path` before this environment; returns its output."""
     environment = {key: value for key, value in local_environment(1).items() if key != "PYTHONPATH"}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
@@ -69,7 +69,7 @@ def test_its_metadata_say_whose_it_is(wheel: Path) -> None:
 
 
 def test_it_works_alone(wheel: Path, tmp_path: Path) -> None:
-    """Installed into a folder of its own: commands, shipped models, and a sample of one of them."""
+    """The wheel is installed into a separate folder; commands and shipped models work, and one of them is sampled."""
     place, work = tmp_path / "installed", tmp_path / "work"
     work.mkdir()
     run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", place, wheel], cwd=work)

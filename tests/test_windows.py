@@ -1,4 +1,4 @@
-"""Sliding windows, pipelined fronts and refilled batches: the same samples as step by step, whoever shares the batch."""
+"""Sliding windows, pipelined blocks and refilled batches give the samples of the chain step by step, in any batch."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_members_do_not_depend_on_who_is_in_flight(moving: Any) -> None:
 
 
 def test_no_sample_waits_for_another() -> None:
-    """Easy and hard samples: one enters as soon as another leaves, so that hardly a slot is ever idle."""
+    """A sample enters as soon as another one leaves, so that slots are hardly ever idle with easy and hard samples."""
     target, names, slots, num_calls = target_c(OU(), 64), list(range(64)), 8, 0
     grid = log_snr(OU(), 32, horizon=8.0, delta=1e-3)
     chain = gaussian_exponential(OU(), grid, target.reference())
@@ -135,7 +135,7 @@ def test_no_sample_waits_for_another() -> None:
 
 
 def test_pipelined_blocks_at_fixed_depth_count_as_published() -> None:
-    """N blocks of K sweeps in N + K - 1 rounds (Zhou and Sugiyama), each block seeing exactly K of them."""
+    """N blocks of K sweeps take N + K - 1 rounds (Zhou and Sugiyama), and each block has exactly K sweeps."""
     chain = CHAINS["piadm sde"]
     x0, noise = start(OU(), chain, [0, 1])
     blocks = len(chain.edges) - 1
@@ -149,7 +149,7 @@ def test_pipelined_blocks_at_fixed_depth_count_as_published() -> None:
 @given(st.integers(1, 60), st.integers(1, 6), st.one_of(st.none(), st.integers(1, 70)), st.integers(0, 9))
 @settings(deadline=None)
 def test_rows_share_out_every_step_once(steps: int, size: int, window: Any, first: Any) -> None:
-    """Also where there are more ranks than steps: some then own none."""
+    """This also holds for more ranks than steps, when some ranks own none."""
     block = Block(0, first, first + steps)
     ranks = [Rows.of(block, window=window, size=size, rank=rank) for rank in range(size)]
     owned = sorted(j for rows in ranks for j in rows.points)

@@ -166,24 +166,24 @@ def _averages(values: np.ndarray, area: np.ndarray, there: np.ndarray) -> tuple[
 def _dataset(parts: Sequence[dict[str, np.ndarray]], members: xr.DataArray, grid: MapGrid, leads: str) -> xr.Dataset:
     sizes = [members.sizes[dim] for dim in grid.dims]
     units = str(members.attrs.get("units", "1"))
-    made: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for name in parts[0]:
         values = np.stack([part[name] for part in parts])
         base = name.removesuffix("_map")
         attrs = {"long_name": LONG_NAMES.get(base, "share of area by rank of the truth among the members")}
         attrs["units"] = "1" if base in UNITLESS or base not in LONG_NAMES else units
         if name == "rank_histogram":
-            made[name] = ((leads, "rank"), values, attrs)
+            tables[name] = ((leads, "rank"), values, attrs)
         elif name.endswith("_map"):
-            made[name] = ((leads, *grid.dims), values.reshape(len(parts), *sizes), attrs)
+            tables[name] = ((leads, *grid.dims), values.reshape(len(parts), *sizes), attrs)
         else:
-            made[name] = ((leads,), values, attrs)
+            tables[name] = ((leads,), values, attrs)
     kept = {
         name: coordinate.variable
         for name, coordinate in members.coords.items()
         if set(coordinate.dims) <= {leads, *grid.dims} and coordinate.dims
     }
-    found = xr.Dataset(made, kept)
+    found = xr.Dataset(tables, kept)
     if leads not in found.coords:
         found = found.assign_coords({leads: np.arange(1, len(parts) + 1)})
     about = {key: members.attrs[key] for key in ("standard_name", "long_name") if key in members.attrs}

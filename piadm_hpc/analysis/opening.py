@@ -186,11 +186,11 @@ def _with_climatology(dataset: xr.Dataset, climatology: Climatology, months: np.
         found[name] = added.transpose(*array.dims).assign_attrs(kept | dict(climatology.names.get(name, {})))
         found[name].encoding = dict(dataset[name].encoding)
     history = f"{dataset.attrs.get('history', '')}\npiadm_hpc added the climatology of the model".strip()
-    made = dataset.assign(found).assign_attrs(history=history)
+    opened = dataset.assign(found).assign_attrs(history=history)
     if months is None:
-        return made
+        return opened
     attrs = {"long_name": "calendar month of the climatology that was added", "units": "1"}
-    return made.assign_coords(month=(axes, months.astype(np.int32), attrs))
+    return opened.assign_coords(month=(axes, months.astype(np.int32), attrs))
 
 
 def _of_steps(months: np.ndarray, dataset: xr.Dataset) -> np.ndarray:

@@ -151,6 +151,11 @@ def standard_errors(fields: Ensemble, reference: Reference, *, resamples: int = 
     return {name: float(np.std(values[np.isfinite(values)])) for name, values in drawn.items() if np.isfinite(values).sum() > 1}
 
 
+def rms(values: np.ndarray) -> float:
+    """The root mean square of all values."""
+    return float(np.sqrt((values**2).mean()))
+
+
 def fair_crps(members: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the fair CRPS [m] of members [n, m] at values [m] (Ferro 2014)."""
     try:

@@ -120,10 +120,10 @@ def _threads() -> str:
 
 def _device() -> str:
     """Which GPU every rank would use. Raises RuntimeError when ranks share one while another is idle."""
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    mine = first_number(LOCAL_RANKS)[1] % seen if seen else 0
-    name = f"{torch.cuda.get_device_name(mine)} {torch.cuda.get_device_properties(mine).uuid}" if seen else ""
-    places = world().allgather((os.uname().nodename, name, seen)) if launched() else [(os.uname().nodename, name, seen)]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mine = first_number(LOCAL_RANKS)[1] % count if count else 0
+    name = f"{torch.cuda.get_device_name(mine)} {torch.cuda.get_device_properties(mine).uuid}" if count else ""
+    places = world().allgather((os.uname().nodename, name, count)) if launched() else [(os.uname().nodename, name, count)]
     if not any(device for _, device, _ in places):
         return "cpu (no CUDA device is seen)"
     if blind := sorted({host for host, device, _ in places if not device}):
@@ -132,7 +132,7 @@ def _device() -> str:
         )
     for host in {place[0] for place in places}:
         ranks = [place for place in places if place[0] == host]
-        used, there = len({device for _, device, _ in ranks}), max(count for _, _, count in ranks)
+        used, there = len({device for _, device, _ in ranks}), max(devices for _, _, devices in ranks)
         if used < min(len(ranks), there):
             raise RuntimeError(
                 f"{len(ranks)} ranks on {host} use {used} of {there} GPUs; give every rank its own, or all ranks all of them"

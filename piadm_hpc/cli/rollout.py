@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..config.validation import ConfigError
 from . import sample
 from .exit_codes import EXIT_CODES
 from .options import add_run_options
@@ -25,6 +26,8 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.init is not None and options.condition is not None:
+        raise ConfigError("--init and --condition both name the file of starts; give one of them")
     options.condition = options.init or options.condition
     options.set = [*options.set, *([] if options.leads is None else [f"rollout.leads={options.leads}"])]
     return sample.draw(options, forecasts=True)

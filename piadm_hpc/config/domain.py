@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from .limits import Count
+from .limits import MOST_POINTS, Count
 from .validation import Record
 
 
@@ -20,3 +20,10 @@ class DomainConfig(Record):
     shape: tuple[Count, Count] | None = None
     overlap: int | None = Field(None, ge=1)
     periodic: bool = True
+
+    @field_validator("shape")
+    @classmethod
+    def _fits_in_memory(cls, shape: tuple[int, int] | None) -> tuple[int, int] | None:
+        if shape is not None and shape[0] * shape[1] > MOST_POINTS:
+            raise ValueError(f"{shape[0]} x {shape[1]} are {shape[0] * shape[1]:,} points; give at most {MOST_POINTS:,}")
+        return shape

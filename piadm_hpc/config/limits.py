@@ -14,6 +14,9 @@ LARGEST_ID = 2**31 - 1
 MOST_SAMPLES = 10_000_000
 """The largest number of samples of one run; every rank keeps the list of their ids in memory."""
 
+MOST_POINTS = 2**28
+"""The largest number of points of a domain: 2 GB for one field in double precision."""
+
 Count = Annotated[int, Field(ge=1, le=MOST)]
 """A number of steps, points, sweeps, blocks and the like."""
 

@@ -60,9 +60,9 @@ def require_alike(variable: str, own: Level, first: Level) -> None:
     larger, smaller = sorted((own, first), key=lambda level: -abs(level.mean))
     by_size = larger.absolute and abs(larger.mean - smaller.mean) > DECISIVE * abs(smaller.mean)
     if by_size or own.anomaly != first.anomaly:
-        said = ", an anomaly by its name" if own.anomaly and not first.anomaly else ""
+        remark = ", an anomaly by its name" if own.anomaly and not first.anomaly else ""
         raise ValueError(
-            f"the mean of {variable} is {own.mean:.4g}{said}, and {first.mean:.4g} in the file or model that it is taken with; "
+            f"the mean of {variable} is {own.mean:.4g}{remark}, and {first.mean:.4g} in the file or model that it is taken with; "
             "one holds anomalies or other units: make them alike"
         )
 

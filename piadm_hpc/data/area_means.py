@@ -1,4 +1,4 @@
-"""Area means that a model of anomalies takes as conditions: those of anomalies, told from absolute ones by its climatology."""
+"""Area means that a model of anomalies takes as conditions: anomalies, which its climatology tells from absolute values."""
 
 from __future__ import annotations
 

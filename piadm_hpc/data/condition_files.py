@@ -22,7 +22,7 @@ from .conditions import MAPS, Input
 from .earlier_fields import with_earlier_fields
 from .gridded_files import open_fields
 from .grids import aligned
-from .mistakes import gathered, named, undamaged
+from .mistakes import few, gathered, named, undamaged
 from .selection import dated
 from .units import converted, same_units, units_of
 
@@ -82,6 +82,8 @@ def read_conditions(
                 f"inputs have the dimensions {', '.join(sorted(further))} beside the grid; only one may count conditions"
             )
         dim = next(iter(further), NUMBERED)
+        if not dataset.sizes.get(dim, 1):
+            raise ValueError(f"holds no condition: {dim} has no entries")
         values = {}
         for given in inputs:
             with gathered(mistakes), named(given.name):
@@ -127,7 +129,7 @@ def _values(
     fields: xr.Dataset, given: Input, dim: str, grid: Mapping[str, Coordinate], mask: np.ndarray, known: Known,
     months: np.ndarray | str, notes: list[str],
 ) -> np.ndarray:  # fmt: skip
-    """One input [K or 1, ...], its fields in some `months`; adds to `notes`. ValueError in words."""
+    """One input [K or 1, ...], its fields in some `months`; adds to `notes`. Raises ValueError for one that does not fit."""
     array = fields[given.name]
     is_map, dims = given.kind in MAPS, tuple(map(str, array.dims))
     needed = tuple(grid) if is_map else tuple(given.own_dims)
@@ -209,11 +211,19 @@ def _require_plausible(values: np.ndarray, given: Input, known: Known) -> None:
 
 
 def _labels(dataset: xr.Dataset, dim: str, count: int) -> Coordinate:
-    """The labels of the conditions: the values of their dimension, dates as text with their calendar, else their numbers."""
+    """The labels of the conditions: the values of their dimension, dates as text with their calendar, else their numbers.
+
+    A single condition without a dimension has the date of the file, if there is one. Raises ValueError for missing labels.
+    """
+    alone = [str(name) for name, coord in dataset.coords.items() if coord.ndim == 0 and dated(coord.values)]
+    if dim == NUMBERED and NUMBERED not in dataset.dims and len(alone) == 1:
+        dataset, dim = dataset.expand_dims(alone[0]), alone[0]
     attrs = {"long_name": f"condition, by its {dim}" if dim != NUMBERED else "number of the condition"}
     if dim not in dataset.coords or dataset[dim].ndim == 0:
         return Coordinate((NUMBERED,), np.arange(count, dtype=np.int32), attrs)
     values = dataset[dim].values
+    if absent := np.flatnonzero(dataset[dim].isnull().values).tolist():
+        raise ValueError(f"{dim} is missing for the conditions {few(absent)}, counted from 0; fill it, or remove them")
     if dated(values):
         attrs["calendar"] = str(dataset[dim].dt.calendar)
     if values.dtype.kind in "MO":

@@ -231,10 +231,10 @@ def first_alike(values: np.ndarray, key: np.ndarray | None) -> np.ndarray:
     first = np.arange(count)
     dates = np.zeros(count, dtype=np.int64) if key is None else key
     _, group, sizes = np.unique(dates, return_inverse=True, return_counts=True)
-    seen: dict[tuple[int, bytes], int] = {}
+    numbers: dict[tuple[int, bytes], int] = {}
     for k in np.flatnonzero(sizes[group] > 1):
         field = values[k]
         if np.nanmin(field) < np.nanmax(field):
             digest = blake2b(np.ascontiguousarray(field).tobytes(), digest_size=16).digest()
-            first[k] = seen.setdefault((int(dates[k]), digest), int(k))
+            first[k] = numbers.setdefault((int(dates[k]), digest), int(k))
     return first

@@ -31,7 +31,8 @@ def with_earlier_fields(
     longest = max(given.lag for given in lags)
     if len(further) != 1 or dim not in dataset.coords or dataset.sizes[dim] < max(2, longest):
         raise ValueError(
-            f"{lags[0].variable} needs one dimension with at least {max(2, longest)} dates, {longest} before each forecast"
+            f"{lags[0].variable} needs one dimension with at least {max(2, longest)} dates, {longest} before each forecast; "
+            f"beside its grid it has {', '.join(f'{name} of {dataset.sizes[name]}' for name in sorted(further)) or 'none'}"
         )
     dates = dates_of(raw, [dim], lags[0].variable)
     order = np.argsort(dataset[dim].values if isinstance(dates, str) else dates.key, kind="stable")

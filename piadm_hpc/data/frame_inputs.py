@@ -119,7 +119,7 @@ def _by_frame(
 
 
 def _numbers(path: Path, variable: str) -> tuple[np.ndarray, str | None]:
-    """All values [n] of a variable of a file, and their units; ValueError in words."""
+    """All values [n] of a variable of a file, and their units. Raises ValueError unless it has one number per sample."""
     try:
         dataset = open_fields(path)
     except ValueError as error:

@@ -49,9 +49,12 @@ def _once(fields: xr.Dataset, lon: str) -> tuple[xr.Dataset, list[str]]:
         twin = int(apart.argmin())
         one, other = fields.isel({lon: twin}, drop=True), fields.isel({lon: k}, drop=True)
         differing = [str(name) for name in fields.data_vars if not np.array_equal(one[name], other[name], equal_nan=True)]
-        if differing or apart[twin] > SAME:
-            what = f"different values of {', '.join(differing)}" if apart[twin] <= SAME else "other meridians between"
-            raise ValueError(f"{lon} has {values[twin]:g} twice, with {what}; keep one of them")
+        if apart[twin] > SAME:
+            raise ValueError(f"{lon} is not in order: {values[k]:g} comes after a whole turn round the globe; sort the columns")
+        if differing:
+            raise ValueError(
+                f"{lon} has {values[twin]:g} twice, with different values of {', '.join(differing)}; keep one of them"
+            )
     if not len(again):
         return fields, []
     last = f"the last {lon} is the first once more (a cyclic point)"

@@ -127,7 +127,7 @@ def _placed_along(
 ) -> tuple[xr.DataArray, dict[str, xr.DataArray]]:
     """A field without dimensions of one value, and what says which step and level each value of it is, by column.
 
-    Raises ValueError for a dimension about which nothing is said, and for levels in units that do not convert.
+    Raises ValueError for a dimension that nothing describes, and for levels in units that do not convert.
     """
     if STEP in array.dims and STEP in along and STEP not in array.coords:
         array = array.assign_coords({STEP: np.arange(array.sizes[STEP])})

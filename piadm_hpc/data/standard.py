@@ -61,6 +61,12 @@ def scale_of(
     """Standard deviation [channels, *grid], floored at a fraction of its global rms: the physical size of a state of one."""
     spread = np.sqrt((centred**2).mean(0, dtype=np.float64))
     rms = np.array([np.sqrt((s[m] ** 2).mean()) if m.any() else 0.0 for s, m in zip(spread, mask, strict=True)])
+    empty = [label for label, m in zip(labels, mask, strict=True) if not m.any()]
+    if empty:
+        raise ValueError(
+            f"{', '.join(empty)} is missing at every point in more samples than max_missing allows; raise max_missing, so that "
+            "these samples are left out, or leave it out of the recipe"
+        )
     flat = [label for label, r in zip(labels, rms, strict=True) if not r > 0]
     if flat:
         raise ValueError(

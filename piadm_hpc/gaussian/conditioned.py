@@ -90,8 +90,8 @@ class Update:
         return covariance(self.reference, gains, self.observations.adjoint(weights))
 
     def _system(self, gains: Tensor, u: Tensor) -> Tensor:
-        seen = self.observations.apply(covariance(self.reference, gains, self.observations.adjoint(u)))
-        return seen + self.observations.noise(u)
+        observed = self.observations.apply(covariance(self.reference, gains, self.observations.adjoint(u)))
+        return observed + self.observations.noise(u)
 
     def _nearly_inverse(self, level: float, gains: Tensor) -> Callable[[Tensor], Tensor]:
         """Return (W G W^T + diag R)^-1 as a map of rows [n, m], by Woodbury; W are the leading directions at observations."""
@@ -116,8 +116,8 @@ class Update:
     def _leading(self) -> tuple[Tensor, Tensor, Tensor]:
         """Orthonormal rows W [k, d] that span the shells of largest variance, W H^T [k, m], and their information [k, k]."""
         rows = leading_directions(self.reference, LEADING)
-        seen = self.observations.apply(rows) if len(rows) else rows.new_zeros(0, len(self.observations))
-        return rows, seen, seen * (1 / self.observations.std**2) @ seen.T
+        observed = self.observations.apply(rows) if len(rows) else rows.new_zeros(0, len(self.observations))
+        return rows, observed, observed * (1 / self.observations.std**2) @ observed.T
 
     def _factor(self, level: float, gains: Tensor) -> Tensor:
         if level not in self._factors:
@@ -142,34 +142,34 @@ def condition(reference: GaussianReference, observations: LinearObservations, *,
     modes = _modes(reference, observations, largest)
     prior = reference.spectrum.to(torch.float64)
     inside = _symmetric(modes.T @ covariance(reference, prior, modes.T).T)
-    seen = observations.apply(modes.T).T
+    observed = observations.apply(modes.T).T
     innovation = (observations.values - observations.apply(reference.mean[None])[0])[None]
     if len(observations) <= DENSE:
         everything = projected(observations, lambda x: covariance(reference, prior, x))
         factor = torch.linalg.cholesky(everything + observations.noise_matrix())
         weights = torch.cholesky_solve(innovation.T, factor).T
         moved = covariance(reference, prior, observations.adjoint(weights))[0]
-        half = torch.linalg.solve_triangular(factor, seen @ inside, upper=False)
+        half = torch.linalg.solve_triangular(factor, observed @ inside, upper=False)
         inside = inside - half.T @ half
     else:
         moved = Update(reference, observations).prior_increment(innovation)[0]
-        inside = _by_information(reference, observations, inside, seen)
+        inside = _by_information(reference, observations, inside, observed)
     mean = reference.mean + moved
     variances, vectors = torch.linalg.eigh(_symmetric(inside))
     basis = Rotated(reference.basis, modes @ vectors.flip(1), shell_degrees(reference.basis))
     return GaussianReference(mean, basis, torch.cat([variances.flip(0).clamp(min=0), prior]))
 
 
-def _by_information(reference: GaussianReference, observations: LinearObservations, inside: Tensor, seen: Tensor) -> Tensor:
-    """Condition the covariance `inside` [k, k] of the modes, H V = `seen` [m, k], without a matrix over observations.
+def _by_information(reference: GaussianReference, observations: LinearObservations, inside: Tensor, observed: Tensor) -> Tensor:
+    """Condition the covariance `inside` [k, k] of the modes, H V = `observed` [m, k], without a matrix over observations.
 
     Errors, and the variance of the reference outside the modes at an observation, count as uncorrelated.
     """
-    left = seen_variance(reference, observations) - ((seen @ inside) * seen).sum(-1)
+    left = seen_variance(reference, observations) - ((observed @ inside) * observed).sum(-1)
     weight = 1 / (observations.std**2 + left.clamp(min=0))
     unit = torch.eye(len(inside), dtype=inside.dtype, device=inside.device)
     root = torch.linalg.cholesky(inside + 1e-12 * inside.diagonal().max() * unit)
-    precision = unit + root.T @ (seen.T * weight @ seen) @ root
+    precision = unit + root.T @ (observed.T * weight @ observed) @ root
     half = torch.linalg.solve_triangular(torch.linalg.cholesky(precision), root.T, upper=False)
     conditioned: Tensor = half.T @ half
     return conditioned

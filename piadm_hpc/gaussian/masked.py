@@ -11,6 +11,7 @@ from torch import Tensor
 from ..theory.bases import EOF, Basis, _Spectral
 from .harmonics import HarmonicEOF
 from .reference import GaussianReference
+from .regional import RegionalEOF
 from .rotated import Rotated
 from .shared import SharedEOF
 
@@ -45,7 +46,7 @@ def shell_degrees(basis: Basis) -> Tensor:
     size = math.prod(basis.event_shape)
     if isinstance(basis, Rotated):
         return torch.cat([torch.ones(basis.rank, dtype=torch.float64), basis.left.to("cpu", torch.float64)])
-    if isinstance(basis, SharedEOF):
+    if isinstance(basis, SharedEOF | RegionalEOF):
         return basis.degrees
     if isinstance(basis, MaskedEOF):
         valid = int(basis.valid.sum())

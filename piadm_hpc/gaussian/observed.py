@@ -53,8 +53,8 @@ class LinearObservations:
 
     def apply(self, x: Tensor) -> Tensor:
         """Return H x, [n, m] float64, for flat states [n, d]."""
-        seen: Tensor = torch.sparse.mm(self.rows, x.to(torch.float64).T).T
-        return seen
+        observed: Tensor = torch.sparse.mm(self.rows, x.to(torch.float64).T).T
+        return observed
 
     def adjoint(self, u: Tensor) -> Tensor:
         """Return H^T u, [n, d] float64, for u [n, m]."""
@@ -123,8 +123,8 @@ def projected(observations: LinearObservations, covariance: Callable[[Tensor], T
     unit, parts = torch.eye(m, dtype=torch.float64, device=observations.std.device), []
     for start in range(0, m, CHUNK):
         parts.append(observations.apply(covariance(observations.adjoint(unit[start : start + CHUNK]))))
-    seen = torch.cat(parts)
-    return (seen + seen.T) / 2
+    observed = torch.cat(parts)
+    return (observed + observed.T) / 2
 
 
 def conjugate_gradients(

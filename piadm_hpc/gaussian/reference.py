@@ -121,18 +121,18 @@ class GaussianReference:
 
     def score(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
         """Return the score of the marginals at states x [rows, *event] and times t [rows]."""
-        alpha, sigma = _levels(process, t)
+        alpha, sigma = levels(process, t)
         return self._apply(self.jacobian(alpha, sigma), self._deviation(alpha, x)).reshape(x.shape)
 
     def denoise(self, process: Process, x: Tensor, t: Tensor) -> Tensor:
         """Return the Wiener filter's estimate E[x_0 | x_t] for states x [rows, *event] at times t [rows]."""
-        alpha, sigma = _levels(process, t)
+        alpha, sigma = levels(process, t)
         gain = alpha[:, None] * self.spectrum.to(torch.float64) / self.variance(alpha, sigma)
         return (self.mean + self._apply(gain, self._deviation(alpha, x))).reshape(x.shape)
 
     def flow(self, process: Process, x: Tensor, t_from: Tensor, t_to: Tensor) -> Tensor:
         """Carry states x [rows, *event] along the probability flow, in closed form, from times t_from to t_to [rows]."""
-        (alpha, sigma), (alpha_to, sigma_to) = _levels(process, t_from), _levels(process, t_to)
+        (alpha, sigma), (alpha_to, sigma_to) = levels(process, t_from), levels(process, t_to)
         gain = torch.sqrt(self.variance(alpha_to, sigma_to) / self.variance(alpha, sigma))
         moved = self._apply(gain, self._deviation(alpha, x))
         return (alpha_to[:, None].to(x.dtype) * self.mean + moved).reshape(x.shape)
@@ -199,7 +199,8 @@ def lower_root(covariance: Tensor) -> Tensor:
     return root
 
 
-def _levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
+def levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return signal and noise [rows] in float64 at times t [rows]."""
     t = t.to(torch.float64)
     return process.alpha(t), process.sigma(t)
 

@@ -7,8 +7,8 @@ def device_names() -> list[str]:
     """Return the names of the devices of this host: cpu, and the GPUs that torch sees."""
     import torch  # imported late, because commands that compute nothing read this room too
 
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return ["cpu", *["cuda"] * (seen > 0), *(f"cuda:{index}" for index in range(seen))]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ["cpu", *["cuda"] * (count > 0), *(f"cuda:{index}" for index in range(count))]
 
 
 def require_device(given: str, key: str) -> str:

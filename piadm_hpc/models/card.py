@@ -26,11 +26,12 @@ from ..gaussian.reference import GaussianReference
 from ..schema.layout import Coordinate, Layout, Variable, conformer_layout
 from ..schema.topology import Topology
 from ..store.arrays import read_arrays, write_arrays
+from ..store.files import digest
 from ..theory.process import by_name
 from .adapters import adapt
 from .conditioning import Conditioning
 from .config import ConformerNetworkConfig, NetworkConfig
-from .denoiser import DenoiserScore, Gate, GaussianDenoiser
+from .denoiser import DenoiserScore, GaussianDenoiser
 from .foreign import ADAPTER
 from .loading import with_weights
 from .model import Model
@@ -39,7 +40,7 @@ from .networks.fields import make_field_network
 from .networks.messages import MessageNetwork
 from .networks.pairs import ConformerNetwork, make_conformer_network
 from .networks.unet import GridUNet
-from .packing import RESPONSE, pack_reference, unpack_reference, unpack_regression, with_response
+from .packing import RESPONSE, pack_reference, unpack_gate, unpack_reference, unpack_regression, with_response
 from .phase_denoiser import denoiser_kind
 from .record import Card, MoleculeCard, VariableCard, read_card, write_card
 from .registry import CARD, find_model, require_replaceable
@@ -83,7 +84,7 @@ def save_model(
         more(partial)
     for path in partial.iterdir():
         path.chmod(0o644)  # safetensors writes files that only their owner may read
-    sums = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+    sums = {path.name: digest(path) for path in sorted(partial.iterdir())}
     write_card(partial / CARD, card.model_copy(update={"sha256": sums}))
     require_replaceable(folder, "output")
     shutil.rmtree(folder, ignore_errors=True)
@@ -108,6 +109,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     try:
         process = by_name(card.process.name, **card.process.parameters)
         reference = unpack_reference(arrays, card.reference, normalisation, _latitudes(coordinates)).to(device, torch.float64)
+        gate = unpack_gate(arrays, reference.basis.num_shells)
         conditioning = _conditioning(card, arrays, normalisation)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / REFERENCE}: does not fit {CARD}: {error}") from None
@@ -119,7 +121,6 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", *, allow_
     gaps = normalisation.state_mask()
     mask = None if gaps is None else gaps.to(device)
     constraint = None if card.molecule is None else _constraint(card.molecule, normalisation).to(device)
-    gate = None if card.gate is None else Gate(card.gate.log_snr, card.gate.factor)
     denoiser = kind(process, reference, network, mask, constraint, gate)
     variables = tuple(_variable(v) for v in card.variables)
     return Model(
@@ -171,7 +172,7 @@ def verify_files(path: Path, card: Card) -> None:
             mistakes.append(f"{path / CARD}: no sha256 of {name}")
         elif not (path / name).is_file():
             mistakes.append(f"{path / name}: no such file")
-        elif _digest(path / name) != card.sha256[name]:
+        elif digest(path / name) != card.sha256[name]:
             mistakes.append(f"{path / name}: its sha256 is not the one in {CARD}; the file was changed or copied incompletely")
     if mistakes:
         raise ValueError("\n".join(mistakes))
@@ -245,14 +246,9 @@ def _variable(card: VariableCard) -> Variable:
     return Variable(card.name, card.dims, card.model_dump(exclude={"name", "dims"}, exclude_none=True))
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def joint_digest(card: Card) -> str:
-    """Return the digest of all files of a model and of its gate, which runs store as model_sha256."""
-    gate = "" if card.gate is None else card.gate.model_dump_json()
-    return hashlib.sha256("".join([*(f"{k}{v}" for k, v in sorted(card.sha256.items())), gate]).encode()).hexdigest()
+    """Return the digest of all files of a model, which runs store as model_sha256."""
+    return hashlib.sha256("".join(f"{k}{v}" for k, v in sorted(card.sha256.items())).encode()).hexdigest()
 
 
 __all__ = [

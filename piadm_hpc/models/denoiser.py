@@ -1,10 +1,10 @@
 """A denoiser made of the Wiener filter of the Gaussian reference and a learned remainder.
 
-    D(x, t) = D_G(x, t) + g c_out(t) F(c_in(t) x, D_G, log-SNR),    c_out^2 = mean over modes of (alpha sigma lambda / v)^2
+    D(x, t) = D_G(x, t) + g(t) c_out(t) F(c_in(t) x, D_G, log-SNR),    c_out^2 = mean over modes of (alpha sigma lambda / v)^2
 
 c_out is the size that a non-Gaussian remainder can have. It vanishes for pure noise and for clean data, so at both ends the
-denoiser is linear whatever the network returns; Gaussian-aware solvers profit from this. The gate g in [0, 1], a function of
-log-SNR that held-out states choose, takes the network back where it is worse than the Wiener filter.
+denoiser is linear whatever the network returns; Gaussian-aware solvers profit from this. The gate g, which held-out states
+choose, takes the network back at noise levels and scales where it is worse than the Wiener filter.
 """
 
 from __future__ import annotations
@@ -21,25 +21,7 @@ from ..schema.conditions import Condition, matched
 from ..theory.bases import orthogonal
 from ..theory.process import Process, radius
 from .base import broadcast, score_from_denoised
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The factor of a network's remainder as a function of log-SNR, known at increasing `log_snr`.
-
-    Between these it is a cubic without slope at its ends, so that the score has a continuous derivative; beyond, it is constant.
-    """
-
-    log_snr: tuple[float, ...]
-    factor: tuple[float, ...]
-
-    def __call__(self, log_snr: Tensor) -> Tensor:
-        """Return the factors at log-SNR [rows] float64."""
-        knots, factors = (torch.tensor(v, dtype=torch.float64, device=log_snr.device) for v in (self.log_snr, self.factor))
-        after = torch.searchsorted(knots, log_snr).clamp(max=len(knots) - 1)
-        before = (after - 1).clamp(min=0)
-        share = ((log_snr - knots[before]) / (knots[after] - knots[before]).clamp(min=1e-12)).clamp(0, 1)
-        return torch.lerp(factors[before], factors[after], share**2 * (3 - 2 * share))
+from .gate import Gate
 
 
 @dataclass(eq=False)
@@ -49,8 +31,8 @@ class GaussianDenoiser:
     `network` maps fields [rows, 2 variables, lat, lon] and log-SNR [rows] to [rows, variables, lat, lon] in its own precision;
     None leaves only the Wiener filter. A condition is passed on to the network as third argument. `mask` [*event] is true where
     there are data, and the result is zero elsewhere. No state has a component along the orthonormal directions `constraint`
-    [d, k], such as shifts of a molecule. What the network adds is multiplied by the `gate`; None means one. With `half` the
-    network multiplies matrices in bfloat16.
+    [d, k], such as shifts of a molecule. The `gate` is applied to what the network adds; without one all of it is kept. With
+    `half` the network multiplies matrices in bfloat16.
     """
 
     # fields per variable that the network takes and returns
@@ -115,11 +97,13 @@ class GaussianDenoiser:
                 self.log_snr(t).to(dtype),
                 *(matched(given, fields.to(dtype)) for given in condition),
             )
-        return broadcast(self._factor(t), x) * raw.reshape(x.shape).to(x.dtype)
+        return self.gated(broadcast(self.output_scale(t), x) * raw.reshape(x.shape).to(x.dtype), t)
 
-    def _factor(self, t: Tensor) -> Tensor:
-        """Return g c_out at times t, [rows] float64."""
-        return self.output_scale(t) if self.gate is None else self.output_scale(t) * self.gate(self.log_snr(t))
+    def gated(self, remainder: Tensor, t: Tensor) -> Tensor:
+        """Return what the gate keeps of a remainder [rows, ...] at times t [rows]."""
+        if self.gate is None:
+            return remainder
+        return self.gate(remainder, self.log_snr(t), self.reference_in(remainder.dtype).basis)
 
     def log_snr(self, t: Tensor) -> Tensor:
         """Return log(alpha^2 / sigma^2) at times t, [rows] float64."""

@@ -54,8 +54,8 @@ def _caller(unet: Any, *, attends: bool) -> Callable[..., Tensor]:
         if surplus := set(given) - taken:
             raise ValueError(f"this U-Net takes no {', '.join(sorted(surplus))}; give such a network as a callable")
         states = torch.cat([x, given["maps"]], 1) if "maps" in given else x
-        seen = {"encoder_hidden_states": given["embedding"]} if attends else {}
-        result: Tensor = unet(states, t, class_labels=given.get("classes"), **seen).sample
+        inputs = {"encoder_hidden_states": given["embedding"]} if attends else {}
+        result: Tensor = unet(states, t, class_labels=given.get("classes"), **inputs).sample
         return result
 
     return call

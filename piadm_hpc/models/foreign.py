@@ -6,7 +6,6 @@ arithmetic.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ..config import plugins
 from ..config.validation import ConfigError
 from ..schema.conditions import Condition, apply_to_leaves, matched, rows_of
 from ..solvers.errors import ScoreError
+from ..store.files import digest
 from ..theory.process import Process
 from .adapter_condition import ConditionSpec, Tree, arguments_of
 from .adapter_config import AdapterConfig, NetworkFile, NetworkSpec, RegressionSpec
@@ -111,10 +111,10 @@ def _imported(name: str, folder: Path, device: torch.device | str, section: str 
         raise ConfigError(f"{folder / ADAPTER}: {key} = {name!r} is a class; name an instance of it, or a function")
     if isinstance(network, torch.nn.Module):
         network = network.to(device).eval()
-    digest, unseen = fingerprint(network)
+    sha256, unseen = fingerprint(network)
     if unseen:
         logger.info("%s: a later change of %s would not be noticed", name, ", ".join(unseen))
-    return LoadedNetwork(with_arguments(network), precision_of(network), digest)
+    return LoadedNetwork(with_arguments(network), precision_of(network), sha256)
 
 
 def _exported(path: Path, device: torch.device | str) -> LoadedNetwork:
@@ -123,7 +123,7 @@ def _exported(path: Path, device: torch.device | str) -> LoadedNetwork:
     except Exception as error:
         raise ValueError(f"{path}: not a file of torch.export that this version of torch reads: {in_one_line(error)}") from error
     network: torch.nn.Module = program.module().to(device)
-    return LoadedNetwork(with_arguments(network), precision_of(network), hashlib.sha256(path.read_bytes()).hexdigest())
+    return LoadedNetwork(with_arguments(network), precision_of(network), digest(path))
 
 
 def as_network(loaded: LoadedNetwork, config: AdapterConfig, process: Process, mask: Tensor) -> Network:

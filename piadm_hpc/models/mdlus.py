@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import tarfile
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config.validation import ConfigError, build
+from ..store.files import digest
 from .adapter_condition import ConditionSpec, Tree
 from .adapter_config import AdapterConfig
 from .loaded import LoadedNetwork, in_one_line, precision_of
@@ -38,7 +38,7 @@ def load_mdlus(path: Path, device: torch.device | str, spec: ConditionSpec | Non
     """
     module = _module(path, device)
     labels = spec.of_kind("class")[0].classes if spec is not None and spec.of_kind("class") else 0
-    return LoadedNetwork(_caller(module, labels), precision_of(module), hashlib.sha256(path.read_bytes()).hexdigest())
+    return LoadedNetwork(_caller(module, labels), precision_of(module), digest(path))
 
 
 def load_regression(path: Path, device: torch.device | str, width: int) -> tuple[Callable[[Tree], Tensor], str]:
@@ -56,7 +56,7 @@ def load_regression(path: Path, device: torch.device | str, width: int) -> tuple
             mean: Tensor = module(maps.new_zeros(len(maps), width, *maps.shape[2:]), img_lr=maps)
         return mean
 
-    return call, hashlib.sha256(path.read_bytes()).hexdigest()
+    return call, digest(path)
 
 
 def with_checkpoint(config: AdapterConfig, path: Path, source: Path) -> AdapterConfig:

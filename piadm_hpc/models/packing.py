@@ -15,17 +15,20 @@ from ..data.normalise import Normalisation
 from ..gaussian.harmonics import HarmonicEOF
 from ..gaussian.masked import MaskedEOF
 from ..gaussian.reference import GaussianReference, Response, Smoothness
+from ..gaussian.regional import RegionalEOF
 from ..gaussian.regression import Regression
 from ..gaussian.shared import SharedEOF
 from ..schema.layout import Coordinate
 from ..store.arrays import read_arrays, write_arrays
 from ..theory.bases import EOF, Basis, Fourier, Identity, Pixelwise, SphericalHarmonics
+from .gate import Gate
 from .record import ReferenceCard
 
 RESPONSE = "response.h5"  # the response preconditions sweeps; no sample depends on it, so the card does not list it
 
 KINDS: dict[type, str] = {
     MaskedEOF: "masked_eof",
+    RegionalEOF: "regional_eof",
     EOF: "eof",
     SharedEOF: "shared_eof",
     HarmonicEOF: "harmonic_eof",
@@ -62,6 +65,9 @@ def pack_reference(reference: GaussianReference, grid: tuple[str, ...]) -> dict[
         modes = _numpy(reference.basis.modes).T.reshape(reference.basis.rank, *reference.event_shape)
         attrs = {"long_name": "empirical orthogonal functions, orthonormal in state space"}
         arrays["reference_modes"] = Coordinate(("mode", *event), modes.astype(np.float32), attrs)
+    if isinstance(reference.basis, RegionalEOF):
+        regions = _numpy(reference.basis.regions).reshape(reference.event_shape)
+        arrays["reference_regions"] = Coordinate(event, regions.astype(np.int8), {"long_name": "region of equal noise"})
     if isinstance(reference.basis, HarmonicEOF):
         rotation = _numpy(reference.basis.rotation).T.astype(np.float32)
         attrs = {"long_name": "empirical orthogonal functions in coordinates of the spherical harmonics of low degree"}
@@ -81,6 +87,33 @@ def _pack_shared(basis: SharedEOF, grid: tuple[str, ...]) -> dict[str, Coordinat
         "reference_turns": Coordinate(("band", "variable", "pattern"), _numpy(basis.turns), turns),
         "reference_bands": Coordinate(("mode",), _numpy(basis.band), {"long_name": "band of a mode"}),
     }
+
+
+def pack_gate(gate: Gate | None) -> dict[str, Coordinate]:
+    """Return the arrays of a gate; none without one."""
+    if gate is None:
+        return {}
+    shells = "shell" if gate.factor.shape[1] > 1 else "all_shells"
+    about = {"long_name": "share that is kept of what the network adds to the Wiener filter", "units": "1"}
+    return {
+        "gate_log_snr": Coordinate(
+            ("gate_level",), _numpy(gate.log_snr), {"long_name": "logarithm of the signal-to-noise ratio"}
+        ),
+        "gate_factor": Coordinate(("gate_level", shells), _numpy(gate.factor), about),
+    }
+
+
+def unpack_gate(arrays: Mapping[str, Coordinate], shells: int) -> Gate | None:
+    """Return the gate that arrays describe for a basis of so many shells, None without any; ValueError for other arrays."""
+    if "gate_factor" not in arrays:
+        return None
+    level, factor = (
+        torch.from_numpy(np.array(arrays[name].values)).to(torch.float64) for name in ("gate_log_snr", "gate_factor")
+    )
+    gate = Gate(level, factor)
+    if factor.shape[1] not in (1, shells):
+        raise ValueError(f"gate_factor has {factor.shape[1]} shells, the reference {shells}")
+    return gate
 
 
 def pack_regression(regression: Regression, grid: tuple[str, ...]) -> dict[str, Coordinate]:
@@ -129,6 +162,7 @@ def unpack_reference(
     """
     wanted = ["reference_mean", "reference_spectrum"] + (["reference_modes"] if "eof" in card.basis else [])
     wanted += ["reference_turns", "reference_bands"] if card.basis == "shared_eof" else []
+    wanted += ["reference_regions"] if card.basis == "regional_eof" else []
     absent = [name for name in wanted if name not in arrays]
     damaged = [name for name in wanted if name in arrays and not np.isfinite(arrays[name].values).all()]
     mistakes = [f"no array {name}" for name in absent] + [f"{name} has values that are not finite" for name in damaged]
@@ -136,18 +170,28 @@ def unpack_reference(
         raise ValueError("; ".join(mistakes))
     found = {name: torch.from_numpy(np.array(arrays[name].values)).to(torch.float64) for name in wanted}
     modes = found.get("reference_modes")
-    shared = card.basis == "shared_eof"
-    basis = _shared_eof(card, found, normalisation) if shared else _basis(card, modes, normalisation, latitudes)
+    if card.basis == "shared_eof":
+        basis: Basis = _shared_eof(card, found, normalisation)
+    else:
+        basis = _basis(card, modes, normalisation, latitudes, found.get("reference_regions"))
     return GaussianReference(found["reference_mean"].flatten(), basis, found["reference_spectrum"])
 
 
-def _basis(card: ReferenceCard, modes: Tensor | None, normalisation: Normalisation, latitudes: Sequence[float]) -> Basis:
+def _basis(
+    card: ReferenceCard,
+    modes: Tensor | None,
+    normalisation: Normalisation,
+    latitudes: Sequence[float],
+    regions: Tensor | None,
+) -> Basis:
     event = normalisation.event_shape
-    if card.basis in ("eof", "masked_eof"):
+    if card.basis in ("eof", "masked_eof", "regional_eof"):
         if modes is None or modes.shape != (card.rank, *event):
             raise ValueError(f"reference_modes must be [{card.rank}, {', '.join(map(str, event))}] (rank, state)")
         columns = modes.flatten(1).T.contiguous()
         valid = torch.from_numpy(normalisation.mask.reshape(-1))
+        if regions is not None:
+            return _regional_eof(columns, event, regions)
         return EOF(columns, event) if card.basis == "eof" else MaskedEOF(columns, event, valid)
     if card.basis == "harmonic_eof":
         return _harmonic_eof(card, modes, event, latitudes)
@@ -167,6 +211,13 @@ def _shared_eof(card: ReferenceCard, found: Mapping[str, Tensor], normalisation:
         raise ValueError("reference_turns must have a square matrix for every band in reference_bands")
     valid = None if normalisation.mask.all() else torch.from_numpy(normalisation.mask[0].reshape(-1))
     return SharedEOF(modes.flatten(1).T.contiguous(), turns, bands.long(), normalisation.event_shape, valid)
+
+
+def _regional_eof(columns: Tensor, event: tuple[int, ...], regions: Tensor) -> RegionalEOF:
+    """Return the basis of stored modes and regions, numbered from 0 on."""
+    if regions.shape != event or set(regions.flatten().tolist()) != set(range(int(regions.max()) + 1)):
+        raise ValueError(f"reference_regions must be [{', '.join(map(str, event))}] numbers from 0 on, each of them used")
+    return RegionalEOF(columns, event, regions.flatten().long())
 
 
 def _harmonic_eof(card: ReferenceCard, modes: Tensor | None, event: tuple[int, ...], latitudes: Sequence[float]) -> HarmonicEOF:

@@ -87,8 +87,8 @@ class PhaseDenoiser(GaussianDenoiser):
                 self.log_snr(t).to(dtype),
                 *(matched(given, fields.to(dtype)) for given in condition),
             )
-        size = self._factor(t.to(torch.float64)) / self.process.sigma(t.to(torch.float64))
-        remainder = broadcast(size, x) * raw.reshape(x.shape).to(x.dtype)
+        size = self.output_scale(t.to(torch.float64)) / self.process.sigma(t.to(torch.float64))
+        remainder = self.gated(broadcast(size, x) * raw.reshape(x.shape).to(x.dtype), t.to(torch.float64))
         return remainder if self.mask is None else remainder * self.mask
 
     def _statistic(self, z: Tensor, tau: Tensor) -> Tensor:

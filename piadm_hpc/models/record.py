@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..config.legacy import upgraded_card
 from ..config.validation import parse_toml
@@ -47,7 +46,9 @@ class VariableCard(_Record):
 class ReferenceCard(_Record):
     """The basis of the Gaussian reference, whose arrays are in reference.h5."""
 
-    basis: Literal["eof", "masked_eof", "shared_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"]
+    basis: Literal[
+        "eof", "masked_eof", "regional_eof", "shared_eof", "harmonic_eof", "spherical", "fourier", "pixelwise", "isotropic"
+    ]
     rank: int | None = None
     lmax: int | None = None
     split: int | None = None
@@ -110,19 +111,6 @@ class ScoreCard(_Record):
     ratio: tuple[float, ...]
 
 
-class GateCard(_Record):
-    """The factors, from 0 to 1, of what the network adds to the Wiener filter, at increasing log-SNR (see `denoiser.Gate`)."""
-
-    log_snr: tuple[float, ...] = Field(min_length=1)
-    factor: tuple[Annotated[float, Field(ge=0, le=1)], ...]
-
-    @model_validator(mode="after")
-    def _increasing(self) -> GateCard:
-        if len(self.log_snr) != len(self.factor) or any(a >= b for a, b in itertools.pairwise(self.log_snr)):
-            raise ValueError(f"a gate has one factor for every log-SNR, which increases; got {self.factor} for {self.log_snr}")
-        return self
-
-
 class DensityCard(_Record):
     """Mean bits per dimension of a set of fields in physical units, with their standard error, and those of the Gaussian."""
 
@@ -160,8 +148,7 @@ class Card(_Record):
     """Everything about a model that is not an array.
 
     Dimensions in `leading`, levels and steps, precede those of the grid in the variables that have them. `auxiliary` names
-    further coordinates of the samples, which are in reference.h5 too. Without a `gate` the network counts in full at every level
-    of noise. `scores` are denoising errors measured after training;
+    further coordinates of the samples, which are in reference.h5 too. `scores` are denoising errors measured after training;
     `densities` are bits per dimension of sets of data, and `samples` scores of a run, written by `piadm report --card`.
     """
 
@@ -182,7 +169,6 @@ class Card(_Record):
     molecule: MoleculeCard | None = None
     condition: ConditionCard | None = None
     network: NetworkConfig | ConformerNetworkConfig | None = None
-    gate: GateCard | None = None
     sampling: SamplingConfig = SamplingConfig()
     data: DataCard = DataCard()
     training: TrainingCard = TrainingCard()

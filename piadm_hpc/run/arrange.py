@@ -37,7 +37,7 @@ def arrange(resolved: ResolvedRun, *, time_ranks: int, batch: int, memory: Memor
 
     The rules follow measurements with exact scores (docs/scale.md). If memory is short, fewer samples are solved at once, and
     then the chain is cut into blocks. If there are fewer ranks than points, a window is as wide as the ranks allow, or a front
-    is pipelined at a fixed depth, with which no window moves.
+    is pipelined at a fixed depth, with which no window moves; a run that evaluates every second point by turns needs neither.
     """
     config, sampler = resolved.config, resolved.sampler
     if config.solver.kind == "sequential":
@@ -64,6 +64,8 @@ def _schedule(resolved: ResolvedRun, time_ranks: int) -> tuple[str, dict[str, An
     one = {"grid.blocks": 1, "solver.window": None, "solver.pipelined": False}
     if width >= steps:
         return f"one block, the fewest rounds: {shared}", one
+    if config.solver.alternate:
+        return f"one block, every second point by turns: {shared}", one
     if config.corrector.enabled or not chain.knows_levels:
         reason = "a corrector follows whole blocks" if config.corrector.enabled else "this chain has no levels to predict by"
         return f"one block, the fewest rounds: {reason}, so no window", one

@@ -149,9 +149,9 @@ def make_dated(config: RunConfig, model: Model, reference: GaussianReference) ->
         return None
     monthly = any(each.kind == "month" for each in model.conditioning.inputs)
     labels = [str(label) for label in given_conditions(config).labels.values]
-    seen = with_guidance(config, replace(model, reference=reference))
+    guided = with_guidance(config, replace(model, reference=reference))
     return read_dated(
-        config.observations, seen, config.model, labels, config.rollout.leads, config.rollout.months if monthly else None
+        config.observations, guided, config.model, labels, config.rollout.leads, config.rollout.months if monthly else None
     )
 
 

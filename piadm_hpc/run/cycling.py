@@ -67,24 +67,24 @@ class Filter:
         factor = self._factor
         if factor is None:  # starts are exact
             factor = torch.zeros(0, self.starts.order * size, dtype=F64, device=reference.mean.device)
-        made = dated.at(self.place, lead)
-        if made is None:
+        given = dated.at(self.place, lead)
+        if given is None:
             self._factor = self._next(factor, self._forecast(factor), leading_rows(reference))
             return None
-        assert isinstance(made.observations, LinearObservations)
-        update, forecast = _prior_update(made, reference), self._forecast(factor)
-        seen = projected(update.observations, partial(covariance, update.reference, update.reference.spectrum.to(F64)))
-        smoother = Smoother.of(factor, forecast, update.observations, seen + update.observations.noise_matrix())
+        assert isinstance(given.observations, LinearObservations)
+        update, forecast = _prior_update(given, reference), self._forecast(factor)
+        variance = projected(update.observations, partial(covariance, update.reference, update.reference.spectrum.to(F64)))
+        smoother = Smoother.of(factor, forecast, update.observations, variance + update.observations.noise_matrix())
         kept, moved = smoother.reduced(factor), smoother.reduced(forecast)
         moved = moved - update.prior_increment(update.observations.apply(moved)) if len(moved) else moved
-        self._factor = self._next(kept, moved, leading_rows(made.reference))
+        self._factor = self._next(kept, moved, leading_rows(given.reference))
         sampler = sampler_on(
-            self.run.config, made.seen_by(self.run.model), self.run.grid, made.reference, self.run.sampler.device, guide=False
+            self.run.config, given.seen_by(self.run.model), self.run.grid, given.reference, self.run.sampler.device, guide=False
         )
         return Observed(
             sampler=sampler,
             past=partial(self._smoothed, smoother, update),
-            finish=partial(_finished, made, sampler.chain.t[-1], sampler.options.model_batch),
+            finish=partial(_finished, given, sampler.chain.t[-1], sampler.options.model_batch),
         )
 
     def _next(self, kept: Tensor, moved: Tensor, drawn: Tensor) -> Tensor:

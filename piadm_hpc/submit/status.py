@@ -172,10 +172,10 @@ def _progress_line(event: dict[str, Any]) -> str:
 
 
 def _progress_words(event: dict[str, Any]) -> str:
-    said = datetime.fromisoformat(event["time"])
+    written = datetime.fromisoformat(event["time"])
     if event["left"] is None:
         return f"{event['note']} at {event['time']}; no sample is done yet, so nobody knows how long the rest takes"
-    ready = said + timedelta(seconds=float(event["left"]))
+    ready = written + timedelta(seconds=float(event["left"]))
     left = max(0.0, ready.timestamp() - time.time())
     return (
         f"{event['done']}/{event['total']} {event['unit']} at {event['time']}, {float(event['rate']):.3g} {event['unit']}/s; "

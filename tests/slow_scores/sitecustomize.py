@@ -21,7 +21,7 @@ DELAY = os.environ.get("PIADM_TEST_DELAY", "0")
 
 
 def pause(number: int) -> None:
-    """As long as told for the score of this number, also when that changes meanwhile."""
+    """Wait as long as DELAY says for the score of this number, also if that changes meanwhile."""
     began = time.monotonic()
     while True:
         seconds, _, last = (Path(DELAY).read_text() if "/" in DELAY else DELAY).partition(" ")
@@ -53,9 +53,9 @@ class _Slow(MetaPathFinder, Loader):
         def load_model(*arguments: Any, **options: Any) -> Any:
             model, numbers = loader(*arguments, **options), itertools.count(1)
 
-            def score(x: Any, t: Any) -> Any:
+            def score(x: Any, t: Any, *condition: Any) -> Any:
                 pause(next(numbers))
-                return model.score(x, t)
+                return model.score(x, t, *condition)
 
             return replace(model, score=score)
 

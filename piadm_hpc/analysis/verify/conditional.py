@@ -30,8 +30,8 @@ def under_conditions(real: Conformers, file: Path, config: RunConfig) -> Conform
         same = [np.isclose(arrays[f"{GIVEN}{name}"].values, value, rtol=CLOSE, atol=CLOSE) for name, value in given.items()]
         here = np.where(np.all(same, axis=0), real.weight, 0.0)
         if not here.any():
-            said = ", ".join(f"{name} = {value:g}" for name, value in given.items())
-            raise ValueError(f"{real.label} has no frame at {said}; give frames of this condition with --against FILE")
+            described = ", ".join(f"{name} = {value:g}" for name, value in given.items())
+            raise ValueError(f"{real.label} has no frame at {described}; give frames of this condition with --against FILE")
         weight += here / here.sum()
     kept = weight > 0
     label = f"{real.label}, {int(kept.sum())} frames of the same conditions"

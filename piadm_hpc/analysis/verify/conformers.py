@@ -20,6 +20,7 @@ from ...data.conformer_files import H5, read_stored
 from ...data.superpose import mean_structure, superposed
 from ...data.trajectories import signs
 from ...schema.topology import Topology
+from ..scores import rms
 from .divergence import BLOCKS, baseline, divergence, histogram
 
 BINS = 36  # per torsion and per slow coordinate
@@ -200,9 +201,9 @@ def geometry(own: Conformers, real: Conformers) -> dict[str, dict[str, float]]:
     for name, measure in (("bonds", bond_lengths), ("angles", bond_angles)):
         (mean, spread), (real_mean, real_spread) = (_moments(measure(c), c.weight) for c in (own, real))
         table[name] = {
-            "rms difference of means": _rms(mean - real_mean),
-            "rms difference of spreads": _rms(spread - real_spread),
-            "reference spread": _rms(real_spread),
+            "rms difference of means": rms(mean - real_mean),
+            "rms difference of spreads": rms(spread - real_spread),
+            "reference spread": rms(real_spread),
         }
     return table
 
@@ -229,10 +230,6 @@ def bond_angles(conformers: Conformers) -> np.ndarray:
 def _moments(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = weight @ values
     return mean, np.sqrt(weight @ (values - mean) ** 2)
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt((values**2).mean()))
 
 
 def clashing(conformers: Conformers) -> np.ndarray:

@@ -31,7 +31,7 @@ from ...models.observations.record import FILE, read_table
 from ..drawing.style import drawn
 from ..pages import Section, number
 from ..planes import chosen, planes_of
-from ..scores import fair_crps
+from ..scores import fair_crps, rms
 from .fields import stacked
 from .maps import map_figure
 
@@ -115,10 +115,10 @@ def _innovations(
     scale = table["std"] / observations.std.numpy()
     found = {
         "observations": len(observations),
-        "innovation_rms": _rms(before * scale),
+        "innovation_rms": rms(before * scale),
         "innovation_mean": float((before * scale).mean()),
-        "innovation_normalised_rms": _rms(before / spread),
-        "residual_rms_of_mean": _rms(after.mean(0) * scale),
+        "innovation_normalised_rms": rms(before / spread),
+        "residual_rms_of_mean": rms(after.mean(0) * scale),
         "chi_square_per_observation": float((after**2 / observations.std.numpy() ** 2).mean()),
     }
     if len(observations) <= MOST_DENSE:
@@ -136,8 +136,8 @@ def _innovations(
 
 def _chi_square(observations: LinearObservations, model: Model, innovation: np.ndarray) -> float:
     reference = model.reference
-    seen = projected(observations, lambda x: covariance(reference, reference.spectrum.to(torch.float64), x))
-    factor = torch.linalg.cholesky(seen + observations.noise_matrix())
+    predicted = projected(observations, lambda x: covariance(reference, reference.spectrum.to(torch.float64), x))
+    factor = torch.linalg.cholesky(predicted + observations.noise_matrix())
     white = torch.linalg.solve_triangular(factor, torch.from_numpy(innovation)[:, None], upper=False)
     return float((white**2).mean())
 
@@ -168,8 +168,8 @@ def ensemble_scores(ensemble: Predicted) -> dict[str, Any]:
     found: dict[str, Any] = {
         "observations": len(values),
         "fair_crps": float(fair_crps(noisy, values).mean()),
-        "rmse_of_mean": _rms(error),
-        "spread_over_skill": float(np.sqrt(spread.mean()) / _rms(error)),
+        "rmse_of_mean": rms(error),
+        "spread_over_skill": float(np.sqrt(spread.mean()) / rms(error)),
     }
     for level in LEVELS:
         if n >= 2 / (1 - level) - 1:
@@ -234,8 +234,8 @@ def _of_gaussian(kept: LinearObservations, rows: ObservationTable, reference: An
     mean = kept.apply(reference.mean[None])[0].numpy() * scale
     std = torch.sqrt(expected_variance(reference, kept)).numpy() * scale
     error = mean - values
-    found = {"fair_crps": float(gaussian_crps(mean, std, values).mean()), "rmse_of_mean": _rms(error)}
-    found["spread_over_skill"] = float(np.sqrt((std**2).mean()) / _rms(error))
+    found = {"fair_crps": float(gaussian_crps(mean, std, values).mean()), "rmse_of_mean": rms(error)}
+    found["spread_over_skill"] = float(np.sqrt((std**2).mean()) / rms(error))
     for level in LEVELS:
         reach = math.sqrt(2) * float(torch.special.erfinv(torch.tensor(level, dtype=torch.float64)))
         found[f"coverage_{round(100 * level)}"] = float((np.abs(error) <= reach * std).mean())
@@ -269,7 +269,3 @@ def _maps(samples: xr.Dataset, model: Model, table: ObservationTable | None, sel
 def _weighted_rms(field: np.ndarray, weights: np.ndarray) -> float:
     there = np.isfinite(field)
     return float(np.sqrt(np.average(field[there] ** 2, weights=weights[there])))
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt((values**2).mean()))

@@ -68,9 +68,9 @@ def read_averages(path: str | os.PathLike[str], positions: np.ndarray) -> Averag
             raise ValueError(f"distances must be positive: {rows.of_mistake((values <= 0) & (power < 0))}")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    seen = geometry(torch.from_numpy(positions.astype(np.float64))).numpy()
+    observed = geometry(torch.from_numpy(positions.astype(np.float64))).numpy()
     measured = values**power
-    return Averages(seen**power, measured, std * np.abs(power) * measured / values, power, rows.labels)
+    return Averages(observed**power, measured, std * np.abs(power) * measured / values, power, rows.labels)
 
 
 def _powers(rows: ObservationTable, counts: np.ndarray) -> np.ndarray:

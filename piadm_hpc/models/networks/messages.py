@@ -41,11 +41,11 @@ class Layer(nn.Module):
     def forward(self, h: Tensor, pairs: Tensor, lines: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Return features [rows, atoms, width] and displacements [rows, atoms, 3] for pairs [rows, atoms, atoms, features]."""
         gain, shift = self.film(level)[:, None].chunk(2, dim=2)
-        seen = torch.addcmul(shift, self.norm(h), 1 + gain)
-        inner = functional.silu(self.of_one(seen)[:, :, None] + self.of_other(seen)[:, None] + self.of_pair(pairs))
+        modulated = torch.addcmul(shift, self.norm(h), 1 + gain)
+        inner = functional.silu(self.of_one(modulated)[:, :, None] + self.of_other(modulated)[:, None] + self.of_pair(pairs))
         messages = functional.silu(self.message(inner))
         atoms = h.shape[1]
-        h = h + self.listen(torch.cat([seen, messages.sum(2) / atoms], dim=2))
+        h = h + self.listen(torch.cat([modulated, messages.sum(2) / atoms], dim=2))
         push = self.push(messages).to(lines.dtype)
         return h, (push * lines).sum(2) / (atoms - 1)
 
@@ -128,10 +128,10 @@ class MessageNetwork(nn.Module):
     def _pairs(self, distances: Tensor, error: Tensor) -> Tensor:
         """Return the features of pairs: the standardised distance, its expansion in Gaussians, and whether it is bonded."""
         wide = torch.sqrt(self.spread[0] ** 2 + 2 * error[:, :, None] ** 2)
-        seen = ((distances - self.typical) / wide)[..., None]
-        tops = torch.linspace(-REACH, REACH, WAVES, device=seen.device)
-        bells = torch.exp(-(((seen - tops) * (WAVES / (2 * REACH))) ** 2))
-        return torch.cat([seen, bells, self.bonded.expand(len(seen), -1, -1, -1)], dim=3)
+        scaled = ((distances - self.typical) / wide)[..., None]
+        tops = torch.linspace(-REACH, REACH, WAVES, device=scaled.device)
+        bells = torch.exp(-(((scaled - tops) * (WAVES / (2 * REACH))) ** 2))
+        return torch.cat([scaled, bells, self.bonded.expand(len(scaled), -1, -1, -1)], dim=3)
 
 
 def placed(centre: Tensor, condition: Mapping[str, Tensor] | None) -> Tensor:

@@ -88,10 +88,10 @@ class ConformerNetwork(nn.Module):
     def calibrate(self, frames: Tensor) -> None:
         """Set typical distances and volumes, and their spreads, from states [n, atoms, 3]."""
         distances, _, volumes = self._geometry(frames.to(torch.float32) + self.centre)
-        seen = torch.cat([distances, volumes], dim=1)
+        features = torch.cat([distances, volumes], dim=1)
         with torch.no_grad():
-            self.typical.copy_(seen.mean(0))
-            self.spread.copy_(seen.std(0).clamp(min=FLOOR))
+            self.typical.copy_(features.mean(0))
+            self.spread.copy_(features.std(0).clamp(min=FLOOR))
 
     def forward(self, states: Tensor, log_snr: Tensor, condition: Mapping[str, Tensor] | None = None) -> Tensor:
         noisy, estimate = states.unbind(1)
@@ -99,14 +99,14 @@ class ConformerNetwork(nn.Module):
         distances, lines, volumes = self._geometry(estimate + placed(self.centre, condition))
         # the error of the estimate, per coordinate of unit variance
         error = torch.rsqrt(1 + log_snr.exp())[:, None]
-        seen = (torch.cat([distances, volumes], dim=1) - self.typical) / torch.sqrt(self.spread**2 + 2 * error**2)
-        inputs = [seen, noisy.flatten(1), estimate.flatten(1)] if self.superposed else [seen]
+        features = (torch.cat([distances, volumes], dim=1) - self.typical) / torch.sqrt(self.spread**2 + 2 * error**2)
+        inputs = [features, noisy.flatten(1), estimate.flatten(1)] if self.superposed else [features]
         h = functional.silu(self.entry(torch.cat(inputs, dim=1)))
         for block in self.blocks:
             h = block(h, level)
         gain, shift = self.film(level).chunk(2, dim=1)
         h = torch.addcmul(shift, self.norm(h), 1 + gain)
-        forces = self.forces(h) + self.stiffness(level) * seen[:, : distances.shape[1]]
+        forces = self.forces(h) + self.stiffness(level) * features[:, : distances.shape[1]]
         # the force on an atom is the sum over its pairs; those of a pair are equal and opposite
         with torch.autocast(states.device.type, enabled=False):
             out: Tensor = ((forces.to(lines.dtype)[:, None] * lines) @ self.lines.T).mT

@@ -55,28 +55,30 @@ def encode(
     if sum(len(places) * len(each) for (places, _), each in zip(raw, channels, strict=True)) > LARGEST_ROWS:
         raise ValueError(f"{len(table)} observations read more than {LARGEST_ROWS:,} grid points; thin them out")
     kept = [_with_data(one, each, fields.there) for one, each in zip(raw, channels, strict=True)]
-    seen = np.array([len(places) > 0 for places, _ in kept])
-    dark = ~seen & (table["kind"] != "cell") & np.array([len(each) > 0 for each in channels])
+    visible = np.array([len(places) > 0 for places, _ in kept])
+    dark = ~visible & (table["kind"] != "cell") & np.array([len(each) > 0 for each in channels])
     if dark.any():
         mistakes.append(f"where the model has no data (masked): {table.of_mistake(dark)}")
     values, std, wrong = _in_units(table, fields, anomaly=removed is None and _anomaly(model))
     mistakes += wrong + _duplicates(table, kept, table.dates if dated else np.full(len(table), ""))
-    if not mistakes and not seen.any():
+    if not mistakes and not visible.any():
         mistakes.append("none of the values lies where the model has data")
     if mistakes:
         raise ValueError("; ".join(mistakes))
-    if not seen.all():
-        log.info("observations: %d of %d values lie where the model has no data, and are left out", int((~seen).sum()), len(seen))
-    rows = [one for one, good in zip(kept, seen, strict=True) if good]
+    if not visible.all():
+        log.info(
+            "observations: %d of %d values lie where the model has no data, and are left out", int((~visible).sum()), len(visible)
+        )
+    rows = [one for one, good in zip(kept, visible, strict=True) if good]
     offset = fields.offset if removed is None else fields.offset + np.nan_to_num(removed)
-    used = {fields.labels[k] for each, good in zip(channels, seen, strict=True) if good for k in each}
-    table = table.keep(seen)
+    used = {fields.labels[k] for each, good in zip(channels, visible, strict=True) if good for k in each}
+    table = table.keep(visible)
     if not used & set(fields.transforms):
-        return _linear(table, rows, fields.slope, offset, values[seen], std[seen]), table
+        return _linear(table, rows, fields.slope, offset, values[visible], std[visible]), table
     if removed is not None:
         raise ValueError("observations.absolute: the model transforms its fields; give values as it has them")
     # errors become one, so that variables of all units can be solved for together
-    plain = _linear(table, rows, np.ones_like(fields.slope), 0 * offset, values[seen], std[seen])
+    plain = _linear(table, rows, np.ones_like(fields.slope), 0 * offset, values[visible], std[visible])
     white = plain.scaled(1 / plain.std)
     return PointwiseObservations.of(white, entry_values(fields.labels, fields.slope, offset, fields.transforms)), table
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from ...gaussian.conditioned import Update, condition, seen_variance
 from ...gaussian.observed import LinearObservations
-from ...gaussian.reference import GaussianReference
+from ...gaussian.reference import GaussianReference, levels
 from ...schema.conditions import Condition, rows_of
 from ...theory.process import Process
 from ..base import ScoreModel
 from ..model import Model
 from .conditional import Centre, Shifted, negative
 from .function import FunctionObservations, linearised
-from .scores import Denoise, Guidance, GuidedScore, KalmanScore, levels
+from .scores import Denoise, Guidance, GuidedScore, KalmanScore
 
 AnyObservations = LinearObservations | FunctionObservations
 FAR = 5.0
@@ -142,12 +142,12 @@ def of_model(model: Model, observations: AnyObservations, *, kind: str = "auto",
     mean = model.conditioning.mean
     score = Shifted(model.score, model.process, negative(mean))
     denoise = None if model.denoiser is None else Shifted(model.denoiser, model.process, negative(mean), estimates=True)
-    made = posterior(
+    conditioned = posterior(
         score, denoise, model.process, model.reference, observations, kind=kind, gamma=gamma, likely=False
     )  # fmt: skip
-    update = made.update or Update(model.reference, observations)
+    update = conditioned.update or Update(model.reference, observations)
     centre = Centre(mean, update)
-    return replace(made, score=Shifted(made.score, model.process, centre), centre=centre)
+    return replace(conditioned, score=Shifted(conditioned.score, model.process, centre), centre=centre)
 
 
 def require_plausible(observations: LinearObservations) -> None:

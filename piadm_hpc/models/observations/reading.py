@@ -59,9 +59,9 @@ def read_given(config: ObservationsConfig, model: Model, folder: str) -> Given:
     """
     with as_config_error():
         observations, table = read_for(config, model, folder)
-        made = of_model(model, observations, kind=config.score, gamma=config.gamma)
+        given = of_model(model, observations, kind=config.score, gamma=config.gamma)
     require_same(config, table)
-    return Given(table, made)
+    return Given(table, given)
 
 
 @contextmanager

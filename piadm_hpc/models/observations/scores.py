@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...gaussian.conditioned import Update
 from ...gaussian.observed import LinearObservations, conjugate_gradients
+from ...gaussian.reference import levels
 from ...schema.conditions import Condition
 from ...theory.process import Process
 from ..base import ScoreModel, broadcast
@@ -98,11 +99,11 @@ class GuidedScore:
             noisy = x.detach().requires_grad_()
             denoised = self.denoise(noisy, t, *condition)
             estimate = denoised.detach().flatten(1).requires_grad_()
-            seen = self.observations.apply(estimate)
+            observed = self.observations.apply(estimate)
 
         def back(u: Tensor) -> Tensor:
             """Return H^T u in the shape of states."""
-            return _gradient(seen, estimate, u.to(seen)).reshape(x.shape)
+            return _gradient(observed, estimate, u.to(observed)).reshape(x.shape)
 
         def through(v: Tensor) -> Tensor:
             """Return D'^T v."""
@@ -114,7 +115,7 @@ class GuidedScore:
             spread = gain * through(back(u)).flatten(1).to(torch.float64)
             return self.observations.noise(u) + self._forward(estimate, spread)
 
-        innovation = self.observations.values - seen.detach()
+        innovation = self.observations.values - observed.detach()
         if self.kind == "mmps":
             weights = conjugate_gradients(system, innovation, accuracy=self.accuracy)
         elif self.kind == "pigdm":
@@ -137,12 +138,6 @@ class GuidedScore:
             return self.observations.apply(direction)
         tangent: Tensor = torch.func.jvp(self.observations.apply, (estimate.detach(),), (direction.to(estimate),))[1]
         return tangent.detach()
-
-
-def levels(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return signal and noise [rows] in float64 at times t [rows]."""
-    t = t.to(torch.float64)
-    return process.alpha(t), process.sigma(t)
 
 
 def _gradient(output: Tensor, source: Tensor, weights: Tensor) -> Tensor:

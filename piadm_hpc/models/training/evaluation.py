@@ -1,20 +1,23 @@
 """Denoising errors on held-out states at each noise level, compared with those of the reference's Wiener filter.
 
-The difference of the two estimates, c = D - D_G, may be taken in part: the error |D_G + g c - x_0|^2 is a parabola in the factor
-g, whose minimum follows from the products of c with itself and with the Wiener filter's error.
+The difference of the two estimates, c = D - D_G, may be taken in part: in every band of shells the error |D_G + g c - x_0|^2 is a
+parabola in the factor g, whose minimum follows from the products of c with itself and with the Wiener filter's error.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ...schema.conditions import Condition, rows_of
+from ...theory.bases import Basis
 from ...theory.process import Process
-from ..denoiser import Gate, GaussianDenoiser
+from ..denoiser import GaussianDenoiser
+from ..gate import Gate, bands_of
 
 SMALL_BATCH = 2**16
 
@@ -23,20 +26,15 @@ SMALL_BATCH = 2**16
 class DenoisingTable:
     """Mean square denoising errors per entry at each log-SNR, of the denoiser and of the Gaussian reference.
 
-    `factor` is the share of the network, from 0 to 1, that has the least error, and 0 where this share is within a standard error
-    of nothing. `gated` are the errors with it, which are never above the Gaussian's.
+    `gate` keeps of the network the share, from 0 to 1, that has the least error in a band of shells, and nothing where this share
+    is within a standard error of nothing. `gated` are the errors with it, which are never above the Gaussian's.
     """
 
     log_snr: tuple[float, ...]
     denoiser: tuple[float, ...]
     gaussian: tuple[float, ...]
-    factor: tuple[float, ...]
     gated: tuple[float, ...]
-
-    @property
-    def gate(self) -> Gate:
-        """The gate with these factors."""
-        return Gate(self.log_snr, self.factor)
+    gate: Gate
 
     def with_gate(self) -> DenoisingTable:
         """Return the table of the denoiser with this gate."""
@@ -86,8 +84,11 @@ def denoising_table(
     generator = torch.Generator().manual_seed(seed)
     noise = denoiser.white(states, generator)
     scale = 1.0 if denoiser.mask is None else float(denoiser.mask.sum()) / denoiser.mask.numel()
-    wiener = denoiser.without_network()
-    products = torch.empty(4, len(levels), len(states), dtype=torch.float64)
+    wiener, basis = denoiser.without_network(), denoiser.reference_in(states.dtype).basis
+    # rotations of a molecule mix the shells of its reference, so that a network that turns with them has one factor
+    bands = bands_of(denoiser.degrees) if denoiser.constraint is None else torch.ones(1, basis.num_shells)
+    errors = torch.zeros(2, len(levels), dtype=torch.float64)
+    products = torch.empty(2, len(levels), len(states), len(bands), dtype=torch.float64)
     with torch.no_grad():
         for k, level in enumerate(levels):
             for start in range(0, len(states), batch):
@@ -96,21 +97,36 @@ def denoising_table(
                 given = () if condition is None else (rows_of(condition, here),)
                 t = time_of(denoiser.process, torch.full((len(clean),), level))
                 x = denoiser.noised(clean, t, white)
-                linear = wiener(x, t, *given)
-                denoised = denoiser(x, t, *given)
-                wrong, left, added = denoised - clean, clean - linear, denoised - linear
-                for row, (a, b) in enumerate(((wrong, wrong), (left, left), (left, added), (added, added))):
-                    products[row, k, here] = (a * b).flatten(1).sum(1).to(torch.float64)
-    own, gaussian, gain, size = products.sum(2) / (states.numel() * scale)
-    factor = _best_factor(*products[2:])
-    gated = gaussian - factor * (2 * gain - factor * size)
-    return DenoisingTable(levels, *(tuple(each.tolist()) for each in (own, gaussian, factor, gated)))
+                denoised, linear = denoiser(x, t, *given), wiener(x, t, *given)
+                for row, estimate in enumerate((denoised, linear)):
+                    errors[row, k] += ((estimate - clean) ** 2).sum().to(torch.float64)
+                left, added = (clean - linear).flatten(1), (denoised - linear).flatten(1)
+                for b, part in enumerate(_parts(added, bands, basis)):
+                    products[:, k, here, b] = torch.stack([(other * part).sum(1) for other in (left, added)]).to(torch.float64)
+    entries = states.numel() * scale
+    own, gaussian = errors / entries
+    factor, (gain, size) = _best_factor(*products), products.sum(2)
+    gated = gaussian - (factor * (2 * gain - factor * size)).sum(1) / entries
+    gate = Gate(torch.tensor(levels, dtype=torch.float64), factor if len(bands) == 1 else factor @ bands)
+    own_errors, gaussian_errors, gated_errors = (tuple(each.tolist()) for each in (own, gaussian, gated))
+    return DenoisingTable(levels, own_errors, gaussian_errors, gated_errors, gate)
+
+
+def _parts(flat: Tensor, bands: Tensor, basis: Basis) -> Iterator[Tensor]:
+    """The parts of states [rows, d] in bands [bands, shells]."""
+    if len(bands) == 1:
+        yield flat
+        return
+    z = basis.analyse(flat)
+    for band in bands.to(flat):
+        yield basis.synthesise(basis.expand(band) * z)
 
 
 def _best_factor(gain: Tensor, size: Tensor) -> Tensor:
-    """The factors [levels] of least error, within 0 and 1, where they exceed their standard errors, else 0.
+    """The factors [levels, bands] of least error, within 0 and 1, where they exceed their standard errors, else 0.
 
-    `gain` [levels, states] are products of the Wiener filter's error and what the network adds, `size` of the latter with itself.
+    `gain` [levels, states, bands] are products of the Wiener filter's error and what the network adds, `size` of the latter with
+    itself.
     """
     whole = size.sum(1).clamp(min=torch.finfo(torch.float64).tiny)
     best = gain.sum(1) / whole

@@ -20,10 +20,10 @@ from ...theory.process import Process
 from ..card import save_model
 from ..climatology import CLIMATOLOGY, NAMES
 from ..config import ConformerTrainConfig, TrainConfig
-from ..denoiser import Gate, GaussianDenoiser
+from ..denoiser import GaussianDenoiser
 from ..networks.unet import count_parameters
-from ..packing import describe_reference, pack_regression
-from ..record import FORMAT, Card, DataCard, GateCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
+from ..packing import describe_reference, pack_gate, pack_regression
+from ..record import FORMAT, Card, DataCard, ProcessCard, ScoreCard, TrainingCard, VariableCard
 from .checkpoint import TrainingState
 from .conditioned import Conditioned
 from .evaluation import DenoisingTable, denoising_table, even_levels
@@ -78,6 +78,7 @@ def publish(
     )
     extra = {} if data.climatology is None else _climatology(data.climatology, tuple(data.coordinates), data.absolute_names)
     extra |= {} if given is None else pack_regression(given.conditioning.regression, tuple(data.coordinates))
+    extra |= pack_gate(denoiser.gate)
     statistics = data_statistics(data if given is None else given.original)
     arrays = denoiser.reference, data.normalisation, data.coordinates, denoiser.network
     return save_model(folder, card, *arrays, further, extra, statistics)
@@ -106,18 +107,12 @@ def make_card(
             excluded=excluded,
             calendar=getattr(data, "calendar", ""),
         ),
-        gate=None if denoiser.gate is None else gate_card(denoiser.gate),
         sampling=config.sampling,
         training=training_card(config, denoiser.network, state),
         scores=scores_of(config, data, denoiser),
         sha256={},
         **own,
     )
-
-
-def gate_card(gate: Gate) -> GateCard:
-    """The gate as it is stored."""
-    return GateCard(log_snr=gate.log_snr, factor=gate.factor)
 
 
 def package_version() -> str:

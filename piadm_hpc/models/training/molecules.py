@@ -22,7 +22,7 @@ from ..config import ConformerNetworkConfig, ConformerTrainConfig
 from ..denoiser import GaussianDenoiser
 from ..networks.pairs import make_conformer_network
 from ..networks.unet import count_parameters
-from ..packing import pack_regression
+from ..packing import pack_gate, pack_regression
 from ..record import GIVEN, MoleculeCard, VariableCard, read_card
 from ..registry import CARD, find_model
 from .checkpoint import TrainingState, copied, put
@@ -163,7 +163,8 @@ def publish_conformers(
             shutil.copyfile(kept, partial / HELD_OUT)
 
     stored = getattr(torch, config.stored)
-    extra = None if given is None else pack_regression(given.conditioning.regression, tuple(layout.coordinates))
+    extra = {} if given is None else pack_regression(given.conditioning.regression, tuple(layout.coordinates))
+    extra |= pack_gate(denoiser.gate)
     arrays = denoiser.reference, data.normalisation, layout.coordinates, denoiser.network
     return save_model(folder, card, *arrays, extra=extra, more=more, stored=stored)
 

@@ -17,10 +17,10 @@ import xarray as xr
 from ...schema.layout import Layout
 from ..conventions import BLOCK, PER_SAMPLE, realization
 from ..errors import StoreError
-from ..files import PARTIAL, sync_folder, write_text
+from ..files import PARTIAL, digest, sync_folder, write_text
 from ..shard import Shard
 from ..statistics.parts import costs_of
-from .records import PLACE, ZARR, array_options, digest, rows_in_shard
+from .records import PLACE, ZARR, array_options, rows_in_shard
 
 PUBLISHED = "published.json"
 LONGEST = 4096  # rows of a chunk of what is recorded per sample
@@ -52,12 +52,12 @@ def publish(folder: Path, layout: Layout, records: Sequence[Shard], attributes: 
                 attrs = _words(variable.attrs) | ({"coordinates": " ".join(extra)} if extra else {})
                 zarr.create_array(str(staging), name=variable.name, shape=shape, attributes=attrs, **options)
             zarr.consolidate_metadata(str(staging))
-        made = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
-        for name in sorted(made, key=lambda each: (each.name == "zarr.json", -len(each.parts))):
+        files = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+        for name in sorted(files, key=lambda each: (each.name == "zarr.json", -len(each.parts))):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, root / name)
         sync_folder(root)
-        write_text(folder / PLACE / PUBLISHED, json.dumps({"rows": len(ids), "files": {str(n): digest(root / n) for n in made}}))
+        write_text(folder / PLACE / PUBLISHED, json.dumps({"rows": len(ids), "files": {str(n): digest(root / n) for n in files}}))
     except OSError as error:
         raise StoreError(f"cannot write {root}: {error.strerror or error}; free some space, and start again") from error
     finally:

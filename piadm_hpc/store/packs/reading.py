@@ -10,12 +10,13 @@ import xarray as xr
 
 from ...config.samples import INDEPENDENT_KEYS
 from ..errors import StoreError
+from ..files import digest
 from ..opening import strangers
 from ..requested import DRAW_AGAIN, JOIN, absent, in_words, requested
 from ..settings import run_config
 from ..shard import scan
 from .publishing import published_problem
-from .records import PLACE, ZARR, digest, read_pack, require_zarr, whole_packs
+from .records import PLACE, ZARR, read_pack, require_zarr, whole_packs
 
 
 def zarr_folder(path: Path) -> Path | None:

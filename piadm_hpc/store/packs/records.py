@@ -17,7 +17,7 @@ import numpy as np
 
 from ...schema.layout import Layout, Variable
 from ..errors import StoreError
-from ..files import PARTIAL, sync, sync_folder, whole_file
+from ..files import PARTIAL, digest, sync, sync_folder, whole_file
 from ..settings import plain
 from ..shard import LIBVER, UNREADABLE, Shard, first_line, open_file, read_shard, scan, shard_name
 from ..skeleton import finish_file, read_layout, write_skeleton
@@ -49,11 +49,6 @@ class Pack:
             if deep and digest(path) != known:
                 return f"{ZARR}/{name} is damaged: its checksum differs"
         return ""
-
-
-def digest(path: Path) -> str:
-    """The sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def require_zarr() -> None:
@@ -168,11 +163,11 @@ def _write_shard(root: Path, layout: Layout, variable: Variable, number: int, da
             warnings.simplefilter("ignore")
             array = zarr.create_array(str(staging / "a"), shape=(rows, *shape), **array_options(layout, variable, rows))
             array[: len(data)] = data
-        made = staging / "a" / "/".join(["c", "0", *("0" for _ in shape)])
-        content = made.read_bytes()
-        sync(made)
+        file = staging / "a" / "/".join(["c", "0", *("0" for _ in shape)])
+        content = file.read_bytes()
+        sync(file)
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made, root / name)
+        os.replace(file, root / name)
         sync_folder((root / name).parent)
     except OSError as error:
         raise StoreError(f"cannot write {root / name}: {error.strerror or error}; free some space, and start again") from error

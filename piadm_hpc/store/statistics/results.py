@@ -32,7 +32,7 @@ class Result:
 
 def results(recipe: Recipe, name: str, group: int, count: int, arrays: Arrays) -> Iterator[Result]:
     """The statistics of `count` members of a group; NaN where the variable has no value."""
-    made = {
+    functions = {
         "mean": _mean, "std": _std, "extremes": _extremes, "quantiles": _quantiles, "histogram": _histogram,
         "exceedance": _exceedance, "crps": _crps, "rank_histogram": _ranks,
     }  # fmt: skip
@@ -40,7 +40,7 @@ def results(recipe: Recipe, name: str, group: int, count: int, arrays: Arrays) -
     for kind in recipe.kinds:
         if (kind == "exceedance" and name not in recipe.thresholds) or (not arrays):
             continue
-        for found in made[kind](recipe, name, group, count, arrays):
+        for found in functions[kind](recipe, name, group, count, arrays):
             if gaps is not None and found.on_grid and found.values.dtype.kind == "f":
                 found.values[..., gaps] = np.nan
             yield found
