@@ -166,6 +166,8 @@ def test_templates_are_valid_configurations(kind: str, tmp_path: Path) -> None:
         assert config.solver.fixed_depth and config.chain.integrator == "piadm" and config.grid.kind == "piadm"
     if kind == "paper-ode":
         assert config.corrector.enabled and config.chain.eta == 0
+    if kind == "train":  # a rank in the file, whatever its value, would choose EOFs
+        assert config.reference.basis == "auto" and not {"rank", "max_rank"} & config.reference.model_fields_set
 
 
 def test_keys_that_the_template_for_fields_only_mentions_are_valid(tmp_path: Path) -> None:

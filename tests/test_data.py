@@ -192,6 +192,7 @@ def test_missing_files_and_variables_are_named(folder: Path) -> None:
 def test_dimensions_are_checked(folder: Path) -> None:
     refuse(folder, "tas has no dimension 'member'; it has time, lat, lon", sample_dims=("member",))
     refuse(folder, "(?s)'y'.*'x'", spatial_dims=("y", "x"))
+    refuse(folder, "no dimension 'y', 'x'; it has time, lat, lon; name those of a field in spatial_dims", spatial_dims=("y", "x"))
     refuse(folder, "select: no dimension 'lev'", select={"lev": 1.0})
 
 

@@ -102,13 +102,13 @@ seed = 0
 files = ["data/*.nc"]        # several files are joined, as members or as years
 variables = ["TREFHT"]
 sample_dims = ["time"]
-spatial_dims = ["lat", "lon"]  # ["cell"] for HEALPix and other cells, with network = "none"
+spatial_dims = ["lat", "lon"]  # ["cell"] for HEALPix and other cells
 # levels = { plev = [850, 500] }  # keep these values of a further dimension in every sample
 # sequence = 12              # twelve consecutive times as one sample; stride = 1 lets sequences overlap
 # rename = { tas = "TREFHT" }  # names in the files = names used here and in the samples
 # missing_values = [-9999]   # numbers that stand for missing ones, where the files do not declare them
 # allow_outliers = ["TREFHT"]  # variables whose values far from all others are real
-anomaly = "none"             # or monthly: subtract the mean of every calendar month
+anomaly = "none"             # or mean, or monthly: subtract the mean of every calendar month
 wrap = true                  # false for a regional grid
 validation_fraction = 0.1    # or validation_files = ["*member7*"]
 test_fraction = 0.1
@@ -116,8 +116,7 @@ source = "where the data come from"
 licence = ""
 
 [reference]
-basis = "eof"                # spherical, fourier, pixelwise, isotropic
-rank = "auto"
+basis = "auto"               # harmonic_eof on a whole globe without gaps, else smooth; or eof, spherical, fourier and others
 
 # [network]                  # a U-Net; these are the defaults
 # width = 32

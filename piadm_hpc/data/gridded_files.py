@@ -185,7 +185,13 @@ def _dimension_mistakes(
     mistakes = [f"levels: none of {', '.join(present)} has the dimension {dim!r}" for dim in levels if dim not in has_any]
     for name in present:
         has = [str(dim) for dim in dataset[name].dims]
-        mistakes += [f"{name} has no dimension {dim!r}; it has {', '.join(has)}" for dim in wanted if dim not in has]
+        absent = [dim for dim in wanted if dim not in has]
+        if absent:  # before they are named, nothing can be said of the others
+            mistakes.append(
+                f"{name} has no dimension {', '.join(map(repr, absent))}; it has {', '.join(has)}; "
+                "name those of a field in spatial_dims and those along which samples lie in sample_dims"
+            )
+            continue
         known = {*wanted, *select, *levels}
         further = [dim for dim in has if dim not in known and dataset.sizes[dim] > 1]
         mistakes += [

@@ -69,7 +69,10 @@ def scale_of(
         )
     flat = [label for label, r in zip(labels, rms, strict=True) if not r > 0]
     if flat:
-        raise ValueError(f"{', '.join(flat)} does not vary between the training samples; there is nothing to learn")
+        raise ValueError(
+            f"{', '.join(flat)} does not vary between the {len(centred)} training samples; there is nothing to learn"
+            ' (with anomaly = "monthly" a calendar month needs several of them)'
+        )
     level = np.broadcast_to(rms.reshape(-1, *[1] * (spread.ndim - 1)), spread.shape)
     return level.copy() if kind == "global" else np.maximum(spread, floor * level)
 

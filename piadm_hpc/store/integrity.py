@@ -59,7 +59,8 @@ def find_file(path: str | os.PathLike[str]) -> Path:
         return file
     if given.is_dir() and any((given / SHARDS).glob("samples_*.h5")):
         raise StoreError(f"{given} has shards but no {INDEX}; {JOIN} {given}")
-    raise StoreError(f"{given} holds no samples; give the folder of a run, its {INDEX}, or one of its shards")
+    absent = "" if given.exists() else " (there is no such file or folder)"
+    raise StoreError(f"{given} holds no samples; give the folder of a run, its {INDEX}, or one of its shards{absent}")
 
 
 def check(path: str | os.PathLike[str], *, deep: bool = False, extra: bool = True) -> Report:

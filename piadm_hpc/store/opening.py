@@ -87,14 +87,14 @@ def require_same_run(
     except (OSError, ValueError) as error:
         raise StoreError(
             f"{folder} holds shards but no readable {RUN_FILE}, so nobody can tell where they come from;"
-            " choose another folder, or delete them with overwrite"
+            " choose another folder, or delete them with overwrite (--overwrite)"
         ) from error
     found += _other_contents(shards, layout, str(attributes.get("model_sha256") or ""))
     if found:
         raise StoreError(
             f"{folder} holds {sum(len(shard.ids) for shard in shards)} samples of another configuration:\n  "
             + "\n  ".join(found)
-            + "\nset these back, choose another folder, or delete the samples there with overwrite"
+            + "\nset these back, choose another folder, or delete the samples there with overwrite (--overwrite)"
         )
     require_no_strangers(folder, shards, as_json(config), independent)
 

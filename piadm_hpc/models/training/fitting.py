@@ -77,7 +77,7 @@ def _settled(
     """
     if config.basis != "auto":
         return config
-    if {"rank", "max_rank"} & config.model_fields_set or len(fields) < 5:
+    if config.rank != "auto" or "max_rank" in config.model_fields_set or len(fields) < 5:
         return config.model_copy(update={"basis": "eof"})
     lmax = min(fields.shape[-2], fields.shape[-1] // 2) if fields.ndim == 3 else 0
     if mask is not None or lmax < 2 or _why_not_global(latitudes, longitudes) is not None:
