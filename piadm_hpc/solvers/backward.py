@@ -13,7 +13,7 @@ from ..schema.conditions import Condition, leaves
 from ..theory.grid import Partition
 from .evaluate import Evaluator
 from .nodes import node_rows
-from .pieces import Visited
+from .slot import Visited
 from .traces import differentiable_score
 from .whitening import Whitening
 

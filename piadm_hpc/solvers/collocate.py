@@ -19,8 +19,9 @@ from ..theory.grid import Partition
 from .collocation import Collocation
 from .evaluate import Evaluator
 from .options import Options
-from .pieces import PieceTables, Slot, Task, Visited
+from .pieces import PieceTables
 from .remainders import follow_student, remainders
+from .slot import Slot, Task, Visited
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
 from .tolerance import ONCE, ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
 from .whitening import Whitening
@@ -49,8 +50,7 @@ class CollocationSolver:
         self.result.residual.zero_()
         self.length = scheme.span[1] - scheme.span[0]
         self.visited: list[list[Visited]] = [[] for _ in samples]
-        self.waiting = list(range(len(samples)))
-        self.slots: list[Slot] = []
+        self.waiting, self.slots = list(range(len(samples))), list[Slot]()
 
     def run(self) -> BlockSolution:
         """Sweep until every sample is done; the ends are flat states [samples, 1, d]. Collective.

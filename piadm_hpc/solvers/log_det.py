@@ -24,7 +24,7 @@ from ..theory.grid import Partition
 from ..theory.noise import GivenNoise, NoiseSource
 from .evaluate import Evaluator
 from .nodes import node_rows
-from .pieces import Visited
+from .slot import Visited
 from .solution import LogDet
 from .traces import PROBES, Directions, Exact, Probes, divergences, subspace
 from .whitening import Whitening

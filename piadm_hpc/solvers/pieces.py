@@ -1,21 +1,15 @@
-"""Pieces of a flow: the tables for sweeps over their nodes, and the records of the samples that are solved on them."""
+"""Pieces of a flow: the tables for sweeps over their nodes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..gaussian.reference import GaussianReference
-from ..theory.chebyshev import chebyshev_nodes, folded, interpolation, last_quarters, rest_of_series
+from ..theory.chebyshev import last_quarters
 from .collocation import Collocation, Piece
-from .tolerance import ROUNDING
-from .whitening import Whitening
-
-ENOUGH = 16  # nodes, of which a quarter of the coefficients tells whether they still fall
 
 
 @dataclass(frozen=True)
@@ -102,114 +96,3 @@ def _slope(scheme: Collocation, piece: Piece) -> Tensor | None:
     alpha, sigma = piece.alpha[:-1], piece.sigma[:-1]
     own = alpha[:, None] ** 2 * reference.spectrum.to(torch.float64).cpu() / reference.variance(alpha, sigma).cpu()
     return reference.response.at(sigma / alpha) - own
-
-
-@dataclass(frozen=True)
-class Task:
-    """A piece that is still to be solved, between two log-SNRs.
-
-    `predicted` [M, n] are remainders at its nodes to start from; None starts from the reference's own flow.
-    """
-
-    low: float
-    high: float
-    predicted: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Visited:
-    """A solved piece of a sample: its tables, and the whitened states at its nodes and its end, [M + 1, n]."""
-
-    tables: PieceTables
-    path: Tensor
-
-
-@dataclass
-class Slot:
-    """A sample that is being solved on a piece of the flow.
-
-    Attributes:
-        index: position of the sample in the batch.
-        y: whitened state [n] at the start of the piece.
-        todo: pieces still to be solved; the last one is the present one.
-        tables: the tables of the present piece.
-        path: states at its nodes and end, [M + 1, n].
-        at: states at the nodes where `remainder` was evaluated, [M, n].
-        remainder: the last remainders at the nodes, [M, n].
-        evaluated: the remainders of the present sweep, along `path`.
-        age: number of sweeps over this piece.
-        idle: number of sweeps since the bound last became clearly smaller.
-        bound: bound on the error at the end of the piece, including the errors of the pieces before it.
-        best: the smallest bound for this piece alone.
-        doubt: estimate of the interpolation error, because the nodes do not resolve the remainder.
-        spread: largest root mean square of a whitened state on the path.
-        rounded: whether the path reproduces its own remainders to rounding.
-        carried: bound on the error of `y`.
-    """
-
-    index: int
-    y: Tensor
-    todo: list[Task]
-    tables: PieceTables = field(init=False)
-    path: Tensor = field(init=False)
-    at: Tensor = field(init=False)
-    remainder: Tensor = field(init=False)
-    evaluated: Tensor = field(init=False)
-    age: int = 0
-    idle: int = 0
-    bound: float = float("inf")
-    best: float = float("inf")
-    doubt: float = float("inf")
-    spread: float = 0.0
-    rounded: bool = False
-    carried: float = 0.0
-
-    def grow(self, tables: PieceTables) -> None:
-        """Continue with more nodes, those of other tables of the same piece, from the polynomials through the known values.
-
-        The remainders form one polynomial, and the states at which they were evaluated, with the first state, another.
-        """
-        old, new = chebyshev_nodes(len(self.at)), chebyshev_nodes(tables.nodes)
-        self.remainder = interpolation(old, new).to(self.y) @ self.remainder
-        self.at = interpolation(np.append(-1.0, old), new).to(self.y) @ torch.cat([self.y[None], self.at])
-        self.tables = tables
-        self.path = tables.path(self.y, self.remainder, self.at)
-        self.idle, self.bound, self.best = 0, float("inf"), float("inf")
-
-    def start(self, tables: PieceTables) -> None:
-        """Begin the present piece, on the reference's flow or with the remainders predicted from a larger piece."""
-        predicted = self.todo[-1].predicted
-        self.tables = tables
-        self.remainder = self.y.new_zeros(len(tables.weights) - 1, len(self.y)) if predicted is None else predicted
-        self.path = torch.addmm(self.y, tables.weights, self.remainder)
-        self.at = self.path[:-1]
-        self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")
-
-    def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
-        """Compute the next path from the remainders along the present one; return what the sweep measured, [10, points].
-
-        These are the fields of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
-        them, the root mean square of the whitened states, and the defect to be expected of the next path, zero beyond the
-        nodes; and the root mean squares of the last quarter of the coefficients and of the quarter before.
-        """
-        tables, before = self.tables, self.path[:-1]
-        missed, moved = self.evaluated - tables.predicted(self.remainder, self.at, self.path), before - self.at
-        defect, move = tables.steps @ missed, torch.cat([torch.zeros_like(self.path[:1]), moved])
-        grown = move + tables.steps @ (self.evaluated - self.remainder)
-        start = torch.cat([self.y[None], self.path[:-1]])
-        sizes = [whitening.size(part, scale) for part in (defect, grown, start, move, *(tables.doubt @ self.evaluated))]
-        spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
-        self.at, self.remainder = self.path[:-1], self.evaluated
-        self.path = tables.path(self.y, self.remainder, self.at)
-        left = tables.next_defect(sizes[0], *(whitening.size(part, scale) for part in (missed, moved, self.path[:-1] - before)))
-        tails = [whitening.size(part @ self.evaluated, scale).square().mean().sqrt().expand(points + 1) for part in tables.tail]
-        measured = functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))
-        return torch.cat([measured, torch.stack(tails)])
-
-    def note_resolution(self, measured: Tensor, precision: float) -> None:
-        """Take the spread of the path, and what the nodes leave, from what ranks share of `advance`, [10, points]."""
-        last, before, self.spread = (float(row.max()) for row in measured[4:7])
-        rounding = ROUNDING * precision * float(measured[2].max())
-        tails = float(measured[8, 0]), float(measured[9, 0])
-        unseen = max(0.0, folded(*tails) - rounding) if self.tables.nodes >= ENOUGH else 0.0
-        self.doubt = max(rest_of_series(last, before), unseen * abs(self.tables.piece.length) / 2)

@@ -23,8 +23,8 @@ from .collocate import CollocationSolver
 from .collocation import Collocation
 from .evaluate import Conditions, Evaluator
 from .links import LeadEnded, Link, LinkNoise, RolloutCallback, Succession
-from .pieces import Slot
 from .sampler import Sampler
+from .slot import Slot
 from .solution import Solution, Stopped
 from .steady import checked
 

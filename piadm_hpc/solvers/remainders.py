@@ -15,7 +15,7 @@ from ..theory.chebyshev import chebyshev_nodes
 from ..theory.grid import Partition
 from .evaluate import Evaluator, Score
 from .nodes import node_rows
-from .pieces import Slot
+from .slot import Slot
 from .whitening import Whitening
 
 

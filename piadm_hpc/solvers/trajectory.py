@@ -27,17 +27,9 @@ class Trajectory:
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        rows: Rows,
-        options: Options,
-        comm: Communicator,
-        slots: int,
-        like: Tensor,
-        *,
-        closed: bool,
+        self, problem: Problem, rows: Rows, options: Options, comm: Communicator, slots: int, like: Tensor, *, closed: bool,
         keep_scores: bool = False,
-    ):
+    ):  # fmt: skip
         self.problem, self.rows, self.options, self.comm = problem, rows, options, comm
         self.points = torch.tensor(rows.points, dtype=torch.long)
         shape = (len(rows.points), slots, *like.shape[1:])
