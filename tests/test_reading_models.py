@@ -172,6 +172,14 @@ def test_what_cannot_be_told_is_refused(models: Path, tmp_path: Path) -> None:
         like(models, "mean", half, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["mean", "monthly"])
+def test_absolute_values_in_units_that_look_like_anomalies_are_refused(models: Path, tmp_path: Path, kind: str) -> None:
+    """Degrees Celsius that are labelled kelvin lie nearer to zero than to the climatology, and are no anomalies all the same."""
+    mislabelled = with_values(OTHER, OTHER.tas.values - 273.15, units="K")
+    with pytest.raises(ValueError, match="holds absolute values, and the model anomalies; subtract the mean first"):
+        like(models, kind, mislabelled, tmp_path)
+
+
 def test_models_that_did_not_keep_their_mean_refuse_absolute_fields(models: Path, tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     for path in (models / "mean").iterdir():

@@ -140,12 +140,12 @@ def _as_modelled(raw: RawFields, number: int, part: slice, target: Target) -> np
                     require_own_units(float(np.nanmean(raw.values[:, part], dtype=np.float64)), own, level, (given, wanted))
             require_alike(variable.name, own, level)
         return absolute
-    if target.removed is None:  # models of 0.1.0 did not keep the mean that they were trained without
-        if not own.anomaly:
-            require_anomalies(variable.name, apart, float(target.spread[part].max()))
-        return apart
-    months = (raw.dates or "no dimension with dates") if isinstance(raw.dates, str) else raw.dates.month
-    fields, subtracted = as_anomalies(variable.name, absolute, apart, target.removed[:, part], months, anomaly=own.anomaly)
+    subtracted, fields = False, apart
+    if target.removed is not None:  # models of 0.1.0 did not keep the mean that they were trained without
+        months = (raw.dates or "no dimension with dates") if isinstance(raw.dates, str) else raw.dates.month
+        fields, subtracted = as_anomalies(variable.name, absolute, apart, target.removed[:, part], months, anomaly=own.anomaly)
     if subtracted:
         log.warning("%s: the model's climatology is subtracted from %s", raw.names[0], variable.name)
+    elif not own.anomaly:
+        require_anomalies(variable.name, fields, float(target.spread[part].max()))
     return fields
