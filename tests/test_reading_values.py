@@ -209,6 +209,13 @@ def test_files_in_other_units_are_converted(tmp_path: Path, caplog: pytest.LogCa
     assert data.variables[0].attrs["units"] == "K" and "b.nc: tas converted from 'degC' to 'K'" in caplog.text
 
 
+@pytest.mark.parametrize(("units", "known"), [("celcius", False), ("degC", True), ("kg m-2 s-1", True), ("1", True)])
+def test_units_that_no_library_knows_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture, units: str, known: bool) -> None:
+    with_values(temperatures(), temperatures().tas.values, units=units).to_netcdf(tmp_path / "a.nc")
+    assert read(tmp_path).variables[0].attrs["units"] == units
+    assert known != (f"a.nc: tas is in {units!r}, which pint does not know" in caplog.text)
+
+
 def test_the_recipe_can_ask_for_units(tmp_path: Path) -> None:
     temperatures().to_netcdf(tmp_path / "a.nc")
     data = read(tmp_path, attributes={"tas": {"units": "degC"}})

@@ -22,7 +22,7 @@ from .dates import Dates, dates_of
 from .gridded_files import Request, chosen, open_fields, renamed, thinning
 from .missing import Outliers, declared_missing, equal_to, outliers, outside_valid, where
 from .mistakes import gathered, named, undamaged
-from .units import converted, same_units, units_of
+from .units import are_known, converted, same_units, units_of
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +203,8 @@ def _in_units(array: xr.DataArray, wanted: str | None, first: Level | None, note
     """An array in the wanted units; ValueError if it was in these before, by its mean and that of the `first` file."""
     given = units_of(array.attrs)
     if wanted is None:
+        if given is not None and not are_known(given):
+            notes.append(f"{array.name} is in {given!r}, which pint does not know; kept, but nothing is converted to it")
         return array
     if wanted == "" and given is not None:
         notes.append(f"{array.name} is in {given!r}; earlier files have no units, and are assumed to be in the same")

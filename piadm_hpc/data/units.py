@@ -40,6 +40,18 @@ def converted(values: np.ndarray, given: str, wanted: str, *, difference: bool =
     return np.asarray(values * (one - zero) + (0.0 if difference else zero), dtype=np.float32)
 
 
+def are_known(text: str) -> bool:
+    """Whether a text names units, as far as the unit registry is installed."""
+    try:
+        from cf_xarray.units import units as registry
+    except ImportError:
+        return True
+    try:
+        return _parsed(registry, text) is not None
+    except Exception:  # the library has a separate error for every way in which text is not a unit
+        return False
+
+
 def _parsed(registry: Any, text: str) -> Any:
     """The unit that a text names; names such as Kelvin are also found in small letters."""
     from pint import UndefinedUnitError
