@@ -75,7 +75,7 @@ def read_conditions(
         dataset, months = with_earlier_fields(raw, inputs, tuple(grid))
         absent = [given.name for given in inputs if given.name not in dataset.variables]
         if absent:
-            raise ValueError("; ".join(_absent(name, inputs, dataset) for name in absent))
+            raise ValueError(_absent(absent, inputs, dataset))
         further = {str(dim) for given in inputs for dim in dataset[given.name].dims if dim not in given.own_dims} - set(grid)
         if len(further) > 1:
             raise ValueError(
@@ -117,12 +117,13 @@ def digest_of(path: Path) -> str:
     return total.hexdigest()
 
 
-def _absent(name: str, inputs: Sequence[Input], dataset: xr.Dataset) -> str:
+def _absent(names: Sequence[str], inputs: Sequence[Input], dataset: xr.Dataset) -> str:
     there = [str(other) for other in dataset.data_vars]
-    near = get_close_matches(name, there, n=1)
-    meant = f"; did you mean its {near[0]}?" if near else ""
+    near = {name: get_close_matches(name, there, n=1) for name in names}
+    meant = "".join(f"; did you mean its {close[0]} for {name}?" for name, close in near.items() if close)
     wanted = ", ".join(f"{given.name} ({given.kind}, {given.units})" for given in inputs)
-    return f"there is no {name}; the model takes {wanted}, and the file has {', '.join(there) or 'no variables'}{meant}"
+    has = ", ".join(there) or "no variables"
+    return f"there is no {', '.join(names)}; the model takes {wanted}, and the file has {has}{meant}"
 
 
 def _values(
