@@ -64,9 +64,8 @@ class Window:
 
         All points of such a sample are open again.
         """
-        points = block.points[:, None]
-        unsettled = (points >= flight.low) & (points < flight.high) & (flight.moved > settled)
-        passed = torch.where(unsettled, points, flight.high).min(0).values
+        unsettled = flight.open_points(block) & (flight.moved > settled)
+        passed = torch.where(unsettled, block.points[:, None], flight.high).min(0).values
         through = ~flight.whole & (passed >= block.stop)
         flight.low = torch.where(flight.whole, flight.low, torch.where(through, flight.exact, passed))
         flight.whole |= through
