@@ -54,10 +54,14 @@ def ranks_here() -> int:
 
 
 def local_environment(ranks: int) -> dict[str, str]:
-    """The environment for launching `ranks` ranks on this machine, with one thread each, also as root and beyond the cores."""
+    """The environment for launching `ranks` ranks on this machine, also as root and beyond the cores.
+
+    Every rank has one thread, and large arrays in large pages.
+    """
     extra = {
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
+        "THP_MEM_ALLOC_ENABLE": "1",
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
         "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",

@@ -75,7 +75,9 @@ class Rows:
         return range((low - self.start) // self.length, (high - 1 - self.start) // self.length + 1)
 
 
-def contiguous(slots: Tensor) -> Slots:
-    """Return consecutive slots as a slice, so that arrays are viewed instead of copied; other slots unchanged."""
-    low, high = int(slots[0]), int(slots[-1]) + 1
-    return slice(low, high) if high - low == len(slots) else slots
+def evenly(positions: Tensor) -> Slots:
+    """Return evenly spaced positions in increasing order as a slice, so that arrays are viewed, not copied; others unchanged."""
+    low, high = int(positions[0]), int(positions[-1])
+    step = max(1, (high - low) // max(1, len(positions) - 1))
+    spaced = high - low == step * (len(positions) - 1) and bool((positions.diff() == step).all())
+    return slice(low, high + 1, step) if spaced else positions

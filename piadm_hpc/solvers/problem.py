@@ -17,6 +17,7 @@ from ..theory.noise import CHAIN, NoiseSource
 from .evaluate import Evaluator
 from .linear import LinearPart, denoised_part, identity_part, process_part, reference_part, response_part
 from .options import Options
+from .strips import strips
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,22 @@ class Problem:
         b = affine(torch.empty_like(z), draws, own, z)
         return b.add_(lifted), lifted
 
+    def strips(self, like: Tensor, arrays: int, scale: float | Tensor) -> list[slice]:
+        """Cut the coordinates into strips, for so many states like `like`, in which `mean_square` can be taken."""
+        whole = isinstance(scale, Tensor) and not isinstance(self.basis, Identity)
+        return [slice(0, self.basis.num_coords)] if whole else strips(like, arrays)
+
+    def mean_square(self, z: Tensor, scale: float | Tensor, strip: slice) -> Tensor:
+        """Return the share [...] of a strip's coordinates z [..., c, w] in the mean square, in units of the data's scale."""
+        n = self.basis.num_coords
+        if isinstance(scale, Tensor):
+            z, n, scale = self.basis.synthesise(z) / scale[strip], len(scale), 1.0
+        norm: Tensor = torch.linalg.vector_norm(z, dim=(-2, -1)).to("cpu", torch.float64)
+        return norm.square_().div_(scale**2 * n)
+
     def size(self, z: Tensor, scale: float | Tensor) -> Tensor:
         """Return the root mean square [...] of coordinates z [..., c, n], in units of the data's scale."""
-        if isinstance(scale, Tensor):
-            z, scale = self.basis.synthesise(z) / scale, 1.0
-        norm: Tensor = torch.linalg.vector_norm(z, dim=(-2, -1)).to("cpu", torch.float64)
-        return norm.div_(scale * z.shape[-1] ** 0.5)
+        return self.mean_square(z, scale, slice(0, self.basis.num_coords)).sqrt_()
 
     def extent(self, scale: float | Tensor) -> Tensor:
         """Return the deviation [points] of what the score reads, for data of deviation 1 in their own scale; at least 1."""

@@ -13,6 +13,7 @@ from ..theory.bases import Basis
 from ..theory.chain import affine, apply, expand
 from .distribution import Rows
 from .linear import LinearPart
+from .strips import cut, strips
 from .tables import Tables
 
 
@@ -24,13 +25,16 @@ class Recurrence:
         self.blocks = Tables(basis, linear.A, rows.points, like)
         self.tables: dict[tuple[int, int, int], Tensor] = {}
 
-    def __call__(self, first: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range) -> list[Tensor]:
-        """Compute the states z at this rank's points of the rows `span`, from the state `first`; collective.
+    def begin(self, first: Tensor, b: Tensor, span: range) -> tuple[Tensor, list[Tensor]]:
+        """Compute the states at which this rank's slices of the rows `span` begin, from the state `first`; collective.
 
-        `first` and `end` are [S, c, n], `b` and `z` [points, S, c, n]. On the last rank `end` becomes the state after the last
-        step of the span. Returns the first state of every row of the span and, in a block of several rows, the state after it.
+        `first` is [S, c, n], `b` [points, S, c, n]. Returns them, [rows, S, c, n], and the first state of every row of the span
+        with, in a block of several rows, the state after it.
         """
-        shifts = torch.stack([self._total(b, r, first) for r in span])
+        shifts = first.new_zeros(len(span), *first.shape)
+        # the last rank's shift is never used by an exclusive scan
+        for i, r in enumerate(span if self.comm.rank + 1 < self.comm.size else ()):
+            self._end(b, r, shifts[i])
         begins = torch.zeros_like(shifts)
         begins[0] = first
         begins = self.comm.exscan(begins, shifts, lambda low, high, states: self._act(span, low, high, states))
@@ -39,38 +43,43 @@ class Recurrence:
             starts = self._row_starts(first, b, begins, span)
             for i, r in enumerate(span[1:], start=1):
                 begins[i] += self._carry(r, 0, self.comm.rank, starts[i])
+        return begins, starts
+
+    def fill(self, begins: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range, strip: slice) -> None:
+        """Compute the states z [points, S, c, n] at this rank's points of the rows `span`, in one strip of coordinates.
+
+        On the last rank `end` [S, c, n] becomes the state after the last step of the span.
+        """
         for i, r in enumerate(span):
-            state = self._pass(b, r, begins[i], z)
-        end.copy_(state)
-        return starts
+            state = self._pass(b, r, begins[i, ..., strip], z, strip)
+        end[..., strip] = state
 
     def _row_starts(self, first: Tensor, b: Tensor, begins: Tensor, span: range) -> list[Tensor]:
         """Compute the first states of rows: the last rank knows the shift of every row, and the tables its linear map."""
         added = torch.zeros_like(begins)
         if self.comm.rank == self.comm.size - 1:
+            added.copy_(begins)
             for i, r in enumerate(span):
-                added[i] = self._pass(b, r, begins[i], None)
+                self._end(b, r, added[i])
         added = self.comm.bcast(added, self.comm.size - 1)
         starts = [first, added[0]]  # the first row began from its true state, so its end is complete
         for i, r in enumerate(span[1:], start=1):
             starts.append(added[i] + self._carry(r, 0, self.comm.size, starts[i]))
         return starts
 
-    def _total(self, b: Tensor, r: int, like: Tensor) -> Tensor:
-        """Compute the shift of this rank's slice of a row; zero on the last rank, whose shift an exclusive scan never uses."""
-        if self.comm.rank + 1 == self.comm.size:
-            return torch.zeros_like(like)
-        return self._pass(b, r, torch.zeros_like(like), None)
+    def _end(self, b: Tensor, r: int, state: Tensor) -> None:
+        """Replace the first state of this rank's slice of a row by the state after it."""
+        for strip in strips(state, len(state)):
+            state[..., strip] = self._pass(b, r, state[..., strip], None, strip)
 
-    def _pass(self, b: Tensor, r: int, state: Tensor, z: Tensor | None) -> Tensor:
-        """Take this rank's steps of a row from `state`; the intermediate states are written into z, if given."""
+    def _pass(self, b: Tensor, r: int, state: Tensor, z: Tensor | None, strip: slice) -> Tensor:
+        """Take this rank's steps of a row from `state` in a strip; the intermediate states are written into z, if given."""
         own = self.rows.local(r)
         if z is not None and len(own):
-            z[own[0]] = state
-            state = z[own[0]]
+            z[own[0], ..., strip] = state
         for index in own:
-            out = z[index + 1] if z is not None and index + 1 in own else torch.empty_like(state)
-            state = affine(out, b[index], self.blocks.at(index), state)
+            out = z[index + 1, ..., strip] if z is not None and index + 1 in own else torch.empty_like(state)
+            state = affine(out, b[index, ..., strip], cut(self.blocks.at(index), strip), state)
         return state
 
     def _act(self, span: range, low: int, high: int, states: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..theory.bases import Basis
 from ..theory.chain import expand, expand_rows
+from .distribution import Slots
 
 KEPT = 2**21  # numbers of a table that is kept: 8 MB in float32
 
@@ -20,11 +21,9 @@ class Tables:
         numbers = len(points) * table[0, 0].numel() * (basis.num_coords if table.shape[1] > 1 else 1)
         self.kept = expand_rows(basis, self.table, like).contiguous() if numbers <= KEPT else None
 
-    def rows(self, local: Tensor) -> Tensor:
+    def rows(self, local: Slots) -> Tensor:
         """Return the rows of some points [rows], given by their positions: [rows, n or 1, ...]."""
-        if self.kept is None:
-            return expand_rows(self.basis, self.table[local], self.like)
-        return self.kept.index_select(0, local.to(self.kept.device))
+        return expand_rows(self.basis, self.table[local], self.like) if self.kept is None else self.kept[local]
 
     def at(self, local: int) -> Tensor:
         """Return the row of one point, [n or 1, ...]."""

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from ..comm.communicator import Communicator
-from ..theory.chain import affine
-from .distribution import Rows, Slots, contiguous
+from .distribution import Rows, Slots, evenly
 from .first_path import operator_path, reference_path, student_path
 from .flight import Flight
+from .increments import renew
 from .options import Options
 from .prediction import Predictor
 from .problem import Problem
 from .recurrence import Recurrence
+from .strips import strips
 from .tables import Tables
 
 
@@ -47,7 +48,7 @@ class Trajectory:
 
     def enter(self, slots: Tensor, first: Tensor, samples: list[int]) -> None:
         """Assign slots to new samples: draw their noise and set their first path, which costs no call; collective."""
-        own = contiguous(slots)
+        own = evenly(slots)
         self.first[own] = self.end[own] = first
         self.move[:, own] = self.b[:, own] = 0
         self.base = (0, self.first)
@@ -87,39 +88,31 @@ class Trajectory:
         are not finite.
         """
         evaluator = self.problem.evaluator
-        pairs = flight.now[self.points - start].nonzero()
-        num_rows = evaluator.max_rows or max(1, len(pairs))
-        for begin in range(0, len(pairs), num_rows):
-            local, slot = pairs[begin : begin + num_rows].T
-            points = self.points[local]
-            z, t = self.z[local, slot], self.times[points.to(self.times.device)]
+        z, move, b = self.z.flatten(0, 1), self.move.flatten(0, 1), self.b.flatten(0, 1)
+        draws = None if self.draws is None else self.draws.flatten(0, 1)
+        chosen = flight.now[self.points - start].flatten().nonzero()[:, 0]
+        num_rows = evaluator.max_rows or max(1, len(chosen))
+        for begin in range(0, len(chosen), num_rows):
+            rows = chosen[begin : begin + num_rows]
+            local, slot = rows // self.z.shape[1], rows % self.z.shape[1]
+            points, where = self.points[local], evenly(rows)
+            t = self.times[points.to(self.times.device)]
             ids = [samples[s] for s in slot.tolist()]
-            x = self.problem.read(points, z)
+            x = self.problem.read(points, z[where])
             output = evaluator(x, t, ids)
-            z = self.problem.as_read(z, x)
-            score = self.problem.basis.analyse(output)
-            measured = self._increments(local, slot, z, score)
+            state, score = self.problem.as_read(z[where], x), self.problem.basis.analyse(output)
+            at = evenly(local)
+            tables = self.own.rows(at), self.lifting.rows(at), self.scan.blocks.rows(at)
+            measured = renew(b, where, self.problem, tables, draws, move, state, score, self.options.scale)
+            if self.scores is not None:
+                self.scores[local, slot] = score
             # a point that was never evaluated has no last move: earlier moves do not count
             measured[1, points >= flight.reached[slot]] = 0
             if not bool(torch.isfinite(measured).all()):
                 evaluator.check(output, t, ids)
             parts[:, points - start, slot] = measured
             if self.remainder is not None:
-                self._keep_remainder(points == flight.high[slot] - 1, points, slot, z, score)
-
-    def _increments(self, local: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> Tensor:
-        """Update the increments of some steps; returns the measurements there, [3, rows]."""
-        problem, scale = self.problem, self.options.scale
-        before, move = self.b[local, slot], self.move[local, slot]
-        draws = None if self.draws is None else self.draws[local, slot]
-        b, lifted = problem.increment(draws, self.own.rows(local), self.lifting.rows(local), z, score)
-        self.b[local, slot] = b
-        if self.scores is not None:
-            self.scores[local, slot] = score
-        change = b - before
-        carried = affine(torch.empty_like(move), None, self.scan.blocks.rows(local), move)
-        defect, grown = (problem.size(part, scale) for part in (change, carried.add_(change)))
-        return torch.stack([defect, grown, problem.size(z, scale) + problem.size(lifted, scale)])
+                self._keep_remainder(points == flight.high[slot] - 1, points, slot, state, score)
 
     def _keep_remainder(self, last: Tensor, points: Tensor, slot: Tensor, z: Tensor, score: Tensor) -> None:
         """Keep the remainder of the network at the last open points, for the closed points behind them."""
@@ -159,13 +152,16 @@ class Trajectory:
         next_low = min(int(low.min()), self.rows.stop - 1)
         span = range(row, self.rows.spanning(next_low, high).stop)
         here = slice(self.rows.local(span[0]).start, self.rows.local(span[-1]).stop)
-        move, passed = self.move[here], self.points[here, None] < low
-        left_out = left_out[self.points[here] - self.rows.start]
-        kept, since = move[passed], move[left_out]
-        torch.neg(self.z[here], out=move)
-        starts = self.scan(state, self.b, self.z, self.end, span)
-        move.add_(self.z[here])[passed] = kept
-        move[left_out] += since
+        passed = (self.points[here, None] < low).nonzero(as_tuple=True)
+        skipped = left_out[self.points[here] - self.rows.start].nonzero(as_tuple=True)
+        begins, starts = self.scan.begin(state, self.b, span)
+        for strip in strips(self.z, self.z[here, ..., 0].numel()):
+            z, move = self.z[here, ..., strip], self.move[here, ..., strip]
+            kept, since = move[passed], move[skipped]
+            torch.neg(z, out=move)
+            self.scan.fill(begins, self.b, self.z, self.end, span, strip)
+            move.add_(z)[passed] = kept
+            move[skipped] += since
         ahead = min((next_low - self.rows.start) // self.rows.length - row, len(starts) - 1)
         self.base = (row + ahead, starts[ahead])
 
@@ -178,7 +174,7 @@ class Trajectory:
         sizes = torch.zeros(high - low, self.z.shape[1], dtype=torch.float64)
         local = ((self.points >= low) & (self.points < high)).nonzero()[:, 0]
         if len(local):
-            sizes[self.points[local] - low] = self.problem.size(self.move[contiguous(local)], self.options.scale)
+            sizes[self.points[local] - low] = self.problem.size(self.move[evenly(local)], self.options.scale)
         return sizes
 
     def state(self, point: int, slot: int) -> Tensor:

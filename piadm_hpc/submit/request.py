@@ -104,13 +104,15 @@ class JobRequest(Record):
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables of every rank: threads, waiting without spinning, no file locks, no imports from this folder.
+        """Environment variables of every rank.
 
-        Locks are not needed, because every file has one writer.
+        They set its threads, let it wait without spinning, give large arrays large pages, and forbid file locks and imports from
+        this folder. Locks are not needed, because every file has one writer.
         """
         return {
             "OMP_NUM_THREADS": str(self.cpus_per_rank),
             "OMP_WAIT_POLICY": "PASSIVE",
+            "THP_MEM_ALLOC_ENABLE": "1",
             "HDF5_USE_FILE_LOCKING": "FALSE",
             # an mpiexec inside a task would wait for ever for cores that the task itself holds
             "HYDRA_LAUNCHER": "fork",
