@@ -15,7 +15,6 @@ from .options import Operator
 from .prediction import Predictor
 from .problem import Problem
 from .recurrence import Recurrence
-from .strips import strips
 from .tables import Tables
 
 
@@ -98,7 +97,4 @@ def reference_path(
     zero = torch.zeros_like(first)
     for local, j in enumerate(rows.points):
         predictor.problem.step(b[local], None if draws is None else draws[local], j, zero, predictor.score(j, zero, remainder))
-    span = range(rows.count)
-    begins, _ = scan.begin(first, b, span)
-    for strip in strips(first, b[..., 0].numel()):
-        scan.fill(begins, b, z, end, span, strip)
+    scan(first, b, z, end, range(rows.count))

@@ -128,10 +128,10 @@ class Problem:
         b = affine(torch.empty_like(z), draws, own, z)
         return b.add_(lifted), lifted
 
-    def strips(self, like: Tensor, arrays: int, scale: float | Tensor) -> list[slice]:
-        """Cut the coordinates into strips, for so many states like `like`, in which `mean_square` can be taken."""
+    def strips(self, z: Tensor, scale: float | Tensor) -> list[slice]:
+        """Cut coordinates z [..., n] into strips in which `mean_square` can be taken."""
         whole = isinstance(scale, Tensor) and not isinstance(self.basis, Identity)
-        return [slice(0, self.basis.num_coords)] if whole else strips(like, arrays)
+        return [slice(0, self.basis.num_coords)] if whole else strips(z)
 
     def mean_square(self, z: Tensor, scale: float | Tensor, strip: slice) -> Tensor:
         """Return the share [...] of a strip's coordinates z [..., c, w] in the mean square, in units of the data's scale."""

@@ -13,7 +13,7 @@ from ..theory.bases import Basis
 from ..theory.chain import affine, apply, expand
 from .distribution import Rows
 from .linear import LinearPart
-from .strips import cut, strips
+from .strips import strips
 from .tables import Tables
 
 
@@ -25,16 +25,17 @@ class Recurrence:
         self.blocks = Tables(basis, linear.A, rows.points, like)
         self.tables: dict[tuple[int, int, int], Tensor] = {}
 
-    def begin(self, first: Tensor, b: Tensor, span: range) -> tuple[Tensor, list[Tensor]]:
-        """Compute the states at which this rank's slices of the rows `span` begin, from the state `first`; collective.
+    def __call__(self, first: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range, move: Tensor | None = None) -> list[Tensor]:
+        """Compute the states z at this rank's points of the rows `span`, from the state `first`; collective.
 
-        `first` is [S, c, n], `b` [points, S, c, n]. Returns them, [rows, S, c, n], and the first state of every row of the span
-        with, in a block of several rows, the state after it.
+        `first` and `end` are [S, c, n], `b`, `z` and `move` [points, S, c, n]. On the last rank `end` becomes the state after the
+        last step of the span; `move` becomes the difference between new and old states. Returns the first state of every row
+        of the span and, in a block of several rows, the state after it.
         """
         shifts = first.new_zeros(len(span), *first.shape)
         # the last rank's shift is never used by an exclusive scan
         for i, r in enumerate(span if self.comm.rank + 1 < self.comm.size else ()):
-            self._end(b, r, shifts[i])
+            self._pass(b, r, shifts[i])
         begins = torch.zeros_like(shifts)
         begins[0] = first
         begins = self.comm.exscan(begins, shifts, lambda low, high, states: self._act(span, low, high, states))
@@ -43,16 +44,10 @@ class Recurrence:
             starts = self._row_starts(first, b, begins, span)
             for i, r in enumerate(span[1:], start=1):
                 begins[i] += self._carry(r, 0, self.comm.rank, starts[i])
-        return begins, starts
-
-    def fill(self, begins: Tensor, b: Tensor, z: Tensor, end: Tensor, span: range, strip: slice) -> None:
-        """Compute the states z [points, S, c, n] at this rank's points of the rows `span`, in one strip of coordinates.
-
-        On the last rank `end` [S, c, n] becomes the state after the last step of the span.
-        """
         for i, r in enumerate(span):
-            state = self._pass(b, r, begins[i, ..., strip], z, strip)
-        end[..., strip] = state
+            self._pass(b, r, begins[i], z, move)
+        end.copy_(begins[-1])
+        return starts
 
     def _row_starts(self, first: Tensor, b: Tensor, begins: Tensor, span: range) -> list[Tensor]:
         """Compute the first states of rows: the last rank knows the shift of every row, and the tables its linear map."""
@@ -60,27 +55,25 @@ class Recurrence:
         if self.comm.rank == self.comm.size - 1:
             added.copy_(begins)
             for i, r in enumerate(span):
-                self._end(b, r, added[i])
+                self._pass(b, r, added[i])
         added = self.comm.bcast(added, self.comm.size - 1)
         starts = [first, added[0]]  # the first row began from its true state, so its end is complete
         for i, r in enumerate(span[1:], start=1):
             starts.append(added[i] + self._carry(r, 0, self.comm.size, starts[i]))
         return starts
 
-    def _end(self, b: Tensor, r: int, state: Tensor) -> None:
-        """Replace the first state of this rank's slice of a row by the state after it."""
-        for strip in strips(state, len(state)):
-            state[..., strip] = self._pass(b, r, state[..., strip], None, strip)
-
-    def _pass(self, b: Tensor, r: int, state: Tensor, z: Tensor | None, strip: slice) -> Tensor:
-        """Take this rank's steps of a row from `state` in a strip; the intermediate states are written into z, if given."""
-        own = self.rows.local(r)
-        if z is not None and len(own):
-            z[own[0], ..., strip] = state
-        for index in own:
-            out = z[index + 1, ..., strip] if z is not None and index + 1 in own else torch.empty_like(state)
-            state = affine(out, b[index, ..., strip], cut(self.blocks.at(index), strip), state)
-        return state
+    def _pass(self, b: Tensor, r: int, state: Tensor, z: Tensor | None = None, move: Tensor | None = None) -> None:
+        """Take this rank's steps of a row, from `state` to the state after them; z and `move` are filled on the way, if given."""
+        for strip in strips(state):
+            now = state[..., strip]
+            for index in self.rows.local(r):
+                if z is not None:
+                    here = z[index, ..., strip]
+                    if move is not None:
+                        torch.sub(now, here, out=move[index, ..., strip])
+                    here.copy_(now)
+                now = affine(torch.empty_like(now), b[index, ..., strip], self.blocks.at(index, strip), now)
+            state[..., strip] = now
 
     def _act(self, span: range, low: int, high: int, states: Tensor) -> Tensor:
         return torch.stack([self._carry(r, low, high, state) for r, state in zip(span, states, strict=True)])

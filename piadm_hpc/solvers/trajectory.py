@@ -16,7 +16,6 @@ from .options import Options
 from .prediction import Predictor
 from .problem import Problem
 from .recurrence import Recurrence
-from .strips import strips
 from .tables import Tables
 
 
@@ -101,9 +100,8 @@ class Trajectory:
             x = self.problem.read(points, z[where])
             output = evaluator(x, t, ids)
             state, score = self.problem.as_read(z[where], x), self.problem.basis.analyse(output)
-            at = evenly(local)
-            tables = self.own.rows(at), self.lifting.rows(at), self.scan.blocks.rows(at)
-            measured = renew(b, where, self.problem, tables, draws, move, state, score, self.options.scale)
+            tables, scale = (self.own, self.lifting, self.scan.blocks), self.options.scale
+            measured = renew(b, where, self.problem, tables, local, draws, move, state, score, scale)
             if self.scores is not None:
                 self.scores[local, slot] = score
             # a point that was never evaluated has no last move: earlier moves do not count
@@ -154,14 +152,11 @@ class Trajectory:
         here = slice(self.rows.local(span[0]).start, self.rows.local(span[-1]).stop)
         passed = (self.points[here, None] < low).nonzero(as_tuple=True)
         skipped = left_out[self.points[here] - self.rows.start].nonzero(as_tuple=True)
-        begins, starts = self.scan.begin(state, self.b, span)
-        for strip in strips(self.z, self.z[here, ..., 0].numel()):
-            z, move = self.z[here, ..., strip], self.move[here, ..., strip]
-            kept, since = move[passed], move[skipped]
-            torch.neg(z, out=move)
-            self.scan.fill(begins, self.b, self.z, self.end, span, strip)
-            move.add_(z)[passed] = kept
-            move[skipped] += since
+        move = self.move[here]
+        kept, since = move[passed], move[skipped]
+        starts = self.scan(state, self.b, self.z, self.end, span, self.move)
+        move[passed] = kept
+        move[skipped] += since
         ahead = min((next_low - self.rows.start) // self.rows.length - row, len(starts) - 1)
         self.base = (row + ahead, starts[ahead])
 

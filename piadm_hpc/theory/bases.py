@@ -221,8 +221,7 @@ class SphericalHarmonics(_Spectral):
         head = degree.reshape(-1).to(device)[self._valid].repeat_interleave(2)
         self.num_coords, self.num_shells = len(head) + size, lmax + 1
         self.shells = torch.cat([head, torch.full((size,), lmax, device=device)])
-        weight = _half_spectrum(nlon // 2 + 1, nlon)[:lmax, None].expand(lmax, lmax).reshape(-1).to(device)
-        weight = weight[self._valid].repeat_interleave(2)
+        weight = _half_spectrum(nlon // 2 + 1, nlon)[:lmax].repeat_interleave(lmax).to(device)[self._valid].repeat_interleave(2)
         tail = torch.full((size,), 1 - float(weight.sum()) / 2 / size, device=device)
         self.weights = torch.cat([weight, torch.ones(size, device=device)])
         self.degrees = torch.cat([weight / 2, tail])
@@ -241,32 +240,33 @@ class SphericalHarmonics(_Spectral):
 
     def head(self, x: Tensor) -> Tensor:
         """Return the coordinates of degrees below lmax alone, without the tail."""
-        grid = x.reshape(*x.shape[:-1], *self.event_shape)
-        waves = torch.view_as_real(torch.fft.rfft(grid, dim=-1, norm="ortho")[..., : self.lmax])
-        modes = torch.einsum("...kmc,mlk->...mlc", waves, self.columns).flatten(-3, -2)
-        return modes.index_select(-2, self._valid).flatten(-2)
+        grid = x.reshape(-1, *self.event_shape)
+        waves = torch.fft.rfft(grid, dim=-1, norm="ortho")[..., : self.lmax]
+        each = torch.view_as_real(waves).permute(2, 0, 3, 1).reshape(self.lmax, -1, self.event_shape[0])
+        modes = torch.bmm(each, self.columns.mT).reshape(self.lmax, len(grid), 2, self.lmax).permute(1, 0, 3, 2)
+        return modes.reshape(len(grid), -1, 2).index_select(1, self._valid).reshape(*x.shape[:-1], -1)
 
     def field(self, head: Tensor) -> Tensor:
         """Return the states of these coordinates, without the tail."""
-        modes = head.new_zeros(*head.shape[:-1], self.lmax * self.lmax, 2)
-        modes = modes.index_copy(-2, self._valid, head.reshape(*head.shape[:-1], -1, 2))
-        waves = torch.einsum("...mlc,mlk->...kmc", modes.reshape(*modes.shape[:-2], self.lmax, self.lmax, 2), self.columns)
-        grid: Tensor = torch.fft.irfft(torch.view_as_complex(waves.contiguous()), n=self.event_shape[1], dim=-1, norm="ortho")
-        return grid.flatten(-2)
+        flat, lmax = head.reshape(-1, head.shape[-1] // 2, 2), self.lmax
+        modes = flat.new_zeros(len(flat), lmax**2, 2).index_copy_(1, self._valid, flat).reshape(-1, lmax, lmax, 2)
+        each = modes.permute(1, 0, 3, 2).reshape(lmax, -1, lmax)
+        waves = torch.bmm(each, self.columns).reshape(lmax, len(flat), 2, -1).permute(1, 3, 0, 2).contiguous()
+        grid: Tensor = torch.fft.irfft(torch.view_as_complex(waves), n=self.event_shape[1], dim=-1, norm="ortho")
+        return grid.reshape(*head.shape[:-1], -1)
 
 
 def _latitude_nodes(nlat: int, latitudes: Sequence[float] | None) -> tuple[np.ndarray, np.ndarray]:
     """Return sines and area weights of latitudes in degrees, by default Gauss-Legendre latitudes, north first."""
+    nodes, weights = np.polynomial.legendre.leggauss(nlat)
     if latitudes is None:
-        nodes, weights = np.polynomial.legendre.leggauss(nlat)
         return nodes[::-1].copy(), weights[::-1].copy()
     if len(latitudes) != nlat:
         raise ValueError(f"got {len(latitudes)} latitudes for nlat = {nlat}")
-    sine = np.sin(np.deg2rad(np.asarray(latitudes, dtype=np.float64)))
-    nodes, weights = np.polynomial.legendre.leggauss(nlat)
+    sine = np.sin(angle := np.deg2rad(np.asarray(latitudes, dtype=np.float64)))
     if np.abs(np.sort(sine) - nodes).max() < 1e-5:
         return sine, np.interp(sine, nodes, weights)
-    return sine, np.cos(np.deg2rad(np.asarray(latitudes, dtype=np.float64))).clip(min=1e-6)
+    return sine, np.cos(angle).clip(min=1e-6)
 
 
 def _legendre(lmax: int, sine: np.ndarray) -> np.ndarray:
