@@ -5,6 +5,8 @@ in host memory, and one core per rank does all arithmetic around the call, which
 bandwidth. The share is therefore limited at 1e5 entries; at 1e6, where the memory of the host decides, the number of passes
 over memory is limited instead.
 
+A second table counts the processor time of whole solutions by the shipped models inside their networks and outside.
+
     python benchmarks/overhead.py
 """
 
@@ -12,17 +14,19 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
 from common import Report, answer, at_most, launch, median, parser, question, solve
 from torch import Tensor
 
-from piadm_hpc import integrators
+from piadm_hpc import RunConfig, integrators, load_model
 from piadm_hpc.comm.communicator import Communicator, MPICommunicator, SerialCommunicator
 from piadm_hpc.comm.rank_grid import world
 from piadm_hpc.gaussian.reference import GaussianReference, isotropic
 from piadm_hpc.host.launcher import launcher_size
+from piadm_hpc.run.resolve import resolve
 from piadm_hpc.theory.bases import EOF
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import Noise
@@ -52,6 +56,15 @@ COLUMNS = (
     "passes a point",
     "ms to set up",
 )
+# model, what is solved, eta, samples at once, rows a call
+SHIPPED = (
+    ("ccsm-temperature", "SDE", 1.0, 1, 16),
+    ("ccsm-temperature", "SDE", 1.0, 4, 16),
+    ("ccsm-temperature", "flow", 0.0, 4, 16),
+    ("alanine-dipeptide", "flow", 0.0, 64, 64),
+)
+SHIPPED_SHARES = (0.05, 0.05, 0.05, 0.15)
+SHIPPED_COLUMNS = ("model", "solved", "samples", "rows a call", "rows", "network, ms a row", "outside, ms a row", "share outside")
 Line = list[str | float]
 
 
@@ -152,6 +165,36 @@ def row(kind: str, size: int, points: int, ranks: int | None, options: Any) -> L
     return [kind, f"{size:.0e}", points, label, *parts, sweep, processor, processor / points / one, set_up]
 
 
+class Timed:
+    """A score with the processor time that its calls have taken."""
+
+    def __init__(self, score: Any):
+        self.score, self.seconds, self.rows = score, 0.0, 0
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        start = time.process_time()
+        found: Tensor = self.score(*arguments)
+        self.seconds, self.rows = self.seconds + time.process_time() - start, self.rows + len(found)
+        return found
+
+
+def shipped(name: str, what: str, eta: float, samples: int, rows: int, repeats: int) -> Line:
+    """One line of a shipped model: the solution with the smallest share outside the network of several."""
+    chain, solver = {"eta": eta}, {"kind": "picard"}
+    config = RunConfig.model_validate({"model": name, "chain": chain, "solver": solver, "compute": {"model_batch": rows}})
+    sampler = resolve(config, load_model(name)).sampler
+    found = []
+    for _ in range(repeats + 1):
+        timed = Timed(sampler.score)
+        start = time.process_time()
+        replace(sampler, score=timed).draw(range(samples))
+        total = time.process_time() - start
+        found.append((1 - timed.seconds / total, total, timed))
+    share, total, timed = min(found[1:], key=lambda each: each[0])
+    outside = 1e3 * (total - timed.seconds) / timed.rows
+    return [name, what, samples, rows, timed.rows, 1e3 * timed.seconds / timed.rows, outside, share]
+
+
 def _limit(report: Report, rows: list[Line], *, share: float, passes: float, sizes: tuple[int, int]) -> None:
     """Limits for the isotropic reference: the share on two ranks at both sizes, and the passes of one process."""
     both = [f"{size:.0e}" for size in sizes]
@@ -164,6 +207,15 @@ def _limit(report: Report, rows: list[Line], *, share: float, passes: float, siz
             report.aims.append(
                 at_most(f"passes over memory a point, isotropic, {size} entries, serial", float(numbers[7]), passes)
             )
+
+
+def real(report: Report, repeats: int) -> None:
+    """The table of the shipped models, and its limits."""
+    torch.set_num_threads(1)
+    lines = [shipped(*line, repeats) for line in SHIPPED]
+    report.add("Shipped models, one thread: processor time of whole solutions", SHIPPED_COLUMNS, lines)
+    for line, limit in zip(lines, SHIPPED_SHARES, strict=True):
+        report.aims.append(at_most(f"share outside, {line[0]}, {line[1]}, {line[2]} at once", float(line[-1]), limit))
 
 
 def main() -> int:
@@ -184,6 +236,8 @@ def main() -> int:
         _limit(report, rows, share=SHARE, passes=PASSES, sizes=(SMALL, LARGE))
     title = f"One sample, float32, {1e3 * options.call:g} ms a call; milliseconds, of the shortest sweep unless a median is named"
     report.add(title, COLUMNS, rows)
+    if not options.quick:
+        real(report, options.repeats // 2)
     return report.finish(options.json)
 
 
