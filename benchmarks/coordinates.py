@@ -46,7 +46,8 @@ from piadm_hpc.schema.conditions import Condition
 from piadm_hpc.schema.topology import Topology
 from piadm_hpc.solvers.options import SolverName
 from piadm_hpc.solvers.solution import Solution
-from piadm_hpc.theory.bases import EOF, orthogonal
+from piadm_hpc.theory.bases import EOF
+from piadm_hpc.theory.directions import orthogonal
 from piadm_hpc.theory.grid import log_snr
 from piadm_hpc.theory.noise import PRIOR, Noise
 from piadm_hpc.theory.process import OU

@@ -25,7 +25,7 @@ from piadm_hpc.models.card import HELD_OUT, Model, load_model
 from piadm_hpc.models.registry import find_model
 from piadm_hpc.models.training.energy_targets import EnergyTargets, conformer_targets
 from piadm_hpc.models.training.evaluation import time_of
-from piadm_hpc.theory.bases import orthogonal
+from piadm_hpc.theory.directions import orthogonal
 
 LEVELS = range(-4, 11)  # of the log-SNR
 

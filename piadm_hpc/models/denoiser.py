@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..gaussian.masked import shell_degrees
 from ..gaussian.reference import GaussianReference
 from ..schema.conditions import Condition, matched
-from ..theory.bases import orthogonal
+from ..theory.directions import orthogonal
 from ..theory.process import Process, radius
 from .base import broadcast, score_from_denoised
 from .gate import Gate

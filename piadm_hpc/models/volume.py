@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..solvers.traces import subspace
-from ..theory.bases import orthogonal
+from ..theory.directions import orthogonal
 from .model import Model
 
 

@@ -27,8 +27,8 @@ from ..solvers.scheme import Scheme
 from ..solvers.solve import Projection
 from ..solvers.steady import SteadyScore
 from ..theory import grid as grids
-from ..theory.bases import orthogonal
 from ..theory.chain import Chain
+from ..theory.directions import orthogonal
 from ..theory.grid import TimeGrid
 from ..theory.phase import PhaseSpace
 from ..theory.process import PSLD, Process, forward_time

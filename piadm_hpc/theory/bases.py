@@ -214,7 +214,9 @@ class SphericalHarmonics(_Spectral):
         for m in range(lmax):
             columns[m, m:] = _orthonormal_rows(values[m, m:])
         degree = torch.arange(lmax).expand(lmax, lmax)
-        self._valid = torch.nonzero((degree >= degree.T).reshape(-1)).reshape(-1).to(device)
+        valid = (degree >= degree.T).reshape(-1).to(device)
+        # columns of degrees below their order are zero, so any coordinate may stand there
+        self._valid, self._places = torch.nonzero(valid).reshape(-1), (valid.cumsum(0) - 1).clamp(min=0)
         self.columns = torch.tensor(columns, dtype=dtype, device=device)
         self.sqrt_weights = torch.tensor(root, dtype=dtype, device=device)
         size = nlat * nlon
@@ -241,18 +243,18 @@ class SphericalHarmonics(_Spectral):
     def head(self, x: Tensor) -> Tensor:
         """Return the coordinates of degrees below lmax alone, without the tail."""
         grid = x.reshape(-1, *self.event_shape)
-        waves = torch.fft.rfft(grid, dim=-1, norm="ortho")[..., : self.lmax]
-        each = torch.view_as_real(waves).permute(2, 0, 3, 1).reshape(self.lmax, -1, self.event_shape[0])
-        modes = torch.bmm(each, self.columns.mT).reshape(self.lmax, len(grid), 2, self.lmax).permute(1, 0, 3, 2)
+        waves = torch.view_as_real(torch.fft.rfft(grid, dim=-1, norm="ortho")[..., : self.lmax])
+        each = waves.permute(2, 0, 3, 1).reshape(self.lmax, -1, self.event_shape[0])
+        modes = torch.bmm(each, self.columns.mT).reshape(self.lmax, len(grid), 2, -1).permute(1, 0, 3, 2)
         return modes.reshape(len(grid), -1, 2).index_select(1, self._valid).reshape(*x.shape[:-1], -1)
 
     def field(self, head: Tensor) -> Tensor:
         """Return the states of these coordinates, without the tail."""
-        flat, lmax = head.reshape(-1, head.shape[-1] // 2, 2), self.lmax
-        modes = flat.new_zeros(len(flat), lmax**2, 2).index_copy_(1, self._valid, flat).reshape(-1, lmax, lmax, 2)
-        each = modes.permute(1, 0, 3, 2).reshape(lmax, -1, lmax)
-        waves = torch.bmm(each, self.columns).reshape(lmax, len(flat), 2, -1).permute(1, 3, 0, 2).contiguous()
-        grid: Tensor = torch.fft.irfft(torch.view_as_complex(waves), n=self.event_shape[1], dim=-1, norm="ortho")
+        flat = head.reshape(-1, len(self._valid), 2).movedim(0, 1)
+        modes = flat.flatten(1).index_select(0, self._places).reshape(self.lmax, self.lmax, -1)
+        waves = torch.bmm(modes.mT, self.columns).reshape(self.lmax, flat.shape[1], 2, -1)
+        each = torch.complex(waves[:, :, 0], waves[:, :, 1]).movedim(0, -1)
+        grid: Tensor = torch.fft.irfft(each, n=self.event_shape[1], dim=-1, norm="ortho")
         return grid.reshape(*head.shape[:-1], -1)
 
 
@@ -290,11 +292,3 @@ def _orthonormal_rows(rows: np.ndarray) -> np.ndarray:
     """Orthonormalise rows in their order, keeping their signs."""
     q, r = np.linalg.qr(rows.T)
     return (q * np.sign(np.diag(r))).T
-
-
-def orthogonal(x: Tensor, directions: Tensor | None) -> Tensor:
-    """Remove the components of states [rows, *event] along orthonormal directions [d, k]; with None, return them unchanged."""
-    if directions is None:
-        return x
-    flat, along = x.flatten(1), directions.to(x)
-    return (flat - (flat @ along) @ along.T).reshape(x.shape)

@@ -20,7 +20,7 @@ from ...data.energies import EnergyConfig, gradient_of
 from ...data.normalise import Normalisation
 from ...data.turns import log_turns_gradient
 from ...schema.topology import Topology
-from ...theory.bases import orthogonal
+from ...theory.directions import orthogonal
 
 
 @dataclass(frozen=True)
