@@ -188,8 +188,9 @@ class Summary:
             return ["nothing to do: every sample of this run has already been drawn"]
         share, steps = 100 / max(self.seconds, 1e-9), self.sequential_rounds
         in_sequence = "" if steps is None else f"; the same chain step by step: {steps} in {steps}"
+        sweeps = f"most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})" if any(self.sweeps) else "step by step"
         return [
-            f"{self.num_samples} samples on {self.ranks}; most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})",
+            f"{self.num_samples} samples on {self.ranks}; {sweeps}",
             f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median){in_sequence}",
             f"{self.seconds / max(1, self.num_samples):.2f} s per sample (communication {share * self.communication:.0f} %, "
             f"writing {share * self.writing:.0f} %)",
