@@ -9,7 +9,7 @@ import pytest
 import torch
 from problems import F64, SIZE, chains, mixture
 
-from piadm_hpc.run.effort import CERTIFYING, expected_effort, expected_sweeps
+from piadm_hpc.run.effort import certifying_sweeps, expected_effort, expected_sweeps
 from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.sampler import Sampler
@@ -78,7 +78,9 @@ def test_the_effort_that_is_expected_is_about_what_is_taken(case: str) -> None:
 def test_a_window_costs_its_sweeps_and_those_that_certify_it() -> None:
     certified, plain = (sampler(window=8, certify=certify) for certify in (True, False))
     whole, passed = (expected_effort(made, expected_sweeps(made), 1) for made in (certified, plain))
-    assert whole.rounds - passed.rounds == CERTIFYING and whole.calls - passed.calls == CERTIFYING * STEPS
+    sweeps = certifying_sweeps(STEPS)
+    assert whole.rounds - passed.rounds == sweeps and whole.calls - passed.calls == sweeps * STEPS
+    assert [certifying_sweeps(steps) for steps in (16, 20, 1000)] == [3, 3, 1]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import F64, chains, mixture, solve, start
 
-from piadm_hpc.integrators import ddim, ddpm, gaussian_exponential
+from piadm_hpc.integrators import ddim, ddpm, gaussian_ab2, gaussian_exponential
 from piadm_hpc.models.analytic import target_c
 from piadm_hpc.solvers.distribution import Rows
+from piadm_hpc.solvers.flight import Flight
+from piadm_hpc.solvers.options import Options
 from piadm_hpc.solvers.solution import Status
-from piadm_hpc.solvers.tolerance import error_bounds, inherited
+from piadm_hpc.solvers.tolerance import SAFETY, Motion, error_bounds, inherited, judge
 from piadm_hpc.theory.grid import Block, log_snr
 from piadm_hpc.theory.process import OU
 
@@ -181,6 +183,59 @@ def test_a_window_that_is_not_certified_is_marked_and_costs_fewer_calls() -> Non
     assert bool(certified.converged.all()) and float(certified.residual.max()) <= 1e-2
     assert passed.status.unique().tolist() == [Status.NOT_CERTIFIED] and not bool(passed.converged.any())
     assert int(passed.calls.max()) < int(certified.calls.min())
+
+
+def test_a_window_over_a_long_chain_is_certified_by_about_one_sweep() -> None:
+    chain = ddpm(OU(), log_snr(OU(), 400, horizon=6.0, delta=0.01))
+    x0, noise = start(OU(), chain, list(range(12)))
+    common = {"noise": noise, "reference": REFERENCE}
+    oracle = solve(chain, TARGET.score, x0, solver="sequential", **common)
+    found, passed = (solve(chain, TARGET.score, x0, window=16, certify=certify, **common) for certify in (True, False))
+    assert bool(found.converged.all()) and float((found.x - oracle.x).square().mean(1).sqrt().max()) < 1e-2
+    sweeps = (found.rounds - passed.rounds).double()
+    assert float(sweeps.min()) >= 1 and float(sweeps.mean()) <= 2
+    assert bool((found.calls - passed.calls > 0.9 * chain.num_steps * sweeps).all())
+
+
+@pytest.mark.parametrize(("sweeps", "share"), [(1, 1 / 4), (2, 1 / 2), (3, 1.0), (4, 1.0)])
+def test_a_bound_from_fewer_than_three_certifying_sweeps_must_be_smaller(sweeps: int, share: float) -> None:
+    """The bounds of three samples are within, just above, and far above what this many sweeps may certify."""
+    block, options = Block(0, 0, 4), Options(tol=1e-2)
+    limit = share * SAFETY * 1e-2
+    flight = Flight.of([0, 1, 2], 0, torch.full((3,), 4), 4, whole=True)
+    flight.now[:] = True
+    flight.swept[:] = sweeps
+    flight.moved[:] = torch.tensor([0.9, 1.1, 100.0], dtype=F64) * limit / 4
+    still = torch.zeros(4, 3, dtype=F64)
+    motion = Motion(torch.full_like(still, limit / 8), still, torch.ones_like(still), still, flight.now)
+    zero, extent = torch.zeros(3, dtype=F64), torch.ones(5, dtype=F64)
+    given = {"share": 1.0, "windowed": True, "precision": 1e-16, "staircase": 0.0, "extent": extent}
+    verdict = judge(motion, flight, block, options, zero, **given)
+    assert verdict.done.tolist() == [True, False, False] and bool(torch.isfinite(verdict.bound).all())
+    assert torch.allclose(verdict.bound, 4 * flight.moved[0])
+
+
+@pytest.mark.parametrize("window", [4, 8])
+@pytest.mark.parametrize("tol", [1e-2, 0.1])
+def test_the_last_points_of_a_window_cannot_vouch_for_those_before_them(tol: float, window: int) -> None:
+    """Where the score is the reference's own at the end, the last window reproduces itself to rounding, whatever came before."""
+    chain = gaussian_ab2(OU(), log_snr(OU(), 48, horizon=6.0, delta=2e-4), REFERENCE, eta=0.0)
+    ids = list(range(32))
+    x0, noise = start(OU(), chain, ids)
+
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = OU().alpha(t)[:, None], OU().sigma(t)[:, None]
+        rippled = TARGET.score(x, t) + 0.3 * alpha / sigma * torch.sin(8 * x)
+        return torch.where(t[:, None] < 0.02, -(x - alpha * REFERENCE.mean) / (alpha**2 * REFERENCE.spectrum + sigma**2), rippled)
+
+    common = {"noise": noise, "samples": ids, "reference": REFERENCE, "window": window, "tol": tol}
+    oracle = solve(chain, score, x0, solver="sequential", **{**common, "window": None})
+    found, passed = (solve(chain, score, x0, certify=certify, **common) for certify in (True, False))
+    assert bool((passed.status == int(Status.NOT_CERTIFIED)).all())
+    swept = found.status[:, 0] == int(Status.CONVERGED)
+    assert bool((found.calls - passed.calls > 0.8 * chain.num_steps)[swept].all()) and bool(swept.any())
+    error = (found.x - oracle.x).square().mean(1).sqrt()
+    assert float(error[found.converged].max()) <= 2 * tol
 
 
 def test_what_cannot_move_is_refused_all_at_once() -> None:

@@ -24,7 +24,7 @@ from .flight import Flight
 from .options import Options
 from .problem import Problem
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import SAFETY, Motion, Verdict, judge
+from .tolerance import SAFETY, SMALL, Motion, Verdict, judge
 from .trajectory import Trajectory
 from .window import Window
 
@@ -148,7 +148,7 @@ class PicardSolver:
             flight.high = self.window.reach(block, flight.low, flight.age)
             return
         flight.low = torch.where(flight.whole, flight.exact, flight.low)
-        if not bool(flight.whole.all()) and self.window.slide(flight, block, SAFETY * self.options.tol):
+        if not bool(flight.whole.all()) and self.window.slide(flight, block, SAFETY * min(self.options.tol, SMALL)):
             self.trajectory.rewind()
 
     def _judge(self, motion: Motion) -> Verdict:

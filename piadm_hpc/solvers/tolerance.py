@@ -30,6 +30,7 @@ from .solution import Status
 
 SAFETY = 1 / 4  # share of the tolerance that the bound must meet: errors may grow faster than the last move did
 ONCE = 1 / 64  # share of that for a bound whose growth was measured at one move: errors of up to 19 times such a bound were seen
+EARLY = 1 / 2  # share of all limits for each sweep short of three that certify a window: every sweep may reveal more growth
 SMALL = 0.03  # of the data's scale: larger errors are not small compared with the distance of modes, nor described by growth
 ROUNDING = 16.0  # roundings of a step and its score, in units of the precision
 STALLED = 3  # sweeps without a smaller bound after which rounding is taken to limit it, if defects are that small
@@ -96,8 +97,8 @@ def judge(
     `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
     [points + 1] is the deviation of states in units of the data's, compared with which intermediate errors must be small.
     The first move is the error of the first path, which does not show how other errors grow: a bound from it alone must be
-    smaller by ONCE. Points that a window has passed move little in the sweeps that certify them (`windowed`), so that growth and
-    answer must be measured once more, and the largest ever measured count.
+    smaller by ONCE. Points that a window has passed move little in the sweeps that certify them (`windowed`), so that the largest
+    growth and answer ever measured count, and all bounds must be smaller by EARLY for each such sweep that is short of three.
     """
     exact = flight.exact >= block.stop
     growth, answer = _measured(motion, flight, precision, largest=windowed)
@@ -109,16 +110,19 @@ def judge(
     # answers that are older than the last moves cannot tell that the next path is better
     after = torch.maximum(path, after) if options.alternate else after
     # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
-    rounded = motion.is_rounding(precision)
-    known = flight.whole & ((flight.swept >= (3 if windowed else 2)) | rounded)
+    rounded = motion.is_rounding(precision) & (flight.swept >= 1)
+    known = flight.whole & ((flight.swept >= (1 if windowed else 2)) | rounded)
     flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
-    limit = SAFETY * min(options.tol, SMALL) * share * torch.where(flight.swept >= 3, 1.0, ONCE)
-    left = torch.where(known, shortfall(path, after, limit, extent), torch.inf)
+    once = torch.where((flight.swept >= 3) | windowed, 1.0, ONCE)
+    early = torch.pow(EARLY, (3 - flight.swept).clamp(min=0) * windowed)
+    limit = SAFETY * min(options.tol, SMALL) * share * once
+    left = torch.where(known, shortfall(path, after, limit, extent) / early, torch.inf)
     met = exact | (known & ((left <= 1) | (rounded & (after[-1] <= options.tol * share))))
-    _note_progress(flight, block, torch.where(known, path, torch.inf), left, limit)
+    judged = known & (early == 1)  # bounds that more sweeps may raise do not measure progress
+    _note_progress(flight, block, torch.where(judged, path, torch.inf), torch.where(judged, left, torch.inf), limit)
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
     stalled = flight.idle >= max(PATIENCE[0], PATIENCE[1] * len(block))
     floor = known & ~met & rounded & (flight.idle >= STALLED)
