@@ -4,6 +4,7 @@
     python benchmarks/honesty.py --each 64                 as many draws of fewer combinations, a third of the time
     python benchmarks/honesty.py --draws 2000 --seed 3     a random part of the combinations
     python benchmarks/honesty.py --mode "window 8"         one way to solve a chain
+    python benchmarks/honesty.py --target rain --tol 1e-3  some of the targets, one tolerance
     python benchmarks/honesty.py --out honesty.jsonl       resumes where the file ends
 
 The combinations are those of every integrator below, a predictor-corrector chain among them; of the whole chain, every second
@@ -216,6 +217,9 @@ def main() -> int:
     options_parser.add_argument("--each", type=int, default=DRAWS, help="number of draws of a combination")
     options_parser.add_argument("--seed", type=int, default=0, help="seed of the order of combinations")
     options_parser.add_argument("--mode", choices=MODES, help="one way to solve a chain instead of all")
+    options_parser.add_argument("--target", nargs="+", choices=[target.name for target in targets()], help="some of the targets")
+    options_parser.add_argument("--integrator", choices=INTEGRATORS, help="one integrator, or collocation, instead of all")
+    options_parser.add_argument("--tol", type=float, choices=TOLERANCES, help="one tolerance instead of all")
     options_parser.add_argument(
         "--out", type=Path, help="file of JSON lines, one for each combination; later calls resume from it"
     )
@@ -224,7 +228,9 @@ def main() -> int:
         options.draws = 4 * options.each
     torch.set_num_threads(1)
     by_name = {target.name: target for target in targets()}
-    order = [case for case in cases() if options.mode in (None, case.mode)]
+    chosen = [case for case in cases() if options.mode in (None, case.mode) and options.tol in (None, case.tol)]
+    chosen = [case for case in chosen if options.integrator in (None, case.integrator)]
+    order = [case for case in chosen if options.target is None or case.target in options.target]
     random.Random(options.seed).shuffle(order)
     records = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out and options.out.exists() else []
     for number, case in enumerate(itertools.islice(itertools.cycle(order), len(records), None)):

@@ -137,7 +137,7 @@ class CollocationSolver:
             known, once = slot.age > 1 or slot.rounded, slot.age <= 2 and not slot.rounded
             own, slot.bound = (float(end[number]) if known else float("inf") for end in bounds)
             own /= ONCE if once else 1.0
-            slot.note_resolution(shared[:, :, number], self.precision)
+            slot.note(shared[:, :, number], self.precision, SMALL)
             slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
             slot.best = min(slot.best, own)
 
@@ -181,9 +181,9 @@ class CollocationSolver:
     def _piece_done(self, slot: Slot, status: Status) -> Slot | None:
         """Record a finished piece, and continue with the next piece of this sample; None after the last."""
         index, tol, slot.carried = slot.index, self.options.tol, slot.bound
-        self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt)
-        # a state far outside the reference is not resolved by nodes that were chosen for it
-        trusted = tol is None or (slot.bound <= tol and slot.spread <= OUTSIDE)
+        self.result.residual[index] = max(float(self.result.residual[index]), slot.bound + slot.doubt + slot.jump)
+        # a state far outside the reference is not resolved by nodes that were chosen for it; any flow may lie across a jump
+        trusted = tol is None or (slot.bound <= tol and slot.spread <= OUTSIDE and slot.jump <= SAFETY * tol)
         if status == Status.CONVERGED and not trusted:
             # an error that an earlier piece left at the floor of rounding does not count against this one
             floor = slot.rounded and slot.spread <= OUTSIDE and self.result.status[index] == Status.ROUND_OFF_FLOOR

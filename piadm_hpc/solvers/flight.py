@@ -33,6 +33,8 @@ class Flight:
         size: size of the terms of each step at its last evaluation, [points, slots].
         growth: the last factor by which each step was measured to grow an error, and the largest that counts, [2, points, slots].
         answer: the same of the factors between a move of the state and the change of the increment, [2, points, slots].
+        seen: the last move at each point, the answer to it, and this answer over the one before, [3, points, slots].
+        jump: the last change of each step's increment that moves of its size do not explain, [points, slots].
     """
 
     index: Tensor
@@ -52,6 +54,8 @@ class Flight:
     size: Tensor
     growth: Tensor
     answer: Tensor
+    seen: Tensor
+    jump: Tensor
 
     @classmethod
     def of(cls, index: list[int], start: int, high: Tensor, num_points: int, *, whole: bool) -> Flight:
@@ -76,6 +80,8 @@ class Flight:
             size=torch.zeros(num_points, len(index), dtype=torch.float64),
             growth=torch.zeros(2, num_points, len(index), dtype=torch.float64),
             answer=torch.zeros(2, num_points, len(index), dtype=torch.float64),
+            seen=torch.zeros(3, num_points, len(index), dtype=torch.float64),
+            jump=torch.zeros(num_points, len(index), dtype=torch.float64),
         )
 
     def put(self, slots: Tensor, other: Flight) -> None:

@@ -22,6 +22,7 @@ class PieceTables:
         weights: sum remainders at the nodes to whitened states, [M + 1, M].
         steps: differences of `weights` from node to node.
         doubt: the shares of the last Chebyshev coefficients in those sums, and of those before them, [2, M + 1, M].
+        own: minus the slope of the remainder where the denoised estimate stands still, [M, n or 1].
         tail: gives the last quarter of the Chebyshev coefficients, and the quarter before, [2, quarter, M].
         gain: the slope of the remainder that sweeps treat exactly, [M, n or 1]; None where the model was not probed.
         inverse: solves for the states at the nodes with that slope, [n or 1, M, M].
@@ -32,6 +33,7 @@ class PieceTables:
     weights: Tensor
     steps: Tensor
     doubt: Tensor
+    own: Tensor
     tail: Tensor
     gain: Tensor | None
     inverse: Tensor | None
@@ -52,13 +54,15 @@ class PieceTables:
         weights = piece.weights.to(like)
         steps = torch.diff(weights, dim=0, prepend=torch.zeros_like(weights[:1]))
         gain = inverse = None
-        slope = _slope(scheme, piece)
+        own, response = _own_slope(scheme.reference, piece), scheme.reference.response
+        # the probed Jacobian diagonal of the model gives the mean slope of the remainder
+        slope = None if response is None else response.at((piece.sigma / piece.alpha)[:-1]) - own
         if slope is not None:
             eye = torch.eye(len(slope), dtype=torch.float64)
             solved = torch.linalg.inv(eye - piece.weights[:-1] * slope.T[:, None, :])
             gain, inverse = expanded(slope), expanded(solved.movedim(0, -1)).movedim(-1, 0).contiguous()
         tail = last_quarters(len(piece.t)).to(like)
-        return cls(piece, expanded(piece.root), weights, steps, piece.doubt.to(like), tail, gain, inverse)
+        return cls(piece, expanded(piece.root), weights, steps, piece.doubt.to(like), expanded(own), tail, gain, inverse)
 
     def path(self, y: Tensor, remainder: Tensor, at: Tensor) -> Tensor:
         """Compute the states [M + 1, n] at nodes and end from the first state y [n] and the remainders at states `at` [M, n].
@@ -88,11 +92,7 @@ class PieceTables:
         return remainder if self.gain is None else remainder + self.gain * (path[:-1] - at)
 
 
-def _slope(scheme: Collocation, piece: Piece) -> Tensor | None:
-    """Mean slope dg/dy of the remainder per shell, from the model's probed Jacobian diagonal: [M, num_shells]."""
-    reference = scheme.reference
-    if reference.response is None:
-        return None
+def _own_slope(reference: GaussianReference, piece: Piece) -> Tensor:
+    """Slope of the reference's whitened denoised estimate per shell, [M, num_shells]: alpha^2 lambda / v."""
     alpha, sigma = piece.alpha[:-1], piece.sigma[:-1]
-    own = alpha[:, None] ** 2 * reference.spectrum.to(torch.float64).cpu() / reference.variance(alpha, sigma).cpu()
-    return reference.response.at(sigma / alpha) - own
+    return alpha[:, None] ** 2 * reference.spectrum.to(torch.float64).cpu() / reference.variance(alpha, sigma).cpu()

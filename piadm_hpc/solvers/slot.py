@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..theory.chebyshev import chebyshev_nodes, folded, interpolation, rest_of_series
+from .jumps import largest_step
 from .pieces import PieceTables
 from .tolerance import ROUNDING
 from .whitening import Whitening
@@ -58,6 +59,9 @@ class Slot:
         spread: largest root mean square of a whitened state on the path.
         rounded: whether the path reproduces its own remainders to rounding.
         carried: bound on the error of `y`.
+        seen: moves of the nodes in the last sweep and the answers of the denoised estimate to them, [2, M + 1]; None if the
+            piece was entered, or given more nodes, since then.
+        jump: largest jump of the denoised estimate that the sample has shown.
     """
 
     index: int
@@ -76,6 +80,8 @@ class Slot:
     spread: float = 0.0
     rounded: bool = False
     carried: float = 0.0
+    seen: Tensor | None = None
+    jump: float = 0.0
 
     def grow(self, tables: PieceTables) -> None:
         """Continue with more nodes, those of other tables of the same piece, from the polynomials through the known values.
@@ -87,7 +93,7 @@ class Slot:
         self.at = interpolation(np.append(-1.0, old), new).to(self.y) @ torch.cat([self.y[None], self.at])
         self.tables = tables
         self.path = tables.path(self.y, self.remainder, self.at)
-        self.idle, self.bound, self.best = 0, float("inf"), float("inf")
+        self.idle, self.bound, self.best, self.seen = 0, float("inf"), float("inf"), None
 
     def start(self, tables: PieceTables) -> None:
         """Begin the present piece, on the reference's flow or with the remainders predicted from a larger piece."""
@@ -96,14 +102,15 @@ class Slot:
         self.remainder = self.y.new_zeros(len(tables.weights) - 1, len(self.y)) if predicted is None else predicted
         self.path = torch.addmm(self.y, tables.weights, self.remainder)
         self.at = self.path[:-1]
-        self.age, self.idle, self.bound, self.best = 0, 0, float("inf"), float("inf")
+        self.age, self.idle, self.bound, self.best, self.seen = 0, 0, float("inf"), float("inf"), None
 
     def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
-        """Compute the next path from the remainders along the present one; return what the sweep measured, [10, points].
+        """Compute the next path from the remainders along the present one; return what the sweep measured, [11, points].
 
         These are the fields of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
         them, the root mean square of the whitened states, and the defect to be expected of the next path, zero beyond the
-        nodes; and the root mean squares of the last quarter of the coefficients and of the quarter before.
+        nodes; the root mean squares of the last quarter of the coefficients and of the quarter before; and the change of the
+        whitened denoised estimate, without the reference's own.
         """
         tables, before = self.tables, self.path[:-1]
         missed, moved = self.evaluated - tables.predicted(self.remainder, self.at, self.path), before - self.at
@@ -111,18 +118,31 @@ class Slot:
         grown = move + tables.steps @ (self.evaluated - self.remainder)
         start = torch.cat([self.y[None], self.path[:-1]])
         sizes = [whitening.size(part, scale) for part in (defect, grown, start, move, *(tables.doubt @ self.evaluated))]
+        # the remainder follows a state with the slope -own where the denoised estimate does not change
+        change = (self.evaluated - self.remainder).addcmul_(tables.own, moved)
         spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
         self.at, self.remainder = self.path[:-1], self.evaluated
         self.path = tables.path(self.y, self.remainder, self.at)
         left = tables.next_defect(sizes[0], *(whitening.size(part, scale) for part in (missed, moved, self.path[:-1] - before)))
         tails = [whitening.size(part @ self.evaluated, scale).square().mean().sqrt().expand(points + 1) for part in tables.tail]
         measured = functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))
-        return torch.cat([measured, torch.stack(tails)])
+        shown = functional.pad(whitening.size(change, scale), (1, points - tables.nodes))
+        return torch.cat([measured, torch.stack(tails), shown[None]])
 
-    def note_resolution(self, measured: Tensor, precision: float) -> None:
-        """Take the spread of the path, and what the nodes leave, from what ranks share of `advance`, [10, points]."""
+    def note(self, measured: Tensor, precision: float, small: float) -> None:
+        """Take from what ranks share of `advance`, [11, points], the spread of the path, what the nodes leave, and jumps.
+
+        A change of the denoised estimate under a move of at most `small` is a jump if the estimate stands still in the sweep
+        before or after.
+        """
         last, before, self.spread = (float(row.max()) for row in measured[4:7])
-        rounding = ROUNDING * precision * float(measured[2].max())
+        rounding = ROUNDING * precision * measured[2]
         tails = float(measured[8, 0]), float(measured[9, 0])
-        unseen = max(0.0, folded(*tails) - rounding) if self.tables.nodes >= ENOUGH else 0.0
+        unseen = max(0.0, folded(*tails) - float(rounding.max())) if self.tables.nodes >= ENOUGH else 0.0
         self.doubt = max(rest_of_series(last, before), unseen * abs(self.tables.piece.length) / 2)
+        move, change = measured[3], measured[10]
+        now = torch.stack([move, change / move.clamp(min=torch.finfo(move.dtype).tiny)]) * (move > rounding)
+        if self.seen is not None:
+            self.jump = max(self.jump, largest_step(self.seen, now, small))
+        # after an interpolation to more nodes the changes are not those between two evaluations
+        self.seen = torch.zeros_like(now) if self.seen is None else now

@@ -11,8 +11,8 @@ A sample that is done leaves with the path that the sweep makes next. That path 
 a[j] |n[j]|, and the same scan bounds its error. Where sweeps contract it is better than the evaluated path, otherwise worse.
 Nothing is assumed about the preconditioner or the score, except that growth and answer are not much larger than for the last
 move; SAFETY allows for that. Growth is that of a linear map, so it does not describe errors that are not small: a path that
-crosses to another mode of the data has a large bound at the crossing, and a small one
-again after many steps that contract to the modes. The bounds of all points, of both paths, must be small.
+crosses to another mode of the data has a large bound at the crossing, and a small one again after many steps. The bounds of all
+points, of both paths, must be small. Jumps of the score that answers have shown (`solvers.jumps`) are defects of the next path.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from ..theory.grid import Block
 from .flight import Flight
+from .jumps import left_across, note_jumps
 from .options import Options
 from .solution import Status
 
@@ -55,10 +56,14 @@ class Motion:
     move: Tensor
     now: Tensor
 
+    def measured(self, precision: float) -> Tensor:
+        """Whether the sweep evaluated the step after a move above rounding, [points, samples]."""
+        return self.now & (self.move > ROUNDING * precision * self.size)
+
     def over_move(self, part: Tensor, before: Tensor, precision: float) -> Tensor:
         """Return `part` [points, samples] divided by the move; `before` where that is rounding, or not evaluated."""
-        measured = self.now & (self.move > ROUNDING * precision * self.size)
-        return torch.where(measured, part / torch.where(measured, self.move, 1.0), before)
+        known = self.measured(precision)
+        return torch.where(known, part / torch.where(known, self.move, 1.0), before)
 
     def completed(self, answer: Tensor) -> Motion:
         """Fill in the defects of the steps that the sweep left out: their answers to the moves since their last evaluation."""
@@ -95,22 +100,24 @@ def judge(
 
     `carried` [samples] bounds the errors of the block's first states, `share` is the block's part of the tolerance, and
     `precision` the relative rounding of states and scores; `staircase` is that of scores beyond that of states. `extent`
-    [points + 1] is the deviation of states in units of the data's, compared with which intermediate errors must be small.
-    The first move is the error of the first path, which does not show how other errors grow: a bound from it alone must be
-    smaller by ONCE. Points that a window has passed move little in the sweeps that certify them (`windowed`), so that the largest
+    [points + 1] is the deviation of states in units of the data's, compared with which intermediate errors must be small. The
+    first move is the error of the first path, which does not show how other errors grow: a bound from it alone must be smaller
+    by ONCE. Points that a window has passed move little in the sweeps that certify them (`windowed`), so that the largest
     growth and answer ever measured count, and all bounds must be smaller by EARLY for each such sweep that is short of three.
     """
     exact = flight.exact >= block.stop
+    note_jumps(flight, motion.defect, motion.move, motion.measured(precision), SMALL)
     growth, answer = _measured(motion, flight, precision, largest=windowed)
     motion = motion.completed(answer)
     # a score of lower precision than the states is a step function, on which small errors show no growth
     stairs = staircase * motion.size
-    missed = motion.defect + stairs, _next_defect(motion, flight, answer, block, precision) + stairs
+    # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
+    rounded = motion.is_rounding(precision) & (flight.swept >= 1)
+    across = torch.where(rounded, 0.0, left_across(flight, block.start))
+    missed = motion.defect + stairs, _next_defect(motion, flight, answer, block, precision) + stairs + across
     path, after = (error_bounds(growth, torch.where(exact, 0.0, each), torch.zeros_like(carried)) for each in missed)
     # answers that are older than the last moves cannot tell that the next path is better
     after = torch.maximum(path, after) if options.alternate else after
-    # a path that its own scores reproduce to rounding is the sequential path, however much an error would grow
-    rounded = motion.is_rounding(precision) & (flight.swept >= 1)
     known = flight.whole & ((flight.swept >= (1 if windowed else 2)) | rounded)
     flight.bound = torch.where(known | exact, after[-1] + inherited(growth, carried), torch.inf)
     if options.tol is None:
@@ -126,10 +133,8 @@ def judge(
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
     stalled = flight.idle >= max(PATIENCE[0], PATIENCE[1] * len(block))
     floor = known & ~met & rounded & (flight.idle >= STALLED)
-    late = flight.age >= (options.sweeps or torch.inf)
-    hopeless = ~(met | floor | passed) & (stalled | late)
-    certified = flight.bound <= options.tol
-    status = torch.where(met & certified, int(Status.CONVERGED), int(Status.NOT_CERTIFIED))
+    hopeless = ~(met | floor | passed) & (stalled | (flight.age >= (options.sweeps or torch.inf)))
+    status = torch.where(met & (flight.bound <= options.tol), int(Status.CONVERGED), int(Status.NOT_CERTIFIED))
     status = torch.where(floor, int(Status.ROUND_OFF_FLOOR), status)
     status = torch.where(hopeless, int(Status.FINISHED_SEQUENTIALLY), status)
     return Verdict(met | floor | passed | hopeless, status, flight.bound)
