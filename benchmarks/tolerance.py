@@ -26,8 +26,9 @@ from tracking import EndStates, with_idle_step
 from piadm_hpc import integrators
 from piadm_hpc.gaussian.reference import GaussianReference
 from piadm_hpc.run.probe import probe_response, probe_smoothness
-from piadm_hpc.solvers.collocation import Collocation, choose
+from piadm_hpc.solvers.collocation import Collocation
 from piadm_hpc.solvers.options import Options
+from piadm_hpc.solvers.resolution import choose, stretched
 from piadm_hpc.solvers.sampler import Sampler
 from piadm_hpc.solvers.solution import Solution
 from piadm_hpc.theory.chain import Chain
@@ -135,8 +136,9 @@ def chosen(one: Problem, tol: float) -> Collocation:
         reference=one.reference,
         dtype=torch.float64,
     )
-    begin, number = choose(probe_smoothness(sampler, scheme, range(8)), tol, *scheme.span)
-    return Collocation(PROCESS, one.reference, math.log1p(math.exp(-begin)), DELTA, number)
+    known = probe_smoothness(sampler, scheme, range(8))
+    begin, number = choose(known, tol, *scheme.span)
+    return stretched(Collocation(PROCESS, one.reference, math.log1p(math.exp(-begin)), DELTA, number), known)
 
 
 def limit_flow(report: Report, name: str, tol: float, rows: dict[str, list[Any]], calls: int) -> None:

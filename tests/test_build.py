@@ -16,7 +16,8 @@ from piadm_hpc.integrators import catalogue
 from piadm_hpc.models.card import Model, load_model
 from piadm_hpc.run.build import make_reference
 from piadm_hpc.run.resolve import make_sampler, resolve, with_defaults
-from piadm_hpc.solvers.collocation import FEWEST, Collocation
+from piadm_hpc.solvers.collocation import Collocation
+from piadm_hpc.solvers.resolution import FEWEST
 from piadm_hpc.theory.bases import Identity
 from piadm_hpc.theory.chebyshev import chebyshev_nodes
 

@@ -16,13 +16,15 @@ from ..theory.process import Process
 class Smoothness:
     """How the remainder g of a model's probability flow, what the Gaussian does not explain, varies along the flow.
 
-    `gram` [N, N] holds the mean products g_i . g_j / d at the N Chebyshev points of log-SNR from `low` to `high`. Raises
-    ValueError for an empty range or a matrix that cannot be one of products.
+    `gram` [N, N] holds the mean products g_i . g_j / d at the N Chebyshev points of log-SNR from `low` to `high`, of remainders
+    in units of the data's scale, as they move the end of the flow; with `whitened`, of those in whitened coordinates, as older
+    files hold them. Raises ValueError for an empty range or a matrix that cannot be one of products.
     """
 
     low: float
     high: float
     gram: Tensor
+    whitened: bool = False
 
     def __post_init__(self) -> None:
         square = self.gram.ndim == 2 and len(set(self.gram.shape)) == 1 and len(self.gram) >= 4

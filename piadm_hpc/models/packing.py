@@ -258,10 +258,11 @@ def save_response(path: Path, response: Response, title: str) -> Path:
     if smoothness is not None:
         ends = np.array([smoothness.low, smoothness.high])
         arrays["flow_range"] = Coordinate(("end",), ends, {"long_name": "log-SNR at both ends of the flow that was probed"})
-        arrays["flow_gram"] = Coordinate(
+        words = "whitened coordinates" if smoothness.whitened else "units of the data's scale"
+        arrays["flow_gram" if smoothness.whitened else "flow_products"] = Coordinate(
             ("node", "other_node"),
             smoothness.gram.numpy(),
-            {"long_name": "mean products of the remainder of the flow, at Chebyshev points", "units": "1"},
+            {"long_name": f"mean products of the remainder of the flow at Chebyshev points, in {words}", "units": "1"},
         )
     write_arrays(path, arrays, {"title": title})
     return path
@@ -285,7 +286,8 @@ def load_response(path: Path) -> Response:
     found = {name: torch.from_numpy(np.array(array.values)).to(torch.float64) for name, array in arrays.items()}
     try:
         low, high = found.get("flow_range", torch.zeros(2)).tolist()
-        smoothness = Smoothness(low, high, found["flow_gram"]) if "flow_gram" in found else None
+        known = [name for name in ("flow_products", "flow_gram") if name in found]
+        smoothness = Smoothness(low, high, found[known[0]], whitened=known[0] == "flow_gram") if known else None
         return Response(found["log_snr"], found["gain"], smoothness)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

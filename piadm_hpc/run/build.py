@@ -23,6 +23,7 @@ from ..solvers.collocation import Collocation
 from ..solvers.evaluate import Score
 from ..solvers.moments import deviation_growth
 from ..solvers.options import Corrector, Options, Start
+from ..solvers.resolution import stretched
 from ..solvers.scheme import Scheme
 from ..solvers.solve import Projection
 from ..solvers.steady import SteadyScore
@@ -172,10 +173,14 @@ def make_scheme(config: RunConfig, model: Model, grid: TimeGrid, reference: Gaus
 
 
 def make_collocation(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Collocation:
-    """The collocation of the probability flow between the ends of a grid, with as many points as the grid has steps."""
+    """The collocation of the probability flow between the ends of a grid, with as many points as the grid has steps.
+
+    Where the model was probed, they are placed for how its flows vary.
+    """
     integrators.require_space(config.chain.method, model.process)
     horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
-    return Collocation(model.process, reference, horizon, delta, grid.num_steps)
+    known = None if reference.response is None else reference.response.smoothness
+    return stretched(Collocation(model.process, reference, horizon, delta, grid.num_steps), known)
 
 
 def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain:

@@ -21,8 +21,10 @@ from ..schema.layout import Coordinate
 from ..solvers.collocation import Collocation
 from ..solvers.sampler import Sampler
 from ..solvers.solve import Projection
+from ..solvers.whitening import Whitening
 from ..store.arrays import write_arrays
 from ..theory.process import Process, Tabulated, forward_time
+from ..theory.stretch import UNSTRETCHED
 from .build import make_collocation, projection_of
 from .resolve import resolve
 
@@ -83,7 +85,7 @@ def probe_model(
     if not (isinstance(model.process, Tabulated) and model.process.whole):
         flow = {"chain": {"integrator": "collocation"}, "grid": {"steps": NODES}, "solver": {"tol": 1e-3}}
         flows = resolve(RunConfig.model_validate({**base, **flow}), model, device)
-        scheme = make_collocation(flows.config, flows.model, flows.grid, flows.reference)
+        scheme = replace(make_collocation(flows.config, flows.model, flows.grid, flows.reference), stretch=UNSTRETCHED)
         given = flows.condition_of(range(samples))
         response = replace(response, smoothness=probe_smoothness(flows.sampler, scheme, range(samples), given))
     path = find_model(folder) / RESPONSE if out is None else Path(out)
@@ -193,20 +195,22 @@ def _inner(reference: GaussianReference, u: Tensor, v: Tensor) -> Tensor:
 def probe_smoothness(
     sampler: Sampler, scheme: Collocation, samples: Sequence[int], condition: Condition | None = None
 ) -> Smoothness:
-    """Measure how the remainder of the Gaussian varies along the flow, on the flows of `samples` (`collocation.choose`).
+    """Measure how the remainder of the Gaussian varies along the flow, on the flows of `samples` (`resolution.choose`).
 
     The sampler gives score, prior and options; the flows are those of `scheme`, under a `condition` with an entry for each.
     """
     noted = _Noted(sampler.score)
     piece, reference = scheme.piece(*scheme.span), scheme.reference.to(sampler.device, sampler.dtype)
+    whitening, scale = Whitening.of(scheme, reference.mean), sampler.options.scale
+    scale = scale.to(reference.mean).flatten() if isinstance(scale, torch.Tensor) else scale
     gram = torch.zeros(scheme.points, scheme.points, dtype=torch.float64)
     for number, sample in enumerate(samples):
         own = None if condition is None else rows_of(condition, slice(number, number + 1))
         replace(sampler, chain=scheme, score=noted).draw([sample], condition=own)
         rows = [noted.rows[float(t)] for t in piece.t.to(sampler.dtype)]
         x, score = (torch.stack(found).flatten(1) for found in zip(*rows, strict=True))
-        remainder = scheme.remainder(piece, reference, x, score).to(torch.float64).cpu()
-        gram += remainder @ remainder.T / remainder.shape[1] / len(samples)
+        moved = whitening.moved(scheme.remainder(piece, reference, x, score), scale).to(torch.float64).cpu()
+        gram += moved @ moved.T / moved.shape[1] / len(samples)
     return Smoothness(*scheme.span, gram)
 
 

@@ -22,7 +22,7 @@ from ..models.observations.reading import Given
 from ..models.patches import of_domain
 from ..models.registry import CARD
 from ..schema.conditions import Condition, rows_of
-from ..solvers.collocation import choose
+from ..solvers.resolution import choose
 from ..solvers.sampler import Sampler
 from ..solvers.scheme import Scheme
 from ..theory.grid import TimeGrid

@@ -102,9 +102,9 @@ class Backward:
         return found, sums
 
     def _remainder(self, y: Tensor, part: Sequence[tuple[int, int]], pieces: Sequence[Visited]) -> Tensor:
-        """Compute g = sigma^2 (s / sqrt(v) + y / v) [rows, n] at whitened states y [rows, n], with its graph."""
+        """Compute g = sigma^2 dl/du (s / sqrt(v) + y / v) [rows, n] at whitened states y [rows, n], with its graph."""
         basis = self.whitening.reference.basis
         at = [(piece.tables, node) for piece, (_, node) in zip(pieces, part, strict=True)]
         rows = node_rows(self.whitening, self.evaluator, at, y)
         score = self.evaluator.project(differentiable_score(self.evaluator, rows.x, rows.t, [self.names[k] for k, _ in part]))
-        return rows.sigma.to(y)[:, None] ** 2 * (basis.analyse(score) / rows.root + y / rows.root**2)
+        return rows.factor.to(y)[:, None] * (basis.analyse(score) / rows.root + y / rows.root**2)

@@ -1,8 +1,7 @@
 """Sweeps over the nodes of a collocation: one batch of scores, one gather of remainders, one small solve per shell.
 
-Every slot holds a sample and the piece of the log-SNR range that is being solved. A piece is halved when its sweeps do not
-converge, or its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step
-to step.
+Every slot holds a sample and the piece of the range that is being solved. A piece is halved when its sweeps do not converge, or
+twice its nodes do not resolve the remainder. Errors are bounded from node to node as `solvers.tolerance` does from step to step.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..comm.communicator import Communicator, largest
 from ..theory.grid import Partition
@@ -23,13 +23,14 @@ from .pieces import PieceTables
 from .remainders import follow_student, remainders
 from .slot import Slot, Task, Visited
 from .solution import BlockSolution, Interrupted, ShouldStop, Status
-from .tolerance import ONCE, ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
+from .tolerance import ROUNDING, SAFETY, SMALL, Motion, error_bounds, inherited, shortfall
 from .whitening import Whitening
 
 SMALLEST = 2.0**-6  # share of the range below which pieces are not halved
 PATIENCE = 3  # sweeps without a clearly smaller bound after which a piece is halved
 LONGEST = 30  # sweeps after which a piece is halved in any case
 OUTSIDE = 3.0  # deviations of the reference, root mean square over all coordinates, that no state of the data has
+GROWN = 2  # times the points of the scheme, to which they grow before a piece is halved
 RESOLVED = 1 / 4  # share of the tolerance allowed for the interpolation error
 
 
@@ -45,7 +46,7 @@ class CollocationSolver:
         self.whitening = Whitening.of(scheme, first)
         self.reference, self.first = self.whitening.reference, first
         self.tables: dict[tuple[float, float, int], PieceTables] = {}
-        self.counts = scheme.point_counts if options.tol is not None and options.student is None else (scheme.points,)
+        self.fewest = scheme.point_counts[0] if options.tol is not None and options.student is None else scheme.points
         self.result = BlockSolution.unsolved(first[:, None], len(samples))
         self.result.residual.zero_()
         self.length = scheme.span[1] - scheme.span[0]
@@ -60,7 +61,7 @@ class CollocationSolver:
         self._fill()
         while self.slots:
             self._check_stop()
-            entered = [slot for slot in self.slots if slot.age == 0 and slot.tables.piece.length == self.length]
+            entered = [slot for slot in self.slots if slot.age == 0 and slot.share(self.length) == 1]
             if (score := self.options.student) is not None:
                 follow_student(self.whitening, score, self.evaluator, entered, self.samples, self.comm)
             self._evaluate()
@@ -96,7 +97,7 @@ class CollocationSolver:
     def _start(self, slot: Slot) -> None:
         """Begin the next piece of a sample: the whole range with few nodes, its parts with all of them."""
         span = slot.todo[-1].low, slot.todo[-1].high
-        slot.start(self._tables(*span, self.counts[0] if span == self.scheme.span else self.scheme.points))
+        slot.start(self._tables(*span, self.fewest if span == self.scheme.span else self.scheme.points))
 
     def _tables(self, low: float, high: float, nodes: int) -> PieceTables:
         """The tables of a piece with so many nodes; samples on the same piece share them."""
@@ -115,42 +116,37 @@ class CollocationSolver:
         split = torch.split(everyone, [slot.tables.nodes for slot in self.slots])
         for slot, evaluated in zip(self.slots, split, strict=True):
             slot.evaluated, slot.age = evaluated, slot.age + 1
-            self.result.calls[slot.index] += slot.tables.nodes
+            self.result.calls[slot.index] += len(evaluated)
             self.result.sweeps[slot.index] += 1
 
     def _advance(self) -> None:
         """Compute the new paths, bound the errors of the evaluated ones, and estimate the interpolation error."""
-        scale, points = self.options.scale, self.scheme.points
-        measured = [slot.advance(self.whitening, scale, points) for slot in self.slots]
+        most = max(slot.tables.nodes for slot in self.slots)
+        measured = [slot.advance(self.whitening, self.options.scale, most) for slot in self.slots]
         # ranks on different processors may round differently, but must take the same decision
         shared = largest(self.comm, torch.stack(measured, dim=-1))
+        before = torch.stack([functional.pad(slot.growth, (0, most + 1 - len(slot.growth))) for slot in self.slots], dim=1)
         motion = Motion(shared[0], shared[1], shared[2], shared[3], torch.ones_like(shared[0], dtype=torch.bool))
-        growth = motion.over_move(motion.grown, torch.zeros_like(motion.move), self.precision)
+        growth = motion.over_move(motion.grown, before, self.precision)
         limit = SAFETY * min(self.options.tol or SMALL, SMALL)
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
         path, after = (error_bounds(growth, missed, torch.zeros_like(carried)) for missed in (motion.defect, shared[7]))
         alone = limit * shortfall(path, after, limit, torch.ones(len(path), dtype=torch.float64))
-        bounds = alone, after[-1] + inherited(growth, carried)
-        rounded = motion.is_rounding(self.precision)
+        bounds, rounded = torch.stack([alone, after[-1] + inherited(growth, carried)], 1), motion.is_rounding(self.precision)
         for number, slot in enumerate(self.slots):
-            slot.rounded = bool(rounded[number])
-            known, once = slot.age > 1 or slot.rounded, slot.age <= 2 and not slot.rounded
-            own, slot.bound = (float(end[number]) if known else float("inf") for end in bounds)
-            own /= ONCE if once else 1.0
+            slot.note_bounds(growth[:, number], *bounds[number].tolist(), rounded=bool(rounded[number]))
             slot.note(shared[:, :, number], self.precision, SMALL)
-            slot.idle = 0 if own < 0.7 * slot.best else slot.idle + 1
-            slot.best = min(slot.best, own)
 
     def _next(self, slot: Slot) -> Slot | None:
         """Decide what the slot does next: another sweep, another piece, or None when its sample is done."""
         tol = self.options.tol
         if tol is None:
             return self._piece_done(slot, Status.DEPTH_REACHED) if slot.age >= (self.options.sweeps or 1) else slot
-        share = slot.tables.piece.length / self.length
+        share = slot.share(self.length)
         # the error of a short piece may still grow in all the pieces that follow it
         met = slot.best <= SAFETY * min(tol, SMALL) * share**2 or (slot.rounded and slot.best <= tol * share)
         resolved = slot.doubt <= max(RESOLVED * tol, ROUNDING * self.precision)
-        if slot.tables.nodes < self.scheme.points:
+        if slot.tables.nodes < self.scheme.points * (GROWN if share == 1 and not resolved else 1):
             return self._grow(slot)
         if met and resolved:
             return self._piece_done(slot, Status.CONVERGED)
@@ -166,16 +162,17 @@ class CollocationSolver:
 
     def _grow(self, slot: Slot) -> Slot:
         """Sweep over more nodes next, from the polynomials through the present ones."""
-        nodes = self.scheme.points if slot.rounded else next(count for count in self.counts if count > slot.tables.nodes)
+        most = self.scheme.points * (1 if slot.tables.nodes < self.scheme.points else GROWN)
+        nodes = most if slot.rounded else min(most, slot.tables.nodes + self.scheme.more)
         slot.grow(self._tables(slot.tables.piece.low, slot.tables.piece.high, nodes))
         return slot
 
     def _halve(self, slot: Slot, *, keep: bool) -> None:
         """Cut the present piece in two; with `keep` the halves start from its remainders, interpolated at their nodes."""
         task, middle = slot.todo.pop(), slot.tables.piece.low + slot.tables.piece.length / 2
-        for low, high in ((middle, task.high), (task.low, middle)):
-            predicted = self.scheme.inherit(task.low, task.high, (low, high)).to(slot.y) @ slot.remainder if keep else None
-            slot.todo.append(Task(low, high, predicted))
+        parts = (middle, task.high), (task.low, middle)
+        predicted = slot.inherit(self.scheme, parts) if keep else (None, None)
+        slot.todo += [Task(*part, start) for part, start in zip(parts, predicted, strict=True)]
         self._start(slot)
 
     def _piece_done(self, slot: Slot, status: Status) -> Slot | None:

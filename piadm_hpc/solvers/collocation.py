@@ -17,18 +17,18 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.polynomial import chebyshev
 from torch import Tensor
 
-from ..gaussian.reference import GaussianReference, Smoothness
+from ..gaussian.reference import GaussianReference
 from ..theory.chebyshev import chebyshev_nodes, integrals, interpolation, left_by_last
 from ..theory.grid import TimeGrid
 from ..theory.process import Process
+from ..theory.stretch import UNSTRETCHED, Stretch
 
-EDGE = 1 / 16  # share of the tolerance allowed for the part of the range that the Gaussian solves alone
-SHARE = 1 / 4  # share of the tolerance allowed for the interpolation at the chosen points
-FEWEST, MOST = 5, 64  # limits of the number of points
-FIRST, MORE = 8, 4  # points of the first sweep, and of every further one: sweeps gain half a digit each, eight points a digit
+MOST = 64  # points at most, unless more are asked for
+# points of the first sweep, and of every further one: sweeps gain half a digit each, eight points a digit
+UNEVEN = 8, 4
+EVEN = 5, 5  # the same where the stretch suits the flow
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Collocation:
     delta: float
     points: int
     backward: bool = False
+    stretch: Stretch = UNSTRETCHED
 
     channels, reads, drawn, stochastic, basis, sequential_rounds, knows_levels = 1, 1, 1, False, None, None, True
     needs_reference = False
@@ -61,8 +62,9 @@ class Collocation:
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Log-SNR at the start and at the end."""
-        noisy, clean = _log_snr(self.horizon), _log_snr(self.delta)
+        """The coordinate of `stretch` at the start and at the end: log-SNR, where nothing is stretched."""
+        ends = torch.tensor([_log_snr(self.horizon), _log_snr(self.delta)], dtype=torch.float64)
+        noisy, clean = self.stretch.coordinate(ends).tolist()
         return (clean, noisy) if self.backward else (noisy, clean)
 
     def reversed(self) -> Collocation:
@@ -80,8 +82,17 @@ class Collocation:
     @cached_property
     def point_counts(self) -> tuple[int, ...]:
         """The numbers of points that the first sweeps over the whole range evaluate; the last one is all of them."""
-        larger = math.ceil(self.points / MOST)
-        return (*range(FIRST * larger, self.points, MORE * larger), self.points)
+        first, more = (count * math.ceil(self.points / MOST) for count in self._counts)
+        return (*range(first, self.points, more), self.points)
+
+    @property
+    def more(self) -> int:
+        """The number of points by which they grow from sweep to sweep."""
+        return self._counts[1] * math.ceil(self.points / MOST)
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        return UNEVEN if self.stretch == UNSTRETCHED else EVEN
 
     @property
     def num_steps(self) -> int:
@@ -108,39 +119,40 @@ class Collocation:
         return self.process.alpha(first), self.process.sigma(first)[:, None]
 
     def piece(self, low: float, high: float) -> Piece:
-        """Build the nodes and tables from one log-SNR to another; on the way back to noise `low` is the larger one."""
+        """Build the nodes and tables from one coordinate to another; on the way back to noise `low` is the larger one."""
         x = chebyshev_nodes(self.points)
-        theta = torch.log1p(torch.exp(-torch.tensor(low + (high - low) * (np.append(x, 1.0) + 1) / 2)))
+        u = torch.tensor(low + (high - low) * (np.append(x, 1.0) + 1) / 2)
+        theta = torch.log1p(torch.exp(-self.stretch.log_snr(u)))
         t = self.process.time(theta)
         alpha, sigma = self.process.alpha(t), self.process.sigma(t)
         root = torch.sqrt(self.reference.variance(alpha, sigma).cpu())
         weights, doubt = (torch.from_numpy(table) * (high - low) / 4 for table in (integrals(x), left_by_last(x)))
-        return Piece(low, high, t[:-1], alpha, sigma, root, weights, doubt)
+        return Piece(low, high, t[:-1], alpha, sigma, self.stretch.rate(u), root, weights, doubt)
 
     def remainder(self, piece: Piece, reference: GaussianReference, x: Tensor, score: Tensor) -> Tensor:
         """Compute g at the nodes of a piece from states and scores [M, d], in whitened coordinates [M, n]."""
         root = reference.basis.expand(piece.root[:-1].to(x))
         centred = x - piece.alpha[:-1, None].to(x) * reference.mean
         whitened = reference.basis.analyse(score) / root + reference.basis.analyse(centred) / root**2
-        return piece.sigma[:-1, None].to(x) ** 2 * whitened
+        return piece.factor[:-1, None].to(x) * whitened
 
-    def inherit(self, low: float, high: float, part: tuple[float, float]) -> Tensor:
-        """Return the matrix [points, points] that interpolates from the nodes of low .. high to the nodes of a part of it."""
-        x = chebyshev_nodes(self.points)
-        inside = part[0] + (part[1] - part[0]) * (x + 1) / 2
-        return interpolation(x, 2 * (inside - low) / (high - low) - 1)
+    def inherit(self, low: float, high: float, part: tuple[float, float], known: int | None = None) -> Tensor:
+        """Return the matrix [points, known] that interpolates from the nodes of low .. high to the nodes of a part of it."""
+        inside = part[0] + (part[1] - part[0]) * (chebyshev_nodes(self.points) + 1) / 2
+        return interpolation(chebyshev_nodes(known or self.points), 2 * (inside - low) / (high - low) - 1)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The nodes and tables between log-SNRs low and high; in all tables the end of the piece comes last.
+    """The nodes and tables between coordinates low and high; in all tables the end of the piece comes last.
 
     Attributes:
-        low: log-SNR at the start.
-        high: log-SNR at the end.
+        low: coordinate at the start.
+        high: coordinate at the end.
         t: times of the nodes, [M].
         alpha: signal levels, [M + 1].
         sigma: noise levels, [M + 1].
+        rate: change of log-SNR with the coordinate, [M + 1].
         root: sqrt(v) per shell, [M + 1, K].
         weights: sum the remainders at the nodes to the whitened states at nodes and end, [M + 1, M].
         doubt: the shares of the last Chebyshev coefficients in those sums, and of those before them, [2, M + 1, M].
@@ -151,44 +163,20 @@ class Piece:
     t: Tensor
     alpha: Tensor
     sigma: Tensor
+    rate: Tensor
     root: Tensor
     weights: Tensor
     doubt: Tensor
 
     @property
     def length(self) -> float:
-        """Its part of the range of log-SNRs."""
+        """Its part of the range."""
         return self.high - self.low
 
-
-def choose(smoothness: Smoothness, tol: float, low: float, high: float) -> tuple[float, int]:
-    """Choose the log-SNR to begin at and the number of points, for an error of `tol` between log-SNRs low and high.
-
-    Before the beginning, the remainders add up to less than EDGE * tol; the interpolation error at the points is less than SHARE
-    * tol. Both are root mean squares over the samples on which the smoothness was measured.
-    """
-    nodes, half = chebyshev_nodes(len(smoothness.gram)), (smoothness.high - smoothness.low) / 2
-    lagrange = np.linalg.inv(chebyshev.chebvander(nodes, len(nodes) - 1))
-    summed = chebyshev.chebint(lagrange, lbnd=-1.0) * half / 2
-
-    def size(rows: np.ndarray) -> np.ndarray:
-        """Return the root mean square [n] of sums of remainders with the weights `rows` [n, N]."""
-        return np.asarray(np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", rows, smoothness.gram.numpy(), rows), 0)))
-
-    places = np.clip((np.linspace(low, high, 512) - smoothness.low) / half - 1, -1, 1)
-    from_start = chebyshev.chebvander(places, len(nodes)) @ summed
-    from_start -= from_start[:1]
-    small = np.logical_and.accumulate(size(from_start) <= EDGE * tol)
-    first = int(small[:-1].sum()) - 1
-    begin, scale = places[first], (places[-1] - places[first]) / 2
-    for points in range(FEWEST, MOST + 1):
-        x = chebyshev_nodes(points)
-        at_nodes = chebyshev.chebvander(begin + scale * (x + 1), len(nodes) - 1) @ lagrange
-        doubt = left_by_last(x)[0] @ at_nodes * half * scale / 2
-        missed = integrals(x)[-1:] @ at_nodes * half * scale / 2 - (from_start[-1:] - from_start[first])
-        if max(size(doubt).max(), size(missed).max()) <= SHARE * tol:
-            break
-    return low + (high - low) * first / (len(places) - 1), points
+    @property
+    def factor(self) -> Tensor:
+        """What turns whitened scores into remainders, sigma^2 dl/du: [M + 1]."""
+        return self.sigma**2 * self.rate
 
 
 def _log_snr(theta: float) -> float:

@@ -116,7 +116,7 @@ def _divergences(
         inverse = torch.stack([tables.piece.root[node] for tables, node in at]).to(torch.float64) ** -2
         before = [sum(len(piece.path) - 1 for piece in visited[position][:number]) for position, number, _ in part]
         keys = [(samples[position], earlier + node) for earlier, (position, _, node) in zip(before, part, strict=True)]
-        found[start : start + rows] = divergences(evaluator, directions, at_nodes.x, at_nodes.t, at_nodes.sigma, inverse, keys)
+        found[start : start + rows] = divergences(evaluator, directions, at_nodes.x, at_nodes.t, at_nodes.factor, inverse, keys)
     return found
 
 

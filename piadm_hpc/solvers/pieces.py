@@ -22,7 +22,7 @@ class PieceTables:
         weights: sum remainders at the nodes to whitened states, [M + 1, M].
         steps: differences of `weights` from node to node.
         doubt: the shares of the last Chebyshev coefficients in those sums, and of those before them, [2, M + 1, M].
-        own: minus the slope of the remainder where the denoised estimate stands still, [M, n or 1].
+        own: slope of the reference's own whitened denoised estimate, [M, n or 1].
         tail: gives the last quarter of the Chebyshev coefficients, and the quarter before, [2, quarter, M].
         gain: the slope of the remainder that sweeps treat exactly, [M, n or 1]; None where the model was not probed.
         inverse: solves for the states at the nodes with that slope, [n or 1, M, M].
@@ -45,7 +45,7 @@ class PieceTables:
 
     @classmethod
     def of(cls, scheme: Collocation, reference: GaussianReference, low: float, high: float, like: Tensor) -> PieceTables:
-        """Build the tables between log-SNRs low and high for states like `like`."""
+        """Build the tables between coordinates low and high for states like `like`."""
         piece, basis = scheme.piece(low, high), reference.basis
 
         def expanded(table: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class PieceTables:
         gain = inverse = None
         own, response = _own_slope(scheme.reference, piece), scheme.reference.response
         # the probed Jacobian diagonal of the model gives the mean slope of the remainder
-        slope = None if response is None else response.at((piece.sigma / piece.alpha)[:-1]) - own
+        slope = None if response is None else piece.rate[:-1, None] * (response.at((piece.sigma / piece.alpha)[:-1]) - own)
         if slope is not None:
             eye = torch.eye(len(slope), dtype=torch.float64)
             solved = torch.linalg.inv(eye - piece.weights[:-1] * slope.T[:, None, :])

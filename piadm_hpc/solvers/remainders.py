@@ -20,7 +20,7 @@ from .whitening import Whitening
 
 
 def remainders(whitening: Whitening, evaluator: Evaluator, own: Sequence[tuple[Slot, int]], samples: Sequence[int]) -> Tensor:
-    """Compute g = sigma^2 (s / sqrt(v) + y / v) at pairs of slot and node, [pairs, n]; `samples` are the ids of the batch.
+    """Compute g = sigma^2 dl/du (s / sqrt(v) + y / v) at pairs of slot and node, [pairs, n]; `samples` are the ids of the batch.
 
     Raises ScoreError for scores that are not finite.
     """
@@ -35,7 +35,7 @@ def remainders(whitening: Whitening, evaluator: Evaluator, own: Sequence[tuple[S
         score = evaluator(rows.x[:, None], rows.t, ids)
         evaluator.check(score, rows.t, ids)
         whitened = basis.analyse(score[:, 0]).div_(rows.root).add_(y / rows.root**2)
-        found[start : start + size] = whitened.mul_(rows.sigma.to(y)[:, None] ** 2)
+        found[start : start + size] = whitened.mul_(rows.factor.to(y)[:, None])
     return found
 
 

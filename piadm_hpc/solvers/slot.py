@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..theory.chebyshev import chebyshev_nodes, folded, interpolation, rest_of_series
+from .collocation import Collocation
 from .jumps import largest_step
 from .pieces import PieceTables
-from .tolerance import ROUNDING
+from .tolerance import ONCE, ROUNDING
 from .whitening import Whitening
 
 ENOUGH = 16  # nodes, of which a quarter of the coefficients tells whether they still fall
@@ -20,7 +22,7 @@ ENOUGH = 16  # nodes, of which a quarter of the coefficients tells whether they 
 
 @dataclass(frozen=True)
 class Task:
-    """A piece that is still to be solved, between two log-SNRs.
+    """A piece that is still to be solved, between two coordinates.
 
     `predicted` [M, n] are remainders at its nodes to start from; None starts from the reference's own flow.
     """
@@ -59,6 +61,7 @@ class Slot:
         spread: largest root mean square of a whitened state on the path.
         rounded: whether the path reproduces its own remainders to rounding.
         carried: bound on the error of `y`.
+        growth: of the errors in the steps from node to node, where it was last measured, [points + 1].
         seen: moves of the nodes in the last sweep and the answers of the denoised estimate to them, [2, M + 1]; None if the
             piece was entered, or given more nodes, since then.
         jump: largest jump of the denoised estimate that the sample has shown.
@@ -80,6 +83,7 @@ class Slot:
     spread: float = 0.0
     rounded: bool = False
     carried: float = 0.0
+    growth: Tensor = field(init=False)
     seen: Tensor | None = None
     jump: float = 0.0
 
@@ -93,7 +97,7 @@ class Slot:
         self.at = interpolation(np.append(-1.0, old), new).to(self.y) @ torch.cat([self.y[None], self.at])
         self.tables = tables
         self.path = tables.path(self.y, self.remainder, self.at)
-        self.idle, self.bound, self.best, self.seen = 0, float("inf"), float("inf"), None
+        self._begin()
 
     def start(self, tables: PieceTables) -> None:
         """Begin the present piece, on the reference's flow or with the remainders predicted from a larger piece."""
@@ -102,7 +106,13 @@ class Slot:
         self.remainder = self.y.new_zeros(len(tables.weights) - 1, len(self.y)) if predicted is None else predicted
         self.path = torch.addmm(self.y, tables.weights, self.remainder)
         self.at = self.path[:-1]
-        self.age, self.idle, self.bound, self.best, self.seen = 0, 0, float("inf"), float("inf"), None
+        self.age = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what was measured with other nodes."""
+        self.idle, self.bound, self.best, self.seen = 0, float("inf"), float("inf"), None
+        self.growth = torch.zeros(0, dtype=torch.float64)
 
     def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
         """Compute the next path from the remainders along the present one; return what the sweep measured, [11, points].
@@ -119,7 +129,8 @@ class Slot:
         start = torch.cat([self.y[None], self.path[:-1]])
         sizes = [whitening.size(part, scale) for part in (defect, grown, start, move, *(tables.doubt @ self.evaluated))]
         # the remainder follows a state with the slope -own where the denoised estimate does not change
-        change = (self.evaluated - self.remainder).addcmul_(tables.own, moved)
+        rate = tables.piece.rate[:-1, None].to(moved)
+        change = ((self.evaluated - self.remainder) / rate).addcmul_(tables.own, moved)
         spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
         self.at, self.remainder = self.path[:-1], self.evaluated
         self.path = tables.path(self.y, self.remainder, self.at)
@@ -129,12 +140,32 @@ class Slot:
         shown = functional.pad(whitening.size(change, scale), (1, points - tables.nodes))
         return torch.cat([measured, torch.stack(tails), shown[None]])
 
+    def inherit(self, scheme: Collocation, parts: Sequence[tuple[float, float]]) -> list[Tensor]:
+        """Interpolate the remainders of the present piece at the nodes of some of its parts."""
+        piece = self.tables.piece
+        tables = (scheme.inherit(piece.low, piece.high, part, self.tables.nodes).to(self.y) for part in parts)
+        return [table @ self.remainder for table in tables]
+
+    def share(self, length: float) -> float:
+        """Return the part that the present piece is of a range of a length."""
+        return self.tables.piece.length / length
+
+    def note_bounds(self, growth: Tensor, alone: float, bound: float, *, rounded: bool) -> None:
+        """Take the growths [points + 1] in a sweep and its bounds, on the error of this piece alone and on that of all so far."""
+        self.growth, self.rounded = growth[: self.tables.nodes + 1], rounded
+        known, once = self.age > 1 or rounded, self.age <= 2 and not rounded
+        own, self.bound = (end if known else float("inf") for end in (alone, bound))
+        own /= ONCE if once else 1.0
+        self.idle = 0 if own < 0.7 * self.best else self.idle + 1
+        self.best = min(self.best, own)
+
     def note(self, measured: Tensor, precision: float, small: float) -> None:
         """Take from what ranks share of `advance`, [11, points], the spread of the path, what the nodes leave, and jumps.
 
         A change of the denoised estimate under a move of at most `small` is a jump if the estimate stands still in the sweep
         before or after.
         """
+        measured = measured[:, : self.tables.nodes + 1]
         last, before, self.spread = (float(row.max()) for row in measured[4:7])
         rounding = ROUNDING * precision * measured[2]
         tails = float(measured[8, 0]), float(measured[9, 0])

@@ -1,8 +1,8 @@
 """Traces of the Jacobian of a score: exact, one vector-Jacobian product per direction, or estimated with random probes.
 
-At a node with noise level sigma and variances v of the reference, both return sigma^2 (tr J_s + tr diag(1/v)), the divergence
-of the remainder in whitened coordinates. It vanishes for a Gaussian, and the estimate of it has no variance there: a probe
-has the same norm in every shell, so that what the Gaussian contributes is known (Hutchinson 1990; Grathwohl et al. 2019, FFJORD).
+At a node with noise level sigma and variances v of the reference, both return sigma^2 dl/du (tr J_s + tr diag(1/v)), the
+divergence of the remainder in whitened coordinates. It vanishes for a Gaussian, and the estimate of it has no variance there: a
+probe has the same norm in every shell, so that what the Gaussian contributes is known (Hutchinson 1990; Grathwohl et al. 2019).
 """
 
 from __future__ import annotations
@@ -111,18 +111,18 @@ def divergences(
     directions: Directions,
     x: Tensor,
     t: Tensor,
-    sigma: Tensor,
+    factor: Tensor,
     inverse: Tensor,
     keys: list[tuple[int, int]],
 ) -> Tensor:
-    """Return sigma^2 (tr J_s + tr diag(1/v)) and the variance of its estimate, [rows, 2] float64 on the host.
+    """Return factor (tr J_s + tr diag(1/v)) and the variance of its estimate, [rows, 2] float64 on the host.
 
     Args:
         evaluator: evaluates the score, with at most its `max_rows` rows at once.
         directions: exact directions or probes.
         x: projected states, [rows, d].
         t: their times, [rows].
-        sigma: their noise levels, [rows] float64.
+        factor: their sigma^2 dl/du, [rows] float64.
         inverse: 1/v per shell, [rows, num_shells] float64.
         keys: sample id and node of every row.
     """
@@ -135,7 +135,7 @@ def divergences(
             evaluator.halve(part.stop - part.start)
             continue
         total, variance = directions.summed(forms, inverse[part])
-        found[part, 0], found[part, 1] = sigma[part] ** 2 * total, sigma[part] ** 4 * variance
+        found[part, 0], found[part, 1] = factor[part] * total, factor[part] ** 2 * variance
         start = part.stop
     return found
 

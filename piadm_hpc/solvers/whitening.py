@@ -52,8 +52,12 @@ class Whitening:
 
     def size(self, y: Tensor, scale: float | Tensor) -> Tensor:
         """Return the root mean square [M] of whitened states y [M, n] at the last time, in units of the data's scale."""
-        moved = y * self.last_root
-        if isinstance(scale, Tensor):
-            moved, scale = self.reference.basis.synthesise(moved) / scale, 1.0
+        moved = self.moved(y, scale)
         norm: Tensor = torch.linalg.vector_norm(moved, dim=-1).to("cpu", torch.float64)
-        return norm.div_(scale * moved.shape[-1] ** 0.5)
+        return norm.div_(moved.shape[-1] ** 0.5)
+
+    def moved(self, y: Tensor, scale: float | Tensor) -> Tensor:
+        """Return how changes y [M, n] of whitened states move the last time's, in units of the data's scale: [M, n or d]."""
+        if isinstance(scale, Tensor):
+            return self.reference.basis.synthesise(y * self.last_root) / scale
+        return y * (self.last_root / scale)

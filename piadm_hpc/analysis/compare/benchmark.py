@@ -20,6 +20,7 @@ from torch import Tensor
 from ...run.resolve import collocation_span
 from ...solvers.collocation import Collocation
 from ...solvers.errors import ScoreError
+from ...solvers.resolution import stretched
 from ...solvers.scheme import Scheme
 from ...solvers.solve import Solution
 from .task import Task
@@ -183,7 +184,8 @@ def collocated(benchmark: Benchmark, *, name: str) -> Row | None:
     task = benchmark.task
     for share in LADDER:
         begin, points = collocation_span(task.reference, share * benchmark.tol, *task.ends)
-        scheme = Collocation(task.process, task.reference, begin, task.ends[1], points)
+        known = None if task.reference.response is None else task.reference.response.smoothness
+        scheme = stretched(Collocation(task.process, task.reference, begin, task.ends[1], points), known)
         solution, error, seconds = _attempt(benchmark, scheme, tol=share * benchmark.tol)
         if solution is not None and error <= benchmark.tol:
             depth = _fewest_depth(benchmark, scheme, solution) if benchmark.hindsight else None
