@@ -29,7 +29,7 @@ def collocation_bytes(scheme: Collocation, slots: int, itemsize: int, kept: int 
     basis, nodes, tables = scheme.reference.basis, scheme.points, 0
     n, width = basis.num_coords, basis.expand(torch.zeros(1, basis.num_shells)).shape[-1]
     for count in scheme.point_counts:
-        tables += (count + 1) * width + 4 * (count + 1) * count + 2 * max(2, count // 4) * count
+        tables += (2 * count + 1) * width + 4 * (count + 1) * count + 2 * max(2, count // 4) * count
         if scheme.reference.response is not None:
             tables += (count + count**2) * width
     return itemsize * (tables + slots * n * (1 + 2 * (nodes + 1) + 2 * nodes) + kept * n * (nodes + 1))
