@@ -35,7 +35,7 @@ from piadm_hpc.theory.process import OU
 PROCESS = OU()
 WORLD, MIXTURE = ConditionalGaussian(PROCESS, size=6), ShiftedMixture(PROCESS)
 EARLY = 0.5  # threshold of the leads that are pipelined
-FEW = Collocation(PROCESS, MIXTURE.target.reference(), 6.0, 1e-2, 5)  # too few points to resolve a lead, and twice as many as well
+FEW = Collocation(PROCESS, MIXTURE.target.reference(), 6.0, 1e-2, 5)  # too few points to resolve a lead, even twice as many
 
 
 def linear(threshold: float | None, tol: float = 1e-8) -> Rollout:

@@ -32,6 +32,7 @@ LONGEST = 30  # sweeps after which a piece is halved in any case
 OUTSIDE = 3.0  # deviations of the reference, root mean square over all coordinates, that no state of the data has
 GROWN = 2  # times the points of the scheme, to which they grow before a piece is halved
 RESOLVED = 1 / 4  # share of the tolerance allowed for the interpolation error
+LEFT = 1 / 16  # share of the bound's limit allowed for all nodes that a sweep leaves out
 
 
 class CollocationSolver:
@@ -107,15 +108,14 @@ class CollocationSolver:
         return self.tables[key]
 
     def _evaluate(self) -> None:
-        """Evaluate the remainders at all nodes, an equal share on every rank, and gather them on all ranks."""
-        pairs = [(slot, node) for slot in self.slots for node in range(slot.tables.nodes)]
-        cut = Partition(len(pairs), self.comm.size)
-        own = pairs[cut.slice(self.comm.rank)]
+        """Evaluate the remainders at all nodes but settled ones, an equal share on every rank, and gather them on all ranks."""
+        pairs = [(slot, node) for slot in self.slots for node in range(slot.settled.count, slot.tables.nodes)]
+        own = pairs[(cut := Partition(len(pairs), self.comm.size)).slice(self.comm.rank)]
         mine = self.evaluator.together(self.comm, partial(remainders, self.whitening, self.evaluator, own, self.samples))
         everyone = self.comm.allgather(mine, [cut.length(rank) for rank in range(self.comm.size)])
-        split = torch.split(everyone, [slot.tables.nodes for slot in self.slots])
+        split = torch.split(everyone, [slot.tables.nodes - slot.settled.count for slot in self.slots])
         for slot, evaluated in zip(self.slots, split, strict=True):
-            slot.evaluated, slot.age = evaluated, slot.age + 1
+            slot.take(evaluated)
             self.result.calls[slot.index] += len(evaluated)
             self.result.sweeps[slot.index] += 1
 
@@ -126,7 +126,8 @@ class CollocationSolver:
         # ranks on different processors may round differently, but must take the same decision
         shared = largest(self.comm, torch.stack(measured, dim=-1))
         before = torch.stack([functional.pad(slot.growth, (0, most + 1 - len(slot.growth))) for slot in self.slots], dim=1)
-        motion = Motion(shared[0], shared[1], shared[2], shared[3], torch.ones_like(shared[0], dtype=torch.bool))
+        now = torch.arange(most + 1)[:, None] > torch.tensor([slot.settled.count for slot in self.slots])
+        motion = Motion(shared[0], shared[1], shared[2], shared[3], now)
         growth = motion.over_move(motion.grown, before, self.precision)
         limit = SAFETY * min(self.options.tol or SMALL, SMALL)
         carried = torch.tensor([slot.carried for slot in self.slots], dtype=torch.float64)
@@ -136,6 +137,8 @@ class CollocationSolver:
         for number, slot in enumerate(self.slots):
             slot.note_bounds(growth[:, number], *bounds[number].tolist(), rounded=bool(rounded[number]))
             slot.note(shared[:, :, number], self.precision, SMALL)
+            if self.options.tol is not None and self.options.traces == "none":
+                slot.settle(shared[11, :, number], LEFT * limit * slot.share(self.length) ** 2)
 
     def _next(self, slot: Slot) -> Slot | None:
         """Decide what the slot does next: another sweep, another piece, or None when its sample is done."""

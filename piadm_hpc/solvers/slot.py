@@ -14,6 +14,7 @@ from ..theory.chebyshev import chebyshev_nodes, folded, interpolation, rest_of_s
 from .collocation import Collocation
 from .jumps import largest_step
 from .pieces import PieceTables
+from .settled import Settled
 from .tolerance import ONCE, ROUNDING
 from .whitening import Whitening
 
@@ -61,6 +62,7 @@ class Slot:
         spread: largest root mean square of a whitened state on the path.
         rounded: whether the path reproduces its own remainders to rounding.
         carried: bound on the error of `y`.
+        settled: the first nodes that the next sweep leaves out.
         growth: of the errors in the steps from node to node, where it was last measured, [points + 1].
         seen: moves of the nodes in the last sweep and the answers of the denoised estimate to them, [2, M + 1]; None if the
             piece was entered, or given more nodes, since then.
@@ -83,6 +85,7 @@ class Slot:
     spread: float = 0.0
     rounded: bool = False
     carried: float = 0.0
+    settled: Settled = field(init=False)
     growth: Tensor = field(init=False)
     seen: Tensor | None = None
     jump: float = 0.0
@@ -112,15 +115,20 @@ class Slot:
     def _begin(self) -> None:
         """Forget what was measured with other nodes."""
         self.idle, self.bound, self.best, self.seen = 0, float("inf"), float("inf"), None
-        self.growth = torch.zeros(0, dtype=torch.float64)
+        self.settled, self.growth = Settled.none(self.tables.nodes), torch.zeros(0, dtype=torch.float64)
+
+    def take(self, evaluated: Tensor) -> None:
+        """Take the remainders of a sweep, [M - settled, n]; those of the nodes that it left out follow from their slopes."""
+        known = self.tables.predicted(self.remainder, self.at, self.path)[: self.settled.count]
+        self.evaluated, self.age = torch.cat([known, evaluated]), self.age + 1
 
     def advance(self, whitening: Whitening, scale: float | Tensor, points: int) -> Tensor:
-        """Compute the next path from the remainders along the present one; return what the sweep measured, [11, points].
+        """Compute the next path from the remainders along the present one; return what the sweep measured, [12, points].
 
         These are the fields of `Motion` at the nodes, the contributions of the last Chebyshev coefficients and of those before
         them, the root mean square of the whitened states, and the defect to be expected of the next path, zero beyond the
-        nodes; the root mean squares of the last quarter of the coefficients and of the quarter before; and the change of the
-        whitened denoised estimate, without the reference's own.
+        nodes; the root mean squares of the last quarter of the coefficients and of the quarter before; and at the nodes the
+        change of the whitened denoised estimate, without the reference's own, and that of the remainder to be expected next.
         """
         tables, before = self.tables, self.path[:-1]
         missed, moved = self.evaluated - tables.predicted(self.remainder, self.at, self.path), before - self.at
@@ -134,11 +142,15 @@ class Slot:
         spread = torch.linalg.vector_norm(start, dim=-1) / start.shape[-1] ** 0.5
         self.at, self.remainder = self.path[:-1], self.evaluated
         self.path = tables.path(self.y, self.remainder, self.at)
-        left = tables.next_defect(sizes[0], *(whitening.size(part, scale) for part in (missed, moved, self.path[:-1] - before)))
+        ahead = whitening.size(self.path[:-1] - before, scale)
+        changes, since = self.settled.completed(whitening.size(missed, scale), whitening.size(moved, scale))
+        left_out = torch.where(torch.arange(tables.nodes) < self.settled.count, changes, 0.0)
+        sizes[0] += tables.steps.abs().to(left_out) @ left_out
+        left = tables.next_defect(sizes[0], changes, since, self.settled.strayed + ahead)
         tails = [whitening.size(part @ self.evaluated, scale).square().mean().sqrt().expand(points + 1) for part in tables.tail]
         measured = functional.pad(torch.stack([*sizes, spread.to(sizes[0]), left]), (0, points - tables.nodes))
-        shown = functional.pad(whitening.size(change, scale), (1, points - tables.nodes))
-        return torch.cat([measured, torch.stack(tails), shown[None]])
+        shown = torch.stack([whitening.size(change, scale), self.settled.expected(ahead)])
+        return torch.cat([measured, torch.stack(tails), functional.pad(shown, (1, points - tables.nodes))])
 
     def inherit(self, scheme: Collocation, parts: Sequence[tuple[float, float]]) -> list[Tensor]:
         """Interpolate the remainders of the present piece at the nodes of some of its parts."""
@@ -150,6 +162,10 @@ class Slot:
         """Return the part that the present piece is of a range of a length."""
         return self.tables.piece.length / length
 
+    def settle(self, expected: Tensor, allowed: float) -> None:
+        """Leave out first nodes as long as their changes `expected` [points] together add at most `allowed` to the next bound."""
+        self.settled.settle(expected[1 : self.tables.nodes + 1], self.tables.steps, self.growth, allowed)
+
     def note_bounds(self, growth: Tensor, alone: float, bound: float, *, rounded: bool) -> None:
         """Take the growths [points + 1] in a sweep and its bounds, on the error of this piece alone and on that of all so far."""
         self.growth, self.rounded = growth[: self.tables.nodes + 1], rounded
@@ -160,7 +176,7 @@ class Slot:
         self.best = min(self.best, own)
 
     def note(self, measured: Tensor, precision: float, small: float) -> None:
-        """Take from what ranks share of `advance`, [11, points], the spread of the path, what the nodes leave, and jumps.
+        """Take from what ranks share of `advance`, [12, points], the spread of the path, what the nodes leave, and jumps.
 
         A change of the denoised estimate under a move of at most `small` is a jump if the estimate stands still in the sweep
         before or after.
@@ -172,7 +188,8 @@ class Slot:
         unseen = max(0.0, folded(*tails) - float(rounding.max())) if self.tables.nodes >= ENOUGH else 0.0
         self.doubt = max(rest_of_series(last, before), unseen * abs(self.tables.piece.length) / 2)
         move, change = measured[3], measured[10]
-        now = torch.stack([move, change / move.clamp(min=torch.finfo(move.dtype).tiny)]) * (move > rounding)
+        evaluated = torch.arange(len(move)) > self.settled.unmeasured
+        now = torch.stack([move, change / move.clamp(min=torch.finfo(move.dtype).tiny)]) * (evaluated & (move > rounding))
         if self.seen is not None:
             self.jump = max(self.jump, largest_step(self.seen, now, small))
         # after an interpolation to more nodes the changes are not those between two evaluations
