@@ -191,7 +191,7 @@ class Summary:
         sweeps = f"most sweeps per block {' '.join(map(str, self.sweeps))} (tol {tol:g})" if any(self.sweeps) else "step by step"
         return [
             f"{self.num_samples} samples on {self.ranks}; {sweeps}",
-            f"model calls {self.calls:.0f} per sample in {self.rounds:.0f} rounds (median){in_sequence}",
+            f"model calls {self.calls:g} per sample in {self.rounds:g} rounds (median){in_sequence}",
             f"{self.seconds / max(1, self.num_samples):.2f} s per sample (communication {share * self.communication:.0f} %, "
             f"writing {share * self.writing:.0f} %)",
         ]
