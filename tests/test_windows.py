@@ -215,6 +215,22 @@ def test_a_bound_from_fewer_than_three_certifying_sweeps_must_be_smaller(sweeps:
     assert torch.allclose(verdict.bound, 4 * flight.moved[0])
 
 
+def test_a_bound_that_rises_from_one_certifying_sweep_to_the_next_certifies_nothing() -> None:
+    """Near a boundary between modes each sweep reveals more growth. Of two samples with the same bound, one's has risen."""
+    block, options = Block(0, 0, 4), Options(tol=1e-2)
+    flight = Flight.of([0, 1], 0, torch.full((2,), 4), 4, whole=True)
+    flight.now[:] = True
+    still = torch.zeros(4, 2, dtype=F64)
+    motion = Motion(torch.full_like(still, 1e-5), still, torch.ones_like(still), still, flight.now)
+    zero, extent = torch.zeros(2, dtype=F64), torch.ones(5, dtype=F64)
+    given = {"share": 1.0, "windowed": True, "precision": 1e-16, "staircase": 0.0, "extent": extent}
+    flight.swept[:], flight.moved[:] = 2, torch.tensor([4e-4, 7e-4], dtype=F64)
+    assert not bool(judge(motion, flight, block, options, zero, **given).done.any())
+    flight.swept[:], flight.moved[:] = 3, 5e-4
+    verdict = judge(motion, flight, block, options, zero, **given)
+    assert verdict.done.tolist() == [False, True] and float(verdict.bound.diff().abs().max()) < 1e-12
+
+
 @pytest.mark.parametrize("window", [4, 8])
 @pytest.mark.parametrize("tol", [1e-2, 0.1])
 def test_the_last_points_of_a_window_cannot_vouch_for_those_before_them(tol: float, window: int) -> None:

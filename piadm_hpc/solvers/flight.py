@@ -27,6 +27,7 @@ class Flight:
         exact: last point whose state equals the chain's own.
         bound: latest bound on the error of the end state.
         best: smallest `shortfall` of the bounds so far.
+        last: the `shortfall` after the last sweep.
         front: point up to which the bounds are within the limit.
         idle: number of sweeps since `best` or the front last improved.
         moved: how far the state at each point has moved since its last evaluation, [points, slots], in units of the data's scale.
@@ -48,6 +49,7 @@ class Flight:
     exact: Tensor
     bound: Tensor
     best: Tensor
+    last: Tensor
     front: Tensor
     idle: Tensor
     moved: Tensor
@@ -74,6 +76,7 @@ class Flight:
             exact=torch.full_like(zero, start),
             bound=unknown,
             best=unknown.clone(),
+            last=unknown.clone(),
             front=torch.full_like(zero, start),
             idle=zero.clone(),
             moved=torch.zeros(num_points, len(index), dtype=torch.float64),

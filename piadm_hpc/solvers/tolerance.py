@@ -123,11 +123,12 @@ def judge(
     if options.tol is None:
         status = torch.where(exact, int(Status.CONVERGED), int(Status.DEPTH_REACHED))
         return Verdict(flight.low >= block.stop, status, flight.bound)
-    once = torch.where((flight.swept >= 3) | windowed, 1.0, ONCE)
     early = torch.pow(EARLY, (3 - flight.swept).clamp(min=0) * windowed)
-    limit = SAFETY * min(options.tol, SMALL) * share * once
-    left = torch.where(known, shortfall(path, after, limit, extent) / early, torch.inf)
-    met = exact | (known & ((left <= 1) | (rounded & (after[-1] <= options.tol * share))))
+    limit = SAFETY * min(options.tol, SMALL) * share * torch.where((flight.swept >= 3) | windowed, 1.0, ONCE)
+    left = torch.where(known, shortfall(path, after, limit, extent), torch.inf)
+    # where sweeps reveal more growth than they remove, the bound after a window rises
+    falls, flight.last, left = (left <= flight.last) | (not windowed), left, left / early
+    met = exact | (known & (((left <= 1) & falls) | (rounded & (after[-1] <= options.tol * share))))
     judged = known & (early == 1)  # bounds that more sweeps may raise do not measure progress
     _note_progress(flight, block, torch.where(judged, path, torch.inf), torch.where(judged, left, torch.inf), limit)
     passed = flight.whole & (flight.swept == 0) & (not options.certify)
@@ -158,8 +159,7 @@ def _next_defect(motion: Motion, flight: Flight, answer: Tensor, block: Block, p
     # a move within rounding is no reason for a larger defect
     still = flight.moved <= ROUNDING * precision * motion.size
     answered = torch.where(still, torch.minimum(answered, motion.defect), answered)
-    rounding = torch.minimum(motion.defect, precision * motion.size)
-    return torch.where(points < flight.exact, 0.0, torch.maximum(answered, rounding))
+    return torch.where(points < flight.exact, 0.0, torch.maximum(answered, torch.minimum(motion.defect, precision * motion.size)))
 
 
 def error_bounds(growth: Tensor, defect: Tensor, carried: Tensor) -> Tensor:
