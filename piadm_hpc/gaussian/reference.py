@@ -93,6 +93,11 @@ class GaussianReference:
     def event_shape(self) -> tuple[int, ...]:
         return self.basis.event_shape
 
+    @property
+    def smoothness(self) -> Smoothness | None:
+        """How the remainder of the probed model varies along its flow, where that was measured."""
+        return None if self.response is None else self.response.smoothness
+
     def to(self, device: torch.device | str, dtype: torch.dtype) -> GaussianReference:
         """Return the reference on another device, its mean and basis in another precision; the same one every time."""
         device = torch.device(device)

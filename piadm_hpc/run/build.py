@@ -179,8 +179,7 @@ def make_collocation(config: RunConfig, model: Model, grid: TimeGrid, reference:
     """
     integrators.require_space(config.chain.method, model.process)
     horizon, delta = forward_time(model.process, grid.t[[0, -1]]).tolist()
-    known = None if reference.response is None else reference.response.smoothness
-    return stretched(Collocation(model.process, reference, horizon, delta, grid.num_steps), known)
+    return stretched(Collocation(model.process, reference, horizon, delta, grid.num_steps), reference.smoothness)
 
 
 def make_chain(config: RunConfig, model: Model, grid: TimeGrid, reference: GaussianReference) -> Chain:

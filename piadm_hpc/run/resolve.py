@@ -232,10 +232,9 @@ def _default_integrator(config: RunConfig, model: Model, suits: Mapping[str, Any
 
 def collocation_span(reference: GaussianReference, tol: float, horizon: float, delta: float) -> tuple[float, int]:
     """Return the forward time, at most `horizon`, at which collocation begins, and the number of points for a tolerance."""
-    smoothness = None if reference.response is None else reference.response.smoothness
-    if smoothness is None:
+    if reference.smoothness is None:
         return horizon, _points(tol)
-    begin, points = choose(smoothness, tol, -math.log(math.expm1(horizon)), -math.log(math.expm1(delta)))
+    begin, points = choose(reference.smoothness, tol, -math.log(math.expm1(horizon)), -math.log(math.expm1(delta)))
     return math.log1p(math.exp(-begin)), points
 
 

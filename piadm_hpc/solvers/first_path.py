@@ -68,7 +68,7 @@ def student_path(
             local = local_of.get(j)
             noise = None if draws is None else problem.draws(j, samples, state) if local is None else draws[local]
             if local is not None:
-                own, lifting = (table.rows(torch.full((len(state),), local)) for table in tables)
+                own, lifting = (table.at(local) for table in tables)
                 z[local] = state
                 b[local], _ = problem.increment(noise, own, lifting, state, output)
             state = problem.step(torch.empty_like(state), noise, j, state, output)

@@ -122,7 +122,7 @@ class Problem:
     def increment(self, draws: Tensor | None, own: Tensor, lifting: Tensor, z: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
         """Return the increments (P - A) z + Q s + draws, and Q s alone, of rows [rows, c, n].
 
-        `own` and `lifting` are P - A and Q at the point of each row, [rows, n or 1, ...].
+        `own` and `lifting` are P - A and Q at the point of each row, [rows, n or 1, ...], or at their one point.
         """
         lifted = apply(lifting, score)
         b = affine(torch.empty_like(z), draws, own, z)

@@ -36,6 +36,6 @@ class Tables:
             return self.table[local].index_select(-1, self.shells[strip]).movedim(-1, 1)
         return self.table[local, ..., strip if self.table.shape[-1] > 1 else EVERY].movedim(-1, 1)
 
-    def at(self, local: int, strip: slice) -> Tensor:
+    def at(self, local: int, strip: slice = EVERY) -> Tensor:
         """Return the row of one point at the coordinates of a strip, [w or 1, ...]."""
         return self.rows(slice(local, local + 1), strip)[0]

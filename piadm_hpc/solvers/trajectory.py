@@ -136,9 +136,7 @@ class Trajectory:
                 z = self.z[local, slots]
                 draws = None if self.draws is None else self.draws[local, slots]
                 score = self.predictor.score(j, z, self.remainder[slots])
-                here = torch.full((len(slots),), local)
-                tables = self.own.rows(here), self.lifting.rows(here)
-                self.b[local, slots], _ = self.problem.increment(draws, *tables, z, score)
+                self.b[local, slots], _ = self.problem.increment(draws, self.own.at(local), self.lifting.at(local), z, score)
 
     def propagate(self, high: int, low: Tensor, left_out: Tensor) -> None:
         """Run the recurrence up to point `high`; the next one changes nothing before the least of `low` [slots]. Collective.

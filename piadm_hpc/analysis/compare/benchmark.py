@@ -184,8 +184,8 @@ def collocated(benchmark: Benchmark, *, name: str) -> Row | None:
     task = benchmark.task
     for share in LADDER:
         begin, points = collocation_span(task.reference, share * benchmark.tol, *task.ends)
-        known = None if task.reference.response is None else task.reference.response.smoothness
-        scheme = stretched(Collocation(task.process, task.reference, begin, task.ends[1], points), known)
+        scheme = Collocation(task.process, task.reference, begin, task.ends[1], points)
+        scheme = stretched(scheme, task.reference.smoothness)
         solution, error, seconds = _attempt(benchmark, scheme, tol=share * benchmark.tol)
         if solution is not None and error <= benchmark.tol:
             depth = _fewest_depth(benchmark, scheme, solution) if benchmark.hindsight else None
